@@ -1,0 +1,122 @@
+"""Settings that several rooms share, checked whole before anything is loaded.
+
+Unknown keys are refused, and all faults are reported together. Settings of one room only (a training stage, a
+synthesis run) live in that room.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clara.errors import ConfigError
+
+RATES = (4, 8, 16, 32, 64, 128)
+ReadOut = Literal["memory_tokens", "mean_pool"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CompressionConfig(Settings):
+    """How a text becomes memory tokens (clara.md section 1).
+
+    Attributes:
+        window_tokens: longest text the compressor takes, in tokens of the backbone's tokenizer.
+        rates: compression rates the checkpoint serves; ``window_tokens / rate`` memory tokens each. The first is the
+            default.
+        read_out: ``memory_tokens``: last hidden states at appended memory tokens (the paper); ``mean_pool``: means of
+            the last hidden states over equal spans of the text.
+        residual: add the span's mean token embedding to each memory.
+        gain: multiply the read-out by a learned vector [H] before the residual is added.
+        pooled_input: start each memory token from its learned vector plus its span's mean token embedding.
+        positions: position ids of memory tokens: ``appended`` after the text (the paper) or ``spread`` over it.
+        attention: what memory token i sees: ``full``: the whole text and the memory tokens before it (the paper);
+            ``span``: its own span of the text and itself.
+    """
+
+    window_tokens: int = Field(default=256, ge=4)
+    rates: tuple[int, ...] = (4,)
+    read_out: ReadOut = "memory_tokens"
+    residual: bool = False
+    gain: bool = False
+    pooled_input: bool = False
+    positions: Literal["appended", "spread"] = "appended"
+    attention: Literal["full", "span"] = "full"
+
+    @model_validator(mode="after")
+    def _check(self) -> CompressionConfig:
+        if not self.rates or len(set(self.rates)) != len(self.rates):
+            raise ValueError(f"rates must name each rate once, got {self.rates}")
+        for rate in self.rates:
+            if rate < 1 or self.window_tokens % rate:
+                raise ValueError(f"rate {rate} does not divide the window of {self.window_tokens} tokens")
+        if self.read_out == "mean_pool" and self.pooled_input:
+            raise ValueError("pooled_input has no meaning for read_out mean_pool: it has no memory tokens")
+        return self
+
+    @property
+    def default_rate(self) -> int:
+        """The rate used when none is asked for."""
+        return self.rates[0]
+
+    def memory_tokens(self, rate: int) -> int:
+        """Memory tokens a text gets at ``rate``.
+
+        Raises:
+            ConfigError: the checkpoint does not serve that rate.
+        """
+        if rate not in self.rates:
+            served = ", ".join(f"{r}x" for r in self.rates)
+            raise ConfigError(f"this model serves the rates {served}, not {rate}x")
+        return self.window_tokens // rate
+
+
+class LoraSettings(Settings):
+    """LoRA shape of an adapter; the defaults are the paper's (clara.md section 1)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def check(kind: type[SettingsT], values: dict[str, Any], *, source: str) -> SettingsT:
+    """Build settings from plain values.
+
+    Args:
+        kind: the settings class.
+        values: plain values, as read from TOML or JSON.
+        source: named in the error (a path, ``command line``).
+
+    Raises:
+        ConfigError: names every fault at once.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(str(part) for part in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{source}: {len(faults)} fault(s): " + "; ".join(faults)) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None

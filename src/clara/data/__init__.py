@@ -1,0 +1,24 @@
+"""Question-answering records: read, checked, counted, mixed and written as JSON Lines.
+
+Knows files and records, not tokens or models; batches for training are made in ``train``.
+"""
+
+from clara.data.reading import Fault, Reading, read_records, sha256_of
+from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair
+from clara.data.sampling import mixture
+from clara.data.writing import write_jsonl, write_records
+
+__all__ = [
+    "DataRecord",
+    "DocText",
+    "Fault",
+    "MultiHop",
+    "PassageQA",
+    "QAPair",
+    "Reading",
+    "mixture",
+    "read_records",
+    "sha256_of",
+    "write_jsonl",
+    "write_records",
+]

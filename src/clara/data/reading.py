@@ -1,0 +1,195 @@
+"""Read records from JSON Lines, plain or gzipped; count what cannot be used, by reason.
+
+Knows bytes and lines; what a record must hold is ``parsing``'s and ``records``' matter.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from types import MappingProxyType
+
+from clara.data.parsing import parse
+from clara.data.records import DataRecord, MultiHop, PassageQA, UnusableRecordError
+from clara.errors import RecordError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_KEPT_FAULTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One line that gave no record.
+
+    Attributes:
+        line: line number, from 1.
+        reason: as counted in ``Reading.rejected``.
+        detail: what came.
+    """
+
+    line: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a data file holds, and what of it cannot be used.
+
+    Attributes:
+        path: the file.
+        records: the usable records, at least one, in file order.
+        rejected: lines that gave no record, counted by reason.
+        left_out: parts of usable records that were left out (a pair without answers, a blank answer), by reason.
+        ignored_keys: keys that the records' kind does not have, with the number of records that hold them.
+        faults: the first few rejected lines.
+        sha256: of the file's bytes, hex.
+    """
+
+    path: Path
+    records: tuple[DataRecord, ...]
+    rejected: Mapping[str, int]
+    left_out: Mapping[str, int]
+    ignored_keys: Mapping[str, int]
+    faults: tuple[Fault, ...]
+    sha256: str
+
+    @property
+    def passage_qa(self) -> tuple[PassageQA, ...]:
+        """The records of the passage kind."""
+        return tuple(record for record in self.records if isinstance(record, PassageQA))
+
+    @property
+    def multi_hop(self) -> tuple[MultiHop, ...]:
+        """The records of the question-over-documents kind."""
+        return tuple(record for record in self.records if isinstance(record, MultiHop))
+
+    def summary(self) -> str:
+        """One line for a person: how many records, and each count of what was rejected, left out or ignored."""
+        parts = [f"{self.path.name}: {len(self.records)} records"]
+        for label, counts in (("rejected", self.rejected), ("left out", self.left_out), ("ignored", self.ignored_keys)):
+            if counts:
+                parts.append(f"{label} {sum(counts.values())} ({_listed(counts)})")
+        return "; ".join(parts)
+
+
+def read_records(path: Path, *, plain_passages: bool = False) -> Reading:
+    """Read a ``.jsonl`` or ``.jsonl.gz`` file; each line's keys tell which kind of record it is.
+
+    Blank lines are not records. A line that gives no record is counted by reason and the reading goes on.
+
+    Args:
+        path: the file.
+        plain_passages: take passages without ``qa`` too, as ``PassageQA`` without pairs.
+
+    Raises:
+        RecordError: the file is missing, unreadable, cut off, not gzip in spite of its name, or empty, or no line of
+            it gives a record; the message counts the reasons.
+    """
+    records: list[DataRecord] = []
+    rejected: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    ignored: Counter[str] = Counter()
+    faults: list[Fault] = []
+    for number, line in _lines(path):
+        try:
+            parsed = parse(_decode(line), plain_passages=plain_passages)
+        except UnusableRecordError as fault:
+            rejected[fault.reason] += 1
+            if len(faults) < _KEPT_FAULTS:
+                faults.append(Fault(number, fault.reason, fault.detail))
+            continue
+        records.append(parsed.record)
+        left_out.update(parsed.left_out)
+        ignored.update(parsed.ignored_keys)
+    if not records and not rejected:
+        raise RecordError(f"{path} is empty: expected one JSON record a line")
+    if not records:
+        first = faults[0]
+        raise RecordError(
+            f"{path} has no usable record; rejected {sum(rejected.values())} lines ({_listed(rejected)}), first line "
+            f"{first.line}: {first.detail or first.reason}. Expected passages with 'qa' or questions with 'docs'"
+        )
+    return Reading(
+        path=path,
+        records=tuple(records),
+        rejected=MappingProxyType(dict(rejected)),
+        left_out=MappingProxyType(dict(left_out)),
+        ignored_keys=MappingProxyType(dict(ignored)),
+        faults=tuple(faults),
+        sha256=sha256_of(path),
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes as they lie on disk, compressed or not.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise RecordError(f"no data file at {path}") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise RecordError(f"{path}: expected a file named *.jsonl or *.jsonl.gz")
+    with _opened(path) as file:
+        packed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        if path.suffix == ".gz" and not packed:
+            raise RecordError(f"{path} is not gzip in spite of its name: rename it to *.jsonl or fetch it anew")
+        try:
+            with gzip.open(file) if packed else nullcontext(file) as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield number, line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise RecordError(f"{path} is damaged or cut off ({error}): fetch it anew") from None
+
+
+def _decode(line: bytes) -> object:
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnusableRecordError("not UTF-8", f"byte {error.start}") from None
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableRecordError("bad JSON", str(error)) from None
+    if b"\\u" in line:
+        _check_surrogates(value)
+    return value
+
+
+def _check_surrogates(value: object) -> None:
+    """JSON can spell half a character (a lone surrogate), which no tokenizer and no file takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UnusableRecordError("half a Unicode character", f"\\u{ord(error.object[error.start]):04x}") from None
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {reason}" for reason, count in ordered)

@@ -1,0 +1,94 @@
+"""Every exception this package raises on purpose.
+
+    ClaraError
+    ├── InputError                what the user gave cannot be used as it is
+    │   ├── ConfigError           a setting or a configuration file (all faults at once)
+    │   ├── RecordError           a data record or a data file
+    │   └── DocumentError         a source document that cannot be read
+    ├── ModelError
+    │   ├── BaseModelError        base weights: not found, cut off, wrong hash, no space
+    │   ├── CheckpointError       a checkpoint: missing tensor, unknown key, wrong shape, NaN
+    │   └── MemoryMismatchError   memories of one model given to another
+    ├── StoreError
+    │   ├── StoreNotFoundError    no store at that path
+    │   └── StoreModelError       a store that another model filled
+    ├── TrainingError             a run that cannot start or go on
+    ├── SynthesisError            a synthesis run that cannot start or go on
+    └── MissingExtraError         an optional dependency is not installed
+
+A message says what was expected, what came, and what to do. The command line prints it as one line and exits with
+2; it never shows a traceback for one of these unless asked to.
+"""
+
+from __future__ import annotations
+
+
+class ClaraError(Exception):
+    """Base of all errors that clara raises on purpose."""
+
+
+class InputError(ClaraError):
+    """Something given by the user cannot be used as it is."""
+
+
+class ConfigError(InputError):
+    """A setting or configuration file is wrong; the message lists every fault found."""
+
+
+class RecordError(InputError):
+    """A data record or data file is malformed."""
+
+
+class DocumentError(InputError):
+    """A source document cannot be read.
+
+    Attributes:
+        reason: the kind of fault in a word or two, the same for every document with that fault; reports count by it.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ModelError(ClaraError):
+    """A model cannot be loaded or used."""
+
+
+class BaseModelError(ModelError):
+    """Base weights are missing, cut off, of the wrong hash, or cannot be stored."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint misses a tensor, has an unknown key, a wrong shape or a value that is not finite."""
+
+
+class MemoryMismatchError(ModelError):
+    """Memories made by one model were given to another."""
+
+
+class StoreError(ClaraError):
+    """A store cannot be opened, read or written."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no store at the given path."""
+
+
+class StoreModelError(StoreError):
+    """The store was filled by another model than the one in use."""
+
+
+class TrainingError(ClaraError):
+    """A training run cannot start or go on."""
+
+
+class SynthesisError(ClaraError):
+    """A data synthesis run cannot start or go on."""
+
+
+class MissingExtraError(ClaraError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; it comes with: pip install 'clara-rag[{extra}]'")

@@ -1,0 +1,53 @@
+"""Orders scored passages: the best k with a fixed order of ties, and reciprocal rank fusion of two rankings.
+
+Knows ids and scores, not where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods"
+# (SIGIR 2009) use 60; so does LanceDB.
+RRF_CONSTANT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A passage id with its score; higher is better."""
+
+    id: str
+    score: float
+
+
+def best(scored: Iterable[Ranked], k: int) -> list[Ranked]:
+    """The ``k`` highest scores, falling; equal scores by id, so that no storage order shows through."""
+    return sorted(scored, key=lambda item: (-item.score, item.id))[:k]
+
+
+def fusion_depth(k: int) -> int:
+    """How many passages of each ranking are fused for ``k`` results.
+
+    Four times what is asked for lets a passage that is middling in both rankings overtake one that is good in only
+    one; below 50 the rankings of small questions would hardly overlap.
+    """
+    return max(4 * k, 50)
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[Ranked]], *, constant: int = RRF_CONSTANT) -> list[Ranked]:
+    """Fuse rankings by the sum of 1 / (constant + rank), rank counted from 1.
+
+    Args:
+        rankings: best first, each id at most once in each; an id missing from a ranking gets nothing from it.
+        constant: dampens the difference between the first ranks.
+
+    Returns:
+        Every id of any ranking with its fused score, best first, ties by id.
+    """
+    # Summed per id in the order of the rankings: the same float whatever the order of ids.
+    fused: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, start=1):
+            fused[item.id] = fused.get(item.id, 0.0) + 1.0 / (constant + rank)
+    return best((Ranked(passage_id, score) for passage_id, score in fused.items()), len(fused))

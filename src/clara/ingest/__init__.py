@@ -1,0 +1,29 @@
+"""Files and folders to documents to passages. Knows formats and characters; tokens only through a function.
+
+``find_files`` lists, ``read_file`` and ``Reader`` read, ``iter_passages`` and ``split`` cut.
+"""
+
+from __future__ import annotations
+
+from clara.ingest.document import document_uri, make_document
+from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, find_files
+from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
+from clara.ingest.report import IngestReport, Reason, Skipped
+from clara.ingest.split import TokenSpans, iter_passages, split
+
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "SUPPORTED_SUFFIXES",
+    "FileListing",
+    "IngestReport",
+    "Reader",
+    "Reason",
+    "Skipped",
+    "TokenSpans",
+    "document_uri",
+    "find_files",
+    "iter_passages",
+    "make_document",
+    "read_file",
+    "split",
+]

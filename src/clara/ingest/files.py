@@ -1,0 +1,104 @@
+"""Which files there are: walks files and folders, opens none.
+
+What is in a file is ``read``'s business; only names and kinds are looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clara.errors import InputError
+from clara.ingest.document import document_uri
+from clara.ingest.report import Skipped, skip
+
+SUPPORTED_SUFFIXES = (".docx", ".htm", ".html", ".jsonl", ".md", ".pdf", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class FileListing:
+    """The files found, each once however many names lead to it.
+
+    Attributes:
+        files: supported files, absolute, in the order of the paths given and by name within a folder.
+        unsupported: files of other kinds, in the same order; named so that a report can name them.
+        skipped: what could not be looked at: folders without permission, links to nothing.
+        hidden: hidden files and folders passed over (a hidden folder counts once).
+    """
+
+    files: tuple[Path, ...]
+    unsupported: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    hidden: int
+
+
+def find_files(paths: Sequence[Path]) -> FileListing:
+    """List the files in files and folders, recursively.
+
+    Names that begin with a dot are passed over inside folders and counted; one that is given itself is taken. Links
+    are followed, each folder is visited once, so loops end.
+
+    Raises:
+        InputError: a given path does not exist; the message names all that do not.
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling")
+    walk = _Walk()
+    for path in paths:
+        walk.add(path.absolute())
+    return FileListing(
+        files=tuple(walk.files), unsupported=tuple(walk.unsupported), skipped=tuple(walk.skipped), hidden=walk.hidden
+    )
+
+
+class _Walk:
+    """Collects as it goes; remembers where it has been."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.unsupported: list[Path] = []
+        self.skipped: list[Skipped] = []
+        self.hidden = 0
+        self._seen: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        pending = [(path, os.path.realpath(path))]  # a stack, not recursion: folders may nest deeper than Python does
+        while pending:
+            folder, real = pending.pop()
+            entries = self._visit(folder, real)
+            # Resolved step by step: resolving each whole path anew would cost its depth for every file.
+            pending.extend(
+                (entry, os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name))  # noqa: PTH118
+                for entry in reversed(entries)
+            )
+
+    def _visit(self, path: Path, real: str) -> list[Path]:
+        """Take a file; return a folder's entries."""
+        if real in self._seen:
+            return []
+        self._seen.add(real)
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode):
+                return self._entries(path)
+        except OSError as error:
+            self.skipped.append(skip(_name(path), "unreadable", f"cannot be looked at: {error.strerror or error}"))
+            return []
+        supported = stat.S_ISREG(mode) and path.suffix.lower() in SUPPORTED_SUFFIXES
+        (self.files if supported else self.unsupported).append(path)
+        return []
+
+    def _entries(self, folder: Path) -> list[Path]:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths: a folder may hold millions
+        visible = [name for name in names if not name.startswith(".")]
+        self.hidden += len(names) - len(visible)
+        return [folder / name for name in visible]
+
+
+def _name(path: Path) -> str:
+    """The path itself where it leads nowhere (its target would mislead), as a uri is written."""
+    return document_uri(path.parent).rstrip("/") + "/" + path.name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,164 @@
+"""A file becomes documents: picks the reader by the file's suffix, and turns every fault into a named one.
+
+Finding files is ``files``' work, each format's own matters are in ``read_*``.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clara.errors import DocumentError
+from clara.ingest.document import Extract, document_uri, make_document
+from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing
+from clara.ingest.read_jsonl import read_jsonl
+from clara.ingest.read_text import extract_markdown, extract_plain
+from clara.ingest.report import IngestReport, Skipped, fault, skip
+from clara.records import Document
+
+DEFAULT_MAX_BYTES = 64 * 2**20
+_SHOWN = 120  # characters of a parser's own message that are shown
+
+_SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)}"
+
+
+def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Document | Skipped]:
+    """Read one file.
+
+    Args:
+        path: a file with one of ``SUPPORTED_SUFFIXES``, upper or lower case.
+        max_bytes: largest file; for JSON Lines, longest line; for Word files, also their unpacked size.
+
+    Yields:
+        One document; for JSON Lines, one for each record. Parts that cannot be read (a line, a page) come as
+        ``Skipped`` in their place.
+
+    Raises:
+        DocumentError: while iterating: the file as a whole cannot be read. Nothing else is raised for what a file
+            holds.
+    """
+    uri = document_uri(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUPPORTED_SUFFIXES:
+        raise fault(uri, "unsupported", f"cannot read {suffix or 'files without a suffix'}; {_SUPPORTED}")
+    with _faults_named(uri):
+        if suffix == ".jsonl":
+            _regular_size(path, uri)
+            yield from read_jsonl(path, uri, max_bytes)
+            return
+        extract = _extract(suffix, _load(path, uri, max_bytes), uri, max_bytes)
+        yield make_document(uri, extract.title, extract.text, extract.metadata)
+        yield from extract.skipped
+
+
+class Reader:
+    """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
+
+    Args:
+        listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
+        max_bytes: as for ``read_file``.
+    """
+
+    def __init__(self, listing: FileListing, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._listing = listing
+        self._max_bytes = max_bytes
+        self._files = self._documents = self._characters = 0
+        self._skipped = list(listing.skipped)
+        for path in listing.unsupported:
+            suffix = path.suffix.lower() or "files without a suffix"
+            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {suffix}; {_SUPPORTED}"))
+
+    def documents(self) -> Iterator[Document]:
+        """Every document of every file, in the listing's order."""
+        for path in self._listing.files:
+            yield from self.read(path)
+
+    def read(self, path: Path) -> Iterator[Document]:
+        """The documents of one file of the listing; none if it cannot be read."""
+        count = 0
+        try:
+            for item in read_file(path, max_bytes=self._max_bytes):
+                if isinstance(item, Skipped):
+                    self._skipped.append(item)
+                    continue
+                count += 1
+                self._documents += 1
+                self._characters += len(item.text)
+                yield item
+        except DocumentError as error:
+            # An error from a consumer of this generator cannot arrive here: only ``read_file`` is inside.
+            self._skipped.append(Skipped(document_uri(path), error.reason, str(error)))
+        self._files += count > 0
+
+    def report(self) -> IngestReport:
+        """What was read so far."""
+        return IngestReport(
+            files=self._files,
+            documents=self._documents,
+            characters=self._characters,
+            hidden=self._listing.hidden,
+            skipped=tuple(self._skipped),
+        )
+
+
+def _extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:
+    if suffix == ".txt":
+        return extract_plain(data, uri)
+    if suffix == ".md":
+        return extract_markdown(data, uri)
+    # Imported when first needed: together they take most of a second, and most commands have no use for them.
+    if suffix == ".pdf":
+        from clara.ingest.read_pdf import extract_pdf  # noqa: PLC0415
+
+        return extract_pdf(data, uri)
+    if suffix == ".docx":
+        from clara.ingest.read_docx import extract_docx  # noqa: PLC0415
+
+        return extract_docx(data, uri, max_bytes)
+    from clara.ingest.read_html import extract_html  # noqa: PLC0415
+
+    return extract_html(data, uri)
+
+
+def _load(path: Path, uri: str, max_bytes: int) -> bytes:
+    size = _regular_size(path, uri)
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)  # not what ``size`` says: the file may grow meanwhile
+    if len(data) > max_bytes:
+        raise fault(
+            uri,
+            "too large",
+            f"has {max(size, len(data)) / 2**20:,.1f} MB, the limit is {max_bytes / 2**20:,.1f} MB; "
+            "raise it with --max-file-mb",
+        )
+    if not data:
+        raise fault(uri, "empty", "is empty")
+    return data
+
+
+def _regular_size(path: Path, uri: str) -> int:
+    """Bytes of a regular file; a pipe or a device is refused, because reading one may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise fault(uri, "unreadable", "is not a regular file")
+    return status.st_size
+
+
+@contextmanager
+def _faults_named(uri: str) -> Iterator[None]:
+    """Every exception becomes a DocumentError that names the file; a parser not installed is no fault of a file."""
+    try:
+        yield
+    except (DocumentError, ImportError):
+        raise
+    except OSError as error:
+        raise fault(uri, "unreadable", f"cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise fault(uri, "too large", "needs more memory than there is") from None
+    except Exception as error:  # parsers of foreign formats raise anything for a broken file
+        detail = " ".join(str(error).split())[:_SHOWN] or "no details"
+        raise fault(
+            uri, "broken", f"is damaged ({type(error).__name__}: {detail}); save or download it again"
+        ) from error

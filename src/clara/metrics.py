@@ -1,0 +1,185 @@
+"""Scores of answers and of rankings, and how sure one can be of their means.
+
+Answers are compared after SQuAD's normalisation (clara.md section 8). Knows strings and ranks, not models, records or
+files; which questions are asked, and of whom, is ``evaluate``'s work.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+# Resampled values held at once by the bootstrap: 32 MB of float64, whatever the number of questions.
+_RESAMPLE_CELLS = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScores:
+    """Scores of one prediction, each the best over the gold answers, each in 0..1.
+
+    Attributes:
+        em: exact match, 0.0 or 1.0.
+        f1: harmonic mean of token precision and recall.
+        cover_em: 1.0 if the prediction has every token of some gold answer, else 0.0.
+    """
+
+    em: float
+    f1: float
+    cover_em: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval of a mean: ``low <= high``, in the unit of the values."""
+
+    low: float
+    high: float
+
+
+def normalize_answer(text: str) -> str:
+    """SQuAD's normal form: lower case, no ASCII punctuation, no English articles, single spaces.
+
+    Punctuation goes before articles, as in the SQuAD script, so ``a.b`` is one token and ``"The"`` leaves nothing.
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answer: str) -> float:
+    """1.0 if both have the same normal form, else 0.0; two answers that normalise to nothing are equal."""
+    return float(normalize_answer(prediction) == normalize_answer(answer))
+
+
+def f1(prediction: str, answer: str) -> float:
+    """Token F1 of the normal forms, tokens counted with their multiplicity.
+
+    If either side has no token the score is 1.0 when both have none, else 0.0 (the SQuAD 2.0 rule).
+    """
+    return _f1(normalize_answer(prediction).split(), normalize_answer(answer).split())
+
+
+def cover_em(prediction: str, answer: str) -> float:
+    """1.0 if every token of the gold answer occurs in the prediction, in any order, else 0.0 (clara.md section 8).
+
+    Tokens are those of the normal forms and are compared whole: ``art`` does not occur in ``party``. Multiplicity does
+    not count. A gold answer without tokens (``The``) is covered only by a prediction without tokens: otherwise every
+    prediction would cover it.
+    """
+    return _cover(normalize_answer(prediction).split(), normalize_answer(answer).split())
+
+
+def score_answer(prediction: str, answers: Sequence[str]) -> AnswerScores:
+    """Score a prediction, for each metric against the gold answer that favours it most.
+
+    Raises:
+        ValueError: there is no gold answer; such a question has no score, which is not the same as 0.
+    """
+    if not answers:
+        raise ValueError("a prediction can only be scored against at least one gold answer, got none")
+    predicted = normalize_answer(prediction).split()
+    golds = [normalize_answer(answer).split() for answer in answers]
+    return AnswerScores(
+        em=float(any(predicted == gold for gold in golds)),
+        f1=max(_f1(predicted, gold) for gold in golds),
+        cover_em=max(_cover(predicted, gold) for gold in golds),
+    )
+
+
+def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
+    """Share of the gold items that are among the first ``k`` ranked ones.
+
+    Args:
+        ranked: item ids, best first, each once.
+        gold: ids of the relevant items.
+        k: how many ranks count, at least 1.
+
+    Raises:
+        ValueError: no gold item (recall is undefined), ``k`` below 1, or an id ranked twice.
+    """
+    relevant = set(gold)
+    if not relevant:
+        raise ValueError("recall is undefined without gold items: leave such questions out and count them")
+    return len(_top(ranked, k) & relevant) / len(relevant)
+
+
+def precision_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
+    """Share of the first ``k`` ranks that hold a gold item; ranks beyond a short ranking count as misses.
+
+    Args:
+        ranked: item ids, best first, each once.
+        gold: ids of the relevant items, possibly none.
+        k: how many ranks count, at least 1.
+
+    Raises:
+        ValueError: ``k`` below 1, or an id ranked twice.
+    """
+    return len(_top(ranked, k) & set(gold)) / k
+
+
+def bootstrap_interval(
+    values: Sequence[float] | npt.NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of the mean.
+
+    Questions are drawn with replacement ``resamples`` times; the interval holds the middle ``confidence`` of the means.
+    The same ``seed`` and number of values draw the same questions, so metrics of one run are resampled together.
+
+    Args:
+        values: one finite value a question, shape [questions].
+        confidence: share of the resampled means inside the interval, between 0 and 1.
+        resamples: number of resampled means, at least 1000.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no values, values that are not finite or not one-dimensional, or a setting out of range.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise ValueError(f"the bootstrap needs values of shape [questions], at least one, got shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise ValueError("the bootstrap needs finite values")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if resamples < 1000:
+        raise ValueError(f"at least 1000 resamples are needed for stable percentiles, got {resamples}")
+    generator = np.random.default_rng(seed)
+    rows = max(1, _RESAMPLE_CELLS // data.size)
+    means = np.empty(resamples)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        means[start:stop] = data[generator.integers(data.size, size=(stop - start, data.size))].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(low=float(low), high=float(high))
+
+
+def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    shared = (Counter(predicted) & Counter(gold)).total()
+    return 2 * shared / (len(predicted) + len(gold))
+
+
+def _cover(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if not gold:
+        return float(not predicted)
+    return float(set(gold) <= set(predicted))
+
+
+def _top(ranked: Sequence[Hashable], k: int) -> set[Hashable]:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if len(set(ranked)) != len(ranked):
+        raise ValueError("a ranking must hold each item once")
+    return set(ranked[:k])

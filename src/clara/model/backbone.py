@@ -1,0 +1,75 @@
+"""The backbone: one frozen causal LM with its tokenizer, from a folder in Hugging Face format.
+
+Knows nothing of adapters or memories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from clara.errors import BaseModelError
+from clara.model import hub
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A loaded base model.
+
+    Attributes:
+        name: what the user called it; written into checkpoints so that they find it again.
+        identity: ``hub.identity`` of its folder.
+        model: the causal LM, frozen, in evaluation mode.
+        tokenizer: its tokenizer.
+    """
+
+    name: str
+    identity: str
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+
+
+def load_base(
+    name: str,
+    cache: Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    progress: hub.Progress | None = None,
+) -> BaseModel:
+    """Load base weights by name (see ``hub.find_base``).
+
+    Raises:
+        BaseModelError: the weights cannot be found or read.
+    """
+    folder = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = model.to(device).eval().requires_grad_(requires_grad=False)
+    return BaseModel(name=name, identity=hub.identity(folder), model=model, tokenizer=tokenizer)
+
+
+def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of a user's text: no special token is added, and none can be smuggled in by the text."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+
+
+def token_spans(tokenizer: Tokenizer, text: str) -> Sequence[tuple[int, int]]:
+    """Character span of each token of ``text``, tokenised as ``plain_ids`` does."""
+    spans: Sequence[tuple[int, int]] = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    ).offset_mapping
+    return spans

@@ -1,0 +1,236 @@
+"""The native checkpoint: a folder with ``clara.json``, ``adapters/<role>/``, ``memory.safetensors`` and ``README.md``.
+
+Adapters are in PEFT's own folder format, so PEFT and vLLM load them. Everything is checked against what the base
+model and the configuration ask for before a single value is used. Apple's format is ``official``'s matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clara.config import CompressionConfig, LoraSettings, Settings, check
+from clara.errors import CheckpointError, ConfigError
+from clara.model.adapters import ROLES, Adapters, Role
+from clara.model.backbone import BaseModel
+from clara.model.memory import MemoryTable
+from clara.model.network import Network
+
+FORMAT_VERSION = 1
+MANIFEST = "clara.json"
+MEMORY = "memory.safetensors"
+_ADAPTER = "adapter_model.safetensors"
+
+
+class Manifest(Settings):
+    """What ``clara.json`` holds.
+
+    Attributes:
+        format_version: of this folder's layout.
+        base_model: the base model's name, folder or hub id.
+        base_identity: ``hub.identity`` of the base weights it was trained on.
+        hidden_size: H of the base model.
+        compression: read-out, rates and window.
+        lora: shape of the adapters.
+        roles: roles with an adapter folder of their own.
+        stage: the last training stage, or ``untrained``.
+        trained: facts of the training run, for the model card.
+    """
+
+    format_version: Literal[1] = 1
+    base_model: str
+    base_identity: str
+    hidden_size: int = Field(ge=1)
+    compression: CompressionConfig
+    lora: LoraSettings
+    roles: tuple[Role, ...]
+    stage: str = "untrained"
+    trained: dict[str, Any] = Field(default_factory=dict)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder claims to be a native checkpoint."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check ``clara.json``.
+
+    Raises:
+        CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
+    """
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {MANIFEST}; it is not a clara checkpoint") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {values.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
+            "use the release that wrote it, or a newer one"
+        )
+    try:
+        return check(Manifest, values, source=str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def save(
+    network: Network,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    card: str,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        network: its adapters and memory table are written; base weights never are.
+        manifest: its ``roles`` are replaced by the network's.
+        folder: must not exist, or be a checkpoint, which is then replaced.
+        card: text of ``README.md``.
+        dtype: of the adapters' weights on disk; the memory table stays float32.
+
+    Raises:
+        CheckpointError: the folder exists and is not a checkpoint, or a value is not finite.
+    """
+    if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} exists and is not a checkpoint; choose another folder")
+    manifest = manifest.model_copy(update={"roles": network.adapters.roles})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(network, manifest, scratch, card=card, dtype=dtype)
+        scratch.chmod(0o755)
+        old = scratch.with_name(scratch.name + "-old")
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype) -> None:
+    peft_model = network.adapters.peft_model
+    for role in manifest.roles:
+        target = folder / "adapters" / role
+        target.mkdir(parents=True)
+        state = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
+        _check_finite(state, f"adapter {role}")
+        tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+        save_file(tensors, target / _ADAPTER, metadata={"format": "pt"})
+        config: LoraConfig = peft_model.peft_config[role]
+        config.inference_mode = True
+        config.save_pretrained(target)
+        config.inference_mode = False
+    table = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in network.table.named_parameters()}
+    _check_finite(table, MEMORY)
+    save_file(table, folder / MEMORY, metadata={"format": "pt"})
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: torch.dtype) -> Network:
+    """Build the network of a checkpoint on a loaded base model.
+
+    Args:
+        folder: the checkpoint.
+        manifest: from ``read_manifest``.
+        base: the base model; its identity must be the manifest's.
+        adapter_dtype: of the LoRA weights in memory.
+
+    Raises:
+        CheckpointError: another base model, or a tensor that is missing, unknown, of the wrong shape or not finite.
+    """
+    if base.identity != manifest.base_identity:
+        raise CheckpointError(
+            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
+            f"{base.name} ({base.identity}); load it on its own base model"
+        )
+    adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
+    if "query_reasoner" in manifest.roles:
+        adapters.split_query_reasoner()
+    for role in manifest.roles:
+        _load_adapter(adapters.peft_model, folder / "adapters" / role / _ADAPTER, role)
+    table = MemoryTable(manifest.compression, manifest.hidden_size)
+    expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
+    table.load_state_dict(_checked(folder / MEMORY, expected))
+    return Network(adapters, manifest.compression, table.to(base.model.device))
+
+
+def _load_adapter(peft_model: PeftModel, path: Path, role: Role) -> None:
+    own = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
+    tensors = _checked(path, {name: tuple(t.shape) for name, t in own.items()})
+    set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
+
+
+def _checked(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors of a file, which must be exactly those expected."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint has no {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing:
+        raise CheckpointError(f"{path} misses {len(missing)} tensor(s), the first is {missing[0]}")
+    if unknown:
+        raise CheckpointError(f"{path} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+    _check_finite(tensors, str(path))
+    return tensors
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{source}: {name} has values that are not finite")
+
+
+def fingerprint(network: Network, manifest: Manifest) -> str:
+    """A hash of all that decides what a memory is: 16 hex digits.
+
+    Base model, compression settings, compressor, query reasoner and memory table; not the generator, which may be
+    trained on without making stored memories useless.
+    """
+    digest = hashlib.sha256(manifest.base_identity.encode())
+    digest.update(manifest.compression.model_dump_json().encode())
+    roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
+    for role in roles:
+        state = get_peft_model_state_dict(network.adapters.peft_model, adapter_name=role, save_embedding_layers=False)
+        for name in sorted(state):
+            digest.update(f"{role}/{name}".encode())
+            digest.update(
+                state[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+            )
+    for name, parameter in sorted(network.table.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]

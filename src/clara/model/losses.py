@@ -1,0 +1,46 @@
+"""The losses of clara.md, on tensors that are already where they belong.
+
+Shape letters: T label positions, V vocabulary, B batch, H hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy over label positions (clara.md section 3, the CE term).
+
+    Args:
+        logits: [T, V].
+        labels: int64 [T].
+        weights: float32 [T]; the mean is taken over their sum.
+    """
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def memory_mse(text_mean: Tensor, memory_mean: Tensor) -> Tensor:
+    """Mean squared distance between mean text state and mean memory (clara.md section 3, the MSE term).
+
+    Args:
+        text_mean: float32 [B, H].
+        memory_mean: float32 [B, H].
+    """
+    return functional.mse_loss(memory_mean, text_mean)
+
+
+def contrastive(scores: Tensor, positives: Tensor, *, temperature: float) -> Tensor:
+    """Supervised contrastive loss with several positives (clara.md section 5, the supervised variant).
+
+    Args:
+        scores: [B, D] cosines of each question with each candidate.
+        positives: bool [B, D]; every row has at least one.
+        temperature: tau.
+    """
+    scaled = scores.float() / temperature
+    every = torch.logsumexp(scaled, dim=1)
+    right = torch.logsumexp(scaled.masked_fill(~positives, float("-inf")), dim=1)
+    return (every - right).mean()

@@ -1,0 +1,193 @@
+"""The memory bricks: which text a memory token stands for, what it sees, where it sits, how it is read out.
+
+Pure tensor functions and the small table of trained vectors. Knows no backbone and no adapter.
+Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clara.config import CompressionConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Which text tokens each memory token stands for.
+
+    Attributes:
+        member: bool [B, N, S]; a text token may belong to two spans when there are fewer tokens than spans.
+        weights: float32 [B, N, S]; rows that sum to one (to zero for an empty text): a mean over the span.
+        centre: float32 [B, N]; middle of the span as a position in the unpadded text.
+    """
+
+    member: Tensor
+    weights: Tensor
+    centre: Tensor
+
+
+def text_positions(mask: Tensor) -> Tensor:
+    """Position of each text token in the unpadded text: int64 [B, S], 0 on padding, for any side of padding.
+
+    Args:
+        mask: bool [B, S], true on text.
+    """
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def equal_spans(mask: Tensor, n: int) -> Spans:
+    """Cut each text into ``n`` spans of equal length, up to rounding.
+
+    Span i of a text of length L covers tokens floor(i L / n) .. floor((i + 1) L / n), and at least one token, so a
+    text shorter than ``n`` repeats tokens instead of leaving spans empty.
+
+    Args:
+        mask: bool [B, S], true on text.
+        n: spans a text.
+    """
+    lengths = mask.sum(dim=1)[:, None]  # [B, 1]
+    slots = torch.arange(n, device=mask.device)[None, :]
+    starts = slots * lengths // n
+    ends = torch.maximum((slots + 1) * lengths // n, starts + 1)
+    positions = text_positions(mask)[:, None, :]
+    member = (positions >= starts[:, :, None]) & (positions < ends[:, :, None]) & mask[:, None, :]
+    weights = member.float()
+    weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
+    return Spans(member=member, weights=weights, centre=(starts + ends - 1).float() / 2)
+
+
+def pool(weights: Tensor, values: Tensor) -> Tensor:
+    """Span means: [B, N, S] x [B, S, H] -> [B, N, H] in the dtype of ``values``."""
+    return torch.bmm(weights.to(values.dtype), values)
+
+
+def memory_positions(spans: Spans, mask: Tensor, positions: str) -> Tensor:
+    """Position ids of the memory tokens: int64 [B, N].
+
+    ``appended`` continues after the text; ``spread`` puts each at the middle of its span (arXiv 2409.14364).
+    """
+    if positions == "spread":
+        return spans.centre.long()
+    n = spans.member.shape[1]
+    return mask.sum(dim=1)[:, None] + torch.arange(n, device=mask.device)[None, :]
+
+
+def memory_attention(spans: Spans, mask: Tensor, attention: str) -> Tensor:
+    """Attention mask over ``[text, memory tokens]``: bool [B, 1, S + N, S + N], true where a token may look.
+
+    Text tokens look causally at the text and never at memory tokens. Memory tokens look at the whole text and the
+    memory tokens up to themselves (``full``) or at their span and themselves (``span``). Padding looks at itself
+    alone, so that no row of the softmax is empty.
+    """
+    b, s = mask.shape
+    n = spans.member.shape[1]
+    allowed = torch.zeros(b, s + n, s + n, dtype=torch.bool, device=mask.device)
+    allowed[:, :s, :s] = torch.ones(s, s, dtype=torch.bool, device=mask.device).tril() & mask[:, None, :]
+    if attention == "span":
+        allowed[:, s:, :s] = spans.member
+    else:
+        allowed[:, s:, :s] = mask[:, None, :]
+        allowed[:, s:, s:] = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
+    allowed |= torch.eye(s + n, dtype=torch.bool, device=mask.device)
+    return allowed[:, None]
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean attention mask as numbers to add to scores: 0 where true, the lowest number where false.
+
+    Every attention implementation of transformers takes this form; some do not take booleans.
+    """
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+class MemoryTable(nn.Module):
+    """The trained vectors outside the backbone: memory-token embeddings, and the affine read-out if configured.
+
+    With ``gain`` a memory is ``gain * read + residual_gain * residual + bias``, each per dimension and per rate:
+    hidden states after the final norm have a few dimensions tens of times larger than a token embedding's, and a
+    generator that meets them unscaled forgets how to write (LOG.md, 2026-11-23).
+
+    Attributes:
+        tokens: float32 [N at the smallest rate, H]; a higher rate uses the first rows. None for ``mean_pool``.
+        gain: float32 [rates, H]; None unless configured.
+        residual_gain: float32 [rates, H]; None unless gain and residual are configured.
+        bias: float32 [rates, H]; None unless gain is configured.
+    """
+
+    tokens: nn.Parameter | None
+    gain: nn.Parameter | None
+    residual_gain: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, config: CompressionConfig, width: int) -> None:
+        super().__init__()
+        self._config = config
+        n, rates = config.window_tokens // min(config.rates), len(config.rates)
+        tokens = nn.Parameter(torch.zeros(n, width)) if config.read_out == "memory_tokens" else None
+        self.register_parameter("tokens", tokens)
+        self.register_parameter("gain", nn.Parameter(torch.ones(rates, width)) if config.gain else None)
+        scaled = config.gain and config.residual
+        self.register_parameter("residual_gain", nn.Parameter(torch.ones(rates, width)) if scaled else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(rates, width)) if config.gain else None)
+
+    def assemble(self, read: Tensor, residual: Tensor, *, rate: int) -> Tensor:
+        """Memory from its parts: float32 [B, N, H].
+
+        Args:
+            read: float32 [B, N, H], the read-out of the last hidden states.
+            residual: float32 [B, N, H], mean token embeddings of the spans.
+            rate: one of ``config.rates``.
+        """
+        if self.gain is None or self.bias is None:
+            return read + residual if self._config.residual else read
+        row = self._config.rates.index(rate)
+        memory = read * self.gain[row] + self.bias[row]
+        return memory if self.residual_gain is None else memory + residual * self.residual_gain[row]
+
+    @torch.no_grad()
+    def initialise(self, embeddings: Tensor, *, seed: int = 0) -> None:
+        """Fresh memory tokens: noise with the root mean square of the token embeddings [V, H].
+
+        A tenth of it where a pooled input is added: that input already tells the tokens apart.
+        """
+        if self.tokens is not None:
+            rms = float(embeddings.float().pow(2).mean().sqrt())
+            noise = torch.randn(self.tokens.shape, generator=torch.Generator().manual_seed(seed))
+            self.tokens.copy_(noise * rms * (0.1 if self._config.pooled_input else 1.0))
+
+    @torch.no_grad()
+    def calibrate(self, embeddings: Tensor, read: Tensor, residual: Tensor, *, rate: int) -> None:
+        """Start the affine read-out where the generator already understands it; nothing without ``gain``.
+
+        Per dimension, memories get the mean and the spread of token embeddings: the residual carries the spread, the
+        read-out starts at ``READ_SHARE`` of it and grows as training finds it useful.
+
+        Args:
+            embeddings: [V, H] token embeddings.
+            read: float32 [samples, H] read-outs of an untrained compressor.
+            residual: float32 [samples, H] residuals of the same spans.
+            rate: the rate they were made at.
+        """
+        if self.gain is None or self.bias is None:
+            return
+        row = self._config.rates.index(rate)
+        spread, share = _spread(embeddings.float()), 1.0
+        self.bias[row] = embeddings.float().mean(dim=0)
+        if self.residual_gain is not None:
+            share = READ_SHARE
+            self.residual_gain[row] = spread / _spread(residual)
+            self.bias[row] -= self.residual_gain[row] * residual.mean(dim=0)
+        self.gain[row] = share * spread / _spread(read)
+        self.bias[row] -= self.gain[row] * read.mean(dim=0)
+
+
+READ_SHARE = 0.1
+"""Share of the memory's spread that the read-out starts with beside a residual; measured in LOG.md, 2026-11-23."""
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of each dimension: [samples, H] -> [H], never zero."""
+    return values.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)

@@ -1,0 +1,119 @@
+"""Prompts as token ids: the chat template around the words of ``prompts``, with slots where memories go.
+
+A user's text can never become a control token: it is tokenised with special tokens split, and only the template's own
+text is tokenised with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+
+from clara import prompts
+from clara.model.backbone import Tokenizer, plain_ids
+
+_BODY = "\ue000"
+"""Stands for the user's message while the chat template is rendered; a private-use character no template contains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids with slots.
+
+    Attributes:
+        ids: token ids; at a slot the pad id stands in for a memory vector.
+        slots: positions of memory vectors, ascending, in the order of the memories.
+    """
+
+    ids: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The ids of a chat template around one user message."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+class Prompter:
+    """Builds the generator's prompts for one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pad = int(tokenizer.pad_token_id)
+        self.eos = int(tokenizer.eos_token_id)
+        self._frames: dict[str, _Frame] = {}
+        self._separator = tuple(self.plain(prompts.SEPARATOR))
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is special."""
+        return plain_ids(self._tokenizer, text)
+
+    def memory_background(self, sizes: Sequence[int]) -> Prompt:
+        """The prompt up to the question, with a slot for each memory vector.
+
+        Args:
+            sizes: memory tokens of each passage, best first.
+        """
+        ids = [*self._frame(prompts.ANSWER_SYSTEM).before, *self.plain(prompts.BACKGROUND)]
+        slots: list[int] = []
+        for size in sizes:
+            slots.extend(range(len(ids), len(ids) + size))
+            ids.extend([self._pad] * size)
+            ids.extend(self._separator)
+        return Prompt(tuple(ids), tuple(slots))
+
+    def instruction(self, text: str) -> list[int]:
+        """Ids that follow a background: the instruction or question, and the opening of the reply."""
+        return [*self.plain(text), *self._frame(prompts.ANSWER_SYSTEM).after]
+
+    def question(self, question: str) -> list[int]:
+        """``instruction`` for a question."""
+        return self.instruction(prompts.QUESTION + question.strip())
+
+    def from_memories(self, question: str, sizes: Sequence[int]) -> Prompt:
+        """The prompt for a question with memories, or with nothing when ``sizes`` is empty."""
+        if not sizes:
+            return self.closed_book(question)
+        background = self.memory_background(sizes)
+        return Prompt((*background.ids, *self.question(question)), background.slots)
+
+    def from_texts(self, question: str, texts: Sequence[str]) -> Prompt:
+        """The same prompt with the passages as text."""
+        if not texts:
+            return self.closed_book(question)
+        body = prompts.BACKGROUND + "".join(text + prompts.SEPARATOR for text in texts)
+        frame = self._frame(prompts.ANSWER_SYSTEM)
+        return Prompt((*frame.before, *self.plain(body), *self.question(question)), ())
+
+    def closed_book(self, question: str) -> Prompt:
+        """The prompt for a question with no background at all."""
+        frame = self._frame(prompts.CLOSED_BOOK_SYSTEM)
+        words = (prompts.QUESTION + question.strip()).lstrip()
+        return Prompt((*frame.before, *self.plain(words), *frame.after), ())
+
+    def _frame(self, system: str) -> _Frame:
+        if system not in self._frames:
+            before, after = self._render(system).split(_BODY)
+            special = self._tokenizer(before, add_special_tokens=False).input_ids
+            self._frames[system] = _Frame(
+                tuple(special), tuple(self._tokenizer(after, add_special_tokens=False).input_ids)
+            )
+        return self._frames[system]
+
+    def _render(self, system: str) -> str:
+        if self._tokenizer.chat_template is None:
+            return f"{self._tokenizer.bos_token or ''}{system}\n{_BODY}\nAnswer:"
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": _BODY}]
+        try:
+            return self._apply(messages)
+        except TemplateError:  # the template knows no system role (Mistral-7B-Instruct-v0.2)
+            return self._apply([{"role": "user", "content": f"{system}\n{_BODY}"}])
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
+        text: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return text

@@ -1,0 +1,71 @@
+"""The straight-through top-k selection (clara.md section 5).
+
+Forward takes exactly the k best candidates; backward reaches the scores through a softmax for each slot.
+Shape letters: B batch, D candidates a question, K slots, N memory tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clara.errors import InputError
+
+MIN_TEMPERATURE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome of a selection.
+
+    Attributes:
+        weights: [B, K, D]; one-hot in value, with the softmax's gradient.
+        indices: int64 [B, K], chosen candidates, best first.
+    """
+
+    weights: Tensor
+    indices: Tensor
+
+
+def cosine_scores(queries: Tensor, memories: Tensor) -> Tensor:
+    """Cosine of flattened query and document memories: [B, N, H] x [B, D, N, H] -> float32 [B, D]."""
+    q = functional.normalize(queries.flatten(1).float(), dim=-1)
+    m = functional.normalize(memories.flatten(2).float(), dim=-1)
+    return torch.einsum("bx,bdx->bd", q, m)
+
+
+def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> Selection:
+    """Choose the ``k`` best candidates, differentiably.
+
+    Slot j takes the j-th largest score. Its gradient is that of a softmax over the candidates that earlier slots
+    left; ties go to the lower index.
+
+    Args:
+        scores: float [B, D].
+        k: slots, at most D.
+        temperature: tau; values below 1e-6 count as 1e-6.
+
+    Raises:
+        InputError: k is not between 1 and D.
+    """
+    count = scores.shape[1]
+    if not 1 <= k <= count:
+        raise InputError(f"top-k wants 1 <= k <= {count} candidates, got k = {k}")
+    scaled = scores / max(temperature, MIN_TEMPERATURE)
+    indices = scores.detach().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    taken = torch.zeros_like(scores, dtype=torch.bool)
+    slots = []
+    for j in range(k):
+        hard = functional.one_hot(indices[:, j], count).to(scores.dtype)
+        soft = scaled.masked_fill(taken, float("-inf")).softmax(dim=1)
+        slots.append(hard + soft - soft.detach())
+        taken = taken | hard.bool()
+    return Selection(weights=torch.stack(slots, dim=1), indices=indices)
+
+
+def select(selection: Selection, memories: Tensor) -> Tensor:
+    """Memories of the chosen candidates: [B, K, D] x [B, D, N, H] -> [B, K, N, H], gradient included."""
+    return torch.einsum("bkd,bdnh->bknh", selection.weights, memories.to(selection.weights.dtype))

@@ -1,0 +1,201 @@
+"""The records that pass between rooms: plain, frozen, checked when made.
+
+Arrays here are numpy; tensors stay inside ``model`` and ``train``. Nothing here reads a file or knows a model.
+Shape letters: N memory tokens, H hidden size of the backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clara.errors import MemoryMismatchError, RecordError
+
+FloatArray = npt.NDArray[np.float32]
+ContextKind = Literal["memory", "text", "none"]
+SearchMode = Literal["latent", "text", "hybrid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One source document, read and turned into plain text.
+
+    Attributes:
+        uri: where it came from: a path relative to nothing but the current machine, or ``file.jsonl#3`` for record 3.
+        title: a title the source itself states, or the empty string.
+        text: the plain text; all offsets count its characters (Unicode code points).
+        content_hash: SHA-256 (hex) of title and text.
+        metadata: small facts of the source (media type, page count, …).
+    """
+
+    uri: str
+    title: str
+    text: str
+    content_hash: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A window of a document that becomes one memory.
+
+    Attributes:
+        id: stable identifier: first 16 hex digits of SHA-256 over uri, content hash and offsets.
+        document: the document's ``uri``.
+        title: the document's title; the model reads it before the text.
+        text: ``document.text[start:end]``, unchanged.
+        start: first character of the window in the document's text.
+        end: one past the last character.
+    """
+
+    id: str
+    document: str
+    title: str
+    text: str
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end or self.end - self.start != len(self.text):
+            raise RecordError(
+                f"passage {self.id} of {self.document}: offsets {self.start}..{self.end} do not fit "
+                f"a text of {len(self.text)} characters"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """A compressed text: N memory vectors, and which model made them.
+
+    Attributes:
+        values: float32 [N, H], finite, read-only.
+        fingerprint: fingerprint of the model that made it; memories of two models cannot be mixed.
+        rate: compression rate, window tokens / N.
+        token_count: tokens of the text that was compressed.
+    """
+
+    values: FloatArray
+    fingerprint: str
+    rate: int
+    token_count: int
+
+    def __post_init__(self) -> None:
+        values = self.values
+        if values.ndim != 2 or values.dtype != np.float32:
+            raise MemoryMismatchError(f"memory values must be float32 [N, H], got {values.dtype} {values.shape}")
+        if not np.isfinite(values).all():
+            raise MemoryMismatchError("memory values must be finite; the model that made them is broken")
+        values.flags.writeable = False
+
+    def search_vector(self) -> FloatArray:
+        """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``)."""
+        flat = self.values.reshape(-1)
+        norm = float(np.linalg.norm(flat))
+        return flat / norm if norm > 0 else flat.copy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """One search result.
+
+    Attributes:
+        passage: the passage found.
+        score: cosine for ``latent``, BM25 for ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
+        memory: the passage's memory as stored.
+    """
+
+    passage: Passage
+    score: float
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A passage that the answer was generated from."""
+
+    passage_id: str
+    document: str
+    start: int
+    end: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one answer.
+
+    Attributes:
+        prompt: all positions the generator read, memory vectors included.
+        memory: memory vectors among them.
+        text_equivalent: positions the same prompt takes with the passages as text.
+        generated: tokens generated, the end token not counted.
+    """
+
+    prompt: int
+    memory: int
+    text_equivalent: int
+    generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Wall-clock seconds of the parts of one answer."""
+
+    search: float
+    query: float
+    generate: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the generator wrote.
+
+    Attributes:
+        text: the answer, special tokens removed, stripped.
+        token_ids: generated ids, without the end token.
+        tokens: counts.
+        finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: TokenCounts
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with the passages it was generated from, best first."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    tokens: TokenCounts
+    seconds: Seconds
+    context: ContextKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationRequest:
+    """One question for the generator.
+
+    Attributes:
+        question: the question.
+        memories: passages as memories, best first; empty unless the context is memory.
+        texts: passages as text, best first; empty unless the context is text.
+        reader: which weights read the prompt: ``generator`` the trained adapter, ``base`` the backbone alone.
+    """
+
+    question: str
+    memories: tuple[Memory, ...] = ()
+    texts: tuple[str, ...] = ()
+    reader: Literal["generator", "base"] = "generator"
+
+    def __post_init__(self) -> None:
+        if self.memories and self.texts:
+            raise RecordError("a generation request takes memories or texts, not both")

@@ -1,0 +1,104 @@
+"""How much of the allowed tokens and money is spent, and whether one more request fits.
+
+Requests are admitted on an estimate and settled with what the server counted. A request that does not fit waits
+while others are under way (they may cost less than thought); when none is, the budget is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from clara.synth.faults import BudgetSpentError
+from clara.synth.settings import BudgetSettings
+
+_BYTES_A_TOKEN = 3  # an over-estimate of tokens for most text: English has 4 to 5 bytes a token
+_FIRST_GUESS = 4  # before any reply, one is taken to fill this part (1/4) of its limit
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written by the server."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt + other.prompt, self.completion + other.completion)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.prompt - other.prompt, self.completion - other.completion)
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt + self.completion
+
+
+class Budget:
+    """Admits requests until the limits are reached.
+
+    Args:
+        settings: the limits.
+        spent: what earlier runs have spent.
+    """
+
+    def __init__(self, settings: BudgetSettings, spent: Usage) -> None:
+        self._settings = settings
+        self._spent = spent
+        self._reserved = Usage()
+        self._longest_reply = 0
+        self._changed = asyncio.Condition()
+
+    @property
+    def spent(self) -> Usage:
+        """All that has been spent, earlier runs included."""
+        return self._spent
+
+    @property
+    def cost(self) -> float:
+        """The price of ``spent``, in the unit of the prices."""
+        return self._price(self._spent)
+
+    async def admit(self, prompt_bytes: int, max_output_tokens: int) -> Usage:
+        """Wait until a request fits.
+
+        Returns:
+            What was set aside for it; pass it to ``settle``.
+
+        Raises:
+            BudgetSpentError: it does not fit, and nothing is under way that could make room.
+        """
+        async with self._changed:
+            while True:
+                reply = self._longest_reply or max_output_tokens // _FIRST_GUESS
+                estimate = Usage(prompt_bytes // _BYTES_A_TOKEN + 1, min(reply, max_output_tokens))
+                if self._fits(self._spent + self._reserved + estimate):
+                    self._reserved += estimate
+                    return estimate
+                if not self._reserved.total:
+                    raise BudgetSpentError(self._exhausted(estimate))
+                await self._changed.wait()
+
+    async def settle(self, estimate: Usage, usage: Usage) -> None:
+        """Replace what was set aside by what a request took; ``Usage()`` if it gave no reply."""
+        async with self._changed:
+            self._reserved -= estimate
+            self._spent += usage
+            self._longest_reply = max(self._longest_reply, usage.completion)
+            self._changed.notify_all()
+
+    def _fits(self, usage: Usage) -> bool:
+        tokens, cost = self._settings.max_tokens, self._settings.max_cost
+        return (tokens is None or usage.total <= tokens) and (cost is None or self._price(usage) <= cost)
+
+    def _price(self, usage: Usage) -> float:
+        return (usage.prompt * self._settings.price_in + usage.completion * self._settings.price_out) / 1e6
+
+    def _exhausted(self, estimate: Usage) -> str:
+        limits = []
+        if self._settings.max_tokens is not None:
+            limits.append(f"{self._spent.total:,} of {self._settings.max_tokens:,} tokens")
+        if self._settings.max_cost is not None:
+            limits.append(f"{self.cost:.4g} of {self._settings.max_cost:.4g} in money")
+        return f"the budget is spent: {' and '.join(limits)}; one more request takes about {estimate.total:,} tokens"

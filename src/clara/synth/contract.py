@@ -1,0 +1,170 @@
+"""The shapes of the language model's replies: JSON schemas to ask with, and a parser that forgives the wrapping.
+
+The contract: ``{"pairs": [{"question", "answer"}]}`` for both kinds of questions, ``{"paraphrase"}``, and for the
+judge ``{"consistent": bool, "covered": bool, "missing": [str], "wrong": [str]}``. Forgiven: prose, code fences and
+reasoning around the object, further keys, a list of pairs without its wrapper, a reply that was cut off after some
+whole pairs. Whether the content is any good is not asked here (see ``checks`` and ``judges``).
+
+Reasons counted: ``reply_empty``, ``reply_not_json``, ``reply_truncated``, ``reply_wrong_shape``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clara.synth.drafts import Fault, Pair, Verdict
+
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_OPENING = re.compile(r"[{\[]")
+_PAIR = {
+    "type": "object",
+    "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
+    "required": ["question", "answer"],
+    "additionalProperties": False,
+}
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+PAIRS_SCHEMA = _object({"pairs": {"type": "array", "items": _PAIR}})
+PARAPHRASE_SCHEMA = _object({"paraphrase": {"type": "string"}})
+VERDICT_SCHEMA = _object(
+    {"consistent": {"type": "boolean"}, "covered": {"type": "boolean"}, "missing": _STRINGS, "wrong": _STRINGS}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PairsReply:
+    """The pairs of a reply, and what of it could not be used."""
+
+    pairs: tuple[Pair, ...]
+    faults: tuple[Fault, ...] = ()
+
+
+def parse_pairs(text: str, *, truncated: bool = False) -> PairsReply:
+    """Read a reply of question-answer pairs.
+
+    Args:
+        text: the reply.
+        truncated: the server cut it off at its length limit; whole pairs before the cut are kept.
+
+    Returns:
+        The usable pairs, with a fault for each unusable one and for the reply if it broke the contract.
+    """
+    found = _find(text, "pairs")
+    if found is not None:
+        return _pairs(found, ())
+    values = list(_values(text))
+    bare = next((value for value in values if _is_list_of_objects(value)), None)
+    if bare is not None:
+        return _pairs(bare, ())
+    whole = [value for value in values if isinstance(value, dict) and "question" in value]
+    if not whole:
+        return PairsReply((), (_bad(text, '{"pairs": [{"question", "answer"}]}', truncated=truncated),))
+    if truncated:
+        return _pairs(whole, (Fault("reply_truncated", "the reply was cut off; write fewer or shorter pairs"),))
+    return _pairs(whole, (Fault("reply_not_json", "the reply as a whole was not valid JSON"),))
+
+
+def parse_paraphrase(text: str, *, truncated: bool = False) -> str | Fault:
+    """Read a reply that holds a paraphrase."""
+    found = _find(text, "paraphrase")
+    if found is None:
+        return _bad(text, '{"paraphrase": "…"}', truncated=truncated)
+    if not isinstance(found, str) or not found.strip():
+        return Fault("reply_wrong_shape", f'"paraphrase" must be a text, got {_shown(found)}')
+    return _clean(found)
+
+
+def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | Fault:
+    """Read a judge's reply; ``missing`` and ``wrong`` may be left out when empty."""
+    shape = '{"consistent": true or false, "covered": true or false, "missing": […], "wrong": […]}'
+    for value in _values(text):
+        if isinstance(value, dict) and "consistent" in value and "covered" in value:
+            flags = [_boolean(value[key]) for key in ("consistent", "covered")]
+            lists = [value.get(key) or [] for key in ("missing", "wrong")]
+            consistent, covered = flags
+            if consistent is None or covered is None or not all(isinstance(items, list) for items in lists):
+                return Fault("reply_wrong_shape", f"expected {shape}, got {_shown(value)}")
+            missing, wrong = (
+                tuple(_clean(item) for item in items if isinstance(item, str) and item.strip()) for items in lists
+            )
+            return Verdict(consistent, covered, missing, wrong)
+    return _bad(text, shape, truncated=truncated)
+
+
+def _pairs(items: object, faults: tuple[Fault, ...]) -> PairsReply:
+    if not isinstance(items, list):
+        return PairsReply((), (Fault("reply_wrong_shape", f'"pairs" must be a list, got {_shown(items)}'),))
+    pairs: list[Pair] = []
+    bad = list(faults)
+    for item in items:
+        question = item.get("question") if isinstance(item, dict) else None
+        answer = item.get("answer", item.get("answers")) if isinstance(item, dict) else None
+        if isinstance(answer, list) and answer:
+            answer = answer[0]
+        if isinstance(answer, int | float) and not isinstance(answer, bool):
+            answer = str(answer)
+        if isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip():
+            pairs.append(Pair(_clean(question), _clean(answer)))
+        else:
+            bad.append(Fault("reply_wrong_shape", f'a pair needs "question" and "answer", got {_shown(item)}'))
+    return PairsReply(tuple(pairs), tuple(bad))
+
+
+def _find(text: str, key: str) -> object | None:
+    """The value under ``key`` of the first JSON object in ``text`` that has it."""
+    return next((value[key] for value in _values(text) if isinstance(value, dict) and key in value), None)
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON objects and lists in ``text``, outermost first; a bracket that opens nothing valid is stepped over."""
+    text = _REASONING.sub("", text)
+    decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common
+    position = 0
+    while match := _OPENING.search(text, position):
+        try:
+            value, position = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            position = match.end()
+        else:
+            yield value
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _bad(text: str, expected: str, *, truncated: bool) -> Fault:
+    stripped = _REASONING.sub("", text).strip()
+    if not stripped:
+        return Fault("reply_empty", f"expected {expected}, got an empty reply")
+    if truncated:
+        return Fault("reply_truncated", f"expected {expected}; the reply was cut off at its length limit")
+    if next(_values(stripped), None) is not None:
+        return Fault("reply_wrong_shape", f"expected {expected}, got {_shown(stripped)}")
+    return Fault("reply_not_json", f"expected {expected}, got {_shown(stripped)}")
+
+
+def _boolean(value: object) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _clean(text: str) -> str:
+    """Without control characters, half characters (lone surrogates) and outer white space."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(char for char in text if char.isprintable() or char in "\n\t").strip()
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return repr(text[:120] + ("…" if len(text) > 120 else ""))

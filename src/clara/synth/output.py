@@ -1,0 +1,153 @@
+"""The two files that a run writes: accepted records, and dropped passages with the reasons.
+
+A passage is finished by one line in one of the two, so that a run that is killed anywhere leaves each passage either
+finished or untouched: ``--resume`` finishes the rest. Nothing else remembers what is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clara.errors import SynthesisError
+
+_LINE_START = b'{"id": "'  # how each line begins: what does not is not ours to cut
+
+
+class Output:
+    """Appends finished passages, one whole line at a time.
+
+    Args:
+        path: accepted records; ``<path>.dropped.jsonl`` beside it holds the dropped passages.
+        resume: go on with files that are there; otherwise there must be none.
+
+    Raises:
+        SynthesisError: the files are there and ``resume`` is not asked for; another run writes them; they hold
+            something else; they cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        if path.suffix != ".jsonl":
+            raise SynthesisError(f"--out {path}: expected a file named *.jsonl")
+        self.path = path
+        self.dropped_path = path.with_name(f"{path.name}.dropped.jsonl")
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
+        self._files: dict[Path, int] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise SynthesisError(f"another run is writing {path}; wait for it or choose another --out") from None
+        except OSError as error:
+            raise SynthesisError(f"{path} cannot be written: {error.strerror or error}") from None
+        try:
+            self._open(resume=resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and let another run have them."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+        self._lock.release()
+
+    def accept(self, record: Mapping[str, Any]) -> None:
+        """Write an accepted record, for good."""
+        self._append(self.path, record)
+
+    def drop(self, record: Mapping[str, Any]) -> None:
+        """Write a dropped passage with its reasons, for good."""
+        self._append(self.dropped_path, record)
+
+    def finished(self) -> dict[str, bytes]:
+        """Each finished passage's id, with the ``text_digest`` of its text."""
+        return {value["id"]: text_digest(value["text"]) for path in self._files for value in read_lines(path)}
+
+    def _open(self, *, resume: bool) -> None:
+        for path in (self.path, self.dropped_path):
+            if not resume and path.exists() and path.stat().st_size:
+                raise SynthesisError(f"{path} is there already; go on with --resume or choose another --out")
+            try:
+                _mend_last_line(path)
+                self._files[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise SynthesisError(f"{path} cannot be written: {error.strerror or error}") from None
+
+    def _append(self, path: Path, value: Mapping[str, Any]) -> None:
+        data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        descriptor = self._files[path]
+        before = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise OSError("no space left")  # noqa: TRY301 - the same end as an error of the write itself
+            os.fsync(descriptor)
+        except OSError as error:
+            os.ftruncate(descriptor, before)
+            raise SynthesisError(
+                f"{path} cannot be written: {error.strerror or error}; make room, then go on with --resume"
+            ) from None
+
+
+def text_digest(text: str) -> bytes:
+    """Eight bytes that tell texts apart: millions of passages fit in memory."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of an output file; none if it is not there.
+
+    Raises:
+        SynthesisError: a line is no record.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("id", "text")):
+                raise SynthesisError(
+                    f"{path}, line {number} is no record of a synthesis run; choose another --out, or mend the line"
+                )
+            yield value
+
+
+def _mend_last_line(path: Path) -> None:
+    """Cut off a last line that was not written to its end; its passage is simply not finished."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        start = file.seek(0, os.SEEK_END)
+        tail = b""
+        while start and b"\n" not in tail:
+            step = min(1 << 16, start)
+            start -= step
+            file.seek(start)
+            tail = file.read(step) + tail
+        kept = start + tail.rfind(b"\n") + 1
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if torn and not (torn.startswith(_LINE_START) or _LINE_START.startswith(torn)):
+            raise SynthesisError(f"{path} ends in something that no synthesis run wrote; choose another --out")
+        if torn:
+            file.truncate(kept)
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,140 @@
+"""What is written about: passage files as they are, documents cut into passages.
+
+A passage file is JSON Lines whose records have an ``id`` (``{"id", "source", "title", "text"}``; questions in it are
+not read). Everything else goes through ``ingest``, cut by words: no tokenizer is needed here, so no model either.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clara.data import read_records
+from clara.errors import SynthesisError
+from clara.ingest import FileListing, Reader, find_files, iter_passages
+from clara.synth.drafts import SourcePassage
+from clara.synth.words import words
+
+_SPACED_WORD = re.compile(r"\S+")
+_PASSAGE_SUFFIXES = (".jsonl", ".jsonl.gz")
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The passages of a run, held in memory (some 1 kB each), and what did not become one.
+
+    Attributes:
+        passages: in the order of the paths given; each id once.
+        skipped: what was left out, counted by reason.
+        messages: one sentence for each file or line that could not be read.
+    """
+
+    passages: tuple[SourcePassage, ...]
+    skipped: dict[str, int]
+    messages: tuple[str, ...]
+
+
+def read_sources(paths: Sequence[Path], *, passage_words: int, min_passage_words: int) -> Sources:
+    """Read passages from files and folders.
+
+    Args:
+        paths: passage files, documents, folders of either.
+        passage_words: documents are cut into passages of at most this many words, title included.
+        min_passage_words: shorter passages are left out and counted.
+
+    Raises:
+        InputError: a path does not exist.
+        RecordError: a passage file cannot be read at all.
+        SynthesisError: two passages have the same id and different texts, or there is no passage.
+    """
+    listing = find_files(paths)
+    collected = _Collected(min_passage_words)
+    for file in (*listing.files, *listing.unsupported):
+        if file.name.endswith(_PASSAGE_SUFFIXES) and _is_passage_file(file):
+            collected.add_passage_file(file)
+    documents = [file for file in listing.files if file not in collected.files]
+    unsupported = tuple(file for file in listing.unsupported if file not in collected.files)
+    reader = Reader(FileListing(tuple(documents), unsupported, listing.skipped, listing.hidden))
+    for file in documents:
+        for document in reader.read(file):
+            for passage in iter_passages(document, _word_spans, max_tokens=passage_words):
+                identity = f"{document.content_hash}\n{passage.start}-{passage.end}"
+                digest = hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS]
+                collected.add(SourcePassage(digest, file.name, passage.title, passage.text.strip()))
+    for skipped in reader.report().skipped:
+        collected.skipped[f"source {skipped.reason}"] += 1
+        collected.messages.append(skipped.message)
+    if not collected.passages:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in collected.skipped.items()) or "nothing found"
+        raise SynthesisError(f"no passage in {', '.join(map(str, paths))} ({reasons}); give documents or passage files")
+    return Sources(tuple(collected.passages.values()), dict(collected.skipped), tuple(collected.messages))
+
+
+class _Collected:
+    """Passages so far, each id once."""
+
+    def __init__(self, min_passage_words: int) -> None:
+        self.passages: dict[str, SourcePassage] = {}
+        self.skipped: Counter[str] = Counter()
+        self.messages: list[str] = []
+        self.files: set[Path] = set()
+        self._min_words = min_passage_words
+
+    def add_passage_file(self, path: Path) -> None:
+        self.files.add(path)
+        reading = read_records(path, plain_passages=True)
+        for record in reading.passage_qa:
+            self.add(SourcePassage(record.id, record.source, record.title, record.text))
+        for reason, count in reading.rejected.items():
+            self.skipped[f"record {reason}"] += count
+        if reading.rejected:
+            self.messages.append(reading.summary())
+        if reading.multi_hop:
+            self.skipped["record of questions over documents"] += len(reading.multi_hop)
+
+    def add(self, passage: SourcePassage) -> None:
+        if len(words(passage.text)) < self._min_words:
+            self.skipped["passage too short"] += 1
+            return
+        known = self.passages.setdefault(passage.id, passage)
+        if known is passage:
+            return
+        if (known.title, known.text) != (passage.title, passage.text):
+            raise SynthesisError(
+                f"two different passages have the id {passage.id!r} (from {known.source} and {passage.source}); "
+                "give each its own"
+            )
+        self.skipped["passage repeated"] += 1
+
+
+def _word_spans(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in _SPACED_WORD.finditer(text)]
+
+
+def _is_passage_file(path: Path) -> bool:
+    """Whether the first record has an ``id`` and a text; a packed file is always one, ``ingest`` reads none."""
+    if path.name.endswith(".gz"):
+        return True
+    for line in _first_lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return False
+        return isinstance(record, dict) and "id" in record and "text" in record
+    return False
+
+
+def _first_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            yield from (line for line in file if line.strip())
+    except (OSError, EOFError, zlib.error):
+        return  # whoever reads the file next says what is wrong with it

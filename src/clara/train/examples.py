@@ -1,0 +1,38 @@
+"""What every stage trains on: texts to compress, and targets to write from their memories.
+
+Knows words, not tokens. Which records become which examples is each stage's own decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to write.
+
+    Attributes:
+        instruction: what follows the background in the prompt.
+        reply: what is to be written.
+        ends: whether the reply is whole, so that an end token follows it.
+        weight: of each of its tokens in the loss.
+    """
+
+    instruction: str
+    reply: str
+    ends: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Texts and the targets to write from them; the targets do not see each other.
+
+    Attributes:
+        texts: passages as the compressor reads them, in the order of the prompt.
+        targets: at least one.
+    """
+
+    texts: tuple[str, ...]
+    targets: tuple[Target, ...]

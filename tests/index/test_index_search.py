@@ -1,0 +1,266 @@
+"""The store on disk finds what the oracle finds, through every history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from index_rows import MODEL, WORDS, document, plain, row, values
+
+from clara.errors import InputError, StoreError, StoreModelError
+from clara.index import DocumentEntry, ExactIndex, IndexRow, LanceStore, PassageIndex, StoreModel
+from clara.index.ranking import fusion_depth
+from clara.records import FloatArray, Hit, Memory
+
+SLOW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUERY = "karst loam amber"
+
+
+def flat(*parts: object) -> FloatArray:
+    return values(*parts).reshape(-1)
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.passage.id for hit in hits]
+
+
+def corpus() -> list[IndexRow]:
+    """120 passages: duplicates of memory and of text, a memory of zeros, titles, an empty text."""
+    rows = [one for number in range(30) for one in document(f"d{number}", "v1", 3)]
+    same = values("same")
+    rows += [row(f"twin{number}", "v1", 0, memory=same, text="karst loam") for number in range(25)]
+    rows += [row(f"title{number}", "v1", 0, title="Loam", text="amber basalt") for number in range(3)]
+    rows += [row("zero", "v1", 0, memory=np.zeros_like(same)), row("silent", "v1", 0, text="")]
+    return rows
+
+
+def fill(index: PassageIndex, rows: list[IndexRow], *, batch: int = 50) -> None:
+    for start in range(0, len(rows), batch):
+        index.add(rows[start : start + batch])
+
+
+@pytest.fixture(scope="module")
+def oracle() -> ExactIndex:
+    index = ExactIndex(MODEL)
+    fill(index, corpus())
+    return index
+
+
+@pytest.fixture(scope="module", params=["cached", "streamed"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanceStore:
+    cache = 1 << 20 if request.param == "cached" else 0
+    index = LanceStore.create(tmp_path_factory.mktemp("index") / "store", MODEL, cache_bytes=cache)
+    fill(index, corpus())
+    index.optimize()
+    return index
+
+
+@given(st.integers(0, 1000), st.integers(1, 130), st.sampled_from(["drawn", "twin", "stored", "zero"]))
+@SLOW
+def test_latent_search_is_the_oracle(filled: LanceStore, oracle: ExactIndex, seed: int, k: int, kind: str) -> None:
+    vector = {
+        "drawn": flat("query", seed) * 7,
+        "twin": flat("same"),
+        "stored": flat(f"d{seed % 30}", "v1", 1),
+        "zero": np.zeros_like(flat("same")),
+    }[kind]
+    found, wanted = filled.search_latent(vector, k), oracle.search_latent(vector, k)
+    assert ids(found) == ids(wanted)
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-9)
+    for left, right in zip(found, wanted, strict=True):
+        assert left.passage == right.passage
+        np.testing.assert_array_equal(left.memory.values, right.memory.values)
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.integers(1, 130))
+@SLOW
+def test_text_search_is_the_oracle(filled: LanceStore, oracle: ExactIndex, drawn: list[str], k: int) -> None:
+    query = " ".join(drawn)
+    found, wanted = filled.search_text(query, k), oracle.search_text(query, k)
+    # Scores are float32 in LanceDB: the oracle's may order two by the eighth digit.
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], rel=1e-5)
+    assert set(ids(oracle.search_text(query, 200))) == set(ids(filled.search_text(query, 200)))
+    assert [(-round(h.score, 4), h.passage.id) for h in found] == sorted(
+        (-round(h.score, 4), h.passage.id) for h in found
+    )
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 130])
+def test_hybrid_search_is_the_oracle(filled: LanceStore, oracle: ExactIndex, k: int) -> None:
+    found, wanted = (index.search_hybrid(flat("question"), QUERY, k) for index in (filled, oracle))
+    assert ids(found) == ids(wanted)
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted])
+    assert len(found) == min(k, 120 if fusion_depth(k) >= 120 else k)
+
+
+def test_rounding_to_fp16_moves_cosines_by_less_than_a_thousandth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    drawn = rng.standard_normal((40, MODEL.memory_tokens, MODEL.width)).astype(np.float32)
+    rows = [row(f"d{i}", "v1", 0, memory=memory) for i, memory in enumerate(drawn)]
+    vector = rng.standard_normal(MODEL.values).astype(np.float32)
+    exact = ExactIndex(MODEL)
+    exact.add(rows)
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        index.add(rows)
+        found, wanted = ({h.passage.id: h.score for h in one.search_latent(vector, 40)} for one in (index, exact))
+    assert found == pytest.approx(wanted, abs=1e-3)
+    assert found != wanted
+
+
+@given(st.text(max_size=60))
+@settings(SLOW, max_examples=60)
+def test_no_character_of_a_question_has_a_meaning(filled: LanceStore, oracle: ExactIndex, question: str) -> None:
+    for index in (filled, oracle):
+        assert len(index.search_text(question, 3)) <= 3
+    assert "karst" in filled.search_text(f"karst {question}", 1)[0].passage.text
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        '"karst',
+        "+karst -loam",
+        "karst AND NOT loam",
+        "title:karst",
+        "(karst",
+        "karst*",
+        "karst~2",
+        "[a TO karst}",
+        "\\",
+        "karst'; DROP TABLE passages --",
+        "karst\x00",
+        "\ud800 karst",
+        '{"match": "karst"}',
+        "karst\n\n",
+        "^karst?!",
+        "karst " * 3000,
+        "KARST",
+    ],
+)
+def test_query_syntax_is_only_words(filled: LanceStore, question: str) -> None:
+    hits = filled.search_text(question, 200)
+    found = {hit.passage.id for hit in hits}
+    wanted = {hit.passage.id for hit in filled.search_text("karst", 200)} if "arst" in question.lower() else set()
+    assert wanted <= found
+
+
+def test_text_search_stems_folds_and_leaves_stop_words_out(tmp_path: Path) -> None:
+    texts = ["The runners were RUNNING.", "Un café à Paris", "dogs", "什么"]
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        index.add([row(f"d{i}", "v1", 0, text=text) for i, text in enumerate(texts)])
+        for _ in range(2):
+            found = {
+                query: [h.passage.text for h in index.search_text(query, 5)] for query in ("run", "CAFE", "dog", "the")
+            }
+            assert found == {"run": texts[:1], "CAFE": texts[1:2], "dog": texts[2:3], "the": []}
+            index.optimize()  # the same once the rows are in the index
+
+
+def test_text_search_sees_rows_that_are_not_indexed_yet(tmp_path: Path) -> None:
+    rows = [row(f"d{i}", "v1", 0, text=f"karst unique{i}") for i in range(150)]
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        for start in range(0, 150, 30):
+            index.add(rows[start : start + 30])
+            if start == 60:
+                index.optimize()
+        assert len(index.search_text("karst", 500)) == 150
+        assert all(ids(index.search_text(f"unique{i}", 1)) == [rows[i].passage.id] for i in (0, 70, 149))
+        index.optimize()
+        # All tie: the first ids, although LanceDB breaks ties by place.
+        assert ids(index.search_text("karst", 5)) == sorted(one.passage.id for one in rows)[:5]
+        index.remove(["d0", "d149"])
+        assert len(index.search_text("karst", 500)) == 148
+
+
+def test_a_cached_scan_sees_what_another_process_wrote(tmp_path: Path) -> None:
+    with LanceStore.create(tmp_path / "store", MODEL) as writer, LanceStore.open(tmp_path / "store", MODEL) as reader:
+        for number in range(4):
+            vector = flat(f"d{number}", "v1", 0)
+            before = reader.search_latent(vector, 1)
+            assert not before or before[0].score < 0.9
+            writer.add(document(f"d{number}", "v1", 1))
+            assert reader.search_latent(vector, 1)[0].score == pytest.approx(1.0)
+            assert reader.count() == number + 1
+        writer.remove(["d0"])
+        assert reader.search_latent(flat("d0", "v1", 0), 1)[0].passage.document != "d0"
+
+
+def test_above_its_exact_size_a_store_searches_through_an_index(tmp_path: Path) -> None:
+    model = StoreModel(fingerprint="a" * 64, name="tiny", rate=4, memory_tokens=4, width=64)
+    centres = [values("centre", number, model=model) for number in range(8)]
+    rows = [
+        row(f"d{number}", "v1", 0, model=model, memory=centres[number % 8] + 0.3 * values(number, model=model))
+        for number in range(600)
+    ]
+    exact = ExactIndex(model)
+    exact.add(rows)
+    with LanceStore.create(tmp_path / "store", model, exact_rows=500) as index:
+        index.add(rows[:590])
+        index.optimize()
+        index.add(rows[590:])  # these stand in no index and must be found too
+        recalled = 0
+        for number in (*range(20), *range(590, 600)):
+            vector = rows[number].memory.values.reshape(-1)
+            found, wanted = index.search_latent(vector, 10), exact.search_latent(vector, 10)
+            assert found[0].passage.id == rows[number].passage.id
+            scores = {hit.passage.id: hit.score for hit in exact.search_latent(vector, 600)}
+            assert [hit.score for hit in found] == pytest.approx([scores[one] for one in ids(found)], abs=1e-3)
+            recalled += len(set(ids(found)) & set(ids(wanted)))
+        assert recalled >= 0.9 * 300
+        assert len(index.search_hybrid(vector, QUERY, 7)) == 7
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, LanceStore])
+def test_an_empty_index_finds_nothing(kind: type, tmp_path: Path) -> None:
+    index: PassageIndex = ExactIndex(MODEL) if kind is ExactIndex else LanceStore.create(tmp_path / "store", MODEL)
+    for _ in range(2):
+        assert index.search_latent(flat("q"), 3) == []
+        assert index.search_text("karst", 3) == []
+        assert index.search_hybrid(flat("q"), "karst", 3) == []
+        assert (index.count(), index.documents(), index.unfinished()) == (0, {}, set())
+        assert index.remove(["nothing"]) == 0
+        index.add([])
+        index.finish_documents([])
+        index.optimize()
+    index.close()
+
+
+@pytest.mark.parametrize("kind", [ExactIndex, LanceStore])
+def test_what_does_not_fit_is_refused(kind: type, tmp_path: Path) -> None:
+    index: PassageIndex = ExactIndex(MODEL) if kind is ExactIndex else LanceStore.create(tmp_path / "store", MODEL)
+    good = row("d", "v1", 0)
+    for fingerprint, rate, shape in (("x" * 64, 4, (4, 16)), ("f" * 64, 8, (4, 16)), ("f" * 64, 4, (2, 32))):
+        memory = Memory(np.ones(shape, dtype=np.float32), fingerprint, rate, 5)
+        with pytest.raises(StoreModelError, match=r"tiny at 4x \[4, 16\].*got one of fingerprint"):
+            index.add([good, IndexRow(good.passage, memory, "h")])
+    assert index.count() == 0
+    with pytest.raises(InputError, match="k must be at least 1, got 0"):
+        index.search_latent(flat("q"), 0)
+    with pytest.raises(InputError, match="k must be at least 1, got 0"):
+        index.search_text("q", 0)
+    with pytest.raises(InputError, match="k must be at least 1, got -1"):
+        index.search_hybrid(flat("q"), "q", -1)
+    with pytest.raises(StoreError, match=r"has shape \(64,\), got \(65,\)"):
+        index.search_latent(np.ones(65, dtype=np.float32), 1)
+    with pytest.raises(StoreError, match="must be finite"):
+        index.search_hybrid(np.full(64, np.nan, dtype=np.float32), "q", 1)
+    with pytest.raises(StoreError, match="no passage unknown"):
+        index.get(["unknown"])
+    index.add([good])
+    with pytest.raises(StoreError, match="d has 2 passages, but 1 of this version are in the index"):
+        index.finish_document(DocumentEntry("d", good.content_hash, 2))
+    assert index.documents() == {}
+    assert plain(index.get([good.passage.id, good.passage.id])) == plain([good, good])
+    index.close()
+
+
+def test_a_memory_beyond_fp16_is_an_error(tmp_path: Path) -> None:
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        with pytest.raises(StoreError, match="does not fit fp16"):
+            index.add([row("d", "v1", 0, memory=values("big") * 1e5)])
+        with pytest.raises(StoreError, match="not Unicode"):
+            index.add([row("d", "v1", 0, text="half a pair \ud800")])
+        assert index.count() == 0

@@ -1,0 +1,105 @@
+"""PDF files written by hand, so that tests know every byte of them.
+
+The packaged sample ``printing-press.pdf`` was made by ``make_pdf`` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+# The 32 bytes that the PDF standard pads passwords with (ISO 32000-1, 7.6.3.3).
+_PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+_FILE_ID = b"0123456789abcdef"
+_PERMISSIONS = -44
+
+
+def make_pdf(pages: Sequence[Sequence[str]], *, password: str = "") -> bytes:
+    """A PDF with one line of text per string, in Helvetica.
+
+    Args:
+        pages: the lines of each page, characters of Windows-1252; a page without lines is blank, as a scan is.
+        password: encrypts with it (RC4, 40 bits), so that the file cannot be opened without.
+    """
+    count = len(pages)
+    kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(count))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+    ]
+    key = _key(password)
+    for number, lines in enumerate(pages):
+        content = _content(lines)
+        if password:
+            content = _rc4(_object_key(key, 5 + 2 * number), content)
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {5 + 2 * number} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>".encode()
+        )
+        objects.append(f"<< /Length {len(content)} >>\nstream\n".encode() + content + b"\nendstream")
+    trailer = b""
+    if password:
+        objects.append(_encryption(key, password))
+        trailer = f" /Encrypt {len(objects)} 0 R /ID [<{_FILE_ID.hex()}> <{_FILE_ID.hex()}>]".encode()
+    return _assembled(objects, trailer)
+
+
+def _content(lines: Sequence[str]) -> bytes:
+    shown = []
+    for line in lines:
+        text = line.encode("cp1252").replace(b"\\", b"\\\\").replace(b"(", b"\\(").replace(b")", b"\\)")
+        shown.append(b"(" + text + b") Tj T*")
+    return b"BT /F1 12 Tf 16 TL 60 780 Td\n" + b"\n".join(shown) + b"\nET" if shown else b""
+
+
+def _assembled(objects: Sequence[bytes], trailer: bytes) -> bytes:
+    out = bytearray(b"%PDF-1.4\n")
+    offsets = []
+    for number, body in enumerate(objects, start=1):
+        offsets.append(len(out))
+        out += f"{number} 0 obj\n".encode() + body + b"\nendobj\n"
+    start = len(out)
+    out += f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n".encode()
+    out += b"".join(f"{offset:010d} 00000 n \n".encode() for offset in offsets)
+    out += f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R".encode() + trailer
+    return bytes(out + f" >>\nstartxref\n{start}\n%%EOF\n".encode())
+
+
+def _key(password: str) -> bytes:
+    data = _padded(password) + _owner_entry(password) + _PERMISSIONS.to_bytes(4, "little", signed=True) + _FILE_ID
+    return hashlib.md5(data, usedforsecurity=False).digest()[:5]
+
+
+def _owner_entry(password: str) -> bytes:
+    return _rc4(hashlib.md5(_padded(password), usedforsecurity=False).digest()[:5], _padded(password))
+
+
+def _encryption(key: bytes, password: str) -> bytes:
+    owner, user = _owner_entry(password).hex(), _rc4(key, _PADDING).hex()
+    return f"<< /Filter /Standard /V 1 /R 2 /O <{owner}> /U <{user}> /P {_PERMISSIONS} >>".encode()
+
+
+def _object_key(key: bytes, number: int) -> bytes:
+    data = key + number.to_bytes(3, "little") + b"\0\0"
+    return hashlib.md5(data, usedforsecurity=False).digest()[: len(key) + 5]
+
+
+def _padded(password: str) -> bytes:
+    return (password.encode("latin-1") + _PADDING)[:32]
+
+
+def _rc4(key: bytes, data: bytes) -> bytes:
+    state = list(range(256))
+    j = 0
+    for i in range(256):
+        j = (j + state[i] + key[i % len(key)]) % 256
+        state[i], state[j] = state[j], state[i]
+    i = j = 0
+    out = bytearray()
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + state[i]) % 256
+        state[i], state[j] = state[j], state[i]
+        out.append(byte ^ state[(state[i] + state[j]) % 256])
+    return bytes(out)

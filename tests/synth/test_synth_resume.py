@@ -1,0 +1,188 @@
+"""Killed at any moment and resumed: nothing asked again that was stored, no record lost, none doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import knowledge, passage, write_passages
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from llm_server import LLMServer, serving
+
+from clara.errors import SynthesisError
+from clara.synth.cache import ReplyCache, request_key
+from clara.synth.output import Output, read_lines
+
+_COMMAND = """
+import typer
+from clara.cli.synth import synth
+app = typer.Typer()
+app.command()(synth)
+app()
+"""
+_PASSAGES = 24
+_CONCURRENCY = 4
+_KILLS = 3
+
+
+def start(folder: Path, llm: LLMServer, *options: str) -> subprocess.Popen[bytes]:
+    arguments = [str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl"), "--llm", llm.url]
+    arguments += ["--llm-model", "scripted", "--concurrency", str(_CONCURRENCY), *options]
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-c", _COMMAND, *arguments], stdout=log, stderr=log)
+
+
+def asked(llm: LLMServer, since: int) -> list[str]:
+    """The cache keys of the requests from the ``since``-th on."""
+    return [request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
+
+
+def without_dates(record: dict[str, Any]) -> dict[str, Any]:
+    provenance = {key: value for key, value in record["provenance"].items() if key != "date"}
+    return {**record, "provenance": provenance}
+
+
+def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
+    known = knowledge(_PASSAGES)
+    known[passage(3).text]["paraphrase"] = {"paraphrase": passage(3).text}  # one is dropped
+    known[passage(5).text]["judge"] = [
+        {"consistent": False, "covered": True, "wrong": ["S2: no"]},
+        {"consistent": True, "covered": True},
+    ]
+    moments = random.Random(4)
+    with serving(LLMServer(known, delay=0.02)) as llm:
+        write_passages(tmp_path / "in.jsonl", _PASSAGES)
+        stored: list[set[str]] = []  # after each kill, and where the log stood
+        marks: list[int] = []
+        for kill in range(_KILLS):
+            target = len(llm.calls) + moments.randint(5, 20)
+            process = start(tmp_path, llm, *(["--resume"] if kill else []))
+            while len(llm.calls) < target:
+                assert process.poll() is None, (tmp_path / "log.txt").read_text()
+                time.sleep(0.002)
+            time.sleep(moments.random() * 0.03)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            with ReplyCache(tmp_path / "out.jsonl.cache.sqlite3") as cache:
+                stored.append(cache.keys())
+            marks.append(len(llm.calls))
+        assert start(tmp_path, llm, "--resume").wait(60) == 0, (tmp_path / "log.txt").read_text()
+    for keys, mark in zip(stored, marks, strict=True):
+        assert len(keys) > 0
+        assert not keys & set(asked(llm, mark)), "what was stored is not asked again"
+    everything = asked(llm, 0)
+    assert len(everything) - len(set(everything)) <= _KILLS * _CONCURRENCY
+    finished = list(read_lines(tmp_path / "out.jsonl"))
+    dropped = list(read_lines(tmp_path / "out.jsonl.dropped.jsonl"))
+    assert sorted(record["id"] for record in finished + dropped) == sorted(f"case:{n}" for n in range(_PASSAGES))
+    assert [record["id"] for record in dropped] == ["case:3"]
+    assert next(record for record in finished if record["id"] == "case:5")["rounds"] == 2
+
+
+def test_a_resumed_run_writes_what_an_undisturbed_one_writes(tmp_path: Path) -> None:
+    with serving(LLMServer(knowledge(6), delay=0.02)) as llm:
+        for name in ("whole", "killed"):
+            (tmp_path / name).mkdir()
+            write_passages(tmp_path / name / "in.jsonl", 6)
+        assert start(tmp_path / "whole", llm).wait(60) == 0
+        before = len(llm.calls)
+        process = start(tmp_path / "killed", llm)
+        while len(llm.calls) < before + 9:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert start(tmp_path / "killed", llm, "--resume").wait(60) == 0
+    written = {}
+    for name in ("whole", "killed"):
+        lines = read_lines(tmp_path / name / "out.jsonl")
+        written[name] = sorted((without_dates(line) for line in lines), key=lambda line: str(line["id"]))
+    assert written["whole"] == written["killed"]
+    assert len(written["whole"]) == 6
+
+
+@given(cut=st.integers(min_value=0, max_value=400))
+@hypothesis_settings(deadline=None, max_examples=40)
+def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("torn") / "out.jsonl"
+    lines = [{"id": f"a{n}", "text": "süß\n" * n, "rounds": n} for n in range(1, 4)]
+    with Output(path, resume=False) as output:
+        for line in lines:
+            output.accept(line)
+    whole = path.read_bytes()
+    kept = whole[: max(0, len(whole) - cut)]
+    path.write_bytes(kept)
+    with Output(path, resume=True) as output:
+        assert set(output.finished()) == {f"a{n}" for n in range(1, 1 + kept.count(b"\n"))}
+        output.accept({"id": "new", "text": "x"})
+    assert [line["id"] for line in read_lines(path)][-1] == "new"
+    assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+
+
+def test_an_output_that_is_there_needs_resume(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Output(path, resume=False) as output:
+        output.accept({"id": "a", "text": "x"})
+    with pytest.raises(SynthesisError, match="--resume"):
+        Output(path, resume=False)
+    with Output(path, resume=True) as output:
+        assert set(output.finished()) == {"a"}
+
+
+def test_two_runs_cannot_write_one_output(tmp_path: Path) -> None:
+    another = pytest.raises(SynthesisError, match="another run is writing")
+    with Output(tmp_path / "out.jsonl", resume=False), another:
+        Output(tmp_path / "out.jsonl", resume=True)
+    Output(tmp_path / "out.jsonl", resume=True).close()
+
+
+@pytest.mark.parametrize("content", [b"a thesis without a line end", b"[1]\n", b'{"id": 3, "text": "x"}\n', b"no\n"])
+def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SynthesisError, match="another --out"), Output(path, resume=True) as output:
+        output.finished()
+    assert path.read_bytes() == content
+
+
+def test_a_changed_passage_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    with serving(LLMServer(knowledge(1))) as llm:
+        write_passages(tmp_path / "in.jsonl", 1)
+        assert start(tmp_path, llm).wait(60) == 0
+        item = passage(0)
+        changed = {"id": item.id, "source": "x", "title": "", "text": item.text + " And so on."}
+        (tmp_path / "in.jsonl").write_text(json.dumps(changed) + "\n")
+        assert start(tmp_path, llm, "--resume").wait(60) != 0
+    assert "case:0" in (tmp_path / "log.txt").read_text()
+    assert len(list(read_lines(tmp_path / "out.jsonl"))) == 1
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    """A write that stops half-way (here: a limit on the file's size) is taken back."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from clara.errors import SynthesisError
+from clara.synth.output import Output
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Output(Path({str(tmp_path / "out.jsonl")!r}), resume=False) as output:
+    output.accept({{"id": "a", "text": "x" * 100}})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+    try:
+        output.accept({{"id": "b", "text": "y" * 1000}})
+    except SynthesisError as error:
+        assert "make room" in str(error), error
+    else:
+        raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+    assert [line["id"] for line in read_lines(tmp_path / "out.jsonl")] == ["a"]
