@@ -16,6 +16,7 @@ from clara.index import DocumentEntry, LanceStore, PassageIndex
 # uri -> version and number of passages
 Corpus = Mapping[str, tuple[str, int]]
 
+FIRST: Corpus = {"one": ("v1", 2), "empty": ("v1", 0)}
 BEFORE: Corpus = {"same": ("v1", 1), "grows": ("v1", 1), "shrinks": ("v1", 2), "goes": ("v1", 2), "empties": ("v1", 1)}
 AFTER: Corpus = {
     "same": ("v1", 1),

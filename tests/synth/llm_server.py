@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -58,7 +58,7 @@ class LLMServer:
 
     Attributes:
         replies: by passage text, the reply to each of ``simple_qa``, ``complex_qa``, ``paraphrase`` and ``judge``; a
-            list of replies is gone through, its last one stays.
+            list of replies holds one for each round, the last one also for all later.
         script: which request fails, and how.
         delay: seconds that each good reply takes.
         retry_after: seconds that a 429 asks to wait.
@@ -74,23 +74,19 @@ class LLMServer:
     most_at_once: int = 0
     url: str = ""
     _at_once: int = 0
-    _served: dict[tuple[str, str], int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def kinds(self) -> list[str]:
         """What was asked for, in order."""
         return [call.kind for call in self.calls]
 
-    def content(self, kind: str, prompt: str) -> str:
-        """The good reply to a prompt."""
+    def content(self, kind: str, prompt: str, seed: int) -> str:
+        """The good reply to a prompt; the seed tells the round."""
         for text, replies in self.replies.items():
             if text in prompt:
                 reply = replies.get(kind, GOOD_VERDICT if kind == "judge" else {})
                 if isinstance(reply, list):
-                    with self._lock:
-                        place = self._served.get((text, kind), 0)
-                        self._served[text, kind] = place + 1
-                    reply = reply[min(place, len(reply) - 1)]
+                    reply = reply[min(seed, len(reply) - 1)]
                 return reply if isinstance(reply, str) else json.dumps(reply)
         return "I know nothing about this passage."
 
@@ -131,6 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
+    def handle(self) -> None:
+        """Serve a connection until its client goes, however it goes."""
+        with suppress(ConnectionResetError):
+            super().handle()
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = body["messages"][-1]["content"]
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "empty_choices":
             self._send(200, json.dumps({"choices": []}).encode())
         else:
-            self._answer_badly(fault, self.llm.content(kind, prompt))
+            self._answer_badly(fault, self.llm.content(kind, prompt, body.get("seed", 0)))
 
     def _answer_badly(self, fault: str, content: str) -> None:
         """Answer with a chat completion, whole or not, whose content is good or not."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import killable
 import pytest
 from cases import knowledge, passage, write_passages
 from hypothesis import given
@@ -21,25 +20,15 @@ from llm_server import LLMServer, serving
 
 from clara.errors import SynthesisError
 from clara.synth.cache import ReplyCache, request_key
+from clara.synth.drafts import SourcePassage
 from clara.synth.output import Output, read_lines
+from clara.synth.run import Job, synthesize
+from clara.synth.settings import SynthSettings
+from clara.synth.sources import Sources
 
-_COMMAND = """
-import typer
-from clara.cli.synth import synth
-app = typer.Typer()
-app.command()(synth)
-app()
-"""
 _PASSAGES = 24
 _CONCURRENCY = 4
-_KILLS = 3
-
-
-def start(folder: Path, llm: LLMServer, *options: str) -> subprocess.Popen[bytes]:
-    arguments = [str(folder / "in.jsonl"), "--out", str(folder / "out.jsonl"), "--llm", llm.url]
-    arguments += ["--llm-model", "scripted", "--concurrency", str(_CONCURRENCY), *options]
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-c", _COMMAND, *arguments], stdout=log, stderr=log)
+_KILLS = 5
 
 
 def asked(llm: LLMServer, since: int) -> list[str]:
@@ -47,9 +36,18 @@ def asked(llm: LLMServer, since: int) -> list[str]:
     return [request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
 
 
-def without_dates(record: dict[str, Any]) -> dict[str, Any]:
-    provenance = {key: value for key, value in record["provenance"].items() if key != "date"}
-    return {**record, "provenance": provenance}
+def by_id(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records in a fixed order, without the time of writing."""
+    bare = [{**record, "provenance": {**record["provenance"], "date": ""}} for record in records]
+    return sorted(bare, key=lambda record: str(record["id"]))
+
+
+def in_one_go(folder: Path, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of a run that nobody kills, of the same passages and replies."""
+    with serving(LLMServer(known)) as llm:
+        passages = write_passages(folder / "in.jsonl", len(known))
+        killable.run(passages, folder / "out.jsonl", llm.url, _CONCURRENCY, resume=False)
+    return list(read_lines(folder / "out.jsonl"))
 
 
 def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
@@ -61,22 +59,22 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
     ]
     moments = random.Random(4)
     with serving(LLMServer(known, delay=0.02)) as llm:
-        write_passages(tmp_path / "in.jsonl", _PASSAGES)
+        passages, out = write_passages(tmp_path / "in.jsonl", _PASSAGES), tmp_path / "out.jsonl"
         stored: list[set[str]] = []  # after each kill, and where the log stood
         marks: list[int] = []
         for kill in range(_KILLS):
             target = len(llm.calls) + moments.randint(5, 20)
-            process = start(tmp_path, llm, *(["--resume"] if kill else []))
+            process = killable.start(passages, out, llm.url, _CONCURRENCY, resume=kill > 0)
             while len(llm.calls) < target:
-                assert process.poll() is None, (tmp_path / "log.txt").read_text()
+                assert process.is_alive()
                 time.sleep(0.002)
             time.sleep(moments.random() * 0.03)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             with ReplyCache(tmp_path / "out.jsonl.cache.sqlite3") as cache:
                 stored.append(cache.keys())
             marks.append(len(llm.calls))
-        assert start(tmp_path, llm, "--resume").wait(60) == 0, (tmp_path / "log.txt").read_text()
+        killable.run(passages, out, llm.url, _CONCURRENCY, resume=True)
     for keys, mark in zip(stored, marks, strict=True):
         assert len(keys) > 0
         assert not keys & set(asked(llm, mark)), "what was stored is not asked again"
@@ -87,27 +85,9 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
     assert sorted(record["id"] for record in finished + dropped) == sorted(f"case:{n}" for n in range(_PASSAGES))
     assert [record["id"] for record in dropped] == ["case:3"]
     assert next(record for record in finished if record["id"] == "case:5")["rounds"] == 2
-
-
-def test_a_resumed_run_writes_what_an_undisturbed_one_writes(tmp_path: Path) -> None:
-    with serving(LLMServer(knowledge(6), delay=0.02)) as llm:
-        for name in ("whole", "killed"):
-            (tmp_path / name).mkdir()
-            write_passages(tmp_path / name / "in.jsonl", 6)
-        assert start(tmp_path / "whole", llm).wait(60) == 0
-        before = len(llm.calls)
-        process = start(tmp_path / "killed", llm)
-        while len(llm.calls) < before + 9:
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
-        assert start(tmp_path / "killed", llm, "--resume").wait(60) == 0
-    written = {}
-    for name in ("whole", "killed"):
-        lines = read_lines(tmp_path / name / "out.jsonl")
-        written[name] = sorted((without_dates(line) for line in lines), key=lambda line: str(line["id"]))
-    assert written["whole"] == written["killed"]
-    assert len(written["whole"]) == 6
+    (tmp_path / "whole").mkdir()
+    undisturbed = in_one_go(tmp_path / "whole", known)
+    assert by_id(finished) == by_id(undisturbed)
 
 
 @given(cut=st.integers(min_value=0, max_value=400))
@@ -155,14 +135,12 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) ->
 
 
 def test_a_changed_passage_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
-    with serving(LLMServer(knowledge(1))) as llm:
-        write_passages(tmp_path / "in.jsonl", 1)
-        assert start(tmp_path, llm).wait(60) == 0
-        item = passage(0)
-        changed = {"id": item.id, "source": "x", "title": "", "text": item.text + " And so on."}
-        (tmp_path / "in.jsonl").write_text(json.dumps(changed) + "\n")
-        assert start(tmp_path, llm, "--resume").wait(60) != 0
-    assert "case:0" in (tmp_path / "log.txt").read_text()
+    in_one_go(tmp_path, knowledge(1))
+    item = passage(0)
+    changed = Sources((SourcePassage(item.id, "x", "", item.text + " And so on."),), {}, ())
+    settings = SynthSettings.model_validate({"server": {"url": "http://127.0.0.1:9", "model": "m"}})
+    with pytest.raises(SynthesisError, match="case:0"):
+        synthesize(changed, settings, Job(tmp_path / "out.jsonl", resume=True))
     assert len(list(read_lines(tmp_path / "out.jsonl"))) == 1
 
 

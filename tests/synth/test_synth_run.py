@@ -238,7 +238,8 @@ def test_a_token_budget_stops_the_run_and_resume_goes_on(tmp_path: Path) -> None
         assert 8_000 <= early.run.spent.total <= budget
         assert 0 < early.accepted < 6
         still = run(tmp_path, server, 6, resume=True, budget={"max_tokens": budget}, **changes)
-        assert still.run.spent == early.run.spent, "the budget counts earlier runs"
+        assert still.run.stopped == "budget"
+        assert still.run.spent.total <= budget, "the budget counts earlier runs"
         last = run(tmp_path, server, 6, resume=True, **changes)
     assert (last.accepted, last.unfinished) == (6, 0)
     assert last.run.spent.total == 6 * 4 * 800, "nothing was paid twice"
@@ -295,7 +296,7 @@ def test_one_refused_passage_is_dropped_alone(tmp_path: Path) -> None:
 
 
 def test_a_server_that_refuses_every_passage_ends_the_run(tmp_path: Path) -> None:
-    refused = r"the first 5 passages were all refused.*scripted 400"
+    refused = r"every passage so far .* was refused.*scripted 400"
     with (
         serving(LLMServer(knowledge(8), script=always("400"))) as server,
         pytest.raises(SynthesisError, match=refused),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
 _UNFINISHED_EXIT = 1
+_INTERRUPTED_EXIT = 130  # as shells report a process ended by Ctrl-C
 _SHOWN_MESSAGES = 5
 
 
@@ -42,6 +43,7 @@ def synth(
     judge: Annotated[str | None, typer.Option("--judge", help="both, llm or lexical.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds before a passage is dropped.")] = None,
     concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests under way at once.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for one reply.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="Of the drafts.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Budget: prompt and reply tokens.")] = None,
     max_cost: Annotated[float | None, typer.Option("--max-cost", help="Budget: money; needs the prices.")] = None,
@@ -62,7 +64,7 @@ def synth(
     from clara.synth.templates import read_templates  # noqa: PLC0415
 
     given: dict[str, Any] = {
-        "server": {"url": llm, "model": llm_model, "concurrency": concurrency},
+        "server": {"url": llm, "model": llm_model, "concurrency": concurrency, "timeout_seconds": timeout},
         "sampling": {"temperature": temperature},
         "budget": {"max_tokens": max_tokens, "max_cost": max_cost, "price_in": price_in, "price_out": price_out},
         "judge": judge,
@@ -79,9 +81,15 @@ def synth(
         sources = Sources(sources.passages[:limit], sources.skipped, sources.messages)
     for message in sources.messages[:_SHOWN_MESSAGES]:
         console.print(message, style="yellow", highlight=False, markup=False)
+    if len(sources.messages) > _SHOWN_MESSAGES:
+        console.print(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)", style="yellow")
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
-    with _progress(console) as on_progress:
-        result = synthesize(sources, settings, Job(out, resume, cache, key, templates, on_progress))
+    try:
+        with _progress(console) as on_progress:
+            result = synthesize(sources, settings, Job(out, resume, cache, key, templates, on_progress))
+    except KeyboardInterrupt:
+        console.print("interrupted; go on with --resume", style="yellow")
+        raise typer.Exit(_INTERRUPTED_EXIT) from None
     if report is not None:
         table, plot = write_report(result, report)
         console.print(f"report: {table}, {plot}", highlight=False, markup=False, soft_wrap=True)

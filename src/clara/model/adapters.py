@@ -113,14 +113,8 @@ class Adapters:
     def merged(self, role: Role) -> PreTrainedModel:
         """A copy of the causal LM with the role's adapter added into its weights, in evaluation mode."""
         twin = copy.deepcopy(self.peft_model)
-        for other in self.roles:
-            if other != self.weights_of(role):
-                twin.delete_adapter(other)
-        twin.set_adapter(self.weights_of(role))
-        for layer in twin.modules():
-            if isinstance(layer, LoraLayer):
-                layer._disable_adapters = False
-        return twin.merge_and_unload().eval().requires_grad_(requires_grad=False)
+        plain = twin.merge_and_unload(adapter_names=[self.weights_of(role)])
+        return plain.eval().requires_grad_(requires_grad=False)
 
 
 class RoleWeights:

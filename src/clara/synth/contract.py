@@ -20,6 +20,7 @@ from clara.synth.drafts import Fault, Pair, Verdict
 
 _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
+_MOST_FAILURES = 64  # a degenerate reply ("[[[[[…") would take time that grows with its square
 _PAIR = {
     "type": "object",
     "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
@@ -128,12 +129,12 @@ def _values(text: str) -> Iterator[Any]:
     """The JSON objects and lists in ``text``, outermost first; a bracket that opens nothing valid is stepped over."""
     text = _REASONING.sub("", text)
     decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common
-    position = 0
-    while match := _OPENING.search(text, position):
+    position = failures = 0
+    while failures < _MOST_FAILURES and (match := _OPENING.search(text, position)):
         try:
             value, position = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
-            position = match.end()
+            position, failures = match.end(), failures + 1
         else:
             yield value
 

@@ -80,11 +80,13 @@ class Drafter:
         """Read and check a reply of pairs."""
         reply = parse_pairs(text, truncated=truncated)
         rejections = [Rejection(kind, "", fault) for fault in reply.faults]
+        # What joins facts may compute its answer; whether rightly, only a language model can tell.
+        inferred = kind == "complex_qa" and self._settings.judge != "lexical"
         accepted: list[Pair] = []
         for pair in reply.pairs:
-            fault = check_pair(pair, passage, [*taken, *accepted], self._settings.checks)
+            fault = check_pair(pair, passage, [*taken, *accepted], self._settings.checks, inferred=inferred)
             if fault is None and self._lexical:
-                fault = self._lexical.check_pair(pair, passage)
+                fault = self._lexical.check_pair(pair, passage, inferred=inferred)
             if fault is None and len(accepted) >= self._settings.max_pairs:
                 fault = Fault(TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
             if fault is None:

@@ -2,7 +2,7 @@
 
 One row holds the questions about one document (``"qa"``) or its paraphrase (``"paraphrase"``), in lists of equal
 length. What a row cannot say is lost on the way out: id, source, rounds, provenance, further answers, and which
-questions are complex. The title is the first line of the document there.
+questions are complex. The title is the first line of the document there, unless the text begins with it anyway.
 """
 
 from __future__ import annotations

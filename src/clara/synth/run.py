@@ -197,7 +197,7 @@ class _Run:
             except RequestRefusedError as error:
                 self._refused += 1
                 if self._refused >= _REFUSED_IN_A_ROW and not client.answered:
-                    raise SynthesisError(f"the first {self._refused} passages were all refused: {error}") from None
+                    raise SynthesisError(f"every passage so far ({self._refused}) was refused: {error}") from None
                 outcome = Outcome(Draft(), 0, {REFUSED: 1}, REFUSED)
             self._finish(passage, outcome)
 

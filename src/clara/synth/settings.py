@@ -104,13 +104,16 @@ class LexicalSettings(Settings):
         answer_support: least share of the answer's content words.
         joint_support: least sum of the answer's and the question's shares.
         yes_no_support: least share of the question's content words when the answer is only yes or no.
+        inferred_support: least share of the question's content words when the answer may follow from the passage
+            without standing in it (complex pairs that a language model judges as well).
         paraphrase_support: least share of the passage's content words that the paraphrase keeps.
         coverage: least share of the passage's sentences that a pair touches; used when no language model judges.
     """
 
     answer_support: float = Field(default=0.5, ge=0, le=1)
     joint_support: float = Field(default=0.9, ge=0, le=2)
-    yes_no_support: float = Field(default=0.4, ge=0, le=1)
+    yes_no_support: float = Field(default=0.25, ge=0, le=1)
+    inferred_support: float = Field(default=0.6, ge=0, le=1)
     paraphrase_support: float = Field(default=0.3, ge=0, le=1)
     coverage: float = Field(default=0.5, ge=0, le=1)
 

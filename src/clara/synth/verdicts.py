@@ -17,6 +17,7 @@ WRONG_REASON = "judge_wrong"
 INCONSISTENT_REASON = "judge_inconsistent"
 _LABEL = re.compile(r"\W*(?:item\s+)?([SC]\d+|P)\b[\s.:;,)\]–—-]*", re.IGNORECASE)
 _SAME_ITEM = 0.8  # share of an item's words that a remark must repeat to mean it without naming its label
+_FRAME = frozenset({"question", "answer"})  # the words that ``labelled`` adds
 _KINDS: Mapping[str, Kind] = {"S": "simple_qa", "C": "complex_qa", "P": "paraphrase"}
 
 
@@ -58,6 +59,7 @@ def _quoted(remark: str, items: Mapping[str, str]) -> str:
     """The label of the item that a remark repeats, or the empty string."""
     said = set(words(remark))
     for label, text in items.items():
-        if share_found(words(text), said) >= _SAME_ITEM:
+        repeated = [word for word in words(text) if word not in _FRAME]
+        if share_found(repeated, said) >= _SAME_ITEM:
             return label
     return ""

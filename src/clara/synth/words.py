@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:st|nd|rd|th|s)?")
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"”’')\]]*\s+|(?<=[。！？])|\n\s*\n")
+_SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*\s+|[。！？]+[」』）]*|\n\s*\n")
 _UNSPACED = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]+")
 
 _LISTED_STOP_WORDS = """
@@ -39,6 +40,7 @@ _NUMBER_WORDS = {
 # Longest first: only one ending is cut.
 _ENDINGS = ("ations", "ation", "ingly", "ments", "edly", "ings", "ment", "ness", "ies", "ing", "ed", "es", "ly", "er",
             "or", "al", "s", "e", "y")  # fmt: skip
+_LEAST_STEM = 3  # letters left when an ending is cut: "moved" and "moving" meet, "king" stays
 _STEM_LETTERS = 6  # "compress", "compression" and "compressor" meet; unlike words of equal beginning rarely do
 
 
@@ -71,7 +73,7 @@ def stem(word: str) -> str:
         match = _NUMBER.fullmatch(plain)
         return match.group(1) if match else plain
     for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 4:
+        if word.endswith(ending) and len(word) - len(ending) >= _LEAST_STEM:
             word = word[: -len(ending)]
             break
     return word[:_STEM_LETTERS]
@@ -95,7 +97,9 @@ def names(text: str) -> set[str]:
 
 def sentences(text: str) -> list[str]:
     """The sentences of ``text``, stripped; cut after ``.``, ``!``, ``?`` and between paragraphs."""
-    return [part.strip() for part in _SENTENCE_END.split(text) if part and part.strip()]
+    cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    parts = (text[start:end].strip() for start, end in pairwise(cuts))
+    return [part for part in parts if part]
 
 
 def share_found(wanted: Sequence[str], available: frozenset[str] | set[str]) -> float:

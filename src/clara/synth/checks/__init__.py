@@ -18,8 +18,8 @@ PAIR_CHECKS: tuple[tuple[str, PairCheck], ...] = (
     (lengths.REASON, lengths.check_pair),
     (language.REASON, language.check_pair),
     (answer_in_question.REASON, answer_in_question.check_pair),
-    (answer_numbers.REASON, answer_numbers.check_pair),
 )
+STATED_CHECKS: tuple[tuple[str, PairCheck], ...] = ((answer_numbers.REASON, answer_numbers.check_pair),)
 PARAPHRASE_CHECKS: tuple[tuple[str, ParaphraseCheck], ...] = (
     (lengths.REASON, lengths.check_paraphrase),
     (language.REASON, language.check_paraphrase),
@@ -30,7 +30,9 @@ PARAPHRASE_CHECKS: tuple[tuple[str, ParaphraseCheck], ...] = (
 )
 
 
-def check_pair(pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings) -> Fault | None:
+def check_pair(
+    pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings, *, inferred: bool = False
+) -> Fault | None:
     """The first fault of a pair.
 
     Args:
@@ -38,11 +40,12 @@ def check_pair(pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], set
         passage: what it was written about.
         accepted: pairs of any kind that the passage already has.
         settings: limits.
+        inferred: the answer may follow from the passage without standing in it ("24 years later").
 
     Returns:
         The fault, or None if every check passes.
     """
-    for reason, check in PAIR_CHECKS:
+    for reason, check in PAIR_CHECKS if inferred else PAIR_CHECKS + STATED_CHECKS:
         if detail := check(pair, passage, settings):
             return Fault(reason, detail)
     if detail := duplicates.check_pair(pair, accepted):

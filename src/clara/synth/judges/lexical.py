@@ -30,12 +30,19 @@ class LexicalJudge:
 
     settings: LexicalSettings
 
-    def check_pair(self, pair: Pair, passage: SourcePassage) -> Fault | None:
-        """The fault if the passage does not support the pair, else None."""
+    def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> Fault | None:
+        """The fault if the passage does not support the pair, else None.
+
+        Args:
+            pair: the pair.
+            passage: what it was written about.
+            inferred: the answer may follow from the passage without standing in it; another judge looks at that.
+        """
         known = _stems_of(passage)
         asked = share_found(content_stems(pair.question), known)
-        answer = words(pair.answer)
-        if set(answer) <= _YES_NO:
+        if inferred and asked >= self.settings.inferred_support:
+            return None
+        if set(words(pair.answer)) <= _YES_NO:
             if asked >= self.settings.yes_no_support:
                 return None
             return Fault(QUESTION_REASON, "the question is not about this passage")

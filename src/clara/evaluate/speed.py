@@ -1,0 +1,204 @@
+"""Speed, as ratios with both sides measured in one run.
+
+Bulk compression against the machine's own peak, and the time to the first token from memories against the same
+passages as text. Knows no data files and prints nothing; absolute seconds are given beside the ratios because they are cheap, not
+because they compare between machines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Protocol
+
+import torch
+
+from clara.records import Generation, GenerationRequest, Memory
+
+PEAK_SIZE = 2048
+"""Side of the square matrices whose product stands for the machine's peak: large enough to be bound by arithmetic."""
+
+PEAK_SECONDS = 1.0
+
+
+class SpeedModel(Protocol):
+    """What the benchmarks ask of a model."""
+
+    @property
+    def default_rate(self) -> int:
+        """The rate used when none is asked for."""
+
+    def compress(
+        self, texts: Sequence[str], *, rate: int | None = None, progress: Callable[[int], None] | None = None
+    ) -> list[Memory]:
+        """One memory a text."""
+
+    def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
+        """Arithmetic of compressing one text."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]:
+        """One greedy answer a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompressSpeed:
+    """Result of ``bench_compress``.
+
+    Attributes:
+        passages: texts compressed.
+        tokens: their tokens.
+        rate: compression rate.
+        seconds: wall clock.
+        tokens_per_second: text tokens.
+        gflops: model arithmetic a second, useful work only: no padding, no masked attention.
+        peak_gflops: bf16 matrix product of the same process, median of a measurement before and one after.
+        share_of_peak: ``gflops / peak_gflops``.
+        threads: torch threads.
+    """
+
+    passages: int
+    tokens: int
+    rate: int
+    seconds: float
+    tokens_per_second: float
+    gflops: float
+    peak_gflops: float
+    share_of_peak: float
+    threads: int
+
+    def to_json(self) -> dict[str, float | int]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AskSpeed:
+    """Result of ``bench_ask``: medians over the questions, the sides measured in turn.
+
+    Attributes:
+        questions: questions asked.
+        passages: passages a question.
+        rate: compression rate of the memories.
+        memory_seconds: to the first token from memories.
+        text_seconds: to the first token from the text of the same passages.
+        memory_prompt: prompt positions with memories.
+        text_prompt: prompt positions with text.
+        ratio: median over the questions of text seconds / memory seconds.
+    """
+
+    questions: int
+    passages: int
+    rate: int
+    memory_seconds: float
+    text_seconds: float
+    memory_prompt: float
+    text_prompt: float
+    ratio: float
+
+    def to_json(self) -> dict[str, float | int]:
+        """Plain values."""
+        return asdict(self)
+
+
+def bench_compress(
+    model: SpeedModel,
+    texts: Sequence[str],
+    *,
+    rate: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    progress: Callable[[int], None] | None = None,
+) -> CompressSpeed:
+    """Compress texts and compare the arithmetic done a second with the machine's peak.
+
+    Args:
+        model: warmed up here with a few of the texts.
+        texts: each fits the model's window.
+        rate: compression rate; the model's default when None.
+        dtype: of the peak's matrices; that of the model's weights.
+        progress: told how many texts each batch finished.
+    """
+    rate = rate or model.default_rate
+    model.compress(texts[:8], rate=rate)
+    before = matmul_peak(dtype)
+    started = time.perf_counter()
+    memories = model.compress(texts, rate=rate, progress=progress)
+    seconds = time.perf_counter() - started
+    peak = median([before, matmul_peak(dtype)])
+    tokens = sum(memory.token_count for memory in memories)
+    flops = sum(model.compression_flops(memory.token_count, rate=rate) for memory in memories)
+    return CompressSpeed(
+        passages=len(texts),
+        tokens=tokens,
+        rate=rate,
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        gflops=flops / seconds / 1e9,
+        peak_gflops=peak,
+        share_of_peak=flops / seconds / 1e9 / peak,
+        threads=torch.get_num_threads(),
+    )
+
+
+def matmul_peak(dtype: torch.dtype) -> float:
+    """Billions of floating-point operations a second of a large square matrix product, median over a second."""
+    a, b = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype), torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
+    torch.mm(a, b)
+    rates: list[float] = []
+    until = time.perf_counter() + PEAK_SECONDS
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        torch.mm(a, b)
+        rates.append(2 * PEAK_SIZE**3 / (time.perf_counter() - started) / 1e9)
+    return median(rates)
+
+
+def bench_ask(
+    model: SpeedModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
+) -> AskSpeed:
+    """Time to the first token from memories against the full text, same questions, same passages, same backbone.
+
+    Memories are made beforehand, as an index does; both readers run as merged weights or the bare backbone.
+
+    Args:
+        model: the model.
+        questions: at least one.
+        passages: the texts each question is answered from.
+        rate: compression rate of the memories.
+    """
+    memory_seconds, text_seconds, memory_prompt, text_prompt = [], [], [], []
+    warm = True
+    for question, texts in [(questions[0], passages[0]), *zip(questions, passages, strict=True)]:
+        memories = tuple(model.compress(texts, rate=rate))
+        memory = _first_token(model, GenerationRequest(question, memories=memories))
+        text = _first_token(model, GenerationRequest(question, texts=tuple(texts), reader="base"))
+        if warm:  # the first question only loads and merges weights
+            warm = False
+            continue
+        memory_seconds.append(memory.seconds)
+        text_seconds.append(text.seconds)
+        memory_prompt.append(memory.prompt)
+        text_prompt.append(text.prompt)
+    return AskSpeed(
+        questions=len(questions),
+        passages=len(passages[0]),
+        rate=rate,
+        memory_seconds=median(memory_seconds),
+        text_seconds=median(text_seconds),
+        memory_prompt=median(memory_prompt),
+        text_prompt=median(text_prompt),
+        ratio=median(t / m for t, m in zip(text_seconds, memory_seconds, strict=True)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstToken:
+    seconds: float
+    prompt: int
+
+
+def _first_token(model: SpeedModel, request: GenerationRequest) -> _FirstToken:
+    started = time.perf_counter()
+    generation = model.generate_many([request], max_new_tokens=1)[0]
+    return _FirstToken(time.perf_counter() - started, generation.tokens.prompt)

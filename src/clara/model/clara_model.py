@@ -1,0 +1,308 @@
+"""``ClaraModel``: texts and questions in, memories and answers out.
+
+Joins tokenizer, network and generator for inference. Knows no files to index and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import platformdirs
+import torch
+from torch import nn
+
+from clara.errors import CheckpointError, InputError, MemoryMismatchError
+from clara.model import checkpoint, hub
+from clara.model.adapters import Role, RoleWeights
+from clara.model.backbone import plain_ids, token_spans
+from clara.model.create import DTYPES, Loaded, from_checkpoint
+from clara.model.generator import Generator, Sampling
+from clara.model.network import encode
+from clara.model.prompting import Prompter
+from clara.records import Generation, GenerationRequest, Memory
+
+EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+"""Checkpoints that ship inside the package, by the name of their base model."""
+
+TOKENS_A_BATCH = 4096
+"""Text tokens compressed at once: enough to keep the matrix products busy, little enough to stay in cache."""
+
+
+def default_cache() -> Path:
+    """The user's cache folder for base weights."""
+    return Path(platformdirs.user_cache_dir("clara-rag"))
+
+
+class ClaraModel:
+    """A loaded CLaRa checkpoint, ready to compress, to encode questions and to answer.
+
+    Attributes:
+        name: what it was loaded by.
+        fingerprint: marks its memories; 16 hex digits.
+        manifest: what the checkpoint says of itself.
+    """
+
+    def __init__(self, name: str, loaded: Loaded) -> None:
+        self.name = name
+        self.manifest = loaded.manifest
+        self.fingerprint = checkpoint.fingerprint(loaded.network, loaded.manifest)
+        self._network = loaded.network.eval()
+        self._tokenizer = loaded.base.tokenizer
+        self._weights = RoleWeights(loaded.network.adapters)
+        self._generator = Generator(self._tokenizer, Prompter(self._tokenizer))
+        decoder = loaded.network.adapters.bare().get_decoder()
+        linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
+        self._layer_weights = sum(m.weight.numel() for m in linear)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = "smollm2-135m",
+        *,
+        base: str | None = None,
+        device: str = "cpu",
+        dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        cache: Path | None = None,
+        progress: hub.Progress | None = None,
+    ) -> ClaraModel:
+        """Load a checkpoint.
+
+        Args:
+            name: an embedded model (``smollm2-135m``) or a native checkpoint folder.
+            base: base model by name, folder or hub id, where the checkpoint's own entry does not lead to it.
+            device: torch device for all weights.
+            dtype: of the base weights; ``auto`` is bf16 where the device multiplies it natively, else fp32.
+            cache: folder for base weights; the user's cache folder by default.
+            progress: told about downloads and conversion.
+
+        Raises:
+            CheckpointError: there is no checkpoint of that name, or it is damaged.
+            BaseModelError: its base model cannot be had.
+        """
+        folder = find_checkpoint(str(name))
+        chosen = DTYPES[dtype] if dtype != "auto" else natural_dtype(device)
+        loaded = from_checkpoint(
+            folder, cache or default_cache(), base_name=base, dtype=chosen, device=device, progress=progress
+        )
+        return cls(str(name), loaded)
+
+    @property
+    def window_tokens(self) -> int:
+        """Longest text, in tokens, that becomes one memory."""
+        return self.manifest.compression.window_tokens
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """Compression rates served; the first is the default."""
+        return self.manifest.compression.rates
+
+    @property
+    def default_rate(self) -> int:
+        """The rate used when none is asked for."""
+        return self.manifest.compression.default_rate
+
+    @property
+    def width(self) -> int:
+        """H, the hidden size of the backbone."""
+        return self.manifest.hidden_size
+
+    def memory_tokens(self, rate: int | None = None) -> int:
+        """N, memory tokens of a text at ``rate``."""
+        return self.manifest.compression.memory_tokens(rate or self.default_rate)
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Character spans of the tokens of a text."""
+        return token_spans(self._tokenizer, text)
+
+    def token_count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(plain_ids(self._tokenizer, text))
+
+    def compress(
+        self,
+        texts: Sequence[str],
+        *,
+        rate: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Memory]:
+        """Compress texts into memories.
+
+        Args:
+            texts: each of at least one and at most ``window_tokens`` tokens.
+            rate: one of ``rates``; the default rate when None.
+            progress: told how many texts each batch finished.
+
+        Returns:
+            One memory a text, in order; values float32 [N, H].
+
+        Raises:
+            InputError: a text is empty or too long.
+            ConfigError: the rate is not served.
+        """
+        return self._encode("compressor", texts, rate, "text", progress)
+
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+        """Map questions into the space of memories made at the same rate; arguments as ``compress``."""
+        return self._encode("query_reasoner", questions, rate, "question", None)
+
+    def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
+        """Floating-point operations of compressing one text: matrix products of the layers and visible attention.
+
+        Args:
+            token_count: tokens of the text.
+            rate: one of ``rates``; the default rate when None.
+        """
+        compression = self.manifest.compression
+        slots = self.memory_tokens(rate) if compression.read_out == "memory_tokens" else 0
+        config = self._network.adapters.bare().config
+        pairs = token_count * (token_count + 1) // 2
+        if compression.attention == "span":
+            pairs += token_count + slots
+        else:
+            pairs += slots * token_count + slots * (slots + 1) // 2
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        attention: int = 4 * config.num_hidden_layers * config.num_attention_heads * head * pairs
+        return 2 * self._layer_weights * (token_count + slots) + attention
+
+    def generate(
+        self,
+        question: str,
+        memories: Sequence[Memory],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Generation:
+        """Answer a question from memories, best first; from nothing when there are none.
+
+        Raises:
+            MemoryMismatchError: a memory was made by another model.
+            InputError: the question is empty, or the prompt is longer than the model's context.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        return self._generate([GenerationRequest(question, memories=tuple(memories))], sampling)[0]
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]:
+        """Greedy answers to several requests at once; they may have different numbers of passages."""
+        return self._generate(requests, Sampling(max_new_tokens=max_new_tokens))
+
+    def stream(self, request: GenerationRequest, sampling: Sampling) -> Iterator[str]:
+        """Pieces of one answer as they are generated."""
+        self._check([request])
+        with self._weights.acting_as(self._reader(request)) as model:
+            yield from self._generator.stream(model, request, sampling)
+
+    def _generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generation]:
+        self._check(requests)
+        answers: dict[int, Generation] = {}
+        for reader in ("generator", "base"):
+            places = [i for i, request in enumerate(requests) if request.reader == reader]
+            if places:
+                with self._weights.acting_as(self._reader(requests[places[0]])) as model:
+                    made = self._generator.generate(model, [requests[i] for i in places], sampling)
+                answers.update(zip(places, made, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    @staticmethod
+    def _reader(request: GenerationRequest) -> Role | None:
+        return "generator" if request.reader == "generator" else None
+
+    def _check(self, requests: Sequence[GenerationRequest]) -> None:
+        for request in requests:
+            if not request.question.strip():
+                raise InputError("the question is empty")
+            for memory in request.memories:
+                if memory.fingerprint != self.fingerprint:
+                    raise MemoryMismatchError(
+                        f"a memory was made by model {memory.fingerprint}, this one is {self.fingerprint} "
+                        f"({self.name}); compress the text again with this model"
+                    )
+
+    @torch.inference_mode()
+    def _encode(
+        self,
+        role: Role,
+        texts: Sequence[str],
+        rate: int | None,
+        kind: str,
+        progress: Callable[[int], None] | None,
+    ) -> list[Memory]:
+        rate = rate or self.default_rate
+        self.manifest.compression.memory_tokens(rate)
+        rows = [self._ids(text, f"{kind} {i}") for i, text in enumerate(texts)]
+        memories: dict[int, Memory] = {}
+        with self._weights.acting_as(role) as model:
+            for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
+                ids, mask = _padded([rows[i] for i in places], device=model.device)
+                encoded = encode(model, self._network.table, self._network.config, ids, mask, rate=rate)
+                for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, len(rows[i]))
+                if progress is not None:
+                    progress(len(places))
+        return [memories[i] for i in range(len(texts))]
+
+    def _ids(self, text: str, label: str) -> list[int]:
+        ids = plain_ids(self._tokenizer, text)
+        if not ids:
+            raise InputError(f"{label} is empty; there is nothing to compress")
+        if len(ids) > self.window_tokens:
+            raise InputError(
+                f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; "
+                "split it into passages first (clara.split_text)"
+            )
+        return ids
+
+
+def find_checkpoint(name: str) -> Path:
+    """Folder of a checkpoint: embedded, or local.
+
+    Raises:
+        CheckpointError: nothing has that name, or it is no checkpoint.
+    """
+    embedded = EMBEDDED_CHECKPOINTS / name
+    if name in hub.EMBEDDED and checkpoint.is_checkpoint(embedded):
+        return embedded
+    folder = Path(name).expanduser()
+    if checkpoint.is_checkpoint(folder):
+        return folder.resolve()
+    if (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is a base model without CLaRa's adapters; train a checkpoint on it first: "
+            f"clara train scp --data FILE --out DIR --config FILE.toml (with base = {str(folder)!r})"
+        )
+    known = ", ".join(sorted(hub.EMBEDDED))
+    raise CheckpointError(f"no model named {name!r}: give one of {known}, or the folder of a checkpoint")
+
+
+def natural_dtype(device: str) -> torch.dtype:
+    """bf16 where the device multiplies it in hardware, else fp32."""
+    if torch.device(device).type == "cpu":
+        native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group indices so that texts of like length share a batch of at most ``budget`` padded tokens."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and lengths[i] * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _padded(rows: Sequence[Sequence[int]], *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids int64 [B, S], padded on the right, and their mask bool [B, S]."""
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.int64)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,197 @@
+"""The generator: prompts with memories spliced in, decoded by transformers' own generation loop.
+
+Knows prompts and tensors; which passages belong to a question is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Thread
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, TextIteratorStreamer
+
+from clara.config import Settings
+from clara.errors import InputError
+from clara.model.backbone import Tokenizer
+from clara.model.network import splice
+from clara.model.prompting import Prompt, Prompter
+from clara.records import Generation, GenerationRequest, TokenCounts
+
+
+class Sampling(Settings):
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: most tokens of an answer.
+        temperature: 0 is greedy; otherwise logits are divided by it.
+        top_p: sample from the smallest set of tokens with this probability together.
+        seed: of sampling; None draws anew each time.
+    """
+
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A left-padded batch of prompts.
+
+    Attributes:
+        embeds: [B, L, H].
+        mask: int64 [B, L].
+    """
+
+    embeds: Tensor
+    mask: Tensor
+
+
+class Generator:
+    """Turns requests into answers with a causal LM that acts as the wanted reader."""
+
+    def __init__(self, tokenizer: Tokenizer, prompter: Prompter) -> None:
+        self._tokenizer = tokenizer
+        self._prompter = prompter
+
+    def prompt(self, request: GenerationRequest) -> Prompt:
+        """The request's prompt."""
+        if request.texts:
+            return self._prompter.from_texts(request.question, request.texts)
+        return self._prompter.from_memories(request.question, [len(memory.values) for memory in request.memories])
+
+    def generate(
+        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        """One answer a request; they may have different numbers of passages.
+
+        Raises:
+            InputError: a prompt is longer than the model's context.
+        """
+        prompts = [self.prompt(request) for request in requests]
+        inputs = self._inputs(model, prompts, requests, sampling)
+        with torch.inference_mode(), _seeded(sampling.seed):
+            out = model.generate(
+                inputs_embeds=inputs.embeds,
+                attention_mask=inputs.mask,
+                generation_config=self._config(model, sampling),
+            )
+        stops = _stop_ids(model, self._tokenizer)
+        rows = zip(out.tolist(), prompts, requests, strict=True)
+        return [self._generation(ids, prompt, request, stops) for ids, prompt, request in rows]
+
+    def stream(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Iterator[str]:
+        """Pieces of one answer as they come; together they are its text.
+
+        Raises:
+            InputError: the prompt is longer than the model's context.
+        """
+        inputs = self._inputs(model, [self.prompt(request)], [request], sampling)
+        streamer = TextIteratorStreamer(self._tokenizer, skip_special_tokens=True)
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with torch.inference_mode(), _seeded(sampling.seed):
+                    model.generate(
+                        inputs_embeds=inputs.embeds,
+                        attention_mask=inputs.mask,
+                        generation_config=self._config(model, sampling),
+                        streamer=streamer,
+                    )
+            except BaseException as error:  # noqa: BLE001 - carried to the reader's thread and raised there
+                failure.append(error)
+                streamer.end()
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        yield from (piece for piece in streamer if piece)
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    def _inputs(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Prompt],
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+    ) -> _Inputs:
+        length = max(len(prompt.ids) for prompt in prompts)
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and length + sampling.max_new_tokens > limit:
+            raise InputError(
+                f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
+                "use fewer passages (--k) or memories instead of text (--context memory)"
+            )
+        device = model.device
+        ids = torch.full((len(prompts), length), self._prompter.eos)
+        mask = torch.zeros(len(prompts), length, dtype=torch.int64)
+        slots = torch.zeros(len(prompts), length, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            start = length - len(prompt.ids)
+            ids[row, start:] = torch.tensor(prompt.ids)
+            mask[row, start:] = 1
+            slots[row, [start + slot for slot in prompt.slots]] = True
+        embeds = model.get_input_embeddings()(ids.to(device))
+        values = [memory.values for request in requests for memory in request.memories]
+        if values:
+            embeds = splice(embeds, slots.to(device), torch.from_numpy(np.concatenate(values)).to(device))
+        return _Inputs(embeds=embeds, mask=mask.to(device))
+
+    def _config(self, model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:
+        chosen = (
+            {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
+        )
+        return GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=bool(sampling.temperature),
+            eos_token_id=sorted(_stop_ids(model, self._tokenizer)),
+            pad_token_id=self._prompter.eos,
+            **chosen,
+        )
+
+    def _generation(self, ids: list[int], prompt: Prompt, request: GenerationRequest, stops: set[int]) -> Generation:
+        end = next((i for i, token in enumerate(ids) if token in stops), None)
+        kept = ids if end is None else ids[:end]
+        memory = len(prompt.slots)
+        return Generation(
+            text=self._tokenizer.decode(kept, skip_special_tokens=True).strip(),
+            token_ids=tuple(kept),
+            tokens=TokenCounts(
+                prompt=len(prompt.ids),
+                memory=memory,
+                text_equivalent=len(prompt.ids) - memory + sum(m.token_count for m in request.memories),
+                generated=len(kept),
+            ),
+            finish_reason="length" if end is None else "stop",
+        )
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
+    """Ids that end an answer: the tokenizer's end token and those the model's own generation settings name."""
+    named = model.generation_config.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    return {int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)}
+
+
+class _seeded:  # noqa: N801 - reads as a verb where it is used
+    """Seeds torch's global generator for a while, and puts it back; nothing for seed None."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self._before: Tensor | None = None
+
+    def __enter__(self) -> None:
+        if self._seed is not None:
+            self._before = torch.random.get_rng_state()
+            torch.manual_seed(self._seed)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            torch.random.set_rng_state(self._before)

@@ -1,0 +1,422 @@
+"""Joins ingest, model and index: add, remove, search, ask.
+
+Knows neither files' formats, nor tensors, nor tables; those are its rooms'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clara import prompts
+from clara.errors import InputError, StoreError
+from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
+from clara.ingest import (
+    DEFAULT_MAX_BYTES,
+    IngestReport,
+    Reader,
+    document_uri,
+    find_files,
+    iter_passages,
+    make_document,
+)
+from clara.model import ClaraModel, Sampling
+from clara.records import (
+    Answer,
+    Citation,
+    ContextKind,
+    Document,
+    GenerationRequest,
+    Hit,
+    Passage,
+    SearchMode,
+    Seconds,
+)
+
+PASSAGES_A_COMMIT = 64
+"""Passages compressed and stored at once: enough to sort by length, few enough that a kill costs little."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddProgress:
+    """How far ``Clara.add`` is.
+
+    Attributes:
+        files: files read so far.
+        files_total: files to read.
+        passages: passages compressed so far.
+    """
+
+    files: int
+    files_total: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddReport:
+    """What ``Clara.add`` did.
+
+    Attributes:
+        added: documents that were not in the store.
+        updated: documents whose content had changed.
+        unchanged: documents that were left as they were.
+        pruned: documents that were removed because their source is gone.
+        passages: passages compressed.
+        tokens: their tokens, titles included.
+        seconds: wall-clock seconds of all of it.
+        ingest: what was read, and what was skipped and why.
+    """
+
+    added: int
+    updated: int
+    unchanged: int
+    pruned: int
+    passages: int
+    tokens: int
+    seconds: float
+    ingest: IngestReport
+
+
+@dataclass(slots=True)
+class _Counts:
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    passages: int = 0
+    tokens: int = 0
+
+
+class Clara:
+    """A store of compressed passages with the model that made them."""
+
+    def __init__(self, store: LanceStore, model: ClaraModel) -> None:
+        self.store = store
+        self.model = model
+
+    @classmethod
+    def open(cls, path: str | Path, *, model: ClaraModel, rate: int | None = None, create: bool = True) -> Clara:
+        """Open a store.
+
+        Args:
+            path: its folder.
+            model: the model that filled it, or that is to fill it.
+            rate: compression rate of a new store; the model's default when None. An existing store keeps its own.
+            create: make the store if there is none.
+
+        Raises:
+            StoreNotFoundError: no store there, and ``create`` is false.
+            StoreModelError: another model, or another rate than the one asked for, filled it.
+            StoreError: the folder is not a store, or cannot be read.
+            ConfigError: the model does not serve the rate.
+        """
+        if rate is None and (Path(path) / "store.json").exists():
+            rate = LanceStore.open(Path(path), None).model.rate
+        rate = rate or model.default_rate
+        wanted = StoreModel(
+            fingerprint=model.fingerprint,
+            name=model.name,
+            rate=rate,
+            memory_tokens=model.memory_tokens(rate),
+            width=model.width,
+        )
+        store = LanceStore.create(Path(path), wanted) if create else LanceStore.open(Path(path), wanted)
+        return cls(store, model)
+
+    def __enter__(self) -> Clara:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the store's locks back."""
+        self.store.close()
+
+    @property
+    def rate(self) -> int:
+        """Compression rate of the store."""
+        return self.store.model.rate
+
+    def add(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        prune: bool = False,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        progress: Callable[[AddProgress], None] | None = None,
+    ) -> AddReport:
+        """Index files and folders; what is in the store unchanged is not touched.
+
+        A call that was killed is finished by the same call: the store ends as if nothing had happened.
+
+        Args:
+            paths: files and folders, read recursively.
+            prune: remove documents that came from these paths and are there no more.
+            max_bytes: larger files are skipped and reported.
+            progress: told after each file and each commit.
+
+        Raises:
+            InputError: a path does not exist.
+            StoreError: the store cannot be written.
+        """
+        started = time.perf_counter()
+        roots = [Path(path) for path in paths]
+        listing = find_files(roots)
+        reader = Reader(listing, max_bytes=max_bytes)
+        counts, seen = _Counts(), set[str]()
+        batch = _Batch(self, counts)
+        known = self.store.documents()
+        for number, path in enumerate(listing.files, start=1):
+            for document in reader.read(path):
+                seen.add(document.uri)
+                self._take(document, known.get(document.uri), batch, counts)
+                if progress is not None:
+                    progress(AddProgress(number - 1, len(listing.files), counts.passages))
+            if progress is not None:
+                progress(AddProgress(number, len(listing.files), counts.passages))
+        batch.flush()
+        pruned = self._prune(roots, seen) if prune else 0
+        if counts.passages or pruned:
+            self.store.optimize()
+        return AddReport(
+            added=counts.added,
+            updated=counts.updated,
+            unchanged=counts.unchanged,
+            pruned=pruned,
+            passages=counts.passages,
+            tokens=counts.tokens,
+            seconds=time.perf_counter() - started,
+            ingest=reader.report(),
+        )
+
+    def _take(self, document: Document, known: DocumentEntry | None, batch: _Batch, counts: _Counts) -> None:
+        if known is not None and known.content_hash == document.content_hash:
+            counts.unchanged += 1
+            return
+        if known is None:
+            counts.added += 1
+        else:
+            counts.updated += 1
+        stored = self.store.passage_ids(document.uri)
+        total = 0
+        for passage in iter_passages(document, self.model.token_spans, max_tokens=self.model.window_tokens):
+            total += 1
+            if passage.id not in stored:
+                batch.add(passage, document)
+        batch.finish(DocumentEntry(document.uri, document.content_hash, total))
+
+    def _prune(self, roots: Sequence[Path], seen: set[str]) -> int:
+        """Remove documents under ``roots`` that were not seen although they could have been."""
+        bases = [document_uri(root) for root in roots]
+        gone = []
+        for uri in {*self.store.documents(), *self.store.unfinished()}:
+            source = uri.partition("#")[0] if not Path(uri).exists() else uri
+            under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
+            # A file that is there but could not be read this time keeps what it had.
+            if under and uri not in seen and (not Path(source).exists() or source != uri):
+                gone.append(uri)
+        self.store.remove(gone)
+        return len(gone)
+
+    def remove(self, sources: Iterable[str | Path]) -> int:
+        """Remove documents by path, folder or uri.
+
+        Returns:
+            The number of documents removed.
+
+        Raises:
+            InputError: a source names nothing in the store; nothing is removed then.
+        """
+        uris = {*self.store.documents(), *self.store.unfinished()}
+        chosen: set[str] = set()
+        for source in sources:
+            base = str(source) if str(source) in uris else document_uri(Path(source))
+            found = {uri for uri in uris if uri == base or uri.startswith((base.rstrip("/") + "/", base + "#"))}
+            if not found:
+                raise InputError(
+                    f"nothing in the store comes from {source}; `clara info --documents` lists what is there"
+                )
+            chosen |= found
+        self.store.remove(chosen)
+        self.store.optimize()
+        return len(chosen)
+
+    def search(self, question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:
+        """The ``k`` best passages for a question.
+
+        Args:
+            question: in words.
+            k: at least 1.
+            mode: ``latent`` by cosine of memories, ``text`` by BM25, ``hybrid`` by both.
+
+        Raises:
+            InputError: the question is empty or ``k`` is below 1.
+            StoreError: the store is empty.
+        """
+        return self._search(question, k, mode).hits
+
+    def ask(
+        self,
+        question: str,
+        k: int = 5,
+        *,
+        mode: SearchMode = "hybrid",
+        context: ContextKind = "memory",
+        max_new_tokens: int = 64,
+    ) -> Answer:
+        """Answer a question from the ``k`` best passages.
+
+        Args:
+            question: in words.
+            k: passages to read.
+            mode: how they are found, see ``search``.
+            context: what the generator reads of them: their memories, their text, or nothing (no search then).
+            max_new_tokens: longest answer.
+
+        Raises:
+            InputError: the question is empty, or no passage was found.
+            StoreError: the store is empty.
+        """
+        started = time.perf_counter()
+        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
+        self._require_hits(found, context, mode)
+        before = time.perf_counter()
+        request = self.request(question, found.hits, context)
+        generation = self.model.generate_many([request], max_new_tokens=max_new_tokens)[0]
+        now = time.perf_counter()
+        return Answer(
+            text=generation.text,
+            citations=cite(found.hits),
+            tokens=generation.tokens,
+            seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
+            context=context,
+        )
+
+    def stream(
+        self,
+        question: str,
+        k: int = 5,
+        *,
+        mode: SearchMode = "hybrid",
+        context: ContextKind = "memory",
+        max_new_tokens: int = 64,
+    ) -> AnswerStream:
+        """As ``ask``, with the text in pieces as it is generated."""
+        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
+        self._require_hits(found, context, mode)
+        request = self.request(question, found.hits, context)
+        pieces = self.model.stream(request, Sampling(max_new_tokens=max_new_tokens))
+        return AnswerStream(citations=cite(found.hits), pieces=pieces)
+
+    @staticmethod
+    def request(question: str, hits: Sequence[Hit], context: ContextKind) -> GenerationRequest:
+        """What the generator is asked.
+
+        Text is read by the backbone without an adapter: the generator's adapter was trained on memories.
+        """
+        if context == "memory":
+            return GenerationRequest(question, memories=tuple(hit.memory for hit in hits))
+        texts = tuple(prompts.passage_text(hit.passage.title, hit.passage.text) for hit in hits)
+        return GenerationRequest(question, texts=texts if context == "text" else (), reader="base")
+
+    def _search(self, question: str, k: int, mode: SearchMode) -> _Found:
+        if not question.strip():
+            raise InputError("the question is empty")
+        if self.store.count() == 0:
+            raise StoreError("the store is empty; add documents first: clara index PATH --store STORE")
+        started = time.perf_counter()
+        if mode == "text":
+            hits = self.store.search_text(question, k)
+            return _Found(hits, 0.0, time.perf_counter() - started)
+        vector = self.model.encode_queries([question], rate=self.rate)[0].search_vector()
+        encoded = time.perf_counter()
+        if mode == "latent":
+            hits = self.store.search_latent(vector, k)
+        else:
+            hits = self.store.search_hybrid(vector, question, k)
+        return _Found(hits, encoded - started, time.perf_counter() - encoded)
+
+    @staticmethod
+    def _require_hits(found: _Found, context: ContextKind, mode: SearchMode) -> None:
+        if context != "none" and not found.hits:
+            raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStream:
+    """A streamed answer: its citations at once, its text in pieces."""
+
+    citations: tuple[Citation, ...]
+    pieces: Iterator[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Hits, and the seconds that the query and the search took."""
+
+    hits: list[Hit]
+    query: float
+    search: float
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Passages on their way into the store."""
+
+    owner: Clara
+    counts: _Counts
+    passages: list[tuple[Passage, Document]] = field(default_factory=list)
+    whole: list[DocumentEntry] = field(default_factory=list)
+
+    def add(self, passage: Passage, document: Document) -> None:
+        """Take a passage; a full batch is stored."""
+        self.passages.append((passage, document))
+        if len(self.passages) >= PASSAGES_A_COMMIT:
+            self.flush()
+
+    def finish(self, entry: DocumentEntry) -> None:
+        """Note that all passages of a document have been taken."""
+        self.whole.append(entry)
+        if len(self.whole) >= PASSAGES_A_COMMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compress and store what is held, then record the documents that are whole by now."""
+        if self.passages:
+            texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self.passages]
+            memories = self.owner.model.compress(texts, rate=self.owner.rate)
+            self.owner.store.add(
+                [
+                    IndexRow(passage, memory, document.content_hash, document.metadata)
+                    for (passage, document), memory in zip(self.passages, memories, strict=True)
+                ]
+            )
+            self.counts.passages += len(memories)
+            self.counts.tokens += sum(memory.token_count for memory in memories)
+            self.passages.clear()
+        if self.whole:
+            self.owner.store.finish_documents(self.whole)
+            self.whole.clear()
+
+
+def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
+    """Citations of hits, in their order."""
+    return tuple(
+        Citation(
+            passage_id=hit.passage.id,
+            document=hit.passage.document,
+            start=hit.passage.start,
+            end=hit.passage.end,
+            score=hit.score,
+            text=hit.passage.text,
+        )
+        for hit in hits
+    )
+
+
+def split_text(text: str, model: ClaraModel, *, title: str = "") -> list[Passage]:
+    """Cut a text of any length into passages that ``model.compress`` takes (as ``prompts.passage_text``)."""
+    document = make_document("text", title, text)
+    return list(iter_passages(document, model.token_spans, max_tokens=model.window_tokens))

@@ -1,0 +1,87 @@
+"""``clara synth`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from cases import knowledge, write_passages
+from llm_server import LLMServer, always, serving
+from typer.testing import CliRunner, Result
+
+from clara.cli.synth import register
+from clara.errors import ConfigError, SynthesisError
+
+APP = typer.Typer()
+register(APP)
+
+
+def call(*arguments: object) -> Result:
+    result = CliRunner().invoke(APP, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_documents_to_records_with_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLARA_LLM_API_KEY", "secret")
+    docs, out = write_passages(tmp_path / "in.jsonl", 3), tmp_path / "records.jsonl"
+    with serving(LLMServer(knowledge(3))) as llm:
+        options = ("--llm", llm.url, "--llm-model", "m", "--report", tmp_path / "report.md", "--limit", 2)
+        result = call(docs, "--out", out, *options)
+        assert result.exit_code == 0
+        assert "accepted in round 1" in result.stdout
+        assert len(out.read_text().splitlines()) == 2
+        assert (tmp_path / "report.md").exists()
+        assert (tmp_path / "report.png").exists()
+        assert "secret" not in out.read_text()
+        with pytest.raises(SynthesisError, match="--resume"):
+            call(docs, "--out", out, *options)
+        result = call(docs, "--out", out, *options[:4], "--resume", "--json")
+    report = json.loads(result.stdout)
+    assert report["accepted"] == 3
+    assert report["accepted_by_round"] == {"1": 3}
+    assert report["run"]["requests"] == 4
+
+
+def test_settings_come_from_a_file_and_options_win(tmp_path: Path) -> None:
+    docs, out = write_passages(tmp_path / "in.jsonl", 1), tmp_path / "records.jsonl"
+    with serving(LLMServer(knowledge(1))) as llm:
+        config = tmp_path / "synth.toml"
+        config.write_text(
+            f'judge = "lexical"\n[server]\nurl = "{llm.url}"\nmodel = "from-file"\n[sampling]\ntemperature = 0.1\n'
+        )
+        assert call(docs, "--out", out, "--config", config, "--temperature", 0.4).exit_code == 0
+        bodies = [request.body for request in llm.calls]
+    assert {(body["model"], body["temperature"]) for body in bodies} == {("from-file", 0.4)}
+    assert len(bodies) == 3
+    config.write_text("[server]\nurl = 'http://x'\nmodel = 'm'\nspeed = 3\n")
+    with pytest.raises(ConfigError, match=r"server\.speed"):
+        call(docs, "--out", out, "--config", config)
+
+
+def test_without_a_language_model_the_remedy_is_named(tmp_path: Path) -> None:
+    docs = write_passages(tmp_path / "in.jsonl", 1)
+    with pytest.raises(ConfigError, match=r"--llm URL and --llm-model NAME"):
+        call(docs, "--out", tmp_path / "records.jsonl")
+
+
+def test_passages_left_open_by_the_server_end_with_1(tmp_path: Path) -> None:
+    docs, out = write_passages(tmp_path / "in.jsonl", 1), tmp_path / "records.jsonl"
+    config = tmp_path / "synth.toml"
+    config.write_text("[server]\nretries = 1\nfirst_wait_seconds = 0.01\n")
+    with serving(LLMServer(knowledge(1), script=always("500"))) as llm:
+        result = call(docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--config", config)
+    assert result.exit_code == 1
+    assert "--resume" in result.stderr
+
+
+def test_a_spent_budget_is_a_good_end(tmp_path: Path) -> None:
+    docs, out = write_passages(tmp_path / "in.jsonl", 2), tmp_path / "records.jsonl"
+    with serving(LLMServer(knowledge(2))) as llm:
+        result = call(docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--max-tokens", 100)
+    assert result.exit_code == 0
+    assert "the budget is spent" in result.stdout + result.stderr
+    assert len(llm.calls) == 0
