@@ -1,17 +1,24 @@
-"""Fetch the embedded base model into the user's cache, with a progress bar on a terminal."""
+"""Fetch the embedded base model into the user's cache, so that later commands need no network."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
-from clara.cli.progress import hub_progress
+from transformers.utils import logging
+
+from clara.cli.terminal import download_progress
 from clara.errors import ClaraError
-from clara.model import default_cache
+from clara.model.clara_model import default_cache
 from clara.model.hub import find_base
 
-with hub_progress() as progress:
+if not sys.stderr.isatty():
+    logging.disable_progress_bar()
+cache = Path(os.environ["CLARA_CACHE"]) if "CLARA_CACHE" in os.environ else default_cache()
+with download_progress() as progress:
     try:
-        folder = find_base("smollm2-135m", default_cache(), progress=progress)
+        folder = find_base("smollm2-135m", cache, progress=progress)
     except ClaraError as error:
         sys.exit(f"clara: {error}")
 print(f"base model: {folder}")

@@ -17,11 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure, and the same commit gives the same result.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
+    from clara.config import CompressionConfig
     from clara.model import ClaraModel
+    from clara.model.create import Loaded
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -95,13 +104,33 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A native checkpoint on ``tiny_base``: window 64, rates 4 and 16, adapters that change every layer."""
+def make_network(tiny_base: Path) -> Callable[[CompressionConfig], Loaded]:
+    """Makes fp32 networks on ``tiny_base`` whose adapters change every layer, in evaluation mode."""
     import torch
 
-    from clara.config import CompressionConfig, LoraSettings
-    from clara.model import checkpoint, create
+    from clara.config import LoraSettings
+    from clara.model import create
     from clara.model.backbone import load_base
+
+    def make(compression: CompressionConfig) -> Loaded:
+        base = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
+        loaded = create.fresh(base, compression, LoraSettings(rank=4, alpha=8), sample_texts())
+        for role, scale in (("compressor", 0.2), ("generator", -0.2)):
+            parameters = loaded.network.adapters.peft_model.named_parameters()
+            ramp([p for name, p in parameters if "lora_B" in name and role in name], scale=scale)
+        loaded.network.eval()
+        return loaded
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    make_network: Callable[[CompressionConfig], Loaded], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A native checkpoint on ``tiny_base``: window 64, rates 4 and 16."""
+    from clara.config import CompressionConfig
+    from clara.model import checkpoint
 
     compression = CompressionConfig(
         window_tokens=64,
@@ -112,11 +141,7 @@ def tiny_checkpoint(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -
         positions="spread",
         attention="span",
     )
-    base = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
-    loaded = create.fresh(base, compression, LoraSettings(rank=4, alpha=8), sample_texts())
-    for role, scale in (("compressor", 0.2), ("generator", -0.2)):
-        parameters = loaded.network.adapters.peft_model.named_parameters()
-        ramp([p for name, p in parameters if "lora_B" in name and role in name], scale=scale)
+    loaded = make_network(compression)
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     checkpoint.save(loaded.network, loaded.manifest, folder, card="# A tiny checkpoint for tests\n")
     return folder

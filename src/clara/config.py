@@ -10,7 +10,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from clara.errors import ConfigError
 
@@ -39,6 +47,8 @@ class CompressionConfig(Settings):
         positions: position ids of memory tokens: ``appended`` after the text (the paper) or ``spread`` over it.
         attention: what memory token i sees: ``full``: the whole text and the memory tokens before it (the paper);
             ``span``: its own span of the text and itself.
+        input_format: ids around the text: ``plain``: none; ``official``: Apple's, with special tokens around it and
+            one rate only (``model.official_prompting``).
     """
 
     window_tokens: int = Field(default=256, ge=4)
@@ -49,6 +59,15 @@ class CompressionConfig(Settings):
     pooled_input: bool = False
     positions: Literal["appended", "spread"] = "appended"
     attention: Literal["full", "span"] = "full"
+    input_format: Literal["plain", "official"] = "plain"
+
+    @model_serializer(mode="wrap")
+    def _omit_plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Checkpoints and fingerprints that are older than the field stay as they are, byte for byte.
+        values: dict[str, Any] = handler(self)
+        if self.input_format == "plain":
+            del values["input_format"]
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> CompressionConfig:
@@ -59,6 +78,8 @@ class CompressionConfig(Settings):
                 raise ValueError(f"rate {rate} does not divide the window of {self.window_tokens} tokens")
         if self.read_out == "mean_pool" and self.pooled_input:
             raise ValueError("pooled_input has no meaning for read_out mean_pool: it has no memory tokens")
+        if self.input_format == "official" and (self.read_out != "memory_tokens" or len(self.rates) != 1):
+            raise ValueError("input_format official needs read_out memory_tokens and exactly one rate")
         return self
 
     @property

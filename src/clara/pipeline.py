@@ -111,9 +111,10 @@ class Clara:
             StoreError: the folder is not a store, or cannot be read.
             ConfigError: the model does not serve the rate.
         """
-        if rate is None and (Path(path) / "store.json").exists():
-            rate = LanceStore.open(Path(path), None).model.rate
-        rate = rate or model.default_rate
+        if rate is None:
+            rate = _stored_rate(Path(path))
+            # A rate that this model does not serve is another model's store, and refused as such below.
+            rate = rate if rate in model.rates else model.default_rate
         wanted = StoreModel(
             fingerprint=model.fingerprint,
             name=model.name,
@@ -177,7 +178,8 @@ class Clara:
             if progress is not None:
                 progress(AddProgress(number, len(listing.files), counts.passages))
         batch.flush()
-        pruned = self._prune(roots, seen) if prune else 0
+        skipped = {item.uri for item in reader.report().skipped}
+        pruned = self._prune(roots, seen, skipped) if prune else 0
         if counts.passages or pruned:
             self.store.optimize()
         return AddReport(
@@ -207,15 +209,16 @@ class Clara:
                 batch.add(passage, document)
         batch.finish(DocumentEntry(document.uri, document.content_hash, total))
 
-    def _prune(self, roots: Sequence[Path], seen: set[str]) -> int:
+    def _prune(self, roots: Sequence[Path], seen: set[str], skipped: set[str]) -> int:
         """Remove documents under ``roots`` that were not seen although they could have been."""
         bases = [document_uri(root) for root in roots]
         gone = []
         for uri in {*self.store.documents(), *self.store.unfinished()}:
             source = uri.partition("#")[0] if not Path(uri).exists() else uri
             under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
-            # A file that is there but could not be read this time keeps what it had.
-            if under and uri not in seen and (not Path(source).exists() or source != uri):
+            # A file or record that is there but could not be read this time keeps what it had.
+            unread = Path(source).exists() and (source == uri or not skipped.isdisjoint((source, uri)))
+            if under and uri not in seen and not unread:
                 gone.append(uri)
         self.store.remove(gone)
         return len(gone)
@@ -342,6 +345,14 @@ class Clara:
     def _require_hits(found: _Found, context: ContextKind, mode: SearchMode) -> None:
         if context != "none" and not found.hits:
             raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
+
+
+def _stored_rate(path: Path) -> int | None:
+    """The rate of the store at ``path``, if there is one."""
+    if not (path / "store.json").exists():
+        return None
+    with LanceStore.open(path, None) as store:
+        return store.model.rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "cut_body":
             self._send(200, self._completion(content), announce=10_000)
             self._hang_up()
+        elif fault == "parts":
+            parts = [{"type": "text", "text": content[:9]}, {"type": "text", "text": content[9:]}]
+            self._send(200, json.dumps({"choices": [{"message": {"content": parts}}]}).encode())
         elif fault == "truncated":
             self._complete(content[: int(len(content) * 0.6)], finish="length")
         else:

@@ -113,10 +113,20 @@ GOOD = (
         ),
         ("Curie moved.", "length"),
         (GOOD * 3, "length"),
+        (f"{PASSAGE.text.split('.')[0]}.", "length"),
     ],
 )
 def test_paraphrase_checks(text: str, reason: str | None) -> None:
     assert paraphrase_fault(text) == reason
+
+
+def test_short_passages_have_their_own_measure() -> None:
+    short = SourcePassage("s", "test", "", "Ada Brenner built bridges in Graz.")
+    assert (
+        paraphrase_fault("In the town of Graz bridges were what the engineer Ada Brenner used to build.", short) is None
+    )
+    assert paraphrase_fault("Ada Brenner built bridges in Graz.", short) == "paraphrase_is_copy"
+    assert paraphrase_fault("Ada Brenner built bridges at Graz.", short) == "paraphrase_is_copy"
 
 
 def test_made_up_cases_pass_every_check() -> None:

@@ -12,7 +12,7 @@ from llm_server import LLMServer, always, serving
 from typer.testing import CliRunner, Result
 
 from clara.cli.synth import register
-from clara.errors import ConfigError, SynthesisError
+from clara.errors import ConfigError, RecordError, SynthesisError
 
 APP = typer.Typer()
 register(APP)
@@ -30,7 +30,7 @@ def test_documents_to_records_with_report(tmp_path: Path, monkeypatch: pytest.Mo
     docs, out = write_passages(tmp_path / "in.jsonl", 3), tmp_path / "records.jsonl"
     with serving(LLMServer(knowledge(3))) as llm:
         options = ("--llm", llm.url, "--llm-model", "m", "--report", tmp_path / "report.md", "--limit", 2)
-        result = call(docs, "--out", out, *options)
+        result = call("synth", docs, "--out", out, *options)
         assert result.exit_code == 0
         assert "accepted in round 1" in result.stdout
         assert len(out.read_text().splitlines()) == 2
@@ -38,8 +38,8 @@ def test_documents_to_records_with_report(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "report.png").exists()
         assert "secret" not in out.read_text()
         with pytest.raises(SynthesisError, match="--resume"):
-            call(docs, "--out", out, *options)
-        result = call(docs, "--out", out, *options[:4], "--resume", "--json")
+            call("synth", docs, "--out", out, *options)
+        result = call("synth", docs, "--out", out, *options[:4], "--resume", "--json")
     report = json.loads(result.stdout)
     assert report["accepted"] == 3
     assert report["accepted_by_round"] == {"1": 3}
@@ -53,19 +53,19 @@ def test_settings_come_from_a_file_and_options_win(tmp_path: Path) -> None:
         config.write_text(
             f'judge = "lexical"\n[server]\nurl = "{llm.url}"\nmodel = "from-file"\n[sampling]\ntemperature = 0.1\n'
         )
-        assert call(docs, "--out", out, "--config", config, "--temperature", 0.4).exit_code == 0
+        assert call("synth", docs, "--out", out, "--config", config, "--temperature", 0.4).exit_code == 0
         bodies = [request.body for request in llm.calls]
     assert {(body["model"], body["temperature"]) for body in bodies} == {("from-file", 0.4)}
     assert len(bodies) == 3
     config.write_text("[server]\nurl = 'http://x'\nmodel = 'm'\nspeed = 3\n")
     with pytest.raises(ConfigError, match=r"server\.speed"):
-        call(docs, "--out", out, "--config", config)
+        call("synth", docs, "--out", out, "--config", config)
 
 
 def test_without_a_language_model_the_remedy_is_named(tmp_path: Path) -> None:
     docs = write_passages(tmp_path / "in.jsonl", 1)
     with pytest.raises(ConfigError, match=r"--llm URL and --llm-model NAME"):
-        call(docs, "--out", tmp_path / "records.jsonl")
+        call("synth", docs, "--out", tmp_path / "records.jsonl")
 
 
 def test_passages_left_open_by_the_server_end_with_1(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_passages_left_open_by_the_server_end_with_1(tmp_path: Path) -> None:
     config = tmp_path / "synth.toml"
     config.write_text("[server]\nretries = 1\nfirst_wait_seconds = 0.01\n")
     with serving(LLMServer(knowledge(1), script=always("500"))) as llm:
-        result = call(docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--config", config)
+        result = call("synth", docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--config", config)
     assert result.exit_code == 1
     assert "--resume" in result.stderr
 
@@ -81,7 +81,21 @@ def test_passages_left_open_by_the_server_end_with_1(tmp_path: Path) -> None:
 def test_a_spent_budget_is_a_good_end(tmp_path: Path) -> None:
     docs, out = write_passages(tmp_path / "in.jsonl", 2), tmp_path / "records.jsonl"
     with serving(LLMServer(knowledge(2))) as llm:
-        result = call(docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--max-tokens", 100)
+        result = call("synth", docs, "--out", out, "--llm", llm.url, "--llm-model", "m", "--max-tokens", 100)
     assert result.exit_code == 0
     assert "the budget is spent" in result.stdout + result.stderr
     assert len(llm.calls) == 0
+
+
+def test_records_become_official_rows_and_back(tmp_path: Path) -> None:
+    docs, out = write_passages(tmp_path / "in.jsonl", 2), tmp_path / "records.jsonl"
+    with serving(LLMServer(knowledge(2))) as llm:
+        call("synth", docs, "--out", out, "--llm", llm.url, "--llm-model", "m")
+    assert "4 rows" in call("convert", out, tmp_path / "official.jsonl", "--to", "official").stdout
+    assert (
+        "2 records" in call("convert", tmp_path / "official.jsonl", tmp_path / "back.jsonl", "--to", "records").stdout
+    )
+    back = [json.loads(line) for line in (tmp_path / "back.jsonl").read_text("utf-8").splitlines()]
+    assert [len(record["qa"]) for record in back] == [6, 6]
+    with pytest.raises(RecordError, match="row 1"):
+        call("convert", out, tmp_path / "x.jsonl", "--to", "records")

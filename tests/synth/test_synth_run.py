@@ -17,6 +17,8 @@ from clara.synth.run import Job, Progress, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
 
+PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
+
 
 def settings(llm: LLMServer, /, **changes: object) -> SynthSettings:
     values: dict[str, Any] = {
@@ -193,7 +195,30 @@ def test_a_passage_that_never_passes_is_dropped_after_its_rounds(tmp_path: Path)
     assert report.rejections["paraphrase_is_copy"] == 4
     dropped = {record["id"]: record for record in records(tmp_path, "out.jsonl.dropped.jsonl")}
     assert dropped["case:0"]["rounds"] == dropped["case:1"]["rounds"] == 4
-    assert server.kinds().count("judge") == 1, "an unchanged draft is not judged again"
+    assert server.kinds().count("judge") == 4
+    assert server.kinds().count("paraphrase") == 1 + 4, "what is good is not asked for again"
+
+
+def test_a_judge_may_be_content_at_last_with_what_is_there(tmp_path: Path) -> None:
+    """What it misses is asked for; if nothing new comes, it is asked again what it thinks of what there is."""
+    known = knowledge(1)
+    picky = {"consistent": True, "covered": False, "missing": ["the weather"], "wrong": []}
+    known[passage(0).text]["judge"] = [picky, picky, {"consistent": True, "covered": True, "missing": [], "wrong": []}]
+    with serving(LLMServer(known)) as server:
+        report = run(tmp_path, server, 1)
+    assert (report.accepted_by_round, report.rejections) == ({3: 1}, {"judge_not_covered": 2, "duplicate_question": 10})
+    assert server.kinds().count("simple_qa") == 3
+
+
+def test_odd_but_right_envelopes_are_read(tmp_path: Path) -> None:
+    """Content in parts, no token counts, a pause given as a date."""
+    llm = LLMServer(knowledge(2), script=lambda asked: "429" if asked.number == 2 else "parts", retry_after=PAST)
+    with serving(llm) as server:
+        report = run(tmp_path, server, 2)
+    assert report.accepted == 2
+    assert report.run.retried == {"status_429": 1}
+    assert report.run.spent.prompt == 0
+    assert report.run.spent.completion > 100, "estimated where the server does not count"
 
 
 def test_pairs_of_another_passage_are_rejected_even_if_the_judge_likes_them(tmp_path: Path) -> None:

@@ -1,28 +1,24 @@
-"""``clara synth``: documents in, verified training records out, through a language model over HTTP.
+"""``clara synth``: documents in, verified training records out; ``clara convert``: those records in the official format.
 
 Only the command line: options to settings, progress and tables to the terminal. What is done is in ``clara.synth``.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from clara.cli.options import JsonOption
+from clara.cli.terminal import bar, clock, console, counted, note, print_json, write
 from clara.config import check, read_toml
 from clara.errors import ConfigError
 
 if TYPE_CHECKING:
     from clara.synth.report import SynthReport
-    from clara.synth.run import OnProgress, Progress
+    from clara.synth.run import Progress
 
 _KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
 _UNFINISHED_EXIT = 1
@@ -31,7 +27,9 @@ _SHOWN_MESSAGES = 5
 
 
 def synth(
-    docs: Annotated[list[Path], typer.Argument(help="Documents, folders, or passage files (.jsonl, .jsonl.gz).")],
+    docs: Annotated[
+        list[Path], typer.Argument(metavar="DOCS", help="Documents, folders, or passage files (.jsonl, .jsonl.gz).")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Records to write (.jsonl).")],
     llm: Annotated[
@@ -40,7 +38,9 @@ def synth(
     llm_model: Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (TOML); options win over them.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that is there.")] = False,
-    judge: Annotated[str | None, typer.Option("--judge", help="both, llm or lexical.")] = None,
+    judge: Annotated[
+        Literal["both", "llm", "lexical"] | None, typer.Option("--judge", help="Who judges; both by default.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds before a passage is dropped.")] = None,
     concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests under way at once.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for one reply.")] = None,
@@ -52,8 +52,12 @@ def synth(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first passages.")] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Reply cache [OUT.cache.sqlite3].")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Folder of prompt templates of your own.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Where: ray needs the extra scale.")
+    ] = "local",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Ray workers.")] = 2,
     report: Annotated[Path | None, typer.Option("--report", help="Write the table (.md) and a plot beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`."""
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
@@ -74,36 +78,58 @@ def synth(
     _require_server(values)
     settings = check(SynthSettings, values, source=str(config) if config else "command line")
     templates = read_templates(prompts) if prompts else None
-    console = Console(stderr=True)
-    with console.status("reading documents"):
-        sources = read_sources(docs, passage_words=settings.passage_words, min_passage_words=settings.min_passage_words)
+    sources = read_sources(docs, passage_words=settings.passage_words, min_passage_words=settings.min_passage_words)
     if limit is not None:
         sources = Sources(sources.passages[:limit], sources.skipped, sources.messages)
     for message in sources.messages[:_SHOWN_MESSAGES]:
-        console.print(message, style="yellow", highlight=False, markup=False)
+        note(message)
     if len(sources.messages) > _SHOWN_MESSAGES:
-        console.print(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)", style="yellow")
+        note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
     key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
-    try:
-        with _progress(console) as on_progress:
-            result = synthesize(sources, settings, Job(out, resume, cache, key, templates, on_progress))
-    except KeyboardInterrupt:
-        console.print("interrupted; go on with --resume", style="yellow")
-        raise typer.Exit(_INTERRUPTED_EXIT) from None
+    with bar("passages") as show:
+
+        def tell(progress: Progress) -> None:
+            if show is not None:
+                show(progress.finished, progress.total, _described(progress))
+
+        cluster = os.environ.get("RAY_ADDRESS", "")
+        try:
+            job = Job(out, resume, cache, key, templates, tell, engine, workers, cluster)
+            result = synthesize(sources, settings, job)
+        except KeyboardInterrupt:
+            note("interrupted; go on with --resume")
+            raise typer.Exit(_INTERRUPTED_EXIT) from None
     if report is not None:
         table, plot = write_report(result, report)
-        console.print(f"report: {table}, {plot}", highlight=False, markup=False, soft_wrap=True)
+        note(f"report: {table}, {plot}")
     _show(result, as_json=as_json)
     if result.run.stopped:
-        console.print(f"{result.run.message}\ngo on with --resume", style="yellow", highlight=False, markup=False)
+        note(f"{result.run.message}; go on with --resume")
     # A spent budget is an end that was asked for; passages left open by a failing server are not.
     if result.unfinished and result.run.stopped != "budget":
         raise typer.Exit(_UNFINISHED_EXIT)
 
 
+def convert(
+    source: Annotated[Path, typer.Argument(help="File to read (.jsonl; records may be .jsonl.gz).")],
+    target: Annotated[Path, typer.Argument(help="File to write (.jsonl, .jsonl.gz).")],
+    *,
+    to: Annotated[
+        Literal["official", "records"],
+        typer.Option("--to", help="official: rows of Apple's published code; records: what clara train scp reads."),
+    ],
+) -> None:
+    """Turn training records into the rows of Apple's published code, or back."""
+    from clara.synth.official_jsonl import export_official, import_official  # noqa: PLC0415
+
+    count = (export_official if to == "official" else import_official)(source, target)
+    write(f"{counted(count, 'row' if to == 'official' else 'record')} written to {target}")
+
+
 def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
+    """Add the commands to the application."""
     app.command()(synth)
+    app.command()(convert)
 
 
 def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -122,28 +148,11 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _require_server(values: dict[str, Any]) -> None:
     server = values.get("server", {})
+    if not isinstance(server, dict):
+        return  # the check of all settings says what is wrong with it
     missing = [option for key, option in (("url", "--llm URL"), ("model", "--llm-model NAME")) if key not in server]
     if missing:
         raise ConfigError(f"no language model: give {' and '.join(missing)}, or set them under [server] in --config")
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[OnProgress | None]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    columns = (TextColumn("passages"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(progress: Progress) -> None:
-            bar.update(task, total=progress.total, completed=progress.finished, description=_described(progress))
-
-        yield show
 
 
 def _described(progress: Progress) -> str:
@@ -151,19 +160,19 @@ def _described(progress: Progress) -> str:
     if progress.cost:
         parts.append(f"cost {progress.cost:.4g}")
     if progress.seconds_left is not None:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        hours, minutes = divmod(minutes, 60)
-        parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+        parts.append(f"{clock(progress.seconds_left)} left")
     return ", ".join(parts)
 
 
 def _show(result: SynthReport, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+        print_json(result.to_json())
         return
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")
     for name, value in result.rows():
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)

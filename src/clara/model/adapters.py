@@ -82,6 +82,9 @@ class Adapters:
         for name, parameter in parameters.items():
             if ".query_reasoner." in name:
                 parameter.data = parameters[name.replace(".query_reasoner.", ".compressor.")].detach().clone()
+        for layer in self._layers:
+            # New layers are made in training mode, whatever mode the model is in.
+            layer.lora_dropout["query_reasoner"].train(layer.lora_dropout["compressor"].training)
         self._activate(None)
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,11 +28,26 @@ from clara.model.adapters import ROLES, Adapters, Role
 from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
+from clara.model.official_vocabulary import VOCABULARY, from_tensors
 
 FORMAT_VERSION = 1
 MANIFEST = "clara.json"
 MEMORY = "memory.safetensors"
 _ADAPTER = "adapter_model.safetensors"
+
+
+class Origin(Settings):
+    """What ``official_write`` needs to write a checkpoint back that came in Apple's format.
+
+    Attributes:
+        config: its ``config.json``, as it was.
+        carriers: its adapters that brought a whole embedding matrix with them, by Apple's names.
+        dtypes: of each adapter's tensors, by Apple's names.
+    """
+
+    config: dict[str, Any]
+    carriers: tuple[str, ...]
+    dtypes: dict[str, Literal["float32", "bfloat16", "float16"]]
 
 
 class Manifest(Settings):
@@ -48,6 +63,7 @@ class Manifest(Settings):
         roles: roles with an adapter folder of their own.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
+        official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
     """
 
     format_version: Literal[1] = 1
@@ -59,10 +75,20 @@ class Manifest(Settings):
     roles: tuple[Role, ...]
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
+    official: Origin | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_official(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A checkpoint that never was in Apple's format reads the same to releases older than the field.
+        values: dict[str, Any] = handler(self)
+        if self.official is None:
+            del values["official"]
+        return values
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder claims to be a native checkpoint."""
+    _settle(folder)
     return (folder / MANIFEST).is_file()
 
 
@@ -72,6 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
     """
+    _settle(folder)
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -120,8 +147,10 @@ def save(
     try:
         _write(network, manifest, scratch, card=card, dtype=dtype)
         scratch.chmod(0o755)
-        old = scratch.with_name(scratch.name + "-old")
+        old = _replaced(folder)
         if folder.exists():
+            # Only here, with the new one whole: what a killed save left is of no more use.
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         scratch.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -129,12 +158,24 @@ def save(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _replaced(folder: Path) -> Path:
+    """Where a checkpoint is for the moment in which another takes its place."""
+    return folder.with_name(f".{folder.name}-replaced")
+
+
+def _settle(folder: Path) -> None:
+    """Put the old checkpoint back if a save was killed between its two renames."""
+    old = _replaced(folder)
+    if not folder.exists() and old.is_dir():
+        old.rename(folder)
+
+
 def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype) -> None:
     peft_model = network.adapters.peft_model
     for role in manifest.roles:
         target = folder / "adapters" / role
         target.mkdir(parents=True)
-        state = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
+        state = adapter_tensors(peft_model, role)
         _check_finite(state, f"adapter {role}")
         tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
         save_file(tensors, target / _ADAPTER, metadata={"format": "pt"})
@@ -145,6 +186,10 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
     table = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in network.table.named_parameters()}
     _check_finite(table, MEMORY)
     save_file(table, folder / MEMORY, metadata={"format": "pt"})
+    if network.vocabulary is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in network.vocabulary.tensors().items()}
+        _check_finite(tensors, VOCABULARY)
+        save_file(tensors, folder / VOCABULARY, metadata={"format": "pt"})
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
@@ -171,31 +216,46 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
             f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
             f"{base.name} ({base.identity}); load it on its own base model"
         )
+    table = MemoryTable(manifest.compression, manifest.hidden_size)
+    expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
+    table.load_state_dict(_checked(folder / MEMORY, expected))
+    vocabulary = None
+    if manifest.official is not None and table.tokens is not None:
+        path = folder / VOCABULARY
+        count, width = table.tokens.shape
+        vocabulary = from_tensors(_read(path), memory_tokens=count, width=width, source=str(path))
+        vocabulary.apply(base.model, table.tokens)
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
     if "query_reasoner" in manifest.roles:
         adapters.split_query_reasoner()
     for role in manifest.roles:
         _load_adapter(adapters.peft_model, folder / "adapters" / role / _ADAPTER, role)
-    table = MemoryTable(manifest.compression, manifest.hidden_size)
-    expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
-    table.load_state_dict(_checked(folder / MEMORY, expected))
-    return Network(adapters, manifest.compression, table.to(base.model.device))
+    return Network(adapters, manifest.compression, table.to(base.model.device), vocabulary)
 
 
 def _load_adapter(peft_model: PeftModel, path: Path, role: Role) -> None:
-    own = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
-    tensors = _checked(path, {name: tuple(t.shape) for name, t in own.items()})
+    set_adapter(peft_model, _checked(path, adapter_shapes(peft_model, role)), role)
+
+
+def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: Role) -> None:
+    """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of ``adapter_shapes``."""
     set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
+
+
+def adapter_shapes(peft_model: PeftModel, role: Role) -> dict[str, tuple[int, ...]]:
+    """Shapes of a role's LoRA tensors by PEFT's names."""
+    return {name: tuple(tensor.shape) for name, tensor in adapter_tensors(peft_model, role).items()}
+
+
+def adapter_tensors(peft_model: PeftModel, role: Role) -> dict[str, Tensor]:
+    """A role's LoRA tensors by PEFT's names."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
+    return state
 
 
 def _checked(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Tensors of a file, which must be exactly those expected."""
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint has no {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    tensors = _read(path)
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
         raise CheckpointError(f"{path} misses {len(missing)} tensor(s), the first is {missing[0]}")
@@ -205,6 +265,16 @@ def _checked(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, T
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
     _check_finite(tensors, str(path))
+    return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint has no {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
     return tensors
 
 
@@ -224,7 +294,7 @@ def fingerprint(network: Network, manifest: Manifest) -> str:
     digest.update(manifest.compression.model_dump_json().encode())
     roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
     for role in roles:
-        state = get_peft_model_state_dict(network.adapters.peft_model, adapter_name=role, save_embedding_layers=False)
+        state = adapter_tensors(network.adapters.peft_model, role)
         for name in sorted(state):
             digest.update(f"{role}/{name}".encode())
             digest.update(
@@ -233,4 +303,6 @@ def fingerprint(network: Network, manifest: Manifest) -> str:
     for name, parameter in sorted(network.table.named_parameters()):
         digest.update(name.encode())
         digest.update(parameter.detach().to("cpu", torch.float32).numpy().tobytes())
+    if network.vocabulary is not None:
+        network.vocabulary.update(digest)
     return digest.hexdigest()[:16]

@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError
-from clara.model import checkpoint, hub
+from clara.model import checkpoint, hub, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.create import DTYPES, Loaded, from_checkpoint
 from clara.model.generator import Generator, Sampling
 from clara.model.network import encode
-from clara.model.prompting import Prompter
 from clara.records import Generation, GenerationRequest, Memory
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -52,7 +51,8 @@ class ClaraModel:
         self._network = loaded.network.eval()
         self._tokenizer = loaded.base.tokenizer
         self._weights = RoleWeights(loaded.network.adapters)
-        self._generator = Generator(self._tokenizer, Prompter(self._tokenizer))
+        self._prompter = loaded.prompter()
+        self._generator = Generator(self._tokenizer, self._prompter)
         decoder = loaded.network.adapters.bare().get_decoder()
         linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
         self._layer_weights = sum(m.weight.numel() for m in linear)
@@ -71,7 +71,7 @@ class ClaraModel:
         """Load a checkpoint.
 
         Args:
-            name: an embedded model (``smollm2-135m``) or a native checkpoint folder.
+            name: an embedded model (``smollm2-135m``) or a checkpoint folder, native or in Apple's format.
             base: base model by name, folder or hub id, where the checkpoint's own entry does not lead to it.
             device: torch device for all weights.
             dtype: of the base weights; ``auto`` is bf16 where the device multiplies it natively, else fp32.
@@ -111,7 +111,7 @@ class ClaraModel:
 
     def memory_tokens(self, rate: int | None = None) -> int:
         """N, memory tokens of a text at ``rate``."""
-        return self.manifest.compression.memory_tokens(rate or self.default_rate)
+        return self.manifest.compression.memory_tokens(self.default_rate if rate is None else rate)
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         """Character spans of the tokens of a text."""
@@ -131,7 +131,8 @@ class ClaraModel:
         """Compress texts into memories.
 
         Args:
-            texts: each of at least one and at most ``window_tokens`` tokens.
+            texts: each of at least one and at most ``window_tokens`` tokens. A model in Apple's format takes any
+                text and cuts off what is longer, as it was trained to.
             rate: one of ``rates``; the default rate when None.
             progress: told how many texts each batch finished.
 
@@ -231,7 +232,7 @@ class ClaraModel:
         kind: str,
         progress: Callable[[int], None] | None,
     ) -> list[Memory]:
-        rate = rate or self.default_rate
+        rate = self.default_rate if rate is None else rate
         self.manifest.compression.memory_tokens(rate)
         rows = [self._ids(text, f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
@@ -240,16 +241,17 @@ class ClaraModel:
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
                 encoded = encode(model, self._network.table, self._network.config, ids, mask, rate=rate)
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
-                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, len(rows[i]))
+                    count = len(rows[i]) - self._prompter.markers
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)
                 if progress is not None:
                     progress(len(places))
         return [memories[i] for i in range(len(texts))]
 
     def _ids(self, text: str, label: str) -> list[int]:
-        ids = plain_ids(self._tokenizer, text)
+        ids = self._prompter.encoder_ids(text)
         if not ids:
             raise InputError(f"{label} is empty; there is nothing to compress")
-        if len(ids) > self.window_tokens:
+        if len(ids) > self.window_tokens + self._prompter.markers:
             raise InputError(
                 f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; "
                 "split it into passages first (clara.split_text)"
@@ -269,6 +271,10 @@ def find_checkpoint(name: str) -> Path:
     folder = Path(name).expanduser()
     if checkpoint.is_checkpoint(folder):
         return folder.resolve()
+    if official.is_official(folder):
+        return folder.resolve()
+    if folder.is_dir() and (inside := official.subfolders(folder)):
+        raise CheckpointError(f"{folder} has a checkpoint for each rate; give one of {', '.join(inside)} in it")
     if (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is a base model without CLaRa's adapters; train a checkpoint on it first: "

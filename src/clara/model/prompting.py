@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from clara import prompts
 from clara.model.backbone import Tokenizer, plain_ids
 
-_BODY = "\ue000"
+BODY = "\ue000"
 """Stands for the user's message while the chat template is rendered; a private-use character no template contains."""
 
 
@@ -40,7 +40,14 @@ class _Frame:
 
 
 class Prompter:
-    """Builds the generator's prompts for one tokenizer."""
+    """Builds the generator's prompts for one tokenizer.
+
+    Attributes:
+        markers: tokens that ``encoder_ids`` puts around a text.
+        eos: the end token's id.
+    """
+
+    markers = 0
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -52,6 +59,10 @@ class Prompter:
     def plain(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
         return plain_ids(self._tokenizer, text)
+
+    def encoder_ids(self, text: str) -> list[int]:
+        """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
+        return self.plain(text)
 
     def memory_background(self, sizes: Sequence[int]) -> Prompt:
         """The prompt up to the question, with a slot for each memory vector.
@@ -98,7 +109,7 @@ class Prompter:
 
     def _frame(self, system: str) -> _Frame:
         if system not in self._frames:
-            before, after = self._render(system).split(_BODY)
+            before, after = self._render(system).split(BODY)
             special = self._tokenizer(before, add_special_tokens=False).input_ids
             self._frames[system] = _Frame(
                 tuple(special), tuple(self._tokenizer(after, add_special_tokens=False).input_ids)
@@ -107,12 +118,12 @@ class Prompter:
 
     def _render(self, system: str) -> str:
         if self._tokenizer.chat_template is None:
-            return f"{self._tokenizer.bos_token or ''}{system}\n{_BODY}\nAnswer:"
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": _BODY}]
+            return f"{self._tokenizer.bos_token or ''}{system}\n{BODY}\nAnswer:"
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": BODY}]
         try:
             return self._apply(messages)
         except TemplateError:  # the template knows no system role (Mistral-7B-Instruct-v0.2)
-            return self._apply([{"role": "user", "content": f"{system}\n{_BODY}"}])
+            return self._apply([{"role": "user", "content": f"{system}\n{BODY}"}])
 
     def _apply(self, messages: list[dict[str, str]]) -> str:
         text: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -61,7 +61,8 @@ def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02)
     for j in range(k):
         hard = functional.one_hot(indices[:, j], count).to(scores.dtype)
         soft = scaled.masked_fill(taken, float("-inf")).softmax(dim=1)
-        slots.append(hard + soft - soft.detach())
+        # In this order: the difference is exactly zero, the sum of the other order is off by a rounding error.
+        slots.append(hard + (soft - soft.detach()))
         taken = taken | hard.bool()
     return Selection(weights=torch.stack(slots, dim=1), indices=indices)
 

@@ -35,6 +35,11 @@ class Usage:
         return self.prompt + self.completion
 
 
+def price(usage: Usage, settings: BudgetSettings) -> float:
+    """What tokens cost, in the unit of the prices."""
+    return (usage.prompt * settings.price_in + usage.completion * settings.price_out) / 1e6
+
+
 class Budget:
     """Admits requests until the limits are reached.
 
@@ -58,7 +63,7 @@ class Budget:
     @property
     def cost(self) -> float:
         """The price of ``spent``, in the unit of the prices."""
-        return self._price(self._spent)
+        return price(self._spent, self._settings)
 
     async def admit(self, prompt_bytes: int, max_output_tokens: int) -> Usage:
         """Wait until a request fits.
@@ -90,10 +95,7 @@ class Budget:
 
     def _fits(self, usage: Usage) -> bool:
         tokens, cost = self._settings.max_tokens, self._settings.max_cost
-        return (tokens is None or usage.total <= tokens) and (cost is None or self._price(usage) <= cost)
-
-    def _price(self, usage: Usage) -> float:
-        return (usage.prompt * self._settings.price_in + usage.completion * self._settings.price_out) / 1e6
+        return (tokens is None or usage.total <= tokens) and (cost is None or price(usage, self._settings) <= cost)
 
     def _exhausted(self, estimate: Usage) -> str:
         limits = []

@@ -24,6 +24,7 @@ class RunFigures:
     """What only the run itself knows.
 
     Attributes:
+        finished: passages accepted or dropped in this run.
         requests: requests sent, further attempts included.
         retried: attempts that failed and were repeated, by fault.
         spent: tokens of all replies in the cache, earlier runs included.
@@ -34,6 +35,7 @@ class RunFigures:
         message: the same in words.
     """
 
+    finished: int = 0
     requests: int = 0
     retried: Mapping[str, int] = field(default_factory=dict)
     spent: Usage = field(default_factory=Usage)
@@ -115,6 +117,7 @@ def collect(
     dropped: Path,
     *,
     passages: int,
+    unfinished: int,
     skipped: Mapping[str, int],
     messages: tuple[str, ...],
     run: RunFigures,
@@ -137,7 +140,7 @@ def collect(
         passages=passages,
         accepted=accepted,
         dropped=dict(drops),
-        unfinished=max(0, passages - accepted - drops.total()),
+        unfinished=unfinished,
         pairs=pairs,
         complex_pairs=complex_pairs,
         rejections=dict(rejections),

@@ -1,72 +1,28 @@
-"""A whole synthesis: passages in, finished lines out, many at once, stopped and resumed at will.
+"""A whole synthesis: passages in, finished lines out, stopped and resumed at will.
 
-Joins the parts; each decision about a passage is made in ``loop``.
+Opens the files and chooses the engine; how passages are finished is for ``engine_local`` and ``engine_ray``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from clara.errors import SynthesisError
-from clara.synth.budget import Budget, Usage
 from clara.synth.cache import ReplyCache
-from clara.synth.client import ChatClient
-from clara.synth.draft import Drafter
-from clara.synth.drafts import Draft, SourcePassage
-from clara.synth.faults import BudgetSpentError, RequestRefusedError, ServerUnavailableError
-from clara.synth.judges.lexical import LexicalJudge
-from clara.synth.judges.llm import LLMJudge
-from clara.synth.loop import Judge, OfflineJudge, Outcome, work_out
+from clara.synth.drafts import SourcePassage
+from clara.synth.engine_local import Means, OnProgress, Progress, finish_passages
 from clara.synth.output import Output, text_digest
-from clara.synth.record import RecordMaker
-from clara.synth.report import RunFigures, Stop, SynthReport, collect
+from clara.synth.report import SynthReport, collect
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 from clara.synth.templates import Templates, packaged_templates
-from clara.synth.work import Work
 
-REFUSED = "request_refused"
-_UNAVAILABLE_IN_A_ROW = 5  # passages; a server that fails that often is down
-_REFUSED_IN_A_ROW = 5  # passages, before any reply: the fault is not theirs
+__all__ = ["Engine", "Job", "OnProgress", "Progress", "synthesize"]
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        total: passages to do in this run.
-        finished: passages accepted or dropped in this run.
-        accepted: passages accepted in this run.
-        spent: tokens of this run.
-        cost: price of all that was spent, earlier runs included.
-        seconds: since the start of this run.
-    """
-
-    total: int
-    finished: int
-    accepted: int
-    spent: Usage
-    cost: float
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Prompt and completion tokens a second, of this run."""
-        return self.spent.total / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Estimate of the time to the end, or None before the first passage is finished."""
-        return self.seconds / self.finished * (self.total - self.finished) if self.finished else None
-
-
-OnProgress = Callable[[Progress], None]
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +36,9 @@ class Job:
         api_key: the server's key.
         templates: the prompts; the packaged ones if None.
         on_progress: called after each reply and each finished passage.
+        engine: ``local``: this process; ``ray``: workers of a Ray cluster (extra ``scale``).
+        workers: number of Ray workers; they share the server's concurrency.
+        ray_address: a cluster to join; empty for workers on this machine.
     """
 
     output: Path
@@ -88,6 +47,9 @@ class Job:
     api_key: str = ""
     templates: Templates | None = None
     on_progress: OnProgress | None = None
+    engine: Engine = "local"
+    workers: int = 2
+    ray_address: str = ""
 
     @property
     def cache_path(self) -> Path:
@@ -103,15 +65,26 @@ def synthesize(sources: Sources, settings: SynthSettings, job: Job) -> SynthRepo
 
     Raises:
         SynthesisError: the output or the cache cannot be used, the server refuses everything.
+        MissingExtraError: the engine is ``ray``, and Ray is not installed.
     """
     with Output(job.output, resume=job.resume) as output:
         todo = _unfinished(sources.passages, output)
         with ReplyCache(job.cache_path) as cache:
-            figures = asyncio.run(_Run(settings, job, output, cache).run(todo))
+            templates = job.templates or packaged_templates()
+            means = Means(settings, templates, job.api_key, cache.spent(), job.on_progress)
+            if job.engine == "ray":
+                # Imported here: Ray takes seconds, and is an extra.
+                from clara.synth.engine_ray import finish_passages_on_ray  # noqa: PLC0415
+
+                cluster = (job.workers, job.ray_address)
+                figures = finish_passages_on_ray(todo, means, job.cache_path, output, *cluster)
+            else:
+                figures = finish_passages(todo, means, cache, output)
         return collect(
             output.path,
             output.dropped_path,
             passages=len(sources.passages),
+            unfinished=len(todo) - figures.finished,
             skipped=sources.skipped,
             messages=sources.messages,
             run=figures,
@@ -127,117 +100,3 @@ def _unfinished(passages: Sequence[SourcePassage], output: Output) -> list[Sourc
                 "choose another --out"
             )
     return [passage for passage in passages if passage.id not in finished]
-
-
-class _Run:
-    """One run: its workers share the passages, the client and the counts."""
-
-    def __init__(self, settings: SynthSettings, job: Job, output: Output, cache: ReplyCache) -> None:
-        self._settings = settings
-        self._job = job
-        self._output = output
-        self._cache = cache
-        self._templates = job.templates or packaged_templates()
-        self._records = RecordMaker(settings, self._templates)
-        self._earlier = cache.spent()
-        self._budget = Budget(settings.budget, self._earlier)
-        self._total = self._finished = self._accepted = 0
-        self._unavailable = self._refused = 0  # passages in a row
-        self._stopped: Stop = ""
-        self._message = ""
-        self._start = time.monotonic()
-
-    async def run(self, todo: Sequence[SourcePassage]) -> RunFigures:
-        """Finish the passages, or as many as can be."""
-        self._total = len(todo)
-        server, sampling = self._settings.server, self._settings.sampling
-        async with ChatClient(
-            server, sampling, self._cache, self._budget, api_key=self._job.api_key, on_reply=self._progress
-        ) as client:
-            drafter = Drafter(client, self._templates, self._settings)
-            judge: Judge = OfflineJudge(LexicalJudge(self._settings.lexical))
-            if self._settings.judge != "lexical":
-                judge = LLMJudge(client, self._templates, sampling.judge_temperature)
-            passages = iter(todo)
-            workers = [self._worker(passages, client, drafter, judge) for _ in range(server.concurrency)]
-            try:
-                await _all_or_first_error(workers)
-            except ServerUnavailableError as error:
-                self._stop("server", str(error))
-            self._progress()
-            return RunFigures(
-                requests=client.requests,
-                retried=dict(client.retried),
-                spent=self._budget.spent,
-                spent_now=self._budget.spent - self._earlier,
-                cost=self._budget.cost,
-                seconds=time.monotonic() - self._start,
-                stopped=self._stopped,
-                message=self._message,
-            )
-
-    async def _worker(
-        self, passages: Iterator[SourcePassage], client: ChatClient, drafter: Drafter, judge: Judge
-    ) -> None:
-        """Take passages until there is none, or the run is stopped."""
-        for passage in passages:
-            if self._stopped:
-                return
-            try:
-                work = Work(self._settings)
-                outcome = await work_out(passage, drafter, judge, work, self._settings.max_rounds)
-            except BudgetSpentError as error:
-                self._stop("budget", str(error))
-                return
-            except ServerUnavailableError:
-                self._unavailable += 1
-                if self._unavailable >= _UNAVAILABLE_IN_A_ROW or not client.answered:
-                    raise
-                continue
-            except RequestRefusedError as error:
-                self._refused += 1
-                if self._refused >= _REFUSED_IN_A_ROW and not client.answered:
-                    raise SynthesisError(f"every passage so far ({self._refused}) was refused: {error}") from None
-                outcome = Outcome(Draft(), 0, {REFUSED: 1}, REFUSED)
-            self._finish(passage, outcome)
-
-    def _finish(self, passage: SourcePassage, outcome: Outcome) -> None:
-        if outcome.dropped:
-            self._output.drop(self._records.dropped(passage, outcome))
-        else:
-            self._output.accept(self._records.accepted(passage, outcome))
-            self._accepted += 1
-        self._finished += 1
-        self._unavailable = 0
-        self._progress()
-
-    def _stop(self, why: Stop, message: str) -> None:
-        if not self._stopped:
-            self._stopped, self._message = why, message
-
-    def _progress(self) -> None:
-        if self._job.on_progress:
-            self._job.on_progress(
-                Progress(
-                    total=self._total,
-                    finished=self._finished,
-                    accepted=self._accepted,
-                    spent=self._budget.spent - self._earlier,
-                    cost=self._budget.cost,
-                    seconds=time.monotonic() - self._start,
-                )
-            )
-
-
-async def _all_or_first_error(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run jobs together; the first that fails ends them all."""
-    tasks = [asyncio.create_task(job) for job in jobs]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result

@@ -38,7 +38,7 @@ class ServerSettings(Settings):
     concurrency: int = Field(default=8, ge=1, le=1024)
     timeout_seconds: float = Field(default=120.0, gt=0)
     retries: int = Field(default=8, ge=0)
-    first_wait_seconds: float = Field(default=1.0, ge=0)
+    first_wait_seconds: float = Field(default=0.5, ge=0)
     max_wait_seconds: float = Field(default=60.0, ge=0)
     structured_output: StructuredOutput = "auto"
     length_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -79,9 +79,11 @@ class CheckSettings(Settings):
     Attributes:
         question_words: fewest and most words of a question.
         answer_words: fewest and most words of an answer.
-        paraphrase_share: fewest and most words of a paraphrase, as a multiple of the passage's.
+        paraphrase_share: fewest and most words of a paraphrase, as a multiple of the passage's; a few more words than
+            the most are always allowed.
         common_run_words: a run of words that paraphrase and passage share may always be this long (names, quotations).
-        common_run_share: beyond that, the longest shared run may be this share of the passage's words.
+        common_run_share: beyond that, the longest shared run may be this share of the passage's words. In a short
+            passage no run may be longer than 60 % of it.
         numbers_kept: least share of the passage's numbers that the paraphrase must hold.
         names_kept: least share of the passage's capitalised names that the paraphrase must hold.
         foreign_letters: most letters, as a share, in scripts that the passage does not use.
@@ -171,7 +173,7 @@ class SynthSettings(Settings):
     complex_rounds: int = Field(default=2, ge=0)
     max_pairs: int = Field(default=24, ge=1)
     passage_words: int = Field(default=190, ge=16)
-    min_passage_words: int = Field(default=8, ge=1)
+    min_passage_words: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> SynthSettings:

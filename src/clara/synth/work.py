@@ -26,13 +26,11 @@ class Work:
 
     Attributes:
         draft: what is accepted so far.
-        judged: the last draft that did not pass; judging it again would bring nothing.
         counted: everything that was not taken, by reason.
     """
 
     def __init__(self, settings: SynthSettings) -> None:
         self.draft = Draft()
-        self.judged: Draft | None = None
         self.counted: Counter[str] = Counter()
         self._settings = settings
         self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in KINDS}
@@ -49,9 +47,9 @@ class Work:
 
     @property
     def ready(self) -> bool:
-        """Whether there is enough to be judged, and something that was not judged before."""
+        """Whether there is enough to be judged."""
         enough = len(self.draft.simple) >= self._settings.min_pairs and bool(self.draft.paraphrase)
-        return enough and not self._wants_complex() and self.draft != self.judged
+        return enough and not self._wants_complex()
 
     @property
     def shortcoming(self) -> str:
@@ -104,7 +102,6 @@ class Work:
 
     def apply(self, verdict: Verdict) -> None:
         """Take out what a verdict that does not pass calls wrong, remember what it misses."""
-        self.judged = self.draft
         wrong = wrong_items(verdict, self.draft)
         for rejection in wrong.values():
             self.note(rejection)

@@ -162,6 +162,20 @@ class RunLog:
         self._started = time.monotonic()
         self._first_step: int | None = None
 
+    def rewind(self, step: int) -> None:
+        """Drop what a killed run said after ``step``: those steps are done, and said, again."""
+        if not self._path.is_file():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+            # The last line may be torn; nothing after it counts.
+            if not line.endswith("\n") or json.loads(line)["step"] > step:
+                break
+            kept.append(line)
+        scratch = self._path.with_suffix(".tmp")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(self._path)
+
     def add(self, losses: Losses, batch: Batch) -> None:
         """Note one forward pass."""
         self._parts.append((float(losses.cross_entropy.detach()), float(losses.mse.detach())))
@@ -228,7 +242,11 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
             found.append(path)
         else:
             shutil.rmtree(path)
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def run(
@@ -281,4 +299,5 @@ def run(
         callbacks=[_Watch(log, module, held_out, config)],
     )
     last = last_whole_checkpoint(folder)
+    log.rewind(0 if last is None else _step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))

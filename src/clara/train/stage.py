@@ -98,9 +98,6 @@ def _start(data: TrainingData, config: TrainConfig, cache: Path, device: str, pr
     else:
         base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
         loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
-    if device == "cpu":
-        # The fused kernel's backward pass takes four times as long here as plain matrix products (LOG.md).
-        loaded.base.model.set_attn_implementation("eager")
     for role in ("compressor", "generator"):
         for parameter in loaded.network.adapters.parameters_of(role):
             parameter.requires_grad = True

@@ -1,0 +1,151 @@
+"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.evaluate.speed``."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clara.cli.options import (
+    DEFAULT_MODEL,
+    BaseOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelChoice,
+    ThreadsOption,
+)
+from clara.cli.session import load_model
+from clara.cli.terminal import bar, print_json, write
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+
+bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Records whose texts are used (.jsonl, .jsonl.gz); the sample documents by default."),
+]
+BenchModelOption = Annotated[
+    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
+]
+QUESTION = "What is this about?"
+
+
+@bench.command("compress")
+def compress(
+    *,
+    data: DataOption = None,
+    passages: Annotated[int, typer.Option("--passages", min=1, help="Passages to compress.")] = 2000,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Tokens a second of bulk compression, and its share of the machine's own matrix-product peak.
+
+    --json prints one object: {"passages", "tokens", "rate", "seconds", "tokens_per_second", "gflops", "peak_gflops",
+    "share_of_peak", "threads"}.
+    """
+    from clara.evaluate.speed import bench_compress  # noqa: PLC0415
+
+    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    texts = list(islice(cycle(_texts(data, loaded)), passages))
+    done = 0
+    with bar("compressing") as show:
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            if show is not None:
+                show(done, len(texts), "passages")
+
+        speed = bench_compress(loaded, texts, rate=rate, progress=progress)
+    if as_json:
+        print_json(speed.to_json())
+        return
+    write(
+        f"{speed.passages} passages, {speed.tokens} tokens at {speed.rate}x on {speed.threads} threads: "
+        f"{speed.tokens_per_second:,.0f} tokens/s in {speed.seconds:.1f} s"
+    )
+    write(
+        f"{speed.gflops:.0f} of {speed.peak_gflops:.0f} GFLOP/s, the bf16 matrix-product peak measured in this run: "
+        f"{speed.share_of_peak:.0%}"
+    )
+
+
+@bench.command("ask")
+def ask(
+    *,
+    data: DataOption = None,
+    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 10,
+    k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Time to the first token from memories against the full text of the same passages.
+
+    The passages are whole windows, as an index of longer documents holds them. --json prints one object:
+    {"questions", "passages", "rate", "memory_seconds", "text_seconds", "memory_prompt", "text_prompt", "ratio"}.
+    """
+    from clara.evaluate.speed import bench_ask  # noqa: PLC0415
+
+    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    texts = cycle(_windows(_texts(data, loaded), loaded))
+    speed = bench_ask(loaded, [QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
+    if as_json:
+        print_json(speed.to_json())
+        return
+    write(
+        f"first token, median of {speed.questions} questions: {speed.memory_seconds:.2f} s from {speed.rate}x memories "
+        f"of {speed.passages} passages ({speed.memory_prompt:.0f} positions), {speed.text_seconds:.2f} s from their "
+        f"text ({speed.text_prompt:.0f} positions): {speed.ratio:.1f} times faster"
+    )
+
+
+def _texts(data: Path | None, model: ClaraModel) -> list[str]:
+    """Passages that fit the model's window, in the order of the file."""
+    from clara import prompts  # noqa: PLC0415
+    from clara.data import PassageQA, read_records  # noqa: PLC0415
+    from clara.ingest import Reader, find_files  # noqa: PLC0415
+    from clara.pipeline import split_text  # noqa: PLC0415
+    from clara.samples import sample_folder  # noqa: PLC0415
+
+    if data is None:
+        sources = [(doc.title, doc.text) for doc in Reader(find_files([sample_folder()])).documents()]
+    else:
+        sources = []
+        for record in read_records(data, plain_passages=True).records:
+            docs = [record] if isinstance(record, PassageQA) else record.docs
+            sources.extend((doc.title, doc.text) for doc in docs)
+    passages = (passage for title, text in sources for passage in split_text(text, model, title=title))
+    return [prompts.passage_text(passage.title, passage.text) for passage in passages]
+
+
+def _windows(texts: list[str], model: ClaraModel) -> list[str]:
+    """The texts run together and cut into whole windows; the rest of less than a window is left out."""
+    joined = "\n".join(texts)
+    spans = model.token_spans(joined)
+    size = model.window_tokens - 1  # a cut can add a token at the seam
+    ends = range(size, len(spans), size)
+    cut = [joined[spans[end - size][0] : spans[end - 1][1]] for end in ends]
+    return [text for text in cut if model.token_count(text) <= model.window_tokens]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(bench, name="bench")

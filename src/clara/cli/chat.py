@@ -1,0 +1,102 @@
+"""``clara chat``: questions from stdin, each answered on its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import typer
+
+from clara.cli.answers import Wanted, answer
+from clara.cli.options import (
+    DEFAULT_STORE,
+    AnswerTokensOption,
+    BaseOption,
+    CacheOption,
+    ContextOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    KOption,
+    ModelChoice,
+    ModelOption,
+    ModeOption,
+    StoreOption,
+    ThreadsOption,
+)
+from clara.cli.session import open_rag
+from clara.cli.terminal import note, print_json, write
+from clara.errors import ClaraError
+
+_QUIT = frozenset({"/quit", "/exit", "/q"})
+
+
+def chat(
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    model: ModelOption = None,
+    base: BaseOption = None,
+    k: KOption = 5,
+    mode: ModeOption = "hybrid",
+    context: ContextOption = "memory",
+    max_new_tokens: AnswerTokensOption = 64,
+    as_json: JsonOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Answer questions from stdin, one a line, until /quit or the end of the input.
+
+    Each question is answered on its own: earlier questions and answers are not read again. A question that cannot be
+    answered is said on stderr and the next one follows.
+
+    --json prints one object a question, as ask does, or {"error"}.
+    """
+    wanted = Wanted(k, mode, context, max_new_tokens, as_json)
+    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads)) as rag:
+        for question in _questions():
+            try:
+                answer(rag, question, wanted)
+            except ClaraError as error:
+                if as_json:
+                    print_json({"error": str(error)})
+                else:
+                    note(f"clara: {error}")
+            else:
+                if not as_json:
+                    write()
+            sys.stdout.flush()  # whoever feeds questions through a pipe waits for the answer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(chat)
+
+
+def _questions() -> Iterator[str]:
+    """Lines that are not blank, until a line that asks to leave."""
+    for line in _typed() if sys.stdin.isatty() else _piped():
+        text = line.strip()
+        if text in _QUIT:
+            return
+        if text:
+            yield text
+
+
+def _piped() -> Iterator[str]:
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
+    # readline, not iteration: an answer is due after each line, not after a buffer of them.
+    return iter(sys.stdin.readline, "")
+
+
+def _typed() -> Iterator[str]:
+    import readline  # noqa: F401, PLC0415 - gives input() its line editing and history
+
+    note("Ask a question; /quit ends.")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return

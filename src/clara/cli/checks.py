@@ -1,0 +1,260 @@
+"""The checks of ``clara doctor``, from the interpreter up to the store. Changes and downloads nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.session import cache_folder, load_model, open_store, prepare_torch, stored_model
+from clara.cli.terminal import counted, megabytes, shown
+from clara.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.model.checkpoint import Manifest
+
+_PYTHON = (3, 11)
+_REINSTALL = "pip install --upgrade clara-rag"
+_NAMED = ("torch", "transformers", "peft", "lancedb", "numpy")
+_FREE_BYTES = 1_000_000_000  # for one embedded base model while it is made, with room to spare
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: in a word or two.
+        status: ``ok``, ``warn`` (works, but) or ``fail``.
+        detail: what was found.
+        remedy: what to do about it; empty where there is nothing to do.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+def run_checks(store: Path, choice: ModelChoice) -> Iterator[Check]:
+    """All checks, one after the other; a check that cannot be made fails, and those that need it are left out."""
+    yield _python()
+    yield _guarded("packages", _packages, _REINSTALL)
+    hardware = _guarded("torch", lambda: _torch(choice), _REINSTALL)
+    yield hardware
+    yield _guarded("number format", lambda: _number_format(choice), _REINSTALL)
+    yield _guarded("disk", lambda: _disk(choice), "free some space, or name another folder with --cache")
+    subject = _Subject(store, choice)
+    for name, work in (("checkpoint", subject.checkpoint), ("base model", subject.base)):
+        yield _guarded(name, work, _REINSTALL)
+    if subject.ready and hardware.status != "fail":
+        yield _guarded("end to end", subject.end_to_end, "run with --debug and report what it says")
+    yield _guarded("store", subject.check_store, "index the documents again into another --store")
+
+
+def _guarded(name: str, work: Callable[[], Check], remedy: str) -> Check:
+    try:
+        return work()
+    except ClaraError as error:  # its message has the remedy
+        return Check(name, "fail", str(error))
+    except Exception as error:  # noqa: BLE001 - a broken installation can raise anything, and is what is looked for
+        return Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < _PYTHON:
+        return Check("python", "fail", found, "clara needs Python 3.11 or newer; make a new environment with it")
+    return Check("python", "ok", found)
+
+
+def _packages() -> Check:
+    """Every dependency that is not an extra's, against the version asked for."""
+    from packaging.requirements import Requirement  # noqa: PLC0415
+
+    faults, count = [], 0
+    for line in metadata.requires("clara-rag") or ():
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        try:
+            found = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            faults.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            faults.append(f"{wanted.name} {found} (needs {wanted.specifier})")
+    if faults:
+        return Check("packages", "fail", "; ".join(faults), _REINSTALL)
+    named = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
+    return Check("packages", "ok", f"{count} as required ({named})")
+
+
+def _torch(choice: ModelChoice) -> Check:
+    device = prepare_torch(choice.device, choice.threads)
+    import torch  # noqa: PLC0415
+
+    if torch.device(device).type == "cuda":
+        return Check("torch", "ok", f"{device}: {torch.cuda.get_device_name(device)}")
+    threads, cores = torch.get_num_threads(), _cores()
+    detail = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
+    if threads > cores:
+        return Check("torch", "warn", detail, f"more threads than cores slow each other down: --threads {cores}")
+    if torch.cuda.is_available() and choice.device == "cpu":
+        return Check("torch", "warn", f"{detail}; there is a GPU", "--device auto uses it")
+    return Check("torch", "ok", detail)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number_format(choice: ModelChoice) -> Check:
+    import torch  # noqa: PLC0415
+
+    from clara.model.clara_model import natural_dtype  # noqa: PLC0415
+
+    device = prepare_torch(choice.device, choice.threads)
+    if natural_dtype(device) is torch.bfloat16:
+        return Check("number format", "ok", "bf16 is multiplied in hardware")
+    remedy = "" if choice.dtype != "bf16" else "--dtype auto is faster here"
+    return Check(
+        "number format", "warn", "no bf16 in hardware: fp32 is used, with twice the memory and less speed", remedy
+    )
+
+
+def _disk(choice: ModelChoice) -> Check:
+    cache = cache_folder(choice.cache)
+    place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    detail = f"{megabytes(free)} free for base weights in {cache}"
+    if not os.access(place, os.W_OK):
+        return Check("disk", "warn", f"{cache} cannot be written", "name another folder with --cache or CLARA_CACHE")
+    if free < _FREE_BYTES:
+        remedy = f"free some space ({megabytes(_FREE_BYTES)}), or name another folder with --cache or CLARA_CACHE"
+        return Check("disk", "warn", detail, remedy)
+    return Check("disk", "ok", detail)
+
+
+class _Subject:
+    """The model and the store that the other commands would use, as far as they are there."""
+
+    def __init__(self, store: Path, choice: ModelChoice) -> None:
+        self._store, self._choice = store, choice
+        self._manifest: Manifest | None = None
+        self._base_present = False
+        self._model: ClaraModel | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether checkpoint and base weights are both there."""
+        return self._manifest is not None and self._base_present
+
+    def checkpoint(self) -> Check:
+        """Is there a checkpoint of that name, with a manifest that can be read?"""
+        from clara.model.checkpoint import read_manifest  # noqa: PLC0415
+        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+
+        folder = find_checkpoint(self._name())
+        manifest = read_manifest(folder)
+        self._manifest = manifest
+        rates = ", ".join(f"{rate}x" for rate in manifest.compression.rates)
+        detail = f"{self._name()}: rates {rates}, stage {manifest.stage}, on {manifest.base_model}"
+        if manifest.stage == "untrained":
+            return Check("checkpoint", "warn", detail, "train it: clara train scp")
+        return Check("checkpoint", "ok", detail)
+
+    def base(self) -> Check:
+        """Are the base weights here, the ones the checkpoint was trained on, and can they be loaded?"""
+        from clara.model.backbone import load_base  # noqa: PLC0415
+        from clara.model.clara_model import natural_dtype  # noqa: PLC0415
+
+        name = self._choice.base or (self._manifest.base_model if self._manifest is not None else DEFAULT_MODEL)
+        cache = cache_folder(self._choice.cache)
+        if not _is_here(name, cache):
+            remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
+            return Check("base model", "warn", f"{name} is not on this machine yet", remedy)
+        device = prepare_torch(self._choice.device, self._choice.threads)
+        loaded = load_base(name, cache, dtype=natural_dtype(device))
+        if self._manifest is not None and loaded.identity != self._manifest.base_identity:
+            detail = f"{name} ({loaded.identity}) is not what the checkpoint was trained on"
+            remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
+            return Check("base model", "fail", detail, remedy)
+        self._base_present = True
+        return Check("base model", "ok", f"{name} (identity {loaded.identity})")
+
+    def end_to_end(self) -> Check:
+        """Compress a sentence, encode a question, answer it."""
+        started = time.perf_counter()
+        self._model = model = load_model(self._choice, self._name())
+        ready = time.perf_counter()
+        memory = model.compress(["The cat sat on the mat."])[0]
+        model.encode_queries(["Where did the cat sit?"])
+        generation = model.generate("Where did the cat sit?", [memory], max_new_tokens=4)
+        seconds = time.perf_counter() - ready
+        detail = f"loaded in {ready - started:.1f} s; compressed and answered in {seconds:.1f} s"
+        return Check("end to end", "ok", f"{detail} ({counted(generation.tokens.memory, 'memory token')} read)")
+
+    def check_store(self) -> Check:
+        """Can the store be opened, is it whole, and is it this model's?"""
+        filled_by = stored_model(self._store)
+        if filled_by is None:
+            return Check("store", "ok", f"none at {self._store} yet; clara index PATH makes one")
+        with open_store(self._store) as store:
+            documents, unfinished, passages = len(store.documents()), len(store.unfinished()), store.count()
+        detail = (
+            f"{self._store}: {counted(documents, 'document')}, {counted(passages, 'passage')}, "
+            f"{shown(filled_by.name)} at {filled_by.rate}x"
+        )
+        if self._model is not None and self._model.fingerprint != filled_by.fingerprint:
+            remedy = f"use --model {filled_by.name}, or index the documents again into another --store"
+            return Check("store", "fail", f"{detail}; filled by another model than {self._name()}", remedy)
+        if unfinished:
+            remedy = "run the same clara index again; it finishes them"
+            return Check("store", "warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)
+        return Check("store", "ok", detail)
+
+    def _name(self) -> str:
+        """The model's name; a store that cannot be read is the store check's matter."""
+        if self._choice.model is not None:
+            return self._choice.model
+        try:
+            filled_by = stored_model(self._store)
+        except ClaraError:
+            filled_by = None
+        return filled_by.name if filled_by is not None else DEFAULT_MODEL
+
+
+class _WouldDownloadError(Exception):
+    """Raised in place of a download."""
+
+
+def _is_here(name: str, cache: Path) -> bool:
+    """Whether base weights can be had without a download.
+
+    Raises:
+        BaseModelError: nothing has that name, or there is no room.
+    """
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
+
+    from clara.model.hub import EMBEDDED, find_base  # noqa: PLC0415
+
+    def stop(_what: str, _done: int, _total: int) -> None:
+        raise _WouldDownloadError
+
+    if name not in EMBEDDED and "/" in name and not Path(name).expanduser().is_dir():
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    try:
+        find_base(name, cache, progress=stop)
+    except _WouldDownloadError:
+        return False
+    return True

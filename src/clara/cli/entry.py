@@ -1,0 +1,128 @@
+"""``clara``: joins the commands, and turns every exception into one line on stderr and an exit code.
+
+What a command does is in its own file. Exit codes: 0 done, 1 a bug or a failed check, 2 a user's mistake,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version as distribution_version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from clara.cli import ask, bench, chat, doctor, eval, index, info, remove, search, synth, train  # noqa: A004
+from clara.errors import ClaraError
+
+INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
+_USER_ERROR = 2
+_BUG = 1
+
+
+class _Group(TyperGroup):
+    """The commands; an interrupted one ends with one line."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context type has no public name
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"clara {distribution_version('clara-rag')}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="CLARA_DEBUG", help="Show tracebacks and warnings; may stand anywhere."),
+    ] = False,
+) -> None:
+    """Compress documents once into memory tokens; search them and answer from them, offline."""
+    del version, debug  # the first is done by its callback, the second by main
+    if ctx.invoked_subcommand is None:
+        sys.stdout.write(ctx.get_help() + "\n")
+
+
+for _command in (index, ask, search, chat, remove, info, doctor, train, eval, bench, synth):
+    _command.register(app)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: the arguments; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = _take_debug(arguments)
+    if args is None and not debug:
+        # Libraries' advice to developers; a user cannot act on it, and stderr is for what he can.
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shall not end the command
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="clara", standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
+        if debug:
+            traceback.print_exception(error)
+        return _report(error)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception) -> int:
+    """Say an error in one line; returns the exit code."""
+    if isinstance(error, ClaraError):
+        _say(str(error))
+        return _USER_ERROR
+    if isinstance(error, TyperException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "clara"
+        _say(f"{error.format_message().rstrip('.')}; see {path} --help")
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        _say("the input ended")
+        return _BUG
+    text = str(error)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    _say(f"this is a bug, please report it: {what} (--debug shows where)")
+    return _BUG
+
+
+def _say(message: str) -> None:
+    line = re.sub(r"\s*[\r\n]+\s*", " ", message).strip()
+    sys.stderr.write(f"clara: {line}\n")
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Whether tracebacks are wanted; takes ``--debug`` out of the arguments, wherever it stands before ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    asked = len(kept) < end
+    arguments[:end] = kept
+    return asked or os.environ.get("CLARA_DEBUG", "") not in {"", "0"}

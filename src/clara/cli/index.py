@@ -1,0 +1,141 @@
+"""``clara index``: files and folders into the store. Options and report only; the work is ``Clara.add``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clara.cli.options import (
+    DEFAULT_STORE,
+    BaseOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelChoice,
+    ModelOption,
+    StoreOption,
+    ThreadsOption,
+)
+from clara.cli.session import open_rag
+from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.errors import InputError
+
+if TYPE_CHECKING:
+    from clara.ingest import IngestReport, Skipped
+    from clara.pipeline import AddProgress, AddReport, Clara
+
+_SHOWN_A_REASON = 10
+
+
+def index(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files and folders, read recursively.")],
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    model: ModelOption = None,
+    base: BaseOption = None,
+    rate: Annotated[
+        int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove what came from these paths and is there no more.")
+    ] = False,
+    max_file_mb: Annotated[
+        float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
+    ] = 64,
+    as_json: JsonOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Compress documents into the store.
+
+    Reads .txt .md .html .pdf .docx .jsonl ({"title", "text"} a line). Unchanged documents are not touched; a run that
+    was killed is finished by the same command. Whatever cannot be read is skipped, named and counted.
+
+    --json prints one object:
+
+    \b
+    {"added", "updated", "unchanged", "pruned",        documents
+     "passages", "tokens", "seconds",                  compressed by this run
+     "files", "documents", "characters", "hidden",     read by this run
+     "skipped": {reason: [{"uri", "message"}]},
+     "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
+    """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:  # before the model is loaded
+        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling")
+    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    with open_rag(store, choice, rate=rate, create=True) as rag:
+        with bar("files") as show:
+
+            def tell(progress: AddProgress) -> None:
+                if show is not None:
+                    show(progress.files, progress.files_total, counted(progress.passages, "passage"))
+
+            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), progress=tell)
+        result = _as_json(report, rag, store)
+    if as_json:
+        print_json(result)
+    else:
+        _show(report, result["store"])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(index)
+
+
+def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
+    counts = ("added", "updated", "unchanged", "pruned", "passages", "tokens", "seconds")
+    read = ("files", "documents", "characters", "hidden")
+    passages, filled_by = rag.store.count(), rag.store.model
+    return {
+        **{name: getattr(report, name) for name in counts},
+        **{name: getattr(report.ingest, name) for name in read},
+        "skipped": {
+            reason: [{"uri": skipped.uri, "message": skipped.message} for skipped in group]
+            for reason, group in _by_reason(report.ingest).items()
+        },
+        "store": {
+            "path": str(path),
+            "model": filled_by.name,
+            "rate": filled_by.rate,
+            "documents": len(rag.store.documents()),
+            "passages": passages,
+            "memory_bytes": 2 * passages * filled_by.values,  # fp16
+        },
+    }
+
+
+def _by_reason(ingest: IngestReport) -> dict[str, list[Skipped]]:
+    groups: dict[str, list[Skipped]] = {}
+    for skipped in ingest.skipped:
+        groups.setdefault(skipped.reason, []).append(skipped)
+    return groups
+
+
+def _show(report: AddReport, store: dict[str, Any]) -> None:
+    parts = [f"{getattr(report, name):,} {name}" for name in ("added", "updated", "unchanged", "pruned")]
+    write(f"documents: {', '.join(parts)}")
+    speed = f" ({report.tokens / report.seconds:,.0f} tokens/s)" if report.passages else ""
+    write(f"passages:  {report.passages:,} compressed, {report.tokens:,} tokens in {report.seconds:.1f} s{speed}")
+    groups = _by_reason(report.ingest)
+    if groups:
+        write(f"skipped:   {counted(len(report.ingest.skipped), 'source')}")
+    for reason, group in groups.items():
+        write(f"  {reason}:")
+        for skipped in group[:_SHOWN_A_REASON]:
+            write(f"    {shown(skipped.message)}")
+        if len(group) > _SHOWN_A_REASON:
+            write(f"    … and {len(group) - _SHOWN_A_REASON:,} more (--json names all)")
+    if report.ingest.hidden:
+        write(f"passed over: {report.ingest.hidden:,} hidden (names that begin with a dot)")
+    write(
+        f"store:     {store['path']}: {counted(store['documents'], 'document')}, "
+        f"{counted(store['passages'], 'passage')}, {megabytes(store['memory_bytes'])} of memories "
+        f"({store['model']} at {store['rate']}x)"
+    )

@@ -1,0 +1,84 @@
+"""``clara search``: the best passages for a question, without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from clara.cli.options import (
+    DEFAULT_STORE,
+    BaseOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    KOption,
+    ModelChoice,
+    ModelOption,
+    ModeOption,
+    StoreOption,
+    ThreadsOption,
+)
+from clara.cli.session import check_question, open_rag, without_model
+from clara.cli.terminal import console, print_json, shown, snippet, write
+from clara.records import Citation
+
+
+def search(
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    model: ModelOption = None,
+    base: BaseOption = None,
+    k: KOption = 5,
+    mode: ModeOption = "hybrid",
+    as_json: JsonOption = False,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Find the best passages for a question.
+
+    --mode text loads no model. --json prints a list, best first:
+
+    \b
+    [{"passage_id", "document", "start", "end", "score", "text"}]
+
+    Higher scores are better: cosine (latent), BM25 (text), reciprocal rank fusion (hybrid).
+    """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    check_question(question)
+    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    from clara.pipeline import cite  # noqa: PLC0415
+
+    with without_model(store) if mode == "text" else open_rag(store, choice) as rag:
+        found = cite(rag.search(question, k, mode=mode))
+    if as_json:
+        print_json([asdict(citation) for citation in found])
+    else:
+        _show(found)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(search)
+
+
+def _show(found: Sequence[Citation]) -> None:
+    if not found:
+        write("no passage was found; ask in other words, or use --mode hybrid")
+        return
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("passage", overflow="fold")
+    table.add_column("text", overflow="fold", ratio=1)
+    for number, hit in enumerate(found, start=1):
+        place = f"{shown(hit.document)}:{hit.start}-{hit.end}"
+        table.add_row(str(number), f"{hit.score:.3f}", place, snippet(hit.text))
+    console().print(table)

@@ -1,0 +1,154 @@
+"""From options to a loaded model and an open store. Everything heavy is imported here, when a command needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.terminal import download_progress
+from clara.errors import ConfigError, InputError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from clara.index import LanceStore, StoreModel
+    from clara.model import ClaraModel
+    from clara.pipeline import Clara
+
+
+def open_store(path: Path) -> LanceStore:
+    """Open a store without its model.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    from clara.index import LanceStore  # noqa: PLC0415
+
+    return LanceStore.open(path, None)
+
+
+def stored_model(path: Path) -> StoreModel | None:
+    """The model that filled a store; None if there is no store.
+
+    Raises:
+        StoreError: the folder is not a store, or cannot be read.
+    """
+    try:
+        with open_store(path) as store:
+            return store.model
+    except StoreNotFoundError:
+        return None
+
+
+def without_model(path: Path) -> Clara:
+    """A store for what needs no model: removal and text search.
+
+    Loading one would cost seconds, and a store can be tidied up even when its model is gone.
+    """
+    from clara.pipeline import Clara  # noqa: PLC0415
+
+    return Clara(open_store(path), model=None)  # type: ignore[arg-type]
+
+
+def open_rag(path: Path, choice: ModelChoice, *, rate: int | None = None, create: bool = False) -> Clara:
+    """Open a store with its model; what is wrong with the store is said before the model is loaded.
+
+    Args:
+        path: the store's folder.
+        choice: the user's choice of model; the store's own model unless he names one.
+        rate: compression rate of a new store.
+        create: make a store if there is none.
+
+    Raises:
+        StoreError: no store and ``create`` is false, or one that does not fit.
+        ModelError: the model cannot be loaded.
+        ConfigError: the device or the rate cannot be had.
+    """
+    stored = stored_model(path) if create else _existing(path)
+    name = choice.model or (stored.name if stored is not None else DEFAULT_MODEL)
+    model = load_model(choice, name)
+    from clara.pipeline import Clara  # noqa: PLC0415
+
+    return Clara.open(path, model=model, rate=rate, create=create)
+
+
+def load_model(choice: ModelChoice, name: str) -> ClaraModel:
+    """Load the model of a name as the user chose.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ConfigError: there is no such device.
+    """
+    from clara.model import ClaraModel  # noqa: PLC0415
+
+    device = prepare_torch(choice.device, choice.threads)
+    with download_progress() as progress:
+        return ClaraModel.load(
+            lasting_name(name),
+            base=choice.base,
+            device=device,
+            dtype=choice.dtype,
+            cache=cache_folder(choice.cache),
+            progress=progress,
+        )
+
+
+def lasting_name(name: str) -> str:
+    """A name that still leads to the model from another working folder: the store keeps it."""
+    from clara.model.hub import EMBEDDED  # noqa: PLC0415
+
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name not in EMBEDDED and folder.is_dir() else name
+
+
+def cache_folder(given: Path | None) -> Path:
+    """The folder for base weights."""
+    from clara.model import default_cache  # noqa: PLC0415
+
+    return given.expanduser() if given is not None else default_cache()
+
+
+def prepare_torch(device: str, threads: int | None) -> str:
+    """Set the number of threads, silence transformers' own bars, and check the device.
+
+    Returns:
+        The device's name; ``auto`` is resolved.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    import torch  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ConfigError(f"--device {device!r} is no torch device; give cpu, cuda or auto") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: torch sees no GPU here; use --device cpu")
+    return device
+
+
+def check_question(question: str) -> str:
+    """A question as it was given.
+
+    Raises:
+        InputError: it is empty, or its bytes are not UTF-8.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise InputError("the question is not valid UTF-8; check the terminal's encoding") from None
+    return question
+
+
+def _existing(path: Path) -> StoreModel:
+    with open_store(path) as store:
+        return store.model

@@ -1,0 +1,175 @@
+"""``clara train``: data files and a recipe into a checkpoint. Options and progress; stages are in ``clara.train``."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOption
+from clara.cli.session import cache_folder, prepare_torch
+from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
+from clara.errors import InputError
+
+if TYPE_CHECKING:
+    from clara.data import DataRecord
+    from clara.train.loop import Progress
+
+EVAL_FOLDER = "eval"
+_SECONDS_A_LINE = 30.0
+_INTERRUPTED = 130
+
+
+def train(
+    stage: Annotated[Literal["scp", "instruct"], typer.Argument(help="Training stage.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="More data files.")] = None,
+    *,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", help="Records (.jsonl, .jsonl.gz), several; may be given again."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; its checkpoint is DIR/checkpoint.")],
+    config: Annotated[Path, typer.Option("--config", help="Recipe (TOML); unknown keys are errors.")],
+    as_json: JsonOption = False,
+    device: DeviceOption = "cpu",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a stage and write a checkpoint.
+
+    The data files follow --data: --data A B C, or --data A --data B. Files under a folder named eval are refused: what
+    is measured on is never trained on. The same command goes on after an interruption or a kill, from the last
+    checkpoint in the run's folder.
+
+    Progress goes to stderr: a live line on a terminal, elsewhere a line every 30 seconds; each step is in
+    DIR/log.jsonl.
+
+    --json prints {"checkpoint", "steps", "records", "rejected": {reason: count}, "cross_entropy", "mse", "held_out"},
+    with the losses of the last step this run made (null if there was none left to make).
+    """
+    from clara.config import check, read_toml  # noqa: PLC0415
+    from clara.train.config import TrainConfig  # noqa: PLC0415
+
+    paths = [*(data or ()), *(files or ())]
+    if not paths:
+        raise InputError("nothing to train on: give --data FILE")
+    _refuse_eval(paths)
+    recipe = check(TrainConfig, read_toml(config), source=str(config))
+    records, rejected = _read(paths)
+    _claim_folder(out)
+    chosen = prepare_torch(device, threads)
+    from clara.train.stage import train as run  # noqa: PLC0415
+
+    last = _Last()
+    try:
+        # The Trainer prints a summary of its own; stdout is for the result.
+        with _progress() as tell, redirect_stdout(io.StringIO()):
+            last.then = tell
+            folder = run(
+                stage,
+                records,
+                recipe,
+                out,
+                cache=cache_folder(cache),
+                device=chosen,
+                tell=last,
+                hub_progress=download_lines(),
+            )
+    except KeyboardInterrupt:
+        note("clara: interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(_INTERRUPTED) from None
+    if as_json:
+        losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
+        counts = {"steps": recipe.steps, "records": len(records), "rejected": dict(rejected)}
+        print_json({"checkpoint": str(folder), **counts, **losses})
+    else:
+        write(f"checkpoint: {folder}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(train)
+
+
+def _refuse_eval(paths: Sequence[Path]) -> None:
+    """Refuse data to measure on, whatever name leads to it."""
+    for path in paths:
+        folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
+        if EVAL_FOLDER in folders:
+            raise InputError(
+                f"{path} is under a folder named {EVAL_FOLDER}: what is measured on is never trained on; "
+                "name other data files"
+            )
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[DataRecord], Counter[str]]:
+    """All records, and the counts of lines that gave none; says both on stderr."""
+    from clara.data import read_records  # noqa: PLC0415
+
+    records: list[DataRecord] = []
+    rejected: Counter[str] = Counter()
+    for path in paths:
+        reading = read_records(path)
+        note(reading.summary())
+        records.extend(reading.records)
+        rejected.update(reading.rejected)
+    return records, rejected
+
+
+def _claim_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
+
+
+@dataclass(slots=True)
+class _Last:
+    """Keeps the last thing the run said, and passes it on."""
+
+    progress: Progress | None = None
+    then: Callable[[Progress], None] = field(default=lambda _: None)
+
+    def __call__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.then(progress)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
+    with bar("steps") as show:
+        held_out: list[float] = []
+        spoken = [-_SECONDS_A_LINE]
+
+        def tell(progress: Progress) -> None:
+            if progress.held_out is not None:
+                held_out[:] = [progress.held_out]
+            words = _words(progress, held_out[0] if held_out else None)
+            if show is not None:
+                show(progress.step, progress.steps, words)
+                return
+            now = time.monotonic()
+            due = now - spoken[0] >= _SECONDS_A_LINE
+            if due or progress.held_out is not None or progress.step == progress.steps:
+                spoken[0] = now
+                note(f"step {progress.step}/{progress.steps}: {words}")
+                sys.stderr.flush()
+
+        yield tell
+
+
+def _words(progress: Progress, held_out: float | None) -> str:
+    parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}"]
+    if held_out is not None:
+        parts.append(f"held out {held_out:.3f}")
+    parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
+    return ", ".join([*parts, f"{clock(progress.seconds_left)} left"])

@@ -1,0 +1,307 @@
+"""Reading Apple's checkpoint format: its files, its names, its configuration, checked.
+
+A folder holds ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``. This is the only file that
+opens a pickle, as plain tensors only, and the only one that knows the format's names. What they become: the
+embeddings in ``official_vocabulary``, the token ids in ``official_prompting``, a network in ``create``, a folder again
+in ``official_write``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from clara.config import CompressionConfig, LoraSettings, Settings, check
+from clara.errors import CheckpointError, ConfigError
+from clara.model.adapters import Role
+
+CONFIG = "config.json"
+ADAPTERS = "adapters.pth"
+LAYERS = "decoder_first_last_layers.pth"
+MODEL_TYPE = "CLaRa"
+EMBEDDINGS = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+ADAPTER_NAMES: dict[Role, str] = {
+    "compressor": "encoder_adapter",
+    "generator": "decoder_adapter",
+    "query_reasoner": "query_reasoner_adapter",
+}
+STAGES = {"stage1": "scp", "stage1_2": "instruct", "stage2": "end_to_end"}
+"""Training stages by Apple's names."""
+
+_PEFT = "base_model.model."
+"""What PEFT's names have before Apple's."""
+
+_FORMAT_KEYS = """
+ae_mode attn_implementation compr_base_model_name compr_every_n_layer compr_linear_type compr_mlp_hidden_dim
+compr_n_layers compr_rms_norm compr_use_mlp device_map generation_top_k kbtc_training load_adapters
+load_pretrained_checkpoint lora_compressor lora_r_compressor max_new_tokens optimize_mem_tokens pure_inference
+quantization sep stage2_retrieval_top_n training_form
+"""
+"""Keys with no part in what the published models compute. The compr_ keys describe a separate compressor model, which
+none of them has."""
+
+_TRANSFORMERS_KEYS = """
+_attn_implementation_autoset _name_or_path architectures auto_map bos_token_id chunk_size_feed_forward dtype
+eos_token_id id2label is_decoder is_encoder_decoder label2id output_attentions output_hidden_states pad_token_id
+problem_type return_dict tie_word_embeddings torch_dtype transformers_version use_cache
+"""
+"""Keys that transformers writes into any configuration."""
+
+_UNUSED_KEYS = frozenset((_FORMAT_KEYS + _TRANSFORMERS_KEYS).split())
+
+
+class OfficialConfig(Settings):
+    """The part of ``config.json`` that decides what the model computes.
+
+    Attributes:
+        decoder_model_name: the base model, often a path on the training machine.
+        doc_max_length: T, the window in tokens.
+        compr_rate: compression rate.
+        different_mem_tokens: each memory token has an embedding of its own; false: one is repeated.
+        lora: always true.
+        lora_r: rank of every adapter.
+        training_stage: a key of ``STAGES``.
+        compr_model_name: a separate compressor model; always None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    decoder_model_name: str
+    doc_max_length: int = Field(ge=1)
+    compr_rate: int = Field(ge=1)
+    different_mem_tokens: bool
+    lora: bool
+    lora_r: int = Field(ge=1)
+    training_stage: str
+    compr_model_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Official:
+    """A checkpoint in Apple's format, read and checked as far as that goes without its base model.
+
+    Attributes:
+        folder: where it was read.
+        config: what decides the computation.
+        values: ``config.json`` as it is.
+        adapters: LoRA tensors by role and by Apple's names.
+        carriers: Apple's names of the adapters that bring a whole embedding matrix with them.
+        embeddings: [size, H].
+        head: [size, H], or None where it is tied to the embeddings.
+    """
+
+    folder: Path
+    config: OfficialConfig
+    values: Mapping[str, Any]
+    adapters: Mapping[Role, Mapping[str, Tensor]]
+    carriers: tuple[str, ...]
+    embeddings: Tensor
+    head: Tensor | None
+
+    def compression(self) -> CompressionConfig:
+        """How it compresses.
+
+        Raises:
+            CheckpointError: the rate does not divide the window.
+        """
+        values = {"window_tokens": self.config.doc_max_length, "rates": [self.config.compr_rate]}
+        try:
+            return check(CompressionConfig, {**values, "input_format": "official"}, source=str(self.folder / CONFIG))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
+
+    def lora(self) -> LoraSettings:
+        """The adapters' shape; the format fixes alpha to twice the rank."""
+        return LoraSettings(rank=self.config.lora_r, alpha=2.0 * self.config.lora_r)
+
+    @property
+    def stage(self) -> str:
+        """The last training stage, by our name."""
+        return STAGES[self.config.training_stage]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """One that holds every adapter's values exactly."""
+        wide = torch.bfloat16
+        for tensors in self.adapters.values():
+            wide = torch.promote_types(wide, dtype_of(tensors))
+        return wide
+
+
+def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype that holds all tensors exactly."""
+    dtypes = [tensor.dtype for tensor in tensors.values()]
+    wide = dtypes[0]
+    for dtype in dtypes[1:]:
+        wide = torch.promote_types(wide, dtype)
+    return wide
+
+
+def is_official(folder: Path) -> bool:
+    """Whether a folder claims to be a checkpoint in Apple's format."""
+    if (folder / ADAPTERS).is_file():
+        return True
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of sub-folders in the format: a published model has one for each rate."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and is_official(path))
+
+
+def read(folder: Path) -> Official:
+    """Read a folder and check it as far as that goes without its base model.
+
+    Raises:
+        CheckpointError: a file is missing, cannot be read as plain tensors, or misses something; an unknown
+            configuration key, training stage or tensor.
+    """
+    values = _read_values(folder / CONFIG)
+    config = _config(values, folder / CONFIG)
+    tables = _unpickled(folder / ADAPTERS)
+    layers = _tensors(_unpickled(folder / LAYERS), str(folder / LAYERS))
+    wanted = dict(ADAPTER_NAMES)
+    if config.training_stage != "stage2" and ADAPTER_NAMES["query_reasoner"] not in tables:
+        del wanted["query_reasoner"]
+    _same_names(set(tables), set(wanted.values()), f"{folder / ADAPTERS}", "adapter")
+    adapters: dict[Role, Mapping[str, Tensor]] = {}
+    carried: dict[str, dict[str, Tensor]] = {}
+    for role, name in wanted.items():
+        tensors = _tensors(tables[name], f"{folder / ADAPTERS}: {name}")
+        carried[name] = {key: tensors.pop(key) for key in (EMBEDDINGS, HEAD) if key in tensors}
+        adapters[role] = tensors
+    for name, tensors in carried.items():
+        for key, tensor in tensors.items():
+            first = next(others[key] for others in carried.values() if key in others)
+            if not torch.equal(first, tensor):
+                raise CheckpointError(f"{folder / ADAPTERS}: {name} has another {key} than an adapter before it")
+    matrices = {**layers, **{key: tensor for tensors in carried.values() for key, tensor in tensors.items()}}
+    unknown = sorted(matrices.keys() - {EMBEDDINGS, HEAD})
+    if unknown:
+        raise CheckpointError(f"{folder / LAYERS} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
+    if EMBEDDINGS not in matrices:
+        raise CheckpointError(f"{folder / LAYERS} misses {EMBEDDINGS}, and no adapter brings it")
+    return Official(
+        folder=folder,
+        config=config,
+        values=values,
+        adapters=adapters,
+        carriers=tuple(name for name, tensors in carried.items() if tensors),
+        embeddings=matrices[EMBEDDINGS],
+        head=matrices.get(HEAD),
+    )
+
+
+def peft_names(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
+) -> dict[str, Tensor]:
+    """Tensors of an adapter under PEFT's names.
+
+    Args:
+        tensors: by Apple's names.
+        expected: shapes by PEFT's names, as the base model asks for.
+        rank: the configuration's.
+        source: named in errors.
+
+    Raises:
+        CheckpointError: a tensor is missing or unknown, or has another rank or shape.
+    """
+    wanted = {name.removeprefix(_PEFT): shape for name, shape in expected.items()}
+    _same_names(set(tensors), set(wanted), source, "tensor")
+    for name, shape in wanted.items():
+        got = tuple(tensors[name].shape)
+        place = 0 if ".lora_A." in name else -1
+        if len(got) == len(shape) and got[place] != rank:
+            raise CheckpointError(f"{source}: {name} has rank {got[place]}, {CONFIG} says lora_r {rank}")
+        if got != shape:
+            raise CheckpointError(
+                f"{source}: {name} has shape {got}, the base model wants {shape}; is it the base it was trained on?"
+            )
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise CheckpointError(f"{source}: {name} has values that are not finite")
+    return {_PEFT + name: tensor for name, tensor in tensors.items()}
+
+
+def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an adapter under Apple's names, from PEFT's."""
+    return {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
+
+
+def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None:
+    missing, unknown = sorted(wanted - got), sorted(got - wanted)
+    if missing:
+        raise CheckpointError(f"{source} misses {len(missing)} {kind}(s), the first is {missing[0]}")
+    if unknown:
+        raise CheckpointError(f"{source} has {len(unknown)} unknown {kind}(s), the first is {unknown[0]}")
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint has no {path}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
+    return values
+
+
+def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
+    faults = []
+    if values.get("model_type") != MODEL_TYPE:
+        faults.append(f"model_type is {values.get('model_type')!r}, expected {MODEL_TYPE!r}")
+    known = set(OfficialConfig.model_fields) | _UNUSED_KEYS | {"model_type"}
+    faults += [f"unknown key {key!r} (value {values[key]!r})" for key in sorted(values.keys() - known)]
+    stage = values.get("training_stage")
+    if stage is not None and stage not in STAGES:
+        faults.append(f"unknown training_stage {stage!r}, expected one of {', '.join(STAGES)}")
+    if values.get("lora") is False:
+        faults.append("lora is false; a model without adapters is not supported")
+    if values.get("compr_model_name"):
+        faults.append(f"compr_model_name is {values['compr_model_name']!r}; a separate compressor is not supported")
+    try:
+        config = check(OfficialConfig, values, source=str(path))
+    except ConfigError as error:
+        raise CheckpointError("; ".join([str(error), *faults])) from None
+    if faults:
+        raise CheckpointError(f"{path}: {len(faults)} fault(s): " + "; ".join(faults))
+    return config
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"the checkpoint has no {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} cannot be read as plain tensors ({reason}); it is damaged, or it holds code, which is never run"
+        ) from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a dictionary, got {type(values).__name__}")
+    return values
+
+
+def _tensors(values: object, source: str) -> dict[str, Tensor]:
+    """A dictionary's tensors; parameters are unwrapped."""
+    if not isinstance(values, dict) or not values:
+        raise CheckpointError(f"{source} must hold tensors by name, got {type(values).__name__}")
+    for name, tensor in values.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{source}: {name} must be a tensor, got {type(tensor).__name__}")
+    return {str(name): tensor.detach() for name, tensor in values.items()}

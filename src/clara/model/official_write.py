@@ -1,0 +1,146 @@
+"""Converting: Apple's format to a native checkpoint, and back to Apple's format without a changed bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clara.errors import CheckpointError
+from clara.model import checkpoint, hub, official
+from clara.model.checkpoint import Manifest, Origin
+from clara.model.create import from_checkpoint
+from clara.model.network import Network
+from clara.model.official_vocabulary import Vocabulary, base_matrix
+
+
+def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub.Progress) -> Manifest:
+    """Write a checkpoint in Apple's format as a native one.
+
+    Args:
+        source: its folder.
+        out: folder of the native checkpoint; must not exist, or be a checkpoint, which is then replaced.
+        cache: see ``hub.find_base``.
+        base_name: the base model, if not what the checkpoint says.
+        progress: told about downloads.
+
+    Returns:
+        The native checkpoint's manifest.
+
+    Raises:
+        CheckpointError: the source is not in the format, is damaged, or does not fit the base model.
+        BaseModelError: the base model cannot be had.
+    """
+    if not official.is_official(source):
+        inside = official.subfolders(source) if source.is_dir() else []
+        hint = f"; give one of {', '.join(inside)} in it" if inside else f", which has {official.ADAPTERS}"
+        raise CheckpointError(f"{source} is not a checkpoint in Apple's format{hint}")
+    found = official.read(source)
+    # The base's own weights are not written; bf16 is the least that holds them while the rest is checked.
+    loaded = from_checkpoint(
+        source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=found.dtype, progress=progress
+    )
+    checkpoint.save(loaded.network, loaded.manifest, out, card=_card(loaded.manifest), dtype=found.dtype)
+    return checkpoint.read_manifest(out)
+
+
+def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub.Progress) -> None:
+    """Write a native checkpoint that came in Apple's format back in that format.
+
+    Args:
+        source: the native checkpoint.
+        out: a folder that does not exist or is empty.
+        cache: see ``hub.find_base``.
+        base_name: the base model, if not what the checkpoint says.
+        progress: told about downloads.
+
+    Raises:
+        CheckpointError: the source did not come in Apple's format or is damaged, or ``out`` is taken.
+        BaseModelError: the base model cannot be had.
+    """
+    manifest = checkpoint.read_manifest(source)
+    if manifest.official is None:
+        raise CheckpointError(
+            f"{source} did not come in Apple's format: its models read {manifest.compression.input_format} input, and "
+            "Apple's code has no way to run that; only what clara convert made can be exported"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out} exists and is not empty; choose another folder")
+    loaded = from_checkpoint(
+        source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=torch.float32, progress=progress
+    )
+    vocabulary = loaded.network.vocabulary
+    if vocabulary is None:
+        raise CheckpointError(f"{source} has lost its vocabulary; convert it again")
+    layers = _layers(loaded.network, vocabulary, hub.find_base(loaded.base.name, cache))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        torch.save(_adapters(loaded.network, manifest.official, layers), scratch / official.ADAPTERS)
+        torch.save(layers, scratch / official.LAYERS)
+        text = json.dumps(_config(manifest, manifest.official), indent=2, sort_keys=True) + "\n"
+        (scratch / official.CONFIG).write_text(text, encoding="utf-8")
+        for path in scratch.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        scratch.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        scratch.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _adapters(network: Network, origin: Origin, layers: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    made = {}
+    for role in network.adapters.roles:
+        name = official.ADAPTER_NAMES[role]
+        # A query reasoner that was trained here has no dtype of its own yet; it started as the compressor.
+        dtype = getattr(torch, origin.dtypes.get(name, origin.dtypes[official.ADAPTER_NAMES["compressor"]]))
+        tensors = official.official_names(checkpoint.adapter_tensors(network.adapters.peft_model, role))
+        made[name] = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
+        if name in origin.carriers:
+            made[name].update(layers)
+    return made
+
+
+def _layers(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, Tensor]:
+    tokens = network.table.tokens
+    if tokens is None:  # Origin implies memory tokens: CompressionConfig refuses anything else
+        raise CheckpointError("a checkpoint in Apple's format has memory tokens, this one has none")
+    if len(set(vocabulary.memory_ids.tolist())) == 1 and not bool((tokens == tokens[0]).all()):
+        raise CheckpointError(
+            "the checkpoint says that one memory token is repeated (different_mem_tokens false), but training has made "
+            "them different; Apple's format has no place for that"
+        )
+    layers = {
+        official.EMBEDDINGS: vocabulary.matrix(base_matrix(files, official.EMBEDDINGS), tokens.detach().to("cpu"))
+    }
+    head = vocabulary.head(base_matrix(files, official.HEAD))
+    return layers if head is None else {**layers, official.HEAD: head}
+
+
+def _config(manifest: Manifest, origin: Origin) -> dict[str, object]:
+    stages = {ours: theirs for theirs, ours in official.STAGES.items()}
+    stage = stages.get(manifest.stage, origin.config["training_stage"])
+    return {**origin.config, "training_stage": stage}
+
+
+def _card(manifest: Manifest) -> str:
+    compression = manifest.compression
+    return f"""---
+library_name: clara-rag
+base_model: {manifest.base_model}
+---
+# CLaRa checkpoint on {manifest.base_model}
+
+Converted from Apple's format (stage `{manifest.stage}`). Compresses passages of up to {compression.window_tokens}
+tokens {compression.default_rate}x into {compression.memory_tokens(compression.default_rate)} memory tokens, and
+answers questions from them. Read it with `clara.ClaraModel.load("FOLDER")` or `--model FOLDER`.
+The licence is that of the checkpoint it was made from.
+"""

@@ -1,0 +1,101 @@
+"""ask and chat: answers with citations, as text, as JSON, and on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from calling import Clara, on_a_terminal
+
+pytest_plugins = ["cli_fixtures"]
+
+QUESTION = "Who was the first official world chess champion?"
+KEYS = ["answer", "citations", "tokens", "seconds", "context"]
+
+
+@pytest.mark.parametrize(("context", "memories"), [("memory", 2), ("text", 0), ("none", 0)])
+def test_ask_prints_one_object(clara: Clara, store: Path, context: str, memories: int) -> None:
+    options = ("--store", store, "--k", 2, "--context", context, "--max-new-tokens", 5, "--json")
+    answer = clara("ask", QUESTION, *options).json()
+    assert list(answer) == KEYS
+    assert list(answer["tokens"]) == ["prompt", "memory", "text_equivalent", "generated"]
+    assert list(answer["seconds"]) == ["search", "query", "generate", "total"]
+    assert answer["context"] == context
+    assert len(answer["citations"]) == (0 if context == "none" else 2)
+    for citation in answer["citations"]:
+        assert list(citation) == ["passage_id", "document", "start", "end", "score", "text"]
+        assert citation["end"] - citation["start"] == len(citation["text"])
+    assert answer["tokens"]["memory"] == memories * 16  # 64 tokens at 4x
+    assert answer["tokens"]["generated"] <= 5
+    assert answer["seconds"]["total"] >= answer["seconds"]["generate"] > 0
+
+
+def test_ask_prints_the_answer_and_numbered_citations(clara: Clara, store: Path, filled: Path) -> None:
+    options = ("--store", store, "--k", 2, "--max-new-tokens", 5)
+    answer = clara("ask", QUESTION, *options, "--json").json()
+    called = clara("ask", QUESTION, *options)
+    assert (called.code, called.err) == (0, "")
+    assert called.out.startswith(answer["answer"] + "\n\n[1] ")
+    for number, cited in enumerate(answer["citations"], start=1):
+        assert f"[{number}] {cited['document']}:{cited['start']}-{cited['end']} ({cited['score']:.3f})\n" in called.out
+        assert str((filled / "docs").resolve()) in cited["document"]
+
+
+def test_ask_streams_the_same_answer_on_a_terminal(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("ask", QUESTION, "--store", store, "--k", 1, "--max-new-tokens", 8)
+    plain, live = clara(*arguments), on_a_terminal(monkeypatch, "stdout", *arguments)
+    assert live.code == 0
+    assert live.out.strip() == plain.out.strip()
+
+
+def test_what_cannot_be_used_is_said_before_a_model_is_loaded(clara: Clara, store: Path) -> None:
+    called = clara("ask", "caf\udce9?", "--store", store)
+    assert called.code == 2
+    assert "UTF-8" in called.err
+    for device, named in (("warp", "no torch device"), ("cuda:99", "--device")):
+        called = clara("ask", QUESTION, "--store", store, "--device", device)
+        assert called.code == 2
+        assert named in called.err
+    called = clara("ask", QUESTION, "--store", store, "--model", "nowhere")
+    assert called.code == 2
+    assert "nowhere" in called.err
+
+
+def test_chat_answers_each_line_of_a_pipe(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = f"{QUESTION}\n\n  \n" + "long question " * 2000 + f"\n{QUESTION}\n/quit\nnever asked\n"
+    options = ("--store", store, "--k", 1, "--max-new-tokens", 4)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    called = clara("chat", *options, "--json")
+    assert called.code == 0
+    first, error, last = (json.loads(line) for line in called.out.splitlines())
+    assert list(first) == list(last) == KEYS
+    assert (first["answer"], first["citations"]) == (last["answer"], last["citations"])
+    assert list(error) == ["error"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    people = clara("chat", *options)
+    assert people.code == 0
+    assert people.out.count("[1] ") == 2
+    assert people.err.startswith("clara: ")
+    assert people.err.count("\n") == 1
+
+
+def test_chat_ends_with_its_input(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    called = clara("chat", "--store", store)
+    assert (called.code, called.out, called.err) == (0, "", "")
+
+
+def test_chat_at_a_terminal_asks_for_questions(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Typed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Typed(f"{QUESTION}\n"))
+    called = clara("chat", "--store", store, "--k", 1, "--max-new-tokens", 2)
+    assert called.code == 0
+    assert called.err == "Ask a question; /quit ends.\n"
+    assert called.out.count("> ") == 2  # asked again, then the input ended
+    assert "[1] " in called.out

@@ -1,0 +1,158 @@
+"""index, info, search, remove: documents into the store, found there, and out again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from calling import Clara, on_a_terminal
+
+pytest_plugins = ["cli_fixtures"]
+
+QUESTION = "Who was the first official world chess champion?"
+
+
+def test_index_reports_in_json(clara: Clara, tiny_checkpoint: Path, filled: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(filled / "docs", docs)
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7 nothing")
+    (docs / "empty.txt").touch()
+    (docs / ".hidden").touch()
+    (docs / "photo.jpg").touch()
+    (docs / "large.txt").write_text("word " * 5000)
+    options = ("--store", tmp_path / "s", "--model", tiny_checkpoint, "--max-file-mb", 0.01, "--json")
+    report = clara("index", docs, *options, "--rate", 16).json()
+    assert {name: report[name] for name in ("added", "updated", "unchanged", "pruned", "hidden")} == {
+        "added": 3,
+        "updated": 0,
+        "unchanged": 0,
+        "pruned": 0,
+        "hidden": 1,
+    }
+    assert {reason: [Path(item["uri"]).name for item in group] for reason, group in report["skipped"].items()} == {
+        "broken": ["broken.pdf"],
+        "empty": ["empty.txt"],
+        "too large": ["large.txt"],
+        "unsupported": ["photo.jpg"],
+    }
+    store = report["store"]
+    assert (store["model"], store["rate"], store["documents"]) == (str(tiny_checkpoint), 16, 3)
+    assert store["passages"] == report["passages"] > 3
+    assert store["memory_bytes"] == store["passages"] * (64 // 16) * 32 * 2  # window / rate, width, fp16
+
+    (docs / "chess.txt").write_text("Chess is a game.")
+    (docs / "coffee.html").unlink()
+    again = clara("index", docs, *options, "--prune").json()
+    assert [again[name] for name in ("added", "updated", "unchanged", "pruned")] == [0, 1, 1, 1]
+    refused = clara("index", docs, *options, "--rate", 4)
+    assert refused.code == 2
+    assert "16x" in refused.err
+
+
+def test_index_shows_a_report_to_people(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("# Skerry Light\n\nIt was built in 1868.")
+    for number in range(12):
+        (docs / f"empty{number:02}.txt").touch()
+    called = clara("index", docs, "--store", tmp_path / "s", "--model", tiny_checkpoint)
+    assert called.code == 0
+    assert called.err == ""  # no bars where there is no terminal
+    assert "1 added, 0 updated, 0 unchanged, 0 pruned" in called.out
+    assert "skipped:   12 sources" in called.out
+    assert called.out.count("empty0") == 10
+    assert "and 2 more" in called.out
+
+
+def test_index_shows_a_bar_on_a_terminal(
+    clara: Clara, filled: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("index", filled / "docs", "--store", tmp_path / "s", "--model", tiny_checkpoint, "--json")
+    live = on_a_terminal(monkeypatch, "stderr", *arguments)
+    assert live.code == 0
+    assert "files" in live.out
+    assert "3/3" in live.out
+    assert "passages" in live.out
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = on_a_terminal(monkeypatch, "stderr", *arguments)
+    assert "\x1b[3" in live.out  # a colour
+    assert "\x1b[3" not in plain.out
+    assert clara("info", "--store", tmp_path / "s", "--json").json()["documents"] == 3
+
+
+def test_info(clara: Clara, store: Path, tiny_checkpoint: Path) -> None:
+    facts = clara("info", "--store", store, "--json").json()
+    assert list(facts) == [
+        *("store", "model", "fingerprint", "rate", "memory_tokens", "width"),
+        *("documents", "unfinished", "passages", "memory_bytes", "bytes_on_disk"),
+    ]
+    assert (facts["model"], facts["rate"], facts["memory_tokens"], facts["width"]) == (str(tiny_checkpoint), 4, 16, 32)
+    assert (facts["documents"], facts["unfinished"]) == (3, 0)
+    assert facts["bytes_on_disk"] > facts["memory_bytes"] > 0
+    listing = clara("info", "--store", store, "--documents", "--json").json()["listing"]
+    assert sum(entry["passages"] for entry in listing) == facts["passages"]
+    people = clara("info", "--store", store, "--documents")
+    assert "4x: 16 memory tokens of width 32" in people.out
+    assert all(entry["document"] in people.out for entry in listing)
+
+
+@pytest.mark.parametrize("mode", ["latent", "text", "hybrid"])
+def test_search(clara: Clara, store: Path, filled: Path, mode: str) -> None:
+    found = clara("search", QUESTION, "--store", store, "--mode", mode, "--k", 3, "--json").json()
+    assert len(found) == 3
+    assert all(list(hit) == ["passage_id", "document", "start", "end", "score", "text"] for hit in found)
+    scores = [hit["score"] for hit in found]
+    assert scores == sorted(scores, reverse=True)
+    if mode == "text":
+        assert found[0]["document"] == (filled / "docs" / "chess.txt").resolve().as_posix()
+        text = (filled / "docs" / "chess.txt").read_text()
+        assert found[0]["text"] == text[found[0]["start"] : found[0]["end"]]
+
+
+def test_search_shows_a_table_with_names_as_they_are_typed_here(
+    clara: Clara, store: Path, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(filled)
+    monkeypatch.setenv("CLARA_STORE", str(store))
+    called = clara("search", QUESTION, "--mode", "text", "--k", 1)
+    assert called.code == 0
+    lines = called.out.splitlines()
+    assert lines[0].split() == ["#", "score", "passage", "text"]
+    assert lines[1].split()[2].startswith("docs/chess.txt:")
+    nothing = clara("search", "xylograph zzz", "--mode", "text")
+    assert nothing.out.startswith("no passage was found")
+    assert clara("search", "xylograph zzz", "--mode", "text", "--json").json() == []
+
+
+def test_remove(clara: Clara, filled: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(filled / "store", copy)
+    chess = filled / "docs" / "chess.txt"
+    refused = clara("remove", chess, "elsewhere.txt", "--store", copy)
+    assert refused.code == 2
+    assert "elsewhere.txt" in refused.err
+    assert clara("info", "--store", copy, "--json").json()["documents"] == 3
+    left = clara("remove", chess, "--store", copy, "--json").json()
+    assert (left["removed"], left["documents"]) == (1, 2)
+    assert chess.exists()
+    assert clara("remove", filled / "docs", "--store", copy).out == "removed 2 documents; 0 documents left\n"
+    assert clara("search", QUESTION, "--store", copy, "--mode", "text").code == 2
+
+
+def test_a_store_of_another_model_is_refused(clara: Clara, tiny_checkpoint: Path, filled: Path, tmp_path: Path) -> None:
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    shutil.copytree(filled / "store", copy)
+    described = json.loads((copy / "store.json").read_text())
+    described["model"]["fingerprint"] = "0123456789abcdef"
+    (copy / "store.json").write_text(json.dumps(described))
+    refused = clara("search", QUESTION, "--store", copy)
+    assert refused.code == 2
+    assert "index the documents again into another --store" in refused.err
+    shutil.copytree(tiny_checkpoint, other)
+    manifest = json.loads((other / "clara.json").read_text())
+    (other / "clara.json").write_text(json.dumps({**manifest, "speed": 3}))
+    refused = clara("search", QUESTION, "--store", filled / "store", "--model", other)
+    assert refused.code == 2
+    assert "speed" in refused.err

@@ -1,0 +1,135 @@
+"""Roles switch in one place: they nest, survive exceptions, and merged copies compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from clara.config import CompressionConfig
+from clara.model import adapters as module
+from clara.model.adapters import Adapters, Role, RoleWeights
+from clara.model.create import Loaded
+
+IDS = torch.tensor([[5, 80, 301, 44, 7, 599]])
+ROLES: tuple[Role | None, ...] = (None, "compressor", "generator")
+
+Make = Callable[[CompressionConfig], Loaded]
+
+
+@pytest.fixture
+def adapters(make_network: Make) -> Adapters:
+    return make_network(CompressionConfig(window_tokens=64, rates=(16,))).network.adapters
+
+
+@torch.no_grad()
+def states(adapters: Adapters) -> Tensor:
+    """Last hidden states of the backbone as it is switched now."""
+    hidden: Tensor = adapters.bare().get_decoder()(IDS, use_cache=False).last_hidden_state
+    return hidden
+
+
+def as_role(adapters: Adapters, role: Role | None) -> Tensor:
+    with adapters.use(role):
+        return states(adapters)
+
+
+def test_each_role_computes_something_else(adapters: Adapters) -> None:
+    base, compressor, generator = (as_role(adapters, role) for role in ROLES)
+    for left, right in ((base, compressor), (base, generator), (compressor, generator)):
+        assert float((left - right).abs().max()) > 0.01
+
+
+def test_use_nests_and_restores_after_exceptions(adapters: Adapters) -> None:
+    wanted = {role: as_role(adapters, role) for role in ROLES}
+    with adapters.use("compressor"):
+        with adapters.use("generator"):
+            assert torch.equal(states(adapters), wanted["generator"])
+            with pytest.raises(KeyError), adapters.use(None):
+                assert torch.equal(states(adapters), wanted[None])
+                raise KeyError("inside")
+            assert torch.equal(states(adapters), wanted["generator"])
+        assert torch.equal(states(adapters), wanted["compressor"])
+    assert torch.equal(states(adapters), wanted[None])
+
+
+@pytest.mark.parametrize("role", ["compressor", "generator", "query_reasoner"])
+def test_a_merged_copy_computes_the_same(role: Role, adapters: Adapters) -> None:
+    switched, base = as_role(adapters, role), as_role(adapters, None)
+    merged = adapters.merged(role)
+    with torch.no_grad():
+        found = merged.get_decoder()(IDS, use_cache=False).last_hidden_state
+    assert float((found - switched).abs().max()) < 1e-5
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert not any(p.requires_grad for p in merged.parameters())
+    assert torch.equal(as_role(adapters, None), base), "the original is left as it was"
+    assert torch.equal(as_role(adapters, role), switched)
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_role_weights_merge_or_switch(limit: int, adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MERGE_LIMIT", limit)
+    weights = RoleWeights(adapters)
+    for role in ROLES:
+        with weights.acting_as(role) as model, torch.no_grad():
+            found = model.get_decoder()(IDS, use_cache=False).last_hidden_state
+            with weights.acting_as(role) as again:
+                assert again is model
+        assert (model is adapters.bare()) == (limit == 0 or role is None)
+        assert float((found - as_role(adapters, role)).abs().max()) < 1e-5
+
+
+def test_role_weights_forget_merged_copies(adapters: Adapters) -> None:
+    weights = RoleWeights(adapters)
+    with weights.acting_as("compressor") as old:
+        pass
+    with torch.no_grad():
+        adapters.parameters_of("compressor")[-1].mul_(3)
+    weights.forget()
+    with weights.acting_as("compressor") as new, torch.no_grad():
+        found = new.get_decoder()(IDS, use_cache=False).last_hidden_state
+    assert new is not old
+    assert float((found - as_role(adapters, "compressor")).abs().max()) < 1e-5
+
+
+def test_the_query_reasoner_is_the_compressor_until_it_is_split(adapters: Adapters) -> None:
+    assert adapters.roles == ("compressor", "generator")
+    assert adapters.weights_of("query_reasoner") == "compressor"
+    shared = as_role(adapters, "query_reasoner")
+    assert torch.equal(shared, as_role(adapters, "compressor"))
+
+    adapters.split_query_reasoner()
+    adapters.split_query_reasoner()
+    assert adapters.roles == ("compressor", "query_reasoner", "generator")
+    assert adapters.weights_of("query_reasoner") == "query_reasoner"
+    assert torch.equal(as_role(adapters, "query_reasoner"), shared), "it starts as a copy"
+
+    own, others = adapters.parameters_of("query_reasoner"), adapters.parameters_of("compressor")
+    assert len(own) == len(others) == 28
+    assert not {id(p) for p in own} & {id(p) for p in others}
+    with torch.no_grad():
+        for parameter in own:
+            parameter.mul_(2)
+    assert not torch.equal(as_role(adapters, "query_reasoner"), shared)
+    assert torch.equal(as_role(adapters, "compressor"), shared)
+
+
+def test_one_backward_pass_reaches_two_adapters(adapters: Adapters) -> None:
+    roles: tuple[Role, Role] = ("compressor", "generator")
+    for role in roles:
+        for parameter in adapters.parameters_of(role):
+            parameter.requires_grad_(requires_grad=True)
+    decoder, embed = adapters.bare().get_decoder(), adapters.bare().get_input_embeddings()
+    with adapters.use("compressor"):
+        memory = decoder(IDS, use_cache=False).last_hidden_state
+    with adapters.use("generator"):
+        out = decoder(inputs_embeds=torch.cat([memory, embed(IDS)], dim=1), use_cache=False).last_hidden_state
+    (out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
+    for role in roles:
+        grads = [p.grad for p in adapters.parameters_of(role)]
+        assert all(g is not None and torch.isfinite(g).all() for g in grads)
+        assert sum(float(g.abs().sum()) > 0 for g in grads if g is not None) == len(grads)
+    frozen = [p for name, p in adapters.peft_model.named_parameters() if "lora_" not in name]
+    assert all(p.grad is None for p in frozen)

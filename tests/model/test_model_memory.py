@@ -1,0 +1,196 @@
+"""The memory bricks against slow loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clara.config import CompressionConfig
+from clara.model.memory import (
+    READ_SHARE,
+    MemoryTable,
+    additive,
+    equal_spans,
+    memory_attention,
+    memory_positions,
+    pool,
+    right_padded,
+    text_positions,
+)
+
+WIDTH = 5
+
+
+def masks(lengths: list[int], *, left: bool, extra: int = 0) -> Tensor:
+    """A mask bool [B, S] with texts of these lengths, padded on one side."""
+    size = max(lengths) + extra
+    rows = [([False] * (size - n) + [True] * n) if left else ([True] * n + [False] * (size - n)) for n in lengths]
+    return torch.tensor(rows, dtype=torch.bool).reshape(len(lengths), size)
+
+
+def slow_span(length: int, n: int, i: int) -> tuple[int, int]:
+    """First token of span i, and one past its last."""
+    start = (i * length) // n
+    return start, max(((i + 1) * length) // n, start + 1)
+
+
+def ramp(*shape: int) -> Tensor:
+    return torch.linspace(-2, 3, torch.Size(shape).numel()).reshape(shape).sin()
+
+
+batches = st.lists(st.integers(0, 40), min_size=1, max_size=4)
+
+
+@given(lengths=batches, n=st.integers(1, 64), left=st.booleans(), extra=st.integers(0, 3))
+def test_spans_equal_a_loop_and_cover_the_text(lengths: list[int], n: int, *, left: bool, extra: int) -> None:
+    mask = masks(lengths, left=left, extra=extra)
+    spans = equal_spans(mask, n)
+    assert spans.member.shape == (len(lengths), n, mask.shape[1])
+    for row, length in enumerate(lengths):
+        offset = mask.shape[1] - length if left else 0
+        covered = set()
+        for i in range(n):
+            start, end = slow_span(length, n, i)
+            wanted = {offset + t for t in range(start, end) if t < length}
+            found = set(spans.member[row, i].nonzero().flatten().tolist())
+            assert found == wanted
+            assert (len(found) >= 1) == (length >= 1)
+            weights = spans.weights[row, i]
+            assert float(weights.sum()) == pytest.approx(1.0 if length else 0.0)
+            assert all(float(weights[t]) == pytest.approx(1 / len(wanted)) for t in wanted)
+            assert float(spans.centre[row, i]) == (start + end - 1) / 2
+            covered |= found
+        assert covered == {offset + t for t in range(length)}
+
+
+@given(lengths=batches, left=st.booleans())
+def test_text_positions_count_the_text_alone(lengths: list[int], *, left: bool) -> None:
+    mask = masks(lengths, left=left, extra=2)
+    for row, length in enumerate(lengths):
+        assert text_positions(mask)[row][mask[row]].tolist() == list(range(length))
+    assert (text_positions(mask) >= 0).all()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_pool_is_the_mean_of_each_span(left: bool) -> None:  # noqa: FBT001 - pytest passes it
+    lengths, n = [7, 3, 12], 4
+    mask = masks(lengths, left=left)
+    values = ramp(3, mask.shape[1], WIDTH)
+    pooled = pool(equal_spans(mask, n).weights, values)
+    for row, length in enumerate(lengths):
+        text = values[row][mask[row]]
+        for i in range(n):
+            start, end = slow_span(length, n, i)
+            torch.testing.assert_close(pooled[row, i], text[start:end].mean(dim=0))
+    assert pool(equal_spans(mask, n).weights, values.bfloat16()).dtype == torch.bfloat16
+
+
+@given(lengths=batches, n=st.integers(1, 64), left=st.booleans())
+def test_memory_positions(lengths: list[int], n: int, *, left: bool) -> None:
+    mask = masks(lengths, left=left)
+    spans = equal_spans(mask, n)
+    appended, spread = (memory_positions(spans, mask, kind) for kind in ("appended", "spread"))
+    for row, length in enumerate(lengths):
+        assert appended[row].tolist() == [length + i for i in range(n)]
+        middles = [sum(slow_span(length, n, i)) - 1 for i in range(n)]
+        assert spread[row].tolist() == [middle // 2 for middle in middles]
+        assert length == 0 or int(spread[row].max()) < length
+
+
+def slow_attention(mask: Tensor, n: int, attention: str) -> Tensor:
+    """``memory_attention``, one pair at a time."""
+    b, s = mask.shape
+    allowed = torch.zeros(b, 1, n, s + n, dtype=torch.bool)
+    for row in range(b):
+        places = mask[row].nonzero().flatten().tolist()
+        for i in range(n):
+            start, end = slow_span(len(places), n, i)
+            for k in range(s):
+                allowed[row, 0, i, k] = k in (places if attention == "full" else places[start:end])
+            for k in range(n):
+                allowed[row, 0, i, s + k] = k == i or (attention == "full" and k < i)
+    return allowed
+
+
+@pytest.mark.parametrize("attention", ["full", "span"])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_attention_equals_a_loop(attention: str, left: bool, n: int) -> None:  # noqa: FBT001 - pytest passes it
+    mask = masks([6, 1, 9, 4], left=left, extra=1)
+    found = memory_attention(equal_spans(mask, n), mask, attention)
+    assert torch.equal(found, slow_attention(mask, n, attention))
+
+
+@given(lengths=batches, left=st.booleans(), extra=st.integers(0, 3))
+def test_right_padding_moves_the_text_and_nothing_else(lengths: list[int], *, left: bool, extra: int) -> None:
+    mask = masks(lengths, left=left, extra=extra)
+    ids = torch.arange(mask.numel()).reshape(mask.shape)
+    moved, moved_mask = right_padded(ids, mask)
+    assert torch.equal(moved_mask, masks(lengths, left=False, extra=extra))
+    for row, length in enumerate(lengths):
+        assert moved[row, :length].tolist() == ids[row][mask[row]].tolist()
+
+
+def test_additive_mask() -> None:
+    numbers = additive(torch.tensor([[True, False]]), torch.bfloat16)
+    assert numbers.dtype == torch.bfloat16
+    assert numbers.tolist() == [[0.0, torch.finfo(torch.bfloat16).min]]
+
+
+def table(**settings: object) -> MemoryTable:
+    config = CompressionConfig.model_validate({"window_tokens": 64, "rates": (4, 16), **settings})
+    return MemoryTable(config, WIDTH)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("rate", [4, 16])
+def test_calibrated_memories_have_mean_and_spread_of_embeddings(residual: bool, rate: int) -> None:  # noqa: FBT001
+    made = table(gain=True, residual=residual, read_out="mean_pool")
+    embeddings, read, rest = 0.1 * ramp(50, WIDTH) + 0.7, 30 * ramp(40, WIDTH).cos() - 5, 3 * ramp(40, WIDTH)
+    made.calibrate(embeddings, read, rest, rate=rate)
+    memory = made.assemble(read[None], rest[None], rate=rate)[0].detach()
+    torch.testing.assert_close(memory.mean(dim=0), embeddings.mean(dim=0), atol=1e-4, rtol=1e-4)
+    spread = embeddings.std(dim=0)
+    if residual:
+        silent, bare = torch.zeros_like(read), torch.zeros_like(rest)
+        only_rest = made.assemble(silent[None], rest[None], rate=rate)[0].detach().std(dim=0)
+        only_read = made.assemble(read[None], bare[None], rate=rate)[0].detach().std(dim=0)
+        torch.testing.assert_close(only_rest, spread, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(only_read, READ_SHARE * spread, atol=1e-4, rtol=1e-4)
+    else:
+        torch.testing.assert_close(memory.std(dim=0), spread, atol=1e-4, rtol=1e-4)
+
+
+def test_calibrating_one_rate_leaves_the_other() -> None:
+    made = table(gain=True, residual=True)
+    made.calibrate(ramp(50, WIDTH), ramp(40, WIDTH), ramp(40, WIDTH), rate=16)
+    assert made.gain is not None
+    assert made.bias is not None
+    assert made.gain[0].tolist() == [1.0] * WIDTH
+    assert made.bias[0].tolist() == [0.0] * WIDTH
+    assert (made.gain[1] != 1).all()
+
+
+def test_without_gain_the_memory_is_the_read_out_and_the_residual() -> None:
+    read, rest = ramp(2, 3, WIDTH), ramp(2, 3, WIDTH).cos()
+    assert torch.equal(table().assemble(read, rest, rate=4), read)
+    assert torch.equal(table(residual=True).assemble(read, rest, rate=4), read + rest)
+    assert dict(table(read_out="mean_pool").named_parameters()) == {}
+
+
+@pytest.mark.parametrize(("pooled", "share"), [(False, 1.0), (True, 0.1)])
+def test_fresh_memory_tokens_have_the_size_of_embeddings(pooled: bool, share: float) -> None:  # noqa: FBT001
+    config = CompressionConfig(window_tokens=256, rates=(16, 4), pooled_input=pooled)
+    made, again = MemoryTable(config, 64), MemoryTable(config, 64)
+    embeddings = 3 * ramp(50, 64)
+    made.initialise(embeddings, seed=1)
+    again.initialise(embeddings, seed=1)
+    assert made.tokens is not None
+    assert again.tokens is not None
+    assert made.tokens.shape == (64, 64), "rows for the smallest rate"
+    rms = float(embeddings.pow(2).mean().sqrt())
+    assert float(made.tokens.detach().pow(2).mean().sqrt()) == pytest.approx(share * rms, rel=0.05)
+    assert torch.equal(made.tokens, again.tokens)

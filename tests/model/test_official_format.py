@@ -1,0 +1,415 @@
+"""Apple's format read, converted, written back; and what is wrong with a folder, named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from official_folders import CASE, GOLDENS, RANK, WINDOW, Content, Spoil, content, needs_goldens
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from clara.cli import convert as convert_command
+from clara.cli import export as export_command
+from clara.config import CompressionConfig, check
+from clara.errors import BaseModelError, CheckpointError, ConfigError
+from clara.model import ClaraModel, checkpoint, official
+from clara.model.create import from_checkpoint
+from clara.model.official_prompting import OfficialPrompter
+from clara.model.official_write import convert, export
+
+TEXT = "The lighthouse keeper wrote three letters."
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+def native(folder: Path, out: Path, base: Path) -> Path:
+    convert(folder, out, out.parent, base_name=str(base), progress=silent)
+    return out
+
+
+@pytest.fixture(scope="module")
+def untied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with an LM head of its own and a padded vocabulary."""
+    folder = tmp_path_factory.mktemp("models") / "untied"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"tie_word_embeddings": False, "vocab_size": config["vocab_size"] + 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(
+            AutoModelForCausalLM.from_pretrained(folder, ignore_mismatched_sizes=True).config
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return content(tiny_base).write(tmp_path_factory.mktemp("official") / "made")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tiny_base: Path) -> ClaraModel:
+    return ClaraModel.load(folder, base=str(tiny_base), dtype="fp32")
+
+
+def test_a_folder_is_a_model_like_any_other(model: ClaraModel) -> None:
+    assert (model.window_tokens, model.rates, model.memory_tokens()) == (WINDOW, (8,), 4)
+    assert model.manifest.stage == "end_to_end"
+    memories = model.compress([TEXT, "Another one."])
+    assert [memory.values.shape for memory in memories] == [(4, model.width)] * 2
+    assert [memory.token_count for memory in memories] == [model.token_count(TEXT), model.token_count("Another one.")]
+    query = model.encode_queries(["Who wrote letters?"])[0]
+    assert query.fingerprint == memories[0].fingerprint
+    answer = model.generate("Who wrote letters?", memories, max_new_tokens=5)
+    assert answer.tokens.memory == 8
+    # Both passages and their separators; the window of text they stand for.
+    assert answer.tokens.text_equivalent == answer.tokens.prompt - 8 + sum(m.token_count for m in memories)
+
+
+def test_converted_and_direct_are_the_same_model(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    out = native(folder, tmp_path / "native", tiny_base)
+    assert (out / "README.md").read_text().count("Converted from Apple's format") == 1
+    models = [
+        ClaraModel.load(folder, base=str(tiny_base), dtype="fp32"),
+        ClaraModel.load(out, dtype="fp32"),
+    ]
+    assert models[0].fingerprint == models[1].fingerprint
+    first, second = (m.compress([TEXT])[0] for m in models)
+    assert first.values.tobytes() == second.values.tobytes()
+    answers = [
+        m.generate("Who?", [memory], max_new_tokens=8) for m, memory in zip(models, (first, second), strict=True)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_the_fingerprint_does_not_depend_on_the_dtype_in_memory(folder: Path, tiny_base: Path) -> None:
+    prints = {ClaraModel.load(folder, base=str(tiny_base), dtype=dtype).fingerprint for dtype in ("fp32", "bf16")}
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [("stage1", torch.float32), ("stage1_2", torch.float16), ("stage2", torch.bfloat16)]
+)
+def test_read_write_read_is_exact(stage: str, dtype: torch.dtype, tiny_base: Path, tmp_path: Path) -> None:
+    made = content(tiny_base, dtype=dtype, training_stage=stage)
+    made.layers["model.embed_tokens.weight"][7] += 0.5  # a row of the base's own that training changed
+    _round_trip(made, tiny_base, tmp_path)
+
+
+def test_read_write_read_is_exact_with_a_head_and_a_padded_base(untied_base: Path, tmp_path: Path) -> None:
+    made = content(untied_base, dtype=torch.bfloat16)
+    made.layers["lm_head.weight"][3] *= 2
+    _round_trip(made, untied_base, tmp_path)
+
+
+def test_read_write_read_is_exact_with_one_memory_token(tiny_base: Path, tmp_path: Path) -> None:
+    _round_trip(content(tiny_base, different_mem_tokens=False), tiny_base, tmp_path)
+
+
+def test_read_write_read_is_exact_with_a_carried_matrix(tiny_base: Path, tmp_path: Path) -> None:
+    made = content(tiny_base)
+    made.adapters["decoder_adapter"].update({name: tensor.clone() for name, tensor in made.layers.items()})
+    _round_trip(made, tiny_base, tmp_path)
+
+
+@needs_goldens
+def test_read_write_read_of_the_official_codes_own_folder(tmp_path: Path) -> None:
+    base = GOLDENS / "tiny_llama_base"
+    out = native(CASE / "ckpt_stage2", tmp_path / "native", base)
+    export(out, tmp_path / "back", tmp_path, base_name=None, progress=silent)
+    _assert_same_content(CASE / "ckpt_stage2", tmp_path / "back")
+
+
+def _round_trip(made: Content, base: Path, tmp_path: Path) -> None:
+    folder = made.write(tmp_path / "made")
+    out = native(folder, tmp_path / "native", base)
+    export(out, tmp_path / "back", tmp_path, base_name=None, progress=silent)
+    _assert_same_content(folder, tmp_path / "back")
+
+
+def _assert_same_content(first: Path, second: Path) -> None:
+    assert json.loads((first / "config.json").read_text()) == json.loads((second / "config.json").read_text())
+    pairs = [
+        [_flat(torch.load(folder / name, weights_only=True)) for folder in (first, second)]
+        for name in ("adapters.pth", "decoder_first_last_layers.pth")
+    ]
+    for one, other in pairs:
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            assert tensor.dtype == other[name].dtype, name
+            assert torch.equal(tensor, other[name]), name
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    flat: dict[str, Tensor] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value.detach()})
+    return flat
+
+
+def test_a_carried_matrix_overrides_the_layers_file(tiny_base: Path, tmp_path: Path) -> None:
+    made = content(tiny_base)
+    carried = made.layers["model.embed_tokens.weight"] + 1
+    made.adapters["encoder_adapter"]["model.embed_tokens.weight"] = carried
+    found = official.read(made.write(tmp_path / "made"))
+    assert torch.equal(found.embeddings, carried)
+    assert found.carriers == ("encoder_adapter",)
+
+
+def test_parameters_in_a_pickle_are_read(tiny_base: Path, tmp_path: Path) -> None:
+    made = content(tiny_base)
+    made.layers = {name: torch.nn.Parameter(tensor) for name, tensor in made.layers.items()}
+    found = official.read(made.write(tmp_path / "made"))
+    assert not found.embeddings.requires_grad
+
+
+def _prompter(model: ClaraModel) -> OfficialPrompter:
+    assert isinstance(model._prompter, OfficialPrompter)
+    return model._prompter
+
+
+SPECIAL = ["<MEM0>", "<MEM3>", "<AE>", "<ENC>", "<SEP>", "<|im_start|>", "<|im_end|>"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=6)), max_size=6).map("".join))
+def test_no_text_makes_a_control_token(model: ClaraModel, text: str) -> None:
+    """The official code lets "<SEP>" or "<|im_end|>" in a document or question become the token."""
+    prompter = _prompter(model)
+    base = min(i for i, token in prompter._wide.added_tokens_decoder.items() if token.content == "<MEM0>")
+    controls = {0, 1, *range(base, base + 7)}
+    ids = prompter.encoder_ids(text)
+    assert len(ids) <= WINDOW + 3
+    kept = [i for i in ids if i in controls]
+    whole = len(ids) < WINDOW + 3
+    assert kept[:2] == [base + 5, 0]
+    assert kept[2:] in ([[1]] if whole else [[], [1]])
+    prompt = prompter.from_memories(text, [4, 4])
+    empty = prompter.from_memories("", [4, 4])
+    assert [i for i in prompt.ids if i in controls] == [i for i in empty.ids if i in controls]
+    assert prompt.slots == empty.slots
+
+
+def test_a_long_text_is_cut_as_the_model_was_trained(model: ClaraModel) -> None:
+    long = TEXT * 20
+    assert len(_prompter(model).encoder_ids(long)) == WINDOW + 3
+    (memory,) = model.compress([long])
+    assert memory.token_count == WINDOW
+    first = model.compress([long + " and a tail that is cut off"])[0]
+    assert first.values.tobytes() == memory.values.tobytes()
+
+
+def test_separators_stay_whatever_the_configuration_says(tiny_base: Path, tmp_path: Path) -> None:
+    """With sep false the official code writes separators all the same, and its memory slots go out of step."""
+    prompts = []
+    for sep in (True, False):
+        folder = content(tiny_base, sep=sep).write(tmp_path / str(sep))
+        loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
+        prompts.append(loaded.prompter().from_memories("Who?", [4, 4]))
+    assert prompts[0] == prompts[1]
+    starts = prompts[0].slots
+    assert starts[4] - starts[3] == 2
+
+
+def test_dropout_is_off_after_loading(model: ClaraModel) -> None:
+    """The official model answers at random until ``eval()`` is called."""
+    first, second = model.compress([TEXT])[0], model.compress([TEXT])[0]
+    assert first.values.tobytes() == second.values.tobytes()
+    assert not any(module.training for module in model._network.modules())
+
+
+def test_an_instruct_checkpoint_keeps_its_generator_whatever_pure_inference_says(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The official code, without pure_inference, replaces the trained generator by a fresh one."""
+    made = content(tiny_base, training_stage="stage1_2", pure_inference=False)
+    folder = made.write(tmp_path / "made")
+    loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
+    state = checkpoint.adapter_tensors(loaded.network.adapters.peft_model, "generator")
+    for name, tensor in made.adapters["decoder_adapter"].items():
+        assert torch.equal(state["base_model.model." + name], tensor)
+
+
+A_NAME = "model.layers.1.mlp.up_proj.lora_A.weight"
+
+
+def _config(**changes: Any) -> Spoil:  # noqa: ANN401 - JSON values
+    return lambda made: made.config.update(changes)
+
+
+def _drop(adapter: str, name: str) -> Spoil:
+    return lambda made: made.adapters[adapter].pop(name)
+
+
+def _set(adapter: str, name: str, value: Tensor) -> Spoil:
+    return lambda made: made.adapters[adapter].update({name: value})
+
+
+FAULTS: dict[str, tuple[Spoil, str]] = {
+    "missing tensor": (_drop("encoder_adapter", A_NAME), f"encoder_adapter misses 1 tensor.*{A_NAME}"),
+    "unknown tensor": (_set("decoder_adapter", "x.lora_A.weight", torch.ones(1)), "unknown tensor.*x.lora_A.weight"),
+    "missing adapter": (lambda made: made.adapters.pop("decoder_adapter"), "misses 1 adapter.*decoder_adapter"),
+    "missing reasoner": (lambda made: made.adapters.pop("query_reasoner_adapter"), "query_reasoner_adapter"),
+    "unknown adapter": (lambda made: made.adapters.update(extra={"a": torch.ones(1)}), "unknown adapter.*extra"),
+    "wrong rank": (_config(lora_r=RANK + 1), rf"has rank {RANK}, config.json says lora_r {RANK + 1}"),
+    "wrong shape": (_set("encoder_adapter", A_NAME, torch.ones(RANK, 5)), rf"{A_NAME} has shape \({RANK}, 5\)"),
+    "not finite": (_set("encoder_adapter", A_NAME, torch.full((RANK, 32), torch.nan)), f"{A_NAME}.*not finite"),
+    "unknown stage": (_config(training_stage="stage9"), "unknown training_stage 'stage9'.*stage1_2"),
+    "unknown key": (_config(compression_rate=4), "unknown key 'compression_rate'"),
+    "two faults": (_config(compression_rate=4, lora=False), "2 fault.*compression_rate.*lora is false"),
+    "separate compressor": (_config(compr_model_name="bert"), "compr_model_name is 'bert'"),
+    "wrong type": (_config(lora_r="many"), "lora_r"),
+    "other model": (_config(model_type="llama"), "model_type is 'llama'"),
+    "uneven rate": (_config(compr_rate=5), "rate 5 does not divide the window of 32"),
+    "small vocabulary": (
+        lambda made: made.layers.update({k: v[:-1] for k, v in made.layers.items()}),
+        r"embed_tokens.weight has shape .* expected .* tokens of the base model",
+    ),
+    "no embeddings": (
+        lambda made: made.layers.update({"lm_head.weight": made.layers.pop("model.embed_tokens.weight")}),
+        "misses model.embed_tokens.weight",
+    ),
+    "unknown layer": (lambda made: made.layers.update(x=torch.ones(1)), "unknown tensor.*x"),
+    "own head": (
+        lambda made: made.layers.update({"lm_head.weight": made.layers["model.embed_tokens.weight"] + 1}),
+        "has lm_head.weight, but the base model",
+    ),
+    "not a tensor": (
+        lambda made: made.layers.update({"model.embed_tokens.weight": 3}),  # type: ignore[dict-item]
+        "must be a tensor, got int",
+    ),
+    "carried differently": (
+        lambda made: (
+            [
+                made.adapters[name].update({"model.embed_tokens.weight": made.layers["model.embed_tokens.weight"] + i})
+                for i, name in enumerate(("encoder_adapter", "decoder_adapter"))
+            ]
+            and None
+        ),
+        "decoder_adapter has another model.embed_tokens.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named(fault: str, tiny_base: Path, tmp_path: Path) -> None:
+    spoil, message = FAULTS[fault]
+    made = content(tiny_base)
+    spoil(made)
+    folder = made.write(tmp_path / "made")
+    with pytest.raises(CheckpointError, match=message):
+        from_checkpoint(folder, tmp_path, base_name=str(tiny_base), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapters.pth", "decoder_first_last_layers.pth"])
+def test_a_missing_or_torn_file_is_named(name: str, folder: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn"
+    shutil.copytree(folder, torn)
+    (torn / name).write_bytes((torn / name).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=name):
+        official.read(torn)
+    (torn / name).unlink()
+    with pytest.raises(CheckpointError, match=f"has no .*{name}"):
+        official.read(torn)
+
+
+class _Code:
+    """A pickle that makes a folder when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._path),)
+
+
+def test_code_in_a_pickle_is_not_run(folder: Path, tmp_path: Path) -> None:
+    bad, mark = tmp_path / "bad", tmp_path / "mark"
+    shutil.copytree(folder, bad)
+    torch.save({"encoder_adapter": _Code(mark)}, bad / "adapters.pth")
+    with pytest.raises(CheckpointError, match="holds code, which is never run"):
+        official.read(bad)
+    assert not mark.exists()
+
+
+def test_a_head_that_is_missing_is_named(untied_base: Path, tmp_path: Path) -> None:
+    made = content(untied_base)
+    del made.layers["lm_head.weight"]
+    folder = made.write(tmp_path / "made")
+    with pytest.raises(CheckpointError, match=r"misses lm_head.weight, which the base model"):
+        from_checkpoint(folder, tmp_path, base_name=str(untied_base), dtype=torch.float32)
+
+
+def test_without_base_the_way_out_is_said(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'/of/the/training/machine', which cannot be had here.*--base"):
+        ClaraModel.load(folder)
+    with pytest.raises(BaseModelError, match="no base model named"):
+        ClaraModel.load(folder, base="nothing there")
+    near = content(tiny_base, decoder_model_name=str(tiny_base)).write(tmp_path / "near")
+    assert ClaraModel.load(near).manifest.base_model == str(tiny_base)
+
+
+def test_the_folder_of_a_published_model_names_its_sub_folders(folder: Path, tmp_path: Path) -> None:
+    for name in ("compression-16", "compression-128"):
+        shutil.copytree(folder, tmp_path / "CLaRa" / name)
+    with pytest.raises(CheckpointError, match=r"give one of compression-128, compression-16"):
+        ClaraModel.load(tmp_path / "CLaRa")
+    with pytest.raises(CheckpointError, match=r"give one of compression-128, compression-16"):
+        convert(tmp_path / "CLaRa", tmp_path / "out", tmp_path, base_name=None, progress=silent)
+
+
+def test_a_checkpoint_of_our_own_kind_cannot_be_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="did not come in Apple's format"):
+        export(tiny_checkpoint, tmp_path / "out", tmp_path, base_name=None, progress=silent)
+
+
+def test_a_native_checkpoint_is_written_as_before(tiny_checkpoint: Path) -> None:
+    """Fields that only Apple's format needs are left out, so that files and fingerprints stay what they were."""
+    values = json.loads((tiny_checkpoint / "clara.json").read_text())
+    assert "official" not in values
+    assert "input_format" not in values["compression"]
+    assert not (tiny_checkpoint / "vocabulary.safetensors").exists()
+    dumped = checkpoint.read_manifest(tiny_checkpoint).compression.model_dump_json()
+    assert json.loads(dumped).keys() == values["compression"].keys()
+
+
+def test_the_official_input_wants_one_rate(tiny_checkpoint: Path) -> None:
+    compression = checkpoint.read_manifest(tiny_checkpoint).compression
+    values = {**compression.model_dump(), "input_format": "official"}
+    with pytest.raises(ConfigError, match="exactly one rate"):
+        check(CompressionConfig, values, source="test")
+
+
+def test_the_commands_convert_and_export(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    convert_command.register(app)
+    export_command.register(app)
+    run = CliRunner().invoke
+    out = tmp_path / "native"
+    done = run(app, ["convert", str(folder), "--base", str(tiny_base), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == {
+        "checkpoint": str(out),
+        "base": str(tiny_base),
+        "stage": "end_to_end",
+        "rate": 8,
+        "window_tokens": WINDOW,
+        "roles": ["compressor", "query_reasoner", "generator"],
+    }
+    done = run(app, ["export", str(out), "--format", "official", "--out", str(tmp_path / "back")])
+    assert done.exit_code == 0, done.output
+    assert "in Apple's format" in done.stdout
+    _assert_same_content(folder, tmp_path / "back")

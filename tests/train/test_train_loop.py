@@ -1,0 +1,151 @@
+"""The loop: a killed run goes on as if nothing had happened, and only trained weights are kept."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from train_cases import losses, passages, questions, settings
+
+from clara.errors import TrainingError
+from clara.model import ClaraModel, checkpoint
+from clara.train.loop import WEIGHTS, WHOLE, Progress, last_whole_checkpoint
+from clara.train.stage import train
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    return out
+
+
+def run_and_kill(base: Path, out: Path, step: int) -> None:
+    """Start a run in a process of its own and kill it while it hangs after a step."""
+    program = Path(__file__).with_name("train_cases.py")
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(program), str(base), str(out), str(step)], stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not (out / "log.jsonl").is_file() or len(losses(out)) < step:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    run_and_kill(tiny_base, out, 5)
+    assert not (out / "checkpoint").exists()
+    assert last_whole_checkpoint(out) == out / "checkpoint-4"
+    assert losses(out) == losses(undisturbed)[:5]
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"step": 6, "cross')  # a torn line
+
+    told: list[Progress] = []
+    folder = train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    assert [progress.step for progress in told] == [5, 6]
+    assert losses(out) == losses(undisturbed)
+    fingerprints = [ClaraModel.load(one, dtype="fp32").fingerprint for one in (folder, undisturbed / "checkpoint")]
+    assert fingerprints[0] == fingerprints[1]
+    for role in ("compressor", "generator"):
+        name = f"adapters/{role}/adapter_model.safetensors"
+        assert (folder / name).read_bytes() == (undisturbed / "checkpoint" / name).read_bytes()
+
+
+def test_what_a_run_leaves(tiny_base: Path, undisturbed: Path) -> None:
+    log = losses(undisturbed)
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in log if line["held_out"] is not None] == [3, 6]
+    assert len({line["cross_entropy"] for line in log}) == 6
+    manifest = checkpoint.read_manifest(undisturbed / "checkpoint")
+    assert manifest.stage == "scp"
+    assert manifest.base_model == str(tiny_base)
+    assert manifest.trained["examples"] == 24
+    assert manifest.trained["records"] == {"a": 17}
+    card = (undisturbed / "checkpoint" / "README.md").read_text()
+    assert "Stage `scp`: 6 steps, 24 examples" in card
+    assert "| a | 17 |" in card
+
+
+def test_checkpoints_hold_trained_weights_only(undisturbed: Path) -> None:
+    assert sorted(path.name for path in undisturbed.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    with safe_open(undisturbed / "checkpoint-6" / WEIGHTS, "pt") as file:
+        names = list(file.keys())
+        dtypes = {file.get_tensor(name).dtype for name in names}
+    assert dtypes == {torch.float32}
+    table = {name for name in names if name.startswith("table.")}
+    assert table == {"table.tokens", "table.gain", "table.bias", "table.residual_gain"}
+    adapters = set(names) - table
+    assert len(adapters) == 2 * 2 * 7 * 2  # roles, layers, linear layers, A and B
+    assert all(("lora_A" in name or "lora_B" in name) and name.startswith("backbone.") for name in adapters)
+    assert not list((undisturbed / "checkpoint-6").glob("model*")), "the base is not written again"
+
+
+def test_a_torn_checkpoint_counts_for_nothing(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "torn"))
+    shutil.rmtree(out / "checkpoint")
+    (out / "checkpoint-6" / WHOLE).unlink()
+    (out / "checkpoint-6" / WEIGHTS).write_bytes(b"half")
+    told: list[Progress] = []
+    train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    assert [progress.step for progress in told] == [5, 6], "goes on from step 4"
+    assert losses(out) == losses(undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "again"))
+    told: list[Progress] = []
+    train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    assert told == []
+    assert losses(out) == losses(undisturbed)
+
+
+def test_other_settings_in_the_same_folder(tiny_base: Path, undisturbed: Path) -> None:
+    before = sorted(undisturbed.iterdir())
+    with pytest.raises(TrainingError, match="holds a run with other settings; choose another --out"):
+        train("scp", passages(20), settings(tiny_base, steps=7), undisturbed, cache=undisturbed)
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        train("instruct", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+    assert sorted(undisturbed.iterdir()) == before
+
+
+def test_the_loss_falls_when_a_few_records_are_learnt(tiny_base: Path, tmp_path: Path) -> None:
+    config = settings(
+        tiny_base,
+        steps=30,
+        batch_size=3,
+        accumulation=1,
+        learning_rate=0.02,
+        held_out=0,
+        save_every=100,
+        dtype="fp32",
+        lora={"rank": 4, "alpha": 8, "dropout": 0.0},
+        restate={"repeat": 0.0},
+    )
+    train("scp", passages(3), config, tmp_path, cache=tmp_path)
+    log = losses(tmp_path)
+    first, last = (sum(line["cross_entropy"] for line in part) / 5 for part in (log[:5], log[-5:]))
+    assert last < 0.5 * first
+    assert all(line["held_out"] is None for line in log)
+
+
+def test_instruct_goes_on_from_a_checkpoint(undisturbed: Path, tiny_base: Path, tmp_path: Path) -> None:
+    start = undisturbed / "checkpoint"
+    config = settings(tiny_base, start=str(start), steps=1, held_out=1, documents=3, distractors=1)
+    folder = train("instruct", questions(8), config, tmp_path, cache=tmp_path)
+    before, after = checkpoint.read_manifest(start), checkpoint.read_manifest(folder)
+    assert after.stage == "instruct"
+    assert after.compression == before.compression
+    assert after.base_identity == before.base_identity
+    names = [f"adapters/{role}/adapter_model.safetensors" for role in ("compressor", "generator")]
+    assert all((folder / name).read_bytes() != (start / name).read_bytes() for name in names), "both are trained"
