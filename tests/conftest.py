@@ -3,6 +3,7 @@
 All of it is made here from seeds and ramps in about a second; nothing is downloaded. The weights are random, so the
 answers mean nothing, but adapters, memories and prompts go through the same code as with a real model.
 """
+# ruff: noqa: PLC0415 - tests that need no model should not wait for torch
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from clara.model.create import Loaded
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
@@ -42,7 +43,9 @@ def sample_texts() -> list[str]:
     """The plain texts among the packaged sample documents."""
     from clara.samples import sample_folder
 
-    return [path.read_text(encoding="utf-8") for path in sorted(sample_folder().iterdir()) if path.suffix in {".txt", ".md"}]
+    return [
+        path.read_text(encoding="utf-8") for path in sorted(sample_folder().iterdir()) if path.suffix in {".txt", ".md"}
+    ]
 
 
 def ramp(parameters: list[nn.Parameter], *, scale: float) -> None:
@@ -76,9 +79,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens.train_from_iterator(sample_texts(), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokens,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
+        bos_token="<|im_start|>",  # noqa: S106 - a token of text
+        eos_token="<|im_end|>",  # noqa: S106 - as above
+        pad_token="<|im_end|>",  # noqa: S106 - as above
         chat_template=CHATML,
     )
     tokenizer.save_pretrained(folder)

@@ -50,7 +50,7 @@ def test_settings_are_frozen_and_come_back_from_json() -> None:
     config = CompressionConfig(window_tokens=64, rates=(16, 4), gain=True)
     assert CompressionConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError, match="frozen"):
-        config.gain = False  # type: ignore[misc]
+        config.gain = False
 
 
 def test_toml_files(tmp_path: Path) -> None:
@@ -63,5 +63,5 @@ def test_toml_files(tmp_path: Path) -> None:
     path.write_bytes(b"a = '\xff'")
     with pytest.raises(ConfigError, match=r"run\.toml is not valid TOML"):
         read_toml(path)
-    with pytest.raises(ConfigError, match="no configuration file at .*nothing"):
+    with pytest.raises(ConfigError, match=r"no configuration file at .*nothing"):
         read_toml(tmp_path / "nothing")

@@ -338,7 +338,7 @@ class Clara:
         if mode == "latent":
             hits = self.store.search_latent(vector, k)
         else:
-            hits = self.store.search_hybrid(vector, question, k)
+            hits = self.store.search_hybrid(vector, question, k, latent_weight=self.model.latent_weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
     @staticmethod

@@ -32,6 +32,6 @@ def passage_text(title: str, text: str) -> str:
     A title that the text already begins with is not repeated.
     """
     title = title.strip()
-    if not title or text.lstrip().startswith(title):
+    if not title or text.lstrip("# \n").startswith(title):
         return text
     return f"{title}\n{text}"

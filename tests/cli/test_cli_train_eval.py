@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from calling import Clara, on_a_terminal
 
+from clara.train import stage
+
 pytest_plugins = ["cli_fixtures"]
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -63,6 +65,18 @@ def test_train_shows_a_live_line_on_a_terminal(
     missing = clara("train", "instruct", *command[2:])
     assert missing.code == 2
     assert "other settings" in missing.err
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    clara: Clara, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "train", interrupted)
+    called = clara("train", "scp", PASSAGES, "--out", tmp_path / "run", "--config", recipe)
+    assert called.code == 130
+    assert called.err.splitlines()[-1] == "clara: interrupted; the same command goes on from the last checkpoint"
 
 
 @pytest.mark.parametrize(

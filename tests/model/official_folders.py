@@ -94,4 +94,4 @@ def content(base: Path, *, dtype: torch.dtype = torch.float32, **changes: Any) -
     return Content(values, adapters, layers)
 
 
-Spoil = Callable[[Content], None]
+Spoil = Callable[[Content], object]

@@ -72,7 +72,15 @@ def test_saving_what_was_loaded_changes_nothing(split: bool, make_network: Make,
     roles = ["compressor", "generator", *(["query_reasoner"] if split else [])]
     names = [f"adapters/{role}/adapter_model.safetensors" for role in roles]
     files = sorted(str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert files == sorted(["README.md", "clara.json", "memory.safetensors", *names, *(n.replace("_model.safetensors", "_config.json") for n in names)])
+    assert files == sorted(
+        [
+            "README.md",
+            "clara.json",
+            "memory.safetensors",
+            *names,
+            *(n.replace("_model.safetensors", "_config.json") for n in names),
+        ]
+    )
     for name in ["README.md", "clara.json", "memory.safetensors", *names]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     models = [ClaraModel(name, one) for name, one in (("made", loaded), ("read", again))]
@@ -121,10 +129,18 @@ TENSOR = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
     [
         (ADAPTER, lambda t: t.pop(TENSOR), rf"misses 1 tensor\(s\), the first is {TENSOR}"),
         (ADAPTER, lambda t: t.update(extra=t[TENSOR].clone()), r"1 unknown tensor\(s\), the first is extra"),
-        (ADAPTER, lambda t: t.update({TENSOR: t[TENSOR][:2].clone()}), rf"{TENSOR} has shape \(2, 64\), expected \(4, 64\)"),
+        (
+            ADAPTER,
+            lambda t: t.update({TENSOR: t[TENSOR][:2].clone()}),
+            rf"{TENSOR} has shape \(2, 64\), expected \(4, 64\)",
+        ),
         (ADAPTER, lambda t: t[TENSOR].fill_(float("nan")), f"{TENSOR} has values that are not finite"),
         ("memory.safetensors", lambda t: t.pop("gain"), "memory.safetensors misses .* gain"),
-        ("memory.safetensors", lambda t: t.update(tokens=torch.zeros(3, 32)), r"tokens has shape \(3, 32\), expected \(16, 32\)"),
+        (
+            "memory.safetensors",
+            lambda t: t.update(tokens=torch.zeros(3, 32)),
+            r"tokens has shape \(3, 32\), expected \(16, 32\)",
+        ),
         ("memory.safetensors", lambda t: t["bias"].fill_(float("inf")), "bias has values that are not finite"),
         ("memory.safetensors", lambda t: t.update(surprise=torch.zeros(1)), "the first is surprise"),
     ],
@@ -179,7 +195,7 @@ def test_names_that_lead_to_no_checkpoint(tiny_base: Path, copied: Path, tmp_pat
         load(Path("nonsense"))
     with pytest.raises(CheckpointError, match="is a base model without CLaRa's adapters; train a checkpoint on it"):
         load(tiny_base)
-    with pytest.raises(CheckpointError, match="has no clara.json"):
+    with pytest.raises(CheckpointError, match=r"has no clara.json"):
         checkpoint.read_manifest(tmp_path)
     change_manifest(copied, base_model=str(tmp_path / "gone"))
     with pytest.raises(BaseModelError, match="gone"):
@@ -196,7 +212,7 @@ def test_saving_where_something_else_is(make_network: Make, tmp_path: Path) -> N
     assert (tmp_path / "precious" / "letter.txt").read_text() == "Dear"
     with torch.no_grad():
         loaded.network.adapters.parameters_of("generator")[0].fill_(float("nan"))
-    with pytest.raises(CheckpointError, match="adapter generator: .* not finite"):
+    with pytest.raises(CheckpointError, match=r"adapter generator: .* not finite"):
         checkpoint.save(loaded.network, loaded.manifest, tmp_path / "new", card="")
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 

@@ -128,7 +128,9 @@ def test_sampling_with_a_seed_is_reproducible(tiny_model: ClaraModel) -> None:
 
 def test_a_prompt_that_is_too_long(tiny_model: ClaraModel) -> None:
     request = GenerationRequest("What?", texts=("word " * 1500,))
-    with pytest.raises(InputError, match=r"the prompt has \d+ tokens and 64 may follow, the model takes 2048; use fewer"):
+    with pytest.raises(
+        InputError, match=r"the prompt has \d+ tokens and 64 may follow, the model takes 2048; use fewer"
+    ):
         tiny_model.generate_many([request])
     with pytest.raises(InputError, match="2040 may follow"):
         tiny_model.generate("What?", [], max_new_tokens=2040)

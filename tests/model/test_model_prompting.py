@@ -46,7 +46,9 @@ def specials(ids: tuple[int, ...], prompter: Prompter) -> list[int]:
 
 
 nasty = st.lists(
-    st.sampled_from(["<|im_start|>", "<|im_end|>", "<|im_", "end|>", "<s>", "system\n", "\ue000", "{{ 1 }}", " ", "né", "\0"])
+    st.sampled_from(
+        ["<|im_start|>", "<|im_end|>", "<|im_", "end|>", "<s>", "system\n", "\ue000", "{{ 1 }}", " ", "né", "\0"]
+    )
     | st.text(max_size=5),
     max_size=8,
 ).map("".join)

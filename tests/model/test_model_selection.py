@@ -26,7 +26,9 @@ def slow_row(scores: list[Tensor], k: int, temperature: float) -> list[list[Tens
         highest = max(float(scores[i].detach()) for i in left)
         powers = {i: torch.exp((scores[i] - highest) / temperature) for i in left}
         total = sum(powers.values(), torch.tensor(0.0, dtype=torch.float64))
-        soft = [powers[i] / total if i in powers else torch.tensor(0.0, dtype=torch.float64) for i in range(len(scores))]
+        soft = [
+            powers[i] / total if i in powers else torch.tensor(0.0, dtype=torch.float64) for i in range(len(scores))
+        ]
         rows.append([float(i == order[j]) + soft[i] - soft[i].detach() for i in range(len(scores))])
         taken.add(order[j])
     return rows
@@ -49,7 +51,9 @@ values = st.floats(-1, 1, allow_nan=False, width=32)
 
 
 @given(
-    rows=st.integers(1, 8).flatmap(lambda d: st.lists(st.lists(values, min_size=d, max_size=d), min_size=1, max_size=3)),
+    rows=st.integers(1, 8).flatmap(
+        lambda d: st.lists(st.lists(values, min_size=d, max_size=d), min_size=1, max_size=3)
+    ),
     k=st.integers(1, 8),
     temperature=st.sampled_from([0.02, 0.1, 1.0]),
 )
@@ -117,10 +121,11 @@ def test_cosine_scores_equal_a_loop() -> None:
 
 @pytest.mark.skipif(not GOLDENS.is_file(), reason="reference outputs lie outside the repository")
 def test_official_numbers() -> None:
-    """Selections agree but for the order of ties, which torch.topk leaves open; gradients where the official mask, log(1e-8) and not minus infinity, weighs nothing.
+    """Selections agree but for the order of ties, which torch.topk leaves open; gradients where the mask allows it.
 
-    That mask leaves a taken candidate up to ``exp((s_taken - s_best_left) / tau) * 1e-8`` of the softmax; the official
-    selector is compared where that is below 1e-6 for every slot.
+    The official mask is log(1e-8) and not minus infinity. It leaves a taken candidate up to
+    ``exp((s_taken - s_best_left) / tau) * 1e-8`` of the softmax; the official selector is compared where that is
+    below 1e-6 for every slot.
     """
     stored = np.load(GOLDENS)
     compared = 0

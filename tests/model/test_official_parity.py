@@ -16,11 +16,14 @@ import torch
 from official_folders import CASE, GOLDENS, needs_goldens
 from torch import Tensor
 from torch.nn import functional
+from transformers import AutoTokenizer
 
 from clara.model import ClaraModel, create
+from clara.model.adapters import Role
 from clara.model.create import Loaded
 from clara.model.losses import memory_mse, token_cross_entropy
 from clara.model.network import Encoded, splice
+from clara.model.official import ADAPTER_NAMES
 from clara.model.official_prompting import OfficialPrompter
 from clara.model.official_write import convert
 from clara.model.selection import cosine_scores, select, straight_through_top_k
@@ -73,7 +76,7 @@ def unpadded(ids: npt.NDArray[Any], mask: npt.NDArray[Any]) -> list[list[int]]:
     return [row[seen.astype(bool)].tolist() for row, seen in zip(ids, mask, strict=True)]
 
 
-def encode(loaded: Loaded, role: Any, ids: npt.NDArray[Any], mask: npt.NDArray[Any]) -> Encoded:  # noqa: ANN401
+def encode(loaded: Loaded, role: Role, ids: npt.NDArray[Any], mask: npt.NDArray[Any]) -> Encoded:
     """Encode the official ids as they are, their memory tokens left out (the network appends its own)."""
     texts = torch.from_numpy(ids)[:, :-MEMORIES]
     return loaded.network.encode(role, texts, torch.from_numpy(mask)[:, :-MEMORIES].bool(), rate=16)
@@ -108,6 +111,22 @@ def test_special_strings_in_a_document_stay_text(prompter: OfficialPrompter, mod
     assert not {1, 2, *range(FIRST_MEMORY, SEP + 1)} & set(ids[2:-1])
     gold = arrays("compress")["mem"][INJECTED]
     assert np.abs(model.compress([text])[0].values - gold).max() > 0.1
+
+
+def test_a_question_is_tokenised_with_what_stands_before_it(prompter: OfficialPrompter) -> None:
+    """As trained: a quotation mark joins the colon before it. Only a text with special strings is cut loose."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    question = '"Weldenia"?'
+    body = tokenizer(f"\n\nQuestion:{question}", add_special_tokens=False).input_ids
+    apart = tokenizer("\n\nQuestion:", add_special_tokens=False).input_ids
+    apart += tokenizer(question, add_special_tokens=False).input_ids
+    assert body != apart
+    ids = list(prompter.from_memories(question, [MEMORIES]).ids)
+    start = ids.index(SEP) + 1
+    assert ids[start : start + len(body)] == body
+    injected = list(prompter.from_memories(question + "<|im_end|>", [MEMORIES]).ids)
+    assert injected[start : start + len(apart) - 1] == apart[:-1]  # the last token ends in what follows it
+    assert injected.count(2) == ids.count(2)
 
 
 def test_memories_and_their_mse(loaded: Loaded, model: ClaraModel) -> None:
@@ -187,7 +206,7 @@ def test_paraphrases(loaded: Loaded, prompter: OfficialPrompter, document_memori
         if "dec_input_ids" in told:
             assert [list(prompt.ids)] == told["dec_input_ids"]
         request = GenerationRequest("restate", memories=tuple(document_memories[text] for text in texts))
-        ids, made = list(prompt.ids), []
+        ids, made = list(prompt.ids), list[int]()
         with torch.no_grad():
             while len(made) < len(told["output_ids"][0]):
                 embeds = _spliced(loaded, ids, request)
@@ -205,7 +224,8 @@ def test_training_loss_and_gradients(loaded: Loaded) -> None:
     """
     network, batch = loaded.network, arrays("stage2_loss_batch")
     told = facts("stage2_loss")["results"]["ce"]
-    for role in ("generator", "query_reasoner"):
+    trained: tuple[Role, ...] = ("generator", "query_reasoner")
+    for role in trained:
         for parameter in network.adapters.parameters_of(role):
             parameter.requires_grad = True
     with torch.no_grad():
@@ -232,7 +252,8 @@ def test_training_loss_and_gradients(loaded: Loaded) -> None:
     mse = memory_mse(documents.read_out.text_mean, documents.read_out.read.mean(dim=1))
     assert mse.item() == pytest.approx(told["mse_loss"], abs=1e-4)
     loss.backward()  # type: ignore[no-untyped-call]
-    for role, name in (("generator", "decoder_adapter"), ("query_reasoner", "query_reasoner_adapter")):
+    for role in trained:
+        name = ADAPTER_NAMES[role]
         gradients = [p.grad for p in network.adapters.parameters_of(role) if p.grad is not None]
         norm = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
         assert norm == pytest.approx(told["grad_norms"][name], rel=1e-3)

@@ -116,7 +116,7 @@ def test_end_tokens_stand_where_a_reply_is_whole(collator: Collator, loaded: Loa
 @pytest.mark.parametrize(("words", "whole"), [(MAX_REPLY - 1, True), (MAX_REPLY, False), (MAX_REPLY + 40, False)])
 def test_a_long_reply_is_cut_and_has_no_end(words: int, whole: bool, collator: Collator, loaded: Loaded) -> None:  # noqa: FBT001
     prompter = Prompter(loaded.base.tokenizer)
-    reply = "the" + " the" * (words - 1)
+    reply = "e" + " the" * (words - 1)
     ids = prompter.plain(reply)
     assert len(ids) == words
     batch = collator([Example(("x",), (Target("\nSay.", reply),))], rate=RATE)

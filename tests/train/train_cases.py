@@ -32,7 +32,9 @@ def passages(count: int, source: str = "a") -> list[DataRecord]:
             source=source,
             title=f"Tower {source}{i}",
             text=f"Tower {source}{i} is {3 * i} metres high. " + "It is made of iron. " * (i % 4),
-            pairs=() if i % 5 == 4 else (QAPair(f"How high is tower {i}?", (f"{3 * i} metres",)), QAPair("Of what?", ("iron",))),
+            pairs=()
+            if i % 5 == 4
+            else (QAPair(f"How high is tower {i}?", (f"{3 * i} metres",)), QAPair("Of what?", ("iron",))),
             paraphrase=f"The height of tower {source}{i} is {3 * i} m." if i % 3 == 0 else None,
         )
         for i in range(count)

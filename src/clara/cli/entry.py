@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from clara.cli import ask, bench, chat, doctor, eval, index, info, remove, search, synth, train  # noqa: A004
+from clara.cli import ask, bench, chat, convert, doctor, eval, export, index, info, remove, search, synth, train  # noqa: A004
 from clara.errors import ClaraError
 
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
@@ -65,7 +65,7 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-for _command in (index, ask, search, chat, remove, info, doctor, train, eval, bench, synth):
+for _command in (index, ask, search, chat, remove, info, doctor, train, eval, bench, synth, convert, export):
     _command.register(app)
 
 

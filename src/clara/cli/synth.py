@@ -1,4 +1,4 @@
-"""``clara synth``: documents in, verified training records out; ``clara convert``: those records in the official format.
+"""``clara synth``: documents in, verified training records out; ``clara convert``: to the official format and back.
 
 Only the command line: options to settings, progress and tables to the terminal. What is done is in ``clara.synth``.
 """
@@ -110,7 +110,7 @@ def synth(
         raise typer.Exit(_UNFINISHED_EXIT)
 
 
-def convert(
+def convert_records(
     source: Annotated[Path, typer.Argument(help="File to read (.jsonl; records may be .jsonl.gz).")],
     target: Annotated[Path, typer.Argument(help="File to write (.jsonl, .jsonl.gz).")],
     *,
@@ -129,7 +129,7 @@ def convert(
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(synth)
-    app.command()(convert)
+    app.command("convert-records")(convert_records)
 
 
 def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

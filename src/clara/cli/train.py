@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -70,8 +69,7 @@ def train(
 
     last = _Last()
     try:
-        # The Trainer prints a summary of its own; stdout is for the result.
-        with _progress() as tell, redirect_stdout(io.StringIO()):
+        with _progress() as tell:
             last.then = tell
             folder = run(
                 stage,

@@ -120,13 +120,13 @@ class ExactIndex:
         check_k(k)
         return self._hits(best(self._bm25(query), k))
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int) -> list[Hit]:
+    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
         check_vector(self._model, vector)
         depth = fusion_depth(k)
         rankings = (best(self._cosines(vector), depth), best(self._bm25(query), depth))
-        return self._hits(reciprocal_rank_fusion(rankings)[:k])
+        return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def optimize(self) -> None:
         """Nothing to do."""

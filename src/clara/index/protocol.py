@@ -177,8 +177,14 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int) -> list[Hit]:
+    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
+
+        Args:
+            vector: as :meth:`search_latent`.
+            query: as :meth:`search_text`.
+            k: at least 1.
+            latent_weight: what a rank by memory counts beside 1 for a rank by words.
 
         Raises:
             StoreError: as :meth:`search_latent`.

@@ -35,11 +35,14 @@ def fusion_depth(k: int) -> int:
     return max(4 * k, 50)
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[Ranked]], *, constant: int = RRF_CONSTANT) -> list[Ranked]:
-    """Fuse rankings by the sum of 1 / (constant + rank), rank counted from 1.
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[Ranked]], *, weights: Sequence[float] | None = None, constant: int = RRF_CONSTANT
+) -> list[Ranked]:
+    """Fuse rankings by the sum of weight / (constant + rank), rank counted from 1.
 
     Args:
         rankings: best first, each id at most once in each; an id missing from a ranking gets nothing from it.
+        weights: one a ranking; 1 each when None.
         constant: dampens the difference between the first ranks.
 
     Returns:
@@ -47,7 +50,7 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[Ranked]], *, constant: in
     """
     # Summed per id in the order of the rankings: the same float whatever the order of ids.
     fused: dict[str, float] = {}
-    for ranking in rankings:
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
         for rank, item in enumerate(ranking, start=1):
-            fused[item.id] = fused.get(item.id, 0.0) + 1.0 / (constant + rank)
+            fused[item.id] = fused.get(item.id, 0.0) + weight / (constant + rank)
     return best((Ranked(passage_id, score) for passage_id, score in fused.items()), len(fused))

@@ -230,7 +230,7 @@ class LanceStore:
             self._table.refresh()
             return self._hits(self._rank_text(query, k))
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int) -> list[Hit]:
+    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
         check_vector(self._model, vector)
@@ -238,7 +238,7 @@ class LanceStore:
         with self._turn:
             version = self._table.refresh()
             rankings = (self._rank_latent(vector, depth, version), self._rank_text(query, depth))
-            return self._hits(reciprocal_rank_fusion(rankings)[:k])
+            return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def optimize(self) -> None:
         """End a round of changes: compact if worth while, bring indexes up to date, let other processes write.

@@ -26,6 +26,9 @@ from clara.records import Generation, GenerationRequest, Memory
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
 
+UNTRAINED_LATENT_WEIGHT = 0.25
+"""Lets memories order what words do not tell apart, and no more."""
+
 TOKENS_A_BATCH = 4096
 """Text tokens compressed at once: enough to keep the matrix products busy, little enough to stay in cache."""
 
@@ -103,6 +106,15 @@ class ClaraModel:
     def default_rate(self) -> int:
         """The rate used when none is asked for."""
         return self.manifest.compression.default_rate
+
+    @property
+    def latent_weight(self) -> float:
+        """What a rank by memory counts in hybrid search, beside 1 for a rank by words.
+
+        A query reasoner that still shares the compressor's weights was never trained to find anything: alone it ranks
+        worse than words do (LOG.md), and with an equal say it would push out what they found.
+        """
+        return 1.0 if "query_reasoner" in self.manifest.roles else UNTRAINED_LATENT_WEIGHT
 
     @property
     def width(self) -> int:

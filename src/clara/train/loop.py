@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from clara.errors import TrainingError
@@ -286,7 +286,7 @@ def run(
         report_to=[],
         disable_tqdm=True,
         seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=next(network.parameters()).device.type == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
@@ -298,6 +298,7 @@ def run(
         train_dataset=batches,
         callbacks=[_Watch(log, module, held_out, config)],
     )
+    trainer.remove_callback(PrinterCallback)  # a library does not print
     last = last_whole_checkpoint(folder)
     log.rewind(0 if last is None else _step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))

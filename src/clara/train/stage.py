@@ -98,6 +98,11 @@ def _start(data: TrainingData, config: TrainConfig, cache: Path, device: str, pr
     else:
         base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
         loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
+    if loaded.manifest.compression.input_format == "official":
+        raise TrainingError(
+            f"{config.start} is in Apple's input format, which can be used but not trained here; start from a native "
+            "checkpoint or from a base model"
+        )
     for role in ("compressor", "generator"):
         for parameter in loaded.network.adapters.parameters_of(role):
             parameter.requires_grad = True
