@@ -10,8 +10,8 @@ import clara
 from clara.samples import sample_folder
 
 QUESTIONS = (
-    "Who was the first official world chess champion?",
-    "In which city was Marie Curie born?",
+    "Who discovered penicillin?",
+    "Who was the commander of Apollo 11?",
     "Which country grows the most coffee?",
 )
 
@@ -27,15 +27,14 @@ def main() -> None:
             f"{report.passages * model.memory_tokens()} memory tokens\n"
         )
         for question in QUESTIONS:
-            answer = rag.ask(question, k=3, max_new_tokens=24)
+            answer = rag.ask(question, k=2, max_new_tokens=24)
             print(f"Q: {question}\nA: {answer.text}")
             for number, citation in enumerate(answer.citations, start=1):
                 name = Path(citation.document).name
                 print(f"   [{number}] {name}:{citation.start}-{citation.end}  {citation.text[:70].split(chr(10))[0]}…")
             tokens = answer.tokens
-            print(
-                f"   {tokens.memory} memory tokens read, the text has {tokens.text_equivalent - tokens.prompt + tokens.memory}\n"
-            )
+            text = tokens.text_equivalent - tokens.prompt + tokens.memory
+            print(f"   read {tokens.memory} memory tokens in place of {text} tokens of text\n")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
 
 

@@ -1,8 +1,8 @@
 """Speed, as ratios with both sides measured in one run.
 
 Bulk compression against the machine's own peak, and the time to the first token from memories against the same
-passages as text. Knows no data files and prints nothing; absolute seconds are given beside the ratios because they are cheap, not
-because they compare between machines.
+passages as text. Knows no data files and prints nothing; absolute seconds are given beside the ratios because they
+are cheap, not because they compare between machines.
 """
 
 from __future__ import annotations

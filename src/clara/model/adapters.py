@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
+from clara.model.attention import speed_up
 
 Role = Literal["compressor", "query_reasoner", "generator"]
 ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator")
@@ -139,6 +140,8 @@ class RoleWeights:
         owner = self._adapters.weights_of(role)
         if owner not in self._merged:
             self._merged[owner] = self._adapters.merged(owner)
+            if owner != "generator":
+                speed_up(self._merged[owner])
         yield self._merged[owner]
 
     def forget(self) -> None:
