@@ -17,7 +17,7 @@ FAMILIES = ("llama", "mistral", "phi3", "qwen2", "smollm3")
 
 
 def grouped_products(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -28,7 +28,7 @@ def grouped_products(
     """Scaled dot-product attention in transformers' interface.
 
     Args:
-        module: the attention layer.
+        _module: the attention layer, which the interface passes.
         query: [B, heads, S, D].
         key: [B, key heads, T, D].
         value: as ``key``.
