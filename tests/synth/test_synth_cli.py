@@ -91,11 +91,12 @@ def test_records_become_official_rows_and_back(tmp_path: Path) -> None:
     docs, out = write_passages(tmp_path / "in.jsonl", 2), tmp_path / "records.jsonl"
     with serving(LLMServer(knowledge(2))) as llm:
         call("synth", docs, "--out", out, "--llm", llm.url, "--llm-model", "m")
-    assert "4 rows" in call("convert", out, tmp_path / "official.jsonl", "--to", "official").stdout
+    assert "4 rows" in call("convert-records", out, tmp_path / "official.jsonl", "--to", "official").stdout
     assert (
-        "2 records" in call("convert", tmp_path / "official.jsonl", tmp_path / "back.jsonl", "--to", "records").stdout
+        "2 records"
+        in call("convert-records", tmp_path / "official.jsonl", tmp_path / "back.jsonl", "--to", "records").stdout
     )
     back = [json.loads(line) for line in (tmp_path / "back.jsonl").read_text("utf-8").splitlines()]
     assert [len(record["qa"]) for record in back] == [6, 6]
     with pytest.raises(RecordError, match="row 1"):
-        call("convert", out, tmp_path / "x.jsonl", "--to", "records")
+        call("convert-records", out, tmp_path / "x.jsonl", "--to", "records")

@@ -217,7 +217,7 @@ TEXTS = st.text(st.sampled_from("aß字.:\"{'"), min_size=1, max_size=20)
 def test_any_record_survives_the_official_format(
     title: str, text: str, pairs: list[tuple[str, str]], paraphrase: str | None
 ) -> None:
-    record = PassageQA("i", "s", title, "#" + text, tuple(QAPair(q, (a,)) for q, a in pairs), paraphrase)
+    record = PassageQA("i", "s", title, "~" + text, tuple(QAPair(q, (a,)) for q, a in pairs), paraphrase)
     (returned,) = from_official(json.loads(json.dumps(to_official(record))))
     assert (returned.title, returned.text) == (record.title, record.text)
     assert (returned.pairs, returned.paraphrase) == (record.pairs, record.paraphrase)

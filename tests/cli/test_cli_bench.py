@@ -1,0 +1,38 @@
+"""``clara bench`` on the tiny checkpoint: the figures belong together, whatever they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from calling import Clara
+
+from clara.evaluate import speed
+
+pytest_plugins = ["cli_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _short_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(speed, "PEAK_SIZE", 128)
+
+
+def test_compress_counts_tokens_and_relates_them_to_the_peak(clara: Clara, tiny_checkpoint: Path) -> None:
+    result = clara("bench", "compress", "--model", tiny_checkpoint, "--passages", 12, "--rate", 16, "--json").json()
+    assert (result["passages"], result["rate"]) == (12, 16)
+    assert 12 < result["tokens"] <= 12 * 64
+    assert result["tokens_per_second"] == pytest.approx(result["tokens"] / result["seconds"])
+    assert result["share_of_peak"] == pytest.approx(result["gflops"] / result["peak_gflops"])
+    said = clara("bench", "compress", "--model", tiny_checkpoint, "--passages", 3)
+    assert "tokens/s" in said.out
+    assert "%" in said.out
+
+
+def test_ask_reads_fewer_positions_from_memories(clara: Clara, tiny_checkpoint: Path) -> None:
+    result = clara("bench", "ask", "--model", tiny_checkpoint, "--questions", 2, "--k", 3, "--json").json()
+    assert (result["questions"], result["passages"], result["rate"]) == (2, 3, 16)
+    # 3 memories of 4 vectors against 3 windows of up to 64 tokens, the rest of the prompt being the same
+    assert result["text_prompt"] - result["memory_prompt"] > 3 * (50 - 4)
+    assert result["ratio"] > 0
+    assert "times faster" in clara("bench", "ask", "--model", tiny_checkpoint, "--questions", 1).out
