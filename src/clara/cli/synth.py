@@ -1,4 +1,4 @@
-"""``clara synth``: documents in, verified training records out; ``clara convert-records``: to the official format and back.
+"""``clara synth``: documents in, verified training records out; ``clara convert-records``: the official rows.
 
 Only the command line: options to settings, progress and tables to the terminal. What is done is in ``clara.synth``.
 """

@@ -86,6 +86,7 @@ class TrainConfig(Settings):
     def _check(self) -> TrainConfig:
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
-        if self.rate_weights and len(self.rate_weights) != len(self.compression.rates):
+        fresh = self.start is None  # else the rates are the checkpoint's, and ``stage`` compares them
+        if fresh and self.rate_weights and len(self.rate_weights) != len(self.compression.rates):
             raise ValueError(f"rate_weights needs one weight for each of the rates {self.compression.rates}")
         return self

@@ -103,6 +103,9 @@ def _start(data: TrainingData, config: TrainConfig, cache: Path, device: str, pr
             f"{config.start} is in Apple's input format, which can be used but not trained here; start from a native "
             "checkpoint or from a base model"
         )
+    rates = loaded.manifest.compression.rates
+    if config.rate_weights and len(config.rate_weights) != len(rates):
+        raise TrainingError(f"rate_weights needs one weight for each rate of {config.start}: {rates}")
     for role in ("compressor", "generator"):
         for parameter in loaded.network.adapters.parameters_of(role):
             parameter.requires_grad = True
