@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
+from clara.model import packing
 from clara.model.adapters import Adapters, Role
 from clara.model.memory import (
     MemoryTable,
+    Spans,
     additive,
     equal_spans,
     memory_attention,
@@ -72,30 +75,82 @@ def read_out(
     n = config.memory_tokens(rate)
     ids, mask = right_padded(ids, mask)
     spans = equal_spans(mask, n)
-    decoder, embeds = model.get_decoder(), model.get_input_embeddings()(ids)
-    # Text is causal and padded on the right, so it needs no mask and takes the fast attention kernels; memory tokens
-    # then read its keys and values. Text never sees memory tokens: the two passes compute what one would.
-    first = decoder(inputs_embeds=embeds, use_cache=table.tokens is not None)
-    text = first.last_hidden_state.float()
-    share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    embeds = model.get_input_embeddings()(ids)
+    slots = None
     if table.tokens is not None:
         slots = table.tokens[:n].to(embeds.dtype).expand(ids.shape[0], -1, -1)
         if config.pooled_input:
             slots = slots + pool(spans.weights, embeds)
-        second = decoder(
-            inputs_embeds=slots,
-            attention_mask=additive(memory_attention(spans, mask, config.attention), slots.dtype),
-            position_ids=memory_positions(spans, mask, config.positions),
-            past_key_values=first.past_key_values,
-            use_cache=True,
-        )
-        read = second.last_hidden_state.float()
+    states = _packed_states if packing.takes_packed(model) else _padded_states
+    text, read = states(model.get_decoder(), config, _Input(embeds, mask, slots, spans))
+    share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
         return ReadOut(
-            read=pool(spans.weights, text) if table.tokens is None else read,
+            read=pool(spans.weights, text) if read is None else read,
             residual=pool(spans.weights, embeds.float()),
             text_mean=torch.einsum("bs,bsh->bh", share, text),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What the backbone reads of a batch of texts.
+
+    Attributes:
+        embeds: [B, S, H] of the text, padded on the right.
+        mask: bool [B, S], true on text.
+        slots: [B, N, H] inputs of the memory tokens; None without them.
+        spans: which text each memory token stands for.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    slots: Tensor | None
+    spans: Spans
+
+
+def _padded_states(decoder: nn.Module, config: CompressionConfig, given: _Input) -> tuple[Tensor, Tensor | None]:
+    """Last hidden states float32 of the text [B, S, H] and of the memory tokens [B, N, H] (None without them)."""
+    # Text is causal and padded on the right, so it needs no mask and takes the fast attention kernels; memory tokens
+    # then read its keys and values. Text never sees memory tokens: the two passes compute what one would.
+    first = decoder(inputs_embeds=given.embeds, use_cache=given.slots is not None)
+    text = first.last_hidden_state.float()
+    if given.slots is None:
+        return text, None
+    second = decoder(
+        inputs_embeds=given.slots,
+        attention_mask=additive(memory_attention(given.spans, given.mask, config.attention), given.slots.dtype),
+        position_ids=memory_positions(given.spans, given.mask, config.positions),
+        past_key_values=first.past_key_values,
+        use_cache=True,
+    )
+    return text, second.last_hidden_state.float()
+
+
+def _packed_states(decoder: nn.Module, config: CompressionConfig, given: _Input) -> tuple[Tensor, Tensor | None]:
+    """As ``_padded_states``, with each text and its memory tokens as one sequence and nothing computed for padding."""
+    device, (b, width) = given.mask.device, given.mask.shape
+    lengths = given.mask.sum(dim=1).tolist()
+    if given.slots is None:
+        slots, places = given.embeds.new_zeros(b, 0, given.embeds.shape[2]), torch.zeros(b, 0, dtype=torch.int64)
+        sees = torch.zeros(b, 0, width, dtype=torch.bool)
+    else:
+        slots, places = given.slots, memory_positions(given.spans, given.mask, config.positions)
+        sees = memory_attention(given.spans, given.mask, config.attention)[:, 0]
+    n = slots.shape[1]
+    pieces, positions, allowed = [], [], []
+    for row, (text, own, length) in enumerate(zip(given.embeds.unbind(), slots.unbind(), lengths, strict=True)):
+        pieces.extend([text[:length], own])
+        positions.extend([torch.arange(length, device=device), places[row]])
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        text_rows = torch.cat([causal, causal.new_zeros(length, n)], dim=1)
+        allowed.append(torch.cat([text_rows, torch.cat([sees[row, :, :length], sees[row, :, width:]], dim=1)]))
+    embeds = torch.cat(pieces)
+    layout = packing.Packing.of(allowed, embeds.dtype)
+    hidden = packing.run_packed(decoder, embeds, torch.cat(positions), layout).float()
+    parts = torch.split(hidden, [size for length in lengths for size in (length, n)])
+    text = torch.stack([functional.pad(part, (0, 0, 0, width - len(part))) for part in parts[::2]])
+    return text, None if given.slots is None else torch.stack(parts[1::2])
 
 
 def encode(
@@ -129,10 +184,12 @@ class Network(nn.Module):
 
         Args:
             embeds: [B, L, H] prompt with memories spliced in.
-            attention: bool [B, 1, L, L], true where a token may look.
+            attention: bool [B, 1, L, L], true where a token may look; padding, on the right, sees itself alone.
             positions: int64 [B, L].
         """
         with self.adapters.use("generator"):
+            if packing.takes_packed(self.adapters.bare()):
+                return self._decode_packed(embeds, attention[:, 0], positions)
             out = self.adapters.bare().get_decoder()(
                 inputs_embeds=embeds,
                 attention_mask=additive(attention, embeds.dtype),
@@ -141,6 +198,19 @@ class Network(nn.Module):
             )
             hidden: Tensor = out.last_hidden_state
             return hidden
+
+    def _decode_packed(self, embeds: Tensor, allowed: Tensor, positions: Tensor) -> Tensor:
+        """``decode`` of the real tokens alone; padding, which only sees itself, comes out as zeros."""
+        b, length, width = embeds.shape
+        padding = allowed.sum(dim=2) == 1
+        padding[:, 0] = False  # the first token of a sequence sees only itself too
+        kept = (~padding).reshape(-1).nonzero(as_tuple=True)[0]
+        sizes = (~padding).sum(dim=1).tolist()
+        layout = packing.Packing.of([row[:n, :n] for row, n in zip(allowed, sizes, strict=True)], embeds.dtype)
+        flat = embeds.reshape(-1, width).index_select(0, kept)
+        decoder = self.adapters.bare().get_decoder()
+        hidden = packing.run_packed(decoder, flat, positions.reshape(-1).index_select(0, kept), layout)
+        return hidden.new_zeros(b * length, width).index_copy(0, kept, hidden).view(b, length, width)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings of the backbone."""

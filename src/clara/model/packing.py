@@ -1,0 +1,131 @@
+"""Training without padding: the sequences of a batch laid end to end, each with its own attention mask.
+
+Matrix products then run on real tokens only, and attention is as many small matrix products as there are sequences,
+which a CPU computes faster than its fused kernel, backward above all (LOG.md, 2026-11-24). Knows no memory tokens and
+no prompts: what sees what is the caller's mask.
+Shape letters: T tokens of all sequences together, S of one, H hidden size, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from clara.model.attention import FAMILIES
+from clara.model.memory import additive
+
+NAME = "clara_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How sequences lie in a packed tensor.
+
+    Attributes:
+        lengths: of the sequences, in order; T together.
+        masks: numbers to add to the scores of each sequence, [S, S] in the dtype of the products.
+    """
+
+    lengths: tuple[int, ...]
+    masks: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, allowed: Sequence[Tensor], dtype: torch.dtype) -> Packing:
+        """From what each token may see: one bool [S, S] a sequence, true where it may look."""
+        return cls(tuple(len(mask) for mask in allowed), tuple(additive(mask, dtype) for mask in allowed))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **rest: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention within each sequence, in transformers' interface.
+
+    Args:
+        module: the attention layer, which the interface passes.
+        query: [1, heads, T, D].
+        key: [1, key heads, T, D].
+        value: as ``key``.
+        attention_mask: not read where there is a packing.
+        scaling: of the scores; 1 / sqrt(D) when None.
+        packing: of the call; without one (generation, inference) torch's own attention answers.
+        rest: what the interface passes besides.
+
+    Returns:
+        [1, T, heads, D], and no attention weights.
+    """
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[no-any-return]
+    _, heads, _, d = query.shape
+    groups = key.shape[1]
+    lengths = list(packing.lengths)
+    # Autocast would take the softmax to fp32 and back: the largest tensors here, for digits that bf16 then drops.
+    with torch.autocast(query.device.type, enabled=False):
+        scaled = query[0] * (d**-0.5 if scaling is None else scaling)
+        parts = zip(
+            torch.split(scaled, lengths, dim=1),
+            torch.split(key[0], lengths, dim=1),
+            torch.split(value[0], lengths, dim=1),
+            packing.masks,
+            strict=True,
+        )
+        out = []
+        for q, k, v, mask in parts:
+            s = q.shape[1]
+            scores = torch.bmm(q.reshape(groups, heads // groups * s, d), k.transpose(1, 2)).view(heads, s, s)
+            weights = scores.add_(mask).softmax(dim=-1)
+            mixed = torch.bmm(weights.view(groups, heads // groups * s, s), v)
+            out.append(mixed.view(heads, s, d).transpose(0, 1))
+        return torch.cat(out).unsqueeze(0), None
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def enable(model: PreTrainedModel) -> bool:
+    """Let a model take packed sequences, where this is right and faster; says whether it does."""
+    if model.device.type != "cpu" or model.config.model_type not in FAMILIES:
+        return False
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def takes_packed(model: PreTrainedModel) -> bool:
+    """Whether ``enable`` was called on the model and said yes."""
+    return bool(model.config._attn_implementation == NAME)  # transformers has no public reader of it
+
+
+def run_packed(decoder: nn.Module, embeds: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+    """Last hidden states of packed sequences: [T, H].
+
+    Args:
+        decoder: the backbone without its LM head.
+        embeds: [T, H].
+        positions: int64 [T].
+        packing: their lengths and masks.
+    """
+    # A mask of four dimensions is handed on as it is; without one transformers would build its own, T x T.
+    unread = embeds.new_zeros(1, 1, 1, 1)
+    out = decoder(
+        inputs_embeds=embeds.unsqueeze(0),
+        attention_mask=unread,
+        position_ids=positions.unsqueeze(0),
+        packing=packing,
+        use_cache=False,
+    )
+    hidden: Tensor = out.last_hidden_state
+    return hidden[0]
