@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types rooms unit bench clean
+.PHONY: help setup demo test lint types rooms unit bench serve-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,5 +42,11 @@ bench: setup ## speed of compression and of the first token, as ratios
 	$(BIN)/clara bench compress
 	$(BIN)/clara bench ask
 
+serve-test: setup ## synthesis against a real server: transformers' own, with the base model (minutes)
+	test -x .venv-serve/bin/transformers || $(PYTHON) -m venv .venv-serve
+	.venv-serve/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch 'transformers[serving]' gguf
+	CLARA_SERVE_COMMAND=.venv-serve/bin/transformers CLARA_SERVE_MODEL="$$($(BIN)/python scripts/fetch_base.py | sed 's/^base model: //')" \
+		$(BIN)/python -m pytest tests/synth/test_synth_real_server.py
+
 clean: ## remove the environment and caches of this folder
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .venv-serve build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair, UnusableRecordError
 
-_PASSAGE_KEYS = frozenset({"id", "source", "title", "text", "qa", "paraphrase", "complex_qa"})
+# The last two are synthesis's notes about a record; training has no use for them, yet they are no surprise.
+_PASSAGE_KEYS = frozenset({"id", "source", "title", "text", "qa", "paraphrase", "complex_qa", "rounds", "provenance"})
 _MULTI_HOP_KEYS = frozenset({"id", "source", "question", "answers", "docs", "gold"})
 _NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
 
