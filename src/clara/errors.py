@@ -8,6 +8,8 @@
     ├── ModelError
     │   ├── BaseModelError        base weights: not found, cut off, wrong hash, no space
     │   ├── CheckpointError       a checkpoint: missing tensor, unknown key, wrong shape, NaN
+    │   ├── HubError              the hub: offline, no such repository, no right to it, a transfer cut off
+    │   ├── MemoryShortageError   less memory free than a model needs
     │   └── MemoryMismatchError   memories of one model given to another
     ├── StoreError
     │   ├── StoreNotFoundError    no store at that path
@@ -61,6 +63,14 @@ class BaseModelError(ModelError):
 
 class CheckpointError(ModelError):
     """A checkpoint misses a tensor, has an unknown key, a wrong shape or a value that is not finite."""
+
+
+class HubError(ModelError):
+    """The hub cannot be reached, has no such repository, or gives no right to it; or a transfer was cut off."""
+
+
+class MemoryShortageError(ModelError):
+    """Loading a model would take more memory than is free."""
 
 
 class MemoryMismatchError(ModelError):

@@ -182,7 +182,8 @@ def test_real_batches_are_the_same_twice(tiny_base: Path, collator: Collator) ->
     left, right = (PlannedBatches(data, "scp", config, collator) for _ in range(2))
     right[5]
     a, b = left[3], right[3]
-    assert all(bool(torch.equal(getattr(a, f.name), getattr(b, f.name))) for f in fields(a) if f.name != "rate")
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)]
+    assert all(bool(torch.equal(x, y)) if isinstance(x, Tensor) else x == y for x, y in pairs)
 
 
 def test_weights_are_respected(tiny_base: Path) -> None:
@@ -277,3 +278,36 @@ def test_instruct_examples(seed: int, documents: int, distractors: int) -> None:
 def test_wrong_settings(values: dict[str, Any], message: str, tiny_base: Path) -> None:
     with pytest.raises(ValueError, match=message):
         settings(tiny_base, **values)
+
+
+def test_a_passage_of_several_prompts_is_compressed_once(loaded: Loaded, collator: Collator) -> None:
+    """The loss is that of a batch in which each prompt has its own copy of the passage."""
+    shared = (
+        Example(("The tower is 330 metres high.", "Bees dance."), (Target(prompts.QUESTION + "Who?", "bees"),)),
+        Example(("Bees dance.", "The tower is 330 metres high."), (Target(prompts.QUESTION + "How high?", "330"),)),
+    )
+    batch = collator(shared, rate=RATE)
+    assert batch.text_index.tolist() == [0, 1, 1, 0]
+    assert len(batch.text_ids) == 2
+    losses = [generation_loss(loaded.network, collator([e], rate=RATE), mse_weight=0.0) for e in shared]
+    together = generation_loss(loaded.network, batch, mse_weight=0.0)
+    sizes = [len(collator([e], rate=RATE).labels) for e in shared]
+    slow = sum(float(one.cross_entropy.detach()) * n for one, n in zip(losses, sizes, strict=True)) / sum(sizes)
+    assert float(together.cross_entropy.detach()) == pytest.approx(slow, rel=1e-5)
+
+
+def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collator) -> None:
+    config = settings(tmp_path, batch_size=6, accumulation=1, distractors=2, shared_distractors=True, steps=4)
+    data = divide(passages(30), "instruct", config)
+    planned = PlannedBatches(data, "instruct", config, collator)
+    several = 0
+    for index in range(len(planned)):
+        examples = planned.examples(index)
+        own = {example.texts[0] for example in examples if isinstance(example, Example) and len(example.texts) == 1}
+        for example in examples:
+            assert isinstance(example, Example)
+            assert len(set(example.texts)) == len(example.texts) <= 3
+            several += len(example.texts) > 1
+            own.update(example.texts)
+        assert len(own) <= 6
+    assert several

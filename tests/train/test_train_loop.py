@@ -16,8 +16,10 @@ from train_cases import losses, passages, questions, settings
 
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
-from clara.train.loop import WEIGHTS, WHOLE, Progress, last_whole_checkpoint
+from clara.train.loop import WHOLE, last_whole_checkpoint
+from clara.train.run_log import Progress
 from clara.train.stage import train
+from clara.train.weights import WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.train.config import TrainConfig
-from clara.train.loop import Progress
+from clara.train.run_log import Progress
 from clara.train.stage import train
 
 COMPRESSION = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,13 +15,16 @@ from clara.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KOption,
     ModelChoice,
     ThreadsOption,
 )
-from clara.cli.session import load_model
-from clara.cli.terminal import bar, print_json, write
+from clara.cli.session import cache_folder, load_model, prepare_torch
+from clara.cli.terminal import bar, note, print_json, write
+from clara.errors import InputError
 
 if TYPE_CHECKING:
+    from clara.data import DataRecord
     from clara.model import ClaraModel
 
 bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
@@ -31,7 +34,7 @@ DataOption = Annotated[
     typer.Option("--data", help="Records whose texts are used (.jsonl, .jsonl.gz); the sample documents by default."),
 ]
 BenchModelOption = Annotated[
-    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
+    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
 ]
 QUESTION = "What is this about?"
 
@@ -115,6 +118,130 @@ def ask(
         f"of {speed.passages} passages ({speed.memory_prompt:.0f} positions), {speed.text_seconds:.2f} s from their "
         f"text ({speed.text_prompt:.0f} positions): {speed.ratio:.1f} times faster"
     )
+
+
+@bench.command("candidates")
+def candidates(
+    *,
+    data: DataOption = None,
+    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 5,
+    count: Annotated[int, typer.Option("--candidates", min=1, help="Passages a question chooses from.")] = 20,
+    k: KOption = None,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Time to the first token with indexed candidates against candidates compressed at question time.
+
+    Both sides encode the question, rank the candidates by cosine and answer from the best k. The passages are whole
+    windows, as an index of longer documents holds them.
+
+    --json prints one object: {"questions", "candidates", "k", "rate", "docs_per_second", "indexed_seconds",
+    "compressed_seconds", "ratio"}.
+    """
+    from clara.evaluate.speed import bench_candidates  # noqa: PLC0415
+
+    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    texts = cycle(_windows(_texts(data, loaded), loaded))
+    passages = [list(islice(texts, count)) for _ in range(questions)]
+    speed = bench_candidates(loaded, [QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
+    if as_json:
+        print_json(speed.to_json())
+        return
+    write(
+        f"compression: {speed.docs_per_second:.2f} passages/s; first token, median of {speed.questions} questions with "
+        f"{speed.candidates} candidates, {speed.k} of them read at {speed.rate}x: {speed.indexed_seconds:.2f} s "
+        f"indexed, {speed.compressed_seconds:.2f} s compressed when asked: {speed.ratio:.1f} times faster"
+    )
+
+
+@bench.command("train")
+def train(
+    *,
+    data: DataOption = None,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", help="Stage to measure, again for each; all by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Measured steps a stage, after one to warm up.")] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a step.")] = 4,
+    candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages a question chooses among.")] = 20,
+    train_compressor: Annotated[
+        bool, typer.Option("--train-compressor", help="Measure end-to-end with gradients to the compressor too.")
+    ] = False,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "cpu",
+    dtype: Annotated[Literal["bf16", "fp32"], typer.Option("--dtype", help="Of the base and of matrix products.")] = (
+        "bf16"
+    ),
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Training speed of each stage, its shares of time, and what cached memories gain in stage end-to-end.
+
+    --json prints one object: {"stages": [{"stage", "seconds", "tokens_per_second", "samples_per_second", "data",
+    "forward", "backward", "optimiser"}], "cache": {"candidates", "cached_seconds", "encoded_seconds",
+    "ratio", "trained_seconds", "trained_ratio"}, "batch_size", "steps", "rate", "dtype", "threads"}; seconds are of a
+    step, the phases are shares of the time, cache is null unless end-to-end was measured, and trained_seconds and
+    trained_ratio are null without --train-compressor, which takes several GB.
+    """
+    from clara.evaluate.train_speed import TrainBench, bench_train  # noqa: PLC0415
+    from clara.model.checkpoint import read_manifest  # noqa: PLC0415
+    from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+    from clara.train.config import STAGES  # noqa: PLC0415
+
+    stages = stage or list(STAGES)
+    unknown = [name for name in stages if name not in STAGES]
+    if unknown:
+        raise InputError(f"no training stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    chosen = prepare_torch(device, threads)
+    served = read_manifest(find_checkpoint(model)).compression
+    plan = TrainBench(
+        stages=stages,
+        start=model,
+        rate=rate or served.default_rate,
+        steps=steps,
+        batch_size=batch_size,
+        candidates=candidates,
+        train_compressor=train_compressor,
+        dtype=dtype,
+        device=chosen,
+    )
+    speed = bench_train(_records(data), plan, cache=cache_folder(cache), progress=lambda name: note(f"{name} …"))
+    if as_json:
+        print_json(speed.to_json())
+        return
+    for one in speed.stages:
+        write(
+            f"{one.stage}: {one.tokens_per_second:,.0f} tokens/s, {one.samples_per_second:.2f} samples/s; data "
+            f"{one.data:.0%}, forward {one.forward:.0%}, backward {one.backward:.0%}, optimiser {one.optimiser:.0%}"
+        )
+    gain = speed.cache
+    if gain is not None:
+        write(
+            f"end-to-end with {gain.candidates} candidates a question: {gain.cached_seconds:.2f} s a step with cached "
+            f"memories, {gain.encoded_seconds:.2f} s encoding the candidates: {gain.ratio:.1f} times faster"
+        )
+    if gain is not None and gain.trained_seconds is not None:
+        write(f"with gradients to the compressor: {gain.trained_seconds:.2f} s, {gain.trained_ratio:.1f} times")
+
+
+def _records(data: Path | None) -> list[DataRecord]:
+    """Records to train on for a measurement: those of a file, or made from the sample documents."""
+    from clara.data import read_records  # noqa: PLC0415
+    from clara.evaluate.train_speed import made_records  # noqa: PLC0415
+    from clara.ingest import Reader, find_files  # noqa: PLC0415
+    from clara.samples import sample_folder  # noqa: PLC0415
+
+    if data is not None:
+        return list(read_records(data).records)
+    return made_records([document.text for document in Reader(find_files([sample_folder()])).documents()])
 
 
 def _texts(data: Path | None, model: ClaraModel) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +21,8 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.data import DataRecord
-    from clara.train.loop import Progress
+    from clara.train.run_log import Progress
+    from clara.train.validation import Validation
 
 EVAL_FOLDER = "eval"
 _SECONDS_A_LINE = 30.0
@@ -28,7 +30,9 @@ _INTERRUPTED = 130
 
 
 def train(
-    stage: Annotated[Literal["scp", "instruct"], typer.Argument(help="Training stage.")],
+    stage: Annotated[
+        Literal["scp", "instruct", "end-to-end", "retriever", "reader"], typer.Argument(help="Training stage.")
+    ],
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="More data files.")] = None,
     *,
     data: Annotated[
@@ -37,6 +41,10 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; its checkpoint is DIR/checkpoint.")],
     config: Annotated[Path, typer.Option("--config", help="Recipe (TOML); unknown keys are errors.")],
+    start: Annotated[
+        str | None, typer.Option("--start", help="Checkpoint to go on from, instead of the recipe's.")
+    ] = None,
+    base: Annotated[str | None, typer.Option("--base", help="Base model, instead of the recipe's.")] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     cache: CacheOption = None,
@@ -49,41 +57,46 @@ def train(
     checkpoint in the run's folder.
 
     Progress goes to stderr: a live line on a terminal, elsewhere a line every 30 seconds; each step is in
-    DIR/log.jsonl.
+    DIR/log.jsonl. Several processes: torchrun --nproc-per-node N -m clara.cli train … or accelerate launch
+    (docs/training.md); the first one speaks.
 
     --json prints {"checkpoint", "steps", "records", "rejected": {reason: count}, "cross_entropy", "mse", "held_out"},
     with the losses of the last step this run made (null if there was none left to make).
     """
     from clara.config import check, read_toml  # noqa: PLC0415
-    from clara.train.config import TrainConfig  # noqa: PLC0415
+    from clara.train.config import STAGES, TrainConfig  # noqa: PLC0415
 
     paths = [*(data or ()), *(files or ())]
     if not paths:
         raise InputError("nothing to train on: give --data FILE")
     _refuse_eval(paths)
-    recipe = check(TrainConfig, read_toml(config), source=str(config))
-    records, rejected = _read(paths)
+    given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
+    recipe = check(TrainConfig, read_toml(config) | given, source=str(config))
+    speaks = _first_process()
+    records, rejected = _read(paths, say=note if speaks else _silence)
     _claim_folder(out)
     chosen = prepare_torch(device, threads)
     from clara.train.stage import train as run  # noqa: PLC0415
 
     last = _Last()
     try:
-        with _progress() as tell:
+        with _progress() if speaks else nullcontext(_silence) as tell:
             last.then = tell
             folder = run(
-                stage,
+                STAGES[stage],
                 records,
                 recipe,
                 out,
                 cache=cache_folder(cache),
                 device=chosen,
                 tell=last,
-                hub_progress=download_lines(),
+                hub_progress=download_lines() if speaks else None,
             )
     except KeyboardInterrupt:
         note("clara: interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(_INTERRUPTED) from None
+    if not speaks:
+        return
     if as_json:
         losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
         counts = {"steps": recipe.steps, "records": len(records), "rejected": dict(rejected)}
@@ -97,6 +110,15 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
 
 
+def _first_process() -> bool:
+    """Whether this is the one that speaks, of those that torchrun or accelerate launch started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _silence(_: object) -> None:
+    """Says nothing."""
+
+
 def _refuse_eval(paths: Sequence[Path]) -> None:
     """Refuse data to measure on, whatever name leads to it."""
     for path in paths:
@@ -108,15 +130,15 @@ def _refuse_eval(paths: Sequence[Path]) -> None:
             )
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[DataRecord], Counter[str]]:
-    """All records, and the counts of lines that gave none; says both on stderr."""
+def _read(paths: Sequence[Path], *, say: Callable[[str], None]) -> tuple[list[DataRecord], Counter[str]]:
+    """All records, and the counts of lines that gave none; says both."""
     from clara.data import read_records  # noqa: PLC0415
 
     records: list[DataRecord] = []
     rejected: Counter[str] = Counter()
     for path in paths:
         reading = read_records(path)
-        note(reading.summary())
+        say(reading.summary())
         records.extend(reading.records)
         rejected.update(reading.rejected)
     return records, rejected
@@ -145,13 +167,13 @@ class _Last:
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
     with bar("steps") as show:
-        held_out: list[float] = []
+        measured: list[str] = []
         spoken = [-_SECONDS_A_LINE]
 
         def tell(progress: Progress) -> None:
-            if progress.held_out is not None:
-                held_out[:] = [progress.held_out]
-            words = _words(progress, held_out[0] if held_out else None)
+            if progress.validation is not None:
+                measured[:] = _measured(progress.validation)
+            words = _words(progress, measured)
             if show is not None:
                 show(progress.step, progress.steps, words)
                 return
@@ -165,9 +187,16 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
         yield tell
 
 
-def _words(progress: Progress, held_out: float | None) -> str:
-    parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}"]
-    if held_out is not None:
-        parts.append(f"held out {held_out:.3f}")
+def _words(progress: Progress, measured: Sequence[str]) -> str:
+    parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}", *measured]
     parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
     return ", ".join([*parts, f"{clock(progress.seconds_left)} left"])
+
+
+def _measured(found: Validation) -> list[str]:
+    """What was measured on held-out records, in words."""
+    named = {"F1": found.f1, "Recall@5": found.recall_at_5}
+    return [
+        f"held out {found.default_loss:.3f}",
+        *(f"{name} {value:.3f}" for name, value in named.items() if value is not None),
+    ]

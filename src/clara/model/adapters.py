@@ -6,7 +6,7 @@ PEFT's names for layers and files are known here and in ``checkpoint``, nowhere 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -20,6 +20,8 @@ from clara.config import LoraSettings
 from clara.model.attention import speed_up
 
 Role = Literal["compressor", "query_reasoner", "generator"]
+AdapterName = Role | Literal["teacher"]
+"""A role, or the frozen reader that a run is taught by."""
 ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator")
 
 MERGE_LIMIT = 1_000_000_000
@@ -55,11 +57,19 @@ class Adapters:
         self._activate(None)
 
     @classmethod
-    def fresh(cls, model: PreTrainedModel, settings: LoraSettings, *, dtype: torch.dtype = torch.float32) -> Adapters:
-        """New compressor and generator adapters with PEFT's initial values (B = 0: no effect yet)."""
+    def fresh(
+        cls,
+        model: PreTrainedModel,
+        settings: LoraSettings,
+        *,
+        dtype: torch.dtype = torch.float32,
+        roles: Sequence[Role] = ("compressor", "generator"),
+    ) -> Adapters:
+        """New adapters for ``roles``, at least one, with PEFT's initial values (B = 0: no effect yet)."""
         config = lora_config(settings)
-        peft_model = get_peft_model(model, config, adapter_name="compressor", autocast_adapter_dtype=False)
-        peft_model.add_adapter("generator", copy.deepcopy(config), autocast_adapter_dtype=False)
+        peft_model = get_peft_model(model, config, adapter_name=roles[0], autocast_adapter_dtype=False)
+        for role in roles[1:]:
+            peft_model.add_adapter(role, copy.deepcopy(config), autocast_adapter_dtype=False)
         for name, parameter in peft_model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(dtype)
@@ -88,17 +98,44 @@ class Adapters:
             layer.lora_dropout["query_reasoner"].train(layer.lora_dropout["compressor"].training)
         self._activate(None)
 
+    def reset_query_reasoner(self, *, seed: int | None) -> None:
+        """Start the query reasoner anew, in weights of its own.
+
+        Args:
+            seed: of PEFT's initial values (A random, B zero: no effect yet); None for a copy of the compressor's. The
+                global generator is left as it was.
+        """
+        if "query_reasoner" in self.roles:
+            self.peft_model.delete_adapter("query_reasoner")
+        self.split_query_reasoner()
+        if seed is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                for layer in self._layers:
+                    layer.reset_lora_parameters("query_reasoner", init_lora_weights=True)
+            self._activate(None)
+
+    def add_teacher(self, settings: LoraSettings) -> None:
+        """Add a frozen adapter that no checkpoint holds; it has no effect until it is given values."""
+        config = lora_config(settings.model_copy(update={"dropout": 0.0}))
+        self.peft_model.add_adapter("teacher", config, autocast_adapter_dtype=False)
+        for name, parameter in self.peft_model.named_parameters():
+            if ".teacher." in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad = False
+        self._activate(None)
+
     @contextmanager
-    def use(self, role: Role | None) -> Iterator[None]:
+    def use(self, role: AdapterName | None) -> Iterator[None]:
         """Run the backbone as ``role`` (None: without an adapter); afterwards as before."""
         before = self._active
-        self._activate(None if role is None else self.weights_of(role))
+        self._activate(self.weights_of(role) if role in ROLES else role)
         try:
             yield
         finally:
             self._activate(before)
 
-    def _activate(self, role: Role | None) -> None:
+    def _activate(self, role: AdapterName | None) -> None:
         # Not PEFT's set_adapter: that also switches requires_grad, and training needs the gradients of two adapters
         # in one backward pass.
         self._active = role
@@ -124,25 +161,47 @@ class Adapters:
 class RoleWeights:
     """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
 
-    def __init__(self, adapters: Adapters) -> None:
+    def __init__(self, adapters: Adapters, *, merge: bool = True, attention: str | None = None) -> None:
+        """Wrap adapters.
+
+        Args:
+            adapters: of the backbone.
+            merge: whether there is memory for merged copies.
+            attention: transformers' name of the attention for whoever reads prompts; compression keeps its own, which
+                takes the masks of memory tokens.
+        """
         self._adapters = adapters
         self._merged: dict[Role, PreTrainedModel] = {}
-        base = sum(p.numel() for p in adapters.bare().parameters())
-        self._merge = base <= MERGE_LIMIT
+        self._attention = attention
+        model = adapters.bare()
+        base = sum(p.numel() for p in model.parameters())
+        # Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
+        plain = not getattr(model, "is_quantized", False) and len(getattr(model, "hf_device_map", {})) <= 1
+        self._merge = merge and plain and base <= MERGE_LIMIT
+        self._compression_attention: str = model.config._attn_implementation
 
     @contextmanager
     def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
         """The causal LM as ``role``; None is the backbone alone."""
         if role is None or not self._merge:
             with self._adapters.use(role):
-                yield self._adapters.bare()
+                yield self._attending(self._adapters.bare(), role)
             return
         owner = self._adapters.weights_of(role)
         if owner not in self._merged:
             self._merged[owner] = self._adapters.merged(owner)
             if owner != "generator":
                 speed_up(self._merged[owner])
+            else:
+                self._attending(self._merged[owner], owner)
         yield self._merged[owner]
+
+    def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
+        """The model with the attention that the role is to use."""
+        if self._attention is not None:
+            reads = role is None or role == "generator"
+            model.set_attn_implementation(self._attention if reads else self._compression_attention)
+        return model
 
     def forget(self) -> None:
         """Drop merged copies; call after the adapters changed."""

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from clara.model.official_vocabulary import VOCABULARY, from_tensors
 FORMAT_VERSION = 1
 MANIFEST = "clara.json"
 MEMORY = "memory.safetensors"
-_ADAPTER = "adapter_model.safetensors"
+ADAPTER = "adapter_model.safetensors"
 
 
 class Origin(Settings):
@@ -88,7 +89,7 @@ class Manifest(Settings):
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder claims to be a native checkpoint."""
-    _settle(folder)
+    settle(folder)
     return (folder / MANIFEST).is_file()
 
 
@@ -98,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
     """
-    _settle(folder)
+    settle(folder)
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -142,10 +143,21 @@ def save(
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists and is not a checkpoint; choose another folder")
     manifest = manifest.model_copy(update={"roles": network.adapters.roles})
+    with replacing(folder) as scratch:
+        _write(network, manifest, scratch, card=card, dtype=dtype)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of ``folder`` at the end: whole, or not at all after an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write(network, manifest, scratch, card=card, dtype=dtype)
+        yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         scratch.chmod(0o755)
         old = _replaced(folder)
         if folder.exists():
@@ -163,7 +175,7 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-replaced")
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Put the old checkpoint back if a save was killed between its two renames."""
     old = _replaced(folder)
     if not folder.exists() and old.is_dir():
@@ -173,16 +185,7 @@ def _settle(folder: Path) -> None:
 def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype) -> None:
     peft_model = network.adapters.peft_model
     for role in manifest.roles:
-        target = folder / "adapters" / role
-        target.mkdir(parents=True)
-        state = adapter_tensors(peft_model, role)
-        _check_finite(state, f"adapter {role}")
-        tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-        save_file(tensors, target / _ADAPTER, metadata={"format": "pt"})
-        config: LoraConfig = peft_model.peft_config[role]
-        config.inference_mode = True
-        config.save_pretrained(target)
-        config.inference_mode = False
+        save_adapter(peft_model, role, folder / "adapters" / role, dtype=dtype)
     table = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in network.table.named_parameters()}
     _check_finite(table, MEMORY)
     save_file(table, folder / MEMORY, metadata={"format": "pt"})
@@ -193,10 +196,23 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+
+
+def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write an adapter in PEFT's folder format; the folder may exist.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = adapter_tensors(peft_model, name)
+    _check_finite(state, f"adapter {name}")
+    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
+    config: LoraConfig = peft_model.peft_config[name]
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    config.inference_mode = False
 
 
 def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: torch.dtype) -> Network:
@@ -229,25 +245,30 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
     if "query_reasoner" in manifest.roles:
         adapters.split_query_reasoner()
     for role in manifest.roles:
-        _load_adapter(adapters.peft_model, folder / "adapters" / role / _ADAPTER, role)
+        load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
     return Network(adapters, manifest.compression, table.to(base.model.device), vocabulary)
 
 
-def _load_adapter(peft_model: PeftModel, path: Path, role: Role) -> None:
+def load_adapter(peft_model: PeftModel, path: Path, role: str) -> None:
+    """Give an adapter the values of a file, which must hold exactly its tensors, all finite.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     set_adapter(peft_model, _checked(path, adapter_shapes(peft_model, role)), role)
 
 
-def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: Role) -> None:
+def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: str) -> None:
     """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of ``adapter_shapes``."""
     set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
 
 
-def adapter_shapes(peft_model: PeftModel, role: Role) -> dict[str, tuple[int, ...]]:
+def adapter_shapes(peft_model: PeftModel, role: str) -> dict[str, tuple[int, ...]]:
     """Shapes of a role's LoRA tensors by PEFT's names."""
     return {name: tuple(tensor.shape) for name, tensor in adapter_tensors(peft_model, role).items()}
 
 
-def adapter_tensors(peft_model: PeftModel, role: Role) -> dict[str, Tensor]:
+def adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:
     """A role's LoRA tensors by PEFT's names."""
     state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
     return state
@@ -290,9 +311,18 @@ def fingerprint(network: Network, manifest: Manifest) -> str:
     Base model, compression settings, compressor, query reasoner and memory table; not the generator, which may be
     trained on without making stored memories useless.
     """
+    roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
+    return _fingerprint(network, manifest, roles)
+
+
+def memory_fingerprint(network: Network, manifest: Manifest) -> str:
+    """``fingerprint`` without the query reasoner: a hash of what decides the memory of a document, not a question's."""
+    return _fingerprint(network, manifest, ["compressor"])
+
+
+def _fingerprint(network: Network, manifest: Manifest, roles: Sequence[Role]) -> str:
     digest = hashlib.sha256(manifest.base_identity.encode())
     digest.update(manifest.compression.model_dump_json().encode())
-    roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
     for role in roles:
         state = adapter_tensors(network.adapters.peft_model, role)
         for name in sorted(state):

@@ -22,6 +22,19 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tens
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def token_kl(teacher: Tensor, student: Tensor, weights: Tensor) -> Tensor:
+    """Sum over label positions of KL(teacher || student) times the position's weight, nats.
+
+    Args:
+        teacher: [T, V] logits.
+        student: [T, V] logits.
+        weights: float32 [T].
+    """
+    wanted, given = teacher.float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
+    distances = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
+    return (distances * weights).sum()
+
+
 def memory_mse(text_mean: Tensor, memory_mean: Tensor) -> Tensor:
     """Mean squared distance between mean text state and mean memory (clara.md section 3, the MSE term).
 

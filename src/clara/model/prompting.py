@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 
 from clara import prompts
-from clara.model.backbone import Tokenizer, plain_ids
+from clara.model.backbone import Tokenizer, plain_ids, token_spans
 
 BODY = "\ue000"
 """Stands for the user's message while the chat template is rendered; a private-use character no template contains."""
@@ -78,9 +78,27 @@ class Prompter:
             ids.extend(self._separator)
         return Prompt(tuple(ids), tuple(slots))
 
+    def text_background(self, texts: Sequence[str]) -> Prompt:
+        """The prompt up to the question, with the passages as text, best first."""
+        body = prompts.BACKGROUND + "".join(text + prompts.SEPARATOR for text in texts)
+        return Prompt((*self._frame(prompts.ANSWER_SYSTEM).before, *self.plain(body)), ())
+
+    def no_background(self) -> Prompt:
+        """The prompt up to the question, where nothing is given."""
+        return Prompt(self._frame(prompts.CLOSED_BOOK_SYSTEM).before, ())
+
     def instruction(self, text: str) -> list[int]:
         """Ids that follow a background: the instruction or question, and the opening of the reply."""
         return [*self.plain(text), *self._frame(prompts.ANSWER_SYSTEM).after]
+
+    def closed_instruction(self, text: str) -> list[int]:
+        """Ids that follow ``no_background``."""
+        return [*self.plain(text.lstrip()), *self._frame(prompts.CLOSED_BOOK_SYSTEM).after]
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The beginning of a text that has at most ``tokens`` tokens."""
+        spans = token_spans(self._tokenizer, text)
+        return text if len(spans) <= tokens else text[: spans[tokens - 1][1]]
 
     def question(self, question: str) -> list[int]:
         """``instruction`` for a question."""
@@ -97,15 +115,11 @@ class Prompter:
         """The same prompt with the passages as text."""
         if not texts:
             return self.closed_book(question)
-        body = prompts.BACKGROUND + "".join(text + prompts.SEPARATOR for text in texts)
-        frame = self._frame(prompts.ANSWER_SYSTEM)
-        return Prompt((*frame.before, *self.plain(body), *self.question(question)), ())
+        return Prompt((*self.text_background(texts).ids, *self.question(question)), ())
 
     def closed_book(self, question: str) -> Prompt:
         """The prompt for a question with no background at all."""
-        frame = self._frame(prompts.CLOSED_BOOK_SYSTEM)
-        words = (prompts.QUESTION + question.strip()).lstrip()
-        return Prompt((*frame.before, *self.plain(words), *frame.after), ())
+        return Prompt((*self.no_background().ids, *self.closed_instruction(prompts.QUESTION + question.strip())), ())
 
     def _frame(self, system: str) -> _Frame:
         if system not in self._frames:

@@ -37,6 +37,14 @@ def cosine_scores(queries: Tensor, memories: Tensor) -> Tensor:
     return torch.einsum("bx,bdx->bd", q, m)
 
 
+def cosine_matrix(queries: Tensor, memories: Tensor) -> Tensor:
+    """Cosine of every query memory with every document memory: [B, N, H] x [U, N, H] -> float32 [B, U]."""
+    with torch.autocast(queries.device.type, enabled=False):  # bf16 would make ties of neighbours
+        q = functional.normalize(queries.flatten(1).float(), dim=-1)
+        m = functional.normalize(memories.flatten(1).float(), dim=-1)
+        return q @ m.T
+
+
 def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> Selection:
     """Choose the ``k`` best candidates, differentiably.
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clara.model.prompting import Prompter
+from clara.model.prompting import Prompt, Prompter
 from clara.train.examples import Example, Target
 
 MAX_REPLY = 96
@@ -26,8 +27,9 @@ class Batch:
     """One optimisation step's input.
 
     Attributes:
-        text_ids: int64 [D, S]; the texts of example 0, then of example 1, …
+        text_ids: int64 [D, S]; the texts of example 0, then of example 1, …, each once.
         text_mask: bool [D, S].
+        text_index: int64 [memories in the prompts, in reading order]: row of the text.
         decoder_ids: int64 [B, L].
         slots: bool [B, L], where memory vectors go.
         segments: int64 [B, L]: 0 the shared part, 1, 2, … the targets, -1 padding.
@@ -36,10 +38,15 @@ class Batch:
         labels: int64 [T].
         weights: float32 [T].
         rate: compression rate of the whole batch.
+        label_share: of a process's part of a batch: its label weight over the parts' mean; 1 for a whole batch.
+            A mean over labels times this, averaged over the processes, is the mean over the whole batch's labels.
+        text_share: the same for means over texts.
+        teaching: what a teacher reads of the same replies; None without one.
     """
 
     text_ids: Tensor
     text_mask: Tensor
+    text_index: Tensor
     decoder_ids: Tensor
     slots: Tensor
     segments: Tensor
@@ -48,15 +55,39 @@ class Batch:
     labels: Tensor
     weights: Tensor
     rate: int
+    label_share: float = 1.0
+    text_share: float = 1.0
+    teaching: Teaching | None = None
 
     def tokens(self) -> int:
-        """Real tokens and memory slots that a forward pass reads."""
-        return int(self.text_mask.sum()) + int((self.segments >= 0).sum())
+        """Real tokens and memory slots that a forward pass reads, the teacher's included."""
+        taught = 0 if self.teaching is None else self.teaching.sequences.tokens()
+        return int(self.text_mask.sum()) + int((self.segments >= 0).sum()) + taught
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "rate"}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Teaching)
+        }
         return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """The same replies after a teacher's prompts.
+
+    Attributes:
+        sequences: prompts with the passages as text, and replies; T' labels.
+        rows: int64 [T'], which labels of the student's batch those are.
+    """
+
+    sequences: Batch
+    rows: Tensor
+
+    def to(self, device: torch.device) -> Teaching:
+        """The same on a device."""
+        return Teaching(self.sequences.to(device), self.rows.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,40 +108,84 @@ class Collator:
         self._prompter = prompter
         self._window = window_tokens
 
-    def __call__(self, examples: Sequence[Example], *, rate: int) -> Batch:
+    def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
         """Make a batch; texts longer than the window are cut at their end.
 
         Args:
             examples: at least one.
             rate: compression rate; decides the number of memory slots.
+            asked: places of the examples to take; all when None.
         """
-        texts = [self._prompter.plain(text)[: self._window] for example in examples for text in example.texts]
-        rows = [self._sequence(example, self._window // rate) for example in examples]
-        s, length = max(map(len, texts)), max(len(row.ids) for row in rows)
+        taken = examples if asked is None else [examples[i] for i in asked]
+        rows = [self._sequence(self._slots(len(example.texts), rate), example.targets) for example in taken]
+        texts = [text for example in taken for text in example.texts]
+        places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        return replace(self._batch(list(places), rows, rate), text_index=torch.tensor([places[t] for t in texts]))
+
+    def of_texts(self, examples: Sequence[Example]) -> Batch:
+        """A batch whose decoder reads the passages as text, each cut to the window: no slots, nothing to compress."""
+        rows = []
+        for example in examples:
+            texts = [self._prompter.cut(text, self._window) for text in example.texts]
+            rows.append(self._sequence(self._prompter.text_background(texts), example.targets))
+        return self._batch([], rows, rate=1)
+
+    def closed_book(self, examples: Sequence[Example]) -> Batch:
+        """A batch whose decoder reads the questions alone."""
+        shared = self._prompter.no_background()
+        return self._batch([], [self._sequence(shared, e.targets, closed=True) for e in examples], rate=1)
+
+    def selecting(self, targets: Sequence[Target], texts: Sequence[str], *, rate: int, selected: int) -> Batch:
+        """One target an example, to be written from memories that are selected in the forward pass.
+
+        Args:
+            targets: one an example.
+            texts: to encode under gradient; none where memories are there already.
+            rate: compression rate.
+            selected: memories an example.
+        """
+        rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
+        return self._batch(texts, rows, rate)
+
+    def label_count(self, target: Target) -> int:
+        """Labels that a target has in a batch."""
+        return len(self._target(target, closed=False)[1])
+
+    def silent(self, examples: int, texts: Sequence[str], *, rate: int) -> Batch:
+        """Examples without anything to write, each of weight 1."""
+        batch = self._batch(texts, [_Sequence([], [], [], [], [], [], [])] * examples, rate)
+        return replace(batch, weights=torch.ones(examples))
+
+    def _batch(self, texts: Sequence[str], rows: Sequence[_Sequence], rate: int) -> Batch:
+        read = [self._prompter.plain(text)[: self._window] for text in texts]
+        s, length = max(map(len, read), default=0), max(len(row.ids) for row in rows)
         labels = [label for row in rows for label in row.labels]
         index = [i * length + p for i, row in enumerate(rows) for p in row.label_positions]
         slots = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
             slots[i, row.slots] = True
         return Batch(
-            text_ids=_padded(texts, s, 0),
-            text_mask=_padded([[1] * len(text) for text in texts], s, 0).bool(),
-            decoder_ids=_padded([row.ids for row in rows], length, self._prompter.eos),
+            text_ids=padded(read, s, 0),
+            text_mask=padded([[1] * len(text) for text in read], s, 0).bool(),
+            text_index=torch.arange(len(read)),
+            decoder_ids=padded([row.ids for row in rows], length, self._prompter.eos),
             slots=slots,
-            segments=_padded([row.segments for row in rows], length, -1),
-            positions=_padded([row.positions for row in rows], length, 0),
-            label_index=torch.tensor(index),
-            labels=torch.tensor(labels),
+            segments=padded([row.segments for row in rows], length, -1),
+            positions=padded([row.positions for row in rows], length, 0),
+            label_index=torch.tensor(index, dtype=torch.int64),
+            labels=torch.tensor(labels, dtype=torch.int64),
             weights=torch.tensor([w for row in rows for w in row.weights]),
             rate=rate,
         )
 
-    def _sequence(self, example: Example, memory_tokens: int) -> _Sequence:
-        shared = self._prompter.memory_background([memory_tokens] * len(example.texts))
+    def _slots(self, memories: int, rate: int) -> Prompt:
+        return self._prompter.memory_background([self._window // rate] * memories)
+
+    def _sequence(self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False) -> _Sequence:
         n = len(shared.ids)
         row = _Sequence(list(shared.ids), list(shared.slots), [0] * n, list(range(n)), [], [], [])
-        for segment, target in enumerate(example.targets, start=1):
-            prompt, reply = self._target(target)
+        for segment, target in enumerate(targets, start=1):
+            prompt, reply = self._target(target, closed=closed)
             start = len(row.ids) + len(prompt)
             # The end token needs no position of its own: it is a label of the last reply token.
             row.ids.extend([*prompt, *reply[:-1]])
@@ -121,13 +196,15 @@ class Collator:
             row.weights.extend([target.weight] * len(reply))
         return row
 
-    def _target(self, target: Target) -> tuple[list[int], list[int]]:
+    def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:
         reply = self._prompter.plain(target.reply.strip())
         whole = len(reply) < MAX_REPLY and target.ends
-        return self._prompter.instruction(target.instruction), [*reply[:MAX_REPLY], *([self._prompter.eos] * whole)]
+        instruction = self._prompter.closed_instruction if closed else self._prompter.instruction
+        return instruction(target.instruction), [*reply[:MAX_REPLY], *([self._prompter.eos] * whole)]
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    """Rows of numbers as one tensor, filled up on the right: int64 [rows, length]."""
     out = torch.full((len(rows), length), value)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from clara.model.checkpoint import Manifest
 
@@ -27,6 +28,7 @@ base_model: {manifest.base_model}
 
 Compresses passages of up to {compression.window_tokens} tokens into memory tokens at {rates}, and answers questions
 from them. Stage `{manifest.stage}`: {trained["steps"]} steps, {trained["examples"]} examples.
+{_started(trained)}{_kept(trained.get("weights", {}))}
 Read it with `clara.ClaraModel.load("FOLDER")` or `--model FOLDER`.
 
 ## Data
@@ -44,3 +46,25 @@ Not used:
 |---|---|
 {settings}
 """
+
+
+def _started(trained: Mapping[str, Any]) -> str:
+    """What a run started from; nothing for a fresh start."""
+    start = trained.get("start")
+    if start is None:
+        return ""
+    reasoner = trained["config"].get("reasoner_start")
+    began = "" if reasoner is None else f", the query reasoner from: {reasoner}"
+    return f"Started from `{start['checkpoint']}` (stage `{start['stage']}`){began}.\n"
+
+
+def _kept(weights: Mapping[str, Any]) -> str:
+    """Which step's weights a checkpoint holds."""
+    if weights.get("kept") != "best":
+        return "The weights are those after the last step."
+    quality = weights["quality"]
+    scored = "" if quality is None else f" and scored {quality:.3f} on held-out questions"
+    return (
+        f"The weights are the best of the run: after step {weights['step']} they had a held-out loss of "
+        f"{weights['loss']:.3f} nats a label token{scored}."
+    )

@@ -8,7 +8,18 @@ from pydantic import Field, model_validator
 
 from clara.config import CompressionConfig, LoraSettings, Settings
 
-Stage = Literal["scp", "instruct"]
+Stage = Literal["scp", "instruct", "end_to_end", "retriever", "reader"]
+STAGES: dict[str, Stage] = {
+    "scp": "scp",
+    "instruct": "instruct",
+    "end-to-end": "end_to_end",
+    "retriever": "retriever",
+    "reader": "reader",
+}
+"""The stages by their names on the command line."""
+
+SELECTING: tuple[Stage, ...] = ("end_to_end", "retriever")
+"""Stages whose questions choose among candidate memories."""
 
 
 class RestateSettings(Settings):
@@ -48,12 +59,36 @@ class TrainConfig(Settings):
         pairs: most question-answer pairs of a passage in one example.
         documents: most passages a question in stage ``instruct``.
         distractors: most passages beside the gold ones, drawn anew for each example.
+        shared_distractors: take those of a passage record from its own batch: each passage is then compressed once
+            and stands in several prompts, which makes distractors cheap.
+        candidates: passages a question chooses among, in stages ``end_to_end`` and ``retriever``.
+        top_k: passages it takes, in stage ``end_to_end``.
+        temperature: tau of clara.md section 5.
+        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
+            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
+        reader_context: what stage ``reader`` answers from: the passages' full ``text``, or nothing (``none``).
+        reader_examples: whose examples it takes: with the same seed it sees the same records, passages and targets as
+            that stage.
+        train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
+            candidates are then encoded at each step. Else both are frozen and each document is encoded once.
+        targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
+            teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
+            the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers
+            plus ``kl_weight`` times KL(teacher || student), a mean over the answers' tokens (``distil``).
+        teacher: folder of a reader that was trained on full text, on the same base model.
+        kl_weight: of the KL term; 0 leaves it out.
         restate: stage ``scp``.
         mix: weight of each source in the data; a source that is not named has weight 1.
         held_out: examples kept back for the validation loss.
+        held_out_answers: most questions of the held-out records that are answered at each validation, greedily.
+        best_by: what makes weights the best so far: ``f1`` of those answers (Recall@5 in stage ``retriever``; a tie
+            is decided by the loss, and so is all of it where nothing is answered), or the ``loss`` alone.
+        keep: what the run's final checkpoint holds: the ``best`` weights or the ``last``. Where nothing is held out
+            there is no best, and the last are kept.
+        report_to: services that are told about each step, beside the log.
         seed: of everything random.
         save_every: steps between checkpoints to resume from.
-        evaluate_every: steps between validation losses.
+        evaluate_every: steps between validations; the last step is always validated.
         dtype: of the frozen base and of matrix products; trained weights and their optimiser state stay fp32.
     """
 
@@ -74,9 +109,24 @@ class TrainConfig(Settings):
     pairs: int = Field(default=4, ge=1)
     documents: int = Field(default=5, ge=1)
     distractors: int = Field(default=3, ge=0)
+    shared_distractors: bool = False
+    candidates: int = Field(default=20, ge=2)
+    top_k: int = Field(default=5, ge=1)
+    temperature: float = Field(default=0.02, gt=0)
+    reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
+    train_compressor: bool = False
+    reader_context: Literal["text", "none"] = "text"
+    reader_examples: Literal["scp", "instruct"] = "instruct"
+    targets: Literal["gold", "teacher", "both"] = "gold"
+    teacher: str | None = None
+    kl_weight: float = Field(default=1.0, ge=0)
     restate: RestateSettings = RestateSettings()
     mix: dict[str, float] = Field(default_factory=dict)
     held_out: int = Field(default=64, ge=0)
+    held_out_answers: int = Field(default=32, ge=0)
+    best_by: Literal["f1", "loss"] = "f1"
+    keep: Literal["best", "last"] = "best"
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=200, ge=1)

@@ -1,4 +1,4 @@
-"""What every stage trains on: texts to compress, and targets to write from their memories.
+"""What the stages train on: texts to compress, targets to write from their memories, questions with candidates.
 
 Knows words, not tokens. Which records become which examples is each stage's own decision.
 """
@@ -36,3 +36,20 @@ class Example:
 
     texts: tuple[str, ...]
     targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
+
+    Attributes:
+        question: as asked.
+        reply: what is to be written; stage ``retriever`` does not read it.
+        candidates: passages as the compressor reads them, in random order, each once.
+        positives: indices of those that support the answer; stage ``end_to_end`` does not read them.
+    """
+
+    question: str
+    reply: str
+    candidates: tuple[str, ...]
+    positives: tuple[int, ...]

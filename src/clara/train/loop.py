@@ -1,61 +1,44 @@
 """The one training loop: Hugging Face's Trainer over planned batches, for every stage.
 
 Adds to the Trainer what this project needs: only trained weights are saved, a checkpoint counts only once it is
-whole, and losses and speed go to a callback and to ``log.jsonl``.
+whole, held-out records are measured at intervals, the best weights are kept, and several processes together do
+exactly what one would (``processes``).
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from clara.errors import TrainingError
+from clara.errors import ConfigError, TrainingError
+from clara.model import packing
 from clara.model.network import Network
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
-from clara.train.objective import Losses, generation_loss
+from clara.train.losses import losses_of
+from clara.train.objective import Losses
 from clara.train.plan import PlannedBatches
+from clara.train.processes import ALONE, Processes
+from clara.train.run_log import LOG, Pass, Progress, RunLog
+from clara.train.validation import HeldOut, Validation, measure
+from clara.train.weights import BEST, WEIGHTS, Best, load_trained, read_best, save_best, settle, trained_state
 
-WEIGHTS = "trained.safetensors"
 WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a run says after each step.
-
-    Attributes:
-        step: steps done.
-        steps: steps in all.
-        cross_entropy: nats a label token, of this step.
-        mse: the MSE term, of this step.
-        held_out: cross-entropy on the held-out examples, where it was measured at this step.
-        samples_per_second: since this process started.
-        tokens_per_second: tokens and memory slots read, since this process started.
-        seconds_left: at that speed.
-    """
-
-    step: int
-    steps: int
-    cross_entropy: float
-    mse: float
-    held_out: float | None
-    samples_per_second: float
-    tokens_per_second: float
-    seconds_left: float
+KEPT_CHECKPOINTS = 2
 
 
 class StageModule(nn.Module):
@@ -64,13 +47,13 @@ class StageModule(nn.Module):
     def __init__(self, network: Network, config: TrainConfig) -> None:
         super().__init__()
         self.network = network
-        self._mse_weight = config.mse_weight
+        self._config = config
         self._autocast = config.dtype == "bf16"
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of one batch."""
         with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self._autocast):
-            return generation_loss(self.network, batch, mse_weight=self._mse_weight)
+            return losses_of(self.network, batch, self._config)
 
 
 def _only(items: list[Batch]) -> dict[str, Batch]:
@@ -78,14 +61,42 @@ def _only(items: list[Batch]) -> dict[str, Batch]:
     return {"batch": items[0]}
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run's loop needs beside the network.
+
+    Attributes:
+        config: its settings.
+        folder: for checkpoints, the best weights and ``log.jsonl``.
+        processes: those that train together.
+        held_out: what to validate on; None to leave it.
+        tell: told after each step.
+    """
+
+    config: TrainConfig
+    folder: Path
+    processes: Processes = ALONE
+    held_out: HeldOut | None = None
+    tell: Callable[[Progress], None] | None = None
+
+
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """Trainer over whole batches that saves trained weights only."""
 
-    module: StageModule
-
-    def __init__(self, module: StageModule, *, log: RunLog, config: TrainConfig, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, module: StageModule, *, log: RunLog, run: Run, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(model=module, data_collator=_only, **kwargs)
-        self._log, self._config = log, config
+        self._log, self._run = log, run
+        if self.sharded and run.config.held_out_answers:
+            raise ConfigError(
+                f"held_out_answers is {run.config.held_out_answers}, but answers cannot be generated from weights that "
+                "are shared out between processes (FSDP, ZeRO-3); set held_out_answers = 0"
+            )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process holds all of the weights."""
+        plugin = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
+        return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """Batches in planned order; the Trainer skips those that a resumed run has done."""
@@ -95,33 +106,75 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def compute_loss(self, model: nn.Module, inputs: dict[str, Batch], **_: Any) -> Tensor:  # noqa: ANN401
         """The stage's loss, its parts noted for the log."""
         losses: Losses = model(**inputs)
-        self._log.add(losses, inputs["batch"])
+        batch = inputs["batch"]
+        ce, mse = (float(part.detach()) for part in (losses.cross_entropy, losses.mse))
+        self._log.add(Pass(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids)))
         return losses.total
 
     def _prepare_inputs(self, inputs: dict[str, Batch]) -> dict[str, Batch]:
-        return {name: batch.to(self.args.device) for name, batch in inputs.items()}
+        batch = _with_shares(inputs["batch"], self._run.processes, self.args.device)
+        return {"batch": batch.to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
         """AdamW with a learning rate of its own for the memory table."""
-        table, lora = split_parameters(self.model.network)
-        groups = [
-            {"params": lora, "lr": self._config.learning_rate},
-            {"params": table, "lr": self._config.table_learning_rate, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], weight_decay=self._config.weight_decay, betas=(0.9, 0.98)
-        )
+        self.optimizer = optimizer(self.model.network, self._run.config)
         return self.optimizer
 
+    def save_best(self, best: Best) -> None:
+        """Replace the run's best weights; every process must call it."""
+        whole = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else None
+        if self._run.processes.first:
+            with _disk(self._run.folder):
+                save_best(self._run.folder, self._state(whole), best)
+
+    def _state(self, whole: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        prefix = "network."
+        inner = {name.removeprefix(prefix): tensor for name, tensor in whole.items()} if whole else None
+        return trained_state(self.model.network, inner)
+
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        del state_dict  # the Trainer's whole state includes the frozen base
+        if not self._run.processes.first:
+            return
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self.model.network), target / WEIGHTS)
+        # Only the trained part of the Trainer's state: the whole of it includes the frozen base.
+        save_file(self._state(state_dict), target / WEIGHTS)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
+        with _disk(self._run.folder):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
         load_trained(self.model.network, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+class _disk:  # noqa: N801 - reads as a place where it is used
+    """Turns a failed write into advice; what was whole before is whole after."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | SafetensorError):
+            raise TrainingError(
+                f"a checkpoint in {self._folder} cannot be written ({error}); make room, and the same command goes on "
+                "from the last whole one"
+            ) from error
+
+
+def optimizer(network: Network, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters, with a learning rate of its own for the memory table."""
+    table, lora = split_parameters(network)
+    groups = [
+        {"params": lora, "lr": config.learning_rate},
+        {"params": table, "lr": config.table_learning_rate, "weight_decay": 0.0},
+    ]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
 
 def split_parameters(network: Network) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -131,146 +184,163 @@ def split_parameters(network: Network) -> tuple[list[nn.Parameter], list[nn.Para
     return table, lora
 
 
-def trained_state(network: Network) -> dict[str, Tensor]:
-    """The parameters that training changes, by name."""
-    return {name: p.detach().cpu().contiguous() for name, p in network.named_parameters() if p.requires_grad}
-
-
-def load_trained(network: Network, path: Path) -> None:
-    """Put back what ``trained_state`` gave.
-
-    Raises:
-        TrainingError: the file holds other parameters than this run trains.
-    """
-    tensors = load_file(path)
-    own = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
-        raise TrainingError(f"{path} does not fit this run: {odd[0]} is in one of them only; use the run's own config")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
-
-
-class RunLog:
-    """Collects the losses of a step and says them."""
-
-    def __init__(self, path: Path, config: TrainConfig, tell: Callable[[Progress], None] | None) -> None:
-        self._path, self._config, self._tell = path, config, tell
-        self._parts: list[tuple[float, float]] = []
-        self._tokens = self._samples = 0
-        self._started = time.monotonic()
-        self._first_step: int | None = None
-
-    def rewind(self, step: int) -> None:
-        """Drop what a killed run said after ``step``: those steps are done, and said, again."""
-        if not self._path.is_file():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-            # The last line may be torn; nothing after it counts.
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            kept.append(line)
-        scratch = self._path.with_suffix(".tmp")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        scratch.replace(self._path)
-
-    def add(self, losses: Losses, batch: Batch) -> None:
-        """Note one forward pass."""
-        self._parts.append((float(losses.cross_entropy.detach()), float(losses.mse.detach())))
-        self._tokens += batch.tokens()
-        self._samples += len(batch.decoder_ids)
-
-    def step(self, step: int, held_out: float | None) -> None:
-        """Say what a finished step came to."""
-        if self._first_step is None:
-            self._first_step = step - 1
-        seconds = time.monotonic() - self._started
-        ce, mse = (sum(part[i] for part in self._parts) / max(1, len(self._parts)) for i in (0, 1))
-        self._parts.clear()
-        progress = Progress(
-            step=step,
-            steps=self._config.steps,
-            cross_entropy=ce,
-            mse=mse,
-            held_out=held_out,
-            samples_per_second=self._samples / seconds,
-            tokens_per_second=self._tokens / seconds,
-            seconds_left=(self._config.steps - step) * seconds / (step - self._first_step),
-        )
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(progress)) + "\n")
-        if self._tell is not None:
-            self._tell(progress)
+def _with_shares(batch: Batch, processes: Processes, device: torch.device) -> Batch:
+    """A process's part of a batch, knowing how much of the whole it is; a whole batch as it is."""
+    if processes.count == 1:
+        return batch
+    labels, texts = float(batch.weights.sum()), float(len(batch.text_index))
+    mean_labels, mean_texts = processes.mean([labels, texts], device)
+    return replace(batch, label_share=labels / mean_labels, text_share=texts / mean_texts if mean_texts else 1.0)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Logs each step, measures the held-out loss, and marks checkpoints that are whole."""
+    """Logs each step, validates, keeps the best weights, and marks checkpoints that are whole."""
 
-    def __init__(self, log: RunLog, module: StageModule, held_out: Sequence[Batch], config: TrainConfig) -> None:
-        self._log, self._module, self._held_out, self._config = log, module, held_out, config
+    def __init__(self, log: RunLog, module: StageModule, run: Run) -> None:
+        self._log, self._module, self._run = log, module, run
+        self._best = read_best(run.folder)
+        self._rate = 0.0
+        self.trainer: StageTrainer | None = None
+
+    def on_step_begin(self, *_: Any, lr_scheduler: Any, **__: Any) -> None:  # noqa: ANN401
+        self._rate = float(lr_scheduler.get_last_lr()[0])
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        step = int(state.global_step)
-        due = step % self._config.evaluate_every == 0 or step == self._config.steps
-        self._log.step(step, held_out_loss(self._module, self._held_out) if due and self._held_out else None)
+        step, config = int(state.global_step), self._run.config
+        due = step % config.evaluate_every == 0 or step == config.steps
+        found = self._validated(step) if due else None
+        progress = self._log.step(step, learning_rate=self._rate, validation=found)
+        if config.report_to and self.trainer is not None:
+            self.trainer.log(_reported(progress))
+
+    def _validated(self, step: int) -> Validation | None:
+        if self._run.held_out is None:
+            return None
+        found = measure(self._module.network, self._loss, self._run.held_out)
+        best = Best(step=step, loss=found.loss, quality=found.quality)
+        # The first process decides: the others may have rounded otherwise.
+        beats = self._best is None or best.beats(self._best, by=self._run.config.best_by)
+        if self._run.processes.agreed(beats, self.trainer.args.device if self.trainer else None):
+            self._best = best
+            if self.trainer is not None:
+                self.trainer.save_best(best)
+        return found
+
+    def _loss(self, batch: Batch) -> float:
+        return float(self._module(batch).cross_entropy)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / WHOLE).touch()
+        self._run.processes.wait()  # every process writes its random state
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if self._run.processes.first:
+            with _disk(self._run.folder):
+                settle(folder)
+                (folder / WHOLE).touch()
 
 
-@torch.no_grad()
-def held_out_loss(module: StageModule, batches: Sequence[Batch]) -> float:
-    """Mean cross-entropy over label tokens, in evaluation mode; the mode is put back."""
-    training = module.training
-    module.eval()
-    total = weight = 0.0
-    for batch in batches:
-        share = float(batch.weights.sum())
-        total += float(module(batch).cross_entropy) * share
-        weight += share
-    module.train(training)
-    return total / weight
+def _reported(progress: Progress) -> dict[str, float]:
+    """The numbers of a step for TensorBoard and its like."""
+    values = {
+        "cross_entropy": progress.cross_entropy,
+        "mse": progress.mse,
+        "learning_rate": progress.learning_rate,
+        "samples_per_second": progress.samples_per_second,
+    }
+    if progress.validation is not None:
+        found = asdict(progress.validation)
+        values |= {f"eval_{name}": value for name, value in found.items() if isinstance(value, float)}
+    return values
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; torn ones are removed."""
-    found = []
+    """The newest checkpoint that was written to its end."""
+    whole = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / WHOLE).is_file()]
+    return max(whole, key=_step_of, default=None)
+
+
+def remove_torn_checkpoints(folder: Path) -> None:
+    """Remove what was not written to its end, so that it is not counted among those to keep."""
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / WHOLE).is_file():
-            found.append(path)
-        else:
+        if not (path / WHOLE).is_file():
             shutil.rmtree(path)
-    return max(found, key=_step_of, default=None)
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def run(
-    network: Network,
-    batches: PlannedBatches,
-    held_out: Sequence[Batch],
-    config: TrainConfig,
-    folder: Path,
-    *,
-    tell: Callable[[Progress], None] | None = None,
-) -> None:
-    """Train to the end, from the last whole checkpoint in ``folder`` if there is one.
+def check_reporters(config: TrainConfig) -> None:
+    """Make sure that what the run is to report to is installed.
+
+    Raises:
+        ConfigError: names every package that is missing.
+    """
+    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"report_to needs packages that are not installed: pip install {' '.join(missing)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished run leaves.
+
+    Attributes:
+        weights: file with the trained weights that count: the best ones or the last ones.
+        best: whose they are; None for the last ones.
+        sharded: whether the network no longer holds whole weights.
+    """
+
+    weights: Path
+    best: Best | None
+    sharded: bool
+
+
+def run(network: Network, batches: PlannedBatches, given: Run) -> Outcome:
+    """Train to the end, from the last whole checkpoint in the run's folder if there is one.
 
     Args:
         network: its trainable parameters are those with ``requires_grad``; changed in place.
-        batches: the run's batches.
-        held_out: for the validation loss.
-        config: the run.
-        folder: for checkpoints and ``log.jsonl``.
-        tell: told after each step.
+        batches: the run's batches; of several processes, this one's part of each.
+        given: what else the run needs.
+
+    Raises:
+        TrainingError: a checkpoint cannot be written, or does not fit.
+        ConfigError: the settings do not fit the way the processes share the weights.
     """
+    config, folder, processes = given.config, given.folder, given.processes
+    device = network.adapters.bare().device
+    packing.enable(network.adapters.bare())
     module = StageModule(network, config)
-    log = RunLog(folder / "log.jsonl", config, tell)
-    arguments = TrainingArguments(
+    log = RunLog(folder / LOG, config, given.tell, processes=processes, device=device)
+    watch = _Watch(log, module, given)
+    trainer = StageTrainer(
+        module,
+        log=log,
+        run=given,
+        args=_arguments(config, folder, device),
+        train_dataset=batches,
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    trainer.remove_callback(PrinterCallback)  # a library does not print
+    if processes.first:
+        remove_torn_checkpoints(folder)
+    processes.wait()
+    last = last_whole_checkpoint(folder)
+    log.rewind(0 if last is None else _step_of(last))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    processes.wait()
+    best = read_best(folder) if config.keep == "best" else None
+    if best is not None:
+        return Outcome(folder / BEST, best, trainer.sharded)
+    last = last_whole_checkpoint(folder)
+    if last is None:
+        raise TrainingError(f"{folder} holds no whole checkpoint after the last step; it was removed meanwhile")
+    return Outcome(last / WEIGHTS, None, trainer.sharded)
+
+
+def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
         per_device_train_batch_size=1,
@@ -281,24 +351,12 @@ def run(
         max_grad_norm=config.max_grad_norm,
         save_strategy="steps",
         save_steps=config.save_every,
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         logging_strategy="no",
-        report_to=[],
+        report_to=list(config.report_to),
         disable_tqdm=True,
         seed=config.seed,
-        use_cpu=next(network.parameters()).device.type == "cpu",
+        use_cpu=device.type == "cpu",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    trainer = StageTrainer(
-        module,
-        log=log,
-        config=config,
-        args=arguments,
-        train_dataset=batches,
-        callbacks=[_Watch(log, module, held_out, config)],
-    )
-    trainer.remove_callback(PrinterCallback)  # a library does not print
-    last = last_whole_checkpoint(folder)
-    log.rewind(0 if last is None else _step_of(last))
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clara.model.losses import memory_mse, token_cross_entropy
+from clara.model.adapters import AdapterName
+from clara.model.losses import memory_mse, token_cross_entropy, token_kl
 from clara.model.network import Network, splice
 from clara.train.batch import Batch, decoder_attention
 
@@ -27,8 +28,8 @@ class Losses:
     mse: Tensor
 
 
-def generation_loss(network: Network, batch: Batch, *, mse_weight: float) -> Losses:
-    """CE of the targets given the memories, plus ``mse_weight`` times the MSE term.
+def generation_loss(network: Network, batch: Batch, *, mse_weight: float, kl_weight: float = 0.0) -> Losses:
+    """CE of the targets given the memories, plus the MSE term, plus the KL term where the batch has a teacher.
 
     The LM head runs on label positions only.
 
@@ -36,18 +37,56 @@ def generation_loss(network: Network, batch: Batch, *, mse_weight: float) -> Los
         network: with gradients where the stage wants them.
         batch: texts and decoder sequences.
         mse_weight: lambda.
+        kl_weight: of the KL term (``distil``).
     """
     encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
-    cross_entropy = reply_loss(network, batch, encoded.memory.flatten(0, 1))
-    mse = memory_mse(encoded.read_out.text_mean, encoded.read_out.read.mean(dim=1))
-    return Losses(total=cross_entropy + mse_weight * mse, cross_entropy=cross_entropy, mse=mse)
+    logits = reply_logits(network, batch, encoded.memory.index_select(0, batch.text_index).flatten(0, 1))
+    cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
+    # A text that several examples share is encoded once and counts for each of them, however the batch is cut.
+    states, memories = encoded.read_out.text_mean, encoded.read_out.read.mean(dim=1)
+    mse = memory_mse(states.index_select(0, batch.text_index), memories.index_select(0, batch.text_index))
+    mse = mse * batch.text_share
+    total = cross_entropy + mse_weight * mse
+    if batch.teaching is not None and kl_weight:
+        total = total + kl_weight * teacher_distance(network, batch, logits)
+    return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
 
 
-def reply_loss(network: Network, batch: Batch, memories: Tensor) -> Tensor:
-    """CE of the targets of a batch, given its memories [sum of slots, H]."""
-    embeds = splice(network.embed(batch.decoder_ids), batch.slots, memories)
-    hidden = network.decode(embeds, decoder_attention(batch.segments), batch.positions)
+def teacher_distance(network: Network, batch: Batch, logits: Tensor) -> Tensor:
+    """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0.
+
+    Args:
+        network: with a teacher.
+        batch: with ``teaching``.
+        logits: the student's, [T, V].
+    """
+    if batch.teaching is None:
+        return torch.zeros_like(logits[0, 0])
+    sequences, rows = batch.teaching.sequences, batch.teaching.rows
+    with torch.no_grad():
+        taught = reply_logits(network, sequences, None, role="teacher")
+    summed = token_kl(taught, logits.index_select(0, rows), batch.weights.index_select(0, rows))
+    return summed / batch.weights.sum() * batch.label_share
+
+
+def reading_loss(network: Network, batch: Batch) -> Losses:
+    """CE of the targets where the decoder reads text, or the question alone: there are no memories."""
+    cross_entropy = reply_loss(network, batch, None)
+    return Losses(total=cross_entropy, cross_entropy=cross_entropy, mse=torch.zeros_like(cross_entropy))
+
+
+def reply_loss(network: Network, batch: Batch, memories: Tensor | None) -> Tensor:
+    """CE of the targets of a batch, given its memories [sum of slots, H]; None where it has no slots."""
+    logits = reply_logits(network, batch, memories)
+    return token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
+
+
+def reply_logits(network: Network, batch: Batch, memories: Tensor | None, *, role: AdapterName = "generator") -> Tensor:
+    """Logits at the label positions of a batch, [T, V]; arguments as ``reply_loss``, read by ``role``."""
+    embeds = network.embed(batch.decoder_ids)
+    if memories is not None:
+        embeds = splice(embeds, batch.slots, memories)
+    hidden = network.decode(embeds, decoder_attention(batch.segments), batch.positions, role=role)
     chosen = hidden.reshape(-1, hidden.shape[-1])[batch.label_index]
     with torch.autocast(chosen.device.type, enabled=False):
-        logits = network.logits(chosen)
-    return token_cross_entropy(logits, batch.labels, batch.weights)
+        return network.logits(chosen)

@@ -9,21 +9,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from clara import prompts
-from clara.data import DataRecord, PassageQA, mixture
+from clara.data import DataRecord, MultiHop, PassageQA, mixture
 from clara.errors import TrainingError
 from clara.train import instruct, scp
-from clara.train.batch import Batch, Collator
-from clara.train.config import Stage, TrainConfig
-from clara.train.examples import Example
+from clara.train.batch import Batch
+from clara.train.candidates import Candidates
+from clara.train.config import SELECTING, Stage, TrainConfig
+from clara.train.examples import Example, Question
+from clara.train.processes import ALONE, Processes
+from clara.train.reader import readable
 
 BUCKET_BATCHES = 16
 """Batches whose examples are sorted by length together; larger wastes less padding and mixes less."""
+
+AnyExample: TypeAlias = Example | Question
+
+
+class Collate(Protocol):
+    """Makes a batch of examples of the stage's kind."""
+
+    def __call__(self, examples: Sequence[Any], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
+        """A batch of the examples ``asked`` (all when None); the others may serve as negatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +47,13 @@ class TrainingData:
         sources: usable records by source name.
         held_out: records for the validation loss.
         rejected: unusable records, counted by reason.
+        candidates: gives questions their candidates in the stages that select; None in the others.
     """
 
     sources: Mapping[str, Sequence[DataRecord]]
     held_out: Sequence[DataRecord]
     rejected: Mapping[str, int]
+    candidates: Candidates | None = None
 
 
 def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> TrainingData:
@@ -53,8 +68,8 @@ def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> 
     for record in records:
         if config.mix.get(record.source, 1.0) <= 0:
             rejected[f"source {record.source} has weight 0 in the mix"] += 1
-        elif make_example(record, stage, config, rng) is None:
-            rejected[f"{type(record).__name__} record has no use in stage {stage}"] += 1
+        elif (reason := _unusable(record, stage, config, rng)) is not None:
+            rejected[reason] += 1
         else:
             usable.append(record)
     order = rng.permutation(len(usable))
@@ -64,7 +79,38 @@ def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> 
         sources.setdefault(usable[i].source, []).append(usable[i])
     if not sources:
         raise TrainingError(f"no record is left to train stage {stage} on, out of {len(records)}: {dict(rejected)}")
-    return TrainingData(sources, held_out, rejected)
+    candidates = None
+    if stage in SELECTING:
+        drawn = [sources[name][i] for name, i in _drawn(sources, config)]
+        labelled = stage == "retriever"
+        candidates = Candidates([*drawn, *held_out], config.candidates, labelled=labelled)
+    return TrainingData(sources, held_out, rejected, candidates)
+
+
+def _unusable(record: DataRecord, stage: Stage, config: TrainConfig, rng: np.random.Generator) -> str | None:
+    """Why a stage has no use for a record, in the same words for each such record; None if it has."""
+    if stage not in SELECTING:
+        made = make_example(record, stage, config, rng)
+        return None if made is not None else f"{type(record).__name__} record has no use in stage {stage}"
+    if isinstance(record, PassageQA) and not (record.pairs or record.complex_pairs):
+        return f"PassageQA record without a question has no use in stage {stage}"
+    if isinstance(record, MultiHop) and not record.gold and stage == "retriever":
+        return "MultiHop record without a gold document has no use in stage retriever"
+    return None
+
+
+def _draws(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> npt.NDArray[np.int64]:
+    """What the run draws, in order: [examples, 2], number of the source among the sorted names, and item."""
+    names = sorted(sources)
+    weights = [config.mix.get(name, 1.0) for name in names]
+    length = config.steps * config.batch_size
+    return mixture([len(sources[name]) for name in names], weights, seed=config.seed, length=length)
+
+
+def _drawn(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> list[tuple[str, int]]:
+    """The records that a run draws, each once: source and item, in order."""
+    names = sorted(sources)
+    return [(names[s], int(i)) for s, i in np.unique(_draws(sources, config), axis=0)]
 
 
 def make_example(
@@ -74,50 +120,109 @@ def make_example(
     rng: np.random.Generator,
     *,
     others: Callable[[], list[str]] = list,
+    candidates: Candidates | None = None,
+) -> AnyExample | None:
+    """A record's example in a stage; None where the stage has no use for it.
+
+    Args:
+        record: the record.
+        stage: the stage; one that selects needs ``candidates``.
+        config: the run.
+        rng: of all draws.
+        others: passages of other records, for distractors.
+        candidates: of ``TrainingData``.
+    """
+    if candidates is not None:
+        return candidates.example(record, rng)
+    if stage == "reader":
+        return readable(_compressed(record, config.reader_examples, config, rng, others), config)
+    return _compressed(record, stage, config, rng, others)
+
+
+def _compressed(
+    record: DataRecord, stage: Stage, config: TrainConfig, rng: np.random.Generator, others: Callable[[], list[str]]
 ) -> Example | None:
-    """A record's example in a stage; None where the stage has no use for it."""
     if stage == "scp":
         return scp.example(record, config, rng)
     return instruct.example(record, config, rng, others=others())
 
 
 class PlannedBatches(Dataset[Batch]):
-    """All batches of a run, each made when it is asked for."""
+    """All batches of a run, each made when it is asked for; of several processes, this one's part of each."""
 
-    def __init__(self, data: TrainingData, stage: Stage, config: TrainConfig, collator: Collator) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        stage: Stage,
+        config: TrainConfig,
+        collator: Collate,
+        *,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._processes = processes
         self._sources = [data.sources[name] for name in sorted(data.sources)]
         self._stage, self._config, self._collator = stage, config, collator
         self._size = config.batch_size // config.accumulation
-        weights = [config.mix.get(name, 1.0) for name in sorted(data.sources)]
-        length = config.steps * config.batch_size
-        drawn = mixture([len(s) for s in self._sources], weights, seed=config.seed, length=length)
-        self._order = self._bucketed(drawn)
+        self._candidates = data.candidates
+        drawn = _draws(data.sources, config)
+        # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
+        self._order = drawn if stage in SELECTING else self._bucketed(drawn)
         self._passages = [r for source in self._sources for r in source if isinstance(r, PassageQA)]
         rates = np.array(config.rate_weights or [1.0] * len(config.compression.rates))
         picks = np.random.default_rng([config.seed, 2]).choice(len(rates), size=len(self), p=rates / rates.sum())
-        self._rates = [config.compression.rates[i] for i in picks]
+        self._rates = [config.compression.rates[int(i)] for i in picks]
 
     def __len__(self) -> int:
         return self._config.steps * self._config.accumulation
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self._order[index * self._size : (index + 1) * self._size]
-        examples = []
-        for place, (source, item) in enumerate(rows):
-            rng = np.random.default_rng([self._config.seed, 3, index, place])
-            made = make_example(
-                self._sources[source][item], self._stage, self._config, rng, others=partial(self._others, rng)
-            )
-            if made is None:
-                raise TrainingError(f"record {self._sources[source][item].id} gave no example; divide() let it through")
-            examples.append(made)
-        return self._collator(examples, rate=self._rates[index])
+        """The batch of a forward pass: examples of this process, beside which the others' serve as negatives."""
+        part = self._processes.part(self._size)
+        if self._stage == "retriever":
+            return self._collator(self.examples(index), rate=self.rate(index), asked=part)
+        return self._collator(self.examples(index, part), rate=self.rate(index))
 
-    def _others(self, rng: np.random.Generator) -> list[str]:
+    def rate(self, index: int) -> int:
+        """Compression rate of a forward pass."""
+        rate: int = self._rates[index]
+        return rate
+
+    def examples(self, index: int, places: Sequence[int] | None = None) -> list[AnyExample]:
+        """The examples of a forward pass, or those at some of its places."""
+        rows = self._order[index * self._size : (index + 1) * self._size]
+        made = []
+        for place in range(len(rows)) if places is None else places:
+            source, item = rows[place]
+            rng = np.random.default_rng([self._config.seed, 3, index, place])
+            example = make_example(
+                self._sources[source][item],
+                self._stage,
+                self._config,
+                rng,
+                others=partial(self._others, rng, rows, place),
+                candidates=self._candidates,
+            )
+            if example is None:
+                raise TrainingError(f"record {self._sources[source][item].id} gave no example; divide() let it through")
+            made.append(example)
+        return made
+
+    def _others(self, rng: np.random.Generator, rows: npt.NDArray[np.int64], place: int) -> list[str]:
+        """Distractors for the example at a place of a batch."""
+        if self._config.shared_distractors:
+            beside = sorted({text for at in range(len(rows)) if at != place for text in self._passage(*rows[at])})
+            own = self._passage(*rows[place])
+            kept = [text for text in beside if text not in own]
+            return [kept[i] for i in rng.permutation(len(kept))[: self._config.distractors]]
         if len(self._passages) < 2:
             return []
         picks = rng.choice(len(self._passages), size=min(self._config.distractors, len(self._passages)), replace=False)
         return [prompts.passage_text(self._passages[i].title, self._passages[i].text) for i in picks]
+
+    def _passage(self, source: int, item: int) -> list[str]:
+        """The text of a passage record; nothing of other records."""
+        record = self._sources[source][item]
+        return [prompts.passage_text(record.title, record.text)] if isinstance(record, PassageQA) else []
 
     def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The draws, sorted by length within runs of ``BUCKET_BATCHES`` batches, those batches then shuffled."""
@@ -132,14 +237,22 @@ class PlannedBatches(Dataset[Batch]):
         return np.concatenate(out)
 
 
-def held_out_batches(data: TrainingData, stage: Stage, config: TrainConfig, collator: Collator) -> list[Batch]:
-    """Batches for the validation loss, at the default rate, the same at each call."""
+def held_out_batches(
+    data: TrainingData, stage: Stage, config: TrainConfig, collator: Collate, *, rate: int | None = None
+) -> list[Batch]:
+    """Batches for the validation loss, at the default rate unless another is given, the same at each call."""
+    examples = held_out_examples(data, stage, config)
+    size = config.batch_size // config.accumulation
+    rate = rate or config.compression.default_rate
+    return [collator(examples[i : i + size], rate=rate) for i in range(0, len(examples), size)]
+
+
+def held_out_examples(data: TrainingData, stage: Stage, config: TrainConfig) -> list[AnyExample]:
+    """The examples of ``held_out_batches``, by length."""
     rng = np.random.default_rng([config.seed, 5])
     records = sorted(data.held_out, key=_length)
-    examples = [e for r in records if (e := make_example(r, stage, config, rng)) is not None]
-    size = config.batch_size // config.accumulation
-    rate = config.compression.default_rate
-    return [collator(examples[i : i + size], rate=rate) for i in range(0, len(examples), size)]
+    made = (make_example(record, stage, config, rng, candidates=data.candidates) for record in records)
+    return [example for example in made if example is not None]
 
 
 def _length(record: DataRecord) -> int:

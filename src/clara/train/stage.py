@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from clara import prompts
-from clara.data import DataRecord, PassageQA
+from clara.data import DataRecord
 from clara.errors import TrainingError
 from clara.model import checkpoint
-from clara.model.backbone import load_base
-from clara.model.create import DTYPES, Loaded, fresh, from_checkpoint
+from clara.model.create import Loaded
 from clara.model.hub import Progress as HubProgress
 from clara.model.prompting import Prompter
+from clara.model.reader import ReaderManifest, save_reader
 from clara.train.batch import Collator
+from clara.train.candidate_batch import CandidateCollator
 from clara.train.card import model_card
-from clara.train.config import Stage, TrainConfig
-from clara.train.loop import Progress, run
-from clara.train.plan import PlannedBatches, TrainingData, divide, held_out_batches
+from clara.train.checks import check_run, settings_read
+from clara.train.config import SELECTING, Stage, TrainConfig
+from clara.train.curves import add_curves
+from clara.train.distil import DistillingCollator, TeacherAnswers, teacher_fingerprint
+from clara.train.documents import Documents
+from clara.train.examples import Question
+from clara.train.loop import Outcome, Run, check_reporters, run
+from clara.train.plan import Collate, PlannedBatches, TrainingData, divide, held_out_examples
+from clara.train.processes import joined
+from clara.train.reader import ReaderCollator, reader_card
+from clara.train.run_log import Progress
+from clara.train.start import facts_of, start
+from clara.train.validation import asked_questions, held_out
+from clara.train.weights import load_trained
 
 RUN_CONFIG = "config.json"
-CALIBRATION_TEXTS = 32
 
 
 def train(
@@ -34,7 +46,9 @@ def train(
     tell: Callable[[Progress], None] | None = None,
     hub_progress: HubProgress | None = None,
 ) -> Path:
-    """Train a stage and write ``out/checkpoint``; goes on where a run with the same settings in ``out`` stopped.
+    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
+
+    Goes on where a run with the same settings in ``out`` stopped.
 
     Args:
         stage: which stage.
@@ -47,28 +61,119 @@ def train(
         hub_progress: told about downloads.
 
     Returns:
-        The folder of the native checkpoint.
+        The folder of the native checkpoint, or of the reader.
 
     Raises:
+        ConfigError: the settings do not fit the stage, the data or what they name.
         TrainingError: nothing to train on, or ``out`` holds a run with other settings.
     """
+    check_run(stage, records, config)
+    check_reporters(config)
     data = divide(records, stage, config)
-    claim(out, stage, config)
-    loaded = _start(data, config, cache, device, hub_progress)
-    config = config.model_copy(update={"compression": loaded.manifest.compression})
-    collator = Collator(Prompter(loaded.base.tokenizer), window_tokens=config.compression.window_tokens)
-    batches = PlannedBatches(data, stage, config, collator)
-    run(loaded.network, batches, held_out_batches(data, stage, config, collator), config, out, tell=tell)
+    with joined(device) as processes:
+        processes.check(config.batch_size, config.accumulation)
+        if processes.first:
+            claim(out, stage, config)
+        processes.wait()
+        loaded = start(stage, data, config, cache, device, hub_progress)
+        facts = facts_of(loaded, config)
+        config = config.model_copy(update={"compression": loaded.manifest.compression})
+        documents = Documents(loaded, cache) if stage in SELECTING and not config.train_compressor else None
+        collator = _collator(stage, config, loaded, documents)
+        taught = _taught(collator, loaded, config, out / f"teacher-{processes.rank}.jsonl")
+        batches = PlannedBatches(data, stage, config, taught, processes=processes)
+        if documents is not None:
+            wanted = _wanted(batches, data, stage, config)
+            for turn in (processes.first, not processes.first):  # the others find what the first one computed
+                if turn:
+                    documents.prepare(wanted, hub_progress)
+                processes.wait()
+        kept_back = held_out(data, stage, config, collator, loaded.base.tokenizer)
+        outcome = run(loaded.network, batches, Run(config, out, processes, kept_back, tell))
+        target = out / ("reader" if stage == "reader" else "checkpoint")
+        if processes.first:
+            if outcome.sharded:  # no process has whole weights to write: make a network that has
+                loaded = start(stage, data, config, cache, "cpu", hub_progress)
+            _finish(loaded, outcome, stage, config, data, facts, target)
+        processes.wait()
+    return target
+
+
+def _finish(
+    loaded: Loaded,
+    outcome: Outcome,
+    stage: Stage,
+    config: TrainConfig,
+    data: TrainingData,
+    facts: Mapping[str, object],
+    target: Path,
+) -> None:
+    """Write the native checkpoint with its card, and the curves beside it."""
+    load_trained(loaded.network, outcome.weights)
     trained = {
         "steps": config.steps,
         "examples": config.steps * config.batch_size,
         "records": {name: len(rows) for name, rows in sorted(data.sources.items())},
-        "config": config.model_dump(mode="json"),
+        **facts,
+        "weights": {"kept": "last"} if outcome.best is None else {"kept": "best", **asdict(outcome.best)},
+        "config": settings_read(stage, config),
     }
+    if stage == "reader":
+        _save_reader(loaded, config, trained, data, target)
+        return
     manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained})
-    target = out / "checkpoint"
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
-    return target
+    add_curves(target.parent, target)
+
+
+def _save_reader(
+    loaded: Loaded, config: TrainConfig, trained: dict[str, object], data: TrainingData, target: Path
+) -> None:
+    manifest = ReaderManifest(
+        base_model=loaded.manifest.base_model,
+        base_identity=loaded.manifest.base_identity,
+        context=config.reader_context,
+        lora=config.lora,
+        trained=trained,
+    )
+    save_reader(loaded.network.adapters, manifest, target, card=reader_card(manifest, data.rejected))
+    add_curves(target.parent, target)
+
+
+def _collator(stage: Stage, config: TrainConfig, loaded: Loaded, documents: Documents | None) -> Collate:
+    prompter, window = Prompter(loaded.base.tokenizer), config.compression.window_tokens
+    if stage == "reader":
+        return ReaderCollator(prompter, window_tokens=window, context=config.reader_context)
+    if stage not in SELECTING:
+        return Collator(prompter, window_tokens=window)
+    return CandidateCollator(
+        prompter, window_tokens=window, top_k=config.top_k, memories=documents, answers=stage == "end_to_end"
+    )
+
+
+def _taught(collator: Collate, loaded: Loaded, config: TrainConfig, path: Path) -> Collate:
+    """The collator of the training batches: with a teacher it asks for what ``config.targets`` says."""
+    if config.teacher is None or not isinstance(collator, Collator):
+        return collator
+    answers = None
+    if config.targets == "teacher":
+        window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
+        mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
+        answers = TeacherAnswers(loaded, path, fingerprint=mark, window_tokens=window, bf16=bf16)
+    return DistillingCollator(collator, answers=answers, distributions=config.kl_weight > 0)
+
+
+def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage, config: TrainConfig) -> dict[int, list[str]]:
+    """The passages that a run will need memories of, by rate, each once."""
+    texts: dict[int, dict[str, None]] = {rate: {} for rate in config.compression.rates}
+    plan = [(batches.rate(index), batches.examples(index)) for index in range(len(batches))]
+    asked = (asked.example for asked in asked_questions(data, stage, config))
+    kept_back = [*held_out_examples(data, stage, config), *asked]
+    for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
+        for example in examples:
+            if isinstance(example, Question):
+                texts[rate].update(dict.fromkeys(example.candidates))
+    return {rate: list(found) for rate, found in texts.items()}
 
 
 def claim(out: Path, stage: Stage, config: TrainConfig) -> None:
@@ -77,47 +182,23 @@ def claim(out: Path, stage: Stage, config: TrainConfig) -> None:
     Raises:
         TrainingError: a run with other settings is in it.
     """
-    text = f'{{"stage": "{stage}", "config": {config.model_dump_json()}}}\n'
     path = out / RUN_CONFIG
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if not _same_run(path, stage, config):
             raise TrainingError(f"{out} holds a run with other settings; choose another --out, or remove that folder")
         return
     out.mkdir(parents=True, exist_ok=True)
+    text = f'{{"stage": "{stage}", "config": {config.model_dump_json()}}}\n'
     scratch = path.with_suffix(".tmp")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 
 
-def _start(data: TrainingData, config: TrainConfig, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-    dtype = DTYPES[config.dtype]
-    if config.start is not None:
-        loaded = from_checkpoint(
-            Path(config.start), cache, dtype=dtype, adapter_dtype=DTYPES["fp32"], device=device, progress=progress
-        )
-    else:
-        base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
-        loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
-    if loaded.manifest.compression.input_format == "official":
-        raise TrainingError(
-            f"{config.start} is in Apple's input format, which can be used but not trained here; start from a native "
-            "checkpoint or from a base model"
-        )
-    rates = loaded.manifest.compression.rates
-    if config.rate_weights and len(config.rate_weights) != len(rates):
-        raise TrainingError(f"rate_weights needs one weight for each rate of {config.start}: {rates}")
-    for role in ("compressor", "generator"):
-        for parameter in loaded.network.adapters.parameters_of(role):
-            parameter.requires_grad = True
-    return loaded
-
-
-def _samples(data: TrainingData) -> list[str]:
-    texts = []
-    for rows in data.sources.values():
-        for record in rows[:CALIBRATION_TEXTS]:
-            if isinstance(record, PassageQA):
-                texts.append(prompts.passage_text(record.title, record.text))
-            else:
-                texts.extend(prompts.passage_text(doc.title, doc.text) for doc in record.docs[:1])
-    return texts[:: max(1, len(texts) // CALIBRATION_TEXTS)][:CALIBRATION_TEXTS]
+def _same_run(path: Path, stage: Stage, config: TrainConfig) -> bool:
+    """Whether a run's settings are these; one from before a setting existed has its default."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        settings = TrainConfig.model_validate(held["config"])
+        return bool(held["stage"] == stage and settings.model_dump() == config.model_dump())
+    except (ValueError, KeyError, TypeError):  # pydantic's errors are ValueErrors
+        return False

@@ -1,0 +1,217 @@
+"""A reader: the backbone with one LoRA that answers from full text, or from nothing. No memory anywhere.
+
+What compressed answers are compared with, and the teacher that they are distilled from. A reader's folder is a PEFT
+adapter folder with ``reader.json`` and a card in it; prompts and decoding are those of ``ClaraModel``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from clara.config import LoraSettings, Settings, check
+from clara.errors import CheckpointError, ConfigError, InputError
+from clara.model import checkpoint
+from clara.model.adapters import Adapters, RoleWeights
+from clara.model.backbone import BaseModel, load_base
+from clara.model.generator import Generator, Sampling
+from clara.model.hub import Progress
+from clara.model.placement import DTYPES, natural_dtype
+from clara.model.prompting import Prompter
+from clara.records import Generation, GenerationRequest
+
+FORMAT_VERSION = 1
+MANIFEST = "reader.json"
+
+ReaderContext = Literal["text", "none"]
+"""What a reader was trained to answer from: the passages' full text, or nothing (closed book)."""
+
+
+class ReaderManifest(Settings):
+    """What ``reader.json`` holds.
+
+    Attributes:
+        format_version: of this folder's layout.
+        base_model: the base model's name, folder or hub id.
+        base_identity: ``hub.identity`` of the base weights it was trained on.
+        context: what it was trained to answer from.
+        lora: shape of the adapter.
+        trained: facts of the training run, for the card.
+    """
+
+    format_version: Literal[1] = 1
+    base_model: str
+    base_identity: str
+    context: ReaderContext
+    lora: LoraSettings
+    trained: dict[str, Any] = Field(default_factory=dict)
+
+
+class Reader:
+    """A loaded reader.
+
+    Attributes:
+        name: the folder it was loaded from.
+        fingerprint: of base, context and weights; 16 hex digits.
+        manifest: what its folder says of it.
+    """
+
+    def __init__(self, name: str, manifest: ReaderManifest, base: BaseModel, adapters: Adapters) -> None:
+        self.name = name
+        self.manifest = manifest
+        self.fingerprint = reader_fingerprint(manifest, adapters, "generator")
+        self._weights = RoleWeights(adapters)
+        self._generator = Generator(base.tokenizer, Prompter(base.tokenizer))
+        adapters.peft_model.eval()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        cache: Path,
+        base: str | None = None,
+        device: str = "cpu",
+        dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        progress: Progress | None = None,
+    ) -> Reader:
+        """Load a reader.
+
+        Args:
+            folder: what ``clara train reader`` wrote.
+            cache: folder for base weights.
+            base: base model by name, folder or hub id, where the reader's own entry does not lead to it.
+            device: torch device for all weights.
+            dtype: of the weights; ``auto`` is bf16 where the device multiplies it natively, else fp32.
+            progress: told about downloads.
+
+        Raises:
+            CheckpointError: there is no reader, it is damaged, or the base model is another one.
+            BaseModelError: its base model cannot be had.
+        """
+        path = Path(folder).expanduser()
+        manifest = read_reader_manifest(path)
+        chosen = DTYPES[dtype] if dtype != "auto" else natural_dtype(device)
+        loaded = load_base(base or manifest.base_model, cache, dtype=chosen, device=device, progress=progress)
+        check_base(path, manifest, loaded)
+        adapters = Adapters.fresh(loaded.model, manifest.lora, dtype=chosen, roles=("generator",))
+        checkpoint.load_adapter(adapters.peft_model, path / checkpoint.ADAPTER, "generator")
+        return cls(str(folder), manifest, loaded, adapters)
+
+    @property
+    def context(self) -> ReaderContext:
+        """What it answers from: ``text`` or ``none``."""
+        return self.manifest.context
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """Greedy answers to several requests at once, with the prompts of ``ClaraModel`` for text or closed book.
+
+        Args:
+            requests: with texts or, always for a reader of context ``none``, with nothing. Their field ``reader`` is
+                not looked at: there is one set of weights here.
+            max_new_tokens: longest answer.
+
+        Raises:
+            InputError: a question is empty, a request holds what this reader cannot read, or a prompt is longer than
+                the model's context.
+        """
+        for request in requests:
+            self._check(request)
+        with self._weights.acting_as("generator") as model:
+            return self._generator.generate(model, requests, Sampling(max_new_tokens=max_new_tokens))
+
+    def _check(self, request: GenerationRequest) -> None:
+        if not request.question.strip():
+            raise InputError("the question is empty")
+        if request.memories:
+            raise InputError(f"{self.name} reads text, not memories; give it the passages' texts")
+        if request.texts and self.context == "none":
+            raise InputError(
+                f"{self.name} was trained without context (closed book), the request has {len(request.texts)} texts; "
+                'ask it without them, or train a reader with reader_context = "text"'
+            )
+
+
+def is_reader(folder: Path) -> bool:
+    """Whether a folder says that it is a reader; it may still be damaged."""
+    checkpoint.settle(folder)
+    return (folder / MANIFEST).is_file()
+
+
+def read_reader_manifest(folder: Path) -> ReaderManifest:
+    """Read and check ``reader.json``.
+
+    Raises:
+        CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
+    """
+    checkpoint.settle(folder)
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"{folder} has no {MANIFEST}; expected the folder that clara train reader wrote (DIR/reader)"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
+    if values.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {values.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
+            "use the release that wrote it, or a newer one"
+        )
+    try:
+        return check(ReaderManifest, values, source=str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def check_base(folder: Path, manifest: ReaderManifest, base: BaseModel) -> None:
+    """Make sure that a reader belongs to a base model.
+
+    Raises:
+        CheckpointError: it was trained on another one.
+    """
+    if base.identity != manifest.base_identity:
+        raise CheckpointError(
+            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
+            f"{base.name} ({base.identity}); use it with its own base model"
+        )
+
+
+def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, card: str) -> None:
+    """Write a reader, whole or not at all.
+
+    Args:
+        adapters: its generator is the reader.
+        manifest: written as ``reader.json``.
+        folder: must not exist, or be a reader, which is then replaced.
+        card: text of ``README.md``.
+
+    Raises:
+        CheckpointError: the folder exists and is not a reader, or a value is not finite.
+    """
+    if folder.exists() and not is_reader(folder) and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} exists and is not a reader; choose another folder")
+    with checkpoint.replacing(folder) as scratch:
+        checkpoint.save_adapter(adapters.peft_model, "generator", scratch)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        (scratch / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def reader_fingerprint(manifest: ReaderManifest, adapters: Adapters, name: str) -> str:
+    """A hash of all that decides a reader's answers, 16 hex digits; ``name`` is the adapter that holds it."""
+    facts: Mapping[str, object] = {"base": manifest.base_identity, "context": manifest.context}
+    digest = hashlib.sha256(json.dumps([facts, manifest.lora.model_dump()], sort_keys=True).encode())
+    for key, tensor in sorted(checkpoint.adapter_tensors(adapters.peft_model, name).items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,129 @@
+"""Candidates of a question: its record's own passages, topped up with other records' that are near it in words.
+
+Stages ``end_to_end`` and ``retriever`` share this. Knows texts and words, not tokens or memories. A question's
+candidates are a function of the records, the settings and the draw's own generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from clara import prompts
+from clara.data import DataRecord, MultiHop, QAPair
+from clara.errors import TrainingError
+from clara.metrics import normalize_answer
+from clara.train.bm25 import WordIndex
+from clara.train.examples import Question
+
+ANSWER_LETTERS = 3
+"""An answer shorter than this in normal form ("no", "7") occurs in passages that do not support it."""
+
+
+def key_of(text: str) -> str:
+    """What is equal for passages that differ in case and white space only."""
+    return " ".join(text.casefold().split())
+
+
+def passages_of(record: DataRecord) -> list[str]:
+    """All passages of a record, as the compressor reads them."""
+    if isinstance(record, MultiHop):
+        return [prompts.passage_text(doc.title, doc.text) for doc in record.docs]
+    return [prompts.passage_text(record.title, record.text)]
+
+
+class Candidates:
+    """Makes questions with candidates out of records."""
+
+    def __init__(self, records: Iterable[DataRecord], count: int, *, labelled: bool) -> None:
+        """Index the passages to top up from.
+
+        Args:
+            records: those of the run: the passages of records that it never draws are not looked at, because each
+                has to be compressed.
+            count: candidates a question.
+            labelled: for a stage that is told which candidates are wrong. Passages of other records that hold an
+                answer are then left out, and a question may get fewer candidates.
+
+        Raises:
+            TrainingError: there are fewer passages than candidates, and ``labelled`` is false.
+        """
+        passages = {key_of(text): text for record in records for text in passages_of(record)}
+        if len(passages) < count and not labelled:
+            raise TrainingError(
+                f"candidates is {count}, the records of this run hold {len(passages)} different passages; give more "
+                "data or set fewer candidates"
+            )
+        self._keys, self._texts = list(passages), list(passages.values())
+        self._count, self._labelled = count, labelled
+        self._index = WordIndex(self._texts)
+
+    def example(self, record: DataRecord, rng: np.random.Generator) -> Question | None:
+        """One question of a record, one of several at random; None for a record without questions.
+
+        All gold passages come first, then the record's others at random, then those nearest in words. Texts that
+        differ in case and white space only count once.
+        """
+        pair = _pair(record, rng)
+        if pair is None:
+            return None
+        texts: dict[str, str] = {}
+        for text in self._own(record, rng):
+            texts.setdefault(key_of(text), text)
+        own = list(texts)[: self._count]
+        gold = {key_of(text) for text in _gold(record)} & set(own)
+        chosen = [texts[key] for key in own]
+        chosen += self._others(pair, set(texts), self._count - len(own), rng)
+        order = rng.permutation(len(chosen))
+        positives = tuple(place for place, i in enumerate(order) if i < len(own) and own[i] in gold)
+        return Question(
+            question=pair.question.strip(),
+            reply=pair.answers[0],
+            candidates=tuple(chosen[i] for i in order),
+            positives=positives,
+        )
+
+    @staticmethod
+    def _own(record: DataRecord, rng: np.random.Generator) -> list[str]:
+        gold, every = _gold(record), passages_of(record)
+        rest = [text for text in every if text not in gold]
+        return [*gold, *(rest[i] for i in rng.permutation(len(rest)))]
+
+    def _others(self, pair: QAPair, taken: set[str], count: int, rng: np.random.Generator) -> list[str]:
+        """The nearest passages of other records; where words give out, any."""
+        found: list[str] = []
+        answers = [normalize_answer(answer) for answer in pair.answers]
+        for i in self._order(pair.question, rng):
+            if len(found) == count:
+                break
+            if self._keys[i] not in taken and not (self._labelled and _holds(self._texts[i], answers)):
+                found.append(self._texts[i])
+        return found
+
+    def _order(self, question: str, rng: np.random.Generator) -> Iterator[int]:
+        near = self._index.ranked(question)
+        yield from near.tolist()
+        seen = set(near.tolist())
+        yield from (i for i in rng.permutation(len(self._texts)).tolist() if i not in seen)
+
+
+def _pair(record: DataRecord, rng: np.random.Generator) -> QAPair | None:
+    if isinstance(record, MultiHop):
+        return QAPair(record.question, record.answers)
+    pairs = [*record.pairs, *record.complex_pairs]
+    return pairs[rng.integers(len(pairs))] if pairs else None
+
+
+def _gold(record: DataRecord) -> list[str]:
+    every = passages_of(record)
+    return [every[i] for i in record.gold] if isinstance(record, MultiHop) else every
+
+
+def _holds(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds one of the answers, which are in normal form, as whole words."""
+    long = [f" {answer} " for answer in answers if len(answer) >= ANSWER_LETTERS and answer != "yes"]
+    if not long:
+        return False
+    words = f" {normalize_answer(text)} "
+    return any(answer in words for answer in long)

@@ -1,0 +1,109 @@
+"""The processes that train together: one, or those that ``torchrun`` or ``accelerate launch`` started.
+
+Every process takes its part of every batch, so that a run is the same whatever their number; the first one writes the
+files and speaks. Knows numbers and folders, not models; wrapping the model is the Trainer's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from torch import distributed
+
+from clara.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among all.
+
+    Attributes:
+        rank: its number, from 0.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files."""
+        return self.rank == 0
+
+    def part(self, items: int) -> range:
+        """Indices of this process's items out of ``items``.
+
+        Every ``count``-th one: batches are sorted by length, and neighbours would leave the last process with the
+        longest texts.
+        """
+        return range(self.rank, items, self.count)
+
+    def check(self, batch_size: int, accumulation: int) -> None:
+        """Refuse batches that cannot be divided evenly.
+
+        Raises:
+            ConfigError: a forward pass has a number of examples that is no multiple of the processes.
+        """
+        if batch_size // accumulation % self.count:
+            raise ConfigError(
+                f"batch_size {batch_size} / accumulation {accumulation} is {batch_size // accumulation} examples a "
+                f"forward pass, which {self.count} processes cannot share evenly; choose a multiple of {self.count}"
+            )
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def mean(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
+        """Each value's mean over the processes, the same numbers everywhere.
+
+        Args:
+            values: as many on each process.
+            device: where the process group exchanges tensors; the CPU when None.
+        """
+        if self.count == 1:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(together)
+        return [float(value) / self.count for value in together.tolist()]
+
+    def agreed(self, choice: bool, device: torch.device | None = None) -> bool:  # noqa: FBT001 - what is agreed on
+        """The first process's choice, on all of them."""
+        if self.count == 1:
+            return choice
+        told = torch.tensor([choice], dtype=torch.int64, device=device)
+        distributed.broadcast(told, src=0)
+        return bool(told.item())
+
+
+ALONE = Processes()
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for one that has more to do: the first may compress a whole data set. One that dies ends
+the others at once, through what started them."""
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that were started together; a process that was started alone is alone.
+
+    A process group that is there already is used and left as it is.
+
+    Args:
+        device: of the model; decides how the processes talk (gloo for the CPU, else the device's own way).
+    """
+    before = distributed.is_initialized()
+    state = PartialState(cpu=torch.device(device).type == "cpu", timeout=PATIENCE)
+    try:
+        yield Processes(rank=int(state.process_index), count=int(state.num_processes))
+    finally:
+        if distributed.is_initialized() and not before:
+            distributed.destroy_process_group()
+        # What a later run in this process finds must be its own.
+        PartialState._reset_state()  # accelerate has no public way

@@ -1,0 +1,34 @@
+"""Stage ``retriever``: the supervised variant of the query reasoner (clara.md section 5, last paragraph).
+
+A contrastive loss on labelled positives: each question's memory against every passage of its batch, which are its own
+candidates (gold, the record's others, BM25's nearest) and those of the other questions. A passage counts once however
+many questions bring it, and is positive wherever it supports the answer. Only the query reasoner is trained; document
+memories are computed once. The paper's Sup-Instruct and Sup-Pretrain are this stage started from an ``instruct`` and
+from an ``scp`` checkpoint.
+Shape letters: B questions, U passages in the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from clara.model.losses import contrastive
+from clara.model.network import Network
+from clara.model.selection import cosine_matrix
+from clara.train.candidate_batch import CandidateBatch
+from clara.train.end_to_end import query_memories
+from clara.train.objective import Losses
+
+
+def retriever_loss(network: Network, batch: CandidateBatch, *, temperature: float) -> Losses:
+    """The contrastive loss, nats a question; it stands in the place of the cross-entropy.
+
+    Args:
+        network: with gradients in the query reasoner.
+        batch: every question has a positive.
+        temperature: tau.
+    """
+    queries = query_memories(network, batch)
+    with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
+        loss = contrastive(cosine_matrix(queries, batch.memories), batch.positives, temperature=temperature)
+    return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))

@@ -1,0 +1,126 @@
+"""What a stage starts from, and which weights it trains: the network before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clara import prompts
+from clara.data import PassageQA
+from clara.model.adapters import Adapters, Role
+from clara.model.backbone import BaseModel, load_base
+from clara.model.checkpoint import Manifest, memory_fingerprint
+from clara.model.clara_model import find_checkpoint
+from clara.model.create import Loaded, fresh, from_checkpoint
+from clara.model.hub import Progress
+from clara.model.memory import MemoryTable
+from clara.model.network import Network
+from clara.model.placement import DTYPES
+from clara.train.config import Stage, TrainConfig
+from clara.train.distil import add_teacher, teacher_fingerprint
+from clara.train.plan import TrainingData
+
+CALIBRATION_TEXTS = 32
+
+
+def start(
+    stage: Stage, data: TrainingData, config: TrainConfig, cache: Path, device: str, progress: Progress | None
+) -> Loaded:
+    """The network of a run before its first step, gradients on where the stage trains.
+
+    What the start cannot be is ``checks``' matter.
+    """
+    dtype = DTYPES[config.dtype]
+    if stage == "reader":
+        return _reader(load_base(config.base, cache, dtype=dtype, device=device, progress=progress), config)
+    if config.start is not None:
+        folder = find_checkpoint(config.start)
+        loaded = from_checkpoint(
+            folder, cache, dtype=dtype, adapter_dtype=DTYPES["fp32"], device=device, progress=progress
+        )
+    else:
+        base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
+        loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
+    if "query_reasoner" in trained_roles(stage, config):
+        _start_reasoner(loaded.network.adapters, config)
+    if config.teacher is not None:
+        add_teacher(loaded, Path(config.teacher).expanduser())
+    _release(loaded.network, stage, config)  # last: PEFT turns gradients on and off as it adds adapters
+    return loaded
+
+
+def _reader(base: BaseModel, config: TrainConfig) -> Loaded:
+    """A backbone with a fresh generator; the rest of the network is there in name only."""
+    compression = config.compression.model_copy(update={"rates": (config.compression.default_rate,)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
+    width = int(base.model.get_input_embeddings().weight.shape[1])
+    network = Network(adapters, compression, MemoryTable(compression, width).to(base.model.device))
+    manifest = Manifest(
+        base_model=base.name,
+        base_identity=base.identity,
+        hidden_size=width,
+        compression=compression,
+        lora=config.lora,
+        roles=adapters.roles,
+    )
+    _release(network, "reader", config)
+    return Loaded(network, base, manifest)
+
+
+def trained_roles(stage: Stage, config: TrainConfig) -> tuple[Role, ...]:
+    """The adapters that a stage trains."""
+    if stage == "retriever":
+        return ("query_reasoner",)
+    if stage == "reader":
+        return ("generator",)
+    if stage == "end_to_end":
+        return (
+            ("compressor", "query_reasoner", "generator")
+            if config.train_compressor
+            else ("query_reasoner", "generator")
+        )
+    return ("compressor", "generator")
+
+
+def facts_of(loaded: Loaded, config: TrainConfig) -> dict[str, Any]:
+    """What a card says of the start (checkpoint, its last stage, its compressor's fingerprint) and of the teacher."""
+    facts: dict[str, Any] = {}
+    if config.start is not None:
+        mark = memory_fingerprint(loaded.network, loaded.manifest)
+        facts["start"] = {"checkpoint": config.start, "stage": loaded.manifest.stage, "compressor": mark}
+    if config.teacher is not None:
+        mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
+        facts["teacher"] = {"reader": config.teacher, "fingerprint": mark}
+    return facts
+
+
+def _start_reasoner(adapters: Adapters, config: TrainConfig) -> None:
+    if config.reasoner_start != "checkpoint":
+        adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+
+
+def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
+    roles = trained_roles(stage, config)
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    for role in roles:
+        for parameter in network.adapters.parameters_of(role):
+            parameter.requires_grad = True
+    for parameter in network.table.parameters():
+        parameter.requires_grad = "compressor" in roles
+
+
+def _samples(data: TrainingData) -> Sequence[str]:
+    texts = []
+    for rows in data.sources.values():
+        for record in rows[:CALIBRATION_TEXTS]:
+            if isinstance(record, PassageQA):
+                texts.append(prompts.passage_text(record.title, record.text))
+            else:
+                texts.extend(prompts.passage_text(doc.title, doc.text) for doc in record.docs[:1])
+    return texts[:: max(1, len(texts) // CALIBRATION_TEXTS)][:CALIBRATION_TEXTS]

@@ -1,0 +1,321 @@
+"""What is measured on held-out records at intervals: the loss, greedy answers, and what the questions find.
+
+Answers go the way they will go in use, memories and all, but through the training network itself, with the adapters
+as they are: nothing is merged or copied. Decides nothing: which step was best is ``weights``' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from clara.data import DataRecord, PassageQA
+from clara.metrics import AnswerScores, recall_at_k, score_answer
+from clara.model.backbone import Tokenizer
+from clara.model.network import Network, splice
+from clara.model.selection import cosine_matrix
+from clara.train.batch import Batch
+from clara.train.candidate_batch import CandidateBatch
+from clara.train.config import RestateSettings, Stage, TrainConfig
+from clara.train.end_to_end import choose, passage_memories, query_memories
+from clara.train.examples import Question
+from clara.train.plan import AnyExample, Collate, TrainingData, held_out_batches, make_example
+
+ANSWER_TOKENS = 32
+"""Longest validation answer; the answers of the training sets are shorter, and a rambling one has lost by then."""
+
+ANSWERS_AT_ONCE = 16
+
+_MEASURES = ("em", "f1", "recall_at_1", "recall_at_5")
+
+BatchLoss = Callable[[Batch], float]
+"""Nats a label token of a batch that is on the network's device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateScores:
+    """Scores at one compression rate.
+
+    Attributes:
+        loss: nats a label token.
+        em: exact match of the greedy answers, 0..1; None where nothing is answered.
+        f1: their F1.
+        recall_at_1: share of a question's gold passages that are the first of its candidates; None where nothing is
+            selected.
+        recall_at_5: that are among the first five.
+    """
+
+    loss: float
+    em: float | None = None
+    f1: float | None = None
+    recall_at_1: float | None = None
+    recall_at_5: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Scores on the held-out records; means over the rates, and those of each rate.
+
+    Attributes:
+        default_loss: loss at the checkpoint's default rate.
+        loss: nats a label token.
+        em: as ``RateScores.em``.
+        f1: as ``RateScores.f1``.
+        recall_at_1: as ``RateScores.recall_at_1``.
+        recall_at_5: as ``RateScores.recall_at_5``.
+        rates: the scores at each rate.
+    """
+
+    default_loss: float
+    loss: float
+    em: float | None
+    f1: float | None
+    recall_at_1: float | None
+    recall_at_5: float | None
+    rates: Mapping[int, RateScores]
+
+    @property
+    def quality(self) -> float | None:
+        """What is the better the higher: F1, else Recall@5; None where only the loss was measured."""
+        return self.recall_at_5 if self.f1 is None else self.f1
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A batch of questions to answer.
+
+    Attributes:
+        batch: one question an example; the reply, if there is one, is not shown.
+        answers: the gold answers of each.
+    """
+
+    batch: Batch
+    answers: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What is measured on, by rate; the same at each interval.
+
+    Attributes:
+        losses: batches for the loss.
+        questions: batches to answer; empty where answers are not measured.
+        tokenizer: to read the answers.
+        config: of the run.
+    """
+
+    losses: Mapping[int, Sequence[Batch]]
+    questions: Mapping[int, Sequence[Questions]]
+    tokenizer: Tokenizer
+    config: TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One held-out question.
+
+    Attributes:
+        example: with that question alone.
+        answers: the gold answers.
+    """
+
+    example: AnyExample
+    answers: tuple[str, ...]
+
+
+def held_out(
+    data: TrainingData, stage: Stage, config: TrainConfig, collator: Collate, tokenizer: Tokenizer
+) -> HeldOut | None:
+    """Make the batches to validate on, at every rate; None if no record is held out."""
+    if not data.held_out:
+        return None
+    # A reader reads no memories: its scores are the same at every rate.
+    rates = (config.compression.default_rate,) if stage == "reader" else config.compression.rates
+    asked = asked_questions(data, stage, config)
+    return HeldOut(
+        losses={rate: held_out_batches(data, stage, config, collator, rate=rate) for rate in rates},
+        questions={rate: _batched(asked, collator, rate) for rate in rates},
+        tokenizer=tokenizer,
+        config=config,
+    )
+
+
+def asked_questions(data: TrainingData, stage: Stage, config: TrainConfig) -> list[Asked]:
+    """The first question of each held-out record, then the second ones, …, up to ``held_out_answers``."""
+    plain = config.model_copy(update={"restate": RestateSettings(repeat=0, resume=0)})
+    rng = np.random.default_rng([config.seed, 6])
+    singles = [_singles(record) for record in data.held_out]
+    asked: list[Asked] = []
+    for number in range(max(map(len, singles), default=0)):
+        for single in (row[number] for row in singles if number < len(row)):
+            if len(asked) == config.held_out_answers:
+                return asked
+            example = make_example(single.record, stage, plain, rng, candidates=data.candidates)
+            if example is not None:
+                asked.append(Asked(example, single.answers))
+    return asked
+
+
+def measure(network: Network, loss: BatchLoss, held_out: HeldOut) -> Validation:
+    """Losses and answers of the network as it is, in evaluation mode; the mode is put back.
+
+    Draws nothing random, so a run that validates goes on as one that does not.
+
+    Args:
+        network: what is trained.
+        loss: of a batch.
+        held_out: what to measure on.
+    """
+    device = network.adapters.bare().device
+    rates = {}
+    with _evaluating(network):
+        for rate, batches in held_out.losses.items():
+            value = _mean_loss(loss, [batch.to(device) for batch in batches])
+            rates[rate] = _scored(network, held_out, rate, value)
+    means = {name: _mean([getattr(scores, name) for scores in rates.values()]) for name in _MEASURES}
+    return Validation(
+        default_loss=rates[held_out.config.compression.default_rate].loss,
+        loss=fmean(scores.loss for scores in rates.values()),
+        rates=rates,
+        **means,
+    )
+
+
+def _scored(network: Network, held_out: HeldOut, rate: int, loss: float) -> RateScores:
+    """Answers and rankings at one rate, beside its loss."""
+    device, config = network.adapters.bare().device, held_out.config
+    answers: list[AnswerScores] = []
+    firsts: list[float] = []
+    fives: list[float] = []
+    for questions in held_out.questions[rate]:
+        batch = questions.batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+            for ranking in rankings(network, batch) if isinstance(batch, CandidateBatch) else ():
+                firsts.append(recall_at_k(ranking.ranked, ranking.gold, 1))
+                fives.append(recall_at_k(ranking.ranked, ranking.gold, 5))
+            if batch.labels.numel():
+                replies = greedy(network, batch, held_out)
+                answers.extend(score_answer(*pair) for pair in zip(replies, questions.answers, strict=True))
+    return RateScores(
+        loss=loss,
+        em=_mean([score.em for score in answers]),
+        f1=_mean([score.f1 for score in answers]),
+        recall_at_1=_mean(firsts),
+        recall_at_5=_mean(fives),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates of a question.
+
+    Attributes:
+        ranked: their rows in the batch, best first.
+        gold: rows of those that support the answer; at least one.
+    """
+
+    ranked: tuple[int, ...]
+    gold: frozenset[int]
+
+
+def rankings(network: Network, batch: CandidateBatch) -> Iterator[Ranking]:
+    """Each question's own candidates by cosine; questions without a labelled passage are left out."""
+    scores = cosine_matrix(query_memories(network, batch), passage_memories(network, batch))
+    for row, candidates, positive in zip(scores, batch.candidates.tolist(), batch.positives, strict=True):
+        places = [place for place in candidates if place >= 0]
+        gold = frozenset(place for place in places if bool(positive[place]))
+        if gold:
+            yield Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
+
+
+def greedy(network: Network, batch: Batch, held_out: HeldOut) -> list[str]:
+    """Greedy answers to a batch with one question an example, from its prompts alone.
+
+    Args:
+        network: in evaluation mode.
+        batch: its replies are not shown to the generator.
+        held_out: where it comes from.
+    """
+    length = batch.decoder_ids.shape[1]
+    rows, places = batch.label_index // length, batch.label_index % length
+    # The reply's first token is the first label; the position before it is the last of the prompt.
+    sizes = [int(places[rows == row].min()) + 1 for row in range(len(batch.decoder_ids))]
+    embeds = decoder_embeds(network, batch, held_out.config)
+    longest = max(sizes)
+    prompts = embeds.new_zeros(len(sizes), longest, embeds.shape[2])
+    mask = torch.zeros(len(sizes), longest, dtype=torch.int64, device=embeds.device)
+    for row, size in enumerate(sizes):
+        prompts[row, longest - size :] = embeds[row, :size]
+        mask[row, longest - size :] = 1
+    tokenizer = held_out.tokenizer
+    model, eos = network.adapters.bare(), int(tokenizer.eos_token_id)
+    settings = GenerationConfig(max_new_tokens=ANSWER_TOKENS, do_sample=False, eos_token_id=eos, pad_token_id=eos)
+    with network.adapters.use("generator"):
+        out = model.generate(inputs_embeds=prompts, attention_mask=mask, generation_config=settings)
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in out.tolist()]
+
+
+def decoder_embeds(network: Network, batch: Batch, config: TrainConfig) -> Tensor:
+    """What the generator reads of a batch, memories (compressed or selected) in their slots: [B, L, H]."""
+    embeds = network.embed(batch.decoder_ids)
+    if isinstance(batch, CandidateBatch):
+        chosen = choose(network, batch, top_k=config.top_k, temperature=config.temperature)
+        return splice(embeds, batch.slots, chosen.memories.flatten(0, 2))
+    if not bool(batch.slots.any()):  # a reader's prompt holds the text itself
+        return embeds
+    memory = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
+    return splice(embeds, batch.slots, memory.index_select(0, batch.text_index).flatten(0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A record with one question, and its gold answers."""
+
+    record: DataRecord
+    answers: tuple[str, ...]
+
+
+def _singles(record: DataRecord) -> list[_Single]:
+    if not isinstance(record, PassageQA):
+        return [_Single(record, record.answers)]
+    pairs = [*record.pairs, *record.complex_pairs]
+    return [_Single(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers) for pair in pairs]
+
+
+def _batched(asked: Sequence[Asked], collator: Collate, rate: int) -> list[Questions]:
+    by_length = sorted(asked, key=lambda one: _length(one.example))
+    parts = [by_length[i : i + ANSWERS_AT_ONCE] for i in range(0, len(by_length), ANSWERS_AT_ONCE)]
+    return [Questions(collator([q.example for q in part], rate=rate), tuple(q.answers for q in part)) for part in parts]
+
+
+def _length(example: AnyExample) -> int:
+    return len(example.question) if isinstance(example, Question) else sum(map(len, example.texts))
+
+
+def _mean_loss(loss: BatchLoss, batches: Sequence[Batch]) -> float:
+    """Mean over label tokens."""
+    shares = [float(batch.weights.sum()) for batch in batches]
+    return sum(loss(batch) * share for batch, share in zip(batches, shares, strict=True)) / sum(shares)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+@contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)

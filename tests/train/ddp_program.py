@@ -1,0 +1,46 @@
+"""A training run that several processes start together: BASE OUT STEPS [DIE_AFTER]. The first one may die at a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from train_cases import passages, questions, settings
+
+from clara.train.config import TrainConfig
+from clara.train.run_log import Progress
+from clara.train.stage import train
+
+
+def config(base: Path, steps: int) -> TrainConfig:
+    """A run without dropout, whose masks depend on how a batch is cut; examples of very different length."""
+    return settings(
+        base,
+        steps=steps,
+        batch_size=8,
+        learning_rate=0.005,
+        lora={"rank": 4, "alpha": 8, "dropout": 0.0},
+        dtype="fp32",
+        save_every=4,
+        evaluate_every=10,
+        pairs=2,
+        held_out_answers=2,
+    )
+
+
+def main() -> None:
+    """Train; with a fourth argument, be killed after that step."""
+    base, out, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+    def die(progress: Progress) -> None:
+        if len(sys.argv) > 4 and progress.step == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    records = [*passages(24), *questions(6)]
+    train("instruct", records, config(base, steps), out, cache=out, tell=die)
+
+
+if __name__ == "__main__":
+    main()

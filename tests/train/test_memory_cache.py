@@ -1,0 +1,134 @@
+"""Memories on disk: what is read is what was computed, whatever a kill left behind, and cached equals uncached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from clara.config import CompressionConfig
+from clara.errors import TrainingError
+from clara.model import ClaraModel
+from clara.model.create import Loaded
+from clara.train.documents import Documents
+from clara.train.memory_cache import KEYS, VALUES, MemoryCache
+
+TEXTS = ["Bees dance.", "The tower is 330 metres high.", "Gutenberg printed in Mainz.", "Coffee"]
+
+
+class Counting:
+    """Makes memories of letters' numbers, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.asked.extend(texts)
+        return np.stack([made(text) for text in texts])
+
+
+def made(text: str) -> npt.NDArray[np.float32]:
+    return np.linspace(-1, len(text), 6, dtype=np.float32).reshape(2, 3)
+
+
+def opened(folder: Path) -> MemoryCache:
+    return MemoryCache(folder, memory_tokens=2, width=3)
+
+
+def agrees(cache: MemoryCache, texts: Sequence[str]) -> bool:
+    wanted = torch.from_numpy(np.stack([made(text) for text in texts])).half()
+    return bool(torch.equal(cache.rows(texts), wanted))
+
+
+def test_each_text_is_computed_once(tmp_path: Path) -> None:
+    counting, cache = Counting(), opened(tmp_path / "c")
+    assert cache.add([*TEXTS[:2], TEXTS[0]], counting) == 2
+    assert cache.add(TEXTS[1:3], counting) == 1
+    assert counting.asked == TEXTS[:3]
+    assert agrees(cache, [TEXTS[2], TEXTS[0], TEXTS[0]])
+    again = opened(tmp_path / "c")
+    assert len(again) == 3
+    assert again.missing([*TEXTS, TEXTS[3]]) == [TEXTS[3]]
+    assert agrees(again, TEXTS[:3])
+    other = opened(tmp_path / "c")
+    assert again.add([TEXTS[3]], counting) == 1
+    assert other.add([TEXTS[3]], counting) == 0, "another run added it meanwhile"
+    assert agrees(other, TEXTS)
+    with pytest.raises(TrainingError, match="no memory of a text"):
+        other.rows(["Nothing"])
+
+
+@pytest.mark.parametrize(
+    ("values", "keys", "left"),
+    [(-5, 0, 2), (0, -3, 2), (7, 0, 3), (7, 11, 3), (-12, -20, 2), (-36, 0, 0)],
+    ids=["torn row", "torn key", "row without key", "both torn", "whole row less", "no rows"],
+)
+def test_torn_ends_count_for_nothing(tmp_path: Path, values: int, keys: int, left: int) -> None:
+    counting = Counting()
+    opened(tmp_path).add(TEXTS[:3], counting)
+    for name, change in ((VALUES, values), (KEYS, keys)):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole + b"\7" * change if change > 0 else whole[: len(whole) + change])
+    cache = opened(tmp_path)
+    assert len(cache) == left
+    assert cache.verify(TEXTS[:3]) == 0
+    cache.add(TEXTS, counting)
+    assert agrees(cache, TEXTS)
+    assert agrees(opened(tmp_path), TEXTS)
+    assert len(counting.asked) == 3 + 4 - left
+
+
+def test_damage_is_found_and_computed_anew(tmp_path: Path) -> None:
+    counting = Counting()
+    opened(tmp_path).add(TEXTS[:3], counting)
+    with (tmp_path / VALUES).open("r+b") as file:
+        file.seek(14)
+        file.write(b"\0\1")
+    cache = opened(tmp_path)
+    assert cache.verify(TEXTS[:3]) == 1
+    assert cache.missing(TEXTS[:3]) == [TEXTS[1]]
+    cache.add(TEXTS[:3], counting)
+    assert agrees(cache, TEXTS[:3])
+    again = opened(tmp_path)
+    assert again.verify(TEXTS[:3]) == 0
+    assert agrees(again, TEXTS[:3])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e5])
+def test_a_broken_compressor_is_named(tmp_path: Path, value: float) -> None:
+    broken = np.full((1, 2, 3), value, dtype=np.float32)
+    with pytest.raises(TrainingError, match="not finite or above 65504"):
+        opened(tmp_path).add(TEXTS[:1], lambda _: broken)
+    assert len(opened(tmp_path)) == 0
+
+
+def test_cached_memories_are_those_of_the_model(
+    make_network: Callable[[CompressionConfig], Loaded], tmp_path: Path
+) -> None:
+    compression = CompressionConfig(
+        window_tokens=64, rates=(4, 16), residual=True, gain=True, pooled_input=True, attention="span"
+    )
+    loaded = make_network(compression)
+    documents = Documents(loaded, tmp_path)
+    told: list[tuple[int, int]] = []
+    wanted = {4: TEXTS, 16: TEXTS[:2]}
+    assert documents.prepare(wanted, lambda _, done, total: told.append((done, total))) == 6
+    assert told[-1] == (6, 6)
+    assert documents.prepare(wanted) == 0
+    for rate in (4, 16):
+        cached = documents(TEXTS, rate)  # at 16x two are computed only now
+        single = [ClaraModel("m", loaded).compress([text], rate=rate)[0].values for text in TEXTS]
+        torch.testing.assert_close(cached.float(), torch.from_numpy(np.stack(single)), atol=2e-3, rtol=2e-3)
+        assert cached.dtype == torch.float16
+    again = Documents(loaded, tmp_path)
+    assert again.prepare(wanted) == 0
+    assert torch.equal(again(TEXTS, 4), documents(TEXTS, 4))
+    with torch.no_grad():
+        loaded.network.adapters.parameters_of("compressor")[1].add_(0.5)
+    assert Documents(loaded, tmp_path).prepare({4: TEXTS}) == 4, "another compressor, other memories"
+    long = "tower " * 200
+    assert documents([long], 4).shape == (1, 16, 32), "cut to the window"

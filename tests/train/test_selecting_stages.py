@@ -1,0 +1,359 @@
+"""Stages ``end_to_end`` and ``retriever``: what the gradient reaches and how, what stays, and that it learns."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from train_cases import losses, passages, questions, settings
+
+from clara.config import CompressionConfig
+from clara.data import DataRecord, PassageQA, QAPair
+from clara.model import ClaraModel, checkpoint
+from clara.model.create import Loaded
+from clara.model.network import Network, splice
+from clara.model.prompting import Prompter
+from clara.train.batch import decoder_attention, padded
+from clara.train.candidate_batch import CandidateBatch, CandidateCollator
+from clara.train.end_to_end import choose, end_to_end_loss, query_memories
+from clara.train.examples import Question
+from clara.train.retriever import retriever_loss
+from clara.train.run_log import Progress
+from clara.train.stage import train
+
+RATE, WINDOW, TAU = 16, 64, 0.05
+TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
+DOCS = tuple(f"{topic.title()} {i * i}: the {topic} is number {i} of the list." for i, topic in enumerate(TOPICS))
+ASKED = (
+    Question("How high is the tower?", "330 metres", DOCS[:4], (0,)),
+    Question("Who dances?", "bees", (DOCS[5], DOCS[1], DOCS[4], DOCS[3]), (1,)),
+    Question("What flows, and where?", "the river", DOCS[2:6], (0, 3)),
+)
+
+
+@pytest.fixture
+def network(make_network: Callable[[CompressionConfig], Loaded]) -> Loaded:
+    """A network whose reasoner differs from its compressor and is all that has gradients."""
+    loaded = make_network(
+        CompressionConfig(window_tokens=WINDOW, rates=(4, RATE), residual=True, pooled_input=True, attention="span")
+    )
+    loaded.network.adapters.reset_query_reasoner(seed=None)
+    for parameter in loaded.network.parameters():
+        parameter.requires_grad = False
+    with torch.no_grad():
+        for parameter in reasoner(loaded.network):
+            parameter.mul_(1.1).requires_grad_()
+    return loaded
+
+
+def reasoner(network: Network) -> list[torch.nn.Parameter]:
+    return network.adapters.parameters_of("query_reasoner")
+
+
+def compressed(loaded: Loaded) -> Callable[[Sequence[str], int], Tensor]:
+    def memories(texts: Sequence[str], rate: int) -> Tensor:
+        rows = [Prompter(loaded.base.tokenizer).plain(text)[:WINDOW] for text in texts]
+        length = max(map(len, rows))
+        mask = padded([[1] * len(row) for row in rows], length, 0).bool()
+        with torch.no_grad():
+            return loaded.network.encode("compressor", padded(rows, length, 0), mask, rate=rate).memory.half()
+
+    return memories
+
+
+def batch_of(loaded: Loaded, *, top_k: int = 2, answers: bool = True, cached: bool = True) -> CandidateBatch:
+    memories = compressed(loaded) if cached else None
+    prompter = Prompter(loaded.base.tokenizer)
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=top_k, memories=memories, answers=answers)
+    return collator(ASKED, rate=RATE)
+
+
+def slow_loss(loaded: Loaded, question: Question, top_k: int) -> tuple[Tensor, int]:
+    """Section 5 of clara.md for one question, slot by slot and passage by passage; sum of nats, and labels."""
+    network, prompter = loaded.network, Prompter(loaded.base.tokenizer)
+    ids = torch.tensor([prompter.plain(question.question)])
+    q = network.encode("query_reasoner", ids, torch.ones_like(ids).bool(), rate=RATE).memory[0].flatten()
+    memories = [compressed(loaded)([text], RATE)[0].float() for text in question.candidates]
+    s = torch.stack([q @ m.flatten() / (q.norm() * m.norm()) for m in memories])
+    order = sorted(range(len(memories)), key=lambda i: -float(s[i].detach()))
+    taken = torch.zeros(len(memories))
+    selected = []
+    for j in range(top_k):
+        soft = torch.softmax(s / TAU + torch.log(1 - taken), dim=0)
+        hard = torch.zeros(len(memories))
+        hard[order[j]] = 1.0
+        weights = hard + soft - soft.detach()
+        selected.append(torch.stack([w * m for w, m in zip(weights, memories, strict=True)]).sum(dim=0))
+        taken = taken + hard
+    background = prompter.memory_background([WINDOW // RATE] * top_k)
+    reply = [*prompter.plain(question.reply), prompter.eos]
+    prompt = [*background.ids, *prompter.question(question.question)]
+    embeds = network.embed(torch.tensor([prompt + reply])).clone()
+    embeds[0, list(background.slots)] = torch.cat(selected)
+    with network.adapters.use("generator"):
+        logits = network.adapters.bare()(inputs_embeds=embeds).logits[0]
+    return functional.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(reply), reduction="sum"), len(reply)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_loss_and_gradient_equal_the_slow_version(network: Loaded, top_k: int) -> None:
+    found = end_to_end_loss(network.network, batch_of(network, top_k=top_k), top_k=top_k, temperature=TAU)
+    parts = [slow_loss(network, question, top_k) for question in ASKED]
+    wanted = torch.stack([part for part, _ in parts]).sum() / sum(count for _, count in parts)
+    torch.testing.assert_close(found.total, wanted, rtol=1e-5, atol=1e-5)
+    fast = torch.autograd.grad(found.total, reasoner(network.network))
+    slow = torch.autograd.grad(wanted, reasoner(network.network))
+    scale = max(float(gradient.abs().max()) for gradient in slow)
+    assert scale > 0
+    for left, right in zip(fast, slow, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_the_gradient_goes_through_the_soft_weights_only(network: Loaded) -> None:
+    batch = batch_of(network)
+    choice = choose(network.network, batch, top_k=2, temperature=TAU)
+    exact = batch.memories.float()[batch.candidates.gather(1, choice.indices)]
+    assert torch.equal(choice.memories, exact), "forward takes the hard top-k, to the bit"
+    assert choice.memories.requires_grad
+    plain = splice(network.network.embed(batch.decoder_ids), batch.slots, exact.flatten(0, 2))
+    hidden = network.network.decode(plain, decoder_attention(batch.segments), batch.positions)
+    assert not hidden.requires_grad, "without the selector nothing reaches the reasoner"
+
+
+def test_train_compressor_encodes_under_gradient(network: Loaded) -> None:
+    cached, fresh = batch_of(network), batch_of(network, cached=False)
+    assert fresh.memories.shape[0] == 0
+    assert fresh.text_ids.shape[0] == len(DOCS)
+    compressor = network.network.adapters.parameters_of("compressor")
+    for parameter in compressor:
+        parameter.requires_grad = True
+    loss = end_to_end_loss(network.network, fresh, top_k=2, temperature=TAU).total
+    with torch.no_grad():
+        same = end_to_end_loss(network.network, cached, top_k=2, temperature=TAU).total
+    torch.testing.assert_close(loss.detach(), same, rtol=2e-3, atol=2e-3)
+    assert any(float(g.abs().max()) > 0 for g in torch.autograd.grad(loss, compressor))
+
+
+def test_selection_learns_which_document_explains_the_answer(network: Loaded) -> None:
+    """The target is explained by one document only, another than the question looks like at first."""
+    batch = replace(batch_of(network, top_k=1), candidates=torch.arange(6).repeat(3, 1))
+    gold = torch.tensor([3, 0, 4])
+    wanted = batch.memories.float()[gold][:, None]
+    optimizer = torch.optim.Adam(reasoner(network.network), lr=0.01)
+    picks = []
+    for _ in range(60):
+        choice = choose(network.network, batch, top_k=1, temperature=0.1)
+        picks.append((choice.indices[:, 0] == gold).sum().item())
+        optimizer.zero_grad()
+        (choice.memories - wanted).pow(2).mean().backward()  # type: ignore[no-untyped-call]  # torch
+        optimizer.step()
+    assert picks[0] < 2
+    assert picks[-1] == 3
+
+
+def test_retriever_loss_equals_the_slow_version(network: Loaded) -> None:
+    batch = batch_of(network, answers=False)
+    assert not batch.writes
+    found = retriever_loss(network.network, batch, temperature=TAU)
+    total = 0.0
+    for question, query in zip(ASKED, query_memories(network.network, batch).detach(), strict=True):
+        every = [compressed(network)([text], RATE)[0].float() for text in DOCS]
+        cosines = [float(functional.cosine_similarity(query.flatten(), m.flatten(), dim=0)) for m in every]
+        weights = [math.exp(c / TAU) for c in cosines]
+        gold = {question.candidates[i] for i in question.positives}
+        right = sum(w for w, text in zip(weights, DOCS, strict=True) if text in gold)
+        total -= math.log(right / sum(weights))
+    assert float(found.total.detach()) == pytest.approx(total / 3, rel=1e-4)
+    assert any(float(g.abs().max()) > 0 for g in torch.autograd.grad(found.total, reasoner(network.network)))
+
+
+def test_a_part_of_a_batch_keeps_the_others_as_negatives(network: Loaded) -> None:
+    prompter = Prompter(network.base.tokenizer)
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network), answers=False)
+    whole, parts = collator(ASKED, rate=RATE), [collator(ASKED, rate=RATE, asked=[i]) for i in range(3)]
+    assert all(part.memories.shape == whole.memories.shape for part in parts)
+    with torch.no_grad():
+        together = float(retriever_loss(network.network, whole, temperature=TAU).total)
+        alone = [float(retriever_loss(network.network, part, temperature=TAU).total) for part in parts]
+    assert sum(alone) / 3 == pytest.approx(together, rel=1e-4)
+
+
+def test_retriever_raises_recall(network: Loaded) -> None:
+    batch = batch_of(network, answers=False)
+    optimizer = torch.optim.Adam(reasoner(network.network), lr=0.01)
+
+    def recall() -> float:
+        with torch.no_grad():
+            choice = choose(network.network, batch, top_k=1, temperature=TAU)
+        rows = batch.candidates.gather(1, choice.indices)
+        return float(batch.positives.gather(1, rows).float().mean())
+
+    before = recall()
+    for _ in range(40):
+        optimizer.zero_grad()
+        retriever_loss(network.network, batch, temperature=0.1).total.backward()  # type: ignore[no-untyped-call]  # torch
+        optimizer.step()
+    assert before < 1.0
+    assert recall() == 1.0
+
+
+def test_questions_are_read_at_the_rate_of_the_memories(network: Loaded) -> None:
+    prompter = Prompter(network.base.tokenizer)
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network), answers=True)
+    for rate in (4, RATE):
+        batch = collator(ASKED, rate=rate)
+        with torch.no_grad():
+            assert query_memories(network.network, batch).shape[1] == batch.memories.shape[1] == WINDOW // rate
+        assert int(batch.slots.sum()) == 3 * WINDOW // rate
+        queries = int(batch.query_mask.sum()) + 3 * WINDOW // rate
+        assert batch.tokens() == queries + int((batch.segments >= 0).sum())
+
+
+def selecting(base: Path, start: Path, **values: Any) -> Any:  # noqa: ANN401
+    plain: dict[str, Any] = {"start": str(start), "candidates": 5, "evaluate_every": 6}
+    return settings(base, **plain | values)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+
+
+ADAPTER = "adapters/{}/adapter_model.safetensors"
+RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "trained"),
+    [
+        ("end_to_end", {"top_k": 2}, {"query_reasoner", "generator"}),
+        (
+            "end_to_end",
+            {"top_k": 1, "train_compressor": True, "dtype": "fp32"},
+            {"compressor", "query_reasoner", "generator"},
+        ),
+        ("retriever", {"reasoner_start": "random"}, {"query_reasoner"}),
+    ],
+)
+def test_what_a_stage_leaves(
+    stage: Any,  # noqa: ANN401
+    values: dict[str, Any],
+    trained: set[str],
+    tiny_base: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    config = selecting(tiny_base, tiny_checkpoint, steps=2, **values)
+    cache = tmp_path / "cache"
+    folder = train(stage, RECORDS, config, tmp_path / "run", cache=cache)
+    before, after = files(tiny_checkpoint), files(folder)
+    for role in ("compressor", "generator"):
+        same = before[ADAPTER.format(role)] == after[ADAPTER.format(role)]
+        assert same == (role not in trained), role
+    assert (before["memory.safetensors"] == after["memory.safetensors"]) == ("compressor" not in trained)
+    assert ADAPTER.format("query_reasoner") in after
+    manifest = checkpoint.read_manifest(folder)
+    assert manifest.stage == stage
+    assert manifest.roles == ("compressor", "query_reasoner", "generator")
+    assert manifest.trained["start"]["checkpoint"] == str(tiny_checkpoint)
+    card = (folder / "README.md").read_text()
+    reasoner_start = values.get("reasoner_start", "compressor")
+    assert f"Started from `{tiny_checkpoint}` (stage `untrained`), the query reasoner from: {reasoner_start}." in card
+    assert "| candidates | `5` |" in card
+    assert "mse_weight" not in card, "what the stage does not read is not in its card"
+    assert (cache / "memories").exists() == ("compressor" not in trained)
+    model = ClaraModel.load(folder, dtype="fp32")
+    assert model.latent_weight == 1.0
+    [query], [memory] = model.encode_queries(["Where?"]), model.compress(["Where?"])
+    assert (query.values != memory.values).any()
+
+
+def test_the_documents_of_two_stages_are_compressed_once(
+    tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    told: list[str] = []
+
+    def tell(what: str, _done: int, _total: int) -> None:
+        told.append(what)
+
+    config = selecting(tiny_base, tiny_checkpoint, steps=1, save_every=1)
+    train("retriever", RECORDS, config, tmp_path / "a", cache=cache, hub_progress=tell)
+    assert "compressing the documents of this run" in told
+    told.clear()
+    again = selecting(tiny_base, tmp_path / "a" / "checkpoint", steps=1, reasoner_start="checkpoint", top_k=1)
+    folder = train("end_to_end", RECORDS, again, tmp_path / "b", cache=cache, hub_progress=tell)
+    assert told == [], "the retriever's compressor is the same, and so are the records"
+    old, new = (files(tmp_path / name / "checkpoint") for name in "ab")
+    assert old[ADAPTER.format("compressor")] == new[ADAPTER.format("compressor")]
+    assert checkpoint.read_manifest(folder).trained["start"]["stage"] == "retriever"
+
+
+def killed_run(base: Path, start: Path, out: Path, cache: Path, step: int | None) -> None:
+    """The run of the test below; hangs after a step so that it can be killed."""
+
+    def hang(progress: Progress) -> None:
+        if progress.step == step:
+            time.sleep(600)
+
+    config = selecting(base, start, top_k=2, steps=4, save_every=2, evaluate_every=2, held_out_answers=2)
+    train("end_to_end", RECORDS, config, out, cache=cache, tell=hang)
+
+
+def test_a_killed_end_to_end_run_goes_on_with_the_same_losses(
+    tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    whole, out, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
+    killed_run(tiny_base, tiny_checkpoint, whole, cache, None)
+    command = [sys.executable, "-W", "ignore", __file__, *map(str, (tiny_base, tiny_checkpoint, out, cache, 3))]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while not (out / "log.jsonl").is_file() or len(losses(out)) < 3:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    shutil.rmtree(cache)  # even the memories are made again as they were
+    killed_run(tiny_base, tiny_checkpoint, out, cache, None)
+    assert losses(out) == losses(whole)
+    assert files(out / "checkpoint") == files(whole / "checkpoint")
+
+
+def toy(count: int) -> list[DataRecord]:
+    """Passages that say which town a thing is in; the question names the thing."""
+    return [
+        PassageQA(f"t{i}", "t", "", f"Thing {i} is in town {i * 7 % 10}.", (QAPair(f"Where is thing {i}?", ("x",)),))
+        for i in range(count)
+    ]
+
+
+def test_a_retriever_run_measures_recall(tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    config = selecting(
+        tiny_base, tiny_checkpoint, steps=12, learning_rate=0.02, batch_size=8, evaluate_every=12, held_out=6,
+        save_every=12, dtype="fp32", temperature=0.1,
+    )  # fmt: skip
+    train("retriever", toy(40), config, tmp_path, cache=tmp_path, tell=told.append)
+    assert told[-1].cross_entropy < told[0].cross_entropy
+    validation = told[-1].validation
+    assert validation is not None
+    assert validation.recall_at_5 == 1.0, "five candidates"
+    assert validation.recall_at_1 is not None
+    assert validation.f1 is None
+
+
+if __name__ == "__main__":
+    folders = [Path(argument) for argument in sys.argv[1:5]]
+    killed_run(folders[0], folders[1], folders[2], folders[3], int(sys.argv[5]))

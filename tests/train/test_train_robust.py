@@ -1,0 +1,81 @@
+"""What a run survives and what it refuses: a full disk, damaged files, older settings, a service that is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from train_cases import losses, passages, settings
+
+from clara.errors import ConfigError, TrainingError
+from clara.train.loop import check_reporters, last_whole_checkpoint
+from clara.train.run_log import Progress
+from clara.train.stage import train
+from clara.train.weights import BEST, read_best
+
+LARGEST = 4096
+"""Bytes a file may have; the log stays below it, weights do not."""
+
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Let writes beyond a size fail, as the kernel does where a disk or a quota is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("full_at", [3, 5], ids=["the best weights", "a checkpoint"])
+def test_a_full_disk_leaves_the_checkpoint_before(tiny_base: Path, tmp_path: Path, full_at: int) -> None:
+    config = settings(tiny_base, evaluate_every=4, steps=8, save_every=2, dtype="fp32")
+    out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+
+    def fill(progress: Progress) -> None:
+        if progress.step == full_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    with small_files(), pytest.raises(TrainingError, match=r"cannot be written .*make room, and the same command goes"):
+        train("scp", passages(20), config, out, cache=tmp_path, tell=fill)
+    whole = full_at - 1
+    assert last_whole_checkpoint(out) == out / f"checkpoint-{whole}"
+    assert not (out / "checkpoint").exists()
+    best = read_best(out)
+    assert best is None or best.step <= whole
+    told: list[int] = []
+    train("scp", passages(20), config, out, cache=tmp_path, tell=lambda progress: told.append(progress.step))
+    assert told == list(range(whole + 1, 9))
+    train("scp", passages(20), config, undisturbed, cache=tmp_path)
+    assert losses(out) == losses(undisturbed)
+    assert read_best(out) == read_best(undisturbed)
+    assert (out / BEST).read_bytes() == (undisturbed / BEST).read_bytes()
+
+
+def test_damaged_best_weights_are_named(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / BEST).write_bytes(b"half")
+    with pytest.raises(TrainingError, match=r"best.safetensors cannot be read .*; remove it"):
+        train("scp", passages(20), settings(tiny_base, steps=1), tmp_path, cache=tmp_path)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tiny_base: Path, tmp_path: Path) -> None:
+    config = settings(tiny_base, steps=2)
+    train("scp", passages(20), config, tmp_path, cache=tmp_path)
+    held = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del held["config"]["best_by"], held["config"]["keep"]
+    (tmp_path / "config.json").write_text(json.dumps(held), encoding="utf-8")
+    shutil.rmtree(tmp_path / "checkpoint")
+    assert train("scp", passages(20), config, tmp_path, cache=tmp_path).is_dir()
+
+
+def test_a_service_that_is_not_installed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"wandb", "trackio"} else object())
+    config = settings(tiny_base, report_to=["tensorboard", "wandb", "trackio"])
+    with pytest.raises(ConfigError, match="report_to needs packages that are not installed: pip install wandb trackio"):
+        check_reporters(config)
