@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import clara.metrics
 from clara.metrics import (
     AnswerScores,
+    abstention,
     bootstrap_interval,
     cover_em,
     exact_match,
     f1,
+    is_abstention,
     normalize_answer,
     precision_at_k,
     recall_at_k,
@@ -208,3 +210,54 @@ def test_interval_edges() -> None:
             bootstrap_interval(values, **settings)
     with pytest.raises(ValueError, match="confidence"):
         bootstrap_interval([1.0], confidence=95)
+
+
+def slow_hotpot_f1(prediction: str, answer: str) -> float:
+    """HotpotQA's rule, from its description: a yes, no or noanswer on either side counts only if both are the same."""
+    left, right = slow_normalize(prediction), slow_normalize(answer)
+    if left != right and (left in ("yes", "no", "noanswer") or right in ("yes", "no", "noanswer")):
+        return 0.0
+    return slow_f1(prediction, answer)
+
+
+@given(
+    prediction=st.sampled_from(["yes", "No.", "no later than May", "Yes, the cat", "the", "noanswer", "cat"]),
+    answers=st.lists(st.sampled_from(["yes", "no", "May", "cat", "the", "Yes the cat"]), min_size=1, max_size=3),
+)
+def test_yes_no_rule(prediction: str, answers: list[str]) -> None:
+    plain, ruled = score_answer(prediction, answers), score_answer(prediction, answers, yes_no=True)
+    assert ruled.f1 == max(slow_hotpot_f1(prediction, answer) for answer in answers)
+    assert ruled.em == plain.em
+    assert ruled.cover_em <= plain.cover_em
+    assert plain.f1 == max(slow_f1(prediction, answer) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "abstains"),
+    [
+        ("", True),
+        (" The. ", True),
+        ("Unknown.", True),
+        ("unanswerable", True),
+        ("I don't know.", True),
+        ("No answer is given in the passage", True),
+        ("The background does not say who built it.", True),
+        ("None", True),
+        ("an unknown sailor", False),
+        ("nothing but the truth", False),
+        ("no", False),
+        ("no answering machine", False),
+        ("Nonesuch Palace", False),
+    ],
+)
+def test_abstention_rule(prediction: str, abstains: bool) -> None:  # noqa: FBT001 - a table
+    assert is_abstention(prediction) is abstains
+
+
+def test_abstention_precision_and_recall() -> None:
+    found = abstention(["unknown", "Paris", "no answer", "Rome", "unknown"], [True, True, False, False, True])
+    assert (found.precision, found.recall, found.abstained, found.unanswerable) == (2 / 3, 2 / 3, 3, 3)
+    none = abstention(["Paris"], [False])
+    assert (none.precision, none.recall) == (None, None)
+    with pytest.raises(ValueError, match="zip"):
+        abstention(["Paris"], [])

@@ -17,6 +17,40 @@ import numpy.typing as npt
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+_ONE_WORD_ANSWERS = {"yes", "no", "noanswer"}
+ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
+"""Normal forms that are abstentions as a whole; as parts of an answer they may mean something."""
+ABSTENTION_OPENINGS = (
+    "unanswerable",
+    "no answer",
+    "not answerable",
+    "not mentioned",
+    "not specified",
+    "not stated",
+    "not given",
+    "not provided",
+    "not enough information",
+    "no information",
+    "insufficient information",
+    "cannot be answered",
+    "cannot be determined",
+    "can not be determined",
+    "cannot answer",
+    "question cannot be answered",
+    "i dont know",
+    "i do not know",
+    "i am not sure",
+    "im not sure",
+    "it is not mentioned",
+    "it is not known",
+    "there is no answer",
+    "there is no information",
+    "background does not",
+    "context does not",
+    "text does not",
+    "passage does not",
+)
+"""Normal forms (no article, no punctuation) that open an abstention."""
 # Resampled values held at once by the bootstrap: 32 MB of float64, whatever the number of questions.
 _RESAMPLE_CELLS = 4_000_000
 
@@ -42,6 +76,23 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """Abstentions against unanswerable questions.
+
+    Attributes:
+        precision: share of the abstentions whose question is unanswerable; None if nothing was abstained from.
+        recall: share of the unanswerable questions that were abstained from; None if there are none.
+        abstained: abstentions.
+        unanswerable: unanswerable questions.
+    """
+
+    precision: float | None
+    recall: float | None
+    abstained: int
+    unanswerable: int
 
 
 def normalize_answer(text: str) -> str:
@@ -75,8 +126,14 @@ def cover_em(prediction: str, answer: str) -> float:
     return _cover(normalize_answer(prediction).split(), normalize_answer(answer).split())
 
 
-def score_answer(prediction: str, answers: Sequence[str]) -> AnswerScores:
+def score_answer(prediction: str, answers: Sequence[str], *, yes_no: bool = False) -> AnswerScores:
     """Score a prediction, for each metric against the gold answer that favours it most.
+
+    Args:
+        prediction: the answer to score.
+        answers: gold answers, at least one.
+        yes_no: HotpotQA's official rule: where the prediction or the gold answer is ``yes``, ``no`` or ``noanswer``,
+            nothing but the same word counts ("no later than May" shares no token with "no"). EM is not changed by it.
 
     Raises:
         ValueError: there is no gold answer; such a question has no score, which is not the same as 0.
@@ -87,8 +144,40 @@ def score_answer(prediction: str, answers: Sequence[str]) -> AnswerScores:
     golds = [normalize_answer(answer).split() for answer in answers]
     return AnswerScores(
         em=float(any(predicted == gold for gold in golds)),
-        f1=max(_f1(predicted, gold) for gold in golds),
-        cover_em=max(_cover(predicted, gold) for gold in golds),
+        f1=max(0.0 if yes_no and _at_odds(predicted, gold) else _f1(predicted, gold) for gold in golds),
+        cover_em=max(0.0 if yes_no and _at_odds(predicted, gold) else _cover(predicted, gold) for gold in golds),
+    )
+
+
+def is_abstention(prediction: str) -> bool:
+    """Whether an answer says that there is none.
+
+    The rule: its normal form is empty, is one of ``ABSTENTIONS``, or begins with one of ``ABSTENTION_OPENINGS`` as
+    whole words. A sentence that only mentions such words later ("an unknown sailor") is an answer.
+    """
+    plain = normalize_answer(prediction)
+    return (
+        not plain or plain in ABSTENTIONS or any(f"{plain} ".startswith(f"{words} ") for words in ABSTENTION_OPENINGS)
+    )
+
+
+def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abstention:
+    """How well abstentions meet the unanswerable questions.
+
+    Args:
+        predictions: one answer a question.
+        unanswerable: whether each question has no answer, in the same order.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    abstained = [is_abstention(prediction) for prediction in predictions]
+    right = sum(said and empty for said, empty in zip(abstained, unanswerable, strict=True))
+    return Abstention(
+        precision=right / sum(abstained) if any(abstained) else None,
+        recall=right / sum(unanswerable) if any(unanswerable) else None,
+        abstained=sum(abstained),
+        unanswerable=sum(unanswerable),
     )
 
 
@@ -169,6 +258,11 @@ def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
         return float(predicted == gold)
     shared = (Counter(predicted) & Counter(gold)).total()
     return 2 * shared / (len(predicted) + len(gold))
+
+
+def _at_odds(predicted: Sequence[str], gold: Sequence[str]) -> bool:
+    one_word = {" ".join(predicted), " ".join(gold)} & _ONE_WORD_ANSWERS
+    return bool(one_word) and predicted != gold
 
 
 def _cover(predicted: Sequence[str], gold: Sequence[str]) -> float:

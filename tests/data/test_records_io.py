@@ -172,7 +172,7 @@ def test_faulty_pairs_leave_the_rest_of_the_record(tmp_path: Path) -> None:
         {"question": "When?"},
         "Where?",
     ]
-    value = {**PASSAGE, "qa": pairs, "paraphrase": " ", "rounds": 2}
+    value = {**PASSAGE, "qa": pairs, "paraphrase": " ", "mood": 2}
     reading = read_records(write_lines(tmp_path / "r.jsonl", value))
     assert reading.passage_qa[0].pairs == (QAPair("Who?", ("Ada",)),)
     assert reading.passage_qa[0].paraphrase is None
@@ -183,7 +183,7 @@ def test_faulty_pairs_leave_the_rest_of_the_record(tmp_path: Path) -> None:
         "pair with missing key 'answers'": 1,
         "pair with wrong type of 'qa'": 1,
     }
-    assert reading.ignored_keys == {"rounds": 1}
+    assert reading.ignored_keys == {"mood": 1}
 
 
 def test_plain_passages_are_taken_only_when_asked_for(tmp_path: Path) -> None:

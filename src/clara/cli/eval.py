@@ -1,9 +1,14 @@
-"""``clara eval``: a model's answers on questions with gold answers. Formulas and order are in ``clara.evaluate``."""
+"""``clara eval``: a model's answers, or several systems', on questions with gold answers.
+
+Options and the measure of a single model; comparisons of systems are in ``eval_systems``. Formulas and order are in
+``clara.evaluate``.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,41 +18,121 @@ from clara.cli.options import (
     DEFAULT_MODEL,
     BaseOption,
     CacheOption,
-    ContextOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelChoice,
     ThreadsOption,
 )
-from clara.cli.session import load_model
+from clara.cli.session import cache_folder, load_model
 from clara.cli.terminal import bar, console, note, print_json
 from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate import EvalResult
+    from clara.model.reader import Reader
+    from clara.records import ContextKind
 
 _SHOWN_REASONS = 5
+_READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "bf16": "bf16", "fp32": "fp32"}
 
 
 def evaluate(
     *,
-    data: Annotated[Path, typer.Option("--data", help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|FILE",
+            help="Questions: a file of a public format or our own, or with --system a name (nq, hotpotqa, musique, "
+            "2wiki, squad) or a BEIR folder; may be given again.",
+        ),
+    ] = None,
     given: Annotated[
-        Literal["gold", "candidates"],
-        typer.Option("--given", help="The gold documents, or the k that the model ranks first among the candidates."),
-    ] = "gold",
-    context: ContextOption = "memory",
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+        Literal["gold", "candidates"] | None,
+        typer.Option(
+            "--given",
+            help="The gold documents (default), or the k ranked first among the candidates (default with --system).",
+        ),
+    ] = None,
+    context: Annotated[
+        Literal["memory", "text", "none"] | None,
+        typer.Option(
+            "--context",
+            help="What is read of the passages: their memories, their text, or nothing. Default memory; a --system "
+            "has its own.",
+        ),
+    ] = None,
+    rate: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--rate", min=1, help="Compression rate; the model's by default. With --system it may be given again."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first questions.")] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Documents in the prompt with --given candidates.")] = 5,
     reader: Annotated[
-        Literal["generator", "base"] | None,
-        typer.Option("--reader", help="Weights that read: by default generator for memory, else base."),
+        str | None,
+        typer.Option(
+            "--reader",
+            metavar="generator|base|DIR",
+            help="What reads: by default generator for memory, else base; or a folder of clara train reader.",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for results.json and rows.jsonl.")] = None,
+    setting: Annotated[
+        Literal["oracle", "normal"] | None,
+        typer.Option(
+            "--setting", help="Of --system: the gold documents are surely among the candidates, or as retrieved."
+        ),
+    ] = None,
+    system: Annotated[
+        list[str] | None, typer.Option("--system", metavar="NAME", help="System to compare; may be given again.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=DIR", help="Folder that a system needs; may be given again."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz."),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            "--corpus",
+            metavar="PATH|pool",
+            help="Where candidates come from: a store, a BEIR folder, a passage file, or the file's own pooled.",
+        ),
+    ] = None,
+    first_stage: Annotated[
+        Literal["bm25", "dense", "hybrid"], typer.Option("--first-stage", help="How a corpus is searched.")
+    ] = "bm25",
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Documents a question from a corpus.")] = 20,
+    yes_no: Annotated[bool, typer.Option("--yes-no", help="Score yes/no answers by HotpotQA's official rule.")] = False,
+    timed: Annotated[
+        int, typer.Option("--timed", min=0, help="Questions of each run that are timed to the first token.")
+    ] = 8,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
+    ] = False,
+    fidelity: Annotated[
+        bool,
+        typer.Option(
+            "--fidelity", help="Tell each passage again from its memory and compare: ROUGE, names, BERTScore."
+        ),
+    ] = False,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="A grid of data sets, settings, rates and systems (TOML).")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and permutation tests.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for results.json and rows; with --system also the report.")
+    ] = None,
     as_json: JsonOption = False,
     model: Annotated[
         str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
@@ -58,9 +143,9 @@ def evaluate(
     cache: CacheOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Measure answers: exact match, token F1, cover-EM and Recall@5, with 95 % bootstrap intervals.
+    """Measure answers: exact match, token F1, cover-EM and rankings, with 95 % bootstrap intervals.
 
-    --json prints one object:
+    One model: clara eval --data FILE. --json prints one object:
 
     \b
     {"n", "em", "f1", "cover_em", "recall_at_5", "errors",
@@ -69,48 +154,158 @@ def evaluate(
 
     Scores are means over the n questions that were answered, 0 to 1; recall_at_5 is null without --given candidates,
     rate is null where nothing was compressed. Errors are counted, never scored, and said on stderr by reason.
+
+    Systems side by side: clara eval --data NAME --setting oracle --system clara --system text-bm25 --out DIR, or a
+    whole grid with --recipe FILE --out DIR. DIR then holds report.md, results.json, rows.jsonl, figures, and a journal
+    of every reply: the same command goes on after an interruption or a kill and asks nothing twice. --json prints what
+    results.json holds.
+
+    Fidelity: clara eval --data FILE --fidelity --rate 4 --rate 16 --out DIR.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    if system or setting or recipe:
+        from clara.cli.eval_systems import SystemsChoice, compare  # noqa: PLC0415
+
+        if context is not None:
+            raise InputError("--context is for a single model; each --system has its own, leave it out")
+        compare(
+            SystemsChoice(
+                data=tuple(data or ()),
+                setting=setting or "oracle",
+                systems=tuple(system or ()),
+                rates=tuple(rate or ()),
+                given=given or "candidates",
+                limit=limit,
+                k=k,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                options=_options(option, reader),
+                data_dir=data_dir,
+                corpus=corpus,
+                first_stage=first_stage,
+                candidates=candidates,
+                yes_no=yes_no,
+                timed=timed,
+                retry_errors=retry_errors,
+                recipe=recipe,
+                seed=seed,
+                out=out,
+            ),
+            choice,
+            as_json=as_json,
+        )
+        return
+    if fidelity:
+        from clara.cli.eval_fidelity import tell_again  # noqa: PLC0415
+
+        if len(data or ()) != 1:
+            raise InputError("--fidelity reads the passages of one --data FILE")
+        path = Path((data or [""])[0])
+        tell_again(path, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
+        return
+    if len(data or ()) != 1 or len(rate or ()) > 1:
+        raise InputError("one model is measured on one --data at one --rate; give --system to compare on several")
+    values: dict[str, object] = {
+        "given": given or "gold",
+        "context": context or "memory",
+        "rate": rate[0] if rate else None,
+        "limit": limit,
+        "k": k,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+    single = _Single(Path((data or [""])[0]), reader, out, values)
+    _measure(single, choice, as_json=as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="eval")(evaluate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """What the user asked of one model."""
+
+    data: Path
+    reader: str | None
+    out: Path | None
+    values: dict[str, object]
+
+
+def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
     from clara.config import check  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import EvalConfig  # noqa: PLC0415
     from clara.evaluate import evaluate as measure  # noqa: PLC0415
 
-    values = {
-        "given": given,
-        "context": context,
-        "rate": rate,
-        "limit": limit,
-        "k": k,
-        "reader": reader or ("generator" if context == "memory" else "base"),
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-    }
+    context = single.values["context"]
+    named = single.reader in {None, "generator", "base"}
+    usual = "generator" if context == "memory" else "base"
+    values = {**single.values, "reader": (single.reader if named else None) or usual}
     config = check(EvalConfig, values, source="command line")
-    reading = read_records(data)
+    folder = None if named else _reader_folder(str(single.reader), config.context)
+    reading = read_records(single.data)
     note(reading.summary())
-    if out is not None:
-        _make_folder(out)  # before the work, not after it
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    if single.out is not None:
+        _make_folder(single.out)  # before the work, not after it
+    model = choice.model or DEFAULT_MODEL
+    loaded = load_model(choice, model)
+    reader = None if folder is None else _load_reader(folder, choice)
     with bar("questions") as show:
 
         def tell(done: int, total: int) -> None:
             if show is not None:
                 show(done, total, "")
 
-        result = measure(loaded, reading.records, config, data_sha256=reading.sha256, progress=tell)
-    summary = {**result.to_json(), "model": model}
+        result = measure(loaded, reading.records, config, data_sha256=reading.sha256, reader=reader, progress=tell)
+    summary = {**result.to_json(), "model": model if folder is None else str(folder)}
     _say_left_out(result)
-    if out is not None:
-        _write(out, summary, result)
+    if single.out is not None:
+        _write(single.out, summary, result)
     if as_json:
         print_json(summary)
     else:
         _show(result)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command(name="eval")(evaluate)
+def _options(given: list[str] | None, reader: str | None) -> dict[str, Path]:
+    """The folders of single systems, by name."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        name, sign, folder = text.partition("=")
+        if not sign or not name or not folder:
+            raise InputError(f"--option {text!r} must be NAME=DIR, for example reader=runs/reader/reader")
+        found[name] = Path(folder).expanduser()
+    if reader in {"generator", "base"}:
+        raise InputError(f"--reader {reader} is for a single model; with --system it is the folder of a reader")
+    if reader is not None:
+        found["reader"] = Path(reader).expanduser()
+    return found
+
+
+def _reader_folder(text: str, context: ContextKind) -> Path:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"--reader {text}: expected generator, base, or the folder of a reader (clara train reader)")
+    if context == "memory":
+        raise InputError("--reader DIR answers from text or from nothing: give --context text or --context none")
+    return folder
+
+
+def _load_reader(folder: Path, choice: ModelChoice) -> Reader:
+    from clara.model.reader import Reader  # noqa: PLC0415
+
+    if choice.dtype not in _READER_DTYPES:
+        raise InputError(f"--dtype {choice.dtype} is not for --reader DIR: give auto, bf16 or fp32")
+    return Reader.load(
+        folder,
+        cache=cache_folder(choice.cache),
+        base=choice.base,
+        device=choice.device,
+        dtype=_READER_DTYPES[choice.dtype],
+    )
 
 
 def _make_folder(out: Path) -> None:

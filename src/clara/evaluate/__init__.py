@@ -1,9 +1,10 @@
 """Measuring answers: questions with gold answers in, scores with intervals out.
 
-Reaches a model only through ``AnswerModel``; which model and which files is the command line's choice.
+Reaches a model only through ``AnswerModel``, and whatever is compared with it only through ``System``; which model,
+which systems and which files is the command line's choice.
 """
 
-from clara.evaluate.protocol import AnswerModel, Splitter
+from clara.evaluate.protocol import AnswerModel, Splitter, TextReader
 from clara.evaluate.result import EvalResult, EvalRow, Intervals
 from clara.evaluate.runner import Progress, evaluate
 from clara.evaluate.settings import EvalConfig
@@ -16,5 +17,6 @@ __all__ = [
     "Intervals",
     "Progress",
     "Splitter",
+    "TextReader",
     "evaluate",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from clara.ingest import TokenSpans
 from clara.records import Document, Generation, GenerationRequest, Memory, Passage
@@ -32,6 +32,21 @@ class AnswerModel(Protocol):
 
     def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
         """One query memory a question, in the space of ``compress`` at the same rate."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """One greedy answer a request, in order."""
+
+
+class TextReader(Protocol):
+    """Answers from full text or from nothing, with weights of its own; ``model.reader.Reader`` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights."""
+
+    @property
+    def context(self) -> Literal["text", "none"]:
+        """What it was trained to answer from."""
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
         """One greedy answer a request, in order."""

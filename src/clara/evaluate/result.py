@@ -75,7 +75,7 @@ class EvalResult:
         rate: compression rate of the memories; None if none was made.
         model: the model's name.
         data_sha256: of the data file's bytes.
-        fingerprint: of the model.
+        fingerprint: of what answered: the model, or a reader in its place.
         rows: one a question, scored or not, in record order.
         error_reasons: errors by kind and message.
         unusable: records that could not be asked, by reason.

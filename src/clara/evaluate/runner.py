@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from clara.data import DataRecord, DocText, MultiHop
-from clara.errors import RecordError
+from clara.errors import ConfigError, RecordError
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.memories import MemoryBank, rank
-from clara.evaluate.protocol import AnswerModel, Splitter
+from clara.evaluate.protocol import AnswerModel, Splitter, TextReader
 from clara.evaluate.result import EvalResult, EvalRow, Subject, summarise
 from clara.evaluate.settings import EvalConfig
 from clara.ingest import split
@@ -36,6 +36,7 @@ def evaluate(
     config: EvalConfig,
     *,
     data_sha256: str,
+    reader: TextReader | None = None,
     splitter: Splitter = split,
     progress: Progress | None = None,
 ) -> EvalResult:
@@ -51,23 +52,31 @@ def evaluate(
         records: the questions.
         config: what the model is given.
         data_sha256: of the file that ``records`` came from.
+        reader: answers in the model's place; the model still ranks candidates.
         splitter: cuts documents longer than the model's window; each window is a memory of its own.
         progress: told after each batch.
 
     Raises:
         RecordError: no record can be asked.
         ModelError: every question gave an error.
-        ConfigError: the model does not serve the rate.
+        ConfigError: the model does not serve the rate, or the reader reads another context.
         MemoryMismatchError: the model's memories are not marked as its own.
     """
+    if reader is not None and reader.context != config.context:
+        raise ConfigError(
+            f"this reader was trained to answer from context {reader.context!r}, not {config.context!r}: "
+            f"give --context {reader.context}"
+        )
     unusable: Counter[str] = Counter()
     questions = list(_usable(records[: config.limit], config, unusable))
     if not questions:
         listed = ", ".join(f"{count} {reason}" for reason, count in unusable.items()) or "no records"
         raise RecordError(f"nothing to ask: expected questions with candidate documents, got {listed}")
-    run = _Run(model, config, splitter, questions, progress)
+    run = _Run(model, config, splitter, questions, progress, reader=reader)
     rows = run.rows()
-    subject = Subject(model=model.name, fingerprint=model.fingerprint, rate=run.rate, data_sha256=data_sha256)
+    subject = Subject(
+        model=model.name, fingerprint=(reader or model).fingerprint, rate=run.rate, data_sha256=data_sha256
+    )
     return summarise(rows, config, subject, unusable)
 
 
@@ -101,8 +110,11 @@ class _Run:
         splitter: Splitter,
         questions: Sequence[MultiHop],
         progress: Progress | None,
+        *,
+        reader: TextReader | None,
     ) -> None:
         self._model = model
+        self._answerer = reader if reader is not None else model
         self._config = config
         self._questions = questions
         self._progress = progress
@@ -194,7 +206,7 @@ class _Run:
         return [answers[place] for place in range(len(prepared))]
 
     def _answer(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        return self._model.generate_many(requests, max_new_tokens=self._config.max_new_tokens)
+        return self._answerer.generate_many(requests, max_new_tokens=self._config.max_new_tokens)
 
     def _tell(self, more: int) -> None:
         self._done += more

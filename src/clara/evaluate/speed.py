@@ -1,8 +1,9 @@
 """Speed, as ratios with both sides measured in one run.
 
-Bulk compression against the machine's own peak, and the time to the first token from memories against the same
-passages as text. Knows no data files and prints nothing; absolute seconds are given beside the ratios because they
-are cheap, not because they compare between machines.
+Bulk compression against the machine's own peak; the time to the first token from memories against the same passages as
+text; and from candidates whose memories an index holds against candidates that are compressed when asked. Knows no
+data files and prints nothing; absolute seconds are given beside the ratios because they are cheap, not because they
+compare between machines.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from clara.records import Generation, GenerationRequest, Memory
@@ -34,6 +36,9 @@ class SpeedModel(Protocol):
         self, texts: Sequence[str], *, rate: int | None = None, progress: Callable[[int], None] | None = None
     ) -> list[Memory]:
         """One memory a text."""
+
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+        """One memory a question, in the space of the texts'."""
 
     def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
         """Arithmetic of compressing one text."""
@@ -190,6 +195,88 @@ def bench_ask(
         text_prompt=median(text_prompt),
         ratio=median(t / m for t, m in zip(text_seconds, memory_seconds, strict=True)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSpeed:
+    """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
+
+    Attributes:
+        questions: questions asked.
+        candidates: passages that each question is to choose from.
+        k: passages that it chooses.
+        rate: compression rate.
+        docs_per_second: candidates compressed a second, all questions together.
+        indexed_seconds: to the first token where the candidates' memories are there already.
+        compressed_seconds: to the first token where they are compressed first, as one call.
+        ratio: median over the questions of compressed seconds / indexed seconds.
+    """
+
+    questions: int
+    candidates: int
+    k: int
+    rate: int
+    docs_per_second: float
+    indexed_seconds: float
+    compressed_seconds: float
+    ratio: float
+
+    def to_json(self) -> dict[str, float | int]:
+        """Plain values."""
+        return asdict(self)
+
+
+def bench_candidates(
+    model: SpeedModel, questions: Sequence[str], candidates: Sequence[Sequence[str]], *, k: int, rate: int | None = None
+) -> CandidateSpeed:
+    """Time to the first token from indexed candidates against candidates compressed at question time.
+
+    Both sides encode the question, rank the candidates by cosine and answer from the best ``k``; they differ in when
+    the candidates are compressed. That is done without padding and in batches on either side, so the ratio is what an
+    index saves, not what a slow loop would add.
+
+    Args:
+        model: the model.
+        questions: at least one.
+        candidates: the passages of each question.
+        k: passages to answer from.
+        rate: compression rate; the model's default when None.
+    """
+    rate = rate or model.default_rate
+    indexed, late, compressing = [], [], 0.0
+    warm = True
+    for question, texts in [(questions[0], candidates[0]), *zip(questions, candidates, strict=True)]:
+        started = time.perf_counter()
+        memories = model.compress(texts, rate=rate)
+        compressed = time.perf_counter()
+        _choose_and_answer(model, question, memories, k=k, rate=rate)
+        ended = time.perf_counter()
+        if not warm:
+            compressing += compressed - started
+            late.append(ended - started)
+        started = time.perf_counter()
+        _choose_and_answer(model, question, memories, k=k, rate=rate)
+        if not warm:
+            indexed.append(time.perf_counter() - started)
+        warm = False  # the first question only loads and merges weights
+    return CandidateSpeed(
+        questions=len(questions),
+        candidates=len(candidates[0]),
+        k=k,
+        rate=rate,
+        docs_per_second=sum(map(len, candidates)) / compressing,
+        indexed_seconds=median(indexed),
+        compressed_seconds=median(late),
+        ratio=median(after / before for before, after in zip(indexed, late, strict=True)),
+    )
+
+
+def _choose_and_answer(model: SpeedModel, question: str, memories: Sequence[Memory], *, k: int, rate: int) -> None:
+    """Encode a question, choose by cosine, and make the first token of the answer."""
+    query = model.encode_queries([question], rate=rate)[0].search_vector()
+    scores = np.stack([memory.search_vector() for memory in memories]) @ query
+    best = tuple(memories[i] for i in np.argsort(-scores, kind="stable")[:k])
+    model.generate_many([GenerationRequest(question, memories=best)], max_new_tokens=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,231 @@
+"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.evaluate.analysis``."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from clara.cli.options import (
+    DEFAULT_MODEL,
+    BaseOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelChoice,
+    ThreadsOption,
+)
+from clara.cli.session import load_model
+from clara.cli.terminal import bar, console, note, print_json, write
+from clara.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from clara.evaluate.analysis.asking import AnalysisSettings
+    from clara.evaluate.analysis.kinds import Kind, Report
+
+
+def analyse(
+    kind: Annotated[
+        Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness"],
+        typer.Argument(help="Analysis."),
+    ],
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for KIND.png and KIND.json.")],
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare", help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."
+        ),
+    ] = None,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first questions (tsne: passages).")] = 50,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")] = 0,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="gradient: passages selected; 5 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="gradient: tau of the selection; 0.02 by default.")
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option("--vary", help="robustness: only k, order, poison or distractors; may be given again."),
+    ] = None,
+    distractors: Annotated[
+        int | None,
+        typer.Option(
+            "--distractors", min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."
+        ),
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="attention, robustness, faithfulness: prompts generated together."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="attention, robustness, faithfulness: longest answer, in tokens."),
+    ] = None,
+    as_json: JsonOption = False,
+    model: Annotated[
+        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
+    ] = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Look into a model over a data set; writes a figure and all numbers (docs/analyses.md).
+
+    \b
+    lens          do query memories name what is in the gold passages and not in the question?
+    gradient      does the selection favour documents that make the answer likelier, and does its gradient?
+    tsne          mean document states against mean memory states
+    attention     what answer tokens look at: the gold passage, the others, the question
+    robustness    F1 with k = 1 to 10, other orders, a poisoned passage, more distractors
+    faithfulness  are the answer's tokens in the cited text?
+
+    An option of another analysis is refused. --json prints {"kind", "figure", "json", "models": [report, ...]}, the
+    reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
+    """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    from clara.data import read_records  # noqa: PLC0415
+    from clara.evaluate.analysis import figures  # noqa: PLC0415
+    from clara.evaluate.analysis.kinds import KINDS  # noqa: PLC0415
+
+    given = {
+        "rate": rate,
+        "limit": limit,
+        "seed": seed,
+        "k": k,
+        "temperature": temperature,
+        "vary": vary,
+        "distractors": distractors,
+        "top": top,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+    }
+    settings = _settings(kind, KINDS[kind], given)
+    figures.check()
+    reading = read_records(data)
+    note(reading.summary())
+    _make_folder(out)
+    names = [model] if compare is None else [model, compare]
+    labels = _labels(names)
+    reports, sources = list[tuple[str, Any]](), list[dict[str, object]]()
+    for name, label in zip(names, labels, strict=True):
+        choice = ModelChoice(name, base, device, dtype, cache, threads)
+        report, source = _measure(KINDS[kind], choice, name, reading.records, settings, label)
+        reports.append((label, report))
+        sources.append(source)
+    figure, target = out / f"{kind}.png", out / f"{kind}.json"
+    KINDS[kind].draw(reports, figure)
+    whole = [{"label": label, **report.to_json()} for label, report in reports]
+    described = {"path": str(data), "sha256": reading.sha256}
+    told = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
+    _write(target, {**told, "models": whole})
+    short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
+    if as_json:
+        print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
+        return
+    _show(short)
+    write(f"{figure} and {target.name}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(analyse)
+
+
+def _settings(name: str, kind: Kind, given: Mapping[str, object]) -> AnalysisSettings:
+    from clara.config import check  # noqa: PLC0415
+
+    values = {option: value for option, value in given.items() if value is not None}
+    if foreign := sorted(values.keys() - kind.settings.model_fields.keys()):
+        listed = ", ".join("--" + option.replace("_", "-") for option in foreign)
+        raise ConfigError(f"{listed} has no meaning for clara analyse {name}; leave it out")
+    return check(kind.settings, values, source="command line")
+
+
+def _measure(
+    kind: Kind, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
+) -> tuple[Report, dict[str, object]]:
+    """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+
+    loaded = load_model(choice, name)
+    command = ["clara", *sys.argv[1:]]
+    source = provenance(
+        command, model=name, checkpoint=loaded.fingerprint, seed=settings.seed, device=choice.device
+    ).to_json()
+    with bar(label) as show:
+
+        def tell(done: int, total: int) -> None:
+            if show is not None:
+                show(done, total, "questions")
+
+        report = kind.measure(loaded, records, settings, tell)
+    del loaded
+    gc.collect()
+    return report, source
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Short names that differ: the last part of a path, or as much of it as tells the two apart."""
+    parts = [Path(name).parts for name in names]
+    longest = max(map(len, parts))
+    for count in range(1, longest + 1):
+        labels = [str(Path(*part[-count:])) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
+
+
+def _write(path: Path, value: Mapping[str, object]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _show(reports: Sequence[Mapping[str, Any]]) -> None:
+    """One column a checkpoint; what is a list of rows (conditions) one row each."""
+    from rich.table import Table  # noqa: PLC0415
+
+    columns = [dict(_flat(report)) for report in reports]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for report in reports:
+        table.add_column(str(report["label"]), justify="right")
+    for key in dict.fromkeys(key for column in columns for key in column):
+        table.add_row(key, *(column.get(key, "") for column in columns))
+    console().print(table)
+
+
+def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in report.items():
+        if key in {"label", "model", "fingerprint"} or value is None:
+            continue
+        if key == "conditions":
+            rows += [
+                (f"F1, {c['kind']}: {c['condition']}", f"{c['f1']:.3f} (n {c['n']}, errors {c['errors']})")
+                for c in value
+            ]
+        elif isinstance(value, Mapping) and {"low", "high"} == value.keys():
+            rows.append((key, f"{value['low']:.3f} to {value['high']:.3f}"))
+        elif isinstance(value, Mapping):
+            rows += [(f"{key}: {inner}", line) for inner, line in _flat(value)]
+        else:
+            rows.append((key, f"{value:.3f}" if isinstance(value, float) else str(value)))
+    return rows

@@ -1,0 +1,55 @@
+"""Public question-answering formats, one small file each; the keys of the first record tell which one a file is in.
+
+A format says which keys a record of it has and how one becomes a ``Question``. Bytes are ``reading_questions``' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from clara.data.formats import dpr, hotpotqa, kilt, musique, nq_open, official, own, squad, two_wiki
+from clara.data.questions import Question
+from clara.data.records import UnusableRecordError
+
+
+def _itself(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield value
+
+
+def _has(keys: frozenset[str]) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda value: value.keys() >= keys
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A public format.
+
+    Attributes:
+        matches: whether a record is of this format.
+        parse: makes a question of one item; the second argument takes the reasons of what was left out of it. Raises
+            ``UnusableRecordError``.
+        items: the items of a top-level JSON value; a fault stands in the place of an item that has one.
+    """
+
+    matches: Callable[[Mapping[str, Any]], bool]
+    parse: Callable[[Mapping[str, Any], list[str]], Question]
+    items: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any] | UnusableRecordError]] = _itself
+
+
+# The first that matches is taken: those with more keys of their own come first.
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "clara": Format(_has(own.KEYS), own.parse),
+        "official": Format(_has(official.KEYS), official.parse),
+        "2wiki": Format(_has(two_wiki.KEYS), two_wiki.parse),
+        "hotpotqa": Format(_has(hotpotqa.KEYS), hotpotqa.parse),
+        "musique": Format(_has(musique.KEYS), musique.parse),
+        "dpr": Format(dpr.matches, dpr.parse),
+        "kilt": Format(_has(kilt.KEYS), kilt.parse),
+        "squad": Format(_has(squad.KEYS), squad.parse, squad.items),
+        "nq_open": Format(_has(nq_open.KEYS), nq_open.parse),
+    }
+)

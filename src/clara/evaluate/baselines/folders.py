@@ -1,0 +1,212 @@
+"""Where systems come from: folders the user named, the hub, and what tells one set of weights from another.
+
+Opens checkpoints and readers, once a run. Knows the rules about which folder fits which system, not what the systems
+do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clara.errors import ConfigError, ModelError
+from clara.evaluate.protocol import AnswerModel
+from clara.evaluate.system import SystemSettings
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.model.checkpoint import Manifest
+    from clara.model.reader import Reader, ReaderContext
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: Path) -> str:
+    """A hash of the weight files of a folder, names included: 16 hex digits."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern)):
+        found.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)};".encode())
+    return found.hexdigest()[:16]
+
+
+def manifest_of(model: AnswerModel) -> Manifest | None:
+    """What a model's checkpoint says of itself; None for a model that comes from no checkpoint."""
+    manifest: Manifest | None = getattr(model, "manifest", None)
+    return manifest
+
+
+def base_identity(model: AnswerModel) -> str:
+    """What tells the base weights of a model from others."""
+    manifest = manifest_of(model)
+    return model.fingerprint if manifest is None else manifest.base_identity
+
+
+def identity(settings: SystemSettings, model: AnswerModel) -> str:
+    """What tells a checkpoint from others, its generator included (``fingerprint`` leaves the generator out)."""
+    if manifest_of(model) is None:
+        return model.fingerprint
+    from clara.model.clara_model import find_checkpoint  # noqa: PLC0415 - slow, and a model is loaded already
+
+    def whole() -> str:
+        return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}"
+
+    return settings.shelf.opened("identity", model.name, whole)
+
+
+def rate_of(settings: SystemSettings, model: AnswerModel) -> int | None:
+    """The run's rate, or the model's default; None only for a model that comes from no checkpoint.
+
+    Raises:
+        ConfigError: the model does not serve it.
+    """
+    manifest = manifest_of(model)
+    if manifest is None:
+        return settings.rate
+    compression = manifest.compression
+    rate = compression.default_rate if settings.rate is None else settings.rate
+    if rate not in compression.rates:
+        served = ", ".join(f"{known}x" for known in compression.rates)
+        raise ConfigError(f"{model.name} serves the rates {served}, not {rate}x")
+    return rate
+
+
+def has_query_reasoner(model: AnswerModel) -> bool:
+    """Whether a model was trained to find; without weights of its own the reasoner is the compressor."""
+    manifest = manifest_of(model)
+    return manifest is None or "query_reasoner" in manifest.roles
+
+
+def option(settings: SystemSettings, name: str, what: str) -> Path:
+    """A folder that a system cannot do without.
+
+    Raises:
+        ConfigError: it was not given.
+    """
+    folder = settings.options.get(name)
+    if folder is None:
+        raise ConfigError(f"this system needs --option {name}=DIR, {what}")
+    return folder
+
+
+def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: str | None = None) -> ClaraModel:
+    """The checkpoint of an option, which must be of a stage and on the backbone of the run.
+
+    Args:
+        settings: of the run.
+        name: of the option.
+        stage: that its last training stage must be.
+        label: what the system is called, where the stage does not say it.
+
+    Raises:
+        ConfigError: the option was not given, or the checkpoint is of another stage or on another backbone.
+        ModelError: the checkpoint cannot be loaded.
+    """
+    folder = option(settings, name, f"the folder of a checkpoint of stage {stage}")
+    from clara.model import ClaraModel, checkpoint  # noqa: PLC0415 - slow, needed only for a further checkpoint
+
+    if checkpoint.is_checkpoint(folder):
+        found = checkpoint.read_manifest(folder)
+        if _plain(found.stage) != _plain(stage):
+            raise ConfigError(
+                f"the option {name} is {folder}, a checkpoint of stage {found.stage}; system {label or name} "
+                f"is one of stage {stage}"
+            )
+        _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+    return settings.shelf.opened(
+        "checkpoint",
+        str(folder),
+        lambda: ClaraModel.load(folder, base=_base_folder(settings), device=settings.device, cache=settings.cache),
+    )
+
+
+def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> Reader:
+    """The reader of an option, trained for a context and on the backbone of the run.
+
+    Raises:
+        ConfigError: the option was not given, or the reader is for another context or on another backbone.
+        CheckpointError: there is no reader, or it is damaged.
+    """
+    folder = option(settings, name, f'the folder of a reader (clara train reader, reader_context = "{context}")')
+    from clara.model.reader import Reader, read_reader_manifest  # noqa: PLC0415 - slow, as above
+
+    found = read_reader_manifest(folder)
+    if found.context != context:
+        raise ConfigError(
+            f"the option {name} is {folder}, a reader of context {found.context!r}; this system needs {context!r}"
+        )
+    _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+    return settings.shelf.opened(
+        "reader",
+        str(folder),
+        lambda: Reader.load(folder, base=_base_folder(settings), cache=settings.cache, device=settings.device),
+    )
+
+
+def base_folder(settings: SystemSettings) -> Path:
+    """Folder of the base weights that the model under test stands on, in Hugging Face format.
+
+    Raises:
+        ConfigError: the model comes from no checkpoint.
+        BaseModelError: the weights cannot be had.
+    """
+    from clara.model import hub  # noqa: PLC0415 - slow, needed only by what loads weights of its own
+
+    manifest = manifest_of(settings.model)
+    if manifest is None:
+        raise ConfigError(f"{settings.model.name} comes from no checkpoint, so its base weights are not known")
+    return hub.find_base(_base_folder(settings) or manifest.base_model, settings.cache)
+
+
+def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
+    """Folder of a published model: the one given, else the hub's.
+
+    Args:
+        name: hub id.
+        given: the user's folder for it.
+        option: what the user's folder is called in ``SystemSettings.options``.
+
+    Raises:
+        ModelError: there is no such folder, and the hub cannot be reached.
+    """
+    if given is not None:
+        if not (given / "config.json").is_file():
+            raise ModelError(f"{given} has no config.json; the option {option} is the folder of {name}")
+        return given
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow, and not needed with a folder
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - as above
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{name} could not be had from the hub ({reason}); download it on a machine with access and give its "
+            f"folder with --option {option}=DIR, or leave the systems that need it out"
+        ) from error
+
+
+def _base_folder(settings: SystemSettings) -> str | None:
+    """Where the base weights are, if the user had to say so (option ``base``)."""
+    folder = settings.options.get("base")
+    return None if folder is None else str(folder)
+
+
+def _check_backbone(settings: SystemSettings, identity: str, base_model: str, folder: Path, name: str) -> None:
+    manifest = manifest_of(settings.model)
+    if manifest is not None and manifest.base_identity != identity:
+        raise ConfigError(
+            f"the option {name} is {folder}, trained on {base_model} ({identity}); the model under test is on "
+            f"{manifest.base_model} ({manifest.base_identity}), and all systems of a run share its backbone"
+        )
+
+
+def _plain(stage: str) -> str:
+    """A stage as commands and recipes may write it: ``end-to-end`` is ``end_to_end``."""
+    return stage.replace("-", "_")

@@ -1,0 +1,257 @@
+"""Corpora that candidate documents come from in the ``normal`` setting: read, or pooled from the questions themselves.
+
+Knows passages and files, not how they are searched (``first_stage``). A LanceDB store is not read into memory: it is
+a first stage of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TextIO, cast
+
+from clara.data import DocText, GoldRef, Question
+from clara.errors import RecordError
+
+_CSV_FIELD_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPassage:
+    """One passage: its identifier in the corpus, and its words."""
+
+    id: str
+    doc: DocText
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Passages to search.
+
+    Attributes:
+        name: what reports call it.
+        passages: at least one.
+        rejected: entries that gave no passage, by reason.
+        qrels: ids of relevant passages by question id, where the corpus brings such judgements (BEIR); else empty.
+    """
+
+    name: str
+    passages: tuple[CorpusPassage, ...]
+    rejected: Mapping[str, int]
+    qrels: Mapping[str, frozenset[str]]
+
+    def __post_init__(self) -> None:
+        if not self.passages:
+            raise RecordError(f"the corpus {self.name} holds no passage; rejected: {dict(self.rejected)}")
+
+    def sha256(self) -> str:
+        """Of ids, titles and texts, hex."""
+        digest = hashlib.sha256()
+        for passage in self.passages:
+            digest.update(json.dumps([passage.id, passage.doc.title, passage.doc.text]).encode())
+        return digest.hexdigest()
+
+
+def pooled(questions: Iterable[Question], *, name: str = "pool") -> Corpus:
+    """The candidates of all questions, each text once, in order of first appearance.
+
+    Raises:
+        RecordError: no question brings a candidate.
+    """
+    docs = dict.fromkeys(doc for question in questions for doc in question.docs)
+    passages = (CorpusPassage(str(number), doc) for number, doc in enumerate(docs))
+    return Corpus(name, tuple(passages), MappingProxyType({}), MappingProxyType({}))
+
+
+def is_beir(path: Path) -> bool:
+    """Whether a folder is laid out as a BEIR data set."""
+    return any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Read a BEIR folder, DPR's passages (``.tsv``), KILT's knowledge source, or our own passage records.
+
+    Raises:
+        RecordError: it cannot be read, is of no known form, or holds no passage.
+    """
+    rejected: Counter[str] = Counter()
+    qrels: dict[str, frozenset[str]] = {}
+    if path.is_dir():
+        if not is_beir(path):
+            raise RecordError(f"{path} is no corpus: expected a store of ours or a BEIR folder with corpus.jsonl")
+        qrels = read_qrels(path)
+        packed = path / "corpus.jsonl.gz"
+        source = packed if packed.is_file() else path / "corpus.jsonl"
+    else:
+        source = path
+    if source.name.endswith((".tsv", ".tsv.gz")):
+        passages = tuple(_dpr(source, rejected))
+    else:
+        passages = tuple(_json_lines(source, rejected))
+    return Corpus(path.name, passages, MappingProxyType(dict(rejected)), MappingProxyType(qrels))
+
+
+def read_qrels(folder: Path) -> dict[str, frozenset[str]]:
+    """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance.
+
+    Raises:
+        RecordError: a line is not ``query-id, corpus-id, score``.
+    """
+    found: dict[str, set[str]] = {}
+    for path in sorted((folder / "qrels").glob("*.tsv")):
+        with _opened(path) as file:
+            for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+                if number == 1 and row[:1] == ["query-id"]:
+                    continue
+                if len(row) != 3 or not row[2].lstrip("-").isdigit():
+                    raise RecordError(f"{path}:{number}: expected query-id, corpus-id and a whole score, got {row}")
+                if int(row[2]) > 0:
+                    found.setdefault(row[0], set()).add(row[1])
+    return {question: frozenset(ids) for question, ids in found.items()}
+
+
+def beir_questions(folder: Path) -> tuple[Question, ...]:
+    """The judged questions of a BEIR folder.
+
+    Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
+    HotpotQA; elsewhere only rankings can be measured.
+
+    Raises:
+        RecordError: a file is missing or cannot be read, or no question is judged.
+    """
+    qrels = read_qrels(folder)
+    packed = folder / "queries.jsonl.gz"
+    questions = []
+    for value in _objects(packed if packed.is_file() else folder / "queries.jsonl", Counter()):
+        if str(value.get("_id")) not in qrels:
+            continue
+        metadata = value.get("metadata")
+        answer = metadata.get("answer") if isinstance(metadata, dict) else None
+        questions.append(
+            Question(
+                id=str(value["_id"]),
+                source=folder.name,
+                question=str(value.get("text", "")),
+                answers=(answer,) if isinstance(answer, str) and answer.strip() else None,
+                docs=(),
+                gold=(),
+                elsewhere=tuple(GoldRef(id=passage) for passage in sorted(qrels[str(value["_id"])])),
+            )
+        )
+    if not questions:
+        raise RecordError(f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same")
+    return tuple(questions)
+
+
+class GoldFinder:
+    """Tells which passages support a question's answer.
+
+    A passage supports it if it is a gold reference by id; if both have the same title and one text holds the other
+    (windows of an article, articles of a window); or, where only a title is known, by title. Titles are compared
+    without case and underscores, texts without differences of white space.
+    """
+
+    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]] = MappingProxyType({})) -> None:
+        refs = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
+        ids = qrels.get(question.id)
+        self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
+
+    def covered(self, passage: CorpusPassage) -> list[int]:
+        """Indices into ``refs`` of what the passage supports."""
+        return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
+
+
+def _is(passage: CorpusPassage, ref: GoldRef) -> bool:
+    if ref.id is not None:
+        return passage.id == ref.id
+    if _title(passage.doc.title) != _title(ref.title):
+        return False
+    if ref.text is None:
+        return True
+    here, there = _plain(passage.doc.text), _plain(ref.text)
+    return here in there or there in here
+
+
+def _title(title: str) -> str:
+    return " ".join(title.replace("_", " ").lower().split())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _dpr(path: Path, rejected: Counter[str]) -> Iterator[CorpusPassage]:
+    """``id, text, title`` a line (psgs_w100.tsv), quoted as spreadsheets do."""
+    csv.field_size_limit(_CSV_FIELD_LIMIT)
+    with _opened(path) as file:
+        for number, row in enumerate(csv.reader(file, delimiter="\t"), start=1):
+            if number == 1 and row[:1] == ["id"]:
+                continue
+            if len(row) != 3:
+                rejected["not three columns"] += 1
+            elif not row[1].strip():
+                rejected["empty text"] += 1
+            else:
+                yield CorpusPassage(row[0], DocText(row[2], row[1]))
+
+
+def _json_lines(path: Path, rejected: Counter[str]) -> Iterator[CorpusPassage]:
+    for value in _objects(path, rejected):
+        text = value.get("text")
+        if isinstance(text, list):  # KILT's knowledge source: the article's paragraphs
+            yield from _paragraphs(value, text)
+        elif not isinstance(text, str):
+            rejected["no text"] += 1
+        elif not text.strip():
+            rejected["empty text"] += 1
+        else:
+            name = value.get("_id", value.get("id"))
+            if not isinstance(name, str | int):
+                rejected["no id"] += 1
+            else:
+                yield CorpusPassage(str(name), DocText(str(value.get("title") or ""), text))
+
+
+def _paragraphs(value: Mapping[str, object], text: Sequence[object]) -> Iterator[CorpusPassage]:
+    article = str(value.get("wikipedia_id", value.get("_id", value.get("id", ""))))
+    title = str(value.get("wikipedia_title") or value.get("title") or "")
+    for number, paragraph in enumerate(text):
+        words = str(paragraph).strip()
+        # The first paragraph is the title; section headings and list items are marked and say nothing alone.
+        if words and words != title and not words.startswith(("Section::::", "BULLET::::")):
+            yield CorpusPassage(f"{article}:{number}", DocText(title, words))
+
+
+def _objects(path: Path, rejected: Counter[str]) -> Iterator[Mapping[str, object]]:
+    with _opened(path) as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError:
+                rejected["bad JSON"] += 1
+                continue
+            if isinstance(value, dict):
+                yield value
+            else:
+                rejected["not a JSON object"] += 1
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        with path.open("rb") as start:
+            packed = start.read(2) == b"\x1f\x8b"
+        opened = gzip.open if packed else open
+        return cast("TextIO", opened(path, "rt", encoding="utf-8-sig", newline=""))
+    except FileNotFoundError:
+        raise RecordError(f"no corpus file at {path}") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None

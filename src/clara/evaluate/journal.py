@@ -1,0 +1,179 @@
+"""The replies of one system on one data set, kept question by question, so that a killed run goes on where it was.
+
+One file of JSON Lines: a header with the key of the run, where the replies that follow come from, then one line a
+question, on disk before the next batch is asked. A line is found again by a hash of what was asked, so a run with
+more questions goes on too. Knows no metric: scores are computed from the replies, each time anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from clara.errors import InputError
+from clara.evaluate.isolation import Failure
+from clara.evaluate.system import Ask, Reply
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What came of one question: a reply, or the reason why there is none.
+
+    Attributes:
+        reply: None after an error.
+        error: kind and message, None after a reply.
+    """
+
+    reply: Reply | None
+    error: str | None
+
+
+def ask_hash(ask: Ask) -> str:
+    """16 hex digits of what a system sees of a question."""
+    seen = [ask.id, ask.question, [[doc.title, doc.text] for doc in ask.docs]]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+def run_key(parts: Mapping[str, object]) -> str:
+    """16 hex digits of what decides every reply of a run: data, system, settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """An open journal; a context manager, one process at a time.
+
+    Attributes:
+        path: the file.
+        entries: what came of each question, by ``ask_hash``.
+        origins: of the replies, one for each process that added some.
+
+    Args:
+        path: the file; made with its folder if it is missing.
+        key: what decides every reply, in plain values; kept in the header, for people.
+        origin: of the replies that this process adds (command, commit, machine), in plain values.
+        retry_errors: forget the questions that gave an error, so that they are asked again.
+
+    Raises:
+        InputError: another process writes it, it belongs to another key, or it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        key: Mapping[str, object],
+        *,
+        origin: Mapping[str, object] | None = None,
+        retry_errors: bool = False,
+    ) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.origins: list[dict[str, object]] = []
+        self._origin = dict(origin) if origin is not None else None
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(f"another run is writing {path}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+        try:
+            self._file = self._opened(dict(key))
+        except BaseException:
+            self._lock.release()
+            raise
+        if retry_errors:
+            self.entries = {name: entry for name, entry in self.entries.items() if entry.error is None}
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def add(self, asks: Sequence[Ask], results: Sequence[Reply | Failure]) -> None:
+        """Keep what came of some questions; they are on disk when this returns."""
+        lines = []
+        if self._origin is not None:
+            self.origins.append(self._origin)
+            lines.append(_line({"origin": self._origin}))
+            self._origin = None
+        for ask, result in zip(asks, results, strict=True):
+            name = ask_hash(ask)
+            entry = Entry(None, result.reason) if isinstance(result, Failure) else Entry(result, None)
+            self.entries[name] = entry
+            reply = asdict(entry.reply) if entry.reply is not None else None
+            lines.append(_line({"ask": name, "id": ask.id, "reply": reply, "error": entry.error}))
+        self._file.write(b"".join(lines))
+        self._sync()
+
+    def _opened(self, key: dict[str, object]) -> BinaryIO:
+        header = {"clara_journal": FORMAT_VERSION, "key": key}
+        content = self.path.read_bytes() if self.path.exists() else b""
+        # A kill leaves at most one torn line, the last: what follows the last newline is cut off.
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if lines:
+            found = _decoded(lines[0], self.path, 1)
+            if found != json.loads(json.dumps(header)):
+                raise InputError(f"{self.path} is the journal of another run ({found}); give another --out")
+            for number, line in enumerate(lines[1:], start=2):
+                self._take(_decoded(line, self.path, number), number)
+        file = self.path.open("r+b" if self.path.exists() else "xb")
+        file.truncate(len(whole))
+        file.seek(len(whole))
+        self._file = file
+        if not lines:
+            file.write(_line(header))
+            self._sync()
+        return file
+
+    def _take(self, value: Mapping[str, Any], number: int) -> None:
+        if "origin" in value:
+            self.origins.append(value["origin"])
+            return
+        try:
+            reply = value["reply"]
+            if reply is not None:
+                ranking = reply["ranking"]
+                reply = Reply(
+                    **{
+                        **reply,
+                        "ranking": tuple(ranking) if ranking is not None else None,
+                        "used": tuple(reply["used"]),
+                    }
+                )
+            self.entries[value["ask"]] = Entry(reply, value["error"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self.path}:{number} is no line of a journal ({error!r}); remove the file") from None
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _line(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _decoded(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}:{number} is damaged; remove the file, its questions are then asked again")
+    return value

@@ -1,0 +1,190 @@
+"""A model of lm-evaluation-harness that reads the background of a prompt as memories.
+
+    import lm_eval
+    from clara.evaluate.plugs.lm_eval import ClaraLM
+
+    lm_eval.simple_evaluate(model=ClaraLM("smollm2-135m", context="memory", rate=16), tasks=["my_reading_task"])
+
+A prompt is cut at its last question: what stands before is the background, which becomes memories (or stays text), and
+the rest is asked in this project's own prompt. So tasks with a background and a question are what it is for; a prompt
+without a question is asked whole, without background. Only ``generate_until``, and greedily.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from clara.errors import ConfigError, MissingExtraError
+from clara.evaluate.protocol import AnswerModel
+from clara.ingest import make_document, split
+from clara.prompts import passage_text
+from clara.records import ContextKind, GenerationRequest
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ImportError:
+    raise MissingExtraError("lm-eval", "lm-eval") from None
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+_BATCH = 8
+MAX_NEW_TOKENS = 32
+"""Where a task names no limit (``max_gen_toks``)."""
+
+_QUESTION = re.compile(r"(?:^|\n)[ \t]*(?:Question|Q)[ \t]*:[ \t]*")
+_ANSWER = re.compile(r"\s*(?:Answer|A)[ \t]*:?\s*$")
+_BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \t]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt in its two parts.
+
+    Attributes:
+        background: what the answer is read from; may be empty.
+        question: what is asked.
+    """
+
+    background: str
+    question: str
+
+
+def at_last_question(prompt: str) -> Asked:
+    """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
+    places = list(_QUESTION.finditer(prompt))
+    if not places:
+        return Asked("", _ANSWER.sub("", prompt).strip())
+    question = _ANSWER.sub("", prompt[places[-1].end() :])
+    return Asked(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
+
+
+@register_model("clara")
+class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
+    """Answers from the memories, the text or without the background of each prompt.
+
+    Args:
+        model: a loaded model, an embedded one by name, or a checkpoint folder. ``pretrained`` is another word for it,
+            which the harness's command line uses.
+        context: what is read of the background.
+        rate: compression rate of memories; None is the model's default.
+        reader: weights that read: by default ``generator`` for memories, else ``base``, as ``clara eval`` has it.
+        batch_size: prompts answered together.
+        device: torch device, for a model that is loaded here.
+        cut: cuts prompts.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: AnswerModel | str | Path = "smollm2-135m",
+        *,
+        pretrained: str | None = None,
+        context: ContextKind = "memory",
+        rate: int | None = None,
+        reader: str | None = None,
+        batch_size: int | str | None = None,
+        device: str | None = None,
+        cut: Callable[[str], Asked] = at_last_question,
+        **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
+    ) -> None:
+        super().__init__()
+        chosen = pretrained or model
+        self._model = _loaded(chosen, device or "cpu") if isinstance(chosen, str | Path) else chosen
+        self._context = context
+        self._rate = None if rate is None else int(rate)
+        self._reader = reader or ("generator" if context == "memory" else "base")
+        self._batch = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else _BATCH
+        self._cut = cut
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002, FBT001, FBT002
+        """One answer a prompt, cut at the first of its stop strings.
+
+        Raises:
+            ConfigError: a task wants sampling.
+        """
+        answers: list[str] = []
+        for limit, group in itertools.groupby(requests, lambda request: _wanted(request).max_new_tokens):
+            same = list(group)
+            for start in range(0, len(same), self._batch):
+                answers.extend(self._answers(same[start : start + self._batch], limit))
+        return answers
+
+    def loglikelihood(self, requests: list[Instance], **_: Any) -> NoReturn:  # noqa: ANN401
+        """Not served.
+
+        Raises:
+            ConfigError: always.
+        """
+        _refuse(requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> NoReturn:  # noqa: ANN401
+        """Not served.
+
+        Raises:
+            ConfigError: always.
+        """
+        _refuse(requests)
+
+    def _answers(self, requests: Sequence[Instance], max_new_tokens: int) -> list[str]:
+        asked = [self._request(self._cut(request.args[0])) for request in requests]
+        made = self._model.generate_many(asked, max_new_tokens=max_new_tokens)
+        texts = []
+        for request, generation in zip(requests, made, strict=True):
+            text = _until(generation.text, _wanted(request).until)
+            self.cache_hook.add_partial("generate_until", request.args, text)
+            texts.append(text)
+        return texts
+
+    def _request(self, asked: Asked) -> GenerationRequest:
+        reader: Any = self._reader
+        if not asked.background or self._context == "none":
+            return GenerationRequest(asked.question, reader="base" if self._context != "none" else reader)
+        if self._context == "text":
+            return GenerationRequest(asked.question, texts=(asked.background,), reader=reader)
+        document = make_document("evaluation:prompt", "", asked.background)
+        passages = split(document, self._model.token_spans, max_tokens=self._model.window_tokens)
+        texts = [passage_text(passage.title, passage.text) for passage in passages]
+        memories = tuple(self._model.compress(texts, rate=self._rate))
+        return GenerationRequest(asked.question, memories=memories, reader=reader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a task asks of a generation."""
+
+    until: tuple[str, ...]
+    max_new_tokens: int
+
+
+def _wanted(request: Instance) -> _Wanted:
+    settings: Mapping[str, Any] = request.args[1] if len(request.args) > 1 else {}
+    if settings.get("do_sample") or settings.get("temperature"):
+        raise ConfigError(f"task {request.task_name} wants sampling; this model answers greedily (do_sample: false)")
+    until = settings.get("until") or ()
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    return _Wanted(stops, int(settings.get("max_gen_toks", MAX_NEW_TOKENS)))
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _refuse(requests: Sequence[Instance]) -> NoReturn:
+    task = requests[0].task_name if requests else "this task"
+    raise ConfigError(f"task {task} asks for log-likelihoods; this model answers generate_until tasks only")
+
+
+def _loaded(name: str | Path, device: str) -> AnswerModel:
+    from clara.model import ClaraModel  # noqa: PLC0415 - slow; a loaded model can be given instead
+
+    return ClaraModel.load(name, device=device)

@@ -1,0 +1,163 @@
+"""The latent retriever as an encoder that MTEB (2.x) and BEIR can measure.
+
+    import mteb
+    from clara.evaluate.plugs.mteb import LatentEncoder
+
+    mteb.evaluate(LatentEncoder.load("runs/end-to-end/checkpoint", rate=16), mteb.get_tasks(["SciFact"]))
+
+A vector is the flattened memory at unit length, [N * H] floats: 36,864 at 4x of SmolLM2-135M, 9,216 at 16x. Both
+suites want one vector a text, so a text longer than the model's window is cut there, as with any encoder; the store and
+``clara eval`` rank by the best window instead. Knows no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clara.errors import MissingExtraError
+from clara.evaluate.protocol import AnswerModel
+from clara.prompts import passage_text
+from clara.records import FloatArray, Memory
+
+if TYPE_CHECKING:
+    from mteb.models.model_meta import ModelMeta
+
+    from clara.model import ClaraModel
+
+_QUERY = "query"
+
+
+class LatentEncoder:
+    """An encoder of MTEB's ``EncoderProtocol``, with the two methods of BEIR's dense retrieval besides.
+
+    Attributes:
+        model: makes the memories.
+        rate: compression rate; None is the model's default.
+        empty: texts without a word that it was given; their vector is zero, so they are similar to nothing.
+        cut: texts that were longer than the model's window.
+    """
+
+    def __init__(self, model: AnswerModel, *, rate: int | None = None) -> None:
+        self.model = model
+        self.rate = rate
+        self.empty = 0
+        self.cut = 0
+        self._width: int | None = None
+
+    @classmethod
+    def load(cls, name: str | Path, *, rate: int | None = None, device: str = "cpu") -> LatentEncoder:
+        """The encoder of a checkpoint.
+
+        Raises:
+            ModelError: there is no such checkpoint, or it cannot be loaded.
+        """
+        from clara.model import ClaraModel  # noqa: PLC0415 - slow; a loaded model can be given instead
+
+        model: ClaraModel = ClaraModel.load(name, device=device)
+        return cls(model, rate=rate)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What MTEB files results under: the model's name, and its fingerprint with the rate as revision.
+
+        Raises:
+            MissingExtraError: mteb is not installed.
+        """
+        try:
+            from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415 - optional, at its own door
+        except ImportError:
+            raise MissingExtraError("mteb", "mteb") from None
+        return ModelMeta.create_empty(
+            {
+                "name": f"clara-rag/{Path(self.model.name).name}",
+                "revision": f"{self.model.fingerprint}-{'default' if self.rate is None else self.rate}",
+                "max_tokens": self.model.window_tokens,
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "framework": ["PyTorch"],
+            }
+        )
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, Sequence[str]]],
+        *,
+        task_metadata: object = None,
+        hf_split: str = "",
+        hf_subset: str = "",
+        prompt_type: str | None = None,
+        **_: Any,  # noqa: ANN401 - batch size and progress bars, which the model has its own of
+    ) -> FloatArray:
+        """Vectors of MTEB's batches: float32 [texts, N * H].
+
+        Args:
+            inputs: batches; a document's ``title`` and ``body`` are read where they are given, else ``text``.
+            task_metadata: not looked at.
+            hf_split: not looked at.
+            hf_subset: not looked at.
+            prompt_type: ``query`` for questions; all else is compressed as documents are.
+        """
+        del task_metadata, hf_split, hf_subset
+        if prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == _QUERY:
+            return self.encode_queries([text for batch in inputs for text in batch["text"]])
+        return self._vectors([text for batch in inputs for text in _documents(batch)], queries=False)
+
+    def encode_queries(self, queries: Sequence[str], batch_size: int = 0, **_: Any) -> FloatArray:  # noqa: ANN401
+        """Vectors of questions, as BEIR asks for them: float32 [questions, N * H]."""
+        del batch_size  # the model forms its own batches, by length
+        return self._vectors(queries, queries=True)
+
+    def encode_corpus(self, corpus: Sequence[Mapping[str, str]], batch_size: int = 0, **_: Any) -> FloatArray:  # noqa: ANN401
+        """Vectors of documents with ``title`` and ``text``, as BEIR asks for them: float32 [documents, N * H]."""
+        del batch_size
+        return self._vectors([passage_text(doc.get("title", ""), doc["text"]) for doc in corpus], queries=False)
+
+    def similarity(self, embeddings1: FloatArray, embeddings2: FloatArray) -> FloatArray:
+        """Cosine of every vector with every other: float32 [first, second]."""
+        scores: FloatArray = np.atleast_2d(embeddings1) @ np.atleast_2d(embeddings2).T
+        return scores
+
+    def similarity_pairwise(self, embeddings1: FloatArray, embeddings2: FloatArray) -> FloatArray:
+        """Cosine of each pair of rows: float32 [rows]."""
+        scores: FloatArray = (np.atleast_2d(embeddings1) * np.atleast_2d(embeddings2)).sum(axis=1)
+        return scores
+
+    def _vectors(self, texts: Sequence[str], *, queries: bool) -> FloatArray:
+        cut = [self._fitting(text) for text in texts]
+        asked = [text for text in cut if text]
+        made = iter(self._memories(asked, queries=queries))
+        rows = [next(made).search_vector() if text else None for text in cut]
+        self.empty += sum(row is None for row in rows)
+        width = next((len(row) for row in rows if row is not None), None) or self._known_width()
+        self._width = width
+        return np.stack([np.zeros(width, dtype=np.float32) if row is None else row for row in rows])
+
+    def _memories(self, texts: Sequence[str], *, queries: bool) -> list[Memory]:
+        if not texts:
+            return []
+        if queries:
+            return self.model.encode_queries(texts, rate=self.rate)
+        return self.model.compress(texts, rate=self.rate)
+
+    def _known_width(self) -> int:
+        return self._width or len(self._memories(["a"], queries=False)[0].search_vector())
+
+    def _fitting(self, text: str) -> str:
+        """A text cut at the model's window; the empty string for one without a word."""
+        if not text.strip():
+            return ""
+        spans = self.model.token_spans(text)
+        if len(spans) <= self.model.window_tokens:
+            return text
+        self.cut += 1
+        return text[: spans[self.model.window_tokens - 1][1]]
+
+
+def _documents(batch: Mapping[str, Sequence[str]]) -> list[str]:
+    if "body" not in batch:
+        return list(batch["text"])
+    titles = batch.get("title") or [""] * len(batch["body"])
+    return [passage_text(title or "", body) for title, body in zip(titles, batch["body"], strict=True)]

@@ -1,0 +1,140 @@
+"""The project's results as a page of its documentation: systems down, data sets across, the paper's figures apart.
+
+Written by ``clara eval --recipe``; everything in it is in ``results.json`` too, in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from clara.errors import InputError
+from clara.evaluate import published, tables
+from clara.evaluate.report import Report, left_out, runs_table, write_whole
+from clara.evaluate.system_result import SystemResult
+
+_ValueOf = Callable[[SystemResult], float | None]
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page(report))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def page(report: Report) -> str:
+    """The page as Markdown."""
+    origin = report.provenance
+    results = report.outcome.results
+    parts = [
+        "# Results\n",
+        "Written by the command below; do not edit. docs/evaluation.md says what is measured and how; "
+        "each number's run is listed at the end.\n",
+        f"- command: `{origin.command}`\n"
+        f"- commit: {origin.commit}; checkpoint: {origin.model} (`{origin.checkpoint}`)\n"
+        f"- machine: {origin.cpu}, {origin.cores} cores, device {origin.device}, torch {origin.torch}; "
+        f"seed {report.scoring.seed}\n"
+        f"- started {origin.started}\n",
+        "## This checkpoint\n",
+    ]
+    for setting, given in dict.fromkeys((result.subject.setting, result.subject.given) for result in results):
+        chosen = [result for result in results if (result.subject.setting, result.subject.given) == (setting, given)]
+        parts += _setting(setting, given, chosen)
+    if report.kept:
+        parts += [
+            "### Kept benefit\n",
+            "(F1 system - F1 none) / (F1 text - F1 none), 95 % bootstrap interval in brackets.\n",
+            tables.benefit_table(report.kept),
+        ]
+    parts += _paper()
+    parts += ["## Runs\n", runs_table(results), *left_out(report)]
+    return "\n".join(parts)
+
+
+def _setting(setting: str, given: str, results: Sequence[SystemResult]) -> list[str]:
+    what = "the gold documents only" if given == "gold" else "all candidates"
+    counts = sorted({len(result.rows) for result in results})
+    asked = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    parts = [f"### {setting.capitalize()}, {what} given\n", f"{asked} questions a data set; percent.\n"]
+    measured: list[tuple[str, _ValueOf]] = [
+        ("F1 (95 % interval)", lambda result: result.f1),
+        ("Cover-EM", lambda result: result.cover_em),
+        ("Exact match", lambda result: result.em),
+        ("Recall@5 of the ranking", lambda result: (result.retrieval or {}).get("R@5")),
+        ("MRR of the ranking", lambda result: (result.retrieval or {}).get("RR")),
+    ]
+    for name, value_of in measured:
+        if any(value_of(result) is not None for result in results):
+            parts += [f"{name}:\n", _across(results, value_of, intervals=name.startswith("F1"))]
+    if any(result.first_token_seconds is not None or result.n for result in results):
+        parts += ["Cost of a question:\n", _costs(results)]
+    errors = sum(result.errors for result in results)
+    parts.append(f"Questions that gave an error, and are in no mean: {errors}.\n")
+    return parts
+
+
+def _across(results: Sequence[SystemResult], value_of: _ValueOf, *, intervals: bool) -> str:
+    """Systems down, data sets across, a mean at the end where a system was measured on all of them."""
+    names = list(dict.fromkeys(result.subject.data for result in results))
+    rows = []
+    for label in dict.fromkeys(result.subject.label for result in results):
+        own = {result.subject.data: result for result in results if result.subject.label == label}
+        values = {name: value_of(own[name]) if name in own else None for name in names}
+        if all(value is None for value in values.values()):
+            continue
+        cells = [
+            tables.with_interval(values[name], ci.f1)
+            if intervals and name in own and (ci := own[name].ci95) is not None
+            else tables.percent(values[name])
+            for name in names
+        ]
+        known = [value for value in values.values() if value is not None]
+        rows.append([label, *cells, tables.percent(fmean(known) if len(known) == len(names) else None)])
+    return tables.markdown(["system", *names, "mean"], rows)
+
+
+def _costs(results: Sequence[SystemResult]) -> str:
+    """Context read and time to the first token, averaged over the data sets."""
+    rows = []
+    for label in dict.fromkeys(result.subject.label for result in results):
+        own = [result for result in results if result.subject.label == label and result.n]
+        if not own:
+            continue
+        context = fmean(result.context_tokens or 0.0 for result in own)
+        shares = [result.compressed_to for result in own if result.compressed_to]
+        seconds = [result.first_token_seconds for result in own if result.first_token_seconds is not None]
+        rows.append(
+            [
+                label,
+                f"{context:,.0f}",
+                f"{1 / fmean(shares):.1f}x" if shares else tables.DASH,
+                tables.milliseconds(fmean(seconds) if seconds else None),
+            ]
+        )
+    return tables.markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
+
+
+def _paper() -> list[str]:
+    """The published figures, and why they stand apart."""
+    parts = [
+        "## The paper's figures (7 billion parameters; not comparable)\n",
+        "> From arXiv 2511.18659 (v3): Mistral-7B-Instruct on 8 H100, retrieval over all of Wikipedia, full test sets. "
+        "They are here for orientation only: another backbone of fifty times the size, other candidates and other "
+        "questions. No line above can be compared with a line below.\n",
+    ]
+    for place, setting in enumerate(("normal (top 5 of BGE-large)", "oracle")):
+        rows = [[name, *(f"{value:.2f}" for value in settings[place])] for name, settings in published.COVER_EM.items()]
+        parts += [f"Cover-EM, {setting}:\n", tables.markdown(["7B system", *published.COLUMNS], rows)]
+    rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in published.END_TO_END_F1.items()]
+    parts += ["F1, trained end to end:\n", tables.markdown(["7B system", *published.COLUMNS[:-1]], rows)]
+    recalls = [[name, f"{value:.2f}"] for name, value in published.RECALL_AT_5.items()]
+    parts += ["Recall@5 as reranker of 20, HotpotQA, oracle:\n", tables.markdown(["7B system", "Recall@5"], recalls)]
+    return parts

@@ -1,0 +1,175 @@
+"""From a name or a file to the questions of a run: which file, which candidates, how many.
+
+Knows where questions and candidates come from, not what is asked of whom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from clara.data import QuestionSet, read_questions, sha256_of
+from clara.errors import InputError
+from clara.evaluate.contest import Exam, askable
+from clara.evaluate.corpus import Corpus, beir_questions, is_beir, pooled, read_corpus
+from clara.evaluate.first_stage import CANDIDATES, CorpusSearch, Encoder, FirstStage, FirstStageName, settled
+from clara.evaluate.system_result import Given, Setting
+
+NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
+"""Data sets that are found by name, as ``NAME.SETTING.jsonl.gz`` under the data folder."""
+
+POOL = "pool"
+"""Stands for the corpus that is pooled from the file's own candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """Where candidates come from.
+
+    Attributes:
+        corpus: path of a BEIR folder or corpus file, ``pool``, or None: the file's own candidates where it is in our
+            own format (they are ready as they are) or the setting is ``oracle``, else the pool.
+        stage: a first stage that is ready made (a store's); it takes the place of ``corpus``.
+        first_stage: how a corpus is searched.
+        candidates: documents a question.
+        encoder: vectors for ``dense`` and ``hybrid``.
+    """
+
+    corpus: str | None = None
+    stage: FirstStage | None = None
+    first_stage: FirstStageName = "bm25"
+    candidates: int = CANDIDATES
+    encoder: Encoder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Questions of one data set in one setting.
+
+    Attributes:
+        exam: the questions as they are asked.
+        left_out: questions that are not asked, by reason, faults of the file included.
+    """
+
+    exam: Exam
+    left_out: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Sources:
+    """Reads data sets; a corpus is read and indexed once.
+
+    Attributes:
+        data_dir: folder of the named data sets, or None.
+        candidacy: where candidates come from.
+    """
+
+    data_dir: Path | None
+    candidacy: Candidacy = Candidacy()
+    _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _stages: dict[str, FirstStage] = field(default_factory=dict)
+
+    def load(
+        self, data: str, setting: Setting, *, given: Given, k: int, max_new_tokens: int, limit: int | None = None
+    ) -> Loaded:
+        """The questions of a data set, ready to be asked.
+
+        Args:
+            data: one of ``NAMES``, a file, or a BEIR folder.
+            setting: ``oracle`` or ``normal``.
+            given: what systems see of the candidates.
+            k: documents in the prompt.
+            max_new_tokens: longest answer.
+            limit: questions, counted from the first of the file.
+
+        Raises:
+            InputError: there is no such data set; the message says what to give.
+            RecordError: a file cannot be read, or nothing in it can be asked.
+        """
+        found = self._read(data, setting)
+        chosen = found.questions[:limit]
+        left_out = dict(found.rejected)
+        stage, qrels = self._stage(found, setting)
+        label = "as in the file"
+        if stage is not None:
+            given_out = settled(
+                chosen, stage, oracle=setting == "oracle", candidates=self.candidacy.candidates, qrels=qrels
+            )
+            chosen = given_out.questions
+            left_out.update(given_out.without)
+            label = f"first {self.candidacy.candidates} of {stage.name}"
+        questions, unasked = askable(chosen, given)
+        return Loaded(
+            Exam(
+                data=found.name,
+                data_sha256=found.sha256,
+                setting=setting,
+                candidates=label,
+                given=given,
+                questions=questions,
+                k=k,
+                max_new_tokens=max_new_tokens,
+            ),
+            MappingProxyType({**left_out, **unasked}),
+        )
+
+    def _read(self, data: str, setting: Setting) -> QuestionSet:
+        path = Path(data)
+        if path.is_dir() and is_beir(path):
+            return _beir_set(path)
+        if path.is_file() or data not in NAMES:
+            return read_questions(path)
+        if self.data_dir is None:
+            raise InputError(
+                f"--data {data} is looked for in a folder: give --data-dir DIR or set CLARA_DATA to the folder with "
+                f"{data}.{setting}.jsonl.gz"
+            )
+        for ending in (".jsonl.gz", ".jsonl"):
+            named = self.data_dir / f"{data}.{setting}{ending}"
+            if named.is_file():
+                return read_questions(named, name=data)
+        raise InputError(
+            f"no {data}.{setting}.jsonl.gz in {self.data_dir}: give --data-dir (or CLARA_DATA) the folder that holds "
+            "it, or --data the file itself"
+        )
+
+    def _stage(self, found: QuestionSet, setting: Setting) -> tuple[FirstStage | None, Mapping[str, frozenset[str]]]:
+        """The first stage for a data set, None where its own candidates are used; and the corpus' judgements."""
+        chosen = self.candidacy
+        if chosen.stage is not None:
+            return chosen.stage, MappingProxyType({})
+        name = chosen.corpus
+        if name is None and found.path.is_dir():
+            name = str(found.path)
+        if name is None and (found.format == "clara" or setting == "oracle"):
+            return None, MappingProxyType({})
+        if name is None or name == POOL:
+            name = f"pool of {found.name}.{found.sha256[:8]}"
+            corpus = self._corpora.setdefault(name, pooled(found.questions, name=name))
+        elif name not in self._corpora:
+            corpus = self._corpora[name] = read_corpus(Path(name))
+        else:
+            corpus = self._corpora[name]
+        if name not in self._stages:
+            self._stages[name] = CorpusSearch(corpus, chosen.first_stage, encoder=chosen.encoder)
+        return self._stages[name], corpus.qrels
+
+
+def _beir_set(folder: Path) -> QuestionSet:
+    return QuestionSet(
+        name=folder.name,
+        path=folder,
+        format="beir",
+        questions=beir_questions(folder),
+        rejected=MappingProxyType({}),
+        left_out=MappingProxyType({}),
+        sha256=_folder_sha256(folder),
+    )
+
+
+def _folder_sha256(folder: Path) -> str:
+    files = sorted((*folder.glob("*.jsonl*"), *folder.glob("qrels/*.tsv")))
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

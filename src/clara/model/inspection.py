@@ -1,0 +1,379 @@
+"""A look inside a loaded model: hidden states, the logit lens, attention onto memories, gradients of the selection.
+
+The tensor side of ``clara inspect`` and of ``evaluate.analysis``, which see only the records of numpy arrays that are
+made here. Knows texts, memories and answers; nothing of data sets, scores of answers, or figures.
+Shape letters: D candidates, K selected, N memory tokens, H hidden size, T answer tokens, L prompt positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from clara.errors import InputError
+from clara.model.adapters import Role, RoleWeights
+from clara.model.backbone import Tokenizer
+from clara.model.network import Encoded, Network, encode, splice
+from clara.model.prompting import Prompt, Prompter
+from clara.model.selection import MIN_TEMPERATURE, cosine_scores, select, straight_through_top_k
+from clara.records import FloatArray, Memory
+
+BoolArray = npt.NDArray[np.bool_]
+EncoderRole = Literal["compressor", "query_reasoner"]
+Space = Literal["hidden", "memory"]
+
+CANDIDATES_AT_ONCE = 8
+"""Prompts scored in one forward pass: one memory each, so that a few share the matrix products and fit anywhere."""
+
+_WORD_STARTS = ("Ġ", "▁", " ")
+"""How byte-level and SentencePiece vocabularies mark a token that begins a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The parts of a loaded model that an ``Inspector`` looks at.
+
+    Attributes:
+        network: in evaluation mode.
+        weights: gives causal LMs by role.
+        tokenizer: the backbone's.
+        prompter: builds the generator's prompts.
+        ids: checked token ids of (text, name of the text in errors).
+    """
+
+    network: Network
+    weights: RoleWeights
+    tokenizer: Tokenizer
+    prompter: Prompter
+    ids: Callable[[str, str], list[int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class States:
+    """What the backbone made of one text.
+
+    Attributes:
+        text_mean: float32 [H], mean last hidden state of the text's own tokens.
+        hidden: float32 [N, H], last hidden states that the memory is read from.
+        memory: float32 [N, H], the memory; equal to ``hidden`` where the checkpoint has no residual and no gain.
+    """
+
+    text_mean: FloatArray
+    hidden: FloatArray
+    memory: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class LensToken:
+    """One token that a memory vector points at.
+
+    Attributes:
+        token: its text, with the space before it if it has one.
+        score: logit (space ``hidden``) or cosine (space ``memory``).
+        begins_word: false for a later piece of a word.
+    """
+
+    token: str
+    score: float
+    begins_word: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """The logit lens of one text.
+
+    Attributes:
+        space: what was read.
+        score: what the scores are.
+        slots: for each memory vector its top tokens, best first.
+    """
+
+    space: Space
+    score: Literal["logit", "cosine"]
+    slots: tuple[tuple[LensToken, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelectionGradient:
+    """One question's selection, and what the answer's loss says of it.
+
+    Attributes:
+        scores: float32 [D], cosine of question and candidate.
+        probability: float32 [D], softmax of scores / tau: the first slot's soft selection.
+        gradient: float32 [D], of minus the answer's log-likelihood (nats, summed over its tokens) with respect to the
+            scores, through the straight-through selector; a descent step raises what has a negative one.
+        likelihood: float32 [D], log-likelihood of the answer (nats, summed) with that candidate alone in the prompt.
+        selected: the K candidates of the forward pass, best first.
+    """
+
+    scores: FloatArray
+    probability: FloatArray
+    gradient: FloatArray
+    likelihood: FloatArray
+    selected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnswerAttention:
+    """Where the generator looks while it writes an answer.
+
+    A row belongs to the position that an answer token is predicted from. Averaged over heads; over all key positions
+    a row sums to one.
+
+    Attributes:
+        memories: float32 [layers, T, K, N], attention to each memory vector.
+        question: float32 [layers, T], to everything between the last memory and the answer: the question and the
+            words around it.
+        before: float32 [layers, T], to the answer tokens before.
+        rest: float32 [layers, T], to all else: system prompt, separators between memories.
+        first: float32 [layers, T], the part of ``rest`` that the first position takes: the attention sink.
+    """
+
+    memories: FloatArray
+    question: FloatArray
+    before: FloatArray
+    rest: FloatArray
+    first: FloatArray
+
+
+class Inspector:
+    """Looks inside a model; made by ``ClaraModel.inspector``."""
+
+    def __init__(self, inside: Inside) -> None:
+        self._inside = inside
+
+    def weights_of(self, role: EncoderRole) -> Role:
+        """The role whose adapter ``role`` uses: an untrained query reasoner is the compressor."""
+        return self._inside.network.adapters.weights_of(role)
+
+    def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
+        """Last hidden states and memories of texts, one ``States`` each, in order.
+
+        Args:
+            texts: each fits the window.
+            role: who reads them.
+            rate: compression rate.
+
+        Raises:
+            InputError: a text is empty or too long.
+            ConfigError: the rate is not served.
+        """
+        made = []
+        with self._inside.weights.acting_as(role) as model, torch.inference_mode():
+            for place, text in enumerate(texts):
+                encoded = self._encode(model, text, f"text {place}", rate)
+                parts = (encoded.read_out.text_mean, encoded.read_out.read, encoded.memory)
+                made.append(States(*(part[0].float().cpu().numpy() for part in parts)))
+        return made
+
+    def lens(self, text: str, *, role: EncoderRole, rate: int, space: Space = "hidden", top: int = 5) -> Lens:
+        """The top tokens of each memory vector of a text (clara.md section 7).
+
+        ``hidden`` multiplies the last hidden states by the LM head, as the paper does. ``memory`` compares the memory,
+        after its affine read-out, with the token embeddings that it stands among in the generator's prompt: cosine
+        after their mean is taken off both. The LM head says little there: tokens with long embeddings win every slot.
+
+        Args:
+            text: a question or a passage.
+            role: who reads it.
+            rate: compression rate.
+            space: what is looked at.
+            top: tokens a vector.
+
+        Raises:
+            InputError: the text is empty or too long.
+            ConfigError: the rate is not served.
+        """
+        with self._inside.weights.acting_as(role) as model, torch.inference_mode():
+            encoded = self._encode(model, text, "the text", rate)
+            if space == "hidden":
+                scores = encoded.read_out.read[0].float() @ model.get_output_embeddings().weight.float().T
+            else:
+                scores = centred_cosines(encoded.memory[0], model.get_input_embeddings().weight)
+            best = scores.topk(min(top, scores.shape[-1]), dim=-1)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        slots = tuple(tuple(map(self._token, ids, values)) for ids, values in rows)
+        return Lens(space, "logit" if space == "hidden" else "cosine", slots)
+
+    def log_likelihood(self, question: str, contexts: Sequence[Sequence[Memory]], answer: str) -> FloatArray:
+        """Log-likelihood of an answer and its end token under each context: float32 [contexts], nats, summed.
+
+        Args:
+            question: the question.
+            contexts: memories of each prompt, best first; prompts of equal length share a forward pass.
+            answer: what is scored.
+        """
+        found = np.zeros(len(contexts), dtype=np.float32)
+        lengths = [sum(len(memory.values) for memory in context) for context in contexts]
+        order = sorted(range(len(contexts)), key=lambda place: (len(contexts[place]), lengths[place]))
+        with self._inside.weights.acting_as("generator") as model, torch.inference_mode():
+            for start in range(0, len(order), CANDIDATES_AT_ONCE):
+                for places in _alike(order[start : start + CANDIDATES_AT_ONCE], contexts):
+                    prompt, reply = self._prompt(question, contexts[places[0]]), self._reply(answer)
+                    rows = [_values(contexts[place], model) for place in places]
+                    scores = _reply_scores(model, prompt, reply, torch.cat(rows), count=len(places))
+                    found[places] = scores.cpu().numpy()
+        return found
+
+    def selection_gradient(
+        self, question: str, query: Memory, candidates: Sequence[Memory], answer: str, *, k: int, temperature: float
+    ) -> SelectionGradient:
+        """The straight-through selector on one question (clara.md section 5).
+
+        Args:
+            question: the question.
+            query: its memory.
+            candidates: one memory each, at least ``k``.
+            answer: the gold answer.
+            k: slots.
+            temperature: tau.
+
+        Raises:
+            InputError: ``k`` is not between 1 and the number of candidates.
+        """
+        stacked = torch.from_numpy(np.stack([memory.values for memory in candidates]))[None]
+        scores = cosine_scores(torch.tensor(query.values)[None], stacked).requires_grad_()
+        chosen = straight_through_top_k(scores, k, temperature=temperature)
+        prompt = self._prompt(question, [candidates[i] for i in chosen.indices[0].tolist()])
+        with self._inside.weights.acting_as("generator") as model:
+            picked = select(chosen, stacked)[0].flatten(0, 1).to(model.device)
+            loss = -_reply_scores(model, prompt, self._reply(answer), picked, count=1).sum()
+            (gradient,) = torch.autograd.grad(loss, scores)
+        return SelectionGradient(
+            scores=scores.detach()[0].numpy(),
+            probability=(scores.detach() / max(temperature, MIN_TEMPERATURE)).softmax(dim=1)[0].numpy(),
+            gradient=gradient[0].numpy(),
+            likelihood=self.log_likelihood(question, [[memory] for memory in candidates], answer),
+            selected=tuple(chosen.indices[0].tolist()),
+        )
+
+    def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
+        """Attention while an answer is written, averaged over heads.
+
+        The prompt is read with the usual kernels; only the answer's rows are computed by the eager ones, which alone
+        return attention weights, so no [L, L] matrix is held.
+
+        Args:
+            question: the question.
+            memories: the prompt's, best first, all at one rate.
+            answer_ids: the answer's tokens (``Generation.token_ids``), at least one.
+
+        Raises:
+            InputError: there is no memory or no answer token.
+        """
+        if not memories or not answer_ids:
+            raise InputError(
+                f"attention needs memories and an answer, got {len(memories)} and {len(answer_ids)} tokens"
+            )
+        prompt, t = self._prompt(question, memories), len(answer_ids)
+        with self._inside.weights.acting_as("generator") as model, torch.inference_mode():
+            embeds = _spliced(model, prompt, list(answer_ids[:-1]), _values(memories, model), count=1)
+            decoder, split = model.get_decoder(), len(prompt.ids) - 1
+            read = decoder(inputs_embeds=embeds[:, :split], use_cache=True)
+            with _eager(model):
+                out = decoder(
+                    inputs_embeds=embeds[:, split:],
+                    past_key_values=read.past_key_values,
+                    use_cache=True,
+                    output_attentions=True,
+                )
+            rows = torch.stack([layer[0].float().mean(dim=0) for layer in out.attentions]).cpu().numpy()
+        slots, length = list(prompt.slots), len(prompt.ids)
+        words = [place for place in range(slots[-1]) if place not in set(slots)]
+        return AnswerAttention(
+            memories=rows[:, :, slots].reshape(rows.shape[0], t, len(memories), -1),
+            question=rows[:, :, slots[-1] + 1 : length].sum(axis=2),
+            before=rows[:, :, length:].sum(axis=2),
+            rest=rows[:, :, words].sum(axis=2),
+            first=rows[:, :, 0],
+        )
+
+    def _encode(self, model: PreTrainedModel, text: str, label: str, rate: int) -> Encoded:
+        network = self._inside.network
+        ids = torch.tensor([self._inside.ids(text, label)], device=model.device)
+        return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate)
+
+    def _prompt(self, question: str, memories: Sequence[Memory]) -> Prompt:
+        return self._inside.prompter.from_memories(question, [len(memory.values) for memory in memories])
+
+    def _reply(self, answer: str) -> list[int]:
+        """The answer as training writes it: its tokens and the end token."""
+        return [*self._inside.prompter.plain(answer.strip()), self._inside.prompter.eos]
+
+    def _token(self, number: int, score: float) -> LensToken:
+        piece = self._inside.tokenizer.convert_ids_to_tokens(number)
+        begins = isinstance(piece, str) and piece.startswith(_WORD_STARTS)
+        text: str = self._inside.tokenizer.decode([number])
+        return LensToken(text, score, begins)
+
+
+def centred_cosines(memory: Tensor, embeddings: Tensor) -> Tensor:
+    """Cosine of memory vectors with token embeddings, the embeddings' mean taken off both: float32 [N, V].
+
+    Args:
+        memory: [N, H].
+        embeddings: [V, H].
+    """
+    table = embeddings.float()
+    mean = table.mean(dim=0)
+    return functional.normalize(memory.float() - mean, dim=-1) @ functional.normalize(table - mean, dim=-1).T
+
+
+def _values(memories: Sequence[Memory], model: PreTrainedModel) -> Tensor:
+    """Memory vectors of a prompt in reading order: [sum of N, H]; of no rows for a closed book."""
+    if not memories:
+        return torch.zeros(0, model.get_input_embeddings().weight.shape[1], device=model.device)
+    return torch.from_numpy(np.concatenate([memory.values for memory in memories])).to(model.device)
+
+
+def _alike(places: Sequence[int], contexts: Sequence[Sequence[Memory]]) -> Iterator[list[int]]:
+    """Runs of places whose prompts have the same slots."""
+    run: list[int] = []
+    for place in places:
+        sizes = [len(memory.values) for memory in contexts[place]]
+        if run and sizes != [len(memory.values) for memory in contexts[run[0]]]:
+            yield run
+            run = []
+        run.append(place)
+    if run:
+        yield run
+
+
+def _spliced(model: PreTrainedModel, prompt: Prompt, more: list[int], values: Tensor, *, count: int) -> Tensor:
+    """Input embeddings of ``count`` prompts of the same tokens and their own memories, with ``more`` ids behind."""
+    row = [*prompt.ids, *more]
+    ids = torch.tensor([row] * count, device=model.device)
+    slots = torch.zeros(count, len(row), dtype=torch.bool, device=model.device)
+    slots[:, list(prompt.slots)] = True
+    embeds: Tensor = model.get_input_embeddings()(ids)
+    return splice(embeds, slots, values)
+
+
+def _reply_scores(model: PreTrainedModel, prompt: Prompt, reply: list[int], values: Tensor, *, count: int) -> Tensor:
+    """Summed log-probability of a reply after each of ``count`` prompts: float32 [count]."""
+    embeds = _spliced(model, prompt, reply[:-1], values, count=count)
+    out = model.get_decoder()(inputs_embeds=embeds, use_cache=False)
+    scores: Tensor = model.get_output_embeddings()(out.last_hidden_state[:, len(prompt.ids) - 1 :])
+    chances = scores.float().log_softmax(dim=-1)
+    labels = torch.tensor(reply, device=model.device).expand(count, -1)
+    return chances.gather(2, labels[:, :, None])[:, :, 0].sum(dim=1)
+
+
+@contextmanager
+def _eager(model: PreTrainedModel) -> Iterator[None]:
+    """Let attention weights come out of a model for a while."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,226 @@
+"""``clara eval`` with systems and recipes on a tiny model: options, resuming, reports, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from calling import Clara
+
+pytest_plugins = ["cli_fixtures"]
+
+FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
+QUESTIONS = FIXTURES / "multi_hop.jsonl"
+FORMATS = FIXTURES / "formats"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A folder of named data sets."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for setting in ("oracle", "normal"):
+        shutil.copy(QUESTIONS, folder / f"nq.{setting}.jsonl")
+    return folder
+
+
+@pytest.fixture
+def reader(tiny_base: Path, tmp_path: Path) -> Path:
+    """A reader of full text on ``tiny_base`` whose adapter changes every layer."""
+    import torch  # noqa: PLC0415 - tests that load nothing should not wait for it
+
+    from clara.config import LoraSettings  # noqa: PLC0415
+    from clara.model.adapters import Adapters  # noqa: PLC0415
+    from clara.model.backbone import load_base  # noqa: PLC0415
+    from clara.model.reader import ReaderManifest, save_reader  # noqa: PLC0415
+    from conftest import ramp  # noqa: PLC0415
+
+    lora = LoraSettings(rank=4, alpha=8)
+    base = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
+    adapters = Adapters.fresh(base.model, lora, roles=("generator",))
+    ramp([p for name, p in adapters.peft_model.named_parameters() if "lora_B" in name], scale=0.3)
+    manifest = ReaderManifest(base_model=base.name, base_identity=base.identity, context="text", lora=lora)
+    save_reader(adapters, manifest, tmp_path / "reader", card="# Reader\n")
+    return tmp_path / "reader"
+
+
+def test_a_trained_reader_answers_in_the_models_place(
+    clara: Clara, tiny_checkpoint: Path, reader: Path, tmp_path: Path
+) -> None:
+    answers: dict[str, list[str]] = {}
+    common = ("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--context", "text", "--max-new-tokens", 6)
+    for name in ("base", str(reader)):
+        out = tmp_path / f"out-{len(answers)}"
+        found = clara(*common, "--reader", name, "--out", out, "--json").json()
+        assert list(found)[:6] == ["n", "em", "f1", "cover_em", "recall_at_5", "errors"]
+        assert (found["n"], found["errors"], found["context"], found["rate"]) == (7, 0, "text", None)
+        assert found["model"] == str(tiny_checkpoint if name == "base" else reader)
+        answers[name] = [json.loads(row)["prediction"] for row in (out / "rows.jsonl").read_text().splitlines()]
+    assert answers["base"] != answers[str(reader)]
+    wrong = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--context", "none", "--reader", reader)
+    assert wrong.code == 2
+    assert "give --context text" in wrong.err
+    memory = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--reader", reader)
+    assert "give --context text or --context none" in memory.err
+
+
+def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options = ("--fidelity", "--model", tiny_checkpoint, "--limit", 2, "--rate", 4, "--rate", 16)
+    for data in (QUESTIONS, FIXTURES / "passage_qa.jsonl"):
+        found = clara("eval", "--data", data, *options, "--out", tmp_path / data.stem, "--json").json()
+        assert [(result["rate"], result["n"], result["errors"]) for result in found["results"]] == [
+            (4, 2, 0),
+            (16, 2, 0),
+        ]
+        assert all(0 <= result["rouge_l"] <= result["rouge1"] <= 1 for result in found["results"])
+        rows = (tmp_path / data.stem / "fidelity.jsonl").read_text("utf-8").splitlines()
+        assert len(rows) == 4
+    assert "--out DIR" in clara("eval", "--data", QUESTIONS, *options).err
+
+
+def test_systems_side_by_side_and_again(clara: Clara, tiny_checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    systems = ("--system", "clara-bm25", "--system", "closed-book", "--system", "text-bm25", "--system", "bm25")
+    data = ("--data", "nq", "--data-dir", data_dir, "--setting", "oracle", "--limit", 3)
+    options = ("--rate", 4, "--rate", 16, "--k", 2, "--max-new-tokens", 3, "--timed", 1, "--out", out)
+    command = ("eval", *data, "--model", tiny_checkpoint, *systems, *options)
+    found = clara(*command, "--json").json()
+    assert found == json.loads((out / "results.json").read_text("utf-8"))
+    labels = [(result["system"], result["rate"]) for result in found["results"]]
+    expected = [("clara-bm25", 4), ("closed-book", None), ("text-bm25", None), ("bm25", None), ("clara-bm25", 16)]
+    assert labels == expected
+    for result in found["results"]:
+        assert (result["errors"], result["data"], result["setting"], result["given"]) == (
+            0,
+            "nq",
+            "oracle",
+            "candidates",
+        )
+        assert result["n"] == (0 if result["system"] == "bm25" else 3)
+        assert result["origins"][0]["command"].startswith("clara")
+    assert {path.name for path in out.iterdir()} >= {
+        "report.md",
+        "results.json",
+        "rows.jsonl",
+        "journals",
+        "recall.png",
+    }
+    journals = {path: path.read_bytes() for path in (out / "journals").glob("*.jsonl")}
+    assert len(journals) == 5
+    again = clara(*command)
+    assert again.code == 0
+    assert {path: path.read_bytes() for path in (out / "journals").glob("*.jsonl")} == journals, (
+        "nothing is asked twice"
+    )
+    assert "clara-bm25 16x" in again.out
+    assert str(out / "report.md") in again.out
+
+
+def test_a_recipe_runs_a_grid_and_writes_the_page(
+    clara: Clara,
+    tiny_checkpoint: Path,
+    data_dir: Path,
+    tmp_path: Path,
+) -> None:
+    recipe, page = tmp_path / "grid.toml", tmp_path / "docs" / "results.md"
+    recipe.write_text(
+        f'''
+page = "{page}"
+max_new_tokens = 2
+timed = 0
+[[benefit]]
+name = "zero-shot"
+none = "closed-book"
+text = "text-bm25"
+[[runs]]
+data = ["nq"]
+settings = ["oracle", "normal"]
+systems = ["closed-book", "text-bm25", "reader-bm25"]
+limit = 2
+[[runs]]
+data = ["nq"]
+settings = ["oracle"]
+systems = ["clara-bm25"]
+rates = [16]
+limit = 2
+'''
+    )
+    command = (
+        "eval",
+        "--recipe",
+        recipe,
+        "--data-dir",
+        data_dir,
+        "--model",
+        tiny_checkpoint,
+        "--out",
+        tmp_path / "out",
+    )
+    called = clara(*command)
+    assert called.code == 0, called.err
+    assert "not run: reader-bm25" in called.err
+    assert "questions," in called.err
+    assert "left" in called.err
+    text = page.read_text("utf-8")
+    assert "clara-bm25 16x" in text
+    assert "reader-bm25" in text.split("## Left out")[1]
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["results"]) == 5
+
+
+def test_candidates_from_a_store_and_from_a_pool(
+    clara: Clara,
+    tiny_checkpoint: Path,
+    store: Path,
+    tmp_path: Path,
+) -> None:
+    options = ("--system", "bm25", "--setting", "normal", "--candidates", 3, "--model", tiny_checkpoint, "--json")
+    for number, stage in enumerate(("bm25", "dense", "hybrid")):
+        corpus = ("--corpus", store, "--first-stage", stage, "--limit", 1)
+        found = clara("eval", "--data", QUESTIONS, *corpus, *options, "--out", tmp_path / str(number)).json()
+        assert found["results"][0]["candidates"].startswith(f"first 3 of {stage} over the store")
+    pool = clara("eval", "--data", FORMATS / "squad_v2.json", *options, "--out", tmp_path / "pool").json()
+    assert "pool of squad_v2" in pool["results"][0]["candidates"]
+    assert pool["left_out"]["squad_v2 normal"]["no answers"] == 1
+    beir = clara("eval", "--data", FORMATS / "beir", *options, "--out", tmp_path / "beir").json()
+    assert beir["results"][0]["ranked"] == 2
+
+
+def test_abstention_is_reported_where_questions_have_no_answer(
+    clara: Clara,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    options = ("--system", "text-bm25", "--model", tiny_checkpoint, "--max-new-tokens", 2, "--timed", 0)
+    out = tmp_path / "out"
+    called = clara("eval", "--data", FORMATS / "musique_full.jsonl", *options, "--out", out, "--json").json()
+    found = called["results"][0]
+    assert (found["n"], found["abstention"]["unanswerable"]) == (1, 1)
+    assert "unanswerable" in (out / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--system", "clara"), "--out DIR"),
+        (("--system", "klara", "--out", "o"), "no such system: klara; there are"),
+        (("--setting", "normal", "--out", "o"), "give --data and --system NAME; systems: bge-reranker, bm25"),
+        (("--system", "bm25", "--context", "text", "--out", "o"), "--context is for a single model"),
+        (("--system", "bm25", "--reader", "base", "--out", "o"), "folder of a reader"),
+        (("--system", "bm25", "--option", "reader", "--out", "o"), "must be NAME=DIR"),
+        (("--rate", 4, "--rate", 16), "give --system to compare"),
+        (("--reader", "nowhere"), "generator, base, or the folder of a reader"),
+        (("--recipe", "nothing.toml", "--out", "o"), "--recipe says which data"),
+    ],
+)
+def test_refusals_before_anything_is_loaded(clara: Clara, options: tuple[object, ...], message: str) -> None:
+    called = clara("eval", "--data", QUESTIONS, *options)
+    assert called.code == 2
+    assert message in called.err
+
+
+def test_a_named_data_set_that_is_not_there(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    command = ("eval", "--data", "squad", "--system", "bm25", "--model", tiny_checkpoint, "--out", tmp_path / "o")
+    assert "CLARA_DATA" in clara(*command).err
+    assert "no squad.oracle.jsonl.gz" in clara(*command, "--data-dir", tmp_path).err

@@ -1,0 +1,156 @@
+"""Readers of public formats, on small files in their layouts with invented content."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from clara.data import DocText, GoldRef, Question, read_questions
+from clara.data.records import UnusableRecordError
+from clara.errors import RecordError
+
+FORMATS = Path(__file__).parent / "fixtures" / "formats"
+OWN = Path(__file__).parent / "fixtures" / "multi_hop.jsonl"
+ASKED = "Where was the engineer of Skerry Light born?"
+LIGHT = DocText("Skerry Light", "Skerry Light is a lighthouse on Brannoch. It was built by Moira Calder.")
+HERRING = DocText("Holm herring", "Holm herring is salted in barrels of beech wood.")
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "count", "rejected", "left_out"),
+    [
+        ("hotpotqa_distractor.json", "hotpotqa", 2, {"missing key 'answer'": 1, "wrong length of 'context'[]": 1}, 1),
+        ("hotpotqa_fullwiki.json", "hotpotqa", 1, {}, 0),
+        ("hotpotqa_hub.jsonl", "hotpotqa", 1, {"lists of different length in 'supporting_facts'": 1}, 0),
+        ("2wikimultihopqa.json", "2wiki", 2, {}, 0),
+        ("musique_full.jsonl", "musique", 2, {"wrong type of 'is_supporting'": 1}, 1),
+        ("squad_v1.json", "squad", 1, {}, 0),
+        (
+            "squad_v2.json",
+            "squad",
+            2,
+            {
+                "no answers": 1,
+                "wrong type of 'qas[]'": 1,
+                "wrong type of 'qas'": 1,
+                "empty text": 1,
+                "wrong type of 'data[]'": 1,
+            },
+            0,
+        ),
+        ("nq_open.jsonl", "nq_open", 1, {"no answers": 1, "empty question": 1}, 0),
+        ("dpr_retriever.json", "dpr", 1, {"wrong type of 'positive_ctxs[]'": 1}, 0),
+        ("dpr_results.json", "dpr", 1, {}, 0),
+        ("kilt_nq.jsonl", "kilt", 1, {"no answers": 1}, 1),
+        ("official.jsonl", "official", 2, {"gold index out of range": 1, "wrong type of 'gold_answer'": 1}, 0),
+    ],
+)
+def test_a_file_is_known_by_its_keys_and_its_faults_are_counted(
+    name: str, label: str, count: int, rejected: dict[str, int], left_out: int
+) -> None:
+    found = read_questions(FORMATS / name)
+    assert (found.format, len(found.questions)) == (label, count)
+    assert dict(found.rejected) == rejected
+    assert sum(found.left_out.values()) == left_out
+    assert all(f"{number} {reason}" in found.summary() for reason, number in rejected.items())
+
+
+def test_hotpotqa_in_all_three_layouts() -> None:
+    distractor, yes = read_questions(FORMATS / "hotpotqa_distractor.json").questions
+    assert (distractor.id, distractor.question, distractor.answers) == ("h1", ASKED, ("Ullmere",))
+    assert [doc.title for doc in distractor.docs] == ["Holm herring", "Skerry Light", "Moira Calder"]
+    assert distractor.docs[1] == LIGHT
+    assert (distractor.gold, distractor.elsewhere) == ((1, 2), ())
+    assert yes.answers == ("yes",)
+    fullwiki = read_questions(FORMATS / "hotpotqa_fullwiki.json").questions[0]
+    assert (fullwiki.gold, fullwiki.elsewhere) == ((1,), (GoldRef("Moira Calder"),))
+    hub = read_questions(FORMATS / "hotpotqa_hub.jsonl").questions[0]
+    assert (hub.docs, hub.gold) == (distractor.docs, distractor.gold)
+
+
+def test_two_wiki_with_aliases_and_with_lists_as_text() -> None:
+    first, second = read_questions(FORMATS / "2wikimultihopqa.json").questions
+    assert first.answers == ("Ullmere", "Ullmere town")
+    assert (first.source, first.gold) == ("2wiki", (0, 1))
+    assert (second.docs, second.gold) == ((LIGHT,), (0,))
+
+
+def test_unanswerable_questions() -> None:
+    answerable, not_ = read_questions(FORMATS / "musique_full.jsonl").questions
+    assert (answerable.answers, answerable.unanswerable) == (("Ullmere", "town of Ullmere"), False)
+    assert (not_.answers, not_.unanswerable, not_.gold) == ((), True, (1,))
+    one, two = read_questions(FORMATS / "squad_v2.json").questions
+    assert (one.answers, two.answers, two.unanswerable) == (("Moira Calder",), (), True)
+    assert two.docs == (LIGHT,), "the paragraph it was asked about, its title without underscores"
+    old = read_questions(FORMATS / "squad_v1.json").questions[0]
+    assert old.answers == ("Moira Calder", "Calder")
+
+
+def test_questions_whose_documents_are_elsewhere() -> None:
+    nq = read_questions(FORMATS / "nq_open.jsonl").questions[0]
+    assert (nq.docs, nq.gold, nq.answers) == ((), (), ("Moira Calder", "Calder"))
+    kilt = read_questions(FORMATS / "kilt_nq.jsonl").questions[0]
+    assert kilt.elsewhere == (GoldRef("Skerry Light"),)
+    assert kilt.answers == ("Moira Calder", "Calder")
+
+
+def test_dpr_and_official_candidates() -> None:
+    training = read_questions(FORMATS / "dpr_retriever.json").questions[0]
+    assert (training.docs, training.gold) == ((LIGHT, HERRING), (0,))
+    results = read_questions(FORMATS / "dpr_results.json").questions[0]
+    assert (results.id, results.docs, results.gold) == ("7", (HERRING, LIGHT), (1,))
+    marked, plain = read_questions(FORMATS / "official.jsonl").questions
+    assert (marked.gold, marked.docs[1].title) == ((1,), "")
+    assert marked.docs[1].text.startswith("Skerry Light\n")
+    assert (plain.gold, plain.answers) == ((), ("nobody", "no one"))
+
+
+def test_our_own_records_gzip_and_a_limit(tmp_path: Path) -> None:
+    found = read_questions(OWN)
+    assert (found.name, found.format, len(found.questions)) == ("multi_hop", "clara", 8)
+    packed = tmp_path / "own.jsonl.gz"
+    packed.write_bytes(gzip.compress(OWN.read_bytes()))
+    again = read_questions(packed, name="named", limit=3)
+    assert again.questions == found.questions[:3]
+    assert again.name == "named"
+    assert again.sha256 != found.sha256, "of the bytes on disk"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not known"),
+        (b'{"prompt": "x"}\n', "expected one of clara.*'prompt'"),
+        (b'[{"question": "cut', "not valid JSON"),
+        (gzip.compress(b'{"question": "q", "answer": ["a"]}\n')[:-9], "damaged"),
+        (b'{"question": "q", "answer": []}\n', "no usable question in format nq_open.*no answers"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=message):
+        read_questions(path)
+
+
+def test_bad_lines_do_not_hide_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    good = json.dumps({"question": "q", "answer": ["a"]}).encode()
+    path.write_bytes(b'{"cut\n\n[1]\n\xff\xfe\n' + good + b"\n")
+    found = read_questions(path)
+    assert len(found.questions) == 1
+    assert dict(found.rejected) == {"bad JSON": 1, "not UTF-8": 1, "not a JSON object": 1}
+
+
+def test_questions_check_themselves() -> None:
+    with pytest.raises(UnusableRecordError, match="out of range"):
+        Question("1", "s", "q?", ("a",), (LIGHT,), (1,))
+    with pytest.raises(UnusableRecordError, match="repeated"):
+        Question("1", "s", "q?", ("a",), (LIGHT,), (0, 0))
+    with pytest.raises(UnusableRecordError, match="blank answer"):
+        Question("1", "s", "q?", (" ",), (LIGHT,), ())
+    with pytest.raises(UnusableRecordError, match="reference"):
+        GoldRef()

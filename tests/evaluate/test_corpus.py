@@ -1,0 +1,165 @@
+"""Corpora of every form, first stages, and the marking of gold passages in what they find."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bag_model import words
+
+from clara.data import DocText, GoldRef, Question, read_questions
+from clara.errors import InputError, RecordError
+from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, beir_questions, pooled, read_corpus
+from clara.evaluate.first_stage import CorpusSearch, FirstStageName, settled
+from clara.evaluate.sources import Candidacy, Sources
+from clara.records import FloatArray
+
+FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
+FORMATS = FIXTURES / "formats"
+OWN = read_questions(FIXTURES / "multi_hop.jsonl")
+
+
+class Hashed:
+    """Words hashed into unit vectors."""
+
+    fingerprint = "hashed"
+
+    def documents(self, texts: Sequence[str]) -> FloatArray:
+        rows = np.zeros((len(texts), 512), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in words(text):
+                row[zlib.crc32(word.encode()) % 512] += 1
+        unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        return unit
+
+    def questions(self, texts: Sequence[str]) -> FloatArray:
+        return self.documents(texts)
+
+
+def test_pooled_corpus_holds_each_text_once() -> None:
+    corpus = pooled(OWN.questions)
+    texts = [passage.doc for passage in corpus.passages]
+    assert len(texts) == len(set(texts)) == len({doc for q in OWN.questions for doc in q.docs})
+    assert corpus.sha256() == pooled(OWN.questions).sha256() != pooled(OWN.questions[:1]).sha256()
+    with pytest.raises(RecordError, match="no passage"):
+        pooled([])
+
+
+def test_beir_folder() -> None:
+    corpus = read_corpus(FORMATS / "beir")
+    assert [passage.id for passage in corpus.passages] == ["d1", "d2", "d3"]
+    assert corpus.rejected == {"empty text": 1}
+    assert corpus.qrels == {"q1": frozenset({"d1", "d2"}), "q2": frozenset({"d3"})}
+    first, second = beir_questions(FORMATS / "beir")
+    assert (first.answers, second.answers) == (("Ullmere",), None)
+    assert second.elsewhere == (GoldRef(id="d3"),)
+
+
+def test_dpr_passages_kilt_source_and_our_own(tmp_path: Path) -> None:
+    dpr = read_corpus(FORMATS / "psgs_w100.tsv")
+    assert [passage.id for passage in dpr.passages] == ["1", "2"]
+    assert '"Brannoch"' in dpr.passages[0].doc.text
+    assert dpr.rejected == {"empty text": 1, "not three columns": 1}
+    kilt = read_corpus(FORMATS / "kilt_knowledgesource.jsonl")
+    assert [(passage.id, passage.doc.title) for passage in kilt.passages] == [
+        ("11:1", "Skerry Light"),
+        ("11:3", "Skerry Light"),
+        ("12:1", "Holm herring"),
+    ]
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"id": "p1", "source": "s", "title": "T", "text": "words"}\n{"title": "T", "text": "no id"}\n')
+    found = read_corpus(own)
+    assert (found.passages, dict(found.rejected)) == ((CorpusPassage("p1", DocText("T", "words")),), {"no id": 1})
+    with pytest.raises(RecordError, match="no corpus"):
+        read_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
+def test_first_stages_find_what_shares_words(kind: FirstStageName) -> None:
+    stage = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+    found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
+    assert found[0][0].doc.title == "Tarn Bridge"
+    assert found[1][0].doc.title == "Holm herring"
+    assert all(len(row) <= 3 for row in found)
+    assert stage.search(["xyzzy"], 3)[0] == [] if kind == "bm25" else True
+    again = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+    assert again.search(["How many arches has Tarn Bridge?"], 3)[0] == found[0]
+
+
+def test_vectors_need_an_encoder() -> None:
+    with pytest.raises(InputError, match="--first-stage dense"):
+        CorpusSearch(pooled(OWN.questions), "dense")
+
+
+def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
+    stage = CorpusSearch(pooled(OWN.questions), "bm25")
+    made = settled(OWN.questions, stage, oracle=False, candidates=1).questions
+    for before, after in zip(OWN.questions, made, strict=True):
+        texts = {before.docs[index] for index in before.gold}
+        assert {after.docs[index] for index in after.gold} == texts & set(after.docs)
+        assert len(after.elsewhere) == len(texts - set(after.docs))
+        assert len(after.docs) == 1
+    assert any(question.elsewhere for question in made), "one place does not hold two gold documents"
+
+
+def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
+    stage = CorpusSearch(pooled(OWN.questions), "bm25")
+    made = settled(OWN.questions, stage, oracle=True, candidates=4).questions
+    assert all(not question.elsewhere for question in made)
+    for before, after in zip(OWN.questions, made, strict=True):
+        assert {after.docs[index] for index in after.gold} == {before.docs[index] for index in before.gold}
+        assert len(set(after.docs)) == len(after.docs) <= 4
+    assert len({question.gold for question in made if len(question.gold) == 1}) > 1
+    assert made == settled(OWN.questions, stage, oracle=True, candidates=4).questions
+
+
+def test_gold_by_id_by_text_and_by_title() -> None:
+    window = CorpusPassage("9", DocText("skerry_light", "It was built  by Moira Calder."))
+    question = Question(
+        "q", "s", "q?", ("a",), (DocText("Skerry Light", "A lighthouse. It was built by Moira Calder."),), (0,)
+    )
+    assert GoldFinder(question).covered(window) == [0]
+    assert GoldFinder(question).covered(replace(window, doc=DocText("Other", window.doc.text))) == []
+    assert GoldFinder(question, {"q": frozenset({"9"})}).covered(window) == [0]
+    assert GoldFinder(question, {"q": frozenset({"8"})}).covered(window) == []
+    titled = replace(question, docs=(), gold=(), elsewhere=(GoldRef("Skerry Light"),))
+    assert GoldFinder(titled).covered(window) == [0]
+
+
+def test_nothing_found_is_counted() -> None:
+    corpus = Corpus("one", (CorpusPassage("1", DocText("", "nothing in common")),), {}, {})
+    question = Question("q", "s", "Skerry?", ("a",), (), ())
+    made = settled([question], CorpusSearch(corpus, "bm25"), oracle=False)
+    assert made.questions == ()
+    assert made.without == {"questions for which the first stage found nothing": 1}
+
+
+def load(name: str, setting: str = "normal", **candidacy: object) -> tuple[Question, ...]:
+    sources = Sources(None, Candidacy(**candidacy))  # type: ignore[arg-type]
+    exam = sources.load(str(FORMATS / name), setting, given="candidates", k=2, max_new_tokens=8).exam  # type: ignore[arg-type]
+    return exam.questions
+
+
+def test_where_candidates_come_from() -> None:
+    own = Sources(None).load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
+    assert own.exam.candidates == "as in the file"
+    assert own.exam.questions == OWN.questions
+    sources = Sources(None, Candidacy(corpus="pool", candidates=3))
+    pool = sources.load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
+    assert pool.exam.candidates.startswith("first 3 of bm25 over pool of multi_hop")
+    assert {len(question.docs) for question in pool.exam.questions} <= {1, 2, 3}
+    hotpot = load("hotpotqa_distractor.json")
+    assert len(hotpot[0].docs) > 1
+    assert len(load("squad_v2.json", "oracle")[0].docs) == 1
+    kilt = load("kilt_nq.jsonl", corpus=str(FORMATS / "kilt_knowledgesource.jsonl"))
+    assert [kilt[0].docs[index].title for index in kilt[0].gold] == ["Skerry Light"] * len(kilt[0].gold)
+    assert kilt[0].gold
+    beir = load("beir")
+    assert [question.id for question in beir] == ["q1", "q2"]
+    assert all(question.gold for question in beir)
+    with pytest.raises(RecordError, match="give --corpus"):
+        load("nq_open.jsonl", "oracle")

@@ -1,0 +1,236 @@
+"""Whole comparisons of small real systems: plan, journals, scores, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from bag_model import BagModel
+from word_system import SYSTEMS, WordSystem, make_settings
+
+from clara.config import check
+from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
+from clara.evaluate.benefit import kept_benefits
+from clara.evaluate.contest import Asking, Exam, Scoring, examine
+from clara.evaluate.grid import Benefit, Grid, GridRun, Outcome, Step, Trial, run_grid, trials
+from clara.evaluate.isolation import Failure
+from clara.evaluate.provenance import provenance
+from clara.evaluate.report import make_report, write_report
+from clara.evaluate.results_page import page, write_page
+from clara.evaluate.sources import Sources
+from clara.evaluate.system import Ask, Build, Reply, SystemSettings
+from clara.metrics import bootstrap_interval, score_answer
+
+FILE = Path(__file__).parents[1] / "data" / "fixtures" / "multi_hop.jsonl"
+SOURCES = Sources(None)
+PAIR = Benefit(name="plain", none="nothing", text="words")
+
+
+def load(given: str = "candidates", k: int = 2, limit: int | None = None) -> Exam:
+    return SOURCES.load(str(FILE), "oracle", given=given, k=k, max_new_tokens=8, limit=limit).exam  # type: ignore[arg-type]
+
+
+def compare(
+    folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **asking: object
+) -> Outcome:
+    wanted = trials([check(GridRun, {"data": (str(FILE),), **run}, source="test") for run in runs])
+    how = Asking(folder=folder, batch_size=3, **asking)  # type: ignore[arg-type]
+    return run_grid(wanted, systems, make_settings(), SOURCES, how)
+
+
+def test_scores_follow_from_the_replies(tmp_path: Path) -> None:
+    exam = load()
+    system = WordSystem("words", make_settings())
+    result = examine(system, exam, Asking(tmp_path, batch_size=3))
+    assert len(exam.questions) == 8
+    assert system.asked == [question.id for question in exam.questions]
+    values = [
+        score_answer(row.prediction or "", q.answers or ()) for q, row in zip(exam.questions, result.rows, strict=True)
+    ]
+    assert result.f1 == pytest.approx(fmean(value.f1 for value in values))
+    assert result.ci95 is not None
+    assert result.ci95.f1 == bootstrap_interval([value.f1 for value in values])
+    assert (result.n, result.errors, result.ranked, result.without_gold) == (8, 0, 7, 1)
+    assert result.first_token_seconds == 0.25
+    assert result.retrieval is not None
+    assert 0 < result.retrieval["R@1"] <= result.retrieval["R@5"] <= 1
+    assert result.abstention is None, "every question has an answer"
+    assert json.loads(json.dumps(result.to_json()))["key"] == result.subject.key
+
+
+def test_nothing_is_asked_twice(tmp_path: Path) -> None:
+    first, again, more = (WordSystem("words", make_settings()) for _ in range(3))
+    examine(first, load(limit=5), Asking(tmp_path, batch_size=2))
+    result = examine(again, load(), Asking(tmp_path, batch_size=2))
+    assert first.asked + again.asked == [question.id for question in load().questions]
+    assert examine(more, load(), Asking(tmp_path)) == result
+    assert not more.asked
+    other = WordSystem("words", make_settings(rate=2), minds_rate=True)
+    examine(other, load(), Asking(tmp_path), rate=2)
+    assert len(other.asked) == 8, "another fingerprint is another run"
+
+
+def test_an_error_is_counted_named_and_in_no_mean(tmp_path: Path) -> None:
+    system, sound = WordSystem("words", make_settings()), WordSystem("words", make_settings())
+    system.broken = frozenset({"sample:2", "sample:4"})
+    result = examine(system, load(), Asking(tmp_path / "a", batch_size=3))
+    full = examine(sound, load(), Asking(tmp_path / "b", batch_size=3))
+    assert (result.n, result.errors) == (6, 2)
+    assert set(result.error_reasons) == {f"RuntimeError: out of memory at sample:{n}" for n in (2, 4)}
+    kept = [row for row in full.rows if row.id not in system.broken]
+    assert [row for row in result.rows if row.error is None] == kept
+    assert result.f1 == pytest.approx(fmean(row.scores.f1 for row in kept if row.scores))
+    system.broken = frozenset()
+    system.asked.clear()
+    assert examine(system, load(), Asking(tmp_path / "a")).errors == 2, "an error stays"
+    assert not system.asked
+    mended = examine(system, load(), Asking(tmp_path / "a", retry_errors=True))
+    assert sorted(system.asked) == ["sample:2", "sample:4"]
+    assert mended.rows == full.rows
+
+
+def test_a_system_that_raises_or_points_nowhere_fails_question_by_question(tmp_path: Path) -> None:
+    class Odd(WordSystem):
+        def _one(self, ask: Ask) -> Reply | Failure:
+            if ask.id == "sample:1":
+                raise MemoryError("too large")
+            reply = super()._one(ask)
+            return replace(reply, used=(99,)) if ask.id == "sample:3" and isinstance(reply, Reply) else reply
+
+    result = examine(Odd("words", make_settings()), load(), Asking(tmp_path, batch_size=4))
+    assert result.errors == 2
+    assert {row.id for row in result.rows if row.error} == {"sample:1", "sample:3"}
+
+
+def test_gold_documents_only(tmp_path: Path) -> None:
+    exam = load("gold")
+    result = examine(WordSystem("words", make_settings(given="gold")), exam, Asking(tmp_path))
+    assert [row.used for row in result.rows] == [tuple(range(len(question.gold))) for question in exam.questions]
+    assert (result.retrieval, result.ranked, result.without_gold) == (None, 0, 0)
+
+
+def test_the_plan_names_each_trial_once_and_keeps_data_together() -> None:
+    run = GridRun(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
+    plain = GridRun(data=("a",), systems=("z", "x"))
+    found = trials([run, plain, run])
+    assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
+    groups = [(trial.data, trial.setting) for trial in found]
+    assert [group for n, group in enumerate(groups) if n == 0 or groups[n - 1] != group] == list(dict.fromkeys(groups))
+    assert Trial("a", "oracle", "candidates", 5, None, "z", None) in found
+
+
+def test_a_system_that_minds_no_rate_is_asked_once(tmp_path: Path) -> None:
+    outcome = compare(tmp_path, [{"systems": ("words", "every"), "rates": (1, 2)}])
+    assert [result.subject.label for result in outcome.results] == ["words", "every 1x", "every 2x"]
+
+
+def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
+    def missing(_: SystemSettings) -> WordSystem:
+        raise MissingExtraError("llmlingua", "eval")
+
+    systems = {**SYSTEMS, "lingua": missing}
+    runs: list[dict[str, object]] = [{"systems": ("lingua", "words", "every"), "rates": (2, 3)}]
+    outcome = compare(tmp_path, runs, systems, strict=False)
+    assert [result.subject.label for result in outcome.results] == ["words", "every 2x"]
+    assert set(outcome.not_run) == {"lingua 2x", "lingua 3x", "every 3x"}
+    assert "pip install 'clara-rag[eval]'" in outcome.not_run["lingua 2x"]
+    with pytest.raises(ClaraError, match="llmlingua"):
+        compare(tmp_path / "strict", runs, systems)
+    assert not (tmp_path / "strict").exists(), "said before anything is asked"
+    with pytest.raises(ConfigError, match="no such system: wrds; there are every, nothing, words"):
+        compare(tmp_path, [{"systems": ("wrds",)}])
+
+
+def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    wanted = trials([GridRun(data=(str(FILE),), systems=("words", "nothing"))])
+    run_grid(wanted, SYSTEMS, make_settings(), SOURCES, Asking(tmp_path, batch_size=3), tell=steps.append)
+    assert [step.done for step in steps] == [3, 6, 8, 11, 14, 16]
+    assert {step.total for step in steps} == {16}
+    assert steps[-1].seconds_left == 0
+    assert all(step.seconds_left is not None and step.seconds_left >= 0 for step in steps)
+
+
+def test_kept_benefit_by_hand(tmp_path: Path) -> None:
+    outcome = compare(tmp_path, [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}])
+    f1 = {result.subject.label: result.f1 or 0.0 for result in outcome.results}
+    kept = {item.system: item for item in kept_benefits(outcome.results, [PAIR])}
+    assert list(kept) == ["every 1x", "every 2x"]
+    for label, item in kept.items():
+        expected = (f1[label] - f1["nothing"]) / (f1["words"] - f1["nothing"])
+        assert item.kept == pytest.approx(expected)
+        assert item.n == 8
+    assert kept["every 1x"].kept == 1.0, "the same words as the full text"
+    assert kept["every 1x"].ci95 is not None
+    assert kept["every 1x"].ci95.low == kept["every 1x"].ci95.high == 1.0
+    back = kept_benefits(outcome.results, [Benefit(name="turned", none="words", text="nothing")])
+    assert {item.kept for item in back} == {None}, "text that does not help keeps nothing"
+
+
+def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
+    origin = provenance(["clara", "eval"], model="bag", checkpoint=BagModel().fingerprint, seed=0, device="cpu")
+    outcome = compare(
+        tmp_path / "journals",
+        [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}],
+        origin=origin.to_json(),
+    )
+    report = make_report(outcome, origin, Scoring(), [PAIR])
+    written = {path.name for path in write_report(report, tmp_path / "out")}
+    figures = {"f1_rate.png", "recall.png", "first_token_f1.png", "kept_benefit.png"}
+    assert written == {"report.md", "results.json", "rows.jsonl"} | figures
+    for name in figures:
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    for result in outcome.results:
+        assert text.count(f"`{result.subject.key}`") >= 2, "in the table of scores and in the table of runs"
+        assert f"{100 * (result.f1 or 0):.1f}" in text
+    for fact in (origin.commit, origin.cpu, origin.torch, origin.checkpoint, "seed 0"):
+        assert fact in text
+    found = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert [item["f1"] for item in found["results"]] == [result.f1 for result in outcome.results]
+    assert found["results"][0]["origins"][0]["commit"] == origin.commit
+    assert found["results"][0]["data_sha256"] == load().data_sha256
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 4 * 8
+    assert {row["run"] for row in rows} == {result.subject.key for result in outcome.results}
+    assert len(found["comparisons"]["multi_hop oracle candidates"]) == 6
+
+
+def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:
+    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    outcome = compare(tmp_path, [{"systems": ("words", "nothing"), "limit": 3}])
+    report = make_report(outcome, origin, Scoring(), [PAIR])
+    write_page(report, tmp_path / "docs" / "results.md")
+    text = (tmp_path / "docs" / "results.md").read_text("utf-8")
+    assert text == page(report)
+    ours, paper = text.split("## The paper's figures")
+    assert "57.05" in paper
+    assert "57.05" not in ours
+    assert f"{100 * (outcome.results[0].f1 or 0):.1f}" in ours
+    assert "not comparable" in paper
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+
+
+def test_recipes_are_checked_whole() -> None:
+    with pytest.raises(ConfigError, match="3 fault"):
+        check(Grid, {"runs": [{"data": ["nq"], "systems": []}], "seeds": 1}, source="recipe")
+    with pytest.raises(ConfigError, match="each system once"):
+        check(Grid, {"runs": [{"data": ["nq"], "systems": ["a", "a"]}]}, source="recipe")
+
+
+def test_names_lead_to_files_or_to_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "nq.oracle.jsonl").write_text(FILE.read_text("utf-8"), encoding="utf-8")
+    sources = Sources(tmp_path)
+    exam = sources.load("nq", "oracle", given="candidates", k=5, max_new_tokens=8).exam
+    assert (exam.data, len(exam.questions), exam.candidates) == ("nq", 8, "as in the file")
+    with pytest.raises(InputError, match=r"no nq.normal.jsonl.gz .* --data-dir"):
+        sources.load("nq", "normal", given="candidates", k=5, max_new_tokens=8)
+    with pytest.raises(InputError, match="CLARA_DATA"):
+        Sources(None).load("squad", "oracle", given="candidates", k=5, max_new_tokens=8)
+    with pytest.raises(RecordError, match="no data file"):
+        Sources(None).load("nothing.jsonl", "oracle", given="candidates", k=5, max_new_tokens=8)
