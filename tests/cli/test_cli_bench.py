@@ -36,3 +36,13 @@ def test_ask_reads_fewer_positions_from_memories(clara: Clara, tiny_checkpoint: 
     assert result["text_prompt"] - result["memory_prompt"] > 3 * (50 - 4)
     assert result["ratio"] > 0
     assert "times faster" in clara("bench", "ask", "--model", tiny_checkpoint, "--questions", 1).out
+
+
+def test_candidates_are_faster_from_an_index(clara: Clara, tiny_checkpoint: Path) -> None:
+    call = ("bench", "candidates", "--model", tiny_checkpoint, "--questions", 2, "--candidates", 6)
+    result = clara(*call, "--k", 3, "--json").json()
+    assert (result["questions"], result["candidates"], result["k"], result["rate"]) == (2, 6, 3, 4)
+    assert result["docs_per_second"] > 0
+    assert result["compressed_seconds"] > result["indexed_seconds"] > 0
+    assert result["ratio"] > 1
+    assert "5 of them read at 4x" in clara(*call).out

@@ -21,11 +21,13 @@ from typer.testing import CliRunner
 from clara.cli import convert as convert_command
 from clara.cli import export as export_command
 from clara.config import CompressionConfig, check
-from clara.errors import BaseModelError, CheckpointError, ConfigError
+from clara.errors import BaseModelError, CheckpointError, ConfigError, InputError
 from clara.model import ClaraModel, checkpoint, official
 from clara.model.create import from_checkpoint
 from clara.model.official_prompting import OfficialPrompter
 from clara.model.official_write import convert, export
+from clara.pipeline import Clara
+from clara.records import GenerationRequest
 
 TEXT = "The lighthouse keeper wrote three letters."
 
@@ -243,6 +245,36 @@ def test_an_instruct_checkpoint_keeps_its_generator_whatever_pure_inference_says
         assert torch.equal(state["base_model.model." + name], tensor)
 
 
+def test_questions_may_have_different_numbers_of_documents(model: ClaraModel) -> None:
+    """The official code deals unequal numbers of documents out anew among the questions, without a word."""
+    memories = model.compress([TEXT, "Another one.", "A third."])
+    requests = [GenerationRequest("Who wrote?", memories=tuple(memories[:n])) for n in (1, 3, 2)]
+    together = model.generate_many(requests, max_new_tokens=4)
+    assert [answer.tokens.memory for answer in together] == [4, 12, 8]
+    alone = [model.generate_many([request], max_new_tokens=4)[0] for request in requests]
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+
+
+def test_more_passages_may_be_asked_for_than_there_are(model: ClaraModel, tmp_path: Path) -> None:
+    """The official selection crashes when k is larger than the number of documents."""
+    (tmp_path / "one.txt").write_text(TEXT)
+    with Clara.open(tmp_path / "store", model=model) as rag:
+        rag.add([tmp_path / "one.txt"])
+        assert len(rag.ask("Who wrote letters?", 9, mode="latent", max_new_tokens=2).citations) == 1
+    assert model.default_k == 2, "as the checkpoint's generation_top_k says"
+
+
+def test_a_long_question_keeps_the_assistants_header(model: ClaraModel) -> None:
+    """The official code cuts long prompts at their end, and with it the place where the answer begins."""
+    memories = model.compress([TEXT])
+    short, long = ("Who?", "Who wrote the letters? " * 60)
+    prompter = _prompter(model)
+    ends = [prompter.from_memories(question, [4]).ids[-8:] for question in (short, long)]
+    assert ends[0] == ends[1]
+    with pytest.raises(InputError, match=r"the prompt has \d+ tokens .*the model takes 2048"):
+        model.generate(long * 20, memories)
+
+
 A_NAME = "model.layers.1.mlp.up_proj.lora_A.weight"
 
 
@@ -259,6 +291,11 @@ def _set(adapter: str, name: str, value: Tensor) -> Spoil:
 
 
 FAULTS: dict[str, tuple[Spoil, str]] = {
+    "double precision": (
+        lambda made: made.adapters["decoder_adapter"].update({A_NAME: torch.ones(RANK, 32, dtype=torch.float64)}),
+        f"decoder_adapter: {A_NAME} is float64, expected float32, bfloat16 or float16",
+    ),
+    "no passages": (_config(generation_top_k=0), "generation_top_k: .*greater than or equal to 1"),
     "missing tensor": (_drop("encoder_adapter", A_NAME), f"encoder_adapter misses 1 tensor.*{A_NAME}"),
     "unknown tensor": (_set("decoder_adapter", "x.lora_A.weight", torch.ones(1)), "unknown tensor.*x.lora_A.weight"),
     "missing adapter": (lambda made: made.adapters.pop("decoder_adapter"), "misses 1 adapter.*decoder_adapter"),
@@ -362,13 +399,13 @@ def test_without_base_the_way_out_is_said(folder: Path, tiny_base: Path, tmp_pat
     assert ClaraModel.load(near).manifest.base_model == str(tiny_base)
 
 
-def test_the_folder_of_a_published_model_names_its_sub_folders(folder: Path, tmp_path: Path) -> None:
-    for name in ("compression-16", "compression-128"):
-        shutil.copytree(folder, tmp_path / "CLaRa" / name)
-    with pytest.raises(CheckpointError, match=r"give one of compression-128, compression-16"):
-        ClaraModel.load(tmp_path / "CLaRa")
-    with pytest.raises(CheckpointError, match=r"give one of compression-128, compression-16"):
-        convert(tmp_path / "CLaRa", tmp_path / "out", tmp_path, base_name=None, progress=silent)
+def test_the_folder_of_a_published_model_stands_for_its_lowest_rate(tiny_base: Path, tmp_path: Path) -> None:
+    for rate in (16, 8):
+        content(tiny_base, compr_rate=rate).write(tmp_path / "CLaRa" / f"compression-{rate}")
+    assert ClaraModel.load(tmp_path / "CLaRa", base=str(tiny_base)).rates == (8,)
+    assert ClaraModel.load(tmp_path / "CLaRa" / "compression-16", base=str(tiny_base)).rates == (16,)
+    manifest = convert(tmp_path / "CLaRa", tmp_path / "out", tmp_path, base_name=str(tiny_base), progress=silent)
+    assert manifest.compression.rates == (8,)
 
 
 def test_a_checkpoint_of_our_own_kind_cannot_be_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:

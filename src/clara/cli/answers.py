@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How questions are answered; the fields are the options of the same names."""
+    """How questions are answered; the fields are the options of the same names (k None: as the model was trained)."""
 
-    k: int
+    k: int | None
     mode: SearchMode
     context: ContextKind
     max_new_tokens: int
@@ -34,15 +34,16 @@ def answer(rag: Clara, question: str, wanted: Wanted) -> None:
     """
     how = {"mode": wanted.mode, "context": wanted.context, "max_new_tokens": wanted.max_new_tokens}
     check_question(question)
+    k = wanted.k or rag.model.default_k
     if sys.stdout.isatty() and not wanted.as_json:
-        stream = rag.stream(question, wanted.k, **how)  # type: ignore[arg-type]
+        stream = rag.stream(question, k, **how)  # type: ignore[arg-type]
         for piece in stream.pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
         write()
         show_citations(stream.citations)
         return
-    made = rag.ask(question, wanted.k, **how)  # type: ignore[arg-type]
+    made = rag.ask(question, k, **how)  # type: ignore[arg-type]
     if wanted.as_json:
         print_json(answer_object(made))
         return

@@ -10,6 +10,7 @@ from clara.cli.answers import Wanted, answer
 from clara.cli.options import (
     DEFAULT_STORE,
     AnswerTokensOption,
+    AttentionOption,
     BaseOption,
     CacheOption,
     ContextOption,
@@ -17,6 +18,7 @@ from clara.cli.options import (
     DtypeOption,
     JsonOption,
     KOption,
+    MemoryCheckOption,
     ModelChoice,
     ModelOption,
     ModeOption,
@@ -32,7 +34,7 @@ def ask(
     store: StoreOption = DEFAULT_STORE,
     model: ModelOption = None,
     base: BaseOption = None,
-    k: KOption = 5,
+    k: KOption = None,
     mode: ModeOption = "hybrid",
     context: ContextOption = "memory",
     max_new_tokens: AnswerTokensOption = 64,
@@ -41,6 +43,8 @@ def ask(
     dtype: DtypeOption = "auto",
     cache: CacheOption = None,
     threads: ThreadsOption = None,
+    attention: AttentionOption = "auto",
+    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Answer a question from the store, with the passages the answer was generated from.
 
@@ -58,7 +62,7 @@ def ask(
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
     wanted = Wanted(k, mode, context, max_new_tokens, as_json)
-    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads)) as rag:
+    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         answer(rag, question, wanted)
 
 

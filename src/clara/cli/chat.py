@@ -11,6 +11,7 @@ from clara.cli.answers import Wanted, answer
 from clara.cli.options import (
     DEFAULT_STORE,
     AnswerTokensOption,
+    AttentionOption,
     BaseOption,
     CacheOption,
     ContextOption,
@@ -18,6 +19,7 @@ from clara.cli.options import (
     DtypeOption,
     JsonOption,
     KOption,
+    MemoryCheckOption,
     ModelChoice,
     ModelOption,
     ModeOption,
@@ -36,7 +38,7 @@ def chat(
     store: StoreOption = DEFAULT_STORE,
     model: ModelOption = None,
     base: BaseOption = None,
-    k: KOption = 5,
+    k: KOption = None,
     mode: ModeOption = "hybrid",
     context: ContextOption = "memory",
     max_new_tokens: AnswerTokensOption = 64,
@@ -45,6 +47,8 @@ def chat(
     dtype: DtypeOption = "auto",
     cache: CacheOption = None,
     threads: ThreadsOption = None,
+    attention: AttentionOption = "auto",
+    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Answer questions from stdin, one a line, until /quit or the end of the input.
 
@@ -54,7 +58,7 @@ def chat(
     --json prints one object a question, as ask does, or {"error"}.
     """
     wanted = Wanted(k, mode, context, max_new_tokens, as_json)
-    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads)) as rag:
+    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         for question in _questions():
             try:
                 answer(rag, question, wanted)

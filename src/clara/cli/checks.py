@@ -121,7 +121,7 @@ def _cores() -> int:
 def _number_format(choice: ModelChoice) -> Check:
     import torch  # noqa: PLC0415
 
-    from clara.model.clara_model import natural_dtype  # noqa: PLC0415
+    from clara.model.placement import natural_dtype  # noqa: PLC0415
 
     device = prepare_torch(choice.device, choice.threads)
     if natural_dtype(device) is torch.bfloat16:
@@ -150,6 +150,7 @@ class _Subject:
 
     def __init__(self, store: Path, choice: ModelChoice) -> None:
         self._store, self._choice = store, choice
+        self._folder: Path | None = None
         self._manifest: Manifest | None = None
         self._base_present = False
         self._model: ClaraModel | None = None
@@ -157,15 +158,21 @@ class _Subject:
     @property
     def ready(self) -> bool:
         """Whether checkpoint and base weights are both there."""
-        return self._manifest is not None and self._base_present
+        return self._folder is not None and self._base_present
 
     def checkpoint(self) -> Check:
         """Is there a checkpoint of that name, with a manifest that can be read?"""
-        from clara.model.checkpoint import read_manifest  # noqa: PLC0415
+        from clara.model import checkpoint, official  # noqa: PLC0415
         from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
 
-        folder = find_checkpoint(self._name())
-        manifest = read_manifest(folder)
+        folder = find_checkpoint(self._name(), download=False)
+        self._folder = folder
+        if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
+            found = official.read(folder)
+            named, rate = found.config.decoder_model_name, found.config.compr_rate
+            detail = f"{self._name()}: Apple's format, rate {rate}x, stage {found.stage}, on {named}"
+            return Check("checkpoint", "ok", detail)
+        manifest = checkpoint.read_manifest(folder)
         self._manifest = manifest
         rates = ", ".join(f"{rate}x" for rate in manifest.compression.rates)
         detail = f"{self._name()}: rates {rates}, stage {manifest.stage}, on {manifest.base_model}"
@@ -174,23 +181,45 @@ class _Subject:
         return Check("checkpoint", "ok", detail)
 
     def base(self) -> Check:
-        """Are the base weights here, the ones the checkpoint was trained on, and can they be loaded?"""
-        from clara.model.backbone import load_base  # noqa: PLC0415
-        from clara.model.clara_model import natural_dtype  # noqa: PLC0415
+        """Are the base weights here, and the ones the checkpoint was trained on?"""
+        from clara.model.hub import find_base, identity  # noqa: PLC0415
 
-        name = self._choice.base or (self._manifest.base_model if self._manifest is not None else DEFAULT_MODEL)
+        name = self._base_name()
         cache = cache_folder(self._choice.cache)
         if not _is_here(name, cache):
             remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
             return Check("base model", "warn", f"{name} is not on this machine yet", remedy)
-        device = prepare_torch(self._choice.device, self._choice.threads)
-        loaded = load_base(name, cache, dtype=natural_dtype(device))
-        if self._manifest is not None and loaded.identity != self._manifest.base_identity:
-            detail = f"{name} ({loaded.identity}) is not what the checkpoint was trained on"
+        found = identity(find_base(name, cache))
+        if self._manifest is not None and found != self._manifest.base_identity:
+            detail = f"{name} ({found}) is not what the checkpoint was trained on"
             remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
             return Check("base model", "fail", detail, remedy)
         self._base_present = True
-        return Check("base model", "ok", f"{name} (identity {loaded.identity})")
+        return self._memory(name, found)
+
+    def _memory(self, name: str, found: str) -> Check:
+        """Is there memory for the model? Asked of files' headers, before anything is loaded."""
+        from clara.model import create, estimate, hub, official  # noqa: PLC0415
+        from clara.model.placement import placement  # noqa: PLC0415
+
+        detail = f"{name} (identity {found})"
+        if self._folder is None:
+            return Check("base model", "ok", detail)
+        device = prepare_torch(self._choice.device, self._choice.threads)
+        where = placement(self._choice.dtype, device)
+        files = hub.find_base(name, cache_folder(self._choice.cache))
+        if self._manifest is not None:
+            size = create.adapter_size(self._folder, self._manifest)
+        else:
+            apple = official.read(self._folder)
+            size = create.AdapterSize(apple.adapter_parameters(), len(apple.adapters))
+        needed, free = create.need(files, where, size), estimate.available(where)
+        detail += f"; takes about {needed}, {estimate.gigabytes(free)} are free on {device}"
+        if needed.total - needed.merged > free:
+            return Check(
+                "base model", "fail", detail, "--dtype int8 or int4, another --device, or a smaller base model"
+            )
+        return Check("base model", "ok", detail)
 
     def end_to_end(self) -> Check:
         """Compress a sentence, encode a question, answer it."""
@@ -222,6 +251,17 @@ class _Subject:
             remedy = "run the same clara index again; it finishes them"
             return Check("store", "warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)
         return Check("store", "ok", detail)
+
+    def _base_name(self) -> str:
+        if self._choice.base is not None:
+            return self._choice.base
+        if self._manifest is not None:
+            return self._manifest.base_model
+        if self._folder is not None:
+            from clara.model import create, official  # noqa: PLC0415
+
+            return create.named_base(official.read(self._folder))
+        return DEFAULT_MODEL
 
     def _name(self) -> str:
         """The model's name; a store that cannot be read is the store check's matter."""

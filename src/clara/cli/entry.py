@@ -6,6 +6,7 @@ What a command does is in its own file. Exit codes: 0 done, 1 a bug or a failed 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -19,7 +20,25 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from clara.cli import ask, bench, chat, convert, doctor, eval, export, index, info, remove, search, synth, train  # noqa: A004
+from clara.cli import (
+    analyse,
+    ask,
+    bench,
+    chat,
+    convert,
+    doctor,
+    eval,  # noqa: A004 - a command's name is its file's
+    export,
+    index,
+    info,
+    inspect,
+    pull,
+    push,
+    remove,
+    search,
+    synth,
+    train,
+)
 from clara.errors import ClaraError
 
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
@@ -65,7 +84,25 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-for _command in (index, ask, search, chat, remove, info, doctor, train, eval, bench, synth, convert, export):
+for _command in (
+    index,
+    ask,
+    search,
+    chat,
+    remove,
+    info,
+    doctor,
+    train,
+    eval,
+    inspect,
+    analyse,
+    bench,
+    synth,
+    convert,
+    export,
+    push,
+    pull,
+):
     _command.register(app)
 
 
@@ -83,6 +120,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None and not debug:
         # Libraries' advice to developers; a user cannot act on it, and stderr is for what he can.
         warnings.simplefilter("ignore")
+    if not debug:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it would rather have
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shall not end the command
             stream.reconfigure(errors="backslashreplace")

@@ -14,6 +14,7 @@ from clara.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MemoryCheckOption,
     ModelChoice,
     ModelOption,
     StoreOption,
@@ -50,6 +51,7 @@ def index(
     dtype: DtypeOption = "auto",
     cache: CacheOption = None,
     threads: ThreadsOption = None,
+    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Compress documents into the store.
 
@@ -68,7 +70,7 @@ def index(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:  # before the model is loaded
         raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling")
-    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     with open_rag(store, choice, rate=rate, create=True) as rag:
         with bar("files") as show:
 

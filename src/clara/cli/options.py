@@ -5,7 +5,8 @@ What the choices lead to is in ``session``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,10 @@ import typer
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_STORE = Path("store")
 
-Dtype = Literal["auto", "bf16", "fp32"]
+Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
+Attention = Literal["auto", "eager", "sdpa", "flash"]
+DEFAULT_K = 5
+"""Passages for a question where the model has no say."""
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="CLARA_STORE", help="Folder of the store.")]
 ModelOption = Annotated[
@@ -22,7 +26,10 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         envvar="CLARA_MODEL",
-        help=f"Embedded model or checkpoint folder; the one that filled the store by default, else {DEFAULT_MODEL}.",
+        help=(
+            "Embedded model, checkpoint folder (native or Apple's) or hub id; the one that filled the store by "
+            f"default, else {DEFAULT_MODEL}."
+        ),
     ),
 ]
 BaseOption = Annotated[
@@ -30,17 +37,43 @@ BaseOption = Annotated[
     typer.Option("--base", help="Base weights (name, folder or hub id), where the checkpoint's own entry is wrong."),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="Torch device: cpu, cuda, …; auto is cuda where there is one.")
+    str,
+    typer.Option(
+        "--device",
+        help=(
+            "Torch device: cpu, cuda, cuda:1, mps; auto is a GPU where there is one; balanced and sequential spread "
+            "the weights over all GPUs, then the CPU."
+        ),
+    ),
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="Of the base weights; auto is bf16 where the device multiplies it natively.")
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Of the base weights; auto is bf16 where the device multiplies it natively; int8, int4 by bitsandbytes.",
+    ),
+]
+AttentionOption = Annotated[
+    Attention,
+    typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
+]
+MemoryCheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--memory-check/--no-memory-check",
+        envvar="CLARA_MEMORY_CHECK",
+        help="Refuse a model that does not fit into memory before it is loaded.",
+    ),
 ]
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", envvar="CLARA_CACHE", help="Folder for base weights; the user's cache folder by default."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice by default.")]
-KOption = Annotated[int, typer.Option("--k", min=1, help="Passages to find.")]
+KOption = Annotated[
+    int | None,
+    typer.Option("--k", min=1, help=f"Passages to find; as the model was trained by default, else {DEFAULT_K}."),
+]
 ModeOption = Annotated[
     Literal["latent", "text", "hybrid"],
     typer.Option("--mode", help="Search: latent by memories, text by words (BM25), hybrid by both."),
@@ -53,6 +86,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, 
 AnswerTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 
 
+def memory_check_wanted() -> bool:
+    """What CLARA_MEMORY_CHECK says, for commands without the option."""
+    return os.environ.get("CLARA_MEMORY_CHECK", "1").lower() not in {"0", "false", "no", "off"}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
     """What the user said about the model; the fields are the options of the same names."""
@@ -63,3 +101,5 @@ class ModelChoice:
     dtype: Dtype = "auto"
     cache: Path | None = None
     threads: int | None = None
+    attention: Attention = "auto"
+    memory_check: bool = field(default_factory=memory_check_wanted)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clara.cli.options import (
+    DEFAULT_K,
     DEFAULT_STORE,
     BaseOption,
     CacheOption,
@@ -16,6 +17,7 @@ from clara.cli.options import (
     DtypeOption,
     JsonOption,
     KOption,
+    MemoryCheckOption,
     ModelChoice,
     ModelOption,
     ModeOption,
@@ -33,13 +35,14 @@ def search(
     store: StoreOption = DEFAULT_STORE,
     model: ModelOption = None,
     base: BaseOption = None,
-    k: KOption = 5,
+    k: KOption = None,
     mode: ModeOption = "hybrid",
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     cache: CacheOption = None,
     threads: ThreadsOption = None,
+    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Find the best passages for a question.
 
@@ -51,11 +54,12 @@ def search(
     Higher scores are better: cosine (latent), BM25 (text), reciprocal rank fusion (hybrid).
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
-    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    plain = mode == "text"
+    choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     from clara.pipeline import cite  # noqa: PLC0415
 
-    with without_model(store) if mode == "text" else open_rag(store, choice) as rag:
-        found = cite(rag.search(question, k, mode=mode))
+    with without_model(store) if plain else open_rag(store, choice) as rag:
+        found = cite(rag.search(question, k or (DEFAULT_K if plain else rag.model.default_k), mode=mode))
     if as_json:
         print_json([asdict(citation) for citation in found])
     else:

@@ -87,6 +87,8 @@ def load_model(choice: ModelChoice, name: str) -> ClaraModel:
             base=choice.base,
             device=device,
             dtype=choice.dtype,
+            attention=choice.attention,
+            check_memory=choice.memory_check,
             cache=cache_folder(choice.cache),
             progress=progress,
         )
@@ -123,14 +125,26 @@ def prepare_torch(device: str, threads: int | None) -> str:
     logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+    gpus = torch.cuda.device_count()
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device in {"balanced", "sequential"}:
+        if not gpus:
+            raise ConfigError(
+                f"--device {device} spreads weights over GPUs, and torch sees none here; use --device cpu"
+            )
+        return device
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"--device {device!r} is no torch device; give cpu, cuda or auto") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: torch sees no GPU here; use --device cpu")
+        raise ConfigError(
+            f"--device {device!r} is no torch device; give cpu, cuda, cuda:1, mps, auto, balanced or sequential"
+        ) from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+        seen = f"{gpus} GPU(s)" if gpus else "no GPU"
+        raise ConfigError(f"--device {device}: torch sees {seen} here; use --device cpu")
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"--device {device}: torch sees no such GPU here; use --device cpu")
     return device
 
 

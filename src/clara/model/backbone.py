@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from clara.errors import BaseModelError
 from clara.model import hub
+from clara.model.placement import Placement
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -42,22 +43,33 @@ def load_base(
     *,
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
+    bits: Literal[8, 4] | None = None,
     progress: hub.Progress | None = None,
 ) -> BaseModel:
     """Load base weights by name (see ``hub.find_base``).
 
+    Args:
+        name: of the base model.
+        cache: see ``hub.find_base``.
+        dtype: of the weights, or of the arithmetic where they are quantised.
+        device: a torch device, or a device map (see ``placement``).
+        bits: quantise the weights of the layers to so many bits.
+        progress: told about downloads.
+
     Raises:
         BaseModelError: the weights cannot be found or read.
+        MissingExtraError: quantised weights without bitsandbytes.
     """
     folder = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
+    options = Placement(device=str(device), dtype=dtype, bits=bits).options()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = model.to(device).eval().requires_grad_(requires_grad=False)
+    model = model.eval().requires_grad_(requires_grad=False)
     return BaseModel(name=name, identity=hub.identity(folder), model=model, tokenizer=tokenizer)
 
 

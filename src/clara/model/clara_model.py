@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import platformdirs
@@ -15,12 +14,14 @@ import torch
 from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError
-from clara.model import checkpoint, hub, official
+from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
-from clara.model.create import DTYPES, Loaded, from_checkpoint
+from clara.model.create import Loaded, place_checkpoint
 from clara.model.generator import Generator, Sampling
+from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
+from clara.model.placement import Attention, Dtype, placement
 from clara.records import Generation, GenerationRequest, Memory
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -28,6 +29,9 @@ EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 UNTRAINED_LATENT_WEIGHT = 0.25
 """Lets memories order what words do not tell apart, and no more."""
+
+DEFAULT_K = 5
+"""Passages that the paper's models read (clara.md section 8)."""
 
 TOKENS_A_BATCH = 4096
 """Text tokens compressed at once: enough to keep the matrix products busy, little enough to stay in cache."""
@@ -47,18 +51,18 @@ class ClaraModel:
         manifest: what the checkpoint says of itself.
     """
 
-    def __init__(self, name: str, loaded: Loaded) -> None:
+    def __init__(self, name: str, loaded: Loaded, *, attention: str | None = None) -> None:
         self.name = name
         self.manifest = loaded.manifest
-        self.fingerprint = checkpoint.fingerprint(loaded.network, loaded.manifest)
+        self.fingerprint = loaded.fingerprint or checkpoint.fingerprint(loaded.network, loaded.manifest)
         self._network = loaded.network.eval()
         self._tokenizer = loaded.base.tokenizer
-        self._weights = RoleWeights(loaded.network.adapters)
+        self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
         self._generator = Generator(self._tokenizer, self._prompter)
         decoder = loaded.network.adapters.bare().get_decoder()
         linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
-        self._layer_weights = sum(m.weight.numel() for m in linear)
+        self._layer_weights = sum(m.in_features * m.out_features for m in linear)
 
     @classmethod
     def load(
@@ -67,30 +71,39 @@ class ClaraModel:
         *,
         base: str | None = None,
         device: str = "cpu",
-        dtype: Literal["auto", "bf16", "fp32"] = "auto",
+        dtype: Dtype = "auto",
+        attention: Attention = "auto",
+        check_memory: bool = True,
         cache: Path | None = None,
         progress: hub.Progress | None = None,
     ) -> ClaraModel:
         """Load a checkpoint.
 
         Args:
-            name: an embedded model (``smollm2-135m``) or a checkpoint folder, native or in Apple's format.
+            name: an embedded model (``smollm2-135m``), a checkpoint folder, or a hub id (``owner/model``,
+                ``owner/model/folder``, ``owner/model@revision``); native or in Apple's format.
             base: base model by name, folder or hub id, where the checkpoint's own entry does not lead to it.
-            device: torch device for all weights.
-            dtype: of the base weights; ``auto`` is bf16 where the device multiplies it natively, else fp32.
+            device: torch device for all weights; ``balanced`` or ``sequential`` spread them over all GPUs, then the
+                CPU (accelerate's device maps).
+            dtype: of the base weights; ``auto`` is bf16 where the device multiplies it natively, else fp32; ``int8``
+                and ``int4`` are quantised by bitsandbytes (extra ``quantised``).
+            attention: of prompts: ``auto`` (torch's own kernels), ``eager``, ``sdpa``, or ``flash`` (flash-attn).
+            check_memory: refuse a model that does not fit, before it is loaded.
             cache: folder for base weights; the user's cache folder by default.
             progress: told about downloads and conversion.
 
         Raises:
             CheckpointError: there is no checkpoint of that name, or it is damaged.
             BaseModelError: its base model cannot be had.
+            HubError: the hub does not give it.
+            MemoryShortageError: it does not fit.
         """
-        folder = find_checkpoint(str(name))
-        chosen = DTYPES[dtype] if dtype != "auto" else natural_dtype(device)
-        loaded = from_checkpoint(
-            folder, cache or default_cache(), base_name=base, dtype=chosen, device=device, progress=progress
+        where = placement(dtype, device, attention)
+        folder = find_checkpoint(str(name), progress=progress)
+        loaded = place_checkpoint(
+            folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
         )
-        return cls(str(name), loaded)
+        return cls(str(name), loaded, attention=where.attention)
 
     @property
     def window_tokens(self) -> int:
@@ -106,6 +119,12 @@ class ClaraModel:
     def default_rate(self) -> int:
         """The rate used when none is asked for."""
         return self.manifest.compression.default_rate
+
+    @property
+    def default_k(self) -> int:
+        """Passages for a question unless told otherwise: in Apple's format what the checkpoint says, else 5."""
+        origin = self.manifest.official
+        return int((origin.config.get("generation_top_k") if origin is not None else None) or DEFAULT_K)
 
     @property
     def latent_weight(self) -> float:
@@ -160,6 +179,16 @@ class ClaraModel:
     def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
         """Map questions into the space of memories made at the same rate; arguments as ``compress``."""
         return self._encode("query_reasoner", questions, rate, "question", None)
+
+    @property
+    def mse_weight(self) -> float | None:
+        """Weight of the MSE term that it was trained with (clara.md section 3); None where the checkpoint is silent."""
+        weight = self.manifest.trained.get("config", {}).get("mse_weight")
+        return None if weight is None else float(weight)
+
+    def inspector(self) -> Inspector:
+        """A look inside: logit lens, hidden states, attention, gradients of the selection."""
+        return Inspector(Inside(self._network, self._weights, self._tokenizer, self._prompter, self._ids))
 
     def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
         """Floating-point operations of compressing one text: matrix products of the layers and visible attention.
@@ -271,11 +300,19 @@ class ClaraModel:
         return ids
 
 
-def find_checkpoint(name: str) -> Path:
-    """Folder of a checkpoint: embedded, or local.
+def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress | None = None) -> Path:
+    """Folder of a checkpoint: embedded, local, or on the hub (see ``hub_checkpoint``); a local folder wins.
+
+    Of a folder with a checkpoint for each rate, as Apple's models are published, it is the one with the lowest rate.
+
+    Args:
+        name: of the checkpoint.
+        download: fetch it from the hub if it is not here.
+        progress: told about that.
 
     Raises:
         CheckpointError: nothing has that name, or it is no checkpoint.
+        HubError: the hub does not give it.
     """
     embedded = EMBEDDED_CHECKPOINTS / name
     if name in hub.EMBEDDED and checkpoint.is_checkpoint(embedded):
@@ -286,22 +323,18 @@ def find_checkpoint(name: str) -> Path:
     if official.is_official(folder):
         return folder.resolve()
     if folder.is_dir() and (inside := official.subfolders(folder)):
-        raise CheckpointError(f"{folder} has a checkpoint for each rate; give one of {', '.join(inside)} in it")
+        return folder.resolve() / official.lowest_rate(folder, inside)
     if (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is a base model without CLaRa's adapters; train a checkpoint on it first: "
             f"clara train scp --data FILE --out DIR --config FILE.toml (with base = {str(folder)!r})"
         )
+    if not folder.exists() and (on_hub := hub_checkpoint.parse(name)) is not None:
+        return hub_checkpoint.fetch(on_hub, local_only=not download, progress=progress)
     known = ", ".join(sorted(hub.EMBEDDED))
-    raise CheckpointError(f"no model named {name!r}: give one of {known}, or the folder of a checkpoint")
-
-
-def natural_dtype(device: str) -> torch.dtype:
-    """bf16 where the device multiplies it in hardware, else fp32."""
-    if torch.device(device).type == "cpu":
-        native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    return torch.bfloat16
+    raise CheckpointError(
+        f"no model named {name!r}: give one of {known}, the folder of a checkpoint, or a hub id owner/model"
+    )
 
 
 def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -6,24 +6,24 @@ The one place where names of models become networks; training and ``ClaraModel``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from clara.config import CompressionConfig, LoraSettings
 from clara.errors import BaseModelError, CheckpointError
-from clara.model import checkpoint, hub, official, official_load
-from clara.model.adapters import Adapters
+from clara.model import checkpoint, estimate, hub, official, official_load
+from clara.model.adapters import MERGE_LIMIT, Adapters
 from clara.model.backbone import BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
+from clara.model.estimate import Estimate
 from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network, read_out
 from clara.model.official_prompting import OfficialPrompter
+from clara.model.placement import Placement
 from clara.model.prompting import Prompter
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,15 @@ class Loaded:
         network: backbone with adapters, and memory table.
         base: the base model; ``network`` has put its adapter layers into ``base.model``.
         manifest: what a checkpoint of it says.
+        merge: whether there is memory for merged copies of the weights (``adapters.RoleWeights``).
+        fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
     """
 
     network: Network
     base: BaseModel
     manifest: Manifest
+    merge: bool = True
+    fingerprint: str | None = None
 
     def prompter(self) -> Prompter:
         """Builds its encoder inputs and its prompts."""
@@ -109,48 +113,134 @@ def from_checkpoint(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Loaded:
+    """The network of a checkpoint, its base weights as they are; arguments as ``place_checkpoint``."""
+    where = Placement(device=str(device), dtype=dtype)
+    return place_checkpoint(
+        folder, cache, where, base_name=base_name, adapter_dtype=adapter_dtype, check_memory=False, progress=progress
+    )
+
+
+def place_checkpoint(
+    folder: Path,
+    cache: Path,
+    where: Placement,
+    *,
+    base_name: str | None = None,
+    adapter_dtype: torch.dtype | None = None,
+    check_memory: bool = True,
+    progress: Progress | None = None,
+) -> Loaded:
     """The network of a checkpoint.
 
     Args:
         folder: the checkpoint, native or in Apple's format.
         cache: see ``hub.find_base``.
+        where: how its base weights are held.
         base_name: where the base model is, if not where the checkpoint says.
-        dtype: of the base weights in memory.
-        adapter_dtype: of the LoRA weights in memory; as ``dtype`` when None.
-        device: for all of it.
+        adapter_dtype: of the LoRA weights in memory; as the arithmetic when None.
+        check_memory: refuse what does not fit, before it is loaded.
         progress: told about downloads.
 
     Raises:
         BaseModelError: the base model cannot be had.
         CheckpointError: the checkpoint is damaged or belongs to another base model.
+        MemoryShortageError: it does not fit.
     """
+    adapter_dtype = adapter_dtype or where.dtype
     if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
         found = official.read(folder)
-        base = _official_base(found, cache, base_name=base_name, dtype=dtype, device=device, progress=progress)
-        files = hub.find_base(base.name, cache)
-        network = official_load.network_of(found, base, files, adapter_dtype=adapter_dtype or dtype)
-        return Loaded(network, base, official_load.manifest_of(found, base, network))
+        name, files = _official_base(found, cache, base_name, progress)
+        size = AdapterSize(found.adapter_parameters(), len(found.adapters))
+        merge = _fits(files, where, size, name) if check_memory else True
+        base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits)
+        network = official_load.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
+        return _cast(Loaded(network, base, official_load.manifest_of(found, base, network), merge=merge), adapter_dtype)
     manifest = checkpoint.read_manifest(folder)
-    base = load_base(base_name or manifest.base_model, cache, dtype=dtype, device=device, progress=progress)
-    network = checkpoint.load(folder, manifest, base, adapter_dtype=adapter_dtype or dtype)
-    return Loaded(network, base, manifest)
+    name = base_name or manifest.base_model
+    merge = True
+    if check_memory:
+        files = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
+        merge = _fits(files, where, adapter_size(folder, manifest), name)
+    base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits, progress=progress)
+    network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
+    return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
+
+
+def _read_as(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that adapters are read in: float16 would lose small values before the fingerprint is taken."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _cast(loaded: Loaded, dtype: torch.dtype) -> Loaded:
+    """With adapters of ``dtype``; only float16 needs a cast here."""
+    if _read_as(dtype) == dtype:
+        return loaded
+    mark = checkpoint.fingerprint(loaded.network, loaded.manifest)
+    for role in loaded.network.adapters.roles:
+        for parameter in loaded.network.adapters.parameters_of(role):
+            parameter.data = parameter.data.to(dtype)
+    return replace(loaded, fingerprint=mark)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSize:
+    """What a checkpoint's adapters weigh.
+
+    Attributes:
+        parameters: LoRA weights of all roles.
+        roles: roles with weights of their own.
+    """
+
+    parameters: int
+    roles: int
+
+
+def adapter_size(folder: Path, manifest: Manifest) -> AdapterSize:
+    """That of a native checkpoint, whose files hold bf16 as a rule; one that is missing is for the loader to name."""
+    files = [folder / "adapters" / role / checkpoint.ADAPTER for role in manifest.roles]
+    return AdapterSize(sum(path.stat().st_size for path in files if path.is_file()) // 2, len(files))
+
+
+def need(files: Path, where: Placement, size: AdapterSize) -> Estimate:
+    """What a model takes, merged copies included where inference would make them.
+
+    Raises:
+        BaseModelError: the base model's files cannot be read.
+    """
+    small = estimate.shapes_of(files).total <= MERGE_LIMIT and where.bits is None and not where.spread
+    return estimate.estimate(files, where, adapters=size.parameters, merged=size.roles if small else 0)
+
+
+def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
+    """Whether there is room for merged copies too.
+
+    Raises:
+        MemoryShortageError: there is none even without them.
+    """
+    whole = need(files, where, size)
+    if whole.total <= estimate.available(where):
+        return True
+    estimate.require(replace(whole, merged=0), where, name)
+    return False
+
+
+def named_base(found: official.Official) -> str:
+    """The base model that a checkpoint in Apple's format names: its folder if that is here, else its known hub id."""
+    named = found.config.decoder_model_name
+    return named if Path(named).expanduser().is_dir() else hub.KNOWN_BASES.get(Path(named).name, named)
 
 
 def _official_base(
-    found: official.Official,
-    cache: Path,
-    *,
-    base_name: str | None,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    progress: Progress | None,
-) -> BaseModel:
-    named = found.config.decoder_model_name
+    found: official.Official, cache: Path, base_name: str | None, progress: Progress | None
+) -> tuple[str, Path]:
+    """Name and folder of the base model of a checkpoint in Apple's format."""
+    told = {"progress": progress} if progress else {}
+    if base_name is not None:
+        return base_name, hub.find_base(base_name, cache, **told)
+    named, known = found.config.decoder_model_name, named_base(found)
     try:
-        return load_base(base_name or named, cache, dtype=dtype, device=device, progress=progress)
+        return known, hub.find_base(known, cache, **told)
     except BaseModelError as error:
-        if base_name is not None:
-            raise
         raise CheckpointError(
             f"{found.folder} names its base model {named!r}, which cannot be had here; say where it is with --base "
             f"({error})"

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError as _HTTPError  # type: ignore[attr-defined]
 
 from clara.errors import BaseModelError
 
@@ -59,6 +60,22 @@ EMBEDDED = {
     )
 }
 """Base models by their short names."""
+
+KNOWN_BASES = {
+    "Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
+    "Phi-4-mini-instruct": "microsoft/Phi-4-mini-instruct",
+}
+"""Hub ids of the paper's base models by the last part of their names: published checkpoints name a folder of the
+machine that they were trained on."""
+
+TRANSFER_ERRORS: tuple[type[Exception], ...] = (
+    LocalEntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    _HTTPError,  # of its HTTP client, whichever that is
+    OSError,
+)
+"""What the hub's client raises when a transfer does not come to its end."""
 
 SOURCE = "made-from.sha256"
 """File in a folder made here: SHA-256 of the GGUF file it was made from."""
@@ -124,12 +141,16 @@ def sha256_of(path: Path) -> str:
 def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except TRANSFER_ERRORS as error:
         raise BaseModelError(
-            f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason}); "
+            f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason_of(error)}); "
             "download it on a machine with access and pass its folder"
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """An error of the hub's client in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _embedded(name: str, cache: Path, progress: Progress) -> Path:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.model import packing
-from clara.model.adapters import Adapters, Role
+from clara.model.adapters import AdapterName, Adapters, Role
 from clara.model.memory import (
     MemoryTable,
     Spans,
@@ -83,6 +83,8 @@ def read_out(
             slots = slots + pool(spans.weights, embeds)
     states = _packed_states if packing.takes_packed(model) else _padded_states
     text, read = states(model.get_decoder(), config, _Input(embeds, mask, slots, spans))
+    # Where the layers lie on several devices (accelerate's device maps), the last one's results lie there.
+    text, read = text.to(ids.device), None if read is None else read.to(ids.device)
     share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
         return ReadOut(
@@ -179,15 +181,18 @@ class Network(nn.Module):
         with self.adapters.use(role):
             return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate)
 
-    def decode(self, embeds: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states of the generator: [B, L, H].
+    def decode(
+        self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName = "generator"
+    ) -> Tensor:
+        """Last hidden states of the generator, or of another that reads prompts: [B, L, H].
 
         Args:
             embeds: [B, L, H] prompt with memories spliced in.
             attention: bool [B, 1, L, L], true where a token may look; padding, on the right, sees itself alone.
             positions: int64 [B, L].
+            role: which adapter reads.
         """
-        with self.adapters.use("generator"):
+        with self.adapters.use(role):
             if packing.takes_packed(self.adapters.bare()):
                 return self._decode_packed(embeds, attention[:, 0], positions)
             out = self.adapters.bare().get_decoder()(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ ADAPTER_NAMES: dict[Role, str] = {
 STAGES = {"stage1": "scp", "stage1_2": "instruct", "stage2": "end_to_end"}
 """Training stages by Apple's names."""
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _PEFT = "base_model.model."
 """What PEFT's names have before Apple's."""
 
 _FORMAT_KEYS = """
 ae_mode attn_implementation compr_base_model_name compr_every_n_layer compr_linear_type compr_mlp_hidden_dim
-compr_n_layers compr_rms_norm compr_use_mlp device_map generation_top_k kbtc_training load_adapters
+compr_n_layers compr_rms_norm compr_use_mlp device_map kbtc_training load_adapters
 load_pretrained_checkpoint lora_compressor lora_r_compressor max_new_tokens optimize_mem_tokens pure_inference
 quantization sep stage2_retrieval_top_n training_form
 """
@@ -70,6 +72,7 @@ class OfficialConfig(Settings):
         lora: always true.
         lora_r: rank of every adapter.
         training_stage: a key of ``STAGES``.
+        generation_top_k: passages that the generator reads; None where the file does not say.
         compr_model_name: a separate compressor model; always None.
     """
 
@@ -82,6 +85,7 @@ class OfficialConfig(Settings):
     lora: bool
     lora_r: int = Field(ge=1)
     training_stage: str
+    generation_top_k: int | None = Field(default=None, ge=1)
     compr_model_name: str | None = None
 
 
@@ -123,6 +127,10 @@ class Official:
         """The adapters' shape; the format fixes alpha to twice the rank."""
         return LoraSettings(rank=self.config.lora_r, alpha=2.0 * self.config.lora_r)
 
+    def adapter_parameters(self) -> int:
+        """LoRA weights of all adapters."""
+        return sum(tensor.numel() for tensors in self.adapters.values() for tensor in tensors.values())
+
     @property
     def stage(self) -> str:
         """The last training stage, by our name."""
@@ -160,6 +168,19 @@ def is_official(folder: Path) -> bool:
 def subfolders(folder: Path) -> list[str]:
     """Names of sub-folders in the format: a published model has one for each rate."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and is_official(path))
+
+
+def lowest_rate(folder: Path, names: Sequence[str]) -> str:
+    """The one of a published model's sub-folders that compresses least, and so loses least.
+
+    Raises:
+        CheckpointError: a configuration cannot be read.
+    """
+    rates = {}
+    for name in names:
+        path = folder / name / CONFIG
+        rates[name] = _config(_read_values(path), path).compr_rate
+    return min(rates, key=lambda name: rates[name])
 
 
 def read(folder: Path) -> Official:
@@ -304,4 +325,8 @@ def _tensors(values: object, source: str) -> dict[str, Tensor]:
     for name, tensor in values.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{source}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{source}: {name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, bfloat16 or float16"
+            )
     return {str(name): tensor.detach() for name, tensor in values.items()}

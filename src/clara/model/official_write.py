@@ -23,7 +23,7 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     """Write a checkpoint in Apple's format as a native one.
 
     Args:
-        source: its folder.
+        source: its folder; of one with a folder for each rate, the lowest rate is converted.
         out: folder of the native checkpoint; must not exist, or be a checkpoint, which is then replaced.
         cache: see ``hub.find_base``.
         base_name: the base model, if not what the checkpoint says.
@@ -38,8 +38,9 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     """
     if not official.is_official(source):
         inside = official.subfolders(source) if source.is_dir() else []
-        hint = f"; give one of {', '.join(inside)} in it" if inside else f", which has {official.ADAPTERS}"
-        raise CheckpointError(f"{source} is not a checkpoint in Apple's format{hint}")
+        if not inside:
+            raise CheckpointError(f"{source} is not a checkpoint in Apple's format, which has {official.ADAPTERS}")
+        source = source / official.lowest_rate(source, inside)
     found = official.read(source)
     # The base's own weights are not written; bf16 is the least that holds them while the rest is checked.
     loaded = from_checkpoint(
