@@ -50,7 +50,10 @@ def train(
     cache: CacheOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a stage and write a checkpoint.
+    """Train a stage and write a checkpoint, DIR/checkpoint, or in stage reader a reader, DIR/reader.
+
+    Stages end-to-end and retriever start from a checkpoint; they compress each document of the run once, before the
+    first step, and keep the memories in the cache folder for later runs on the same compressor.
 
     The data files follow --data: --data A B C, or --data A --data B. Files under a folder named eval are refused: what
     is measured on is never trained on. The same command goes on after an interruption or a kill, from the last

@@ -62,6 +62,7 @@ class Manifest(Settings):
         compression: read-out, rates and window.
         lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
+        query_read_out: whether the memory table has a read-out of its own for questions.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -74,16 +75,19 @@ class Manifest(Settings):
     compression: CompressionConfig
     lora: LoraSettings
     roles: tuple[Role, ...]
+    query_read_out: bool = False
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
 
     @model_serializer(mode="wrap")
-    def _omit_official(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A checkpoint that never was in Apple's format reads the same to releases older than the field.
+    def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A checkpoint without them reads the same to releases older than these fields.
         values: dict[str, Any] = handler(self)
         if self.official is None:
             del values["official"]
+        if not self.query_read_out:
+            del values["query_read_out"]
         return values
 
 
@@ -132,7 +136,7 @@ def save(
 
     Args:
         network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles`` are replaced by the network's.
+        manifest: its ``roles`` and ``query_read_out`` are replaced by the network's.
         folder: must not exist, or be a checkpoint, which is then replaced.
         card: text of ``README.md``.
         dtype: of the adapters' weights on disk; the memory table stays float32.
@@ -142,7 +146,8 @@ def save(
     """
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists and is not a checkpoint; choose another folder")
-    manifest = manifest.model_copy(update={"roles": network.adapters.roles})
+    own = bool(network.table.query_parameters())
+    manifest = manifest.model_copy(update={"roles": network.adapters.roles, "query_read_out": own})
     with replacing(folder) as scratch:
         _write(network, manifest, scratch, card=card, dtype=dtype)
 
@@ -233,6 +238,8 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
             f"{base.name} ({base.identity}); load it on its own base model"
         )
     table = MemoryTable(manifest.compression, manifest.hidden_size)
+    if manifest.query_read_out:
+        table.split_query_read_out()
     expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
     table.load_state_dict(_checked(folder / MEMORY, expected))
     vocabulary = None
@@ -331,6 +338,8 @@ def _fingerprint(network: Network, manifest: Manifest, roles: Sequence[Role]) ->
                 state[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
             )
     for name, parameter in sorted(network.table.named_parameters()):
+        if name.startswith("query_") and "query_reasoner" not in roles:
+            continue
         digest.update(name.encode())
         digest.update(parameter.detach().to("cpu", torch.float32).numpy().tobytes())
     if network.vocabulary is not None:

@@ -280,7 +280,15 @@ class ClaraModel:
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
-                encoded = encode(model, self._network.table, self._network.config, ids, mask, rate=rate)
+                encoded = encode(
+                    model,
+                    self._network.table,
+                    self._network.config,
+                    ids,
+                    mask,
+                    rate=rate,
+                    query=role == "query_reasoner",
+                )
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
                     memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)

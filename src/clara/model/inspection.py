@@ -170,7 +170,7 @@ class Inspector:
         made = []
         with self._inside.weights.acting_as(role) as model, torch.inference_mode():
             for place, text in enumerate(texts):
-                encoded = self._encode(model, text, f"text {place}", rate)
+                encoded = self._encode(model, text, f"text {place}", role, rate)
                 parts = (encoded.read_out.text_mean, encoded.read_out.read, encoded.memory)
                 made.append(States(*(part[0].float().cpu().numpy() for part in parts)))
         return made
@@ -194,7 +194,7 @@ class Inspector:
             ConfigError: the rate is not served.
         """
         with self._inside.weights.acting_as(role) as model, torch.inference_mode():
-            encoded = self._encode(model, text, "the text", rate)
+            encoded = self._encode(model, text, "the text", role, rate)
             if space == "hidden":
                 scores = encoded.read_out.read[0].float() @ model.get_output_embeddings().weight.float().T
             else:
@@ -297,10 +297,10 @@ class Inspector:
             first=rows[:, :, 0],
         )
 
-    def _encode(self, model: PreTrainedModel, text: str, label: str, rate: int) -> Encoded:
-        network = self._inside.network
+    def _encode(self, model: PreTrainedModel, text: str, label: str, role: EncoderRole, rate: int) -> Encoded:
+        network, query = self._inside.network, role == "query_reasoner"
         ids = torch.tensor([self._inside.ids(text, label)], device=model.device)
-        return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate)
+        return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate, query=query)
 
     def _prompt(self, question: str, memories: Sequence[Memory]) -> Prompt:
         return self._inside.prompter.from_memories(question, [len(memory.values) for memory in memories])

@@ -122,12 +122,18 @@ class MemoryTable(nn.Module):
         gain: float32 [rates, H]; None unless configured.
         residual_gain: float32 [rates, H]; None unless gain and residual are configured.
         bias: float32 [rates, H]; None unless gain is configured.
+        query_gain: as ``gain``, for questions; None while they share the passages' read-out.
+        query_residual_gain: as ``residual_gain``, for questions.
+        query_bias: as ``bias``, for questions.
     """
 
     tokens: nn.Parameter | None
     gain: nn.Parameter | None
     residual_gain: nn.Parameter | None
     bias: nn.Parameter | None
+    query_gain: nn.Parameter | None
+    query_residual_gain: nn.Parameter | None
+    query_bias: nn.Parameter | None
 
     def __init__(self, config: CompressionConfig, width: int) -> None:
         super().__init__()
@@ -139,20 +145,47 @@ class MemoryTable(nn.Module):
         scaled = config.gain and config.residual
         self.register_parameter("residual_gain", nn.Parameter(torch.ones(rates, width)) if scaled else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(rates, width)) if config.gain else None)
+        self.share_query_read_out()
 
-    def assemble(self, read: Tensor, residual: Tensor, *, rate: int) -> Tensor:
+    def split_query_read_out(self) -> None:
+        """Give questions an affine read-out of their own, a copy of the passages'; nothing without ``gain``.
+
+        In a calibrated read-out the residual carries most of a memory, so whatever the query reasoner learns moves a
+        question's memory by a tenth only (LOG.md, 2026-11-24), unless it can weigh the two anew. Passages' memories do
+        not change by it.
+        """
+        for name in _AFFINE:
+            own = getattr(self, name)
+            if own is not None:
+                self.register_parameter(f"query_{name}", nn.Parameter(own.detach().clone()))
+
+    def share_query_read_out(self) -> None:
+        """Let questions go through the passages' read-out."""
+        for name in _AFFINE:
+            self.register_parameter(f"query_{name}", None)
+
+    def query_parameters(self) -> list[nn.Parameter]:
+        """The vectors that questions do not share with passages."""
+        named = [getattr(self, f"query_{name}") for name in _AFFINE]
+        return [parameter for parameter in named if parameter is not None]
+
+    def assemble(self, read: Tensor, residual: Tensor, *, rate: int, query: bool = False) -> Tensor:
         """Memory from its parts: float32 [B, N, H].
 
         Args:
             read: float32 [B, N, H], the read-out of the last hidden states.
             residual: float32 [B, N, H], mean token embeddings of the spans.
             rate: one of ``config.rates``.
+            query: whether it is a question's.
         """
-        if self.gain is None or self.bias is None:
+        gain, residual_gain, bias = self.gain, self.residual_gain, self.bias
+        if query and self.query_gain is not None:
+            gain, residual_gain, bias = self.query_gain, self.query_residual_gain, self.query_bias
+        if gain is None or bias is None:
             return read + residual if self._config.residual else read
         row = self._config.rates.index(rate)
-        memory = read * self.gain[row] + self.bias[row]
-        return memory if self.residual_gain is None else memory + residual * self.residual_gain[row]
+        memory = read * gain[row] + bias[row]
+        return memory if residual_gain is None else memory + residual * residual_gain[row]
 
     @torch.no_grad()
     def initialise(self, embeddings: Tensor, *, seed: int = 0) -> None:
@@ -190,6 +223,8 @@ class MemoryTable(nn.Module):
         self.gain[row] = share * spread / _spread(read)
         self.bias[row] -= self.gain[row] * read.mean(dim=0)
 
+
+_AFFINE = ("gain", "residual_gain", "bias")
 
 READ_SHARE = 0.1
 """Share of the memory's spread that the read-out starts with beside a residual; measured in LOG.md, 2026-11-23."""

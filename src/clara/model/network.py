@@ -156,11 +156,18 @@ def _packed_states(decoder: nn.Module, config: CompressionConfig, given: _Input)
 
 
 def encode(
-    model: PreTrainedModel, table: MemoryTable, config: CompressionConfig, ids: Tensor, mask: Tensor, *, rate: int
+    model: PreTrainedModel,
+    table: MemoryTable,
+    config: CompressionConfig,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    rate: int,
+    query: bool = False,
 ) -> Encoded:
-    """Turn texts into memories; arguments as ``read_out``."""
+    """Turn texts into memories, as questions if ``query``; other arguments as ``read_out``."""
     parts = read_out(model, table, config, ids, mask, rate=rate)
-    return Encoded(memory=table.assemble(parts.read, parts.residual, rate=rate), read_out=parts)
+    return Encoded(memory=table.assemble(parts.read, parts.residual, rate=rate, query=query), read_out=parts)
 
 
 class Network(nn.Module):
@@ -179,7 +186,8 @@ class Network(nn.Module):
     def encode(self, role: Role, ids: Tensor, mask: Tensor, *, rate: int) -> Encoded:
         """``encode`` as ``role``, gradients included."""
         with self.adapters.use(role):
-            return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate)
+            query = role == "query_reasoner"
+            return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate, query=query)
 
     def decode(
         self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName = "generator"

@@ -27,6 +27,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "candidates": SELECTING,
     "temperature": SELECTING,
     "reasoner_start": SELECTING,
+    "query_read_out": SELECTING,
     "top_k": ("end_to_end",),
     "train_compressor": ("end_to_end",),
     "reader_context": ("reader",),

@@ -69,6 +69,8 @@ class TrainConfig(Settings):
         reader_context: what stage ``reader`` answers from: the passages' full ``text``, or nothing (``none``).
         reader_examples: whose examples it takes: with the same seed it sees the same records, passages and targets as
             that stage.
+        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
+            has one (``gain``); it starts as a copy.
         train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
@@ -114,6 +116,7 @@ class TrainConfig(Settings):
     top_k: int = Field(default=5, ge=1)
     temperature: float = Field(default=0.02, gt=0)
     reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
+    query_read_out: bool = True
     train_compressor: bool = False
     reader_context: Literal["text", "none"] = "text"
     reader_examples: Literal["scp", "instruct"] = "instruct"

@@ -3,10 +3,11 @@
 A question's memory is compared with its candidates' memories, the ``top_k`` best are selected straight through, and
 the one loss is next-token prediction on the answer given the selected memories. No relevance label is read.
 
-Trained are the query reasoner and the generator. The reasoner has no memory-token vectors of its own: it reads the
-same memory tokens as the compressor and goes through the same affine read-out (clara.md section 1), because those
-rows decide what document memories are, and documents and questions must stay in one space. So the table is frozen
-with the compressor, and is trained with it under ``train_compressor``.
+Trained are the query reasoner and the generator. The reasoner reads the same memory tokens as the compressor
+(clara.md section 1): they decide what document memories are, so the table is frozen with the compressor, and is
+trained with it under ``train_compressor``. Where the compressor has an affine read-out the reasoner gets a copy of its
+own, which is trained (``query_read_out``): documents do not change by it, and without it the reasoner moves a
+question's memory by a tenth only (``MemoryTable.split_query_read_out``).
 Shape letters: B questions, U passages in the batch, D candidates a question, K selected, N memory tokens, H hidden
 size.
 """

@@ -45,7 +45,7 @@ def start(
         base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
         loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
     if "query_reasoner" in trained_roles(stage, config):
-        _start_reasoner(loaded.network.adapters, config)
+        _start_reasoner(loaded.network, config)
     if config.teacher is not None:
         add_teacher(loaded, Path(config.teacher).expanduser())
     _release(loaded.network, stage, config)  # last: PEFT turns gradients on and off as it adds adapters
@@ -99,9 +99,16 @@ def facts_of(loaded: Loaded, config: TrainConfig) -> dict[str, Any]:
     return facts
 
 
-def _start_reasoner(adapters: Adapters, config: TrainConfig) -> None:
-    if config.reasoner_start != "checkpoint":
-        adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+def _start_reasoner(network: Network, config: TrainConfig) -> None:
+    """Adapter and read-out of the reasoner as the run wants them before its first step."""
+    going_on = config.reasoner_start == "checkpoint"
+    if not config.query_read_out:
+        if not going_on:
+            network.table.share_query_read_out()
+    elif not (going_on and network.table.query_parameters()):
+        network.table.split_query_read_out()
+    if not going_on:
+        network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
 
 
 def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
@@ -113,6 +120,8 @@ def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
             parameter.requires_grad = True
     for parameter in network.table.parameters():
         parameter.requires_grad = "compressor" in roles
+    for parameter in network.table.query_parameters():
+        parameter.requires_grad = "query_reasoner" in roles and config.query_read_out
 
 
 def _samples(data: TrainingData) -> Sequence[str]:

@@ -1,0 +1,191 @@
+"""Readers: the prompt is ``ClaraModel``'s for text and for nothing, and what is trained is what answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from train_cases import losses, passages, questions, settings
+from transformers import AutoModelForCausalLM
+
+from clara import prompts
+from clara.data import DataRecord, PassageQA
+from clara.errors import CheckpointError, InputError
+from clara.model import ClaraModel
+from clara.model.backbone import load_base
+from clara.model.prompting import Prompter
+from clara.model.reader import MANIFEST, Reader
+from clara.records import GenerationRequest
+from clara.train.batch import Batch
+from clara.train.config import Stage, TrainConfig
+from clara.train.examples import Example, Target
+from clara.train.plan import PlannedBatches, divide, make_example
+from clara.train.reader import ReaderCollator
+from clara.train.stage import train
+
+Context = Literal["text", "none"]
+TEXTS = ("The tower is 330 metres high.", "Bees dance " * 40)
+
+
+def reading(base: Path, **values: Any) -> Any:  # noqa: ANN401
+    return settings(base, **{"steps": 2, "evaluate_every": 2, "rate_weights": ()} | values)
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A reader of text and one of nothing."""
+    out = tmp_path_factory.mktemp("readers")
+    return {
+        context: train("reader", passages(12), reading(tiny_base, reader_context=context), out / context, cache=out)
+        for context in ("text", "none")
+    }
+
+
+@pytest.mark.parametrize("context", ["text", "none"])
+def test_the_batch_is_the_prompt_of_the_model(context: Context, tiny_base: Path) -> None:
+    prompter = Prompter(load_base(str(tiny_base), tiny_base, dtype=torch.float32).tokenizer)
+    collator = ReaderCollator(prompter, window_tokens=64, context=context)
+    batch = collator([Example(TEXTS, (Target(prompts.QUESTION + "How high?", "330 metres"),))], rate=4)
+    texts = [TEXTS[0], prompter.cut(TEXTS[1], 64)]
+    assert len(prompter.plain(texts[1])) == 64, "no more than the compressor sees"
+    prompt = prompter.from_texts("How high?", texts) if context == "text" else prompter.closed_book("How high?")
+    reply = prompter.plain("330 metres")
+    assert batch.decoder_ids[0].tolist() == [*prompt.ids, *reply]
+    assert batch.labels.tolist() == [*reply, prompter.eos]
+    assert not batch.slots.any()
+    assert batch.text_ids.numel() == 0
+
+
+def test_a_reader_sees_what_the_stage_would_see(tiny_base: Path) -> None:
+    class Recorder:
+        def __call__(self, examples: Any, *, rate: int, asked: Any = None) -> Batch:  # noqa: ANN401
+            raise NotImplementedError
+
+    records: list[DataRecord] = [*passages(9), *questions(9)]
+    stages: tuple[Stage, ...] = ("scp", "instruct")
+    for imitated in stages:
+        mine = reading(tiny_base, reader_examples=imitated, steps=6)
+        theirs = settings(tiny_base, steps=6)
+        pairs: list[tuple[Stage, TrainConfig]] = [("reader", mine), (imitated, theirs)]
+        plans = [PlannedBatches(divide(records, stage, config), stage, config, Recorder()) for stage, config in pairs]
+        assert all(plans[0].examples(i) == plans[1].examples(i) for i in range(12))
+
+
+def test_without_context_only_questions_are_left(tiny_base: Path) -> None:
+    config = reading(tiny_base, reader_context="none", reader_examples="scp", restate={"repeat": 1.0})
+    record = passages(5)[0]
+    made = make_example(record, "reader", config, np.random.default_rng(0))
+    assert isinstance(made, Example)
+    assert all(target.instruction.startswith(prompts.QUESTION) for target in made.targets)
+    bare = passages(5)[4]
+    assert isinstance(bare, PassageQA)
+    assert not bare.pairs
+    assert divide(passages(5), "reader", config.model_copy(update={"held_out": 1})).rejected == {
+        "PassageQA record has no use in stage reader": 1
+    }
+
+
+@pytest.mark.parametrize("context", ["text", "none"])
+def test_a_reader_answers_as_its_adapter_does(context: Context, folders: dict[str, Path], tiny_base: Path) -> None:
+    reader = Reader.load(folders[context], cache=tiny_base, dtype="fp32")
+    assert reader.context == context
+    assert reader.name == str(folders[context])
+    asked = [GenerationRequest("How high?", texts=TEXTS[:1] if context == "text" else ()), GenerationRequest("Who?")]
+    found = reader.generate_many(asked, max_new_tokens=6)
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    plain = PeftModel.from_pretrained(base, folders[context]).eval()
+    loaded = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
+    prompter = Prompter(loaded.tokenizer)
+    for request, generation in zip(asked, found, strict=True):
+        ids = list(
+            (prompter.from_texts if request.texts else lambda q, _: prompter.closed_book(q))(
+                request.question, request.texts
+            ).ids
+        )
+        for _ in range(6):
+            with torch.no_grad():
+                ids.append(int(plain(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == prompter.eos:
+                ids.pop()
+                break
+        assert list(generation.token_ids) == ids[-len(generation.token_ids) or len(ids) :]
+
+
+def test_the_untrained_reader_is_the_base_that_reads_text(
+    tiny_base: Path, tiny_model: ClaraModel, tmp_path: Path
+) -> None:
+    config = reading(tiny_base, steps=1, learning_rate=1e-12)
+    reader = Reader.load(train("reader", passages(6), config, tmp_path, cache=tmp_path), cache=tmp_path, dtype="fp32")
+    requests = [
+        GenerationRequest("How high?", texts=TEXTS[:1], reader="base"),
+        GenerationRequest("Who?", reader="base"),
+    ]
+    ours, theirs = (one.generate_many(requests, max_new_tokens=8) for one in (reader, tiny_model))
+    assert [g.token_ids for g in ours] == [g.token_ids for g in theirs]
+    assert [g.tokens for g in ours] == [g.tokens for g in theirs]
+
+
+def test_what_is_in_the_folder(folders: dict[str, Path], tiny_base: Path) -> None:
+    folder = folders["text"]
+    assert {path.name for path in folder.iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors", MANIFEST, "README.md",
+    }  # fmt: skip
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest["context"] == "text"
+    assert manifest["base_model"] == str(tiny_base)
+    assert manifest["trained"]["examples"] == 8
+    assert "answers questions from the full text of passages" in (folder / "README.md").read_text()
+    marks = {Reader.load(path, cache=tiny_base).fingerprint for path in folders.values()}
+    assert len(marks) == 2
+    assert [line["step"] for line in losses(folder.parent)] == [1, 2]
+    assert not (folder.parent / "checkpoint").exists()
+
+
+def test_what_a_reader_refuses(
+    folders: dict[str, Path], tiny_base: Path, tiny_model: ClaraModel, tmp_path: Path
+) -> None:
+    closed = Reader.load(folders["none"], cache=tiny_base)
+    with pytest.raises(InputError, match="was trained without context"):
+        closed.generate_many([GenerationRequest("Who?", texts=TEXTS)])
+    memory = tiny_model.compress(["Bees dance."])[0]
+    with pytest.raises(InputError, match="reads text, not memories"):
+        closed.generate_many([GenerationRequest("Who?", memories=(memory,))])
+    with pytest.raises(CheckpointError, match=r"has no reader\.json; expected the folder"):
+        Reader.load(tmp_path, cache=tiny_base)
+    other = Path(shutil.copytree(folders["text"], tmp_path / "other"))
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps(manifest | {"base_identity": "0" * 16}))
+    with pytest.raises(CheckpointError, match="was trained on"):
+        Reader.load(other, cache=tiny_base)
+    (other / MANIFEST).write_text(json.dumps(manifest | {"contexts": "text"}))
+    with pytest.raises(CheckpointError, match="contexts"):
+        Reader.load(other, cache=tiny_base)
+
+
+def test_the_loss_is_plain_cross_entropy(folders: dict[str, Path], tiny_base: Path) -> None:
+    """A log line of the run, made again from nothing but PEFT and the prompt."""
+    config = reading(tiny_base, steps=1, accumulation=1, dtype="fp32", lora={"rank": 4, "alpha": 8, "dropout": 0.0})
+    out = folders["text"].parent.parent / "again"
+    train("reader", questions(8), config, out, cache=out)
+    data = divide(questions(8), "reader", config)
+    loaded = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
+    prompter = Prompter(loaded.tokenizer)
+    plan: Any = PlannedBatches(data, "reader", config, ReaderCollator(prompter, window_tokens=64, context="text"))
+    total, count = 0.0, 0
+    for example in plan.examples(0):
+        for target in example.targets:
+            prompt = prompter.from_texts(target.instruction.removeprefix(prompts.QUESTION), example.texts).ids
+            reply = [*prompter.plain(target.reply), prompter.eos]
+            with torch.no_grad():
+                logits = loaded.model(torch.tensor([[*prompt, *reply]])).logits[0, len(prompt) - 1 : -1]
+            total += float(functional.cross_entropy(logits, torch.tensor(reply), reduction="sum"))
+            count += len(reply)
+    assert losses(out)[0]["cross_entropy"] == pytest.approx(total / count, rel=1e-4)
