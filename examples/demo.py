@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import clara
@@ -18,6 +20,8 @@ QUESTIONS = (
 
 def main() -> None:
     """Compress the documents once, then answer from the memories alone."""
+    logging.disable(logging.WARNING)  # what libraries note about each other would bury the answers
+    warnings.simplefilter("ignore", FutureWarning)
     started = time.perf_counter()
     model = clara.ClaraModel.load("smollm2-135m")
     with tempfile.TemporaryDirectory() as folder, clara.Clara.open(Path(folder) / "store", model=model) as rag:

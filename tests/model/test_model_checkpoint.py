@@ -260,3 +260,13 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(
     assert load(copied).fingerprint == (new if target == "clean" else old)
     checkpoint.save(loaded.network, loaded.manifest, copied, card="")
     assert load(copied).fingerprint == new
+
+
+def test_a_measured_latent_weight_is_the_checkpoints_own(copied: Path) -> None:
+    assert load(copied).latent_weight == 0.25
+    change_manifest(copied, latent_weight=0.6)
+    model = load(copied)
+    assert model.latent_weight == 0.6
+    change_manifest(copied, latent_weight=-1)
+    with pytest.raises(CheckpointError, match="latent_weight"):
+        load(copied)

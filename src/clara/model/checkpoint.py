@@ -63,6 +63,8 @@ class Manifest(Settings):
         lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
         query_read_out: whether the memory table has a read-out of its own for questions.
+        latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
+            measured for this checkpoint; a training run takes it out.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -76,6 +78,7 @@ class Manifest(Settings):
     lora: LoraSettings
     roles: tuple[Role, ...]
     query_read_out: bool = False
+    latent_weight: float | None = Field(default=None, ge=0)
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
@@ -88,6 +91,8 @@ class Manifest(Settings):
             del values["official"]
         if not self.query_read_out:
             del values["query_read_out"]
+        if self.latent_weight is None:
+            del values["latent_weight"]
         return values
 
 

@@ -121,7 +121,7 @@ def _finish(
     if stage == "reader":
         _save_reader(loaded, config, trained, data, target)
         return
-    manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained})
+    manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, "latent_weight": None})
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
     add_curves(target.parent, target)
 
