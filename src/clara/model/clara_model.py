@@ -128,10 +128,11 @@ class ClaraModel:
 
     @property
     def latent_weight(self) -> float:
-        """What a rank by memory counts in hybrid search, beside 1 for a rank by words: the checkpoint's own word.
+        """What a rank by memory counts in hybrid search, beside 1 for a rank by words.
 
-        Else 1 with a query reasoner. A query reasoner that still shares the compressor's weights was never trained to find anything: alone it ranks
-        worse than words do (LOG.md), and with an equal say it would push out what they found.
+        The checkpoint says it where it was measured; else it is 1 with a query reasoner. One that still shares the
+        compressor's weights was never trained to find anything: alone it ranks worse than words do (LOG.md), and with
+        an equal say it would push out what they found.
         """
         if self.manifest.latent_weight is not None:
             return self.manifest.latent_weight
