@@ -16,7 +16,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-_UNWANTED_FORMATS = {"no_format": {"json_schema", "json_object"}, "no_schema": {"json_schema"}}
+_UNWANTED_FORMATS = {
+    "no_format": {"json_schema", "json_object"},
+    "no_schema": {"json_schema"},
+    "schema_not_implemented": {"json_schema"},
+}
 GOOD_VERDICT = {"consistent": True, "covered": True, "missing": [], "wrong": []}
 
 
@@ -155,7 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.isdigit() or fault == "quota":
             self._refuse(fault)
         elif fault in _UNWANTED_FORMATS and body.get("response_format", {}).get("type") in _UNWANTED_FORMATS[fault]:
-            self._refuse("400")
+            self._refuse("501" if fault == "schema_not_implemented" else "400")
+        elif fault == "trickle":
+            self._trickle(self._completion(self.llm.content(kind, prompt, body.get("seed", 0))))
         elif fault == "disconnect":
             self._hang_up()
         elif fault == "html":
@@ -225,6 +231,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def _trickle(self, data: bytes) -> None:
+        """Send a reply in pieces, none of them late, that together take two seconds."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for start in range(0, len(data), max(1, len(data) // 20)):
+            self.wfile.write(data[start : start + max(1, len(data) // 20)])
+            time.sleep(0.1)
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -68,6 +68,9 @@ def test_other_languages_are_judged_by_their_own_passage() -> None:
         fault_of("What was the tower built of and by whom, and who paid for it?", "the city", GERMAN)
         == "wrong_language"
     )
+    assert fault_of("Wo steht der Turm?", "in der Stadt", PASSAGE) == "wrong_language"
+    assert fault_of("Quand Marie Curie vient-elle à Paris ?", "1891") == "wrong_language"
+    assert fault_of("Marie Curie, Rio de Janeiro: which year?", "1891") is None
     assert fault_of("日本の首都はどこですか。", "東京", JAPANESE) is None
     assert fault_of("What is the capital of Japan?", "Tokyo", JAPANESE) == "wrong_language"
 
@@ -162,7 +165,14 @@ def test_the_lexical_judge_knows_what_is_about_the_passage() -> None:
     assert judge.check_paraphrase(passage(1).text, PASSAGE) is not None
 
 
+def test_japanese_endings_are_no_content() -> None:
+    pair = Pair("東京の人口はどのくらいですか？", "約1400万人")
+    assert LexicalJudge(LexicalSettings()).check_pair(pair, JAPANESE) is None
+    assert LexicalJudge(LexicalSettings()).check_pair(Pair("大阪の名物は何ですか？", "たこ焼き"), JAPANESE) is not None
+
+
 def test_words_stems_numbers_and_names() -> None:
+    assert words("Besanc\u0327on") == ["besançon"]
     assert words("It's 1,200.5 kg — OK_go") == ["it", "s", "1,200.5", "kg", "ok", "go"]
     assert words("首都A東") == ["首都", "a", "東"]
     assert stems("Compressors compress 2nd twelve 1,000") == ["compre", "compre", "2", "12", "1000"]

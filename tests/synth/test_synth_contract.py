@@ -34,6 +34,11 @@ EXPECTED = (Pair("Who?", "Ada"), Pair("Where?", "Turku"))
         GOOD,
         f"Sure, here you are:\n```json\n{GOOD}\n```\nAnything else?",
         f"<think>pairs? {{maybe}} [1]</think>{GOOD}",
+        f'First I thought of {{"pairs": []}}.</think>{GOOD}',
+        f'In the form {{"pairs": [{{"question": "...", "answer": "..."}}]}}:\n{GOOD}',
+        f"{'{x} ' * 100}{GOOD}",
+        GOOD.replace("}]}", "},],}"),
+        "{'pairs': [{'question': 'Who?', 'answer': \"Ada\"}, {'question': 'Where?', 'answer': 'Turku'}], 'more': None}",
         json.dumps([PAIR, {"question": "Where?", "answer": "Turku"}]),
         json.dumps({"note": "x", "pairs": [PAIR, {"question": "Where?", "answers": ["Turku", "Åbo"], "n": 1}]}),
         '{"pairs": [{"question": " Who?\\u0000", "answer": "Ada"}, {"question": "Where?", "answer": "Turku\n"}]}',
@@ -57,7 +62,7 @@ def test_pairs_are_found_in_any_wrapping(text: str) -> None:
         (json.dumps({"pairs": [PAIR, "x", {"question": "Q?", "answer": " "}]}), False, 1, "reply_wrong_shape"),
         (GOOD[:-25], True, 1, "reply_truncated"),
         (GOOD[:20], True, 0, "reply_truncated"),
-        (GOOD.replace("}]}", "},]}"), False, 2, "reply_not_json"),
+        (GOOD.replace('"Turku"}]}', '"Turku"} and so on]}'), False, 2, "reply_not_json"),
         ("[" * 5000, False, 0, "reply_not_json"),
     ],
 )
@@ -85,6 +90,24 @@ def test_paraphrase_replies() -> None:
         assert fault.reason == f"reply_{reason}"
 
 
+def test_a_remark_in_parts_is_no_remark_less() -> None:
+    verdict = parse_verdict('{"consistent": true, "covered": true, "wrong": [{"label": "S1", "why": "it was Turku"}]}')
+    assert verdict == Verdict(consistent=True, covered=True, wrong=("S1: it was Turku",))
+    assert not verdict.passes
+    nothing = parse_verdict('{"consistent": true, "covered": true, "missing": ["None."], "wrong": ["none"]}')
+    assert nothing == Verdict(consistent=True, covered=True)
+
+
+def test_what_is_missing_is_asked_for_even_if_the_judge_calls_it_covered() -> None:
+    verdict = Verdict(consistent=True, covered=True, missing=("the year",))
+    assert not verdict.passes
+    work = Work(SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}}))
+    work.draft = DRAFT
+    work.apply(verdict)
+    assert (work.open_kinds(), work.feedback("simple_qa").missing) == (["simple_qa"], ("the year",))
+    assert work.counted == {"judge_not_covered": 1}
+
+
 def test_verdict_replies() -> None:
     verdict = parse_verdict('{"consistent": true, "covered": false, "missing": ["the year", ""], "wrong": []}')
     assert verdict == Verdict(consistent=True, covered=False, missing=("the year",))
@@ -99,7 +122,7 @@ def test_verdict_replies() -> None:
 def test_no_reply_breaks_the_parser(text: str) -> None:
     for truncated in (False, True):
         reply = parse_pairs(text, truncated=truncated)
-        assert reply.pairs or reply.faults or '"pairs"' in text
+        assert reply.pairs or reply.faults or "pairs" in text
         assert parse_paraphrase(text, truncated=truncated)
         assert parse_verdict(text, truncated=truncated)
 

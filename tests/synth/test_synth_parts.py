@@ -60,10 +60,10 @@ def test_requests_wait_for_room_in_the_budget() -> None:
         waiting = asyncio.create_task(budget.admit(300, 800))
         await asyncio.sleep(0)
         log.append("waits" if not waiting.done() else "passes")
-        await budget.settle(first, Usage(90, 60))
+        await budget.settle(first, Usage(90, 60), 300)
         second = await waiting
         log.append(f"{second.total}")
-        await budget.settle(second, Usage(90, 60))
+        await budget.settle(second, Usage(90, 60), 300)
         try:
             await budget.admit(900, 800)
         except BudgetSpentError as error:
@@ -126,6 +126,14 @@ def test_faulty_sources_are_named(tmp_path: Path) -> None:
     assert sum(sources.skipped.values()) == 2
 
 
+def test_records_without_a_source_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"id": "a", "title": "T", "text": passage(0).text * 9}) + "\n")
+    sources = read(tmp_path / "docs.jsonl")
+    assert len(sources.passages) > 1
+    assert {item.title for item in sources.passages} == {"T"}
+    assert not sources.skipped
+
+
 def test_the_report_is_a_table_and_a_plot(tmp_path: Path) -> None:
     report = SynthReport(
         passages=10,
@@ -182,6 +190,24 @@ def test_official_rows_both_ways(tmp_path: Path) -> None:
     )
     assert returned.pairs[0] == QAPair("Where was Mira Halonen born?", ("Graz",))
     assert len(returned.pairs) == 6
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_official_rows_come_back_as_they_were(tmp_path: Path, name: str) -> None:
+    """A title that the text begins with, separators of lines inside a string, a paraphrase without a question."""
+    doc = "Ada Brenner\nAda Brenner built\u2028bridges\x85in Graz."
+    rows = [
+        {"data_type": "qa", "question": ["Who?"], "answers": ["Ada\u2028Brenner"], "docs": [doc]},
+        {"data_type": "paraphrase", "question": "", "answers": ["In Graz …"], "docs": [doc]},
+    ]
+    data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert import_official(tmp_path / name, tmp_path / "records.jsonl") == 1
+    (record,) = read_records(tmp_path / "records.jsonl").passage_qa
+    assert (record.title, record.paraphrase) == ("Ada Brenner", "In Graz …")
+    export_official(tmp_path / "records.jsonl", tmp_path / "back.jsonl")
+    back = [json.loads(line) for line in (tmp_path / "back.jsonl").read_text("utf-8").split("\n") if line]
+    assert back == [rows[0], {**rows[1], "question": [""]}]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from clara.synth.run import Job, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
 
-passages, out, url, engine, budget = sys.argv[1:]
+passages, out, url, engine, budget, concurrency = sys.argv[1:]
 sources = read_sources([Path(passages)], passage_words=190, min_passage_words=8)
-server = {"url": url, "model": "scripted", "concurrency": 4}
+server = {"url": url, "model": "scripted", "concurrency": int(concurrency)}
 values = {"server": server, "sampling": {"max_output_tokens": 256}, "budget": {"max_tokens": int(budget) or None}}
 job = Job(Path(out), resume=True, engine=engine, workers=2)
 report = synthesize(sources, SynthSettings.model_validate(values), job)
@@ -31,8 +31,9 @@ print(report.accepted, report.unfinished, report.run.requests, report.run.spent.
 """
 
 
-def call(folder: Path, llm: LLMServer, engine: str, budget: int = 0) -> list[str]:
-    arguments = [str(folder / "in.jsonl"), str(folder / f"{engine}.jsonl"), llm.url, engine, str(budget)]
+def call(folder: Path, llm: LLMServer, engine: str, budget: int = 0, concurrency: int = 4) -> list[str]:
+    files = [str(folder / "in.jsonl"), str(folder / f"{engine}.jsonl")]
+    arguments = [*files, llm.url, engine, str(budget), str(concurrency)]
     done = subprocess.run([sys.executable, "-c", _CODE, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[-5:]
@@ -56,7 +57,9 @@ def test_ray_writes_what_one_process_writes(tmp_path: Path) -> None:
         _, unfinished, _, spent, stopped = call(tmp_path, llm, "ray", 20_000)
         assert (unfinished != "0", stopped) == (True, "budget")
         assert 4_000 <= int(spent) <= 20_000, "the workers keep the budget together"
-        accepted, unfinished, _, spent, stopped = call(tmp_path, llm, "ray")
+        llm.most_at_once = 0
+        accepted, unfinished, _, spent, stopped = call(tmp_path, llm, "ray", concurrency=1)
+        assert llm.most_at_once == 1, "two workers, one request at a time"
     assert (accepted, unfinished, stopped) == ("11", "0", "-")
     assert int(spent) == alone * 800, "what was stored is not asked again"
     assert lines(tmp_path / "ray.jsonl") == lines(tmp_path / "local.jsonl")

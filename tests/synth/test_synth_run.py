@@ -12,10 +12,11 @@ from llm_server import LLMServer, always, first, serving
 
 from clara.data import read_records
 from clara.errors import SynthesisError
+from clara.synth.drafts import SourcePassage
 from clara.synth.report import SynthReport
 from clara.synth.run import Job, Progress, synthesize
 from clara.synth.settings import SynthSettings
-from clara.synth.sources import read_sources
+from clara.synth.sources import Sources, read_sources
 
 PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
 
@@ -113,8 +114,9 @@ def test_passing_faults_of_the_server_are_survived(tmp_path: Path, fault: str, c
     assert report.run.spent.total == 4 * 4 * 150
 
 
-def test_slow_replies_time_out_and_are_asked_again(tmp_path: Path) -> None:
-    llm = LLMServer(knowledge(1), script=lambda asked: "slow" if asked.number == 2 else "")
+@pytest.mark.parametrize("fault", ["slow", "trickle"])
+def test_slow_replies_time_out_and_are_asked_again(tmp_path: Path, fault: str) -> None:
+    llm = LLMServer(knowledge(1), script=lambda asked: fault if asked.number == 2 else "")
     with serving(llm) as server:
         report = run(tmp_path, server, 1, server={"timeout_seconds": 0.4})
     assert report.accepted == 1
@@ -147,7 +149,10 @@ def test_fenced_replies_are_understood(tmp_path: Path) -> None:
     assert (report.accepted, dict(report.rejections)) == (2, {})
 
 
-@pytest.mark.parametrize(("fault", "sent"), [("no_format", None), ("no_schema", "json_object")])
+@pytest.mark.parametrize(
+    ("fault", "sent"),
+    [("no_format", None), ("no_schema", "json_object"), ("schema_not_implemented", "json_object")],
+)
 def test_servers_without_structured_output_are_asked_in_words(tmp_path: Path, fault: str, sent: str | None) -> None:
     llm = LLMServer(knowledge(4), script=always(fault))
     with serving(llm) as server:
@@ -230,6 +235,21 @@ def test_pairs_of_another_passage_are_rejected_even_if_the_judge_likes_them(tmp_
     assert sum(report.dropped.values()) == 1
 
 
+def test_one_pair_that_fits_by_chance_does_not_save_a_reply_about_something_else(tmp_path: Path) -> None:
+    known = knowledge(1)
+    (text,) = known
+    strange = [
+        {"question": f"Which river flows through {city}?", "answer": f"the {river}"}
+        for city, river in (("Vienna", "Danube"), ("Cologne", "Rhine"), ("Rome", "Tiber"))
+    ]
+    fitting = replies(0)["simple_qa"]["pairs"][:1]
+    known[text]["simple_qa"] = [{"pairs": strange + fitting}, {"pairs": strange[:2] + fitting}]
+    with serving(LLMServer(known)) as server:
+        report = run(tmp_path, server, 1, max_rounds=2)
+    assert report.rejections["reply_off_passage"] == 1
+    assert report.accepted_by_round == {2: 1}, "two strange pairs alone prove nothing"
+
+
 def test_without_a_language_model_as_judge_nothing_is_judged_over_http(tmp_path: Path) -> None:
     with serving(LLMServer(knowledge(2))) as server:
         report = run(tmp_path, server, 2, judge="lexical")
@@ -269,6 +289,36 @@ def test_a_token_budget_stops_the_run_and_resume_goes_on(tmp_path: Path) -> None
     assert (last.accepted, last.unfinished) == (6, 0)
     assert last.run.spent.total == 6 * 4 * 800, "nothing was paid twice"
     assert len({record["id"] for record in records(tmp_path)}) == len(records(tmp_path)) == 6
+
+
+def test_a_server_that_takes_less_than_the_one_before_is_asked_for_less(tmp_path: Path) -> None:
+    """What the first took is remembered; the second refuses it, and what the first answered is not asked again."""
+    with serving(LLMServer(knowledge(4), tokens=(600, 200))) as server:
+        run(tmp_path, server, 4, budget={"max_tokens": 9_000}, server={"concurrency": 2})
+        stored = len(server.calls)
+    with serving(LLMServer(knowledge(4), script=always("no_format"), tokens=(600, 200))) as server:
+        report = run(tmp_path, server, 4, resume=True)
+        answered = [call for call in server.calls if "response_format" not in call.body]
+    assert (report.accepted, report.dropped) == (4, {})
+    assert stored + len(answered) == 4 * 4
+
+
+def test_a_passage_that_is_there_twice_is_asked_about_once(tmp_path: Path) -> None:
+    item = passage(0)
+    twins = tuple(SourcePassage(name, "x", item.title, item.text) for name in ("a", "b"))
+    with serving(LLMServer(knowledge(1), delay=0.02)) as server:
+        report = synthesize(Sources(twins, {}, ()), settings(server), Job(tmp_path / "out.jsonl"))
+    assert sorted(record["id"] for record in records(tmp_path)) == ["a", "b"]
+    assert report.accepted == 2
+    assert len(server.calls) == 4
+
+
+def test_a_token_budget_holds_for_a_server_that_counts_much(tmp_path: Path) -> None:
+    """Nobody knows before the first reply; eight requests at once would spend three times the budget."""
+    with serving(LLMServer(knowledge(8), tokens=(2000, 1500), delay=0.02)) as server:
+        report = run(tmp_path, server, 8, budget={"max_tokens": 9_000})
+    assert report.run.stopped == "budget"
+    assert 3_500 <= report.run.spent.total <= 9_000
 
 
 def test_a_money_budget_stops_the_run(tmp_path: Path) -> None:

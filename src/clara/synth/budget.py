@@ -1,7 +1,8 @@
 """How much of the allowed tokens and money is spent, and whether one more request fits.
 
 Requests are admitted on an estimate and settled with what the server counted. A request that does not fit waits
-while others are under way (they may cost less than thought); when none is, the budget is spent.
+while others are under way (they may cost less than thought); when none is, the budget is spent. Where there is a
+limit, the first request goes alone: before it nobody knows how this server counts.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ class Budget:
         self._spent = spent
         self._reserved = Usage()
         self._longest_reply = 0
+        self._tokens_a_byte = 1 / _BYTES_A_TOKEN  # of prompts
+        self._limited = settings.max_tokens is not None or settings.max_cost is not None
+        self._settled = False  # a reply has been counted
         self._changed = asyncio.Condition()
 
     @property
@@ -77,20 +81,24 @@ class Budget:
         async with self._changed:
             while True:
                 reply = self._longest_reply or max_output_tokens // _FIRST_GUESS
-                estimate = Usage(prompt_bytes // _BYTES_A_TOKEN + 1, min(reply, max_output_tokens))
-                if self._fits(self._spent + self._reserved + estimate):
+                estimate = Usage(int(prompt_bytes * self._tokens_a_byte) + 1, reply)
+                alone = self._limited and not self._settled and self._reserved.total > 0
+                if not alone and self._fits(self._spent + self._reserved + estimate):
                     self._reserved += estimate
                     return estimate
                 if not self._reserved.total:
                     raise BudgetSpentError(self._exhausted(estimate))
                 await self._changed.wait()
 
-    async def settle(self, estimate: Usage, usage: Usage) -> None:
+    async def settle(self, estimate: Usage, usage: Usage, prompt_bytes: int) -> None:
         """Replace what was set aside by what a request took; ``Usage()`` if it gave no reply."""
         async with self._changed:
             self._reserved -= estimate
             self._spent += usage
             self._longest_reply = max(self._longest_reply, usage.completion)
+            if usage.total:
+                self._settled = True
+                self._tokens_a_byte = max(self._tokens_a_byte, usage.prompt / prompt_bytes)
             self._changed.notify_all()
 
     def _fits(self, usage: Usage) -> bool:

@@ -31,6 +31,7 @@ _MODES = ("json_schema", "json_object", "none")
 _UNREACHED_ATTEMPTS = 4
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503})
+_NOT_IMPLEMENTED = 501  # a refusal: of the response format, most likely
 _FATAL = {
     401: "set the key that the server expects (environment variable CLARA_LLM_API_KEY)",
     403: "the key may not use this model",
@@ -55,6 +56,10 @@ class Request:
     schema: Mapping[str, Any]
     temperature: float
     attempt: int
+
+
+class SlowReplyError(Exception):
+    """No whole reply within the time-out."""
 
 
 class BrokenReplyError(Exception):
@@ -97,6 +102,7 @@ class ChatClient:
             base_url=server.url, api_key=api_key or "none", max_retries=0, timeout=server.timeout_seconds
         )
         self._slots = asyncio.Semaphore(server.concurrency)
+        self._asking: dict[str, asyncio.Lock] = {}  # by key, the requests under way
         self._quiet_until = 0.0
         self._mode_fact = f"structured_output:{server.model}"
         self._reached = False  # the server has said anything at all
@@ -120,32 +126,47 @@ class ChatClient:
             SynthesisError: the server refuses every request (key, address, model).
         """
         modes = self._modes()
-        for place, mode in enumerate(modes):
-            body = self._body(request, mode)
-            key = request_key(body, request.attempt)
+        bodies = {mode: self._body(request, mode) for mode in modes}
+        keys = {mode: request_key(body, request.attempt) for mode, body in bodies.items()}
+        for key in keys.values():
             if cached := self._cache.get(key):
                 return cached
+        known = self._cache.fact(self._mode_fact)
+        # The way known to work first, then what asks for less: another server may stand behind the address now.
+        modes = modes[modes.index(known) :] if known in modes else modes
+        for place, mode in enumerate(modes):
             try:
-                reply = await self._send(body)
+                reply = await self._ask_once(bodies[mode], keys[mode])
             except RequestRefusedError:
                 if place == len(modes) - 1:
                     raise
-                continue  # the refusal may be of the response format: ask for less
-            self._cache.put(key, reply)
-            if len(modes) > 1:
+                continue  # the refusal may be of the response format
+            if mode != known and self._server.structured_output == "auto":
                 self._cache.learn(self._mode_fact, mode)
-            self.answered += 1
-            if self._on_reply:
-                self._on_reply()
             return reply
         raise AssertionError("there is always a mode")  # pragma: no cover
 
-    def _modes(self) -> Sequence[str]:
-        """How to ask for structure: the one way known to work, or all, the strictest first."""
-        if self._server.structured_output != "auto":
-            return (self._server.structured_output,)
-        known = self._cache.fact(self._mode_fact)
-        return (known,) if known in _MODES else _MODES
+    async def _ask_once(self, body: dict[str, Any], key: str) -> Reply:
+        """The stored reply, or one from the server; equal requests at one time are sent once."""
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                if cached := self._cache.get(key):
+                    return cached
+                reply = await self._send(body)
+                self._cache.put(key, reply)
+        finally:
+            if not lock.locked():
+                self._asking.pop(key, None)
+        self.answered += 1
+        if self._on_reply:
+            self._on_reply()
+        return reply
+
+    def _modes(self) -> tuple[str, ...]:
+        """How structure may be asked for, the strictest way first."""
+        wanted = self._server.structured_output
+        return _MODES if wanted == "auto" else (wanted,)
 
     def _body(self, request: Request, mode: str) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -173,7 +194,7 @@ class ChatClient:
                 reply = await self._retrying(body)
                 usage = reply.usage
             finally:
-                await self._budget.settle(estimate, usage)
+                await self._budget.settle(estimate, usage, prompt_bytes)
             return reply
 
     async def _retrying(self, body: dict[str, Any]) -> Reply:
@@ -187,7 +208,7 @@ class ChatClient:
             return await attempts(self._once, body)
         except openai.APIStatusError as error:
             raise self._status_error(error) from None
-        except (openai.OpenAIError, BrokenReplyError) as error:
+        except (openai.OpenAIError, SlowReplyError, BrokenReplyError) as error:
             raise ServerUnavailableError(self._gave_up(_words_of(error))) from None
 
     async def _once(self, body: dict[str, Any]) -> Reply:
@@ -198,7 +219,11 @@ class ChatClient:
         # Only the named fields are parameters of the library; whatever else the user adds goes through as it is.
         known = {key: value for key, value in body.items() if key not in self._sampling.extra_body}
         try:
-            response = await completions.create(**known, extra_body=self._sampling.extra_body or None)
+            # The library's time-out is for each piece of a reply: one that trickles in would never end.
+            async with asyncio.timeout(self._server.timeout_seconds):
+                response = await completions.create(**known, extra_body=self._sampling.extra_body or None)
+        except TimeoutError:
+            raise SlowReplyError(f"no whole reply within {self._server.timeout_seconds:g} seconds") from None
         except openai.APIStatusError:
             self._reached = True
             raise
@@ -243,15 +268,16 @@ class ChatClient:
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         spent = error.code == "insufficient_quota"
-        return (error.status_code in _TRANSIENT or error.status_code >= 500) and not spent
-    return isinstance(error, openai.APIConnectionError | BrokenReplyError)
+        failed = error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED
+        return (error.status_code in _TRANSIENT or failed) and not spent
+    return isinstance(error, openai.APIConnectionError | SlowReplyError | BrokenReplyError)
 
 
 def _label(error: BaseException | None) -> str:
     """The name under which a retried fault is counted."""
     if isinstance(error, openai.APIStatusError):
         return f"status_{error.status_code}"
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError | SlowReplyError):
         return "timeout"
     return "broken_reply" if isinstance(error, BrokenReplyError) else "connection"
 

@@ -2,25 +2,32 @@
 
 The contract: ``{"pairs": [{"question", "answer"}]}`` for both kinds of questions, ``{"paraphrase"}``, and for the
 judge ``{"consistent": bool, "covered": bool, "missing": [str], "wrong": [str]}``. Forgiven: prose, code fences and
-reasoning around the object, further keys, a list of pairs without its wrapper, a reply that was cut off after some
-whole pairs. Whether the content is any good is not asked here (see ``checks`` and ``judges``).
+reasoning around the object (the last object of the shape counts: what comes before it are drafts and echoes of the
+prompt), further keys, commas too many, Python's spelling, a list of pairs without its wrapper, a reply that was cut
+off after some whole pairs. Whether the content is any good is not asked here (see ``checks`` and ``judges``).
 
 Reasons counted: ``reply_empty``, ``reply_not_json``, ``reply_truncated``, ``reply_wrong_shape``.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from clara.synth.drafts import Fault, Pair, Verdict
 
-_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+# Some chat templates open the reasoning in the prompt, so that only its end is in the reply.
+_REASONING = re.compile(r"\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
-_MOST_FAILURES = 64  # a degenerate reply ("[[[[[…") would take time that grows with its square
+_SPARE_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_MOST_FAILURES = 256  # a degenerate reply ("[[[[[…") would take time that grows with its square
+_MOST_LITERAL = 50_000  # characters; what Python's own parser is given
+_NO_REMARK = frozenset({"", "none", "nothing", "n/a"})  # how models fill a list that should be empty
 _PAIR = {
     "type": "object",
     "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
@@ -63,7 +70,7 @@ def parse_pairs(text: str, *, truncated: bool = False) -> PairsReply:
     if found is not None:
         return _pairs(found, ())
     values = list(_values(text))
-    bare = next((value for value in values if _is_list_of_objects(value)), None)
+    bare = next((value for value in reversed(values) if _is_list_of_objects(value)), None)
     if bare is not None:
         return _pairs(bare, ())
     whole = [value for value in values if isinstance(value, dict) and "question" in value]
@@ -87,18 +94,14 @@ def parse_paraphrase(text: str, *, truncated: bool = False) -> str | Fault:
 def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | Fault:
     """Read a judge's reply; ``missing`` and ``wrong`` may be left out when empty."""
     shape = '{"consistent": true or false, "covered": true or false, "missing": […], "wrong": […]}'
-    for value in _values(text):
-        if isinstance(value, dict) and "consistent" in value and "covered" in value:
-            flags = [_boolean(value[key]) for key in ("consistent", "covered")]
-            lists = [value.get(key) or [] for key in ("missing", "wrong")]
-            consistent, covered = flags
-            if consistent is None or covered is None or not all(isinstance(items, list) for items in lists):
-                return Fault("reply_wrong_shape", f"expected {shape}, got {_shown(value)}")
-            missing, wrong = (
-                tuple(_clean(item) for item in items if isinstance(item, str) and item.strip()) for items in lists
-            )
-            return Verdict(consistent, covered, missing, wrong)
-    return _bad(text, shape, truncated=truncated)
+    value = _last_object(text, "consistent", "covered")
+    if value is None:
+        return _bad(text, shape, truncated=truncated)
+    consistent, covered = (_boolean(value[key]) for key in ("consistent", "covered"))
+    missing, wrong = (_remarks(value.get(key)) for key in ("missing", "wrong"))
+    if consistent is None or covered is None or missing is None or wrong is None:
+        return Fault("reply_wrong_shape", f"expected {shape}, got {_shown(value)}")
+    return Verdict(consistent, covered, missing, wrong)
 
 
 def _pairs(items: object, faults: tuple[Fault, ...]) -> PairsReply:
@@ -121,8 +124,18 @@ def _pairs(items: object, faults: tuple[Fault, ...]) -> PairsReply:
 
 
 def _find(text: str, key: str) -> object | None:
-    """The value under ``key`` of the first JSON object in ``text`` that has it."""
-    return next((value[key] for value in _values(text) if isinstance(value, dict) and key in value), None)
+    """The value under ``key`` of the last JSON object in ``text`` that has it."""
+    found = _last_object(text, key)
+    return None if found is None else found[key]
+
+
+def _last_object(text: str, *keys: str) -> dict[str, Any] | None:
+    """The last object in ``text`` that has all ``keys``; one that is not quite JSON only where there is no other."""
+    for values in (_values(text), _nearly_json(text)):
+        found = [value for value in values if isinstance(value, dict) and all(key in value for key in keys)]
+        if found:
+            return found[-1]
+    return None
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -137,6 +150,19 @@ def _values(text: str) -> Iterator[Any]:
             position, failures = match.end(), failures + 1
         else:
             yield value
+
+
+def _nearly_json(text: str) -> Iterator[Any]:
+    """What small models write for JSON: objects with a comma after the last item, or spelled as Python does."""
+    text = _REASONING.sub("", text)
+    yield from _values(_SPARE_COMMA.sub(lambda match: match.group(1) or "", text))
+    literal = text[text.find("{") : text.rfind("}") + 1]
+    if len(literal) <= _MOST_LITERAL:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of odd escapes; nobody here wrote them
+                yield ast.literal_eval(literal)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return
 
 
 def _is_list_of_objects(value: object) -> bool:
@@ -158,6 +184,18 @@ def _boolean(value: object) -> bool | None:
     if isinstance(value, bool):
         return value
     return {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _remarks(value: object) -> tuple[str, ...] | None:
+    """The texts of a list of remarks, or None if it is no such list; a remark in parts is put together."""
+    items = value or []
+    if not isinstance(items, list):
+        return None
+    texts: list[str] = []
+    for item in items:
+        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
+        texts.append(_clean(": ".join(str(part) for part in parts if part is not None)))
+    return tuple(text for text in texts if text.strip(" .").lower() not in _NO_REMARK)
 
 
 def _clean(text: str) -> str:

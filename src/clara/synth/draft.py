@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clara.synth.checks import check_pair, check_paraphrase
+from clara.synth.checks import answer_numbers, check_pair, check_paraphrase
 from clara.synth.client import ChatClient, Request
 from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
 from clara.synth.drafts import Fault, Kind, Pair, Rejection, SourcePassage
-from clara.synth.judges.lexical import LexicalJudge
+from clara.synth.judges.lexical import ANSWER_REASON, QUESTION_REASON, LexicalJudge
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, Templates
 
 TOO_MANY_REASON = "too_many_pairs"
+OFF_PASSAGE_REASON = "reply_off_passage"
+_SIGNS = frozenset({ANSWER_REASON, QUESTION_REASON, answer_numbers.REASON})  # that a pair is about something else
+_FEWEST_SIGNS = 3
+_MOST_OFF = 2 / 3  # of a reply's pairs; beyond that the others only happen to share words with the passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,11 @@ class Drafter:
             if fault is None:
                 accepted.append(pair)
             else:
-                rejections.append(Rejection(kind, f"Question: {pair.question} Answer: {pair.answer}", fault))
+                rejections.append(Rejection(kind, _shown(pair), fault))
+        if self._lexical and _is_off_passage(rejections, len(accepted)):
+            fault = Fault(OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
+            rejections += [Rejection(kind, _shown(pair), fault) for pair in accepted]
+            accepted = []
         return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
 
     def sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool = False) -> Drafted:
@@ -106,3 +114,13 @@ class Drafter:
         if fault is None:
             return Drafted((), paraphrase, (), answered=True)
         return Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
+
+
+def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
+    """Whether so much of a reply is about something else that the rest is not to be trusted."""
+    off = sum(rejection.fault.reason in _SIGNS for rejection in rejections)
+    return off >= _FEWEST_SIGNS and off > _MOST_OFF * (off + accepted)
+
+
+def _shown(pair: Pair) -> str:
+    return f"Question: {pair.question} Answer: {pair.answer}"

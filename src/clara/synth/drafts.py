@@ -93,4 +93,4 @@ class Verdict:
     @property
     def passes(self) -> bool:
         """Whether the draft can be written as it is."""
-        return self.consistent and self.covered and not self.wrong
+        return self.consistent and self.covered and not (self.missing or self.wrong)

@@ -89,7 +89,8 @@ class _Driver:
         self._means = means
         self._cache = cache
         self._sink = sink
-        self._workers = workers
+        # Each worker asks at least once at a time: more of them would exceed the server's limit.
+        self._workers = min(workers, means.settings.server.concurrency)
         self._total = total
         self._spent = means.spent
         self._task: Any = ray.remote(num_cpus=1)(_finish_chunk)
@@ -111,8 +112,12 @@ class _Driver:
             if not self._shares:
                 break
             (done,), _ = ray.wait(list(self._shares), num_returns=1)
-            finished = ray.get(done)
             del self._shares[done]
+            try:
+                finished = ray.get(done)
+            except ray.exceptions.RayError as error:
+                last = str(error).strip().splitlines()[-1]
+                raise SynthesisError(f"a Ray worker failed: {last}; go on with --resume") from None
             self._take(finished)
         return RunFigures(
             finished=self._finished,

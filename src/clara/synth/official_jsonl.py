@@ -2,13 +2,15 @@
 
 One row holds the questions about one document (``"qa"``) or its paraphrase (``"paraphrase"``), in lists of equal
 length. What a row cannot say is lost on the way out: id, source, rounds, provenance, further answers, and which
-questions are complex. The title is the first line of the document there, unless the text begins with it anyway.
+questions are complex. The title is the first line of the document there; on the way in, quotation marks around it go.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any
 
 from clara.data import PassageQA, QAPair, read_records, write_jsonl, write_records
 from clara.errors import RecordError
-from clara.prompts import passage_text
 
 SOURCE = "official_jsonl"
 _TITLE_CHARACTERS = 120  # a first line up to this length that does not end like a sentence is a title
@@ -48,15 +49,20 @@ def import_official(source: Path, target: Path) -> int:
         RecordError: a row is wrong (the message names its line), or a file cannot be read or written.
     """
     try:
-        lines = source.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with (
+            gzip.open(source, "rt", encoding="utf-8-sig")
+            if source.suffix == ".gz"
+            else source.open(encoding="utf-8-sig") as file
+        ):
+            lines = file.read().split("\n")  # not splitlines: JSON may hold U+2028 and its like as they are
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise RecordError(f"{source} cannot be read: {error}") from None
     return write_records(target, from_official(_rows(source, lines)))
 
 
 def to_official(passage: PassageQA) -> list[dict[str, Any]]:
     """The rows of one record: its questions, simple and complex, and its paraphrase."""
-    doc = passage_text(passage.title, passage.text)
+    doc = f"{passage.title}\n{passage.text}" if passage.title.strip() else passage.text
     pairs = passage.pairs + passage.complex_pairs
     rows = []
     if pairs:
@@ -109,7 +115,8 @@ def _fault(row: object) -> str:
     if not isinstance(row, dict) or row.get("data_type") not in ("qa", "paraphrase"):
         got = row.get("data_type") if isinstance(row, dict) else row
         return f'expected an object with "data_type" "qa" or "paraphrase", got {got!r:.80}'
-    for key in ("question", "answers", "docs"):
+    # A paraphrase answers no question: rows have an empty one there, or none.
+    for key in ("answers", "docs") if row["data_type"] == "paraphrase" else ("question", "answers", "docs"):
         value = row.get(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             return f'"{key}" must be a list of strings, got {value!r:.80}'

@@ -1,6 +1,6 @@
 """What is written about: passage files as they are, documents cut into passages.
 
-A passage file is JSON Lines whose records have an ``id`` (``{"id", "source", "title", "text"}``; questions in it are
+A passage file is JSON Lines whose first record has the keys ``{"id", "source", "title", "text"}`` (questions in it are
 not read). Everything else goes through ``ingest``, cut by words: no tokenizer is needed here, so no model either.
 """
 
@@ -24,6 +24,7 @@ from clara.synth.words import words
 
 _SPACED_WORD = re.compile(r"\S+")
 _PASSAGE_SUFFIXES = (".jsonl", ".jsonl.gz")
+_PASSAGE_KEYS = frozenset({"id", "source", "title", "text"})
 _ID_DIGITS = 16
 
 
@@ -120,7 +121,7 @@ def _word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _is_passage_file(path: Path) -> bool:
-    """Whether the first record has an ``id`` and a text; a packed file is always one, ``ingest`` reads none."""
+    """Whether the first record has a passage's keys; a packed file is always one, ``ingest`` reads none."""
     if path.name.endswith(".gz"):
         return True
     for line in _first_lines(path):
@@ -128,7 +129,7 @@ def _is_passage_file(path: Path) -> bool:
             record = json.loads(line)
         except ValueError:
             return False
-        return isinstance(record, dict) and "id" in record and "text" in record
+        return isinstance(record, dict) and record.keys() >= _PASSAGE_KEYS
     return False
 
 

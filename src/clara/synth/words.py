@@ -7,6 +7,7 @@ between words (Chinese, Japanese) is compared by pairs of characters.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -15,6 +16,8 @@ _WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:st|nd|rd|th|s)?")
 _SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*\s+|[。！？]+[」』）]*|\n\s*\n")
 _UNSPACED = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]+")
+
+_HIRAGANA = re.compile(r"[\u3041-\u309f]")  # particles and endings of Japanese, not its nouns and names
 
 _LISTED_STOP_WORDS = """
     a an the of in on at to for from by with and or but nor is are was were be been being am do does did doing have has
@@ -47,7 +50,8 @@ _STEM_LETTERS = 6  # "compress", "compression" and "compressor" meet; unlike wor
 def words(text: str) -> list[str]:
     """The words of ``text``, lower case, in order; numbers keep their points and commas."""
     found: list[str] = []
-    for match in _WORD.finditer(text.lower()):
+    # One spelling of accents: extracted text often has them as characters of their own, replies do not.
+    for match in _WORD.finditer(unicodedata.normalize("NFC", text).lower()):
         word = match.group()
         found.extend(_split_unspaced(word) if _UNSPACED.search(word) else [word])
     return found
@@ -59,8 +63,8 @@ def stems(text: str) -> list[str]:
 
 
 def content_stems(text: str) -> list[str]:
-    """``stems`` of the words that carry meaning: no articles, pronouns, auxiliaries or question words."""
-    return [stem(word) for word in words(text) if word not in _STOP_WORDS]
+    """``stems`` of the words that carry meaning: no articles, pronouns, auxiliaries, question words, kana endings."""
+    return [stem(word) for word in words(text) if word not in _STOP_WORDS and not _HIRAGANA.search(word)]
 
 
 @lru_cache(maxsize=65536)
@@ -113,15 +117,16 @@ def longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, 
     Returns:
         Where the run begins in ``left``, and its length in words; length 0 if nothing is shared.
     """
+    places: dict[str, list[int]] = {}
+    for j, word in enumerate(right):
+        places.setdefault(word, []).append(j)
     best_end, best = 0, 0
-    previous = [0] * (len(right) + 1)
+    previous: dict[int, int] = {}  # by the place in ``right`` where a run ends, its length
     for i, word in enumerate(left, start=1):
-        current = [0] * (len(right) + 1)
-        for j, other in enumerate(right, start=1):
-            if word == other:
-                current[j] = previous[j - 1] + 1
-                if current[j] > best:
-                    best_end, best = i, current[j]
+        current = {j: previous.get(j - 1, 0) + 1 for j in places.get(word, ())}
+        longest = max(current.values(), default=0)
+        if longest > best:
+            best_end, best = i, longest
         previous = current
     return best_end - best, best
 

@@ -109,8 +109,8 @@ class Work:
             if rejection.kind != "judge":
                 self._reopened.add(rejection.kind)
         self.draft = without(self.draft, frozenset(wrong))
-        self._missing = () if verdict.covered else verdict.missing or _UNNAMED
-        if not verdict.covered:
+        self._missing = verdict.missing or (() if verdict.covered else _UNNAMED)
+        if self._missing:
             self.counted[NOT_COVERED_REASON] += 1
             self._judge_fault = NOT_COVERED_REASON
 
