@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from clara.config import CompressionConfig
 from clara.model.memory import (
     READ_SHARE,
+    WHITENING,
     MemoryTable,
     additive,
     equal_spans,
@@ -194,3 +197,52 @@ def test_fresh_memory_tokens_have_the_size_of_embeddings(pooled: bool, share: fl
     rms = float(embeddings.pow(2).mean().sqrt())
     assert float(made.tokens.detach().pow(2).mean().sqrt()) == pytest.approx(share * rms, rel=0.05)
     assert torch.equal(made.tokens, again.tokens)
+
+
+def test_a_projected_question_is_its_mean_at_every_memory_token() -> None:
+    made = table(gain=True, residual=True)
+    made.project_queries(projected=True)
+    assert made.query_projection is not None
+    assert made.query_centre is not None
+    with torch.no_grad():
+        made.query_projection.copy_(ramp(2, WIDTH, WIDTH).sin())
+        made.query_centre.copy_(ramp(2, WIDTH))
+    read, rest = ramp(2, 3, WIDTH), ramp(2, 3, WIDTH).cos()
+    found = made.assemble(read, rest, rate=16, query=True)
+    passage = made.assemble(read, rest, rate=16)
+    for i in range(2):
+        mean = sum(passage[i, j] for j in range(3)) / 3 - made.query_centre[1]
+        wanted = torch.stack([sum(row[k] * mean[k] for k in range(WIDTH)) for row in made.query_projection[1]])
+        for j in range(3):
+            torch.testing.assert_close(found[i, j], wanted, rtol=1e-4, atol=1e-4)
+    made.project_queries(projected=False)
+    assert torch.equal(made.assemble(read, rest, rate=16, query=True), passage)
+
+
+def test_whitening_equals_numpy_and_finds_what_cosine_misses() -> None:
+    width, asked_of = 32, 20
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal(width)  # what passages differ in most, and which says nothing
+    topics = rng.standard_normal((400, width))
+    documents = torch.from_numpy(topics + 2 * rng.standard_normal((400, 1)) * common).float()
+    noise = 0.3 * rng.standard_normal((asked_of, width)) + 4 * rng.standard_normal((asked_of, 1)) * common
+    questions = torch.from_numpy(topics[:asked_of] + noise).float()
+    made = MemoryTable(CompressionConfig(rates=(4, 16)), width)
+    made.project_queries(projected=True)
+    made.whiten_queries(documents, questions, rate=4)
+    assert made.query_projection is not None
+    assert made.query_centre is not None
+    covariance = np.cov(documents.numpy().T)
+    scale = np.trace(covariance) / width
+    wanted = scale * np.linalg.inv(covariance + WHITENING * scale * np.eye(width))
+    np.testing.assert_allclose(made.query_projection[0].detach().numpy(), wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(made.query_centre[0].detach(), questions.mean(dim=0))
+    assert torch.equal(made.query_projection[1], torch.eye(width)), "the other rate is as it was"
+
+    def found(queries: Tensor) -> float:
+        scores = functional.normalize(queries, dim=-1) @ functional.normalize(documents, dim=-1).T
+        return float((scores.argmax(dim=1) == torch.arange(asked_of)).float().mean())
+
+    projected = made.assemble(questions[:, None], torch.zeros(asked_of, 1, width), rate=4, query=True)
+    assert found(questions) < 0.5, "what is loud in the question decides"
+    assert found(projected[:, 0].detach()) > 0.7

@@ -232,6 +232,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 ADAPTER = "adapters/{}/adapter_model.safetensors"
+PROJECTION = ("query_projection", "query_centre")
 READ_OUT = ("query_bias", "query_gain", "query_residual_gain")
 RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
 
@@ -247,6 +248,8 @@ RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
         ),
         ("retriever", {"reasoner_start": "random", "query_read_out": False}, {"query_reasoner"}),
         ("retriever", {}, {"query_reasoner"}),
+        ("retriever", {"query_projection": True}, {"query_reasoner"}),
+        ("end_to_end", {"top_k": 2, "query_projection": True}, {"query_reasoner", "generator"}),
     ],
 )
 def test_what_a_stage_leaves(
@@ -268,7 +271,8 @@ def test_what_a_stage_leaves(
     rows = [torch.equal(tensor, table[name]) for name, tensor in load(before["memory.safetensors"]).items()]
     assert all(rows) == ("compressor" not in trained)
     own = values.get("query_read_out", True)
-    assert {name for name in table if name.startswith("query_")} == set(READ_OUT if own else ())
+    projected = PROJECTION if values.get("query_projection") else ()
+    assert {name for name in table if name.startswith("query_")} == {*(READ_OUT if own else ()), *projected}
     assert all(not torch.equal(table[name], table[name.removeprefix("query_")]) for name in READ_OUT if own)
     assert ADAPTER.format("query_reasoner") in after
     manifest = checkpoint.read_manifest(folder)
@@ -285,6 +289,30 @@ def test_what_a_stage_leaves(
     assert model.latent_weight == 1.0
     [query], [memory] = model.encode_queries(["Where?"]), model.compress(["Where?"])
     assert (query.values != memory.values).any()
+    assert bool((query.values == query.values[0]).all()) == bool(projected), "one vector at every memory token"
+
+
+def test_a_projection_is_gone_on_with_and_not_started_anew(
+    tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    config = selecting(tiny_base, tiny_checkpoint, steps=2, query_projection=True, projection_learning_rate=0.01)
+    first = train("retriever", RECORDS, config, tmp_path / "a", cache=cache)
+    still: dict[str, Any] = {
+        "reasoner_start": "checkpoint",
+        "query_projection": True,
+        "projection_learning_rate": 1e-12,
+    }
+    again = selecting(tiny_base, first, steps=1, save_every=1, **still)
+    second = train("retriever", RECORDS, again, tmp_path / "b", cache=cache)
+    before, after = (load(files(folder)["memory.safetensors"]) for folder in (first, second))
+    torch.testing.assert_close(after["query_projection"], before["query_projection"], rtol=0, atol=1e-9)
+    fresh = train(
+        "retriever", RECORDS, selecting(tiny_base, first, steps=1, query_projection=True), tmp_path / "c", cache=cache
+    )
+    assert not torch.equal(load(files(fresh)["memory.safetensors"])["query_projection"], before["query_projection"])
+    dropped = train("retriever", RECORDS, selecting(tiny_base, first, steps=1), tmp_path / "d", cache=cache)
+    assert "query_projection" not in load(files(dropped)["memory.safetensors"])
 
 
 def test_the_documents_of_two_stages_are_compressed_once(

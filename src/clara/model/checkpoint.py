@@ -63,6 +63,7 @@ class Manifest(Settings):
         lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
         query_read_out: whether the memory table has a read-out of its own for questions.
+        query_projection: whether it compares questions by their projected mean.
         latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
             measured for this checkpoint; a training run takes it out.
         stage: the last training stage, or ``untrained``.
@@ -78,6 +79,7 @@ class Manifest(Settings):
     lora: LoraSettings
     roles: tuple[Role, ...]
     query_read_out: bool = False
+    query_projection: bool = False
     latent_weight: float | None = Field(default=None, ge=0)
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
@@ -91,6 +93,8 @@ class Manifest(Settings):
             del values["official"]
         if not self.query_read_out:
             del values["query_read_out"]
+        if not self.query_projection:
+            del values["query_projection"]
         if self.latent_weight is None:
             del values["latent_weight"]
         return values
@@ -141,7 +145,7 @@ def save(
 
     Args:
         network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles`` and ``query_read_out`` are replaced by the network's.
+        manifest: its ``roles``, ``query_read_out`` and ``query_projection`` are replaced by the network's.
         folder: must not exist, or be a checkpoint, which is then replaced.
         card: text of ``README.md``.
         dtype: of the adapters' weights on disk; the memory table stays float32.
@@ -151,8 +155,12 @@ def save(
     """
     if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists and is not a checkpoint; choose another folder")
-    own = bool(network.table.query_parameters())
-    manifest = manifest.model_copy(update={"roles": network.adapters.roles, "query_read_out": own})
+    table = network.table
+    own = {
+        "query_read_out": bool(table.read_out_of_queries()),
+        "query_projection": bool(table.projection_of_queries()),
+    }
+    manifest = manifest.model_copy(update={"roles": network.adapters.roles, **own})
     with replacing(folder) as scratch:
         _write(network, manifest, scratch, card=card, dtype=dtype)
 
@@ -245,6 +253,7 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
     table = MemoryTable(manifest.compression, manifest.hidden_size)
     if manifest.query_read_out:
         table.split_query_read_out()
+    table.project_queries(projected=manifest.query_projection)
     expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
     table.load_state_dict(_checked(folder / MEMORY, expected))
     vocabulary = None

@@ -28,6 +28,8 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "temperature": SELECTING,
     "reasoner_start": SELECTING,
     "query_read_out": SELECTING,
+    "query_projection": SELECTING,
+    "projection_learning_rate": SELECTING,
     "top_k": ("end_to_end",),
     "train_compressor": ("end_to_end",),
     "reader_context": ("reader",),

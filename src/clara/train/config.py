@@ -71,6 +71,9 @@ class TrainConfig(Settings):
             that stage.
         query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
             has one (``gain``); it starts as a copy.
+        query_projection: whether questions are compared by their mean, through a matrix of their own that starts at
+            the inverse covariance of the run's documents (``MemoryTable.whiten_queries``) and is trained.
+        projection_learning_rate: peak, of that matrix.
         train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
@@ -117,6 +120,8 @@ class TrainConfig(Settings):
     temperature: float = Field(default=0.02, gt=0)
     reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
     query_read_out: bool = True
+    query_projection: bool = False
+    projection_learning_rate: float = Field(default=1e-5, gt=0)
     train_compressor: bool = False
     reader_context: Literal["text", "none"] = "text"
     reader_examples: Literal["scp", "instruct"] = "instruct"

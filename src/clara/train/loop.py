@@ -167,21 +167,39 @@ class _disk:  # noqa: N801 - reads as a place where it is used
 
 
 def optimizer(network: Network, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, with a learning rate of its own for the memory table."""
-    table, lora = split_parameters(network)
+    """AdamW over the trainable parameters, with learning rates of their own for memory table and projection."""
+    parts = split_parameters(network)
     groups = [
-        {"params": lora, "lr": config.learning_rate},
-        {"params": table, "lr": config.table_learning_rate, "weight_decay": 0.0},
+        {"params": parts.lora, "lr": config.learning_rate},
+        {"params": parts.table, "lr": config.table_learning_rate, "weight_decay": 0.0},
+        {"params": parts.projection, "lr": config.projection_learning_rate, "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, weight_decay=config.weight_decay, betas=(0.9, 0.98))
 
 
-def split_parameters(network: Network) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters: those of the memory table, and all others."""
-    table = [p for p in network.table.parameters() if p.requires_grad]
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Trainable parameters, by the learning rate they have.
+
+    Attributes:
+        lora: of the adapters.
+        table: of the memory table, without the next.
+        projection: the matrix that questions are projected with; Adam moves every entry of a matrix at once, so a
+            rate that suits vectors would turn it over in a few steps.
+    """
+
+    lora: list[nn.Parameter]
+    table: list[nn.Parameter]
+    projection: list[nn.Parameter]
+
+
+def split_parameters(network: Network) -> Parts:
+    """The trainable parameters of a network."""
+    matrix = network.table.query_projection
+    table = [p for p in network.table.parameters() if p.requires_grad and p is not matrix]
     lora = [p for p in network.backbone.parameters() if p.requires_grad]
-    return table, lora
+    return Parts(lora, table, [] if matrix is None or not matrix.requires_grad else [matrix])
 
 
 def _with_shares(batch: Batch, processes: Processes, device: torch.device) -> Batch:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clara import prompts
-from clara.data import PassageQA
+from clara.data import MultiHop, PassageQA
 from clara.model.adapters import Adapters, Role
 from clara.model.backbone import BaseModel, load_base
 from clara.model.checkpoint import Manifest, memory_fingerprint
@@ -21,9 +21,13 @@ from clara.model.network import Network
 from clara.model.placement import DTYPES
 from clara.train.config import Stage, TrainConfig
 from clara.train.distil import add_teacher, teacher_fingerprint
+from clara.train.documents import Documents
 from clara.train.plan import TrainingData
 
 CALIBRATION_TEXTS = 32
+WHITENING_DOCUMENTS = 4000
+"""Enough for a covariance of a few hundred dimensions beside its ridge."""
+WHITENING_QUESTIONS = 256
 
 
 def start(
@@ -105,10 +109,38 @@ def _start_reasoner(network: Network, config: TrainConfig) -> None:
     if not config.query_read_out:
         if not going_on:
             network.table.share_query_read_out()
-    elif not (going_on and network.table.query_parameters()):
+    elif not (going_on and network.table.read_out_of_queries()):
         network.table.split_query_read_out()
+    if not (going_on and network.table.projection_of_queries()):
+        network.table.project_queries(projected=config.query_projection)
     if not going_on:
         network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+
+
+@torch.no_grad()
+def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[str]], asked: Sequence[str]) -> None:
+    """Start the projection of questions from the run's own documents and questions (``MemoryTable.whiten_queries``).
+
+    Args:
+        loaded: the network before its first step.
+        documents: gives memories.
+        wanted: passages by rate; the first ``WHITENING_DOCUMENTS`` of each are taken.
+        asked: questions.
+    """
+    network, prompter = loaded.network, loaded.prompter()
+    device = network.adapters.bare().device
+    rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
+    for rate, texts in wanted.items():
+        means = [documents([text], rate).float().mean(dim=1) for text in texts[:WHITENING_DOCUMENTS]]
+        queries = []
+        for row in rows:
+            ids = torch.tensor([row], device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
+                # A projection that has not been set yet is the identity: this is the mean it will be given.
+                encoded = network.encode("query_reasoner", ids, torch.ones_like(ids).bool(), rate=rate)
+            queries.append(encoded.memory.float().mean(dim=1))
+        if means and queries:
+            network.table.whiten_queries(torch.cat(means).to(device), torch.cat(queries), rate=rate)
 
 
 def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
@@ -120,8 +152,21 @@ def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
             parameter.requires_grad = True
     for parameter in network.table.parameters():
         parameter.requires_grad = "compressor" in roles
-    for parameter in network.table.query_parameters():
+    for parameter in network.table.read_out_of_queries():
         parameter.requires_grad = "query_reasoner" in roles and config.query_read_out
+    for parameter in network.table.projection_of_queries():
+        parameter.requires_grad = "query_reasoner" in roles and config.query_projection
+
+
+def sample_questions(data: TrainingData) -> list[str]:
+    """A few hundred questions, from all sources alike."""
+    each = -(-WHITENING_QUESTIONS // len(data.sources))
+    asked: list[str] = []
+    for rows in data.sources.values():
+        for record in rows[:each]:
+            pairs = [record] if isinstance(record, MultiHop) else [*record.pairs, *record.complex_pairs]
+            asked.extend(pair.question.strip() for pair in pairs[:1])
+    return asked
 
 
 def _samples(data: TrainingData) -> Sequence[str]:

@@ -1,7 +1,8 @@
-"""Draw the sample of training records that the embedded checkpoint's query reasoner was trained on.
+"""Draw the sample of training records that the embedded checkpoint's query reasoners were trained on.
 
-Each candidate document has to be compressed before a retriever can train, so the run reads a few thousand, not all.
-Usage: retriever_sample.py TRAIN_FOLDER OUT.jsonl.gz
+Each candidate document has to be compressed before a selecting stage can train, so the run reads a few thousand, not
+all. Multi-hop records with few documents of their own are preferred for the same reason.
+Usage: question_sample.py TRAIN_FOLDER OUT.jsonl.gz
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PASSAGES = {"squad": 520, "clara_scp": 330, "nq_qed": 350, "nq_open": 150, "ares": 150}
-MULTI_HOP = {"hotpotqa": 70, "2wiki": 60, "musique": 20}
+PASSAGES = {"squad": 350, "clara_scp": 100, "nq_qed": 500, "nq_open": 200, "ares": 50}
+MULTI_HOP = {"hotpotqa": 330, "2wiki": 250, "musique": 15}
+DOCUMENTS = {"hotpotqa": 3, "2wiki": 3, "musique": 20}
+"""Most documents of a multi-hop record."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -34,7 +37,8 @@ def main() -> None:
         rows = [r for r in read(folder / "passage_qa" / f"{name}.jsonl.gz") if r.get("qa")]
         passages += random.sample(rows, min(count, len(rows)))
     for name, count in MULTI_HOP.items():
-        questions += random.sample([r for r in read(folder / "multi_hop" / f"{name}.jsonl.gz") if r["gold"]], count)
+        rows = read(folder / "multi_hop" / f"{name}.jsonl.gz")
+        questions += random.sample([r for r in rows if r["gold"] and len(r["docs"]) <= DOCUMENTS[name]], count)
     random.shuffle(passages)
     with gzip.open(out, "wt", encoding="utf-8") as file:
         for record in [*passages, *questions]:
