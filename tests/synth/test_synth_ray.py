@@ -13,6 +13,11 @@ import pytest
 from cases import knowledge, passage, write_passages
 from llm_server import LLMServer, serving
 
+from clara.errors import SynthesisError
+from clara.synth.run import Job, synthesize
+from clara.synth.settings import SynthSettings
+from clara.synth.sources import read_sources
+
 # In a process of its own: Ray starts many, and this one may open no sockets but the test server's.
 _CODE = """
 import sys
@@ -43,6 +48,19 @@ def lines(path: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     bare = [{**record, "provenance": {**record["provenance"], "date": ""}} for record in records]
     return sorted(bare, key=lambda record: str(record["id"]))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra scale)")
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr("ray.init", refuse)
+    sources = read_sources([write_passages(tmp_path / "in.jsonl", 1)], passage_words=190, min_passage_words=8)
+    settings = SynthSettings.model_validate({"server": {"url": "http://127.0.0.1:9", "model": "m"}})
+    job = Job(tmp_path / "out.jsonl", engine="ray", ray_address="ray://nowhere:1")
+    with pytest.raises(SynthesisError, match=r"ray://nowhere:1.*RAY_ADDRESS"):
+        synthesize(sources, settings, job)
 
 
 @pytest.mark.slow

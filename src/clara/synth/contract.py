@@ -15,7 +15,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,7 +193,9 @@ def _remarks(value: object) -> tuple[str, ...] | None:
         return None
     texts: list[str] = []
     for item in items:
-        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
+        parts: Iterable[object] = (
+            item.values() if isinstance(item, dict) else item if isinstance(item, list) else [item]
+        )
         texts.append(_clean(": ".join(str(part) for part in parts if part is not None)))
     return tuple(text for text in texts if text.strip(" .").lower() not in _NO_REMARK)
 

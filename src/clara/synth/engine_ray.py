@@ -69,12 +69,16 @@ def finish_passages_on_ray(
         address: a cluster to join; empty for workers on this machine.
 
     Raises:
-        SynthesisError: the output or the cache cannot be used, the server refuses everything.
+        SynthesisError: the output or the cache cannot be used, the server refuses everything, Ray fails.
     """
     ours = not ray.is_initialized()
     if ours:
         place = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, **place)
+        try:
+            ray.init(log_to_driver=False, **place)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            where = f"no Ray cluster can be joined at {address}" if address else "Ray cannot be started here"
+            raise SynthesisError(f"{where} ({error}); correct RAY_ADDRESS, or leave --engine ray out") from None
     try:
         return _Driver(means, cache, sink, workers, len(todo)).run(todo)
     finally:
