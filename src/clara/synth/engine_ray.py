@@ -25,6 +25,7 @@ from clara.synth.templates import Templates
 
 try:
     import ray
+    from ray.exceptions import RayError
 except ImportError:
     raise MissingExtraError("ray", "scale") from None
 
@@ -76,7 +77,7 @@ def finish_passages_on_ray(
         place = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
         try:
             ray.init(log_to_driver=False, **place)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             where = f"no Ray cluster can be joined at {address}" if address else "Ray cannot be started here"
             raise SynthesisError(f"{where} ({error}); correct RAY_ADDRESS, or leave --engine ray out") from None
     try:
@@ -119,7 +120,7 @@ class _Driver:
             del self._shares[done]
             try:
                 finished = ray.get(done)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 last = str(error).strip().splitlines()[-1]
                 raise SynthesisError(f"a Ray worker failed: {last}; go on with --resume") from None
             self._take(finished)
