@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_a_trained_reader_answers_in_the_models_place(
         assert list(found)[:6] == ["n", "em", "f1", "cover_em", "recall_at_5", "errors"]
         assert (found["n"], found["errors"], found["context"], found["rate"]) == (7, 0, "text", None)
         assert found["model"] == str(tiny_checkpoint if name == "base" else reader)
+        assert json.loads((out / "provenance.json").read_text())["model"] == found["model"]
         answers[name] = [json.loads(row)["prediction"] for row in (out / "rows.jsonl").read_text().splitlines()]
     assert answers["base"] != answers[str(reader)]
     wrong = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--context", "none", "--reader", reader)
@@ -77,6 +79,8 @@ def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert all(0 <= result["rouge_l"] <= result["rouge1"] <= 1 for result in found["results"])
         rows = (tmp_path / data.stem / "fidelity.jsonl").read_text("utf-8").splitlines()
         assert len(rows) == 4
+        assert found["data_sha256"] == sha256(data.read_bytes()).hexdigest()
+        assert found["provenance"].keys() >= {"command", "commit", "checkpoint", "seed", "cpu"}
     assert "--out DIR" in clara("eval", "--data", QUESTIONS, *options).err
 
 
@@ -167,6 +171,10 @@ limit = 2
     assert "clara-bm25 16x" in text
     assert "reader-bm25" in text.split("## Left out")[1]
     assert len(json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["results"]) == 5
+    trial = clara(*command[:-1], tmp_path / "trial", "--limit", 1)
+    assert trial.code == 0, trial.err
+    assert page.read_text("utf-8") == text, "a trial leaves the real page alone"
+    assert "| closed-book | 1 |" in (tmp_path / "trial" / "results.md").read_text("utf-8")
 
 
 def test_candidates_from_a_store_and_from_a_pool(
@@ -212,6 +220,10 @@ def test_abstention_is_reported_where_questions_have_no_answer(
         (("--rate", 4, "--rate", 16), "give --system to compare"),
         (("--reader", "nowhere"), "generator, base, or the folder of a reader"),
         (("--recipe", "nothing.toml", "--out", "o"), "--recipe says which data"),
+        (("--recipe", "nothing.toml", "--k", 3, "--rate", 4, "--out", "o"), "--rate, --k has no meaning with --recipe"),
+        (("--corpus", "pool", "--yes-no"), "--corpus, --yes-no has no meaning for a single model (give --system"),
+        (("--system", "bm25", "--encoder", "e", "--out", "o"), "--encoder has no meaning with --system"),
+        (("--fidelity", "--k", 3, "--out", "o"), "--k has no meaning with --fidelity"),
     ],
 )
 def test_refusals_before_anything_is_loaded(clara: Clara, options: tuple[object, ...], message: str) -> None:

@@ -41,6 +41,7 @@ HERRING = DocText("Holm herring", "Holm herring is salted in barrels of beech wo
             },
             0,
         ),
+        ("squad_hub.jsonl", "squad_hub", 2, {"wrong type of 'text'": 1}, 0),
         ("nq_open.jsonl", "nq_open", 1, {"no answers": 1, "empty question": 1}, 0),
         ("dpr_retriever.json", "dpr", 1, {"wrong type of 'positive_ctxs[]'": 1}, 0),
         ("dpr_results.json", "dpr", 1, {}, 0),
@@ -87,6 +88,9 @@ def test_unanswerable_questions() -> None:
     assert two.docs == (LIGHT,), "the paragraph it was asked about, its title without underscores"
     old = read_questions(FORMATS / "squad_v1.json").questions[0]
     assert old.answers == ("Moira Calder", "Calder")
+    flat, none = read_questions(FORMATS / "squad_hub.jsonl").questions
+    assert (flat.answers, flat.docs, flat.gold) == (old.answers, (LIGHT,), (0,))
+    assert none.unanswerable
 
 
 def test_questions_whose_documents_are_elsewhere() -> None:

@@ -13,8 +13,8 @@ from bag_model import words
 
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
-from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, beir_questions, pooled, read_corpus
-from clara.evaluate.first_stage import CorpusSearch, FirstStageName, settled
+from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply, beir_questions, pooled, read_corpus
+from clara.evaluate.first_stage import UNKNOWN_GOLD, CorpusSearch, FirstStageName, settled
 from clara.evaluate.sources import Candidacy, Sources
 from clara.records import FloatArray
 
@@ -108,9 +108,11 @@ def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
 
 def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
     stage = CorpusSearch(pooled(OWN.questions), "bm25")
-    made = settled(OWN.questions, stage, oracle=True, candidates=4).questions
+    whole = settled(OWN.questions, stage, oracle=True, candidates=4)
+    made = whole.questions
+    assert dict(whole.without) == {UNKNOWN_GOLD: 1}
     assert all(not question.elsewhere for question in made)
-    for before, after in zip(OWN.questions, made, strict=True):
+    for before, after in zip((question for question in OWN.questions if question.gold), made, strict=True):
         assert {after.docs[index] for index in after.gold} == {before.docs[index] for index in before.gold}
         assert len(set(after.docs)) == len(after.docs) <= 4
     assert len({question.gold for question in made if len(question.gold) == 1}) > 1
@@ -163,3 +165,37 @@ def test_where_candidates_come_from() -> None:
     assert all(question.gold for question in beir)
     with pytest.raises(RecordError, match="give --corpus"):
         load("nq_open.jsonl", "oracle")
+    with pytest.raises(InputError, match=r"nq_open.jsonl brings no documents .* give --corpus PATH"):
+        load("nq_open.jsonl")
+
+
+def test_oracle_is_kept_or_the_question_is_left_out_by_name() -> None:
+    """Gold documents that only the corpus holds are fetched from it, by id or by title."""
+    beir = load("beir", "oracle", candidates=2)
+    assert [(question.id, len(question.gold), question.elsewhere) for question in beir] == [
+        ("q1", 2, ()),
+        ("q2", 1, ()),
+    ]
+    kilt = load("kilt_nq.jsonl", "oracle", corpus=str(FORMATS / "kilt_knowledgesource.jsonl"), candidates=1)
+    assert [(kilt[0].docs[index].title, kilt[0].elsewhere) for index in kilt[0].gold] == [("Skerry Light", ())]
+    with pytest.raises(
+        RecordError, match=r"nothing to ask in .*hotpotqa_fullwiki.json: 1 questions with a gold document"
+    ):
+        load("hotpotqa_fullwiki.json", "oracle")
+    with pytest.raises(RecordError, match=r"1 questions of which no gold document is known.*--setting normal"):
+        load("nq_open.jsonl", "oracle", corpus=str(FORMATS / "psgs_w100.tsv"))
+    unanswerable = load("musique_full.jsonl", "oracle")
+    assert any(question.unanswerable for question in unanswerable)
+
+
+def test_a_title_stands_for_the_passage_with_an_answer() -> None:
+    named = [
+        CorpusPassage("1", DocText("Skerry Light", "A lighthouse.")),
+        CorpusPassage("2", DocText("skerry_light", "Moira  Calder built it.")),
+        CorpusPassage("3", DocText("Other", "Moira Calder.")),
+    ]
+    supply = GoldSupply(named)
+    assert supply.find(GoldRef("Skerry Light"), ["moira calder"]) == named[1]
+    assert supply.find(GoldRef("Skerry Light"), ["nobody"]) == named[0]
+    assert supply.find(GoldRef("Skerry Light", "Moira Calder built it."), []) == named[1]
+    assert (supply.find(GoldRef(id="3"), []), supply.find(GoldRef(id="4"), [])) == (named[2], None)

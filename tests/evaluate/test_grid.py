@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from bag_model import BagModel
+from matplotlib.figure import Figure
 from word_system import SYSTEMS, WordSystem, make_settings
 
 from clara.config import check
 from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
 from clara.evaluate.benefit import kept_benefits
 from clara.evaluate.contest import Asking, Exam, Scoring, examine
-from clara.evaluate.grid import Benefit, Grid, GridRun, Outcome, Step, Trial, run_grid, trials
+from clara.evaluate.figures import draw_all
+from clara.evaluate.grid import Benefit, Grid, GridRun, Outcome, Step, Trial, capped, run_grid, trials
 from clara.evaluate.isolation import Failure
 from clara.evaluate.provenance import provenance
 from clara.evaluate.report import make_report, write_report
@@ -123,6 +126,12 @@ def test_the_plan_names_each_trial_once_and_keeps_data_together() -> None:
     assert Trial("a", "oracle", "candidates", 5, None, "z", None) in found
 
 
+def test_a_trial_caps_every_block() -> None:
+    runs = [GridRun(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    assert [run.limit for run in capped(runs, 2)] == [2, 1, 2]
+    assert capped(runs, None) == tuple(runs)
+
+
 def test_a_system_that_minds_no_rate_is_asked_once(tmp_path: Path) -> None:
     outcome = compare(tmp_path, [{"systems": ("words", "every"), "rates": (1, 2)}])
     assert [result.subject.label for result in outcome.results] == ["words", "every 1x", "every 2x"]
@@ -204,9 +213,10 @@ def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:
     origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
     outcome = compare(tmp_path, [{"systems": ("words", "nothing"), "limit": 3}])
     report = make_report(outcome, origin, Scoring(), [PAIR])
-    write_page(report, tmp_path / "docs" / "results.md")
+    write_page(report, tmp_path / "docs" / "results.md", note="From dev sets.\n")
     text = (tmp_path / "docs" / "results.md").read_text("utf-8")
-    assert text == page(report)
+    assert text == page(report, note="From dev sets.")
+    assert "## This checkpoint\n\nFrom dev sets.\n\n### Oracle" in text
     ours, paper = text.split("## The paper's figures")
     assert "57.05" in paper
     assert "57.05" not in ours
@@ -214,6 +224,41 @@ def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:
     assert "not comparable" in paper
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+
+
+def test_the_results_page_ranks_on_the_questions_that_all_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ranks(WordSystem):
+        def _one(self, ask: Ask) -> Reply | Failure:
+            reply = super()._one(ask)
+            if not isinstance(reply, Reply) or reply.ranking is None:
+                return reply
+            order = reply.ranking if self.name == "near" else reply.ranking[::-1]
+            return replace(reply, text=None, used=(), ranking=order)
+
+    systems: dict[str, Build] = {**SYSTEMS, "near": lambda s: Ranks("near", s), "far": lambda s: Ranks("far", s)}
+    outcome = compare(tmp_path, [{"systems": ("near", "words")}, {"systems": ("far",), "limit": 3}], systems)
+    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    text = page(make_report(outcome, origin, Scoring()))
+    assert "compare them with care" in text
+    table = text.split("on the questions that all of these ranked (multi_hop 3):\n\n")[1].split("\n\n")[0]
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines()[2:]}
+    assert set(rows) == {"near", "far"}, "systems that answer rank as one of these does"
+    near, far = (next(r for r in outcome.results if r.subject.system == name).rows[:3] for name in ("near", "far"))
+    for name, own in (("near", near), ("far", far)):
+        for measure in ("R@5", "R@1", "RR"):
+            value = fmean((row.ranking or {})[measure] for row in own)
+            assert f" {100 * value:.1f} " in rows[name]
+    assert "| words | 8 |" in text
+
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.update({path.name: self}))
+    draw_all(outcome.results, [], tmp_path)
+    for figure in drawn.values():
+        assert len(figure.legends) == 1
+        assert all(axes.get_legend() is None for axes in figure.axes), "a legend in a panel hides points"
+    assert [shown.get_text() for shown in drawn["recall.png"].legends[0].get_texts()] == ["near", "far"]
 
 
 def test_recipes_are_checked_whole() -> None:

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,14 @@ from clara.errors import ConfigError, ModelError
 from clara.evaluate.baselines import SYSTEMS
 from clara.evaluate.baselines.bm25 import Bm25
 from clara.evaluate.baselines.dense import BGE_QUERY, Dense, bge, check_minilm, load_minilm, minilm, package_folder
+from clara.evaluate.baselines.latent import DocumentMemories
 from clara.evaluate.isolation import Failure
 from clara.evaluate.shelf import Shelf
 from clara.evaluate.system import Ask
 from clara.ingest import make_document, split
 from clara.model import ClaraModel
 from clara.prompts import passage_text
-from clara.records import FloatArray
+from clara.records import FloatArray, Memory
 
 MINILM_FOLDER = package_folder()
 
@@ -202,6 +205,34 @@ def test_supervised_takes_a_checkpoint_of_stage_retriever(
     assert [reply.ranking for reply in replies(SYSTEMS["supervised"](run))] == [
         reply.ranking for reply in replies(SYSTEMS["latent"](run))
     ]
+
+
+def test_a_retriever_finds_the_documents_of_its_compressor_compressed(
+    tiny_model: ClaraModel, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "retriever"
+    shutil.copytree(tiny_checkpoint, folder)
+    manifest = json.loads((folder / "clara.json").read_text())
+    (folder / "clara.json").write_text(json.dumps(manifest | {"stage": "retriever"}))
+    run = settings(tiny_model, tmp_path, options={"supervised": folder})
+    replies(SYSTEMS["latent"](run))
+    compressed: list[str] = []
+    compress = ClaraModel.compress
+
+    def counting(self: ClaraModel, texts: Sequence[str], **options: object) -> list[Memory]:
+        compressed.extend(texts)
+        return compress(self, texts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ClaraModel, "compress", counting)
+    replies(SYSTEMS["supervised"](run))
+    assert not compressed
+    other = replace(run, rate=16)
+    replies(SYSTEMS["supervised"](other))
+    assert compressed, "another rate has other memories"
+    shared = DocumentMemories(tiny_model, 4, run.shelf).of(ASKS[0].docs)
+    assert {memory.fingerprint for found in shared if not isinstance(found, Failure) for memory in found} == {
+        tiny_model.fingerprint
+    }
 
 
 def test_documents_are_embedded_and_compressed_once_a_run(tmp_path: Path) -> None:

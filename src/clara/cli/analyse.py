@@ -155,12 +155,13 @@ def _measure(
     kind: Kind, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Report, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
+    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
 
     loaded = load_model(choice, name)
     command = ["clara", *sys.argv[1:]]
     source = provenance(
-        command, model=name, checkpoint=loaded.fingerprint, seed=settings.seed, device=choice.device
+        command, model=name, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
     ).to_json()
     with bar(label) as show:
 

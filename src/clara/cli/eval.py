@@ -7,6 +7,7 @@ Options and the measure of a single model; comparisons of systems are in ``eval_
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,22 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate import EvalResult
+    from clara.evaluate.provenance import Provenance
     from clara.model.reader import Reader
     from clara.records import ContextKind
 
 _SHOWN_REASONS = 5
+_ALWAYS = frozenset({"data", "rate", "limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
+_SINGLE = frozenset({"given", "context", "k", "reader", "batch_size", "max_new_tokens", "seed"})
+_SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "candidates", "retry_errors"})
+_SYSTEMS = _SOURCES | (_SINGLE - {"context"}) | {"setting", "system", "yes_no", "timed"}
+_RECIPE = _SOURCES | {"recipe", "data", "system"}
+_FIDELITY = frozenset({"fidelity", "encoder"})
 _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "bf16": "bf16", "fp32": "fp32"}
 
 
 def evaluate(
+    ctx: typer.Context,
     *,
     data: Annotated[
         list[str] | None,
@@ -69,7 +78,10 @@ def evaluate(
             "--rate", min=1, help="Compression rate; the model's by default. With --system it may be given again."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first questions.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Only the first questions; with --recipe at most so many of each block."),
+    ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Documents in the prompt with --given candidates.")] = 5,
     reader: Annotated[
         str | None,
@@ -131,7 +143,8 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and permutation tests.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for results.json and rows; with --system also the report.")
+        Path | None,
+        typer.Option("--out", help="Folder for results.json, rows and provenance; with --system also the report."),
     ] = None,
     as_json: JsonOption = False,
     model: Annotated[
@@ -156,18 +169,19 @@ def evaluate(
     rate is null where nothing was compressed. Errors are counted, never scored, and said on stderr by reason.
 
     Systems side by side: clara eval --data NAME --setting oracle --system clara --system text-bm25 --out DIR, or a
-    whole grid with --recipe FILE --out DIR. DIR then holds report.md, results.json, rows.jsonl, figures, and a journal
-    of every reply: the same command goes on after an interruption or a kill and asks nothing twice. --json prints what
-    results.json holds.
+    whole grid with --recipe FILE --out DIR (a trial with --limit leaves its page in DIR). DIR then holds report.md,
+    results.json, rows.jsonl, figures, and a journal of every reply: the same command goes on after an interruption or
+    a kill and asks nothing twice. --json prints what results.json holds.
 
     Fidelity: clara eval --data FILE --fidelity --rate 4 --rate 16 --out DIR.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     choice = ModelChoice(model, base, device, dtype, cache, threads)
+    if (system or setting or recipe) and context is not None:
+        raise InputError("--context is for a single model; each --system has its own, leave it out")
+    _refuse_foreign(ctx, recipe=recipe is not None, systems=bool(system or setting), fidelity=fidelity)
     if system or setting or recipe:
         from clara.cli.eval_systems import SystemsChoice, compare  # noqa: PLC0415
 
-        if context is not None:
-            raise InputError("--context is for a single model; each --system has its own, leave it out")
         compare(
             SystemsChoice(
                 data=tuple(data or ()),
@@ -239,6 +253,8 @@ def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import EvalConfig  # noqa: PLC0415
     from clara.evaluate import evaluate as measure  # noqa: PLC0415
+    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
 
     context = single.values["context"]
     named = single.reader in {None, "generator", "base"}
@@ -263,11 +279,42 @@ def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
     summary = {**result.to_json(), "model": model if folder is None else str(folder)}
     _say_left_out(result)
     if single.out is not None:
-        _write(single.out, summary, result)
+        command = ["clara", *sys.argv[1:]]
+        origin = provenance(
+            command,
+            model=str(summary["model"]),
+            checkpoint=reader.fingerprint if reader is not None else whole_identity(loaded),
+            seed=config.seed,
+            device=choice.device,
+        )
+        _write(single.out, summary, result, origin)
     if as_json:
         print_json(summary)
     else:
         _show(result)
+
+
+def _refuse_foreign(ctx: typer.Context, *, recipe: bool, systems: bool, fidelity: bool) -> None:
+    """Refuse what was typed and would not be looked at: a number must not depend on an option that was dropped.
+
+    Raises:
+        InputError: names all of it.
+    """
+    if recipe:
+        allowed, what = _RECIPE | (_ALWAYS - {"rate"}), "with --recipe, which says it"
+    elif systems:
+        allowed, what = _ALWAYS | _SYSTEMS, "with --system"
+    elif fidelity:
+        allowed, what = _ALWAYS | _FIDELITY, "with --fidelity"
+    else:
+        allowed, what = _ALWAYS | _SINGLE, "for a single model (give --system or --fidelity)"
+    foreign = [
+        option.opts[0]
+        for option in ctx.command.params
+        if option.name not in allowed and str(ctx.get_parameter_source(option.name or "")).endswith("COMMANDLINE")
+    ]
+    if foreign:
+        raise InputError(f"{', '.join(foreign)} has no meaning {what}; leave it out")
 
 
 def _options(given: list[str] | None, reader: str | None) -> dict[str, Path]:
@@ -315,13 +362,13 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
 
 
-def _write(out: Path, summary: Mapping[str, object], result: EvalResult) -> None:
+def _write(out: Path, summary: Mapping[str, object], result: EvalResult, origin: Provenance) -> None:
     from clara.data import write_jsonl  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
 
     write_jsonl(out / "rows.jsonl", (row.to_json() for row in result.rows))
-    part = out / ".results.json.part"
-    part.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(out / "results.json")
+    for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
+        write_whole(out / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _say_left_out(result: EvalResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,12 +44,14 @@ def tell_again(
         ClaraError: something the user gave cannot be used.
     """
     from clara.data import write_jsonl  # noqa: PLC0415
+    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
     from clara.evaluate.fidelity import measure_fidelity  # noqa: PLC0415
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
 
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
-    texts = _texts(data)
+    texts, sha256 = _texts(data)
     model = load_model(choice, choice.model or DEFAULT_MODEL)
     passages = _windows(model, texts[:limit])
     vectors = _vectors(encoder, choice.device) if encoder is not None else None
@@ -61,8 +64,10 @@ def tell_again(
                     show(done, total, "")
 
             results.append(measure_fidelity(model, passages, rate=rate, vectors=vectors, told=tell))
-    found = {"data": str(data), "model": model.name, "checkpoint": model.fingerprint}
-    value = {**found, "results": [result.to_json() for result in results]}
+    command = ["clara", *sys.argv[1:]]
+    origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
+    found = {"data": str(data), "data_sha256": sha256, "model": model.name, "checkpoint": model.fingerprint}
+    value = {**found, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
     write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -72,8 +77,8 @@ def tell_again(
         _show(results)
 
 
-def _texts(data: Path) -> list[tuple[str, str, str]]:
-    """Identifier, title and text of each passage, each text once."""
+def _texts(data: Path) -> tuple[list[tuple[str, str, str]], str]:
+    """Identifier, title and text of each passage, each text once; and the file's SHA-256."""
     from clara.data import MultiHop, read_records  # noqa: PLC0415
 
     reading = read_records(data, plain_passages=True)
@@ -86,7 +91,7 @@ def _texts(data: Path) -> list[tuple[str, str, str]]:
                 found.setdefault(doc.text, (f"{record.id}#{index}", doc.title, doc.text))
         else:
             found.setdefault(record.text, (record.id, record.title, record.text))
-    return list(found.values())
+    return list(found.values()), reading.sha256
 
 
 def _windows(model: ClaraModel, texts: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def compare(asked: SystemsChoice, choice: ModelChoice, *, as_json: bool) -> None
         ClaraError: something the user gave cannot be used; said before the first question where it can be known.
     """
     from clara.evaluate.baselines import SYSTEMS  # noqa: PLC0415
-    from clara.evaluate.grid import check_systems, trials  # noqa: PLC0415
+    from clara.evaluate.grid import capped, check_systems, trials  # noqa: PLC0415
     from clara.evaluate.report import write_report  # noqa: PLC0415
     from clara.evaluate.results_page import write_page  # noqa: PLC0415
 
@@ -76,7 +76,7 @@ def compare(asked: SystemsChoice, choice: ModelChoice, *, as_json: bool) -> None
     if asked.recipe is None and (not asked.systems or not asked.data):
         raise InputError(f"give --data and --system NAME; systems: {', '.join(sorted(SYSTEMS))}")
     grid = _grid(asked)
-    wanted = trials(grid.runs)
+    wanted = trials(capped(grid.runs, asked.limit))
     check_systems(wanted, SYSTEMS)
     try:
         report = _run(asked, choice, grid, wanted)
@@ -86,8 +86,10 @@ def compare(asked: SystemsChoice, choice: ModelChoice, *, as_json: bool) -> None
     _say_left_out(report)
     written = write_report(report, asked.out)
     if grid.page is not None:
-        write_page(report, grid.page)
-        written.append(grid.page)
+        # A trial with fewer questions does not take the place of the real page.
+        page = grid.page if asked.limit is None else asked.out / grid.page.name
+        write_page(report, page, note=grid.note)
+        written.append(page)
     if as_json:
         print_json(report.to_json())
     else:
@@ -134,6 +136,7 @@ _PAIRS = (
 
 def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Trial]) -> Report:
     from clara.evaluate.baselines import SYSTEMS  # noqa: PLC0415
+    from clara.evaluate.baselines.folders import identity  # noqa: PLC0415
     from clara.evaluate.contest import Asking, Scoring  # noqa: PLC0415
     from clara.evaluate.grid import run_grid  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
@@ -145,7 +148,6 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
     name = grid.model if grid.model is not None and choice.model in {None, DEFAULT_MODEL} else choice.model
     model = load_model(choice, name or DEFAULT_MODEL)
     command = ["clara", *sys.argv[1:]]
-    origin = provenance(command, model=model.name, checkpoint=model.fingerprint, seed=grid.seed, device=choice.device)
     settings = SystemSettings(
         k=asked.k,
         rate=None,
@@ -154,10 +156,12 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
         batch_size=grid.batch_size,
         model=model,
         cache=cache_folder(choice.cache),
-        options={**grid.options, **asked.options},
+        options={**grid.options, **({"base": Path(choice.base)} if choice.base else {}), **asked.options},
         device=choice.device,
         timed=grid.timed,
     )
+    whole = identity(settings, model)
+    origin = provenance(command, model=model.name, checkpoint=whole, seed=grid.seed, device=choice.device)
     asking = Asking(
         folder=out / "journals",
         batch_size=grid.batch_size,

@@ -163,9 +163,37 @@ class GoldFinder:
         ids = qrels.get(question.id)
         self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
 
+    def known(self) -> bool:
+        """Whether it is known at all what supports the answer."""
+        return bool(self.refs)
+
     def covered(self, passage: CorpusPassage) -> list[int]:
         """Indices into ``refs`` of what the passage supports."""
         return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
+
+
+class GoldSupply:
+    """Passages of a corpus by identifier and by title: what an oracle needs of it.
+
+    Args:
+        passages: of the corpus.
+    """
+
+    def __init__(self, passages: Iterable[CorpusPassage] = ()) -> None:
+        self._by_id: dict[str, CorpusPassage] = {}
+        self._by_title: dict[str, list[CorpusPassage]] = {}
+        for passage in passages:
+            self._by_id.setdefault(passage.id, passage)
+            self._by_title.setdefault(_title(passage.doc.title), []).append(passage)
+
+    def find(self, ref: GoldRef, answers: Sequence[str]) -> CorpusPassage | None:
+        """The passage that a reference means; of a title alone, the first that holds an answer, else the first."""
+        if ref.id is not None:
+            return self._by_id.get(ref.id)
+        titled = [passage for passage in self._by_title.get(_title(ref.title), []) if _is(passage, ref)]
+        wanted = [_plain(answer).lower() for answer in answers]
+        holding = (passage for passage in titled if any(word in _plain(passage.doc.text).lower() for word in wanted))
+        return next(holding, titled[0] if titled else None)
 
 
 def _is(passage: CorpusPassage, ref: GoldRef) -> bool:

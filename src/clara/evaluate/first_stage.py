@@ -17,7 +17,7 @@ import numpy as np
 
 from clara.data import DocText, GoldRef, Question
 from clara.errors import InputError, MissingExtraError
-from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder
+from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply
 from clara.index.ranking import Ranked, fusion_depth, reciprocal_rank_fusion
 from clara.prompts import passage_text
 from clara.records import FloatArray, Hit
@@ -26,6 +26,9 @@ FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
 CANDIDATES = 20
 """Candidates a question, as in the paper (clara.md section 8)."""
+
+UNKNOWN_GOLD = "questions of which no gold document is known, as --setting oracle needs (give --setting normal)"
+MISSING_GOLD = "questions with a gold document that is nowhere, as --setting oracle promises it (give --setting normal)"
 
 
 class Encoder(Protocol):
@@ -134,11 +137,13 @@ def settled(
     oracle: bool,
     candidates: int = CANDIDATES,
     qrels: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    supply: GoldSupply | None = None,
 ) -> Settled:
     """Give each question its candidates from a first stage.
 
-    With ``oracle`` the question's own gold documents are among them for certain: they take the places of the last
-    ones found, and the order is then drawn anew from the question's id, so that no place gives them away.
+    With ``oracle`` every gold document is among them for certain, the question's own or the corpus': they take the
+    places of the last ones found, and the order is then drawn anew from the question's id, so that no place gives them
+    away. A question for which that cannot be is left out and counted; an unanswerable one is asked all the same.
 
     Args:
         questions: their own candidates are used only to know and, with ``oracle``, to supply the gold documents.
@@ -146,20 +151,28 @@ def settled(
         oracle: guarantee the gold documents.
         candidates: documents a question.
         qrels: relevant passage ids by question id.
+        supply: where ``oracle`` takes gold documents from that the question does not bring; nowhere by default.
     """
+    supply = supply or GoldSupply()
     made: list[Question] = []
     without: Counter[str] = Counter()
     for question, found in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
-        given = _with_gold(question, found, candidates) if oracle else found
+        finder = GoldFinder(question, qrels)
+        given = _with_gold(question, finder, found, candidates, supply) if oracle else found
         if not given:
             without["questions for which the first stage found nothing"] += 1
             continue
-        made.append(_marked(question, given, qrels))
+        marked = _marked(question, given, finder)
+        if oracle and not finder.known() and not question.unanswerable:
+            without[UNKNOWN_GOLD] += 1
+        elif oracle and marked.elsewhere and not question.unanswerable:
+            without[MISSING_GOLD] += 1
+        else:
+            made.append(marked)
     return Settled(tuple(made), MappingProxyType(dict(without)))
 
 
-def _marked(question: Question, given: Sequence[CorpusPassage], qrels: Mapping[str, frozenset[str]]) -> Question:
-    finder = GoldFinder(question, qrels)
+def _marked(question: Question, given: Sequence[CorpusPassage], finder: GoldFinder) -> Question:
     covered = [finder.covered(passage) for passage in given]
     seen = {index for indices in covered for index in indices}
     missing: list[GoldRef] = [ref for index, ref in enumerate(finder.refs) if index not in seen]
@@ -171,11 +184,20 @@ def _marked(question: Question, given: Sequence[CorpusPassage], qrels: Mapping[s
     )
 
 
-def _with_gold(question: Question, found: Sequence[CorpusPassage], candidates: int) -> list[CorpusPassage]:
-    own = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
-    texts: set[DocText] = {passage.doc for passage in own}
-    others = [passage for passage in found if passage.doc not in texts]
-    given = [*own, *others][: max(candidates, len(own))]
+def _with_gold(
+    question: Question, finder: GoldFinder, found: Sequence[CorpusPassage], candidates: int, supply: GoldSupply
+) -> list[CorpusPassage]:
+    gold = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
+    brought: set[DocText] = {passage.doc for passage in gold}
+    others = [passage for passage in found if passage.doc not in brought]
+    gold += [passage for passage in others if finder.covered(passage)]
+    covered = {index for passage in gold for index in finder.covered(passage)}
+    for index, ref in enumerate(finder.refs):
+        passage = supply.find(ref, question.answers or ()) if index not in covered else None
+        if passage is not None:
+            gold.append(passage)
+    rest = [passage for passage in others if not finder.covered(passage)]
+    given = [*gold, *rest][: max(candidates, len(gold))]
     random.Random(question.id).shuffle(given)
     return given
 

@@ -72,6 +72,7 @@ class Grid(Settings):
         timed: questions of each run that are timed to the first token.
         seed: of the bootstrap and the permutation tests.
         page: Markdown page to write for the documentation, or None.
+        note: what a reader of the page has to know of its data.
     """
 
     runs: tuple[GridRun, ...] = Field(min_length=1)
@@ -84,6 +85,7 @@ class Grid(Settings):
     timed: int = Field(default=8, ge=0)
     seed: int = Field(default=0, ge=0)
     page: Path | None = None
+    note: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> Grid:
@@ -139,6 +141,13 @@ class Outcome:
     results: tuple[SystemResult, ...]
     not_run: Mapping[str, str]
     left_out: Mapping[str, Mapping[str, int]]
+
+
+def capped(runs: Sequence[GridRun], limit: int | None) -> tuple[GridRun, ...]:
+    """The blocks with at most ``limit`` questions a data set; as they are where it is None."""
+    if limit is None:
+        return tuple(runs)
+    return tuple(run.model_copy(update={"limit": min(limit, run.limit or limit)}) for run in runs)
 
 
 def trials(runs: Sequence[GridRun]) -> list[Trial]:

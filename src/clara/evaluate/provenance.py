@@ -24,7 +24,8 @@ class Provenance:
         commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
             installed package.
         model: name of the checkpoint under test.
-        checkpoint: its fingerprint.
+        checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
+            generator is not in the fingerprint).
         seed: of bootstrap and permutation tests; answers are greedy and need none.
         cpu: the processor's name.
         cores: processors this process may use.

@@ -180,7 +180,10 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
 
 def left_out(report: Report) -> list[str]:
     """What the tables do not hold: systems that were not run, questions that were not asked."""
-    parts = [f"- not run: {name}: {reason}\n" for name, reason in report.outcome.not_run.items()]
+    same: dict[str, list[str]] = {}
+    for name, reason in report.outcome.not_run.items():
+        same.setdefault(reason, []).append(name)
+    parts = [f"- not run: {', '.join(names)}: {reason}\n" for reason, names in same.items()]
     for name, reasons in report.outcome.left_out.items():
         parts += [f"- {name}: not asked: {count} {reason}\n" for reason, count in reasons.items()]
     return ["## Left out\n", *parts] if parts else []

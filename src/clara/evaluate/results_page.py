@@ -17,20 +17,20 @@ from clara.evaluate.system_result import SystemResult
 _ValueOf = Callable[[SystemResult], float | None]
 
 
-def write_page(report: Report, path: Path) -> None:
-    """Write the page.
+def write_page(report: Report, path: Path, *, note: str = "") -> None:
+    """Write the page; ``note`` stands before its figures.
 
     Raises:
         InputError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page(report))
+        write_whole(path, page(report, note=note))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def page(report: Report) -> str:
+def page(report: Report, *, note: str = "") -> str:
     """The page as Markdown."""
     origin = report.provenance
     results = report.outcome.results
@@ -44,6 +44,7 @@ def page(report: Report) -> str:
         f"seed {report.scoring.seed}\n"
         f"- started {origin.started}\n",
         "## This checkpoint\n",
+        *([f"{note.strip()}\n"] if note.strip() else []),
     ]
     for setting, given in dict.fromkeys((result.subject.setting, result.subject.given) for result in results):
         chosen = [result for result in results if (result.subject.setting, result.subject.given) == (setting, given)]
@@ -61,24 +62,68 @@ def page(report: Report) -> str:
 
 def _setting(setting: str, given: str, results: Sequence[SystemResult]) -> list[str]:
     what = "the gold documents only" if given == "gold" else "all candidates"
-    counts = sorted({len(result.rows) for result in results})
-    asked = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    parts = [f"### {setting.capitalize()}, {what} given\n", f"{asked} questions a data set; percent.\n"]
+    parts = [
+        f"### {setting.capitalize()}, {what} given\n",
+        f"Percent; n: questions of each data set, counted from its first. {_fewer(results)}\n",
+    ]
     measured: list[tuple[str, _ValueOf]] = [
         ("F1 (95 % interval)", lambda result: result.f1),
         ("Cover-EM", lambda result: result.cover_em),
         ("Exact match", lambda result: result.em),
-        ("Recall@5 of the ranking", lambda result: (result.retrieval or {}).get("R@5")),
-        ("MRR of the ranking", lambda result: (result.retrieval or {}).get("RR")),
     ]
     for name, value_of in measured:
         if any(value_of(result) is not None for result in results):
             parts += [f"{name}:\n", _across(results, value_of, intervals=name.startswith("F1"))]
+    parts += _rankings(results)
     if any(result.first_token_seconds is not None or result.n for result in results):
         parts += ["Cost of a question:\n", _costs(results)]
     errors = sum(result.errors for result in results)
     parts.append(f"Questions that gave an error, and are in no mean: {errors}.\n")
     return parts
+
+
+def _fewer(results: Sequence[SystemResult]) -> str:
+    """What to keep in mind where systems were asked different numbers of questions."""
+    if len({len(result.rows) for result in results}) == 1:
+        return "All systems were asked the same questions."
+    return "Systems with a smaller n were asked the first of the same questions: compare them with care."
+
+
+def _rankings(results: Sequence[SystemResult]) -> list[str]:
+    """Systems that only rank, on the questions that all of them ranked; nothing where there is none."""
+    ranked = [result for result in results if result.retrieval is not None and not result.n]
+    shared: dict[str, set[int]] = {}
+    for result in ranked:
+        places = {place for place, row in enumerate(result.rows) if row.ranking is not None}
+        shared[result.subject.data] = shared.get(result.subject.data, places) & places
+    names = [name for name, places in shared.items() if places]
+    if not names:
+        return []
+
+    def mean(result: SystemResult | None, measure: str) -> float | None:
+        if result is None:
+            return None
+        return fmean((result.rows[place].ranking or {})[measure] for place in shared[result.subject.data])
+
+    def over_all(own: dict[str, SystemResult], measure: str) -> float | None:
+        return fmean(mean(own[name], measure) or 0.0 for name in names) if own.keys() >= set(names) else None
+
+    rows = []
+    for label in dict.fromkeys(result.subject.label for result in ranked):
+        own = {result.subject.data: result for result in ranked if result.subject.label == label}
+        cells = [tables.percent(mean(own.get(name), "R@5")) for name in names]
+        means = [tables.percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
+        rows.append([label, *cells, *means])
+    headings = ["ranking", *names, "mean", "Recall@1, mean", "MRR, mean"]
+    counts = ", ".join(f"{name} {len(shared[name])}" for name in names)
+    what = f"Recall@5 of rankings of the same candidates, on the questions that all of these ranked ({counts}):\n"
+    return [what, tables.markdown(headings, rows)]
+
+
+def _count(own: Sequence[SystemResult]) -> str:
+    """Questions a data set that are in a row's means."""
+    counts = sorted({result.n for result in own})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
 def _across(results: Sequence[SystemResult], value_of: _ValueOf, *, intervals: bool) -> str:
@@ -97,8 +142,9 @@ def _across(results: Sequence[SystemResult], value_of: _ValueOf, *, intervals: b
             for name in names
         ]
         known = [value for value in values.values() if value is not None]
-        rows.append([label, *cells, tables.percent(fmean(known) if len(known) == len(names) else None)])
-    return tables.markdown(["system", *names, "mean"], rows)
+        mean = tables.percent(fmean(known) if len(known) == len(names) else None)
+        rows.append([label, _count(list(own.values())), *cells, mean])
+    return tables.markdown(["system", "n", *names, "mean"], rows)
 
 
 def _costs(results: Sequence[SystemResult]) -> str:

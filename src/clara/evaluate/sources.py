@@ -11,11 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from clara.data import QuestionSet, read_questions, sha256_of
-from clara.errors import InputError
+from clara.data import Question, QuestionSet, read_questions, sha256_of
+from clara.errors import InputError, RecordError
 from clara.evaluate.contest import Exam, askable
-from clara.evaluate.corpus import Corpus, beir_questions, is_beir, pooled, read_corpus
-from clara.evaluate.first_stage import CANDIDATES, CorpusSearch, Encoder, FirstStage, FirstStageName, settled
+from clara.evaluate.corpus import Corpus, GoldSupply, beir_questions, is_beir, pooled, read_corpus
+from clara.evaluate.first_stage import (
+    CANDIDATES,
+    MISSING_GOLD,
+    CorpusSearch,
+    Encoder,
+    FirstStage,
+    FirstStageName,
+    settled,
+)
 from clara.evaluate.system_result import Given, Setting
 
 NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
@@ -92,15 +100,29 @@ class Sources:
         found = self._read(data, setting)
         chosen = found.questions[:limit]
         left_out = dict(found.rejected)
-        stage, qrels = self._stage(found, setting)
+        stage, corpus = self._stage(found, setting)
         label = "as in the file"
         if stage is not None:
             given_out = settled(
-                chosen, stage, oracle=setting == "oracle", candidates=self.candidacy.candidates, qrels=qrels
+                chosen,
+                stage,
+                oracle=setting == "oracle",
+                candidates=self.candidacy.candidates,
+                qrels=corpus.qrels if corpus is not None else MappingProxyType({}),
+                supply=GoldSupply(corpus.passages) if corpus is not None and setting == "oracle" else None,
             )
             chosen = given_out.questions
             left_out.update(given_out.without)
             label = f"first {self.candidacy.candidates} of {stage.name}"
+        elif setting == "oracle":
+            # The file's own candidates; a supporting document known to lack (HotpotQA fullwiki) breaks the promise.
+            whole = tuple(question for question in chosen if question.unanswerable or not _lacks_gold(question))
+            if len(whole) < len(chosen):
+                left_out[MISSING_GOLD] = len(chosen) - len(whole)
+            chosen = whole
+        if not chosen:
+            listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            raise RecordError(f"nothing to ask in {data}: {listed}")
         questions, unasked = askable(chosen, given)
         return Loaded(
             Exam(
@@ -136,16 +158,21 @@ class Sources:
             "it, or --data the file itself"
         )
 
-    def _stage(self, found: QuestionSet, setting: Setting) -> tuple[FirstStage | None, Mapping[str, frozenset[str]]]:
-        """The first stage for a data set, None where its own candidates are used; and the corpus' judgements."""
+    def _stage(self, found: QuestionSet, setting: Setting) -> tuple[FirstStage | None, Corpus | None]:
+        """The first stage for a data set, None where its own candidates are used; and its corpus, if it is at hand."""
         chosen = self.candidacy
         if chosen.stage is not None:
-            return chosen.stage, MappingProxyType({})
+            return chosen.stage, None
         name = chosen.corpus
         if name is None and found.path.is_dir():
             name = str(found.path)
         if name is None and (found.format == "clara" or setting == "oracle"):
-            return None, MappingProxyType({})
+            return None, None
+        if (name is None or name == POOL) and not any(question.docs for question in found.questions):
+            raise InputError(
+                f"{found.path} brings no documents that could be pooled: give --corpus PATH, a store, a BEIR folder or "
+                "a passage file"
+            )
         if name is None or name == POOL:
             name = f"pool of {found.name}.{found.sha256[:8]}"
             corpus = self._corpora.setdefault(name, pooled(found.questions, name=name))
@@ -155,7 +182,12 @@ class Sources:
             corpus = self._corpora[name]
         if name not in self._stages:
             self._stages[name] = CorpusSearch(corpus, chosen.first_stage, encoder=chosen.encoder)
-        return self._stages[name], corpus.qrels
+        return self._stages[name], corpus
+
+
+def _lacks_gold(question: Question) -> bool:
+    """Whether a supporting document is known not to be among the candidates that the question brings."""
+    return bool(question.docs and question.elsewhere)
 
 
 def _beir_set(folder: Path) -> QuestionSet:

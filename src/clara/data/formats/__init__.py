@@ -50,6 +50,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "dpr": Format(dpr.matches, dpr.parse),
         "kilt": Format(_has(kilt.KEYS), kilt.parse),
         "squad": Format(_has(squad.KEYS), squad.parse, squad.items),
+        "squad_hub": Format(_has(squad.HUB_KEYS), squad.parse),
         "nq_open": Format(_has(nq_open.KEYS), nq_open.parse),
     }
 )

@@ -1,7 +1,9 @@
-"""SQuAD 1.1 and 2.0: ``{"data": [{"title", "paragraphs": [{"context", "qas": […]}]}]}``.
+"""SQuAD 1.1 and 2.0: ``{"data": [{"title", "paragraphs": [{"context", "qas": […]}]}]}``, and the hub's flat copies.
 
 A question's one candidate is the paragraph it was asked about; more come from a corpus. ``is_impossible`` marks the
-unanswerable questions of 2.0; their ``plausible_answers`` are wrong on purpose and not read.
+unanswerable questions of 2.0; their ``plausible_answers`` are wrong on purpose and not read. The hub's copies have one
+question a line, ``{"id", "title", "context", "question", "answers": {"text": […]}}``, and no such mark: there, no text
+means no answer.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from clara.data.questions import Question
 from clara.data.records import DocText, UnusableRecordError
 
 KEYS = frozenset({"data"})
+HUB_KEYS = frozenset({"id", "title", "context", "question", "answers"})
 
 
 def items(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | UnusableRecordError]:
@@ -53,7 +56,12 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
         UnusableRecordError: the record cannot be used.
     """
     impossible = fields.typed(value.get("is_impossible", False), "is_impossible", bool)
-    found = [fields.get(fields.typed(item, "answers[]", dict), "text", str) for item in value.get("answers") or []]
+    listed = value.get("answers") or []
+    if isinstance(listed, dict):
+        found = fields.strings(listed, "text")
+        impossible = impossible or not found
+    else:
+        found = [fields.get(fields.typed(item, "answers[]", dict), "text", str) for item in listed]
     title = fields.get(value, "title", str).replace("_", " ")
     return Question(
         id=fields.identifier(value, "id"),

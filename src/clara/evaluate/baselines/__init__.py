@@ -10,14 +10,18 @@ from types import MappingProxyType
 
 from clara.evaluate.baselines import (
     bm25,
+    clara,
     closed_book,
     cross_encoder,
     dense,
     dro,
     full_text,
     latent,
-    memory_systems,
-    prompt_compression,
+    llmlingua,
+    llmlingua2,
+    pisco,
+    reader,
+    supervised,
 )
 from clara.evaluate.system import Build
 
@@ -26,15 +30,17 @@ SYSTEMS: Mapping[str, Build] = MappingProxyType(
         "closed-book": closed_book.build,
         "closed-book-reader": closed_book.build_reader,
         **full_text.SYSTEMS,
-        **memory_systems.SYSTEMS,
-        "llmlingua": prompt_compression.build_llmlingua,
-        "llmlingua2": prompt_compression.build_llmlingua2,
+        **reader.SYSTEMS,
+        **clara.SYSTEMS,
+        "pisco": pisco.build,
+        "llmlingua": llmlingua.build,
+        "llmlingua2": llmlingua2.build,
         "dro": dro.build,
         "bm25": bm25.build,
         "minilm": dense.build,
         "bge-reranker": cross_encoder.build,
         "latent": latent.build,
-        "supervised": latent.build_supervised,
+        "supervised": supervised.build,
     }
 )
 """Makers of systems by their names."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from clara.errors import ConfigError, ModelError
 from clara.evaluate.protocol import AnswerModel
+from clara.evaluate.shelf import Shelf
 from clara.evaluate.system import SystemSettings
 
 if TYPE_CHECKING:
@@ -48,16 +49,50 @@ def base_identity(model: AnswerModel) -> str:
     return model.fingerprint if manifest is None else manifest.base_identity
 
 
-def identity(settings: SystemSettings, model: AnswerModel) -> str:
+def whole_identity(model: AnswerModel) -> str:
     """What tells a checkpoint from others, its generator included (``fingerprint`` leaves the generator out)."""
     if manifest_of(model) is None:
         return model.fingerprint
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415 - slow, and a model is loaded already
 
-    def whole() -> str:
-        return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}"
+    return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}"
 
-    return settings.shelf.opened("identity", model.name, whole)
+
+def identity(settings: SystemSettings, model: AnswerModel) -> str:
+    """``whole_identity``, looked up once a run."""
+    return settings.shelf.opened("identity", model.name, lambda: whole_identity(model))
+
+
+def compressor_identity(shelf: Shelf, model: AnswerModel) -> str:
+    """What decides a document's memory: checkpoints that differ in generator or query reasoner alone share it.
+
+    A retriever trained on a frozen compressor so finds the documents compressed already.
+    """
+    manifest = manifest_of(model)
+    if manifest is None:
+        return model.fingerprint
+
+    def parts() -> str:
+        # Slow to import, and a model is loaded already.
+        import torch  # noqa: PLC0415
+        from safetensors.torch import load_file  # noqa: PLC0415
+
+        from clara.model import checkpoint  # noqa: PLC0415
+        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+
+        folder = find_checkpoint(model.name)
+        files = (folder / "adapters" / "compressor" / checkpoint.ADAPTER, folder / checkpoint.MEMORY)
+        if manifest.official is not None or not all(path.is_file() for path in files):
+            return model.fingerprint
+        found = hashlib.sha256(f"{manifest.base_identity} {manifest.compression.model_dump_json()}".encode())
+        for path in files:
+            for name, value in sorted(load_file(path).items()):
+                if not name.startswith("query_"):  # of the memory table: the questions' read-out
+                    found.update(f"{path.name}/{name} {value.dtype} {tuple(value.shape)};".encode())
+                    found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    return shelf.opened("compressor", model.name, parts)
 
 
 def rate_of(settings: SystemSettings, model: AnswerModel) -> int | None:

@@ -1,7 +1,6 @@
-"""Systems ``text-*`` and ``reader-*``: the best candidates as full text, by three rankings and two readers.
+"""Systems ``text-*``: the best candidates as full text, read by the base weights zero-shot.
 
-``text-`` is read by the base weights zero-shot, ``reader-`` by a LoRA reader (option ``reader``); the ranking is BM25,
-MiniLM or BGE. The ceiling that compression is compared with.
+The ranking is BM25, MiniLM or BGE. With ``reader``, the ceiling that compression is compared with.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TypeAlias
 from clara.evaluate.baselines.bm25 import Bm25
 from clara.evaluate.baselines.composed import Composed, Context, Ranker, Ranking, Reading, digest
 from clara.evaluate.baselines.dense import Dense, bge, minilm
-from clara.evaluate.baselines.folders import base_identity, open_reader
+from clara.evaluate.baselines.folders import base_identity
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.protocol import AnswerModel
 from clara.evaluate.shelf import Shelf
@@ -79,14 +78,4 @@ def zero_shot(settings: SystemSettings, ranking: str) -> Composed:
     return Composed(f"text-{ranking}", settings, RANKERS[ranking](settings), reading)
 
 
-def trained(settings: SystemSettings, ranking: str) -> Composed:
-    """System ``reader-RANKING``: the LoRA reader of option ``reader`` reads."""
-    reader = open_reader(settings, "reader", "text")
-    reading = Reading(TextContext(settings.model, settings.shelf), reader, reader.fingerprint)
-    return Composed(f"reader-{ranking}", settings, RANKERS[ranking](settings), reading)
-
-
-SYSTEMS: Mapping[str, Build] = MappingProxyType(
-    {f"text-{name}": partial(zero_shot, ranking=name) for name in RANKERS}
-    | {f"reader-{name}": partial(trained, ranking=name) for name in RANKERS}
-)
+SYSTEMS: Mapping[str, Build] = MappingProxyType({f"text-{name}": partial(zero_shot, ranking=name) for name in RANKERS})

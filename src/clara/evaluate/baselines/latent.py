@@ -1,16 +1,16 @@
-"""Systems ``latent`` and ``supervised``: candidates ranked by query memory against document memory.
+"""System ``latent``: candidates ranked by query memory against document memory, by the checkpoint under test.
 
-``latent`` is the checkpoint under test, whose reasoner learnt from next-token prediction alone (clara.md section 5);
-``supervised`` is one trained on labelled positives by a contrastive loss.
+Its reasoner learnt from next-token prediction alone (clara.md section 5), that of ``supervised`` from labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from clara.data import DocText
 from clara.evaluate.baselines.composed import Composed, Ranking, digest, ranking_only
-from clara.evaluate.baselines.folders import open_checkpoint, rate_of
+from clara.evaluate.baselines.folders import compressor_identity, rate_of
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.memories import MemoryBank, rank
 from clara.evaluate.protocol import AnswerModel
@@ -23,6 +23,8 @@ from clara.records import Memory
 class DocumentMemories:
     """The memories of documents under one model and rate; a document longer than the window has several.
 
+    Checkpoints with the same compressor share them.
+
     Args:
         model: makes them.
         rate: compression rate; None is the model's default.
@@ -33,10 +35,18 @@ class DocumentMemories:
         self._model = model
         self._rate = rate
         self._shelf = shelf
+        self._maker = f"memory {compressor_identity(shelf, model)} {rate}"
 
     def of(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...] | Failure]:
         """One tuple of memories a document, in order."""
-        return self._shelf.derived(f"memory {self._model.fingerprint} {self._rate}", docs, self._make)
+        return [self._own(found) for found in self._shelf.derived(self._maker, docs, self._make)]
+
+    def _own(self, found: tuple[Memory, ...] | Failure) -> tuple[Memory, ...] | Failure:
+        """Memories marked as this model's, whichever checkpoint of the same compressor made them."""
+        mark = self._model.fingerprint
+        if isinstance(found, Failure) or all(memory.fingerprint == mark for memory in found):
+            return found
+        return tuple(replace(memory, fingerprint=mark) for memory in found)
 
     def _make(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...] | Failure]:
         bank = MemoryBank(self._model, rate=self._rate, splitter=split)
@@ -80,9 +90,3 @@ class Latent:
 def build(settings: SystemSettings) -> Composed:
     """System ``latent``: the checkpoint under test ranks, with the compressor's weights if it has no reasoner."""
     return ranking_only("latent", settings, Latent(settings.model, rate_of(settings, settings.model), settings.shelf))
-
-
-def build_supervised(settings: SystemSettings) -> Composed:
-    """System ``supervised``: the checkpoint of option ``supervised`` (stage retriever) ranks."""
-    model = open_checkpoint(settings, "supervised", "retriever")
-    return ranking_only("supervised", settings, Latent(model, rate_of(settings, model), settings.shelf))

@@ -1,4 +1,4 @@
-"""Systems that answer from memories: ``clara`` and its stages, and ``pisco``.
+"""What the systems that answer from memories share: ``clara`` and its stages, and ``pisco``.
 
 A checkpoint with a query reasoner ranks by it; one without is given BM25's order, as the paper gives a retriever's
 order to the models of its compression tables.
@@ -6,24 +6,16 @@ order to the models of its compression tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Sequence
 
-from clara.errors import ConfigError
 from clara.evaluate.baselines.bm25 import Bm25
 from clara.evaluate.baselines.composed import Composed, Context, Ranker, Ranking, Reading, digest
-from clara.evaluate.baselines.folders import has_query_reasoner, identity, open_checkpoint, rate_of
+from clara.evaluate.baselines.folders import has_query_reasoner, identity, rate_of
 from clara.evaluate.baselines.latent import DocumentMemories, Latent
 from clara.evaluate.isolation import Failure
 from clara.evaluate.protocol import AnswerModel
-from clara.evaluate.system import Ask, Build, SystemSettings
+from clara.evaluate.system import Ask, SystemSettings
 from clara.records import GenerationRequest, Memory
-
-STAGES = ("scp", "instruct", "end_to_end")
-"""Stages with a system of their own; each is also the option that names its checkpoint."""
-
-PISCO_STAGE = "instruct"
 
 
 class MemoryContext:
@@ -72,42 +64,3 @@ def of_model(name: str, settings: SystemSettings, model: AnswerModel, *, words: 
     memories = DocumentMemories(model, rate, settings.shelf)
     context = digest({"memory": model.fingerprint, "rate": rate})
     return Composed(name, settings, ranker, Reading(MemoryContext(memories, context), model, identity(settings, model)))
-
-
-def build(settings: SystemSettings) -> Composed:
-    """System ``clara``: the checkpoint under test."""
-    return of_model("clara", settings, settings.model)
-
-
-def build_by_words(settings: SystemSettings) -> Composed:
-    """System ``clara-bm25``: its memories, in BM25's order."""
-    return of_model("clara-bm25", settings, settings.model, words=True)
-
-
-def build_stage(settings: SystemSettings, stage: str) -> Composed:
-    """Systems ``clara-scp``, ``clara-instruct``, ``clara-end-to-end``: the checkpoint of the option of that name."""
-    name = f"clara-{stage.replace('_', '-')}"
-    return of_model(name, settings, open_checkpoint(settings, stage, stage, label=name))
-
-
-def build_pisco(settings: SystemSettings) -> Composed:
-    """System ``pisco``: the checkpoint of option ``pisco``, trained on a teacher's answers without SCP.
-
-    Raises:
-        ConfigError: the checkpoint went through another stage first, or did not learn from a teacher's answers.
-    """
-    model = open_checkpoint(settings, "pisco", PISCO_STAGE, label="pisco")
-    trained = model.manifest.trained.get("config", {})
-    start, targets = trained.get("start"), trained.get("targets")
-    if start is not None or targets != "teacher":
-        raise ConfigError(
-            f"--option pisco={settings.options['pisco']} starts from {start or 'the base model'} and has targets "
-            f"{targets!r}; PISCO starts from the base model and learns a teacher's answers (recipes/pisco-*.toml)"
-        )
-    return of_model("pisco", settings, model, words=True)
-
-
-SYSTEMS: Mapping[str, Build] = MappingProxyType(
-    {"clara": build, "clara-bm25": build_by_words, "pisco": build_pisco}
-    | {f"clara-{stage.replace('_', '-')}": partial(build_stage, stage=stage) for stage in STAGES}
-)

@@ -1,4 +1,4 @@
-"""Systems ``llmlingua`` and ``llmlingua2``: the best candidates as shortened text, in as many tokens as memories take.
+"""What ``llmlingua`` and ``llmlingua2`` share: the best candidates as text shortened to the tokens that memories take.
 
 Each window of a document is compressed by itself, before the question comes, to the number of memory tokens that the
 model under test would make of it; BM25 ranks and the base weights read, as in ``text-bm25``. What the packages are
@@ -14,16 +14,8 @@ from clara.data import DocText
 from clara.errors import ConfigError, DocumentError
 from clara.evaluate.baselines.bm25 import Bm25
 from clara.evaluate.baselines.composed import Composed, Context, Ranking, Reading, digest
-from clara.evaluate.baselines.folders import (
-    base_folder,
-    base_identity,
-    hub_folder,
-    manifest_of,
-    rate_of,
-    weights_hash,
-)
+from clara.evaluate.baselines.folders import base_identity, manifest_of, rate_of
 from clara.evaluate.baselines.full_text import token_counts
-from clara.evaluate.baselines.lingua import ClassifierCompressor, PerplexityCompressor, TokenCounter
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.protocol import AnswerModel
 from clara.evaluate.shelf import Shelf
@@ -31,9 +23,6 @@ from clara.evaluate.system import Ask, SystemSettings
 from clara.ingest import make_document, split
 from clara.prompts import passage_text
 from clara.records import GenerationRequest
-
-LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
-OPTION = "llmlingua2"
 
 
 class TextCompressor(Protocol):
@@ -94,35 +83,12 @@ class CompressedTextContext:
         return [self._compressor.compress(text, self._target) for text in texts]
 
 
-def build_llmlingua(settings: SystemSettings) -> Composed:
-    """System ``llmlingua``: the run's own base weights score the tokens."""
-
-    def load() -> PerplexityCompressor:
-        return PerplexityCompressor(base_folder(settings), settings.device)
-
-    compressor = settings.shelf.opened("llmlingua", base_identity(settings.model), load)
-    return _system("llmlingua", settings, compressor, base_identity(settings.model))
-
-
-def build_llmlingua2(settings: SystemSettings) -> Composed:
-    """System ``llmlingua2``: the published encoder, from the hub or from the option ``llmlingua2``.
+def shortened(name: str, settings: SystemSettings, compressor: TextCompressor, fingerprint: str) -> Composed:
+    """A system that reads what a compressor leaves of the best candidates.
 
     Raises:
-        ModelError: there is no such folder, and the hub cannot be reached.
+        ConfigError: the model does not serve the rate, or comes from no checkpoint.
     """
-    folder = hub_folder(LLMLINGUA2, settings.options.get(OPTION), option=OPTION)
-
-    def load() -> ClassifierCompressor:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - slow
-
-        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings), local_files_only=True)
-        return ClassifierCompressor(folder, TokenCounter(tokenizer), settings.device)
-
-    compressor = settings.shelf.opened("llmlingua2", str(folder), load)
-    return _system("llmlingua2", settings, compressor, weights_hash(folder))
-
-
-def _system(name: str, settings: SystemSettings, compressor: TextCompressor, fingerprint: str) -> Composed:
     context = CompressedTextContext(
         compressor, fingerprint, target=_target(settings), model=settings.model, shelf=settings.shelf
     )
