@@ -13,6 +13,7 @@ from official_folders import Content, content
 from clara.errors import CheckpointError, HubError
 from clara.model import ClaraModel, create, hub, hub_checkpoint
 from clara.model.hub_checkpoint import HubName, parse
+from clara.model.official_write import convert
 from hub_server import HubState
 
 pytest_plugins = ["hub_fixtures"]
@@ -72,6 +73,16 @@ def test_a_published_model_loads_by_its_id(apple: HubState, tiny_base: Path) -> 
     other = ClaraModel.load(f"{REPO}/compression-16", base=str(tiny_base), dtype="fp32")
     assert other.rates == (16,)
     assert other.fingerprint != lowest.fingerprint
+
+
+def test_a_published_model_is_converted_by_its_id(apple: HubState, tiny_base: Path, tmp_path: Path) -> None:
+    for number, (name, rate) in enumerate(((REPO, 8), (f"{REPO}/compression-16", 16))):
+        out = tmp_path / str(number)
+        manifest = convert(Path(name), out, tmp_path, base_name=str(tiny_base), progress=lambda *_: None)
+        assert manifest.compression.rates == (rate,)
+    assert "compression-8/adapters.pth" in apple.fetched
+    with pytest.raises(HubError, match="nobody/nothing is neither a local folder nor does the hub show it"):
+        convert(Path("nobody/nothing"), tmp_path / "no", tmp_path, base_name=None, progress=lambda *_: None)
 
 
 def test_what_was_fetched_once_works_offline(apple: HubState, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,15 @@ def test_a_published_size_is_estimated_from_headers(tmp_path: Path) -> None:
     assert create.need(folder, placement("bf16"), create.AdapterSize(10, 3)).merged == 0, "too large for merged copies"
 
 
+def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:
+    """Some bases bring a second, consolidated file that is never loaded; the index names those that are."""
+    folder = published(tmp_path / "mistral")
+    expected = estimate.shapes_of(folder)
+    (folder / "consolidated.safetensors").hardlink_to(folder / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    assert estimate.shapes_of(folder) == expected
+
+
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from clara.cli.options import BaseOption, CacheOption, JsonOption
-from clara.cli.session import cache_folder
+from clara.cli.session import cache_folder, prepare_torch
 from clara.cli.terminal import download_progress, print_json, write
 
 
 def convert(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint in Apple's format: the folder with adapters.pth.")],
+    folder: Annotated[Path, typer.Argument(help="Checkpoint in Apple's format: folder or hub id.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the native checkpoint.")],
     base: BaseOption = None,
@@ -28,6 +28,7 @@ def convert(
     """
     from clara.model.official_write import convert as convert_folder  # noqa: PLC0415 - imports torch
 
+    prepare_torch("cpu", None)
     with download_progress() as progress:
         manifest = convert_folder(
             folder.expanduser(), out.expanduser(), cache_folder(cache), base_name=base, progress=progress

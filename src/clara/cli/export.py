@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from clara.cli.options import BaseOption, CacheOption, JsonOption
-from clara.cli.session import cache_folder
+from clara.cli.session import cache_folder, prepare_torch
 from clara.cli.terminal import download_progress, print_json, write
 
 
@@ -27,6 +27,7 @@ def export(
     """
     from clara.model.official_write import export as export_folder  # noqa: PLC0415 - imports torch
 
+    prepare_torch("cpu", None)
     with download_progress() as progress:
         export_folder(folder.expanduser(), out.expanduser(), cache_folder(cache), base_name=base, progress=progress)
     if as_json:

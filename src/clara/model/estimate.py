@@ -25,6 +25,8 @@ QUANTISED_BYTES = {8: 1.0 + 4 / 4096, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight in bitsandbytes: 8 bits with a float32 scale a row; 4 bits with an 8-bit scale for 64 weights and a
 float32 one for 256 of those."""
 
+_INDEX = "model.safetensors.index.json"
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -178,7 +180,7 @@ def shapes_of(folder: Path) -> Shapes:
         BaseModelError: a file's header cannot be read, or there is no file of weights.
     """
     linear = other = 0
-    files = sorted(folder.glob("*.safetensors"))
+    files = _weight_files(folder)
     for path in files:
         for name, entry in _header(path).items():
             count = math.prod(entry["shape"])
@@ -192,6 +194,16 @@ def shapes_of(folder: Path) -> Shapes:
     if not linear + other:
         raise BaseModelError(f"{folder} has no weights (*.safetensors)")
     return Shapes(linear, other)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded: those an index names, where there is one; some bases bring the same weights twice."""
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        named = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return files
+    return [path for path in files if path.name in named] or files
 
 
 def _header(path: Path) -> dict[str, dict[str, list[int]]]:

@@ -9,7 +9,6 @@ in ``official_write``.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +97,8 @@ class Official:
         config: what decides the computation.
         values: ``config.json`` as it is.
         adapters: LoRA tensors by role and by Apple's names.
-        carriers: Apple's names of the adapters that bring a whole embedding matrix with them.
+        carriers: where whole matrices are stored, as ``HOLDER/KEY``: the holder is an adapter, by Apple's name, or
+            ``LAYERS``. Adapters that were made on a resized vocabulary bring the matrices with them.
         embeddings: [size, H].
         head: [size, H], or None where it is tied to the embeddings.
     """
@@ -220,10 +220,15 @@ def read(folder: Path) -> Official:
         config=config,
         values=values,
         adapters=adapters,
-        carriers=tuple(name for name, tensors in carried.items() if tensors),
+        carriers=tuple(place(name, key) for name, held in {**carried, LAYERS: layers}.items() for key in held),
         embeddings=matrices[EMBEDDINGS],
         head=matrices.get(HEAD),
     )
+
+
+def place(holder: str, key: str) -> str:
+    """Name of one tensor in one of the files: the holder is an adapter, by Apple's name, or ``LAYERS``."""
+    return f"{holder}/{key}"
 
 
 def peft_names(
@@ -288,7 +293,7 @@ def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
     known = set(OfficialConfig.model_fields) | _UNUSED_KEYS | {"model_type"}
     faults += [f"unknown key {key!r} (value {values[key]!r})" for key in sorted(values.keys() - known)]
     stage = values.get("training_stage")
-    if stage is not None and stage not in STAGES:
+    if isinstance(stage, str) and stage not in STAGES:
         faults.append(f"unknown training_stage {stage!r}, expected one of {', '.join(STAGES)}")
     if values.get("lora") is False:
         faults.append("lora is false; a model without adapters is not supported")
@@ -308,7 +313,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint has no {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises a dozen types, IndexError and TypeError too
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path} cannot be read as plain tensors ({reason}); it is damaged, or it holds code, which is never run"

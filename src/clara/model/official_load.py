@@ -54,7 +54,11 @@ def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: 
 
 def manifest_of(found: Official, base: BaseModel, network: Network) -> Manifest:
     """What a native checkpoint of it says."""
-    dtypes = {official.ADAPTER_NAMES[role]: official.dtype_of(tensors) for role, tensors in found.adapters.items()}
+    dtypes: dict[str, torch.dtype] = {}
+    for role, tensors in found.adapters.items():
+        name, widest = official.ADAPTER_NAMES[role], official.dtype_of(tensors)
+        dtypes[name] = widest
+        dtypes.update({official.place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
     origin = Origin.model_validate(
         {
             "config": dict(found.values),

@@ -106,7 +106,8 @@ class Vocabulary:
     def _whole(self, base: Tensor | None, ids: Tensor, rows: Tensor) -> Tensor:
         whole = torch.zeros(self.size, rows.shape[1], dtype=rows.dtype)
         if base is not None:
-            whole[: self.base_size] = base[: self.base_size].to(rows.dtype)
+            kept = min(self.base_size, len(base))
+            whole[:kept] = base[:kept].to(rows.dtype)
         whole[ids] = rows
         return whole
 
@@ -121,14 +122,15 @@ def difference(whole: Tensor, base: Tensor | None, base_size: int, skip: Tensor)
 
     Args:
         whole: [size, H], as saved.
-        base: the base's matrix, [at least base_size, H]; None keeps every row.
-        base_size: V; later rows are always kept.
+        base: the base's matrix, [B, H]; None keeps every row.
+        base_size: V; later rows are always kept, and those that the base lacks where B is less.
         skip: int64, ids that are kept elsewhere.
     """
     keep = torch.ones(whole.shape[0], dtype=torch.bool)
     if base is not None:
-        for start in range(0, base_size, _BLOCK):
-            end = min(start + _BLOCK, base_size)
+        count = min(base_size, len(base))
+        for start in range(0, count, _BLOCK):
+            end = min(start + _BLOCK, count)
             keep[start:end] = (whole[start:end].float() != base[start:end].float()).any(dim=1)
     keep[skip] = False
     return keep.nonzero(as_tuple=True)[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clara.errors import CheckpointError
-from clara.model import checkpoint, hub, official
+from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.create import from_checkpoint
 from clara.model.network import Network
@@ -23,7 +23,8 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     """Write a checkpoint in Apple's format as a native one.
 
     Args:
-        source: its folder; of one with a folder for each rate, the lowest rate is converted.
+        source: its folder, or where there is none, its name on the hub; of one with a folder for each rate, the lowest
+            rate is converted.
         out: folder of the native checkpoint; must not exist, or be a checkpoint, which is then replaced.
         cache: see ``hub.find_base``.
         base_name: the base model, if not what the checkpoint says.
@@ -35,7 +36,10 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     Raises:
         CheckpointError: the source is not in the format, is damaged, or does not fit the base model.
         BaseModelError: the base model cannot be had.
+        HubError: the hub does not give it.
     """
+    if not source.exists() and (name := hub_checkpoint.parse(str(source))) is not None:
+        source = hub_checkpoint.fetch(name, progress=progress)
     if not official.is_official(source):
         inside = official.subfolders(source) if source.is_dir() else []
         if not inside:
@@ -78,12 +82,12 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
     vocabulary = loaded.network.vocabulary
     if vocabulary is None:
         raise CheckpointError(f"{source} has lost its vocabulary; convert it again")
-    layers = _layers(loaded.network, vocabulary, hub.find_base(loaded.base.name, cache))
+    matrices = _matrices(loaded.network, vocabulary, hub.find_base(loaded.base.name, cache))
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        torch.save(_adapters(loaded.network, manifest.official, layers), scratch / official.ADAPTERS)
-        torch.save(layers, scratch / official.LAYERS)
+        torch.save(_adapters(loaded.network, manifest.official, matrices), scratch / official.ADAPTERS)
+        torch.save(_held(official.LAYERS, manifest.official, matrices), scratch / official.LAYERS)
         text = json.dumps(_config(manifest, manifest.official), indent=2, sort_keys=True) + "\n"
         (scratch / official.CONFIG).write_text(text, encoding="utf-8")
         for path in scratch.iterdir():
@@ -97,20 +101,37 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _adapters(network: Network, origin: Origin, layers: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _adapters(network: Network, origin: Origin, matrices: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     made = {}
     for role in network.adapters.roles:
         name = official.ADAPTER_NAMES[role]
         # A query reasoner that was trained here has no dtype of its own yet; it started as the compressor.
-        dtype = getattr(torch, origin.dtypes.get(name, origin.dtypes[official.ADAPTER_NAMES["compressor"]]))
+        usual = origin.dtypes.get(name, origin.dtypes[official.ADAPTER_NAMES["compressor"]])
         tensors = official.official_names(checkpoint.adapter_tensors(network.adapters.peft_model, role))
-        made[name] = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
-        if name in origin.carriers:
-            made[name].update(layers)
+        made[name] = {
+            key: tensor.detach()
+            .to("cpu", getattr(torch, origin.dtypes.get(official.place(name, key), usual)))
+            .contiguous()
+            for key, tensor in tensors.items()
+        }
+        made[name].update(_held(name, origin, matrices))
     return made
 
 
-def _layers(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, Tensor]:
+def _held(holder: str, origin: Origin, matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The whole matrices that an adapter or the file of layers held."""
+    if not any("/" in name for name in origin.carriers):
+        # Converted before matrices were named one by one: adapters that held all that the file of layers did.
+        own = {key: tensor for key, tensor in matrices.items() if not _tied(key, matrices)}
+        return own if holder == official.LAYERS or holder in origin.carriers else {}
+    return {key: tensor for key, tensor in matrices.items() if official.place(holder, key) in origin.carriers}
+
+
+def _tied(key: str, matrices: dict[str, Tensor]) -> bool:
+    return key == official.HEAD and matrices[key] is matrices[official.EMBEDDINGS]
+
+
+def _matrices(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, Tensor]:
     tokens = network.table.tokens
     if tokens is None:  # Origin implies memory tokens: CompressionConfig refuses anything else
         raise CheckpointError("a checkpoint in Apple's format has memory tokens, this one has none")
@@ -119,11 +140,9 @@ def _layers(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, 
             "the checkpoint says that one memory token is repeated (different_mem_tokens false), but training has made "
             "them different; Apple's format has no place for that"
         )
-    layers = {
-        official.EMBEDDINGS: vocabulary.matrix(base_matrix(files, official.EMBEDDINGS), tokens.detach().to("cpu"))
-    }
+    embeddings = vocabulary.matrix(base_matrix(files, official.EMBEDDINGS), tokens.detach().to("cpu"))
     head = vocabulary.head(base_matrix(files, official.HEAD))
-    return layers if head is None else {**layers, official.HEAD: head}
+    return {official.EMBEDDINGS: embeddings, official.HEAD: embeddings if head is None else head}
 
 
 def _config(manifest: Manifest, origin: Origin) -> dict[str, object]:
