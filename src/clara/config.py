@@ -74,7 +74,10 @@ class CompressionConfig(Settings):
         if not self.rates or len(set(self.rates)) != len(self.rates):
             raise ValueError(f"rates must name each rate once, got {self.rates}")
         for rate in self.rates:
-            if rate < 1 or self.window_tokens % rate:
+            if rate > self.window_tokens:
+                raise ValueError(f"rate {rate} is above the window of {self.window_tokens} tokens")
+            # Apple's code rounds down, so what was trained with it may have a window that its rate does not divide.
+            if rate < 1 or (self.input_format == "plain" and self.window_tokens % rate):
                 raise ValueError(f"rate {rate} does not divide the window of {self.window_tokens} tokens")
         if self.read_out == "mean_pool" and self.pooled_input:
             raise ValueError("pooled_input has no meaning for read_out mean_pool: it has no memory tokens")

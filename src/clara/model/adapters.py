@@ -24,7 +24,7 @@ AdapterName = Role | Literal["teacher"]
 """A role, or the frozen reader that a run is taught by."""
 ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator")
 
-MERGE_LIMIT = 1_000_000_000
+MERGE_LIMIT = 500_000_000
 """Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 2 % of
 the layer's, and a second copy of the weights costs more than they do."""
 

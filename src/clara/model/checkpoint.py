@@ -42,8 +42,9 @@ class Origin(Settings):
 
     Attributes:
         config: its ``config.json``, as it was.
-        carriers: its adapters that brought a whole embedding matrix with them, by Apple's names.
-        dtypes: of each adapter's tensors, by Apple's names.
+        carriers: which whole matrices its adapters brought with them, as ``ADAPTER/TENSOR`` by Apple's names; an
+            adapter's name alone stands for the embeddings.
+        dtypes: of each adapter's tensors, as ``ADAPTER``, and as ``ADAPTER/TENSOR`` where one differs.
     """
 
     config: dict[str, Any]

@@ -115,7 +115,7 @@ class Official:
         """How it compresses.
 
         Raises:
-            CheckpointError: the rate does not divide the window.
+            CheckpointError: the rate is above the window.
         """
         values = {"window_tokens": self.config.doc_max_length, "rates": [self.config.compr_rate]}
         try:
