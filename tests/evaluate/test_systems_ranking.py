@@ -197,6 +197,8 @@ def test_supervised_takes_a_checkpoint_of_stage_retriever(
 ) -> None:
     with pytest.raises(ConfigError, match="stage untrained; system supervised is one of stage retriever"):
         SYSTEMS["supervised"](settings(tiny_model, tmp_path, options={"supervised": tiny_checkpoint}))
+    with pytest.raises(ConfigError, match="where there is no folder; expected a checkpoint of stage retriever"):
+        SYSTEMS["supervised"](settings(tiny_model, tmp_path, options={"supervised": Path("runs/nowhere")}))
     folder = tmp_path / "retriever"
     shutil.copytree(tiny_checkpoint, folder)
     manifest = json.loads((folder / "clara.json").read_text())

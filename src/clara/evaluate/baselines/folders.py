@@ -144,6 +144,10 @@ def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: s
         ModelError: the checkpoint cannot be loaded.
     """
     folder = option(settings, name, f"the folder of a checkpoint of stage {stage}")
+    if not folder.is_dir():  # else its name would be looked for on the hub
+        raise ConfigError(
+            f"the option {name} is {folder}, where there is no folder; expected a checkpoint of stage {stage}"
+        )
     from clara.model import ClaraModel, checkpoint  # noqa: PLC0415 - slow, needed only for a further checkpoint
 
     if checkpoint.is_checkpoint(folder):
