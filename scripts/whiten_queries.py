@@ -1,0 +1,45 @@
+"""Give a checkpoint a query reasoner that was not trained: the compressor's weights and a whitened projection.
+
+The embedded checkpoint has this one: it found more than what stage end-to-end made of it (LOG.md, 2026-11-26). No label
+and no step of training is involved; the records only say what documents and questions look like.
+Usage: whiten_queries.py CHECKPOINT RECORDS.jsonl.gz CACHE_FOLDER OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from clara.data import read_records
+from clara.model import checkpoint
+from clara.model.create import from_checkpoint
+from clara.train.candidates import passages_of
+from clara.train.config import TrainConfig
+from clara.train.documents import Documents
+from clara.train.plan import divide
+from clara.train.start import sample_questions, whiten
+
+
+def main() -> None:
+    """Read a checkpoint, replace its reasoner, write the result."""
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    start, records, cache, out = map(Path, sys.argv[1:])
+    loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
+    rates = loaded.manifest.compression.rates
+    data = divide(read_records(records).records, "scp", TrainConfig(held_out=0))
+    texts = [text for rows in data.sources.values() for record in rows for text in passages_of(record)]
+    network = loaded.network
+    network.adapters.reset_query_reasoner(seed=None)
+    network.table.share_query_read_out()
+    network.table.project_queries(projected=True)
+    documents, wanted = Documents(loaded, cache), dict.fromkeys(rates, texts)
+    documents.prepare(wanted)
+    whiten(loaded, documents, wanted, sample_questions(data))
+    checkpoint.save(network, loaded.manifest, out, card=f"{start.name} with a query reasoner that was not trained.\n")
+
+
+if __name__ == "__main__":
+    main()
