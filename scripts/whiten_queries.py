@@ -35,9 +35,7 @@ def main() -> None:
     network.adapters.reset_query_reasoner(seed=None)
     network.table.share_query_read_out()
     network.table.project_queries(projected=True)
-    documents, wanted = Documents(loaded, cache), dict.fromkeys(rates, texts)
-    documents.prepare(wanted)
-    whiten(loaded, documents, wanted, sample_questions(data))
+    whiten(loaded, Documents(loaded, cache), dict.fromkeys(rates, texts), sample_questions(data))
     checkpoint.save(network, loaded.manifest, out, card=f"{start.name} with a query reasoner that was not trained.\n")
 
 

@@ -130,8 +130,10 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
     rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
-    for rate, texts in wanted.items():
-        means = [documents([text], rate).float().mean(dim=1) for text in texts[:WHITENING_DOCUMENTS]]
+    sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}
+    documents.prepare(sample)  # in batches; one by one below they are only read
+    for rate, texts in sample.items():
+        means = [documents([text], rate).float().mean(dim=1) for text in texts]
         queries = []
         for row in rows:
             ids = torch.tensor([row], device=device)
