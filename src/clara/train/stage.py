@@ -28,7 +28,7 @@ from clara.train.plan import Collate, PlannedBatches, TrainingData, divide, held
 from clara.train.processes import joined
 from clara.train.reader import ReaderCollator, reader_card
 from clara.train.run_log import Progress
-from clara.train.start import facts_of, sample_questions, start, whiten
+from clara.train.start import facts_of, sample_questions, start, starts_projection, whiten
 from clara.train.validation import asked_questions, held_out
 from clara.train.weights import load_trained
 
@@ -82,13 +82,14 @@ def train(
         collator = _collator(stage, config, loaded, documents)
         taught = _taught(collator, loaded, config, out / f"teacher-{processes.rank}.jsonl")
         batches = PlannedBatches(data, stage, config, taught, processes=processes)
-        wanted = _wanted(batches, data, stage, config) if stage in SELECTING else {}
+        fresh = starts_projection(loaded, config)
+        wanted = _wanted(batches, data, stage, config) if documents is not None or fresh else {}
         if documents is not None:
             for turn in (processes.first, not processes.first):  # the others find what the first one computed
                 if turn:
                     documents.prepare(wanted, hub_progress)
                 processes.wait()
-        if config.query_projection and not (config.reasoner_start == "checkpoint" and loaded.manifest.query_projection):
+        if fresh:
             whiten(loaded, documents or Documents(loaded, cache), wanted, sample_questions(data))
         kept_back = held_out(data, stage, config, collator, loaded.base.tokenizer)
         outcome = run(loaded.network, batches, Run(config, out, processes, kept_back, tell))

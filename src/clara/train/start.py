@@ -49,7 +49,7 @@ def start(
         base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
         loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
     if "query_reasoner" in trained_roles(stage, config):
-        _start_reasoner(loaded.network, config)
+        _start_reasoner(loaded, config)
     if config.teacher is not None:
         add_teacher(loaded, Path(config.teacher).expanduser())
     _release(loaded.network, stage, config)  # last: PEFT turns gradients on and off as it adds adapters
@@ -103,15 +103,24 @@ def facts_of(loaded: Loaded, config: TrainConfig) -> dict[str, Any]:
     return facts
 
 
-def _start_reasoner(network: Network, config: TrainConfig) -> None:
+def starts_projection(loaded: Loaded, config: TrainConfig) -> bool:
+    """Whether a run makes a projection of questions anew, rather than go on with its checkpoint's or have none."""
+    return config.query_projection and not _keeps_projection(loaded, config)
+
+
+def _keeps_projection(loaded: Loaded, config: TrainConfig) -> bool:
+    return config.reasoner_start == "checkpoint" and loaded.manifest.query_projection
+
+
+def _start_reasoner(loaded: Loaded, config: TrainConfig) -> None:
     """Adapter and read-out of the reasoner as the run wants them before its first step."""
-    going_on = config.reasoner_start == "checkpoint"
+    network, going_on = loaded.network, config.reasoner_start == "checkpoint"
     if not config.query_read_out:
         if not going_on:
             network.table.share_query_read_out()
     elif not (going_on and network.table.read_out_of_queries()):
         network.table.split_query_read_out()
-    if not (going_on and network.table.projection_of_queries()):
+    if not _keeps_projection(loaded, config):
         network.table.project_queries(projected=config.query_projection)
     if not going_on:
         network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
