@@ -43,6 +43,13 @@ HERRING = DocText("Holm herring", "Holm herring is salted in barrels of beech wo
         ),
         ("squad_hub.jsonl", "squad_hub", 2, {"wrong type of 'text'": 1}, 0),
         ("nq_open.jsonl", "nq_open", 1, {"no answers": 1, "empty question": 1}, 0),
+        (
+            "dpr_nq.qa.csv",
+            "nq_open",
+            2,
+            {"not a question, a tab and a list of answers": 2, "no answers": 1},
+            0,
+        ),
         ("dpr_retriever.json", "dpr", 1, {"wrong type of 'positive_ctxs[]'": 1}, 0),
         ("dpr_results.json", "dpr", 1, {}, 0),
         ("kilt_nq.jsonl", "kilt", 1, {"no answers": 1}, 1),
@@ -96,6 +103,9 @@ def test_unanswerable_questions() -> None:
 def test_questions_whose_documents_are_elsewhere() -> None:
     nq = read_questions(FORMATS / "nq_open.jsonl").questions[0]
     assert (nq.docs, nq.gold, nq.answers) == ((), (), ("Moira Calder", "Calder"))
+    named, quoted = read_questions(FORMATS / "dpr_nq.qa.csv").questions
+    assert (named.docs, named.answers) == ((), ("Moira Calder", "Calder"))
+    assert (quoted.question, quoted.answers) == ('what is "the rock" called', ("Skerry's Light",))
     kilt = read_questions(FORMATS / "kilt_nq.jsonl").questions[0]
     assert kilt.elsewhere == (GoldRef("Skerry Light"),)
     assert kilt.answers == ("Moira Calder", "Calder")

@@ -5,6 +5,8 @@ Knows bytes and JSON; what a record must hold is ``formats``' matter.
 
 from __future__ import annotations
 
+import ast
+import csv
 import gzip
 import hashlib
 import json
@@ -21,6 +23,7 @@ from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_TABLE = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _LOOKED_AT = 20  # records whose keys may tell the format; the first ones may be faulty
 
 
@@ -57,10 +60,11 @@ class QuestionSet:
 
 
 def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
-    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``.
+    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or DPR's ``*.qa.csv``.
 
     Args:
-        path: the file: a JSON array, one JSON object, or one object a line.
+        path: the file: a JSON array, one JSON object, or one object a line; or, where it is named ``*.csv`` or
+            ``*.tsv``, a question, a tab and a Python list of its answers a line.
         name: what results call it; the file's name without its endings by default.
         limit: stop after so many usable questions.
 
@@ -72,7 +76,7 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
     rejected: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     questions: list[Question] = []
-    values = list(_values(content, path, rejected))
+    values = list(_rows(content, rejected) if path.name.endswith(_TABLE) else _values(content, path, rejected))
     label = _detect(values, path, rejected)
     kind = FORMATS[label]
     for item in _items(values, kind, rejected):
@@ -139,6 +143,22 @@ def _values(content: bytes, path: Path, rejected: Counter[str]) -> Iterator[obje
             rejected["not UTF-8"] += 1
         except (ValueError, RecursionError):
             rejected["bad JSON"] += 1
+
+
+def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
+    """The lines of DPR's questions and answers, as records of Natural Questions open."""
+    for line in content.splitlines():
+        if not line.strip():
+            continue
+        try:
+            question, listed = next(csv.reader([line.decode("utf-8-sig")], delimiter="\t"))
+            answers = ast.literal_eval(listed)
+        except UnicodeDecodeError:
+            rejected["not UTF-8"] += 1
+        except (ValueError, SyntaxError, RecursionError, MemoryError, csv.Error):
+            rejected["not a question, a tab and a list of answers"] += 1
+        else:
+            yield {"question": question, "answer": answers}
 
 
 def _is_json(line: bytes) -> bool:
