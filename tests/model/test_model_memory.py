@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -219,6 +220,12 @@ def test_a_projected_question_is_its_mean_at_every_memory_token() -> None:
     assert torch.equal(made.assemble(read, rest, rate=16, query=True), passage)
 
 
+def unit(sample: Tensor) -> npt.NDArray[np.float64]:
+    """Covariance with a mean eigenvalue of one."""
+    covariance = np.cov(sample.double().numpy().T, ddof=0)
+    return np.asarray(covariance * len(covariance) / np.trace(covariance))
+
+
 def test_whitening_equals_numpy_and_finds_what_cosine_misses() -> None:
     width, asked_of = 32, 20
     rng = np.random.default_rng(0)
@@ -232,9 +239,7 @@ def test_whitening_equals_numpy_and_finds_what_cosine_misses() -> None:
     made.whiten_queries(documents, questions, rate=4)
     assert made.query_projection is not None
     assert made.query_centre is not None
-    covariance = np.cov(documents.numpy().T)
-    scale = np.trace(covariance) / width
-    wanted = scale * np.linalg.inv(covariance + WHITENING * scale * np.eye(width))
+    wanted = np.linalg.inv(unit(documents) + unit(questions) + WHITENING * np.eye(width))
     np.testing.assert_allclose(made.query_projection[0].detach().numpy(), wanted, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made.query_centre[0].detach(), questions.mean(dim=0))
     assert torch.equal(made.query_projection[1], torch.eye(width)), "the other rate is as it was"

@@ -186,10 +186,11 @@ class MemoryTable(nn.Module):
 
     @torch.no_grad()
     def whiten_queries(self, documents: Tensor, questions: Tensor, *, rate: int) -> None:
-        """Start the projection at the inverse covariance of passages: what is common to all of them says little.
+        """Start the projection at an inverse covariance: what all passages, or all questions, share says little.
 
-        With ``C`` the covariance of mean document memories and ``c`` its mean eigenvalue, the projection is
-        ``c (C + WHITENING c I)^-1``, and the centre is the mean of the questions. No label is read.
+        With ``C`` the sum of the covariances of mean document memories and mean question memories, each divided by its
+        mean eigenvalue, the projection is ``(C + WHITENING I)^-1``; the centre is the mean of the questions. No label
+        is read.
 
         Args:
             documents: float32 [samples, H], means of document memories over their tokens.
@@ -199,10 +200,9 @@ class MemoryTable(nn.Module):
         if self.query_projection is None or self.query_centre is None:
             return
         row = self._config.rates.index(rate)
-        covariance = torch.cov(documents.double().T)
-        scale = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).eps)
-        ridge = WHITENING * scale * torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
-        self.query_projection[row] = (scale * torch.linalg.inv(covariance + ridge)).float()
+        ridge = WHITENING * torch.eye(documents.shape[1], dtype=torch.float64, device=documents.device)
+        common = _covariance(documents) + _covariance(questions) + ridge
+        self.query_projection[row] = torch.linalg.inv(common).float()
         self.query_centre[row] = questions.mean(dim=0)
 
     def read_out_of_queries(self) -> list[nn.Parameter]:
@@ -287,9 +287,15 @@ READ_SHARE = 0.1
 
 
 WHITENING = 0.3
-"""Ridge of ``whiten_queries``, in mean eigenvalues; Recall@5 is flat from 0.1 to 0.5 (LOG.md, 2026-11-26)."""
+"""Ridge of ``whiten_queries``; Recall@5 is flat from 0.1 to 0.5 (LOG.md, 2026-11-26)."""
 
 
 def _spread(values: Tensor) -> Tensor:
     """Standard deviation of each dimension: [samples, H] -> [H], never zero."""
     return values.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)
+
+
+def _covariance(values: Tensor) -> Tensor:
+    """Covariance with a mean eigenvalue of one: [samples, H] -> float64 [H, H]; zeros where nothing varies."""
+    covariance = torch.cov(values.double().T, correction=0)
+    return covariance / covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).eps)

@@ -72,7 +72,7 @@ class TrainConfig(Settings):
         query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
             has one (``gain``); it starts as a copy.
         query_projection: whether questions are compared by their mean, through a matrix of their own that starts at
-            the inverse covariance of the run's documents (``MemoryTable.whiten_queries``) and is trained.
+            the inverse covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained.
         projection_learning_rate: peak, of that matrix.
         train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.

@@ -26,8 +26,8 @@ from clara.train.plan import TrainingData
 
 CALIBRATION_TEXTS = 32
 WHITENING_DOCUMENTS = 4000
-"""Enough for a covariance of a few hundred dimensions beside its ridge."""
-WHITENING_QUESTIONS = 256
+"""Enough, as the questions below, for a covariance of a few hundred dimensions beside its ridge."""
+WHITENING_QUESTIONS = 1024
 
 
 def start(
@@ -170,7 +170,7 @@ def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
 
 
 def sample_questions(data: TrainingData) -> list[str]:
-    """A few hundred questions, from all sources alike."""
+    """About a thousand questions, from all sources alike."""
     each = -(-WHITENING_QUESTIONS // len(data.sources))
     asked: list[str] = []
     for rows in data.sources.values():
