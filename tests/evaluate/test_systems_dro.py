@@ -156,5 +156,6 @@ def test_what_dro_cannot_use_is_said(config: DroConfig, tiny_model: ClaraModel, 
         SYSTEMS["dro"](settings(tiny_model, tmp_path, options={"dro": tmp_path}))
 
 
-def test_the_recipe_is_a_configuration() -> None:
-    check(DroConfig, read_toml(ROOT / "recipes" / "dro-smollm2-135m.toml"), source="recipe")
+@pytest.mark.parametrize("name", ["dro-smollm2-135m", "dro-smollm2-135m-cpu"])
+def test_the_recipes_are_configurations(name: str) -> None:
+    check(DroConfig, read_toml(ROOT / "recipes" / f"{name}.toml"), source="recipe")
