@@ -50,10 +50,9 @@ def main() -> None:
     for row, rate in enumerate(loaded.network.config.rates):
         before = recall(loaded, documents, asked, rate)
         made = pairs_of(loaded, pairs, documents, [q.candidates[0] for q in asked], rate)
+        fitted = fit_projection(table.query_projection[row].detach(), made, epochs=EPOCHS, batch_size=BATCH)
         with torch.no_grad():
-            table.query_projection[row] = fit_projection(
-                table.query_projection[row].detach(), made, epochs=EPOCHS, batch_size=BATCH
-            )
+            table.query_projection[row] = fitted
         after = recall(loaded, documents, asked, rate)
         print(f"{rate}x: {len(pairs)} pairs, Recall@5 of {len(asked)} questions {before:.3f} before, {after:.3f} after")
     facts = {"examples": len(pairs), "start": {"checkpoint": str(start)}}
