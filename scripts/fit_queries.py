@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clara.data import DataRecord, MultiHop, read_records
 from clara.model import checkpoint
@@ -24,6 +23,7 @@ from clara.train.candidates import Candidates, key_of, passages_of
 from clara.train.documents import Documents
 from clara.train.examples import Question
 from clara.train.projection import Pairs, fit_projection, light_memories
+from clara.train.start import question_memories
 
 CANDIDATES = 20
 EPOCHS = 5
@@ -78,8 +78,7 @@ def asked_of(record: DataRecord) -> list[tuple[str, str]]:
     passages = passages_of(record)
     if isinstance(record, MultiHop):
         return [(record.question.strip(), passages[i]) for i in record.gold]
-    pairs = [*record.pairs, *record.complex_pairs][:QUESTIONS_A_PASSAGE]
-    return [(pair.question.strip(), passages[0]) for pair in pairs]
+    return [(pair.question.strip(), passages[0]) for pair in record.all_pairs[:QUESTIONS_A_PASSAGE]]
 
 
 def pairs_of(
@@ -101,19 +100,13 @@ def pairs_of(
 @torch.no_grad()
 def recall(loaded: Loaded, documents: Documents, asked: Sequence[Question], rate: int) -> float:
     """Mean Recall@5 of whole memories."""
+    queries = torch.cat(list(question_memories(loaded, [question.question for question in asked], rate=rate)))
     found = []
-    for question in asked:
-        scores = cosine_scores(query_of(loaded, question.question, rate), documents(question.candidates, rate)[None])
+    for query, question in zip(queries, asked, strict=True):
+        scores = cosine_scores(query[None], documents(question.candidates, rate)[None])
         best = scores[0].topk(5).indices.tolist()
         found.append(sum(place in best for place in question.positives) / len(question.positives))
     return float(np.mean(found))
-
-
-def query_of(loaded: Loaded, question: str, rate: int) -> Tensor:
-    """Memory of a question: float32 [1, N, H]."""
-    ids = torch.tensor([loaded.prompter().encoder_ids(question)[: loaded.network.config.window_tokens]])
-    with torch.autocast("cpu", torch.bfloat16):
-        return loaded.network.encode("query_reasoner", ids, torch.ones_like(ids).bool(), rate=rate).memory.float()
 
 
 if __name__ == "__main__":

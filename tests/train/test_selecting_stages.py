@@ -33,6 +33,7 @@ from clara.train.examples import Question
 from clara.train.retriever import retriever_loss
 from clara.train.run_log import Progress
 from clara.train.stage import train
+from clara.train.start import QUESTIONS_A_BATCH, question_memories
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
@@ -106,6 +107,17 @@ def slow_loss(loaded: Loaded, question: Question, top_k: int) -> tuple[Tensor, i
     with network.adapters.use("generator"):
         logits = network.adapters.bare()(inputs_embeds=embeds).logits[0]
     return functional.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(reply), reduction="sum"), len(reply)
+
+
+def test_memories_of_many_questions_are_those_of_each_alone(network: Loaded) -> None:
+    asked = [f"{question.question} Number {i}?" * (1 + i % 3) for i in range(12) for question in ASKED]
+    assert len(asked) > QUESTIONS_A_BATCH
+    made = torch.cat(list(question_memories(network, asked, rate=RATE)))
+    for question, memory in zip(asked, made, strict=True):
+        ids = torch.tensor([Prompter(network.base.tokenizer).plain(question)[:WINDOW]])
+        with torch.no_grad():
+            alone = network.network.encode("query_reasoner", ids, torch.ones_like(ids).bool(), rate=RATE).memory[0]
+        torch.testing.assert_close(memory, alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("top_k", [1, 3])

@@ -78,6 +78,11 @@ class PassageQA:
         if self.paraphrase is not None and not self.paraphrase.strip():
             raise UnusableRecordError("empty paraphrase", f"record {self.id!r}")
 
+    @property
+    def all_pairs(self) -> tuple[QAPair, ...]:
+        """Everything that is asked about it, the simple questions first."""
+        return self.pairs + self.complex_pairs
+
 
 @dataclass(frozen=True, slots=True)
 class MultiHop:

@@ -63,7 +63,7 @@ def import_official(source: Path, target: Path) -> int:
 def to_official(passage: PassageQA) -> list[dict[str, Any]]:
     """The rows of one record: its questions, simple and complex, and its paraphrase."""
     doc = f"{passage.title}\n{passage.text}" if passage.title.strip() else passage.text
-    pairs = passage.pairs + passage.complex_pairs
+    pairs = passage.all_pairs
     rows = []
     if pairs:
         questions, answers = [pair.question for pair in pairs], [pair.answers[0] for pair in pairs]

@@ -158,15 +158,16 @@ class Collator:
 
     def _batch(self, texts: Sequence[str], rows: Sequence[_Sequence], rate: int) -> Batch:
         read = [self._prompter.plain(text)[: self._window] for text in texts]
-        s, length = max(map(len, read), default=0), max(len(row.ids) for row in rows)
+        text_ids, text_mask = padded_texts(read)
+        length = max(len(row.ids) for row in rows)
         labels = [label for row in rows for label in row.labels]
         index = [i * length + p for i, row in enumerate(rows) for p in row.label_positions]
         slots = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
             slots[i, row.slots] = True
         return Batch(
-            text_ids=padded(read, s, 0),
-            text_mask=padded([[1] * len(text) for text in read], s, 0).bool(),
+            text_ids=text_ids,
+            text_mask=text_mask,
             text_index=torch.arange(len(read)),
             decoder_ids=padded([row.ids for row in rows], length, self._prompter.eos),
             slots=slots,
@@ -209,6 +210,12 @@ def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return out
+
+
+def padded_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Texts as one tensor, filled up on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
+    width = max(map(len, rows), default=0)
+    return padded(rows, width, 0), padded([[1] * len(row) for row in rows], width, 0).bool()
 
 
 def decoder_attention(segments: Tensor) -> Tensor:

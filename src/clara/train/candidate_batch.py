@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clara import prompts
 from clara.model.prompting import Prompter
-from clara.train.batch import Batch, Collator, padded
+from clara.train.batch import Batch, Collator, padded, padded_texts
 from clara.train.examples import Question, Target
 
 Memories = Callable[[Sequence[str], int], Tensor]
@@ -96,13 +96,13 @@ class CandidateCollator:
         for i, question in enumerate(questions):
             positives[i, [rows[i][place] for place in question.positives]] = True
         queries = [self._prompter.encoder_ids(question.question)[: self._window] for question in questions]
-        length = max(map(len, queries))
+        query_ids, query_mask = padded_texts(queries)
         replies = self._sequences(questions, passages if self._memories is None else [], rate)
         none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)
         return CandidateBatch(
             **{name: getattr(replies, name) for name in Batch.__slots__},
-            query_ids=padded(queries, length, 0),
-            query_mask=padded([[1] * len(query) for query in queries], length, 0).bool(),
+            query_ids=query_ids,
+            query_mask=query_mask,
             memories=none if self._memories is None else self._memories(passages, rate),
             candidates=padded(rows, width, -1),
             positives=positives,

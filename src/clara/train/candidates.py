@@ -111,7 +111,7 @@ class Candidates:
 def _pair(record: DataRecord, rng: np.random.Generator) -> QAPair | None:
     if isinstance(record, MultiHop):
         return QAPair(record.question, record.answers)
-    pairs = [*record.pairs, *record.complex_pairs]
+    pairs = record.all_pairs
     return pairs[rng.integers(len(pairs))] if pairs else None
 
 

@@ -20,7 +20,7 @@ from clara.model.adapters import RoleWeights
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
 from clara.model.network import encode
-from clara.train.batch import padded
+from clara.train.batch import padded_texts
 from clara.train.memory_cache import MemoryCache
 
 FOLDER = "memories"
@@ -95,13 +95,11 @@ class Documents:
         self, weights: RoleWeights, ids: Mapping[str, Sequence[int]], rate: int, texts: Sequence[str]
     ) -> npt.NDArray[np.float32]:
         network = self._loaded.network
-        rows = [ids[text] for text in texts]
-        length = max(map(len, rows))
+        tokens, mask = padded_texts([ids[text] for text in texts])
         with weights.acting_as("compressor") as model:
             adapters_differ = model is network.adapters.bare()
             device = model.device
-            tokens = padded(rows, length, 0).to(device)
-            mask = padded([[1] * len(row) for row in rows], length, 0).bool().to(device)
+            tokens, mask = tokens.to(device), mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=adapters_differ and model.dtype == torch.bfloat16):
                 encoded = encode(model, network.table, network.config, tokens, mask, rate=rate)
         values: npt.NDArray[np.float32] = encoded.memory.float().cpu().numpy()

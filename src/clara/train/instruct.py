@@ -49,6 +49,6 @@ def _text(record: MultiHop, index: int) -> str:
 
 
 def _targets(record: PassageQA, config: TrainConfig, rng: np.random.Generator) -> list[Target]:
-    pairs = [*record.pairs, *record.complex_pairs]
+    pairs = record.all_pairs
     chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
     return [Target(prompts.QUESTION + pairs[i].question.strip(), pairs[i].answers[0]) for i in chosen]

@@ -92,7 +92,7 @@ def _unusable(record: DataRecord, stage: Stage, config: TrainConfig, rng: np.ran
     if stage not in SELECTING:
         made = make_example(record, stage, config, rng)
         return None if made is not None else f"{type(record).__name__} record has no use in stage {stage}"
-    if isinstance(record, PassageQA) and not (record.pairs or record.complex_pairs):
+    if isinstance(record, PassageQA) and not record.all_pairs:
         return f"PassageQA record without a question has no use in stage {stage}"
     if isinstance(record, MultiHop) and not record.gold and stage == "retriever":
         return "MultiHop record without a gold document has no use in stage retriever"

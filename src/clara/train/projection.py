@@ -18,7 +18,7 @@ from clara.errors import TrainingError
 from clara.model.create import Loaded
 from clara.model.losses import contrastive
 from clara.model.memory import equal_spans, pool
-from clara.train.batch import padded
+from clara.train.batch import padded_texts
 
 LOGIT_SPREAD = 2.0
 """Standard deviation of the scores at the start: neither a flat softmax nor one that is decided."""
@@ -55,10 +55,9 @@ def light_memories(loaded: Loaded, texts: Sequence[str], shift: Tensor, *, rate:
     count, means, norms = config.memory_tokens(rate), [], []
     for start in range(0, len(texts), _TEXTS_A_BATCH):
         rows = [prompter.plain(text)[: config.window_tokens] for text in texts[start : start + _TEXTS_A_BATCH]]
-        width = max(map(len, rows))
-        mask = padded([[1] * len(row) for row in rows], width, 0).bool().to(shift.device)
-        embeds = loaded.network.embed(padded(rows, width, 0).to(shift.device)).float()
-        residual = pool(equal_spans(mask, count).weights, embeds)
+        ids, mask = padded_texts(rows)
+        embeds = loaded.network.embed(ids.to(shift.device)).float()
+        residual = pool(equal_spans(mask.to(shift.device), count).weights, embeds)
         memory = table.assemble(torch.zeros_like(residual), residual, rate=rate) + shift
         means.append(memory.mean(dim=1))
         norms.append(memory.flatten(1).norm(dim=1) / count**0.5)

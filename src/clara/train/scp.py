@@ -22,7 +22,7 @@ def example(record: DataRecord, config: TrainConfig, rng: np.random.Generator) -
     """An example of one passage record; None for records this stage has no use for."""
     if not isinstance(record, PassageQA):
         return None
-    pairs = [*record.pairs, *record.complex_pairs]
+    pairs = record.all_pairs
     chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
     targets = [Target(prompts.QUESTION + pairs[i].question.strip(), pairs[i].answers[0]) for i in chosen]
     targets += restatements(record, config.restate, rng, needed=not targets)

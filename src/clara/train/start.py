@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clara import prompts
 from clara.data import MultiHop, PassageQA
@@ -19,6 +20,7 @@ from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.placement import DTYPES
+from clara.train.batch import padded_texts
 from clara.train.config import Stage, TrainConfig
 from clara.train.distil import add_teacher, teacher_fingerprint
 from clara.train.documents import Documents
@@ -28,6 +30,7 @@ CALIBRATION_TEXTS = 32
 WHITENING_DOCUMENTS = 4000
 """Enough, as the questions below, for a covariance of a few hundred dimensions beside its ridge."""
 WHITENING_QUESTIONS = 1024
+QUESTIONS_A_BATCH = 32
 
 
 def start(
@@ -136,22 +139,29 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
         wanted: passages by rate; the first ``WHITENING_DOCUMENTS`` of each are taken.
         asked: questions.
     """
-    network, prompter = loaded.network, loaded.prompter()
-    device = network.adapters.bare().device
-    rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
+    network = loaded.network
     sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}
     documents.prepare(sample)  # in batches; one by one below they are only read
     for rate, texts in sample.items():
         means = [documents([text], rate).float().mean(dim=1) for text in texts]
-        queries = []
-        for row in rows:
-            ids = torch.tensor([row], device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
-                # A projection that has not been set yet is the identity: this is the mean it will be given.
-                encoded = network.encode("query_reasoner", ids, torch.ones_like(ids).bool(), rate=rate)
-            queries.append(encoded.memory.float().mean(dim=1))
+        # A projection that has not been set yet is the identity: this is the mean it will be given.
+        queries = [memory.mean(dim=1) for memory in question_memories(loaded, asked, rate=rate)]
         if means and queries:
-            network.table.whiten_queries(torch.cat(means).to(device), torch.cat(queries), rate=rate)
+            made = torch.cat(queries)
+            network.table.whiten_queries(torch.cat(means).to(made.device), made, rate=rate)
+
+
+@torch.no_grad()
+def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
+    """Memories of questions as the query reasoner makes them, batch by batch: float32 [questions, N, H]."""
+    network, prompter = loaded.network, loaded.prompter()
+    device = network.adapters.bare().device
+    rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
+    for start in range(0, len(rows), QUESTIONS_A_BATCH):
+        ids, mask = (part.to(device) for part in padded_texts(rows[start : start + QUESTIONS_A_BATCH]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
+            encoded = network.encode("query_reasoner", ids, mask, rate=rate)
+        yield encoded.memory.float()
 
 
 def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
@@ -175,7 +185,7 @@ def sample_questions(data: TrainingData) -> list[str]:
     asked: list[str] = []
     for rows in data.sources.values():
         for record in rows[:each]:
-            pairs = [record] if isinstance(record, MultiHop) else [*record.pairs, *record.complex_pairs]
+            pairs = [record] if isinstance(record, MultiHop) else record.all_pairs
             asked.extend(pair.question.strip() for pair in pairs[:1])
     return asked
 

@@ -285,8 +285,10 @@ class _Single:
 def _singles(record: DataRecord) -> list[_Single]:
     if not isinstance(record, PassageQA):
         return [_Single(record, record.answers)]
-    pairs = [*record.pairs, *record.complex_pairs]
-    return [_Single(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers) for pair in pairs]
+    return [
+        _Single(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
+        for pair in record.all_pairs
+    ]
 
 
 def _batched(asked: Sequence[Asked], collator: Collate, rate: int) -> list[Questions]:
