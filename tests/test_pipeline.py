@@ -208,6 +208,33 @@ def test_contexts_give_other_answers(filled: Clara) -> None:
     assert len(answers) == 3
 
 
+@pytest.mark.parametrize("context", ["memory", "text"])
+def test_a_quoted_answer_stands_in_a_cited_passage(context: ContextKind, filled: Clara) -> None:
+    answer = filled.ask(QUESTION, k=2, context=context, wording="quoted", max_new_tokens=48)
+    titles_and_texts = [passage_text(hit.passage.title, hit.passage.text) for hit in filled.search(QUESTION, 2)]
+    assert any(answer.text in text for text in titles_and_texts) or answer.text.lower() in {"yes", "no"}
+    free = filled.ask(QUESTION, k=2, context=context, wording="free", max_new_tokens=48)
+    assert free.text != answer.text
+    stream = filled.stream(QUESTION, 2, context=context, wording="quoted", max_new_tokens=48)
+    assert "".join(stream.pieces).strip() == answer.text
+
+
+def test_the_checkpoint_says_how_answers_from_memories_are_worded(
+    filled: Clara, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: dict[ContextKind, str] = {}
+    for context in get_args(ContextKind):
+        plain[context] = filled.ask(QUESTION, context=context, max_new_tokens=8).text
+    quoting = filled.model.manifest.model_copy(update={"wording": "quoted"})
+    monkeypatch.setattr(filled.model, "manifest", quoting)
+    for context, before in plain.items():
+        after = filled.ask(QUESTION, context=context, max_new_tokens=8).text
+        assert (after != before) == (context == "memory"), context
+    assert filled.ask(QUESTION, wording="free", max_new_tokens=8).text == plain["memory"]
+    with pytest.raises(InputError, match="nothing to quote"):
+        filled.ask(QUESTION, context="none", wording="quoted")
+
+
 def test_text_search_finds_the_words(filled: Clara) -> None:
     for mode in ("text", "hybrid"):
         best = filled.search("Gustave Eiffel tower Paris", 1, mode=mode)[0]

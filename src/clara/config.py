@@ -47,6 +47,9 @@ class CompressionConfig(Settings):
         positions: position ids of memory tokens: ``appended`` after the text (the paper) or ``spread`` over it.
         attention: what memory token i sees: ``full``: the whole text and the memory tokens before it (the paper);
             ``span``: its own span of the text and itself.
+        spans: which text a memory token stands for: ``equal``: as many tokens each; ``information``: as much
+            information each, by a table of the vocabulary that the checkpoint holds, so that a name or a number gets
+            memory tokens of its own and frequent words share one.
         input_format: ids around the text: ``plain``: none; ``official``: Apple's, with special tokens around it and
             one rate only (``model.official_prompting``).
     """
@@ -59,14 +62,17 @@ class CompressionConfig(Settings):
     pooled_input: bool = False
     positions: Literal["appended", "spread"] = "appended"
     attention: Literal["full", "span"] = "full"
+    spans: Literal["equal", "information"] = "equal"
     input_format: Literal["plain", "official"] = "plain"
 
     @model_serializer(mode="wrap")
     def _omit_plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Checkpoints and fingerprints that are older than the field stay as they are, byte for byte.
+        # Checkpoints and fingerprints that are older than these fields stay as they are, byte for byte.
         values: dict[str, Any] = handler(self)
         if self.input_format == "plain":
             del values["input_format"]
+        if self.spans == "equal":
+            del values["spans"]
         return values
 
     @model_validator(mode="after")

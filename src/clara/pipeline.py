@@ -33,6 +33,7 @@ from clara.records import (
     Passage,
     SearchMode,
     Seconds,
+    Wording,
 )
 
 PASSAGES_A_COMMIT = 64
@@ -252,7 +253,7 @@ class Clara:
         Args:
             question: in words.
             k: at least 1.
-            mode: ``latent`` by cosine of memories, ``text`` by BM25, ``hybrid`` by both.
+            mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
 
         Raises:
             InputError: the question is empty or ``k`` is below 1.
@@ -267,6 +268,7 @@ class Clara:
         *,
         mode: SearchMode = "hybrid",
         context: ContextKind = "memory",
+        wording: Wording | None = None,
         max_new_tokens: int = 64,
     ) -> Answer:
         """Answer a question from the ``k`` best passages.
@@ -276,6 +278,8 @@ class Clara:
             k: passages to read.
             mode: how they are found, see ``search``.
             context: what the generator reads of them: their memories, their text, or nothing (no search then).
+            wording: ``quoted``: the answer is a stretch of one of the passages, word for word, or yes or no; ``free``:
+                any. None: from memories as the checkpoint says, else free.
             max_new_tokens: longest answer.
 
         Raises:
@@ -286,7 +290,7 @@ class Clara:
         found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
         self._require_hits(found, context, mode)
         before = time.perf_counter()
-        request = self.request(question, found.hits, context)
+        request = self.request(question, found.hits, context, wording)
         generation = self.model.generate_many([request], max_new_tokens=max_new_tokens)[0]
         now = time.perf_counter()
         return Answer(
@@ -304,25 +308,36 @@ class Clara:
         *,
         mode: SearchMode = "hybrid",
         context: ContextKind = "memory",
+        wording: Wording | None = None,
         max_new_tokens: int = 64,
     ) -> AnswerStream:
         """As ``ask``, with the text in pieces as it is generated."""
         found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
         self._require_hits(found, context, mode)
-        request = self.request(question, found.hits, context)
+        request = self.request(question, found.hits, context, wording)
         pieces = self.model.stream(request, Sampling(max_new_tokens=max_new_tokens))
         return AnswerStream(citations=cite(found.hits), pieces=pieces)
 
-    @staticmethod
-    def request(question: str, hits: Sequence[Hit], context: ContextKind) -> GenerationRequest:
-        """What the generator is asked.
+    def request(
+        self, question: str, hits: Sequence[Hit], context: ContextKind, wording: Wording | None = None
+    ) -> GenerationRequest:
+        """What the generator is asked; arguments as ``ask``.
 
         Text is read by the backbone without an adapter: the generator's adapter was trained on memories.
+
+        Raises:
+            InputError: nothing is given, so nothing can be quoted.
         """
-        if context == "memory":
-            return GenerationRequest(question, memories=tuple(hit.memory for hit in hits))
         texts = tuple(prompts.passage_text(hit.passage.title, hit.passage.text) for hit in hits)
-        return GenerationRequest(question, texts=texts if context == "text" else (), reader="base")
+        if context == "none":
+            if wording == "quoted":
+                raise InputError("without passages (context none) there is nothing to quote; use wording free")
+            return GenerationRequest(question, reader="base")
+        chosen = wording or (self.model.wording if context == "memory" else "free")
+        quoted = texts if chosen == "quoted" else ()
+        if context == "memory":
+            return GenerationRequest(question, memories=tuple(hit.memory for hit in hits), quote_from=quoted)
+        return GenerationRequest(question, texts=texts, reader="base", quote_from=quoted)
 
     def _search(self, question: str, k: int, mode: SearchMode) -> _Found:
         if not question.strip():
@@ -333,12 +348,14 @@ class Clara:
         if mode == "text":
             hits = self.store.search_text(question, k)
             return _Found(hits, 0.0, time.perf_counter() - started)
-        vector = self.model.encode_queries([question], rate=self.rate)[0].search_vector()
+        query = self.model.encode_queries([question], rate=self.rate)[0]
+        vector, late = query.search_vector(), query.late
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = self.store.search_latent(vector, k)
+            hits = self.store.search_latent(vector, k, late=late)
         else:
-            hits = self.store.search_hybrid(vector, question, k, latent_weight=self.model.latent_weight)
+            weight = self.model.latent_weight
+            hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
     @staticmethod

@@ -18,6 +18,7 @@ from clara.errors import MemoryMismatchError, RecordError
 FloatArray = npt.NDArray[np.float32]
 ContextKind = Literal["memory", "text", "none"]
 SearchMode = Literal["latent", "text", "hybrid"]
+Wording = Literal["free", "quoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,19 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LateQuery:
+    """A question as late interaction compares it: memory token by memory token.
+
+    Attributes:
+        tokens: float32 [N, H], its memory tokens.
+        centre: float32 [H], what memory tokens of passages have in common; taken off them first.
+    """
+
+    tokens: FloatArray
+    centre: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """A compressed text: N memory vectors, and which model made them.
 
@@ -76,12 +90,15 @@ class Memory:
         fingerprint: fingerprint of the model that made it; memories of two models cannot be mixed.
         rate: compression rate, window tokens / N.
         token_count: tokens of the text that was compressed.
+        centre: float32 [H], of a question that is compared with passages by late interaction (see ``LateQuery``);
+            None for a passage, and for a question that is compared as one vector.
     """
 
     values: FloatArray
     fingerprint: str
     rate: int
     token_count: int
+    centre: FloatArray | None = None
 
     def __post_init__(self) -> None:
         values = self.values
@@ -89,11 +106,25 @@ class Memory:
             raise MemoryMismatchError(f"memory values must be float32 [N, H], got {values.dtype} {values.shape}")
         if not np.isfinite(values).all():
             raise MemoryMismatchError("memory values must be finite; the model that made them is broken")
+        if self.centre is not None and (self.centre.shape != values.shape[1:] or not np.isfinite(self.centre).all()):
+            raise MemoryMismatchError(
+                f"the centre of a question must be finite, [{values.shape[1]}], got {self.centre.shape}"
+            )
         values.flags.writeable = False
 
+    @property
+    def late(self) -> LateQuery | None:
+        """The question as late interaction compares it; None where it is compared as one vector."""
+        return None if self.centre is None else LateQuery(self.values, self.centre)
+
     def search_vector(self) -> FloatArray:
-        """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``)."""
-        flat = self.values.reshape(-1)
+        """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``).
+
+        Of a question with late interaction, each memory token is their mean: what finds the passages that late
+        interaction then puts in order. Which token stands where says nothing about a passage.
+        """
+        values = self.values if self.centre is None else np.broadcast_to(self.values.mean(axis=0), self.values.shape)
+        flat: FloatArray = values.reshape(-1)
         norm = float(np.linalg.norm(flat))
         return flat / norm if norm > 0 else flat.copy()
 
@@ -104,7 +135,8 @@ class Hit:
 
     Attributes:
         passage: the passage found.
-        score: cosine for ``latent``, BM25 for ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
+        score: cosine or late interaction for ``latent``, BM25 for ``text``, reciprocal rank fusion for ``hybrid``;
+            higher is better.
         memory: the passage's memory as stored.
     """
 
@@ -189,12 +221,15 @@ class GenerationRequest:
         memories: passages as memories, best first; empty unless the context is memory.
         texts: passages as text, best first; empty unless the context is text.
         reader: which weights read the prompt: ``generator`` the trained adapter, ``base`` the backbone alone.
+        quote_from: texts that the answer must be a stretch of, word for word, or "yes" or "no"; empty leaves it free.
+            The model does not read them.
     """
 
     question: str
     memories: tuple[Memory, ...] = ()
     texts: tuple[str, ...] = ()
     reader: Literal["generator", "base"] = "generator"
+    quote_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.memories and self.texts:

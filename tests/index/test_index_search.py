@@ -13,7 +13,8 @@ from index_rows import MODEL, WORDS, document, plain, row, values, words
 from clara.errors import InputError, StoreError, StoreModelError
 from clara.index import DocumentEntry, ExactIndex, IndexRow, LanceStore, PassageIndex, StoreModel
 from clara.index.ranking import fusion_depth
-from clara.records import FloatArray, Hit, Memory
+from clara.records import FloatArray, Hit, LateQuery, Memory
+from clara.similarity import late_interaction
 
 SLOW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 QUERY = "karst loam amber"
@@ -73,6 +74,29 @@ def test_latent_search_is_the_oracle(filled: LanceStore, oracle: ExactIndex, see
     for left, right in zip(found, wanted, strict=True):
         assert left.passage == right.passage
         np.testing.assert_array_equal(left.memory.values, right.memory.values)
+
+
+def late(*parts: object) -> LateQuery:
+    return LateQuery(values(*parts), values("centre").mean(axis=0))
+
+
+@given(st.integers(0, 1000), st.integers(1, 130), st.sampled_from(["drawn", "twin", "stored", "zero"]))
+@SLOW
+def test_late_interaction_is_the_oracle(filled: LanceStore, oracle: ExactIndex, seed: int, k: int, kind: str) -> None:
+    parts: tuple[object, ...] = {"twin": ("same",), "stored": (f"d{seed % 30}", "v1", 1)}.get(kind, ("query", seed))
+    query = late(*parts) if kind != "zero" else LateQuery(np.zeros_like(values("same")), values("centre")[0])
+    for search in ("search_latent", "search_hybrid"):
+        words_of = (QUERY,) if search == "search_hybrid" else ()
+        found, wanted = (getattr(index, search)(flat(*parts), *words_of, k, late=query) for index in (filled, oracle))
+        assert ids(found) == ids(wanted)
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-9)
+
+
+def test_late_interaction_orders_anew_what_is_near_as_a_whole(filled: LanceStore) -> None:
+    query = late("question")
+    found = filled.search_latent(flat("question"), 30, late=query)
+    assert [hit.score for hit in found] == [late_interaction(query, hit.memory.values) for hit in found]
+    assert ids(found) != ids(filled.search_latent(flat("question"), 30))
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.integers(1, 130))
@@ -262,6 +286,12 @@ def test_what_does_not_fit_is_refused(kind: type, tmp_path: Path) -> None:
         index.search_latent(np.ones(65, dtype=np.float32), 1)
     with pytest.raises(StoreError, match="must be finite"):
         index.search_hybrid(np.full(64, np.nan, dtype=np.float32), "q", 1)
+    query = late("q")
+    for odd in (LateQuery(query.tokens[:1], query.centre), LateQuery(query.tokens, query.centre[:1])):
+        with pytest.raises(StoreError, match="late interaction"):
+            index.search_latent(flat("q"), 1, late=odd)
+    with pytest.raises(StoreError, match="finite"):
+        index.search_latent(flat("q"), 1, late=LateQuery(query.tokens, query.centre * np.float32(np.nan)))
     with pytest.raises(StoreError, match="no passage unknown"):
         index.get(["unknown"])
     index.add([good])

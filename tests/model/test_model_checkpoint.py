@@ -262,6 +262,15 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(
     assert load(copied).fingerprint == new
 
 
+def test_a_measured_wording_is_the_checkpoints_own(copied: Path) -> None:
+    assert load(copied).wording == "free"
+    change_manifest(copied, wording="quoted")
+    assert load(copied).wording == "quoted"
+    change_manifest(copied, wording="loud")
+    with pytest.raises(CheckpointError, match="wording"):
+        load(copied)
+
+
 def test_a_measured_latent_weight_is_the_checkpoints_own(copied: Path) -> None:
     assert load(copied).latent_weight == 0.25
     change_manifest(copied, latent_weight=0.6)

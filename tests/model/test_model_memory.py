@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,6 +21,7 @@ from clara.model.memory import (
     MemoryTable,
     additive,
     equal_spans,
+    information_spans,
     memory_attention,
     memory_positions,
     pool,
@@ -68,6 +72,44 @@ def test_spans_equal_a_loop_and_cover_the_text(lengths: list[int], n: int, *, le
             assert float(spans.centre[row, i]) == (start + end - 1) / 2
             covered |= found
         assert covered == {offset + t for t in range(length)}
+
+
+def slow_merge(information: list[float], n: int) -> list[tuple[int, int]]:
+    """Spans (first token, one past the last) from one a token, the two poorest neighbours merged at a time."""
+    spans = [(t, t + 1) for t in range(len(information))]
+    while len(spans) > n:
+        sums = [sum(information[a:d]) for (a, _), (_, d) in pairwise(spans)]
+        poorest = sums.index(min(sums))
+        spans[poorest : poorest + 2] = [(spans[poorest][0], spans[poorest + 1][1])]
+    return spans
+
+
+@given(lengths=batches, n=st.integers(1, 24), seed=st.integers(0, 99))
+def test_spans_of_information_equal_a_loop(lengths: list[int], n: int, seed: int) -> None:
+    mask = masks(lengths, left=False, extra=1)
+    values = torch.randint(1, 20, mask.shape, generator=torch.Generator().manual_seed(seed)).float()
+    spans, equal = information_spans(values, mask, n), equal_spans(mask, n)
+    for row, length in enumerate(lengths):
+        if length <= n:
+            assert torch.equal(spans.member[row], equal.member[row])
+            assert torch.equal(spans.weights[row], equal.weights[row])
+            assert torch.equal(spans.centre[row], equal.centre[row])
+            continue
+        wanted = slow_merge(values[row, :length].tolist(), n)
+        for i, (start, end) in enumerate(wanted):
+            assert spans.member[row, i].nonzero().flatten().tolist() == list(range(start, end))
+            assert spans.weights[row, i, start:end].tolist() == pytest.approx([1 / (end - start)] * (end - start))
+            assert float(spans.centre[row, i]) == (start + end - 1) / 2
+
+
+def test_counted_tokens_cut_spans_a_rare_one_for_itself() -> None:
+    table = MemoryTable(CompressionConfig(window_tokens=8, rates=(4,), spans="information"), WIDTH, 4)
+    assert table.information is not None
+    table.count([[0, 0, 0, 0, 0, 0, 1]], 4)
+    assert table.information.tolist() == pytest.approx([math.log(11 / c) for c in (7, 2, 1, 1)])
+    ids = torch.tensor([[0, 0, 0, 0, 0, 2]])
+    spans = table.spans(ids, torch.ones_like(ids).bool(), rate=4)
+    assert spans.member[0].long().tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
 
 
 @given(lengths=batches, left=st.booleans())

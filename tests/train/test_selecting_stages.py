@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -262,6 +263,12 @@ RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
         ("retriever", {}, {"query_reasoner"}),
         ("retriever", {"query_projection": True}, {"query_reasoner"}),
         ("end_to_end", {"top_k": 2, "query_projection": True}, {"query_reasoner", "generator"}),
+        ("retriever", {"query_projection": True, "late_interaction": True}, {"query_reasoner"}),
+        (
+            "end_to_end",
+            {"top_k": 2, "query_projection": True, "late_interaction": True},
+            {"query_reasoner", "generator"},
+        ),
     ],
 )
 def test_what_a_stage_leaves(
@@ -284,7 +291,8 @@ def test_what_a_stage_leaves(
     assert all(rows) == ("compressor" not in trained)
     own = values.get("query_read_out", True)
     projected = PROJECTION if values.get("query_projection") else ()
-    assert {name for name in table if name.startswith("query_")} == {*(READ_OUT if own else ()), *projected}
+    late = ("query_passage_centre",) if values.get("late_interaction") else ()
+    assert {name for name in table if name.startswith("query_")} == {*(READ_OUT if own else ()), *projected, *late}
     assert all(not torch.equal(table[name], table[name.removeprefix("query_")]) for name in READ_OUT if own)
     assert ADAPTER.format("query_reasoner") in after
     manifest = checkpoint.read_manifest(folder)
@@ -301,7 +309,12 @@ def test_what_a_stage_leaves(
     assert model.latent_weight == 1.0
     [query], [memory] = model.encode_queries(["Where?"]), model.compress(["Where?"])
     assert (query.values != memory.values).any()
-    assert bool((query.values == query.values[0]).all()) == bool(projected), "one vector at every memory token"
+    one_vector = bool((query.values == query.values[0]).all())
+    assert one_vector == bool(projected and not late), "one vector at every memory token, but for late interaction"
+    assert manifest.late_interaction == (query.late is not None) == bool(late)
+    if query.centre is not None:
+        np.testing.assert_array_equal(query.centre, table["query_passage_centre"][0].numpy())
+        assert bool(query.centre.any())
 
 
 def test_a_projection_is_gone_on_with_and_not_started_anew(

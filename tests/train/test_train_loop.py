@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from train_cases import losses, passages, questions, settings
 
 from clara.errors import TrainingError
@@ -151,3 +152,19 @@ def test_instruct_goes_on_from_a_checkpoint(undisturbed: Path, tiny_base: Path, 
     assert after.base_identity == before.base_identity
     names = [f"adapters/{role}/adapter_model.safetensors" for role in ("compressor", "generator")]
     assert all((folder / name).read_bytes() != (start / name).read_bytes() for name in names), "both are trained"
+
+
+def test_spans_of_information_are_counted_trained_with_and_kept(tiny_base: Path, tmp_path: Path) -> None:
+    plain = settings(tiny_base)
+    compression = plain.compression.model_copy(update={"spans": "information"})
+    config = plain.model_copy(update={"compression": compression})
+    folder = train("scp", passages(20), config, tmp_path / "run", cache=tmp_path)
+    again = config.model_copy(update={"start": str(folder), "steps": 1})
+    last = train("scp", passages(20), again, tmp_path / "again", cache=tmp_path)
+    models = [ClaraModel.load(one, dtype="fp32") for one in (folder, last)]
+    tables = [load_file(one / "memory.safetensors")["information"] for one in (folder, last)]
+    assert torch.equal(*tables), "counted once, not trained"
+    assert len(set(tables[0].tolist())) > 10
+    assert all(model.manifest.compression.spans == "information" for model in models)
+    assert models[0].compress(["Bees dance in the hive of the garden."])[0].values.shape == (16, 32)
+    assert models[0].fingerprint != models[1].fingerprint

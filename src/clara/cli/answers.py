@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clara.cli.session import check_question
 from clara.cli.terminal import print_json, shown, snippet, write
-from clara.records import Answer, Citation, ContextKind, SearchMode
+from clara.records import Answer, Citation, ContextKind, SearchMode, Wording
 
 if TYPE_CHECKING:
     from clara.pipeline import Clara
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How questions are answered; the fields are the options of the same names (k None: as the model was trained)."""
+    """How questions are answered; the fields are the options of the same names.
+
+    ``k`` None is as the model was trained, ``wording`` None as the checkpoint says.
+    """
 
     k: int | None
     mode: SearchMode
     context: ContextKind
+    wording: Wording | None
     max_new_tokens: int
     as_json: bool
 
@@ -32,18 +36,18 @@ def answer(rag: Clara, question: str, wanted: Wanted) -> None:
     Raises:
         ClaraError: it cannot be answered; nothing has been printed then.
     """
-    how = {"mode": wanted.mode, "context": wanted.context, "max_new_tokens": wanted.max_new_tokens}
+    how = {name: getattr(wanted, name) for name in ("mode", "context", "wording", "max_new_tokens")}
     check_question(question)
     k = wanted.k or rag.model.default_k
     if sys.stdout.isatty() and not wanted.as_json:
-        stream = rag.stream(question, k, **how)  # type: ignore[arg-type]
+        stream = rag.stream(question, k, **how)
         for piece in stream.pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
         write()
         show_citations(stream.citations)
         return
-    made = rag.ask(question, k, **how)  # type: ignore[arg-type]
+    made = rag.ask(question, k, **how)
     if wanted.as_json:
         print_json(answer_object(made))
         return

@@ -24,6 +24,7 @@ from clara.cli.options import (
     ModeOption,
     StoreOption,
     ThreadsOption,
+    WordingOption,
 )
 from clara.cli.session import check_question, open_rag
 
@@ -37,6 +38,7 @@ def ask(
     k: KOption = None,
     mode: ModeOption = "hybrid",
     context: ContextOption = "memory",
+    wording: WordingOption = "auto",
     max_new_tokens: AnswerTokensOption = 64,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
@@ -61,7 +63,7 @@ def ask(
     text.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
-    wanted = Wanted(k, mode, context, max_new_tokens, as_json)
+    wanted = Wanted(k, mode, context, None if wording == "auto" else wording, max_new_tokens, as_json)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         answer(rag, question, wanted)
 

@@ -25,6 +25,7 @@ from clara.cli.options import (
     ModeOption,
     StoreOption,
     ThreadsOption,
+    WordingOption,
 )
 from clara.cli.session import open_rag
 from clara.cli.terminal import note, print_json, write
@@ -41,6 +42,7 @@ def chat(
     k: KOption = None,
     mode: ModeOption = "hybrid",
     context: ContextOption = "memory",
+    wording: WordingOption = "auto",
     max_new_tokens: AnswerTokensOption = 64,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
@@ -57,7 +59,7 @@ def chat(
 
     --json prints one object a question, as ask does, or {"error"}.
     """
-    wanted = Wanted(k, mode, context, max_new_tokens, as_json)
+    wanted = Wanted(k, mode, context, None if wording == "auto" else wording, max_new_tokens, as_json)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         for question in _questions():
             try:

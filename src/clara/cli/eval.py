@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _SHOWN_REASONS = 5
 _ALWAYS = frozenset({"data", "rate", "limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
-_SINGLE = frozenset({"given", "context", "k", "reader", "batch_size", "max_new_tokens", "seed"})
+_SINGLE = frozenset({"given", "context", "wording", "k", "reader", "batch_size", "max_new_tokens", "seed"})
 _SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "candidates", "retry_errors"})
-_SYSTEMS = _SOURCES | (_SINGLE - {"context"}) | {"setting", "system", "yes_no", "timed"}
+_SYSTEMS = _SOURCES | (_SINGLE - {"context", "wording"}) | {"setting", "system", "yes_no", "timed"}
 _RECIPE = _SOURCES | {"recipe", "data", "system"}
 _FIDELITY = frozenset({"fidelity", "encoder"})
 _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "bf16": "bf16", "fp32": "fp32"}
@@ -91,6 +91,13 @@ def evaluate(
             help="What reads: by default generator for memory, else base; or a folder of clara train reader.",
         ),
     ] = None,
+    wording: Annotated[
+        Literal["free", "quoted"],
+        typer.Option(
+            "--wording",
+            help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted.",
+        ),
+    ] = "free",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
     setting: Annotated[
@@ -225,6 +232,7 @@ def evaluate(
         "rate": rate[0] if rate else None,
         "limit": limit,
         "k": k,
+        "wording": wording,
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "seed": seed,

@@ -82,6 +82,14 @@ ContextOption = Annotated[
     Literal["memory", "text", "none"],
     typer.Option("--context", help="What is read of the passages: their memories, their text, or nothing."),
 ]
+WordingOption = Annotated[
+    Literal["auto", "free", "quoted"],
+    typer.Option(
+        "--wording",
+        help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: from memories as the "
+        "checkpoint says, else free.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 AnswerTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 

@@ -18,6 +18,7 @@ from clara.evaluate.protocol import AnswerModel, Splitter
 from clara.ingest import make_document
 from clara.prompts import passage_text
 from clara.records import Memory
+from clara.similarity import similarity
 
 # Texts handed to the model in one call; it forms its own batches of them by length.
 _TEXTS_A_CALL = 64
@@ -93,7 +94,7 @@ class MemoryBank:
 
 
 def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
-    """Order documents by their nearest window: cosine of the flattened memories (clara.md section 5).
+    """Order documents by their nearest window (``similarity.similarity``).
 
     Args:
         query: memory of the question, [N, H].
@@ -102,8 +103,7 @@ def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
     Returns:
         Indices into ``docs``, best first; of equal documents the first comes first.
     """
-    vector = query.search_vector()
-    scores = [max(float(vector @ memory.search_vector()) for memory in windows) for windows in docs]
+    scores = [max(similarity(query, memory) for memory in windows) for windows in docs]
     return tuple(int(index) for index in np.argsort(-np.asarray(scores), kind="stable"))
 
 

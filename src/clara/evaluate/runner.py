@@ -173,9 +173,13 @@ class _Run:
     def _request(self, question: MultiHop, docs: tuple[int, ...], recall: float | None) -> _Prepared | Failure:
         memories: list[Memory] = []
         texts: list[str] = []
+        quoted: list[str] = []
         for doc in (question.docs[index] for index in docs):
+            text = passage_text(doc.title, doc.text)
+            if self._config.wording == "quoted":
+                quoted.append(text)
             if self._config.context == "text":
-                texts.append(passage_text(doc.title, doc.text))
+                texts.append(text)
             elif self._config.context == "memory":
                 found = self._bank.memories(doc)
                 if isinstance(found, Failure):
@@ -183,7 +187,11 @@ class _Run:
                 memories.extend(found)
                 self.rate = found[0].rate
         request = GenerationRequest(
-            question=question.question, memories=tuple(memories), texts=tuple(texts), reader=self._config.reader
+            question=question.question,
+            memories=tuple(memories),
+            texts=tuple(texts),
+            reader=self._config.reader,
+            quote_from=tuple(quoted),
         )
         return _Prepared(request, docs, recall)
 

@@ -87,6 +87,7 @@ class SystemSettings:
         device: for models that a system loads itself.
         timed: how many questions each system times singly: the first it is given.
         shelf: what the systems of a run share; one shelf for all of them.
+        quoted: hold answers to the words of the documents that are read.
     """
 
     k: int
@@ -100,6 +101,7 @@ class SystemSettings:
     device: str = "cpu"
     timed: int = 0
     shelf: Shelf = field(default_factory=Shelf)
+    quoted: bool = False
 
 
 Build: TypeAlias = Callable[[SystemSettings], System]

@@ -19,12 +19,13 @@ from clara.index.protocol import (
     StoreModel,
     check_complete,
     check_k,
+    check_question,
     check_rows,
-    check_vector,
     lexical_text,
 )
-from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
-from clara.records import FloatArray, Hit
+from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.records import FloatArray, Hit, LateQuery
+from clara.similarity import late_interaction
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
 _K1 = 1.2
@@ -109,23 +110,25 @@ class ExactIndex:
             raise StoreError(f"the index has no passage {missing[0]} ({len(missing)} missing)")
         return [self._rows[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, vector: FloatArray, k: int) -> list[Hit]:
-        """The ``k`` passages of highest cosine."""
+    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
+        """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
-        check_vector(self._model, vector)
-        return self._hits(best(self._cosines(vector), k))
+        check_question(self._model, vector, late)
+        return self._hits(self._latent(vector, k, late))
 
     def search_text(self, query: str, k: int) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
         return self._hits(best(self._bm25(query), k))
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
-        check_vector(self._model, vector)
+        check_question(self._model, vector, late)
         depth = fusion_depth(k)
-        rankings = (best(self._cosines(vector), depth), best(self._bm25(query), depth))
+        rankings = (self._latent(vector, depth, late), best(self._bm25(query), depth))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def optimize(self) -> None:
@@ -133,6 +136,13 @@ class ExactIndex:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _latent(self, vector: FloatArray, k: int, late: LateQuery | None) -> list[Ranked]:
+        """Best ``k`` by memory."""
+        if late is None:
+            return best(self._cosines(vector), k)
+        near = best(self._cosines(vector), late_depth(k))
+        return best((Ranked(i.id, late_interaction(late, self._rows[i.id].memory.values)) for i in near), k)
 
     def _cosines(self, vector: FloatArray) -> list[Ranked]:
         """Every passage with its cosine, in float64."""

@@ -14,7 +14,8 @@ import numpy as np
 from clara.index import codec
 from clara.index.ranking import Ranked, best
 from clara.index.table import PassageTable
-from clara.records import FloatArray
+from clara.records import FloatArray, LateQuery
+from clara.similarity import late_interaction
 
 # Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
 # scored again exactly.
@@ -79,6 +80,13 @@ class LatentScan:
         """Exact cosines of the given passages."""
         return [
             Ranked(passage_id, codec.cosine(stored, vector)) for passage_id, stored in self._table.stored(passage_ids)
+        ]
+
+    def reorder(self, passage_ids: list[str], query: LateQuery) -> list[Ranked]:
+        """The given passages with their scores by late interaction."""
+        return [
+            Ranked(passage_id, late_interaction(query, codec.decode(stored, query.tokens.shape)))
+            for passage_id, stored in self._table.stored(passage_ids)
         ]
 
     def clear(self) -> None:

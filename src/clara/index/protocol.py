@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.records import FloatArray, Hit, Memory, Passage
+from clara.records import FloatArray, Hit, LateQuery, Memory, Passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +153,17 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_latent(self, vector: FloatArray, k: int) -> list[Hit]:
+    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
         """The ``k`` passages whose flattened memories have the highest cosine with ``vector``.
 
         Args:
             vector: float32 [N * H], any length but finite; of length 0 it has cosine 0 with everything.
             k: at least 1.
+            late: puts the best :func:`clara.index.ranking.late_depth` of them in order anew, by late interaction,
+                whose score they then have.
 
         Raises:
-            StoreError: the vector has another shape or is not finite.
+            StoreError: the question has another shape or is not finite.
             InputError: ``k`` is below 1.
         """
         ...
@@ -177,13 +179,16 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
 
         Args:
             vector: as :meth:`search_latent`.
             query: as :meth:`search_text`.
             k: at least 1.
+            late: as :meth:`search_latent`.
             latent_weight: what a rank by memory counts beside 1 for a rank by words.
 
         Raises:
@@ -240,8 +245,8 @@ def check_complete(entry: DocumentEntry, found: int) -> None:
         )
 
 
-def check_vector(model: StoreModel, vector: FloatArray) -> None:
-    """Refuse a search vector that cannot be compared with the memories of ``model``.
+def check_question(model: StoreModel, vector: FloatArray, late: LateQuery | None) -> None:
+    """Refuse a question that cannot be compared with the memories of ``model``.
 
     Raises:
         StoreError: wrong shape or not finite.
@@ -251,7 +256,13 @@ def check_vector(model: StoreModel, vector: FloatArray) -> None:
             f"a search vector for memories of {model.describe()} has shape ({model.values},), got {vector.shape}; "
             "encode the question with the index's model and rate"
         )
-    if not np.isfinite(vector).all():
+    if late is not None and (late.tokens.size != model.values or late.centre.shape != late.tokens.shape[1:]):
+        raise StoreError(
+            f"late interaction with memories of {model.describe()} needs {model.values} values and a centre, got "
+            f"{late.tokens.shape} and {late.centre.shape}; encode the question with the index's model and rate"
+        )
+    parts = [vector] if late is None else [vector, late.tokens, late.centre]
+    if not all(np.isfinite(part).all() for part in parts):
         raise StoreError("the search vector must be finite; the model that encoded the question is broken")
 
 

@@ -27,10 +27,18 @@ from clara.index.catalogue import Catalogue, Place
 from clara.index.description import LOCK_FILE, check_model, read_description, write_description
 from clara.index.latent import LatentScan
 from clara.index.ledger import Ledger, Stale
-from clara.index.protocol import DocumentEntry, IndexRow, StoreModel, check_complete, check_k, check_rows, check_vector
-from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
+from clara.index.protocol import (
+    DocumentEntry,
+    IndexRow,
+    StoreModel,
+    check_complete,
+    check_k,
+    check_question,
+    check_rows,
+)
+from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.index.table import PassageTable
-from clara.records import FloatArray, Hit
+from clara.records import FloatArray, Hit, LateQuery
 
 # Up to here every latent search is exact; above, an approximate index is built and used.
 EXACT_ROWS = 100_000
@@ -216,12 +224,12 @@ class LanceStore:
             raise StoreError(f"the store {self._folder} has no passage {missing[0]} ({len(missing)} missing)")
         return [found[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, vector: FloatArray, k: int) -> list[Hit]:
+    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
         """The ``k`` passages of highest cosine."""
         check_k(k)
-        check_vector(self._model, vector)
+        check_question(self._model, vector, late)
         with self._turn:
-            return self._hits(self._rank_latent(vector, k, self._table.refresh()))
+            return self._hits(self._rank_latent(vector, k, self._table.refresh(), late))
 
     def search_text(self, query: str, k: int) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
@@ -230,14 +238,16 @@ class LanceStore:
             self._table.refresh()
             return self._hits(self._rank_text(query, k))
 
-    def search_hybrid(self, vector: FloatArray, query: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
-        check_vector(self._model, vector)
+        check_question(self._model, vector, late)
         depth = fusion_depth(k)
         with self._turn:
             version = self._table.refresh()
-            rankings = (self._rank_latent(vector, depth, version), self._rank_text(query, depth))
+            rankings = (self._rank_latent(vector, depth, version, late), self._rank_text(query, depth))
             return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def optimize(self) -> None:
@@ -274,7 +284,14 @@ class LanceStore:
         if unindexed is None or unindexed > _UNINDEXED_SHARE * rows:
             self._table.build_vector_index()
 
-    def _rank_latent(self, vector: FloatArray, k: int, version: int) -> list[Ranked]:
+    def _rank_latent(self, vector: FloatArray, k: int, version: int, late: LateQuery | None) -> list[Ranked]:
+        """Best ``k`` by cosine, or by late interaction among those that are near by cosine."""
+        if late is None:
+            return self._rank_whole(vector, k, version)
+        near = self._rank_whole(vector, late_depth(k), version)
+        return best(self._latent.reorder([item.id for item in near], late), k)
+
+    def _rank_whole(self, vector: FloatArray, k: int, version: int) -> list[Ranked]:
         """Best ``k`` by cosine: exact, or exact among what the approximate index hands over."""
         rows = self._table.count()
         if rows > self._exact_rows and self._table.unindexed("memory") is not None:

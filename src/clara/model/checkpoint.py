@@ -30,6 +30,7 @@ from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.official_vocabulary import VOCABULARY, from_tensors
+from clara.records import Wording
 
 FORMAT_VERSION = 1
 MANIFEST = "clara.json"
@@ -64,9 +65,12 @@ class Manifest(Settings):
         lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
         query_read_out: whether the memory table has a read-out of its own for questions.
-        query_projection: whether it compares questions by their projected mean.
+        query_projection: whether it compares questions through a projection.
+        late_interaction: whether it does so memory token by memory token, not by their mean; needs a projection.
         latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
             measured for this checkpoint; a training run takes it out.
+        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint; a
+            training run takes it out.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -81,7 +85,9 @@ class Manifest(Settings):
     roles: tuple[Role, ...]
     query_read_out: bool = False
     query_projection: bool = False
+    late_interaction: bool = False
     latent_weight: float | None = Field(default=None, ge=0)
+    wording: Wording | None = None
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
@@ -96,8 +102,12 @@ class Manifest(Settings):
             del values["query_read_out"]
         if not self.query_projection:
             del values["query_projection"]
+        if not self.late_interaction:
+            del values["late_interaction"]
         if self.latent_weight is None:
             del values["latent_weight"]
+        if self.wording is None:
+            del values["wording"]
         return values
 
 
@@ -146,7 +156,7 @@ def save(
 
     Args:
         network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles``, ``query_read_out`` and ``query_projection`` are replaced by the network's.
+        manifest: its ``roles`` and what it says of questions are replaced by the network's.
         folder: must not exist, or be a checkpoint, which is then replaced.
         card: text of ``README.md``.
         dtype: of the adapters' weights on disk; the memory table stays float32.
@@ -160,6 +170,7 @@ def save(
     own = {
         "query_read_out": bool(table.read_out_of_queries()),
         "query_projection": bool(table.projection_of_queries()),
+        "late_interaction": table.late,
     }
     manifest = manifest.model_copy(update={"roles": network.adapters.roles, **own})
     with replacing(folder) as scratch:
@@ -205,7 +216,7 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
     peft_model = network.adapters.peft_model
     for role in manifest.roles:
         save_adapter(peft_model, role, folder / "adapters" / role, dtype=dtype)
-    table = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in network.table.named_parameters()}
+    table = {name: t.to("cpu", torch.float32).contiguous() for name, t in network.table.state_dict().items()}
     _check_finite(table, MEMORY)
     save_file(table, folder / MEMORY, metadata={"format": "pt"})
     if network.vocabulary is not None:
@@ -251,11 +262,12 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
             f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
             f"{base.name} ({base.identity}); load it on its own base model"
         )
-    table = MemoryTable(manifest.compression, manifest.hidden_size)
+    vocabulary_size = int(base.model.get_input_embeddings().weight.shape[0])
+    table = MemoryTable(manifest.compression, manifest.hidden_size, vocabulary_size)
     if manifest.query_read_out:
         table.split_query_read_out()
-    table.project_queries(projected=manifest.query_projection)
-    expected = {name: tuple(p.shape) for name, p in table.named_parameters()}
+    table.project_queries(projected=manifest.query_projection, late=manifest.late_interaction)
+    expected = {name: tuple(tensor.shape) for name, tensor in table.state_dict().items()}
     table.load_state_dict(_checked(folder / MEMORY, expected))
     vocabulary = None
     if manifest.official is not None and table.tokens is not None:
@@ -352,11 +364,11 @@ def _fingerprint(network: Network, manifest: Manifest, roles: Sequence[Role]) ->
             digest.update(
                 state[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
             )
-    for name, parameter in sorted(network.table.named_parameters()):
+    for name, tensor in sorted(network.table.state_dict().items()):
         if name.startswith("query_") and "query_reasoner" not in roles:
             continue
         digest.update(name.encode())
-        digest.update(parameter.detach().to("cpu", torch.float32).numpy().tobytes())
+        digest.update(tensor.to("cpu", torch.float32).numpy().tobytes())
     if network.vocabulary is not None:
         network.vocabulary.update(digest)
     return digest.hexdigest()[:16]

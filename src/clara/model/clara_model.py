@@ -22,7 +22,7 @@ from clara.model.generator import Generator, Sampling
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
-from clara.records import Generation, GenerationRequest, Memory
+from clara.records import Generation, GenerationRequest, Memory, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -137,6 +137,11 @@ class ClaraModel:
         if self.manifest.latent_weight is not None:
             return self.manifest.latent_weight
         return 1.0 if "query_reasoner" in self.manifest.roles else UNTRAINED_LATENT_WEIGHT
+
+    @property
+    def wording(self) -> Wording:
+        """How it answers from memories unless told otherwise: freely, or in the words of the passages."""
+        return self.manifest.wording or "free"
 
     @property
     def width(self) -> int:
@@ -280,6 +285,8 @@ class ClaraModel:
         self.manifest.compression.memory_tokens(rate)
         rows = [self._ids(text, f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
+        shared = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
+        centre = None if shared is None else shared.float().cpu().numpy()
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
@@ -294,7 +301,7 @@ class ClaraModel:
                 )
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
-                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count, centre)
                 if progress is not None:
                     progress(len(places))
         return [memories[i] for i in range(len(texts))]

@@ -5,7 +5,7 @@ The one place where names of models become networks; training and ``ClaraModel``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,13 @@ class Loaded:
 
 
 def fresh(
-    base: BaseModel, compression: CompressionConfig, lora: LoraSettings, samples: Sequence[str], *, seed: int = 0
+    base: BaseModel,
+    compression: CompressionConfig,
+    lora: LoraSettings,
+    samples: Sequence[str],
+    *,
+    counted: Iterable[str] = (),
+    seed: int = 0,
 ) -> Loaded:
     """An untrained network, its read-out calibrated on sample texts.
 
@@ -63,14 +69,18 @@ def fresh(
         compression: read-out and rates.
         lora: adapters' shape.
         samples: a few dozen texts like those to come.
+        counted: texts that tokens are counted in, where spans are cut by information; beside the samples.
         seed: of memory tokens and LoRA weights; the global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
-    width = int(base.model.get_input_embeddings().weight.shape[1])
-    network = Network(adapters, compression, MemoryTable(compression, width).to(base.model.device))
+    vocabulary, width = base.model.get_input_embeddings().weight.shape
+    table = MemoryTable(compression, width, vocabulary).to(base.model.device)
+    network = Network(adapters, compression, table)
     network.table.initialise(base.model.get_input_embeddings().weight, seed=seed)
+    if compression.spans == "information":
+        table.count((plain_ids(base.tokenizer, text) for text in [*samples, *counted]), vocabulary)
     calibrate(network, base, samples)
     manifest = Manifest(
         base_model=base.name,

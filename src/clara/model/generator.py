@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, TextIteratorStreamer
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, TextIteratorStreamer
 
 from clara.config import Settings
 from clara.errors import InputError
 from clara.model.backbone import Tokenizer
 from clara.model.network import splice
 from clara.model.prompting import Prompt, Prompter
+from clara.model.quoting import Quotations, QuotesOnly
 from clara.records import Generation, GenerationRequest, TokenCounts
 
 
@@ -80,6 +81,7 @@ class Generator:
                 inputs_embeds=inputs.embeds,
                 attention_mask=inputs.mask,
                 generation_config=self._config(model, sampling),
+                logits_processor=self._held(model, requests),
             )
         stops = _stop_ids(model, self._tokenizer)
         rows = zip(out.tolist(), prompts, requests, strict=True)
@@ -102,6 +104,7 @@ class Generator:
                         inputs_embeds=inputs.embeds,
                         attention_mask=inputs.mask,
                         generation_config=self._config(model, sampling),
+                        logits_processor=self._held(model, [request]),
                         streamer=streamer,
                     )
             except BaseException as error:  # noqa: BLE001 - carried to the reader's thread and raised there
@@ -143,6 +146,12 @@ class Generator:
         if values:
             embeds = splice(embeds, slots.to(device), torch.from_numpy(np.concatenate(values)).to(device))
         return _Inputs(embeds=embeds, mask=mask.to(device))
+
+    def _held(self, model: PreTrainedModel, requests: Sequence[GenerationRequest]) -> LogitsProcessorList:
+        """What holds answers to the words of their sources, where a request wants it."""
+        rows = [Quotations(self._tokenizer, r.quote_from) if r.quote_from else None for r in requests]
+        held = [QuotesOnly(rows, _stop_ids(model, self._tokenizer))] if any(rows) else []
+        return LogitsProcessorList(held)
 
     def _config(self, model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:
         chosen = (

@@ -24,8 +24,9 @@ from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import Tokenizer
 from clara.model.network import Encoded, Network, encode, splice
 from clara.model.prompting import Prompt, Prompter
-from clara.model.selection import MIN_TEMPERATURE, cosine_scores, select, straight_through_top_k
+from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_k
 from clara.records import FloatArray, Memory
+from clara.similarity import similarity
 
 BoolArray = npt.NDArray[np.bool_]
 EncoderRole = Literal["compressor", "query_reasoner"]
@@ -107,7 +108,7 @@ class SelectionGradient:
     """One question's selection, and what the answer's loss says of it.
 
     Attributes:
-        scores: float32 [D], cosine of question and candidate.
+        scores: float32 [D], similarity of question and candidate.
         probability: float32 [D], softmax of scores / tau: the first slot's soft selection.
         gradient: float32 [D], of minus the answer's log-likelihood (nats, summed over its tokens) with respect to the
             scores, through the straight-through selector; a descent step raises what has a negative one.
@@ -241,7 +242,7 @@ class Inspector:
             InputError: ``k`` is not between 1 and the number of candidates.
         """
         stacked = torch.from_numpy(np.stack([memory.values for memory in candidates]))[None]
-        scores = cosine_scores(torch.tensor(query.values)[None], stacked).requires_grad_()
+        scores = torch.tensor([[similarity(query, memory) for memory in candidates]]).requires_grad_()
         chosen = straight_through_top_k(scores, k, temperature=temperature)
         prompt = self._prompt(question, [candidates[i] for i in chosen.indices[0].tolist()])
         with self._inside.weights.acting_as("generator") as model:

@@ -6,9 +6,11 @@ Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,11 +39,15 @@ class Spans:
         member: bool [B, N, S]; a text token may belong to two spans when there are fewer tokens than spans.
         weights: float32 [B, N, S]; rows that sum to one (to zero for an empty text): a mean over the span.
         centre: float32 [B, N]; middle of the span as a position in the unpadded text.
+        starts: int64 [B, N], position of its first token in the unpadded text.
+        ends: int64 [B, N], position after its last.
     """
 
     member: Tensor
     weights: Tensor
     centre: Tensor
+    starts: Tensor
+    ends: Tensor
 
 
 def text_positions(mask: Tensor) -> Tensor:
@@ -66,12 +72,49 @@ def equal_spans(mask: Tensor, n: int) -> Spans:
     lengths = mask.sum(dim=1)[:, None]  # [B, 1]
     slots = torch.arange(n, device=mask.device)[None, :]
     starts = slots * lengths // n
-    ends = torch.maximum((slots + 1) * lengths // n, starts + 1)
+    return _spans(starts, torch.maximum((slots + 1) * lengths // n, starts + 1), mask)
+
+
+def information_spans(information: Tensor, mask: Tensor, n: int) -> Spans:
+    """Cut each text into ``n`` spans that carry about the same information.
+
+    From one span a token, the two neighbours that carry least together are merged until ``n`` are left, the first pair
+    of equals first. A text of at most ``n`` tokens has nothing to merge and is cut as ``equal_spans`` does.
+
+    Args:
+        information: float32 [B, S], of each token, in any unit.
+        mask: bool [B, S], true on text, padding on the right.
+        n: spans a text.
+    """
+    equal = equal_spans(mask, n)
+    starts, ends = equal.starts.clone(), equal.ends.clone()
+    values = information.cpu().double().numpy()
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        if length > n:
+            cuts = torch.tensor(_merged(values[row, :length], n), device=mask.device)
+            starts[row], ends[row, :-1], ends[row, -1] = cuts, cuts[1:], length
+    return _spans(starts, ends, mask)
+
+
+def _merged(information: npt.NDArray[np.float64], n: int) -> list[int]:
+    """Where the spans of ``information_spans`` begin."""
+    starts, sums = list(range(len(information))), information
+    while len(starts) > n:
+        first = int(np.argmin(sums[:-1] + sums[1:]))
+        both = sums[first] + sums[first + 1]
+        sums = np.delete(sums, first + 1)
+        sums[first] = both
+        del starts[first + 1]
+    return starts
+
+
+def _spans(starts: Tensor, ends: Tensor, mask: Tensor) -> Spans:
+    """Spans from their first tokens and the tokens after their last, int64 [B, N]."""
     positions = text_positions(mask)[:, None, :]
     member = (positions >= starts[:, :, None]) & (positions < ends[:, :, None]) & mask[:, None, :]
     weights = member.float()
     weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
-    return Spans(member=member, weights=weights, centre=(starts + ends - 1).float() / 2)
+    return Spans(member, weights, centre=(starts + ends - 1).float() / 2, starts=starts, ends=ends)
 
 
 def pool(weights: Tensor, values: Tensor) -> Tensor:
@@ -127,9 +170,13 @@ class MemoryTable(nn.Module):
         query_gain: as ``gain``, for questions; None while they share the passages' read-out.
         query_residual_gain: as ``residual_gain``, for questions.
         query_bias: as ``bias``, for questions.
-        query_projection: float32 [rates, H, H], applied to the mean of a question's memory; None while questions are
-            compared span by span, as passages are.
-        query_centre: float32 [rates, H], taken off that mean first; None without ``query_projection``.
+        query_projection: float32 [rates, H, H], applied to the mean of a question's memory, or to each of its memory
+            tokens for late interaction; None while questions are compared span by span, as passages are.
+        query_centre: float32 [rates, H], taken off first; None without ``query_projection``.
+        query_passage_centre: float32 [rates, H], mean memory token of passages, which late interaction takes off
+            them; not trained. None unless questions are compared by late interaction.
+        information: float32 [V], of each token of the vocabulary, counted and not trained; None unless spans are cut
+            by it.
     """
 
     tokens: nn.Parameter | None
@@ -141,8 +188,17 @@ class MemoryTable(nn.Module):
     query_bias: nn.Parameter | None
     query_projection: nn.Parameter | None
     query_centre: nn.Parameter | None
+    query_passage_centre: Tensor | None
+    information: Tensor | None
 
-    def __init__(self, config: CompressionConfig, width: int) -> None:
+    def __init__(self, config: CompressionConfig, width: int, vocabulary: int = 0) -> None:
+        """Make the table that a configuration asks for.
+
+        Args:
+            config: read-out, rates and spans.
+            width: H of the backbone.
+            vocabulary: rows of its token embeddings; counts where spans are cut by information.
+        """
         super().__init__()
         self._config, self._width = config, width
         n, rates = config.window_tokens // min(config.rates), len(config.rates)
@@ -152,8 +208,35 @@ class MemoryTable(nn.Module):
         scaled = config.gain and config.residual
         self.register_parameter("residual_gain", nn.Parameter(torch.ones(rates, width)) if scaled else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(rates, width)) if config.gain else None)
+        self.register_buffer("information", torch.ones(vocabulary) if config.spans == "information" else None)
         self.share_query_read_out()
         self.project_queries(projected=False)
+
+    def spans(self, ids: Tensor, mask: Tensor, *, rate: int) -> Spans:
+        """Which text each memory token stands for.
+
+        Args:
+            ids: int64 [B, S] token ids, padded on the right.
+            mask: bool [B, S], true on text.
+            rate: one of ``config.rates``.
+        """
+        n = self._config.memory_tokens(rate)
+        return equal_spans(mask, n) if self.information is None else information_spans(self.information[ids], mask, n)
+
+    def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
+        """Cut spans by information from now on: minus the logarithm of a token's frequency, in nats.
+
+        Args:
+            texts: token ids of texts like those to come, the more the better.
+            vocabulary: rows of the backbone's token embeddings.
+        """
+        counts = torch.ones(vocabulary, dtype=torch.float64)  # a token that was not seen is not impossible
+        for ids in texts:
+            counts += torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary)
+        self.register_buffer("information", (counts.sum() / counts).log().float().to(self._device()))
+
+    def _device(self) -> torch.device | None:
+        return next((tensor.device for tensor in self.state_dict().values()), None)
 
     def split_query_read_out(self) -> None:
         """Give questions an affine read-out of their own, a copy of the passages'; nothing without ``gain``.
@@ -172,28 +255,44 @@ class MemoryTable(nn.Module):
         for name in _AFFINE:
             self.register_parameter(f"query_{name}", None)
 
-    def project_queries(self, *, projected: bool) -> None:
-        """Compare questions with passages by their mean, through a matrix of their own that starts at the identity.
+    def project_queries(self, *, projected: bool, late: bool = False) -> None:
+        """Compare questions with passages through a matrix of their own, which starts at the identity.
 
         A question spreads over its memory tokens otherwise than a passage does: the cosine of the two, slot by slot,
-        compares places that have nothing to do with each other (LOG.md, 2026-11-26). Passages do not change by it.
+        compares places that have nothing to do with each other (LOG.md, 2026-11-26). So a question is compared by its
+        mean, or each of its memory tokens with the nearest of the passage. Passages do not change by it.
+
+        Args:
+            projected: whether there is a matrix; without one questions are compared as they are.
+            late: token by token (``similarity.late_interaction``) instead of by their mean.
         """
         rates, width = len(self._config.rates), self._width
         projection = torch.eye(width).repeat(rates, 1, 1) if projected else None
         centre = torch.zeros(rates, width) if projected else None
         self.register_parameter("query_projection", None if projection is None else nn.Parameter(projection))
         self.register_parameter("query_centre", None if centre is None else nn.Parameter(centre))
+        self.register_buffer("query_passage_centre", torch.zeros(rates, width) if projected and late else None)
+
+    @property
+    def late(self) -> bool:
+        """Whether questions are compared by late interaction."""
+        return self.query_passage_centre is not None
+
+    def passage_centre(self, rate: int) -> Tensor | None:
+        """What late interaction takes off passages at a rate, float32 [H]; None without it."""
+        centres = self.query_passage_centre
+        return None if centres is None else centres[self._config.rates.index(rate)]
 
     @torch.no_grad()
     def whiten_queries(self, documents: Tensor, questions: Tensor, *, rate: int) -> None:
         """Start the projection at an inverse covariance: what all passages, or all questions, share says little.
 
-        With ``C`` the sum of the covariances of mean document memories and mean question memories, each divided by its
-        mean eigenvalue, the projection is ``(C + WHITENING I)^-1``; the centre is the mean of the questions. No label
-        is read.
+        With ``C`` the sum of the covariances of documents and questions, each divided by its mean eigenvalue, the
+        projection is ``(C + WHITENING I)^-1``; the centres are the means. No label is read.
 
         Args:
-            documents: float32 [samples, H], means of document memories over their tokens.
+            documents: float32 [samples, H], means of document memories over their tokens; for late interaction, memory
+                tokens.
             questions: float32 [samples, H], the same of questions.
             rate: the rate of both.
         """
@@ -204,6 +303,8 @@ class MemoryTable(nn.Module):
         common = _covariance(documents) + _covariance(questions) + ridge
         self.query_projection[row] = torch.linalg.inv(common).float()
         self.query_centre[row] = questions.mean(dim=0)
+        if self.query_passage_centre is not None:
+            self.query_passage_centre[row] = documents.mean(dim=0)
 
     def read_out_of_queries(self) -> list[nn.Parameter]:
         """The affine read-out that questions do not share with passages; empty while they do."""
@@ -237,9 +338,14 @@ class MemoryTable(nn.Module):
         return self._projected(memory, row) if query else memory
 
     def _projected(self, memory: Tensor, row: int) -> Tensor:
-        """A question's memory [B, N, H] with its projected mean at each of its memory tokens, where there is one."""
+        """A question's memory [B, N, H] through the projection, where there is one.
+
+        Its projected mean at each of its memory tokens, or each token's own projection for late interaction.
+        """
         if self.query_projection is None or self.query_centre is None:
             return memory
+        if self.late:
+            return functional.linear(memory - self.query_centre[row], self.query_projection[row])
         mean = memory.mean(dim=1) - self.query_centre[row]
         return functional.linear(mean, self.query_projection[row])[:, None].expand_as(memory)
 
@@ -287,7 +393,7 @@ READ_SHARE = 0.1
 
 
 WHITENING = 0.3
-"""Ridge of ``whiten_queries``; Recall@5 is flat from 0.1 to 0.5 (LOG.md, 2026-11-26)."""
+"""Ridge of ``whiten_queries``; Recall@5 is flat from 0.1 to 0.5, by means and by tokens (LOG.md, 2026-11-26)."""
 
 
 def _spread(values: Tensor) -> Tensor:

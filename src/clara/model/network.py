@@ -20,13 +20,13 @@ from clara.model.memory import (
     MemoryTable,
     Spans,
     additive,
-    equal_spans,
     memory_attention,
     memory_positions,
     pool,
     right_padded,
 )
 from clara.model.official_vocabulary import Vocabulary
+from clara.model.selection import cosine_matrix, late_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,12 @@ def read_out(
         mask: bool [B, S], true on text.
         rate: compression rate, one of ``config.rates``.
     """
-    n = config.memory_tokens(rate)
     ids, mask = right_padded(ids, mask)
-    spans = equal_spans(mask, n)
+    spans = table.spans(ids, mask, rate=rate)
     embeds = model.get_input_embeddings()(ids)
     slots = None
     if table.tokens is not None:
-        slots = table.tokens[:n].to(embeds.dtype).expand(ids.shape[0], -1, -1)
+        slots = table.tokens[: config.memory_tokens(rate)].to(embeds.dtype).expand(ids.shape[0], -1, -1)
         if config.pooled_input:
             slots = slots + pool(spans.weights, embeds)
     states = _packed_states if packing.takes_packed(model) else _padded_states
@@ -188,6 +187,20 @@ class Network(nn.Module):
         with self.adapters.use(role):
             query = role == "query_reasoner"
             return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate, query=query)
+
+    def similarity(self, queries: Tensor, memories: Tensor, *, rate: int) -> Tensor:
+        """What candidates are ranked by, gradients included: cosine of the flattened memories, or late interaction.
+
+        Args:
+            queries: [B, N, H], of the query reasoner.
+            memories: [U, N, H], of the compressor.
+            rate: of both.
+
+        Returns:
+            float32 [B, U].
+        """
+        centre = self.table.passage_centre(rate)
+        return cosine_matrix(queries, memories) if centre is None else late_matrix(queries, memories, centre)
 
     def decode(
         self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName = "generator"

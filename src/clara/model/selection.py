@@ -45,6 +45,24 @@ def cosine_matrix(queries: Tensor, memories: Tensor) -> Tensor:
         return q @ m.T
 
 
+def late_matrix(queries: Tensor, memories: Tensor, centre: Tensor) -> Tensor:
+    """Late interaction of every query memory with every document memory (``similarity.late_interaction``).
+
+    Args:
+        queries: [B, N, H], projected.
+        memories: [U, N, H].
+        centre: float32 [H], taken off the memories.
+
+    Returns:
+        float32 [B, U].
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        q, m = queries.float(), functional.normalize(memories.float() - centre, dim=-1)
+        best = torch.einsum("bth,umh->butm", q, m).amax(dim=3).sum(dim=2)
+        scores: Tensor = best / q.norm(dim=2).sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return scores
+
+
 def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> Selection:
     """Choose the ``k`` best candidates, differentiably.
 

@@ -29,6 +29,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "reasoner_start": SELECTING,
     "query_read_out": SELECTING,
     "query_projection": SELECTING,
+    "late_interaction": SELECTING,
     "projection_learning_rate": SELECTING,
     "top_k": ("end_to_end",),
     "train_compressor": ("end_to_end",),

@@ -71,8 +71,9 @@ class TrainConfig(Settings):
             that stage.
         query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
             has one (``gain``); it starts as a copy.
-        query_projection: whether questions are compared by their mean, through a matrix of their own that starts at
-            the inverse covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained.
+        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
+            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
+        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
         projection_learning_rate: peak, of that matrix.
         train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.
@@ -121,6 +122,7 @@ class TrainConfig(Settings):
     reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
     query_read_out: bool = True
     query_projection: bool = False
+    late_interaction: bool = False
     projection_learning_rate: float = Field(default=1e-5, gt=0)
     train_compressor: bool = False
     reader_context: Literal["text", "none"] = "text"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from clara.model.network import Network
-from clara.model.selection import cosine_matrix, select, straight_through_top_k
+from clara.model.selection import select, straight_through_top_k
 from clara.train.candidate_batch import CandidateBatch
 from clara.train.objective import Losses, reply_loss
 
@@ -61,7 +61,7 @@ def choose(network: Network, batch: CandidateBatch, *, top_k: int, temperature: 
     """
     queries, memories = query_memories(network, batch), passage_memories(network, batch)
     with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
-        scores = cosine_matrix(queries, memories).gather(1, batch.candidates)
+        scores = network.similarity(queries, memories, rate=batch.rate).gather(1, batch.candidates)
         chosen = straight_through_top_k(scores, top_k, temperature=temperature)
         return Choice(chosen.indices, select(chosen, memories.float()[batch.candidates]))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from clara.errors import TrainingError
 from clara.model.create import Loaded
 from clara.model.losses import contrastive
-from clara.model.memory import equal_spans, pool
+from clara.model.memory import pool
 from clara.train.batch import padded_texts
 
 LOGIT_SPREAD = 2.0
@@ -55,9 +55,9 @@ def light_memories(loaded: Loaded, texts: Sequence[str], shift: Tensor, *, rate:
     count, means, norms = config.memory_tokens(rate), [], []
     for start in range(0, len(texts), _TEXTS_A_BATCH):
         rows = [prompter.plain(text)[: config.window_tokens] for text in texts[start : start + _TEXTS_A_BATCH]]
-        ids, mask = padded_texts(rows)
-        embeds = loaded.network.embed(ids.to(shift.device)).float()
-        residual = pool(equal_spans(mask.to(shift.device), count).weights, embeds)
+        ids, mask = (part.to(shift.device) for part in padded_texts(rows))
+        embeds = loaded.network.embed(ids).float()
+        residual = pool(table.spans(ids, mask, rate=rate).weights, embeds)
         memory = table.assemble(torch.zeros_like(residual), residual, rate=rate) + shift
         means.append(memory.mean(dim=1))
         norms.append(memory.flatten(1).norm(dim=1) / count**0.5)

@@ -14,7 +14,6 @@ import torch
 
 from clara.model.losses import contrastive
 from clara.model.network import Network
-from clara.model.selection import cosine_matrix
 from clara.train.candidate_batch import CandidateBatch
 from clara.train.end_to_end import query_memories
 from clara.train.objective import Losses
@@ -30,5 +29,6 @@ def retriever_loss(network: Network, batch: CandidateBatch, *, temperature: floa
     """
     queries = query_memories(network, batch)
     with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
-        loss = contrastive(cosine_matrix(queries, batch.memories), batch.positives, temperature=temperature)
+        scores = network.similarity(queries, batch.memories, rate=batch.rate)
+        loss = contrastive(scores, batch.positives, temperature=temperature)
     return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))

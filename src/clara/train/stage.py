@@ -124,7 +124,8 @@ def _finish(
     if stage == "reader":
         _save_reader(loaded, config, trained, data, target)
         return
-    manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, "latent_weight": None})
+    measured = {"latent_weight": None, "wording": None}  # of the checkpoint it started from, not of this one
+    manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, **measured})
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
     add_curves(target.parent, target)
 

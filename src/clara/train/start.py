@@ -21,6 +21,7 @@ from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.placement import DTYPES
 from clara.train.batch import padded_texts
+from clara.train.candidates import passages_of
 from clara.train.config import Stage, TrainConfig
 from clara.train.distil import add_teacher, teacher_fingerprint
 from clara.train.documents import Documents
@@ -30,6 +31,7 @@ CALIBRATION_TEXTS = 32
 WHITENING_DOCUMENTS = 4000
 """Enough, as the questions below, for a covariance of a few hundred dimensions beside its ridge."""
 WHITENING_QUESTIONS = 1024
+TOKENS_A_TEXT = 8
 QUESTIONS_A_BATCH = 32
 
 
@@ -50,7 +52,8 @@ def start(
         )
     else:
         base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
-        loaded = fresh(base, config.compression, config.lora, _samples(data), seed=config.seed)
+        texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
+        loaded = fresh(base, config.compression, config.lora, _samples(data), counted=texts, seed=config.seed)
     if "query_reasoner" in trained_roles(stage, config):
         _start_reasoner(loaded, config)
     if config.teacher is not None:
@@ -112,7 +115,9 @@ def starts_projection(loaded: Loaded, config: TrainConfig) -> bool:
 
 
 def _keeps_projection(loaded: Loaded, config: TrainConfig) -> bool:
-    return config.reasoner_start == "checkpoint" and loaded.manifest.query_projection
+    manifest = loaded.manifest
+    same = manifest.query_projection and manifest.late_interaction == config.late_interaction
+    return config.reasoner_start == "checkpoint" and same
 
 
 def _start_reasoner(loaded: Loaded, config: TrainConfig) -> None:
@@ -124,7 +129,7 @@ def _start_reasoner(loaded: Loaded, config: TrainConfig) -> None:
     elif not (going_on and network.table.read_out_of_queries()):
         network.table.split_query_read_out()
     if not _keeps_projection(loaded, config):
-        network.table.project_queries(projected=config.query_projection)
+        network.table.project_queries(projected=config.query_projection, late=config.late_interaction)
     if not going_on:
         network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
 
@@ -132,6 +137,8 @@ def _start_reasoner(loaded: Loaded, config: TrainConfig) -> None:
 @torch.no_grad()
 def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[str]], asked: Sequence[str]) -> None:
     """Start the projection of questions from the run's own documents and questions (``MemoryTable.whiten_queries``).
+
+    By means of memories, or for late interaction by ``TOKENS_A_TEXT`` memory tokens of each, spread evenly.
 
     Args:
         loaded: the network before its first step.
@@ -143,12 +150,20 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
     sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}
     documents.prepare(sample)  # in batches; one by one below they are only read
     for rate, texts in sample.items():
-        means = [documents([text], rate).float().mean(dim=1) for text in texts]
-        # A projection that has not been set yet is the identity: this is the mean it will be given.
-        queries = [memory.mean(dim=1) for memory in question_memories(loaded, asked, rate=rate)]
-        if means and queries:
+        seen = [_compared(network, documents([text], rate).float()) for text in texts]
+        # A projection that has not been set yet is the identity: this is what it will be given.
+        queries = [_compared(network, memories) for memories in question_memories(loaded, asked, rate=rate)]
+        if seen and queries:
             made = torch.cat(queries)
-            network.table.whiten_queries(torch.cat(means).to(made.device), made, rate=rate)
+            network.table.whiten_queries(torch.cat(seen).to(made.device), made, rate=rate)
+
+
+def _compared(network: Network, memories: Tensor) -> Tensor:
+    """Of memories [texts, N, H] the vectors [vectors, H] that the projection compares, or a sample of them."""
+    if not network.table.late:
+        return memories.mean(dim=1)
+    step = max(1, memories.shape[1] // TOKENS_A_TEXT)
+    return memories[:, step // 2 :: step].flatten(0, 1)
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from clara.data import DataRecord, PassageQA
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
 from clara.model.network import Network, splice
-from clara.model.selection import cosine_matrix
 from clara.train.batch import Batch
 from clara.train.candidate_batch import CandidateBatch
 from clara.train.config import RestateSettings, Stage, TrainConfig
@@ -226,8 +225,9 @@ class Ranking:
 
 
 def rankings(network: Network, batch: CandidateBatch) -> Iterator[Ranking]:
-    """Each question's own candidates by cosine; questions without a labelled passage are left out."""
-    scores = cosine_matrix(query_memories(network, batch), passage_memories(network, batch))
+    """Each question's own candidates as the network ranks them; questions without a labelled passage are left out."""
+    queries, memories = query_memories(network, batch), passage_memories(network, batch)
+    scores = network.similarity(queries, memories, rate=batch.rate)
     for row, candidates, positive in zip(scores, batch.candidates.tolist(), batch.positives, strict=True):
         places = [place for place in candidates if place >= 0]
         gold = frozenset(place for place in places if bool(positive[place]))

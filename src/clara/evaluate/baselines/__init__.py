@@ -6,6 +6,8 @@ Importing this room loads no model and no optional package: each system does tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from clara.evaluate.baselines import (
@@ -23,15 +25,22 @@ from clara.evaluate.baselines import (
     reader,
     supervised,
 )
-from clara.evaluate.system import Build
+from clara.evaluate.system import Build, System, SystemSettings
+
+_READING = {**full_text.SYSTEMS, **reader.SYSTEMS, **clara.SYSTEMS}
+
+
+def _quoted(settings: SystemSettings, build: Build) -> System:
+    """A system whose answers are held to the words of the documents it reads (``model.quoting``)."""
+    return build(replace(settings, quoted=True))
+
 
 SYSTEMS: Mapping[str, Build] = MappingProxyType(
     {
         "closed-book": closed_book.build,
         "closed-book-reader": closed_book.build_reader,
-        **full_text.SYSTEMS,
-        **reader.SYSTEMS,
-        **clara.SYSTEMS,
+        **_READING,
+        **{f"{name}-quoted": partial(_quoted, build=build) for name, build in _READING.items()},
         "pisco": pisco.build,
         "llmlingua": llmlingua.build,
         "llmlingua2": llmlingua2.build,

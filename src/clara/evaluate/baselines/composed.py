@@ -10,12 +10,13 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from clara.errors import ConfigError
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.system import Ask, Reply, SystemSettings
+from clara.prompts import passage_text
 from clara.records import Generation, GenerationRequest
 
 Ranking: TypeAlias = tuple[int, ...]
@@ -104,7 +105,7 @@ class Composed:
     """
 
     def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Reading | None) -> None:
-        self.name = name
+        self.name = f"{name}-quoted" if settings.quoted else name
         self._settings = settings
         self._ranker = ranker if settings.given == "candidates" else None
         self._reading = reading
@@ -156,7 +157,12 @@ class Composed:
     def _contexts(self, asks: Sequence[Ask], orders: Sequence[Ranking | Failure]) -> list[Context | Failure]:
         assert self._reading is not None  # noqa: S101 - callers have looked
         sound = [(ask, order) for ask, order in zip(asks, orders, strict=True) if not isinstance(order, Failure)]
-        made = iter(self._reading.maker.contexts([ask for ask, _ in sound], [self._used(order) for _, order in sound]))
+        used = [self._used(order) for _, order in sound]
+        contexts = self._reading.maker.contexts([ask for ask, _ in sound], used)
+        if self._settings.quoted:
+            parts = zip(contexts, sound, used, strict=True)
+            contexts = [_quoted(context, ask, own) for context, (ask, _), own in parts]
+        made = iter(contexts)
         return [order if isinstance(order, Failure) else next(made) for order in orders]
 
     def _answers(self, contexts: Sequence[Context | Failure]) -> list[Generation | Failure]:
@@ -210,8 +216,18 @@ class Composed:
             facts["context"] = self._reading.maker.fingerprint
             facts["answerer"] = self._reading.fingerprint
             facts["max_new_tokens"] = settings.max_new_tokens
+            if settings.quoted:
+                facts["quoted"] = True
             facts["k"] = settings.k if settings.given == "candidates" and self._reading.documents else None
         return digest(facts)
+
+
+def _quoted(context: Context | Failure, ask: Ask, used: Ranking) -> Context | Failure:
+    """A context whose answer is held to the words of the documents ``used``."""
+    if isinstance(context, Failure):
+        return context
+    texts = tuple(passage_text(ask.docs[place].title, ask.docs[place].text) for place in used)
+    return replace(context, request=replace(context.request, quote_from=texts))
 
 
 def digest(facts: Mapping[str, object]) -> str:

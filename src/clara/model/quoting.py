@@ -1,0 +1,140 @@
+"""Answers in the words of their sources: which tokens may follow, so that an answer is a stretch of a given text.
+
+A memory token says what stands in a passage better than how it is spelt; the passage's text is at hand for citations
+anyway. Held to it, the generator chooses where a quotation begins and ends, and names, numbers and dates come out as
+they are in the source (LOG.md, 2026-11-26). No text is read by the model: its context stays the memories.
+Knows texts and token ids, not models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from clara.model.backbone import Tokenizer
+
+LONGEST = 240
+"""Characters of a quotation at most."""
+BESIDE = ("yes", "no", "Yes", "No")
+"""Answers that need not stand in a source."""
+
+# Scripts without spaces word by character; else letters and digits with points, commas and the like between them (3.5,
+# 1,889, U.S., O'Brien) and a sign before or after.
+_UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+_LETTERS = rf"(?:(?!{_UNSPACED})[^\W_])+"
+_WORD = re.compile(rf"{_UNSPACED}|[$€£¥#@]?{_LETTERS}(?:[.,:'’/]{_LETTERS})*[%°]?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Quotation:
+    """All that may be quoted from one place on.
+
+    Attributes:
+        ids: its tokens.
+        ends: after how many of them it may end.
+    """
+
+    ids: tuple[int, ...]
+    ends: frozenset[int]
+
+
+class Quotations:
+    """What may be quoted from some texts, within a line, from the beginning of a word to the end of one."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        """Cut the texts up.
+
+        Args:
+            tokenizer: of the model that will answer; a fast one.
+            texts: the sources.
+        """
+        wanted = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
+        wanted += [_Piece(word, frozenset({len(word)})) for word in BESIDE]
+        made = tokenizer(
+            [piece.text for piece in wanted],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
+        self._quotations = [
+            _quotation(piece, ids, offsets)
+            for piece, ids, offsets in zip(wanted, made.input_ids, made.offset_mapping, strict=True)
+        ]
+
+    def next_ids(self, written: Sequence[int]) -> set[int]:
+        """Tokens that may follow those already written; those that end an answer are not among them."""
+        done = tuple(written)
+        count = len(done)
+        return {one.ids[count] for one in self._quotations if len(one.ids) > count and one.ids[:count] == done}
+
+    def may_end(self, written: Sequence[int]) -> bool:
+        """Whether what is written is a whole quotation."""
+        done = tuple(written)
+        return any(len(done) in one.ends and one.ids[: len(done)] == done for one in self._quotations)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The text from one word on.
+
+    Attributes:
+        text: at most ``LONGEST`` characters, to the end of a word.
+        ends: lengths at which a word ends.
+    """
+
+    text: str
+    ends: frozenset[int]
+
+
+def _pieces(text: str) -> Iterator[_Piece]:
+    """A piece for each word of a text."""
+    for line in text.splitlines():
+        words = list(_WORD.finditer(line))
+        for first, word in enumerate(words):
+            start = word.start()
+            ends = [later.end() - start for later in words[first:] if later.end() - start <= LONGEST]
+            if ends:
+                yield _Piece(line[start : start + ends[-1]], frozenset(ends))
+
+
+def _quotation(piece: _Piece, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> _Quotation:
+    """A piece as tokens; a quotation ends where a word and a token do, and no token of the same character follows."""
+    following = [start for start, _ in offsets[1:]] + [len(piece.text)]
+    places = enumerate(zip(offsets, following, strict=True), start=1)
+    ends = frozenset(place for place, ((_, end), start) in places if end in piece.ends and start >= end)
+    return _Quotation(tuple(ids), ends)
+
+
+class QuotesOnly(LogitsProcessor):  # type: ignore[misc]
+    """Lets each row of a batch write only what its quotations allow; rows without any are free."""
+
+    def __init__(self, rows: Sequence[Quotations | None], stops: set[int]) -> None:
+        """Remember what each row may quote.
+
+        Args:
+            rows: one a row of the batch.
+            stops: ids that end an answer.
+        """
+        self._rows, self._stops = rows, sorted(stops)
+        self._prompt: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V] with all but the allowed tokens at minus infinity; ``input_ids`` are int64 [B, written]."""
+        if self._prompt is None:  # generation from embeddings starts without ids, generation from ids with the prompt
+            self._prompt = input_ids.shape[1]
+        held = torch.full_like(scores, float("-inf"))
+        for row, quotations in enumerate(self._rows):
+            if quotations is None:
+                held[row] = scores[row]
+                continue
+            written = input_ids[row, self._prompt :].tolist()
+            allowed = sorted(quotations.next_ids(written))
+            if quotations.may_end(written) or not allowed:  # nothing may follow an answer that has ended, too
+                allowed += self._stops
+            held[row, allowed] = scores[row, allowed]
+        return held

@@ -1,0 +1,117 @@
+"""Quoted answers stand in their sources word for word, and nothing else does."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara.model import ClaraModel, Sampling
+from clara.model.quoting import BESIDE, LONGEST, Quotations
+from clara.records import GenerationRequest
+
+TEXTS = (
+    "Eiffel Tower\nThe tower cost 7,799,401.31 francs, 25% more than planned; O'Brien (U.S.) paid $5.",
+    "東京は日本の首都です。 Tokyo was Edo until 1868–1869.",
+)
+WORDS = re.compile(r"\w+")
+
+
+@pytest.fixture(scope="module")
+def quotations(tiny_model: ClaraModel) -> Quotations:
+    return Quotations(tiny_model._tokenizer, TEXTS)
+
+
+def written(quotations: Quotations, tiny_model: ClaraModel, seed: int) -> str:
+    """A quotation by chance."""
+    drawn, ids = random.Random(seed), list[int]()
+    while True:
+        following = sorted(quotations.next_ids(ids))
+        if quotations.may_end(ids) and (not following or drawn.random() < 0.1):
+            text: str = tiny_model._tokenizer.decode(ids)
+            return text
+        ids.append(drawn.choice(following))
+
+
+@given(st.integers(0, 2**32))
+def test_what_is_written_is_a_stretch_of_a_line_between_words(
+    quotations: Quotations, tiny_model: ClaraModel, seed: int
+) -> None:
+    text = written(quotations, tiny_model, seed)
+    if text in BESIDE:
+        return
+    found = [(line, match) for source in TEXTS for line in source.splitlines() for match in _places(text, line)]
+    assert found, text
+    assert any(_whole(line, match) for line, match in found), text
+
+
+def _places(text: str, line: str) -> list[int]:
+    return [match.start() for match in re.finditer(re.escape(text), line)]
+
+
+def _whole(line: str, start: int) -> bool:
+    """Whether no number or name is cut at either end; scripts without spaces have no words to cut."""
+    return line.startswith("東京") or (start == 0 or not line[start - 1].isalnum())
+
+
+def every(quotations: Quotations, tiny_model: ClaraModel) -> set[str]:
+    """All that may be quoted."""
+    found, open_ = set[str](), [list[int]()]
+    while open_:
+        ids = open_.pop()
+        if ids and quotations.may_end(ids):
+            found.add(tiny_model._tokenizer.decode(ids))
+        open_.extend([*ids, token] for token in quotations.next_ids(ids))
+    return found
+
+
+def test_numbers_names_and_signs_are_quoted_whole(quotations: Quotations, tiny_model: ClaraModel) -> None:
+    found = every(quotations, tiny_model)
+    assert {"Eiffel Tower", "7,799,401.31", "7,799,401.31 francs", "25%", "O'Brien", "U.S", "$5", "1868"} <= found
+    assert {"yes", "no", "東", "東京", "首都", "Edo until 1868–1869"} <= found
+    assert not found & {"7", "799", "401.31", "7,799", "Brien", "O", "Tow", "ower", "Tower\nThe", "", "Paris", "25"}
+    # A word, a run of words from any word to any later one, or yes or no: nothing else.
+    lines = [line for text in TEXTS for line in text.splitlines()]
+    assert all(one in BESIDE or any(one in line for line in lines) for one in found)
+
+
+def test_a_long_line_is_quoted_in_part_and_an_empty_one_not_at_all(tiny_model: ClaraModel) -> None:
+    long = " ".join(f"word{number}" for number in range(200))
+    quotations = Quotations(tiny_model._tokenizer, [long, "", "…!?"])
+    ids = list[int]()
+    while following := quotations.next_ids(ids):
+        word = tiny_model._tokenizer("word0", add_special_tokens=False).input_ids
+        ids.append(word[len(ids)] if len(ids) < len(word) else min(following))
+    text = tiny_model._tokenizer.decode(ids)
+    assert long.startswith(text)
+    assert LONGEST - 10 < len(text) <= LONGEST
+    assert quotations.may_end(ids)
+
+
+def test_an_answer_is_held_to_its_own_sources_and_others_stay_free(tiny_model: ClaraModel) -> None:
+    memories = tuple(tiny_model.compress(["The tower is high."]))
+    free = GenerationRequest("Who?", memories=memories)
+    first, second = (GenerationRequest("Who?", memories=memories, quote_from=(text,)) for text in TEXTS)
+    together = tiny_model.generate_many([first, free, second], max_new_tokens=40)
+    assert together == [tiny_model.generate_many([one], max_new_tokens=40)[0] for one in (first, free, second)]
+    for answer, text in zip((together[0], together[2]), TEXTS, strict=True):
+        assert answer.text in {*BESIDE}.union(*_stretches(text)), answer.text
+    assert together[1].text not in together[0].text
+    assert "".join(tiny_model.stream(first, Sampling(max_new_tokens=40))).strip() == together[0].text
+
+
+def _stretches(text: str) -> list[set[str]]:
+    return [{line[a:b] for a in range(len(line)) for b in range(a, len(line) + 1)} for line in text.splitlines()]
+
+
+def test_a_quoted_answer_can_be_sampled(tiny_model: ClaraModel) -> None:
+    request = GenerationRequest("Who?", quote_from=(TEXTS[0],))
+    found = {
+        "".join(tiny_model.stream(request, Sampling(temperature=5.0, seed=seed, max_new_tokens=64)))
+        for seed in range(6)
+    }
+    assert len(found) > 1
+    assert all(one.strip() in {*BESIDE}.union(*_stretches(TEXTS[0])) for one in found)
