@@ -38,8 +38,8 @@ def main() -> None:
     start, held_out, train, cache, out = map(Path, sys.argv[1:])
     loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
     table = loaded.network.table
-    if table.query_projection is None:
-        sys.exit(f"{start} has no projection of questions; run whiten_queries.py on it first")
+    if table.query_projection is None or table.late:
+        sys.exit(f"{start} has no projection of questions' means; run whiten_queries.py --mean on it first")
     tests = read_records(held_out).records
     pairs = labelled(records_of(train), tests)
     documents = Documents(loaded, cache)

@@ -1,8 +1,9 @@
 """Give a checkpoint a query reasoner that was not trained: the compressor's weights and a whitened projection.
 
-The embedded checkpoint has this one: it found more than what stage end-to-end made of it (LOG.md, 2026-11-26). No label
-and no step of training is involved; the records only say what documents and questions look like.
-Usage: whiten_queries.py CHECKPOINT RECORDS.jsonl.gz CACHE_FOLDER OUT
+The embedded checkpoint has this one, compared by late interaction: it found more than what stage end-to-end made of it
+(LOG.md, 2026-11-26). No label and no step of training is involved; the records only say what documents and questions
+look like. With --mean questions are compared by their mean, which fit_queries.py can go on from.
+Usage: whiten_queries.py [--mean] CHECKPOINT RECORDS.jsonl.gz CACHE_FOLDER OUT
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from clara.train.start import sample_questions, whiten
 
 def main() -> None:
     """Read a checkpoint, replace its reasoner, write the result."""
-    if len(sys.argv) != 5:
+    late = "--mean" not in sys.argv
+    folders = [Path(text) for text in sys.argv[1:] if text != "--mean"]
+    if len(folders) != 4:
         sys.exit(__doc__)
-    start, records, cache, out = map(Path, sys.argv[1:])
+    start, records, cache, out = folders
     loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
     rates = loaded.manifest.compression.rates
     data = divide(read_records(records).records, "scp", TrainConfig(held_out=0))
@@ -34,7 +37,7 @@ def main() -> None:
     network = loaded.network
     network.adapters.reset_query_reasoner(seed=None)
     network.table.share_query_read_out()
-    network.table.project_queries(projected=True)
+    network.table.project_queries(projected=True, late=late)
     whiten(loaded, Documents(loaded, cache), dict.fromkeys(rates, texts), sample_questions(data))
     checkpoint.save(network, loaded.manifest, out, card=f"{start.name} with a query reasoner that was not trained.\n")
 

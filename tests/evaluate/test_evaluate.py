@@ -98,6 +98,21 @@ def test_gold_documents_stand_in_the_prompt_in_record_order() -> None:
     assert not model.compressed, "memories are made only where something reads them"
 
 
+@pytest.mark.parametrize("context", ["memory", "text"])
+def test_quoted_answers_may_quote_what_is_read_and_nothing_else(context: str) -> None:
+    model = BagModel()
+    run(model, WITH_GOLD, context=context, wording="quoted")
+    by_question = {request.question: request for request in model.requests}
+    for record in WITH_GOLD:
+        gold = tuple(passage_text(record.docs[i].title, record.docs[i].text) for i in sorted(record.gold))
+        assert by_question[record.question].quote_from == gold
+    with pytest.raises(ValueError, match="nothing to quote"):
+        EvalConfig.model_validate({"context": "none", "wording": "quoted"})
+    free = BagModel()
+    run(free, WITH_GOLD, context=context)
+    assert not any(request.quote_from for request in free.requests)
+
+
 def slow_ranking(model: BagModel, record: MultiHop, rate: int) -> list[int]:
     """Cosine in plain Python over memories made one by one; the sample documents are one window each."""
     query = model.encode_queries([record.question], rate=rate)[0].values.reshape(-1).tolist()

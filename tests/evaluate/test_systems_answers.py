@@ -54,10 +54,27 @@ NAMES = {
     "latent",
     "supervised",
 }
+QUOTED = {f"{name}-quoted" for name in NAMES if name.startswith(("text-", "reader-", "clara"))}
 
 
 def test_every_system_has_its_name() -> None:
-    assert set(SYSTEMS) == NAMES
+    assert set(SYSTEMS) == NAMES | QUOTED
+
+
+@pytest.mark.parametrize("name", ["clara", "clara-bm25", "text-bm25"])
+def test_a_quoted_system_reads_the_same_and_answers_in_its_words(
+    name: str, tiny_model: ClaraModel, tmp_path: Path
+) -> None:
+    chosen = settings(tiny_model, tmp_path, max_new_tokens=40)
+    free, quoted = SYSTEMS[name](chosen), SYSTEMS[f"{name}-quoted"](chosen)
+    assert (free.name, quoted.name) == (name, f"{name}-quoted")
+    assert free.fingerprint != quoted.fingerprint
+    for ask, plain, held in zip(ASKS, replies(free), replies(quoted), strict=True):
+        assert (held.ranking, held.used, held.context_tokens) == (plain.ranking, plain.used, plain.context_tokens)
+        assert held.text != plain.text
+        read = [passage_text(ask.docs[place].title, ask.docs[place].text) for place in held.used]
+        assert held.text is not None
+        assert held.text.lower() in {"yes", "no"} or any(held.text in text for text in read), held.text
 
 
 @pytest.fixture

@@ -19,7 +19,13 @@ from clara.model import checkpoint
 from clara.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-MEASURING = {"results.toml", "results-short.toml", "dro-smollm2-135m.toml", "dro-smollm2-135m-cpu.toml"}
+MEASURING = {
+    "results.toml",
+    "results-short.toml",
+    "results-baselines.toml",
+    "dro-smollm2-135m.toml",
+    "dro-smollm2-135m-cpu.toml",
+}
 """What ``clara eval`` and the baseline DRO read, not the trainer."""
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.toml") if path.name not in MEASURING)
 PAPER = ("mistral-7b", "phi-4-mini")
