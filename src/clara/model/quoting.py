@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from transformers import LogitsProcessor
 
 from clara.model.backbone import Tokenizer
 
-LONGEST = 240
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+LONGEST = 160
 """Characters of a quotation at most."""
 BESIDE = ("yes", "no", "Yes", "No")
 """Answers that need not stand in a source."""
@@ -36,11 +40,24 @@ class _Quotation:
 
     Attributes:
         ids: its tokens.
-        ends: after how many of them it may end.
+        piece: its text.
+        encoding: places of the tokens in the text, which are looked up for the few that are begun.
     """
 
     ids: tuple[int, ...]
-    ends: frozenset[int]
+    piece: _Piece
+    encoding: Encoding
+
+    def begins(self, written: tuple[int, ...]) -> bool:
+        """Whether it opens with these tokens."""
+        return self.ids[: len(written)] == written
+
+    def may_end(self, count: int) -> bool:
+        """Whether a word ends with the first ``count`` tokens, and no token of the same character follows."""
+        offsets = self.encoding.offsets
+        end = offsets[count - 1][1]
+        following = offsets[count][0] if count < len(offsets) else end
+        return end in self.piece.ends and following >= end
 
 
 class Quotations:
@@ -53,29 +70,26 @@ class Quotations:
             tokenizer: of the model that will answer; a fast one.
             texts: the sources.
         """
-        wanted = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
-        wanted += [_Piece(word, frozenset({len(word)})) for word in BESIDE]
+        pieces = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
+        pieces += [_Piece(word, frozenset({len(word)})) for word in BESIDE]
         made = tokenizer(
-            [piece.text for piece in wanted],
+            [piece.text for piece in pieces],
             add_special_tokens=False,
             split_special_tokens=True,
-            return_offsets_mapping=True,
+            return_attention_mask=False,
         )
-        self._quotations = [
-            _quotation(piece, ids, offsets)
-            for piece, ids, offsets in zip(wanted, made.input_ids, made.offset_mapping, strict=True)
-        ]
+        parts = zip(made.input_ids, pieces, made.encodings, strict=True)
+        self._quotations = [_Quotation(tuple(ids), piece, encoding) for ids, piece, encoding in parts]
 
     def next_ids(self, written: Sequence[int]) -> set[int]:
         """Tokens that may follow those already written; those that end an answer are not among them."""
         done = tuple(written)
-        count = len(done)
-        return {one.ids[count] for one in self._quotations if len(one.ids) > count and one.ids[:count] == done}
+        return {one.ids[len(done)] for one in self._quotations if len(one.ids) > len(done) and one.begins(done)}
 
     def may_end(self, written: Sequence[int]) -> bool:
         """Whether what is written is a whole quotation."""
         done = tuple(written)
-        return any(len(done) in one.ends and one.ids[: len(done)] == done for one in self._quotations)
+        return bool(done) and any(one.may_end(len(done)) for one in self._quotations if one.begins(done))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +114,6 @@ def _pieces(text: str) -> Iterator[_Piece]:
             ends = [later.end() - start for later in words[first:] if later.end() - start <= LONGEST]
             if ends:
                 yield _Piece(line[start : start + ends[-1]], frozenset(ends))
-
-
-def _quotation(piece: _Piece, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> _Quotation:
-    """A piece as tokens; a quotation ends where a word and a token do, and no token of the same character follows."""
-    following = [start for start, _ in offsets[1:]] + [len(piece.text)]
-    places = enumerate(zip(offsets, following, strict=True), start=1)
-    ends = frozenset(place for place, ((_, end), start) in places if end in piece.ends and start >= end)
-    return _Quotation(tuple(ids), ends)
 
 
 class QuotesOnly(LogitsProcessor):  # type: ignore[misc]
