@@ -9,7 +9,7 @@ import torch
 from clara.errors import MemoryMismatchError
 from clara.model.selection import late_matrix
 from clara.records import FloatArray, LateQuery, Memory
-from clara.similarity import late_interaction, similarity
+from clara.similarity import late_interaction, similarities
 
 
 def drawn(*shape: int, seed: int) -> FloatArray:
@@ -58,11 +58,13 @@ def test_one_word_among_many_is_found_by_late_interaction_and_lost_in_the_mean()
         last = word if holds else 3 * drawn(16, seed=6)
         passages.append(Memory(np.concatenate([others, last[None]]), "m", 4, 8))
     late, whole = (Memory(np.tile(word, (8, 1)), "m", 4, 1, own) for own in (centre, None))
-    assert similarity(late, passages[0]) == pytest.approx(1, abs=1e-5)
-    assert similarity(late, passages[1]) < 0.8
+    assert similarities(late, [passages[0]])[0] == pytest.approx(1, abs=1e-5)
+    assert similarities(late, [passages[1]])[0] < 0.8
     for passage in passages:
-        assert similarity(whole, passage) == pytest.approx(float(whole.search_vector() @ passage.search_vector()))
-        assert similarity(whole, passage) < 0.3
+        assert similarities(whole, [passage])[0] == pytest.approx(
+            float(whole.search_vector() @ passage.search_vector())
+        )
+        assert similarities(whole, [passage])[0] < 0.3
 
 
 def test_the_search_vector_of_a_late_question_is_its_mean_at_each_memory_token() -> None:

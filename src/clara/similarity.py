@@ -6,6 +6,8 @@ Shape letters: N memory tokens, H hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from clara.records import FloatArray, LateQuery, Memory
@@ -13,11 +15,13 @@ from clara.records import FloatArray, LateQuery, Memory
 _SMALLEST = np.float32(1e-30)
 
 
-def similarity(query: Memory, passage: Memory) -> float:
+def similarities(query: Memory, passages: Iterable[Memory]) -> list[float]:
     """What passages are ranked by: late interaction for a question that asks for it, else the cosine of both, flat."""
-    if query.late is not None:
-        return late_interaction(query.late, passage.values)
-    return float(query.search_vector() @ passage.search_vector())
+    late = query.late
+    if late is not None:
+        return [late_interaction(late, passage.values) for passage in passages]
+    vector = query.search_vector()
+    return [float(vector @ passage.search_vector()) for passage in passages]
 
 
 def late_interaction(query: LateQuery, passage: FloatArray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clara.cli.session import check_question
 from clara.cli.terminal import print_json, shown, snippet, write
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Wanted:
     """How questions are answered; the fields are the options of the same names.
 
-    ``k`` None is as the model was trained, ``wording`` None as the checkpoint says.
+    ``k`` None is as the model was trained.
     """
 
     k: int | None
     mode: SearchMode
     context: ContextKind
-    wording: Wording | None
+    wording: Wording | Literal["auto"]
     max_new_tokens: int
     as_json: bool
 
@@ -36,7 +36,12 @@ def answer(rag: Clara, question: str, wanted: Wanted) -> None:
     Raises:
         ClaraError: it cannot be answered; nothing has been printed then.
     """
-    how = {name: getattr(wanted, name) for name in ("mode", "context", "wording", "max_new_tokens")}
+    how: dict[str, Any] = {
+        "mode": wanted.mode,
+        "context": wanted.context,
+        "wording": None if wanted.wording == "auto" else wanted.wording,
+        "max_new_tokens": wanted.max_new_tokens,
+    }
     check_question(question)
     k = wanted.k or rag.model.default_k
     if sys.stdout.isatty() and not wanted.as_json:

@@ -63,7 +63,7 @@ def ask(
     text.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
-    wanted = Wanted(k, mode, context, None if wording == "auto" else wording, max_new_tokens, as_json)
+    wanted = Wanted(k, mode, context, wording, max_new_tokens, as_json)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         answer(rag, question, wanted)
 

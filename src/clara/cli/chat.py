@@ -59,7 +59,7 @@ def chat(
 
     --json prints one object a question, as ask does, or {"error"}.
     """
-    wanted = Wanted(k, mode, context, None if wording == "auto" else wording, max_new_tokens, as_json)
+    wanted = Wanted(k, mode, context, wording, max_new_tokens, as_json)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         for question in _questions():
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from clara.evaluate.protocol import AnswerModel, Splitter
 from clara.ingest import make_document
 from clara.prompts import passage_text
 from clara.records import Memory
-from clara.similarity import similarity
+from clara.similarity import similarities
 
 # Texts handed to the model in one call; it forms its own batches of them by length.
 _TEXTS_A_CALL = 64
@@ -94,7 +95,7 @@ class MemoryBank:
 
 
 def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
-    """Order documents by their nearest window (``similarity.similarity``).
+    """Order documents by their nearest window (``similarity.similarities``).
 
     Args:
         query: memory of the question, [N, H].
@@ -103,7 +104,8 @@ def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
     Returns:
         Indices into ``docs``, best first; of equal documents the first comes first.
     """
-    scores = [max(similarity(query, memory) for memory in windows) for windows in docs]
+    found = iter(similarities(query, (memory for windows in docs for memory in windows)))
+    scores = [max(islice(found, len(windows))) for windows in docs]
     return tuple(int(index) for index in np.argsort(-np.asarray(scores), kind="stable"))
 
 

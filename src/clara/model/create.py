@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -76,11 +77,11 @@ def fresh(
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
     vocabulary, width = base.model.get_input_embeddings().weight.shape
-    table = MemoryTable(compression, width, vocabulary).to(base.model.device)
-    network = Network(adapters, compression, table)
-    network.table.initialise(base.model.get_input_embeddings().weight, seed=seed)
+    table = MemoryTable(compression, width, vocabulary)
     if compression.spans == "information":
-        table.count((plain_ids(base.tokenizer, text) for text in [*samples, *counted]), vocabulary)
+        table.count((plain_ids(base.tokenizer, text) for text in chain(samples, counted)), vocabulary)
+    network = Network(adapters, compression, table.to(base.model.device))
+    network.table.initialise(base.model.get_input_embeddings().weight, seed=seed)
     calibrate(network, base, samples)
     manifest = Manifest(
         base_model=base.name,

@@ -26,7 +26,7 @@ from clara.model.network import Encoded, Network, encode, splice
 from clara.model.prompting import Prompt, Prompter
 from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_k
 from clara.records import FloatArray, Memory
-from clara.similarity import similarity
+from clara.similarity import similarities
 
 BoolArray = npt.NDArray[np.bool_]
 EncoderRole = Literal["compressor", "query_reasoner"]
@@ -242,7 +242,7 @@ class Inspector:
             InputError: ``k`` is not between 1 and the number of candidates.
         """
         stacked = torch.from_numpy(np.stack([memory.values for memory in candidates]))[None]
-        scores = torch.tensor([[similarity(query, memory) for memory in candidates]]).requires_grad_()
+        scores = torch.tensor([similarities(query, candidates)]).requires_grad_()
         chosen = straight_through_top_k(scores, k, temperature=temperature)
         prompt = self._prompt(question, [candidates[i] for i in chosen.indices[0].tolist()])
         with self._inside.weights.acting_as("generator") as model:

@@ -39,15 +39,11 @@ class Spans:
         member: bool [B, N, S]; a text token may belong to two spans when there are fewer tokens than spans.
         weights: float32 [B, N, S]; rows that sum to one (to zero for an empty text): a mean over the span.
         centre: float32 [B, N]; middle of the span as a position in the unpadded text.
-        starts: int64 [B, N], position of its first token in the unpadded text.
-        ends: int64 [B, N], position after its last.
     """
 
     member: Tensor
     weights: Tensor
     centre: Tensor
-    starts: Tensor
-    ends: Tensor
 
 
 def text_positions(mask: Tensor) -> Tensor:
@@ -69,10 +65,7 @@ def equal_spans(mask: Tensor, n: int) -> Spans:
         mask: bool [B, S], true on text.
         n: spans a text.
     """
-    lengths = mask.sum(dim=1)[:, None]  # [B, 1]
-    slots = torch.arange(n, device=mask.device)[None, :]
-    starts = slots * lengths // n
-    return _spans(starts, torch.maximum((slots + 1) * lengths // n, starts + 1), mask)
+    return _spans(_equal_cuts(mask, n), mask)
 
 
 def information_spans(information: Tensor, mask: Tensor, n: int) -> Spans:
@@ -86,14 +79,13 @@ def information_spans(information: Tensor, mask: Tensor, n: int) -> Spans:
         mask: bool [B, S], true on text, padding on the right.
         n: spans a text.
     """
-    equal = equal_spans(mask, n)
-    starts, ends = equal.starts.clone(), equal.ends.clone()
+    cuts = _equal_cuts(mask, n)
     values = information.cpu().double().numpy()
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         if length > n:
-            cuts = torch.tensor(_merged(values[row, :length], n), device=mask.device)
-            starts[row], ends[row, :-1], ends[row, -1] = cuts, cuts[1:], length
-    return _spans(starts, ends, mask)
+            starts = torch.tensor(_merged(values[row, :length], n), device=mask.device)
+            cuts.starts[row], cuts.ends[row, :-1], cuts.ends[row, -1] = starts, starts[1:], length
+    return _spans(cuts, mask)
 
 
 def _merged(information: npt.NDArray[np.float64], n: int) -> list[int]:
@@ -108,13 +100,35 @@ def _merged(information: npt.NDArray[np.float64], n: int) -> list[int]:
     return starts
 
 
-def _spans(starts: Tensor, ends: Tensor, mask: Tensor) -> Spans:
-    """Spans from their first tokens and the tokens after their last, int64 [B, N]."""
+@dataclass(frozen=True, slots=True)
+class _Cuts:
+    """Where spans begin and end, as positions in the unpadded text.
+
+    Attributes:
+        starts: int64 [B, N], first tokens.
+        ends: int64 [B, N], tokens after the last.
+    """
+
+    starts: Tensor
+    ends: Tensor
+
+
+def _equal_cuts(mask: Tensor, n: int) -> _Cuts:
+    """Those of ``equal_spans``."""
+    lengths = mask.sum(dim=1)[:, None]  # [B, 1]
+    slots = torch.arange(n, device=mask.device)[None, :]
+    starts = slots * lengths // n
+    return _Cuts(starts, torch.maximum((slots + 1) * lengths // n, starts + 1))
+
+
+def _spans(cuts: _Cuts, mask: Tensor) -> Spans:
+    """Spans that are cut so."""
+    starts, ends = cuts.starts, cuts.ends
     positions = text_positions(mask)[:, None, :]
     member = (positions >= starts[:, :, None]) & (positions < ends[:, :, None]) & mask[:, None, :]
     weights = member.float()
     weights = weights / weights.sum(dim=2, keepdim=True).clamp(min=1)
-    return Spans(member, weights, centre=(starts + ends - 1).float() / 2, starts=starts, ends=ends)
+    return Spans(member=member, weights=weights, centre=(starts + ends - 1).float() / 2)
 
 
 def pool(weights: Tensor, values: Tensor) -> Tensor:
@@ -226,6 +240,8 @@ class MemoryTable(nn.Module):
     def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
         """Cut spans by information from now on: minus the logarithm of a token's frequency, in nats.
 
+        What is counted lies on the CPU until the table is moved.
+
         Args:
             texts: token ids of texts like those to come, the more the better.
             vocabulary: rows of the backbone's token embeddings.
@@ -233,10 +249,7 @@ class MemoryTable(nn.Module):
         counts = torch.ones(vocabulary, dtype=torch.float64)  # a token that was not seen is not impossible
         for ids in texts:
             counts += torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary)
-        self.register_buffer("information", (counts.sum() / counts).log().float().to(self._device()))
-
-    def _device(self) -> torch.device | None:
-        return next((tensor.device for tensor in self.state_dict().values()), None)
+        self.register_buffer("information", (counts.sum() / counts).log().float())
 
     def split_query_read_out(self) -> None:
         """Give questions an affine read-out of their own, a copy of the passages'; nothing without ``gain``.
