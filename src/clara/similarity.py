@@ -28,7 +28,7 @@ def late_interaction(query: LateQuery, passage: FloatArray) -> float:
     """For each memory token of the question the best cosine among the passage's; their mean, weighted by length.
 
     ColBERT's operator (Khattab and Zaharia, arXiv 2004.12832) on memory tokens. The lengths of the question's tokens
-    weigh: its projection makes rare directions long.
+    weigh: its projection makes rare directions long, and the model lengthens those that carry information.
 
     Args:
         query: the question.

@@ -293,3 +293,29 @@ def test_whitening_equals_numpy_and_finds_what_cosine_misses() -> None:
     projected = made.assemble(questions[:, None], torch.zeros(asked_of, 1, width), rate=4, query=True)
     assert found(questions) < 0.5, "what is loud in the question decides"
     assert found(projected[:, 0].detach()) > 0.7
+
+
+@pytest.mark.parametrize("length", [3, 7, 29])
+def test_a_question_weighs_by_the_squared_information_of_its_tokens(length: int) -> None:
+    n, vocabulary = 8, 40
+    made = MemoryTable(CompressionConfig(window_tokens=32, rates=(4,), spans="information"), WIDTH)
+    made.count([[3] * 900 + [5] * 90 + [7] * 9], vocabulary)
+    ids = torch.tensor([[3, 5, 7][i * i % 3] + (i % 2) for i in range(length)])[None]
+    mask = torch.ones_like(ids).bool()
+    assert made.question_weights(ids, mask, rate=4) is None, "only late interaction weighs token by token"
+    made.project_queries(projected=True, late=True)
+    assert made.information is not None
+    member = made.spans(ids, mask, rate=4).member[0]
+    wanted = torch.zeros(n)
+    for token in range(length):
+        readers = [i for i in range(n) if member[i, token]]
+        for i in readers:
+            wanted[i] += float(made.information[ids[0, token]]) ** 2 / len(readers)
+    padded = functional.pad(ids, (0, 4)), functional.pad(mask, (0, 4))
+    for one in ((ids, mask), padded):
+        found = made.question_weights(*one, rate=4)
+        assert found is not None
+        torch.testing.assert_close(found[0], wanted / wanted.mean(), rtol=1e-5, atol=1e-6)
+    equal = MemoryTable(CompressionConfig(window_tokens=32, rates=(4,)), WIDTH)
+    equal.project_queries(projected=True, late=True)
+    assert equal.question_weights(ids, mask, rate=4) is None, "without counts nothing is known of tokens"

@@ -203,3 +203,17 @@ def test_contrastive_equals_a_loop() -> None:
         powers = [math.exp(s / 0.1) for s in row]
         wanted -= math.log(sum(p for p, r in zip(powers, right, strict=True) if r) / sum(powers)) / 2
     assert float(contrastive(scores, positives, temperature=0.1)) == pytest.approx(wanted, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_question_is_weighted_a_passage_is_not(make_network: Callable[[CompressionConfig], Loaded]) -> None:
+    network = make_network(CompressionConfig(window_tokens=64, rates=(4,), spans="information")).network
+    network.table.project_queries(projected=True, late=True)
+    ids, mask = torch.arange(20)[None], torch.ones(1, 20).bool()
+    weights = network.table.question_weights(ids, mask, rate=4)
+    assert weights is not None
+    assert float(weights.std()) > 0.01
+    for role, query in (("query_reasoner", True), ("compressor", False)):
+        found = network.encode(role, ids, mask, rate=4)
+        plain = network.table.assemble(found.read_out.read, found.read_out.residual, rate=4, query=query)
+        torch.testing.assert_close(found.memory, plain * weights[:, :, None] if query else plain)

@@ -22,6 +22,21 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tens
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def quoted_cross_entropy(logits: Tensor, labels: Tensor, places: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Sum over label positions of the cross-entropy among allowed tokens alone times the position's weight, nats.
+
+    Args:
+        logits: [Q, V].
+        labels: int64 [Q], each among its allowed tokens.
+        places: int64 [P], the position of each allowed token.
+        ids: int64 [P], the allowed tokens.
+        weights: float32 [Q].
+    """
+    among = torch.full_like(logits, float("-inf"), dtype=torch.float32)
+    among = among.index_put((places, ids), logits[places, ids].float())
+    return (functional.cross_entropy(among, labels, reduction="none") * weights).sum()
+
+
 def token_kl(teacher: Tensor, student: Tensor, weights: Tensor) -> Tensor:
     """Sum over label positions of KL(teacher || student) times the position's weight, nats.
 

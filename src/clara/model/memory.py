@@ -237,6 +237,28 @@ class MemoryTable(nn.Module):
         n = self._config.memory_tokens(rate)
         return equal_spans(mask, n) if self.information is None else information_spans(self.information[ids], mask, n)
 
+    def question_weights(self, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor | None:
+        """How much each memory token of a question counts in late interaction: float32 [B, N], a mean of one.
+
+        The squared information of the text tokens that it stands for; several memory tokens share that of one text
+        token. Names then say more than "in what year" (LOG.md, 2026-11-26): words that weigh on both sides are what
+        tf-idf compares by, too.
+
+        Args:
+            ids: int64 [B, S] token ids, padded on the right.
+            mask: bool [B, S], true on text.
+            rate: one of ``config.rates``.
+
+        Returns:
+            None where no information is known, or questions are not compared token by token.
+        """
+        if self.information is None or not self.late:
+            return None
+        member = self.spans(ids, mask, rate=rate).member.float()
+        shares = member / member.sum(dim=1, keepdim=True).clamp(min=1)
+        weights = torch.einsum("bns,bs->bn", shares, self.information[ids].square())
+        return weights / weights.mean(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
     def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
         """Cut spans by information from now on: minus the logarithm of a token's frequency, in nats.
 

@@ -166,7 +166,9 @@ def encode(
 ) -> Encoded:
     """Turn texts into memories, as questions if ``query``; other arguments as ``read_out``."""
     parts = read_out(model, table, config, ids, mask, rate=rate)
-    return Encoded(memory=table.assemble(parts.read, parts.residual, rate=rate, query=query), read_out=parts)
+    memory = table.assemble(parts.read, parts.residual, rate=rate, query=query)
+    weights = table.question_weights(*right_padded(ids, mask), rate=rate) if query else None
+    return Encoded(memory=memory if weights is None else memory * weights[:, :, None], read_out=parts)
 
 
 class Network(nn.Module):

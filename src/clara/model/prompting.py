@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from clara import prompts
 from clara.model.backbone import Tokenizer, plain_ids, token_spans
+from clara.model.quoting import Quotations
 
 BODY = "\ue000"
 """Stands for the user's message while the chat template is rendered; a private-use character no template contains."""
@@ -59,6 +60,10 @@ class Prompter:
     def plain(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
         return plain_ids(self._tokenizer, text)
+
+    def quotations(self, texts: Sequence[str]) -> Quotations:
+        """What may be quoted from some texts."""
+        return Quotations(self._tokenizer, texts)
 
     def encoder_ids(self, text: str) -> list[int]:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""

@@ -86,6 +86,21 @@ class Quotations:
         done = tuple(written)
         return {one.ids[len(done)] for one in self._quotations if len(one.ids) > len(done) and one.begins(done)}
 
+    def alternatives(self, answer: Sequence[int], *, end: int) -> list[set[int]] | None:
+        """What could be quoted in the place of each token of an answer; None for an answer that is no quotation.
+
+        Args:
+            answer: its tokens, ``end`` last if it is whole.
+            end: the token that ends an answer.
+        """
+        found = []
+        for count, token in enumerate(answer):
+            allowed = self.next_ids(answer[:count]) | ({end} if self.may_end(answer[:count]) else set())
+            if token not in allowed:
+                return None
+            found.append(allowed)
+        return found
+
     def may_end(self, written: Sequence[int]) -> bool:
         """Whether what is written is a whole quotation."""
         done = tuple(written)

@@ -8,7 +8,7 @@ Shape letters: D texts in the batch, S text tokens, B examples, L decoder positi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from clara.model.prompting import Prompt, Prompter
-from clara.train.examples import Example, Target
+from clara.train.examples import Example, Target, is_question
+
+Memories = Callable[[Sequence[str], int], Tensor]
+"""Memories float16 [U, N, H] of texts at a rate."""
 
 MAX_REPLY = 96
 """Tokens a reply is cut to; longer replies teach little more and would set the padded length of their batch."""
@@ -42,6 +45,8 @@ class Batch:
             A mean over labels times this, averaged over the processes, is the mean over the whole batch's labels.
         text_share: the same for means over texts.
         teaching: what a teacher reads of the same replies; None without one.
+        memories: float16 [D, N, H] of the texts where they are computed before; ``text_ids`` has no rows then.
+        quotable: which of the labels stand in a quotation; None where that is not asked.
     """
 
     text_ids: Tensor
@@ -58,6 +63,8 @@ class Batch:
     label_share: float = 1.0
     text_share: float = 1.0
     teaching: Teaching | None = None
+    memories: Tensor | None = None
+    quotable: Quotable | None = None
 
     def tokens(self) -> int:
         """Real tokens and memory slots that a forward pass reads, the teacher's included."""
@@ -68,7 +75,7 @@ class Batch:
         """The same batch on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Teaching)
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Teaching | Quotable)
         }
         return replace(self, **moved)
 
@@ -91,6 +98,25 @@ class Teaching:
 
 
 @dataclass(frozen=True, slots=True)
+class Quotable:
+    """Labels of answers that can be quoted, with all tokens that could be quoted in their place.
+
+    Attributes:
+        rows: int64 [Q], which labels of the batch those are.
+        places: int64 [P], of each allowed token the place in ``rows``.
+        ids: int64 [P], the allowed tokens; a label is among its own.
+    """
+
+    rows: Tensor
+    places: Tensor
+    ids: Tensor
+
+    def to(self, device: torch.device) -> Quotable:
+        """The same on a device."""
+        return Quotable(self.rows.to(device), self.places.to(device), self.ids.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class _Sequence:
     ids: list[int]
     slots: list[int]
@@ -104,9 +130,20 @@ class _Sequence:
 class Collator:
     """Builds batches for one tokenizer and window."""
 
-    def __init__(self, prompter: Prompter, *, window_tokens: int) -> None:
+    def __init__(
+        self, prompter: Prompter, *, window_tokens: int, memories: Memories | None = None, quoted: bool = False
+    ) -> None:
+        """Fix what all batches share.
+
+        Args:
+            prompter: of the checkpoint.
+            window_tokens: longest text.
+            memories: gives computed memories of texts; None to hand on the texts, which are then encoded.
+            quoted: whether batches say what could be quoted in the place of their answers' tokens.
+        """
         self._prompter = prompter
         self._window = window_tokens
+        self._memories, self._quoted = memories, quoted
 
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
         """Make a batch; texts longer than the window are cut at their end.
@@ -120,7 +157,13 @@ class Collator:
         rows = [self._sequence(self._slots(len(example.texts), rate), example.targets) for example in taken]
         texts = [text for example in taken for text in example.texts]
         places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        return replace(self._batch(list(places), rows, rate), text_index=torch.tensor([places[t] for t in texts]))
+        batch = self._batch(list(places) if self._memories is None else [], rows, rate)
+        return replace(
+            batch,
+            text_index=torch.tensor([places[t] for t in texts]),
+            memories=None if self._memories is None else self._memories(list(places), rate),
+            quotable=self._quotable(taken) if self._quoted else None,
+        )
 
     def of_texts(self, examples: Sequence[Example]) -> Batch:
         """A batch whose decoder reads the passages as text, each cut to the window: no slots, nothing to compress."""
@@ -146,6 +189,25 @@ class Collator:
         """
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)
+
+    def _quotable(self, examples: Sequence[Example]) -> Quotable:
+        rows: list[int] = []
+        allowed: list[set[int]] = []
+        place = 0
+        for example in examples:
+            quotations = self._prompter.quotations(example.texts)
+            for target in example.targets:
+                labels = self._target(target, closed=False)[1]
+                found = quotations.alternatives(labels, end=self._prompter.eos) if is_question(target) else None
+                if found is not None:
+                    rows.extend(range(place, place + len(labels)))
+                    allowed.extend(found)
+                place += len(labels)
+        return Quotable(
+            rows=torch.tensor(rows, dtype=torch.int64),
+            places=torch.tensor([i for i, ids in enumerate(allowed) for _ in ids], dtype=torch.int64),
+            ids=torch.tensor([token for ids in allowed for token in sorted(ids)], dtype=torch.int64),
+        )
 
     def label_count(self, target: Target) -> int:
         """Labels that a target has in a batch."""

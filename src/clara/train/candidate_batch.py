@@ -8,7 +8,7 @@ tokens, H hidden size, L decoder positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,8 @@ from torch import Tensor
 
 from clara import prompts
 from clara.model.prompting import Prompter
-from clara.train.batch import Batch, Collator, padded, padded_texts
+from clara.train.batch import Batch, Collator, Memories, padded, padded_texts
 from clara.train.examples import Question, Target
-
-Memories = Callable[[Sequence[str], int], Tensor]
-"""Memories float16 [U, N, H] of texts at a rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,7 @@ class CandidateCollator:
         replies = self._sequences(questions, passages if self._memories is None else [], rate)
         none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)
         return CandidateBatch(
-            **{name: getattr(replies, name) for name in Batch.__slots__},
+            **{name: getattr(replies, name) for name in Batch.__slots__ if name != "memories"},
             query_ids=query_ids,
             query_mask=query_mask,
             memories=none if self._memories is None else self._memories(passages, rate),

@@ -33,6 +33,8 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "projection_learning_rate": SELECTING,
     "top_k": ("end_to_end",),
     "train_compressor": ("end_to_end",),
+    "freeze_compressor": _COMPRESSING,
+    "quoted_weight": _COMPRESSING,
     "reader_context": ("reader",),
     "reader_examples": ("reader",),
     "targets": _COMPRESSING,

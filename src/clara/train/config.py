@@ -77,6 +77,10 @@ class TrainConfig(Settings):
         projection_learning_rate: peak, of that matrix.
         train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.
+        freeze_compressor: in stages ``scp`` and ``instruct`` train the generator alone: compressor and memory table
+            stay as they are, and each passage is compressed once.
+        quoted_weight: in the same stages, of the CE among the tokens that a quotation allows, beside the CE over the
+            whole vocabulary; for answers that can be quoted (``clara.model.quoting``). 0 leaves it out.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
             teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
             the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers
@@ -95,7 +99,8 @@ class TrainConfig(Settings):
         seed: of everything random.
         save_every: steps between checkpoints to resume from.
         evaluate_every: steps between validations; the last step is always validated.
-        dtype: of the frozen base and of matrix products; trained weights and their optimiser state stay fp32.
+        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it natively,
+            else fp32. Trained weights and their optimiser state stay fp32.
     """
 
     base: str = "smollm2-135m"
@@ -125,6 +130,8 @@ class TrainConfig(Settings):
     late_interaction: bool = False
     projection_learning_rate: float = Field(default=1e-5, gt=0)
     train_compressor: bool = False
+    freeze_compressor: bool = False
+    quoted_weight: float = Field(default=0.0, ge=0)
     reader_context: Literal["text", "none"] = "text"
     reader_examples: Literal["scp", "instruct"] = "instruct"
     targets: Literal["gold", "teacher", "both"] = "gold"
@@ -140,7 +147,7 @@ class TrainConfig(Settings):
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=200, ge=1)
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

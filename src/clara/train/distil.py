@@ -33,7 +33,7 @@ from clara.model.prompting import Prompter
 from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator, Teaching
-from clara.train.examples import Example, Target
+from clara.train.examples import Example, Target, is_question
 
 ANSWER_TOKENS = 32
 """Longest answer of a teacher; the answers of the training sets are shorter."""
@@ -187,11 +187,6 @@ class DistillingCollator:
         asked = [replace(e, targets=tuple(filter(is_question, e.targets))) for e in examples]
         read = [example for example in asked if example.targets]
         return Teaching(self._collator.of_texts(read), torch.tensor(rows)) if read else None
-
-
-def is_question(target: Target) -> bool:
-    """Whether a target answers a question, and does not restate."""
-    return target.instruction.startswith(prompts.QUESTION)
 
 
 @contextmanager

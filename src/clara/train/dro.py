@@ -37,7 +37,7 @@ from clara.model.backbone import BaseModel, load_base
 from clara.model.hub import Progress as HubProgress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
-from clara.model.placement import DTYPES
+from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
 from clara.prompts import passage_text
@@ -70,7 +70,8 @@ class DroConfig(Settings):
         warmup: share of the steps with a rising rate.
         reader_weight: of the reader's loss beside the selector's.
         seed: of adapters, order and draws.
-        dtype: of the frozen base and of matrix products.
+        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it natively,
+            else fp32.
     """
 
     base: str = "smollm2-135m"
@@ -88,7 +89,7 @@ class DroConfig(Settings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     reader_weight: float = Field(default=1.0, ge=0)
     seed: int = Field(default=0, ge=0)
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> DroConfig:
@@ -260,7 +261,9 @@ def train_dro(
         raise TrainingError(
             f"expected questions with at least {config.k + 1} passages, none of {len(records)} has them"
         )
-    base = load_base(config.base, cache, dtype=DTYPES[config.dtype], device=device, progress=hub_progress)
+    base = load_base(
+        config.base, cache, dtype=placement(config.dtype, device).dtype, device=device, progress=hub_progress
+    )
     run = _Run(base, config)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("w", encoding="utf-8") as log:
@@ -358,7 +361,8 @@ class _Run:
         return -losses.reshape(len(examples), -1)  # the same answer each time, so the same number of tokens
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._base.model.device.type, torch.bfloat16, enabled=self._config.dtype == "bf16")
+        model = self._base.model
+        return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
     def save(self, folder: Path, questions: int) -> None:
         """Write ``reader`` and ``selector``."""

@@ -22,19 +22,12 @@ from torch import Tensor
 from clara.model.network import Network
 from clara.model.selection import select, straight_through_top_k
 from clara.train.candidate_batch import CandidateBatch
-from clara.train.objective import Losses, reply_loss
+from clara.train.objective import Losses, passage_memories, reply_loss
 
 
 def query_memories(network: Network, batch: CandidateBatch) -> Tensor:
     """What the query reasoner makes of the questions: float32 [B, N, H]."""
     return network.encode("query_reasoner", batch.query_ids, batch.query_mask, rate=batch.rate).memory
-
-
-def passage_memories(network: Network, batch: CandidateBatch) -> Tensor:
-    """Memories of the batch's passages, [U, N, H]: as computed before, or under gradient where texts are given."""
-    if batch.text_ids.shape[0]:
-        return network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
-    return batch.memories
 
 
 @dataclass(frozen=True, slots=True)

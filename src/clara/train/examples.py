@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clara import prompts
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -23,6 +25,11 @@ class Target:
     reply: str
     ends: bool = True
     weight: float = 1.0
+
+
+def is_question(target: Target) -> bool:
+    """Whether a target answers a question, and does not restate."""
+    return target.instruction.startswith(prompts.QUESTION)
 
 
 @dataclass(frozen=True, slots=True)

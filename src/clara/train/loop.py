@@ -48,7 +48,7 @@ class StageModule(nn.Module):
         super().__init__()
         self.network = network
         self._config = config
-        self._autocast = config.dtype == "bf16"
+        self._autocast = network.adapters.bare().dtype == torch.bfloat16
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of one batch."""

@@ -23,6 +23,12 @@ def losses_of(network: Network, batch: Batch, config: TrainConfig) -> Losses:
         if batch.writes:
             return end_to_end_loss(network, batch, top_k=config.top_k, temperature=config.temperature)
         return retriever_loss(network, batch, temperature=config.temperature)
-    if len(batch.text_ids):
-        return generation_loss(network, batch, mse_weight=config.mse_weight, kl_weight=config.kl_weight)
+    if len(batch.text_ids) or batch.memories is not None:
+        return generation_loss(
+            network,
+            batch,
+            mse_weight=config.mse_weight,
+            kl_weight=config.kl_weight,
+            quoted_weight=config.quoted_weight,
+        )
     return reading_loss(network, batch)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clara.model.adapters import AdapterName
-from clara.model.losses import memory_mse, token_cross_entropy, token_kl
-from clara.model.network import Network, splice
+from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
+from clara.model.network import Network, ReadOut, splice
 from clara.train.batch import Batch, decoder_attention
 
 
@@ -28,9 +28,12 @@ class Losses:
     mse: Tensor
 
 
-def generation_loss(network: Network, batch: Batch, *, mse_weight: float, kl_weight: float = 0.0) -> Losses:
-    """CE of the targets given the memories, plus the MSE term, plus the KL term where the batch has a teacher.
+def generation_loss(
+    network: Network, batch: Batch, *, mse_weight: float, kl_weight: float = 0.0, quoted_weight: float = 0.0
+) -> Losses:
+    """CE of the targets given the memories, plus the MSE term, plus what the batch has of the next two.
 
+    With a teacher the KL term, with quotations the CE among them. Memories that are computed before have no MSE term.
     The LM head runs on label positions only.
 
     Args:
@@ -38,18 +41,51 @@ def generation_loss(network: Network, batch: Batch, *, mse_weight: float, kl_wei
         batch: texts and decoder sequences.
         mse_weight: lambda.
         kl_weight: of the KL term (``distil``).
+        quoted_weight: of the CE among quotations.
     """
-    encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
-    logits = reply_logits(network, batch, encoded.memory.index_select(0, batch.text_index).flatten(0, 1))
+    memories, read = batch.memories, None
+    if memories is None:
+        encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
+        memories, read = encoded.memory, encoded.read_out
+    logits = reply_logits(network, batch, memories.index_select(0, batch.text_index).flatten(0, 1))
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
-    # A text that several examples share is encoded once and counts for each of them, however the batch is cut.
-    states, memories = encoded.read_out.text_mean, encoded.read_out.read.mean(dim=1)
-    mse = memory_mse(states.index_select(0, batch.text_index), memories.index_select(0, batch.text_index))
-    mse = mse * batch.text_share
+    mse = torch.zeros_like(cross_entropy) if read is None else _means_apart(read, batch)
     total = cross_entropy + mse_weight * mse
     if batch.teaching is not None and kl_weight:
         total = total + kl_weight * teacher_distance(network, batch, logits)
+    if batch.quotable is not None and quoted_weight:
+        total = total + quoted_weight * quoted_loss(batch, logits)
     return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
+
+
+def passage_memories(network: Network, batch: Batch) -> Tensor:
+    """Memories of the batch's passages, [D, N, H]: as computed before, or under gradient where texts are given."""
+    if batch.memories is not None and not len(batch.text_ids):
+        return batch.memories
+    return network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
+
+
+def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
+    # A text that several examples share is encoded once and counts for each of them, however the batch is cut.
+    states, memories = read_out.text_mean, read_out.read.mean(dim=1)
+    mse = memory_mse(states.index_select(0, batch.text_index), memories.index_select(0, batch.text_index))
+    return mse * batch.text_share
+
+
+def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
+    """Mean over all label tokens of the CE among what could be quoted; labels that are no quotation count as 0.
+
+    Args:
+        batch: its ``label_share`` makes the mean one over all processes' labels.
+        logits: [T, V].
+    """
+    quotable = batch.quotable
+    if quotable is None:
+        return torch.zeros_like(logits[0, 0])
+    rows = quotable.rows
+    labels, weights = batch.labels.index_select(0, rows), batch.weights.index_select(0, rows)
+    summed = quoted_cross_entropy(logits.index_select(0, rows), labels, quotable.places, quotable.ids, weights)
+    return summed / batch.weights.sum() * batch.label_share
 
 
 def teacher_distance(network: Network, batch: Batch, logits: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from clara.data import DataRecord
 from clara.errors import TrainingError
 from clara.model import checkpoint
@@ -28,7 +30,7 @@ from clara.train.plan import Collate, PlannedBatches, TrainingData, divide, held
 from clara.train.processes import joined
 from clara.train.reader import ReaderCollator, reader_card
 from clara.train.run_log import Progress
-from clara.train.start import facts_of, sample_questions, start, starts_projection, whiten
+from clara.train.start import facts_of, keeps_memories, sample_questions, start, starts_projection, whiten
 from clara.train.validation import asked_questions, held_out
 from clara.train.weights import load_trained
 
@@ -77,8 +79,9 @@ def train(
         processes.wait()
         loaded = start(stage, data, config, cache, device, hub_progress)
         facts = facts_of(loaded, config)
-        config = config.model_copy(update={"compression": loaded.manifest.compression})
-        documents = Documents(loaded, cache) if stage in SELECTING and not config.train_compressor else None
+        dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
+        config = config.model_copy(update={"compression": loaded.manifest.compression, "dtype": dtype})
+        documents = Documents(loaded, cache) if keeps_memories(stage, config) else None
         collator = _collator(stage, config, loaded, documents)
         taught = _taught(collator, loaded, config, out / f"teacher-{processes.rank}.jsonl")
         batches = PlannedBatches(data, stage, config, taught, processes=processes)
@@ -149,7 +152,7 @@ def _collator(stage: Stage, config: TrainConfig, loaded: Loaded, documents: Docu
     if stage == "reader":
         return ReaderCollator(prompter, window_tokens=window, context=config.reader_context)
     if stage not in SELECTING:
-        return Collator(prompter, window_tokens=window)
+        return Collator(prompter, window_tokens=window, memories=documents, quoted=config.quoted_weight > 0)
     return CandidateCollator(
         prompter, window_tokens=window, top_k=config.top_k, memories=documents, answers=stage == "end_to_end"
     )
@@ -161,7 +164,7 @@ def _taught(collator: Collate, loaded: Loaded, config: TrainConfig, path: Path) 
         return collator
     answers = None
     if config.targets == "teacher":
-        window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
+        window, bf16 = config.compression.window_tokens, loaded.base.model.dtype == torch.bfloat16
         mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
         answers = TeacherAnswers(loaded, path, fingerprint=mark, window_tokens=window, bf16=bf16)
     return DistillingCollator(collator, answers=answers, distributions=config.kl_weight > 0)
@@ -175,8 +178,8 @@ def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage, config: T
     kept_back = [*held_out_examples(data, stage, config), *asked]
     for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
         for example in examples:
-            if isinstance(example, Question):
-                texts[rate].update(dict.fromkeys(example.candidates))
+            read = example.candidates if isinstance(example, Question) else example.texts
+            texts[rate].update(dict.fromkeys(read))
     return {rate: list(found) for rate, found in texts.items()}
 
 

@@ -19,7 +19,7 @@ from clara.model.create import Loaded, fresh, from_checkpoint
 from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
-from clara.model.placement import DTYPES
+from clara.model.placement import DTYPES, placement
 from clara.train.batch import padded_texts
 from clara.train.candidates import passages_of
 from clara.train.config import Stage, TrainConfig
@@ -42,7 +42,7 @@ def start(
 
     What the start cannot be is ``checks``' matter.
     """
-    dtype = DTYPES[config.dtype]
+    dtype = placement(config.dtype, device).dtype
     if stage == "reader":
         return _reader(load_base(config.base, cache, dtype=dtype, device=device, progress=progress), config)
     if config.start is not None:
@@ -94,7 +94,12 @@ def trained_roles(stage: Stage, config: TrainConfig) -> tuple[Role, ...]:
             if config.train_compressor
             else ("query_reasoner", "generator")
         )
-    return ("compressor", "generator")
+    return ("generator",) if config.freeze_compressor else ("compressor", "generator")
+
+
+def keeps_memories(stage: Stage, config: TrainConfig) -> bool:
+    """Whether the compressor stays as it is, so that each passage is compressed once."""
+    return stage != "reader" and "compressor" not in trained_roles(stage, config)
 
 
 def facts_of(loaded: Loaded, config: TrainConfig) -> dict[str, Any]:
@@ -168,15 +173,15 @@ def _compared(network: Network, memories: Tensor) -> Tensor:
 
 @torch.no_grad()
 def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
-    """Memories of questions as the query reasoner makes them, batch by batch: float32 [questions, N, H]."""
+    """Memories of questions as the query reasoner makes them, before weights; in batches, float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
     rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
     for start in range(0, len(rows), QUESTIONS_A_BATCH):
         ids, mask = (part.to(device) for part in padded_texts(rows[start : start + QUESTIONS_A_BATCH]))
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
-            encoded = network.encode("query_reasoner", ids, mask, rate=rate)
-        yield encoded.memory.float()
+            parts = network.encode("query_reasoner", ids, mask, rate=rate).read_out
+        yield network.table.assemble(parts.read, parts.residual, rate=rate, query=True).float()
 
 
 def _release(network: Network, stage: Stage, config: TrainConfig) -> None:

@@ -23,8 +23,9 @@ from clara.model.network import Network, splice
 from clara.train.batch import Batch
 from clara.train.candidate_batch import CandidateBatch
 from clara.train.config import RestateSettings, Stage, TrainConfig
-from clara.train.end_to_end import choose, passage_memories, query_memories
+from clara.train.end_to_end import choose, query_memories
 from clara.train.examples import Question
+from clara.train.objective import passage_memories
 from clara.train.plan import AnyExample, Collate, TrainingData, held_out_batches, make_example
 
 ANSWER_TOKENS = 32
@@ -189,13 +190,14 @@ def measure(network: Network, loss: BatchLoss, held_out: HeldOut) -> Validation:
 
 def _scored(network: Network, held_out: HeldOut, rate: int, loss: float) -> RateScores:
     """Answers and rankings at one rate, beside its loss."""
-    device, config = network.adapters.bare().device, held_out.config
+    model = network.adapters.bare()
+    device, bf16 = model.device, model.dtype == torch.bfloat16
     answers: list[AnswerScores] = []
     firsts: list[float] = []
     fives: list[float] = []
     for questions in held_out.questions[rate]:
         batch = questions.batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             for ranking in rankings(network, batch) if isinstance(batch, CandidateBatch) else ():
                 firsts.append(recall_at_k(ranking.ranked, ranking.gold, 1))
                 fives.append(recall_at_k(ranking.ranked, ranking.gold, 5))
@@ -270,7 +272,7 @@ def decoder_embeds(network: Network, batch: Batch, config: TrainConfig) -> Tenso
         return splice(embeds, batch.slots, chosen.memories.flatten(0, 2))
     if not bool(batch.slots.any()):  # a reader's prompt holds the text itself
         return embeds
-    memory = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
+    memory = passage_memories(network, batch)
     return splice(embeds, batch.slots, memory.index_select(0, batch.text_index).flatten(0, 1))
 
 
