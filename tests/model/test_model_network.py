@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig
+from clara.model.adapters import Role
 from clara.model.create import Loaded
 from clara.model.losses import contrastive, memory_mse, token_cross_entropy
 from clara.model.memory import MemoryTable
@@ -213,7 +214,8 @@ def test_a_question_is_weighted_a_passage_is_not(make_network: Callable[[Compres
     weights = network.table.question_weights(ids, mask, rate=4)
     assert weights is not None
     assert float(weights.std()) > 0.01
-    for role, query in (("query_reasoner", True), ("compressor", False)):
+    roles: tuple[tuple[Role, bool], ...] = (("query_reasoner", True), ("compressor", False))
+    for role, query in roles:
         found = network.encode(role, ids, mask, rate=4)
         plain = network.table.assemble(found.read_out.read, found.read_out.residual, rate=4, query=query)
         torch.testing.assert_close(found.memory, plain * weights[:, :, None] if query else plain)
