@@ -164,7 +164,7 @@ def _taught(collator: Collate, loaded: Loaded, config: TrainConfig, path: Path) 
         return collator
     answers = None
     if config.targets == "teacher":
-        window, bf16 = config.compression.window_tokens, loaded.base.model.dtype == torch.bfloat16
+        window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
         mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
         answers = TeacherAnswers(loaded, path, fingerprint=mark, window_tokens=window, bf16=bf16)
     return DistillingCollator(collator, answers=answers, distributions=config.kl_weight > 0)
