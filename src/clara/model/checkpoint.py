@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -71,6 +71,9 @@ class Manifest(Settings):
             measured for this checkpoint; a training run takes it out.
         wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint; a
             training run takes it out.
+        contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
+            (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
+            interaction, whose centre of passages is the blank. A training run takes it out.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -88,6 +91,7 @@ class Manifest(Settings):
     late_interaction: bool = False
     latent_weight: float | None = Field(default=None, ge=0)
     wording: Wording | None = None
+    contrast: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
@@ -108,7 +112,24 @@ class Manifest(Settings):
             del values["latent_weight"]
         if self.wording is None:
             del values["wording"]
+        if not self.contrast:
+            del values["contrast"]
         return values
+
+    @model_validator(mode="after")
+    def _contrast_fits(self) -> Manifest:
+        if self.contrast and len(self.contrast) != len(self.compression.rates):
+            raise ValueError(
+                f"contrast must hold one number for each of the rates {list(self.compression.rates)}, got "
+                f"{list(self.contrast)}"
+            )
+        if any(self.contrast) and not self.late_interaction:
+            raise ValueError("contrast needs late_interaction: the centre of its passages is what it contrasts with")
+        return self
+
+    def contrast_weight(self, rate: int) -> float:
+        """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""
+        return self.contrast[self.compression.rates.index(rate)] if self.contrast else 0.0
 
 
 def is_checkpoint(folder: Path) -> bool:

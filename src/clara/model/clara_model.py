@@ -18,7 +18,7 @@ from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.create import Loaded, place_checkpoint
-from clara.model.generator import Generator, Sampling
+from clara.model.generator import Contrast, Generator, Sampling
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
@@ -59,7 +59,7 @@ class ClaraModel:
         self._tokenizer = loaded.base.tokenizer
         self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
-        self._generator = Generator(self._tokenizer, self._prompter)
+        self._generator = Generator(self._tokenizer, self._prompter, self._contrast)
         decoder = loaded.network.adapters.bare().get_decoder()
         linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
         self._layer_weights = sum(m.in_features * m.out_features for m in linear)
@@ -260,6 +260,18 @@ class ClaraModel:
     @staticmethod
     def _reader(request: GenerationRequest) -> Role | None:
         return "generator" if request.reader == "generator" else None
+
+    def _contrast(self, request: GenerationRequest) -> Contrast | None:
+        """What an answer quoted from memories is held against, where the checkpoint wants that at their rate."""
+        if not (request.quote_from and request.memories):
+            return None
+        rate = request.memories[0].rate
+        weight = self.manifest.contrast_weight(rate)
+        centre = self._network.table.passage_centre(rate)
+        if not weight or centre is None:
+            return None
+        values = np.tile(centre.float().cpu().numpy(), (self.memory_tokens(rate), 1))
+        return Contrast(Memory(values, self.fingerprint, rate, token_count=0), weight)
 
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
         for request in requests:

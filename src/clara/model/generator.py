@@ -5,7 +5,7 @@ Knows prompts and tensors; which passages belong to a question is decided elsewh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Thread
 
@@ -18,10 +18,11 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from clara.config import Settings
 from clara.errors import InputError
 from clara.model.backbone import Tokenizer
+from clara.model.contrast import Blanks, ContextAware
 from clara.model.network import splice
 from clara.model.prompting import Prompt, Prompter
 from clara.model.quoting import Quotations, QuotesOnly
-from clara.records import Generation, GenerationRequest, TokenCounts
+from clara.records import Generation, GenerationRequest, Memory, TokenCounts
 
 
 class Sampling(Settings):
@@ -41,6 +42,19 @@ class Sampling(Settings):
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """What an answer is held against (``contrast``).
+
+    Attributes:
+        blank: a memory that stands for no passage in particular.
+        weight: what a log-probability given it counts against one given the passages; above 0.
+    """
+
+    blank: Memory
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Inputs:
     """A left-padded batch of prompts.
 
@@ -56,9 +70,22 @@ class _Inputs:
 class Generator:
     """Turns requests into answers with a causal LM that acts as the wanted reader."""
 
-    def __init__(self, tokenizer: Tokenizer, prompter: Prompter) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompter: Prompter,
+        contrast: Callable[[GenerationRequest], Contrast | None] = lambda _: None,
+    ) -> None:
+        """Fix what all answers share.
+
+        Args:
+            tokenizer: of the model that will answer.
+            prompter: of the same.
+            contrast: what a request's answer is held against; None for nothing.
+        """
         self._tokenizer = tokenizer
         self._prompter = prompter
+        self._contrast = contrast
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """The request's prompt."""
@@ -81,7 +108,7 @@ class Generator:
                 inputs_embeds=inputs.embeds,
                 attention_mask=inputs.mask,
                 generation_config=self._config(model, sampling),
-                logits_processor=self._held(model, requests),
+                logits_processor=self._processors(model, requests, sampling),
             )
         stops = _stop_ids(model, self._tokenizer)
         rows = zip(out.tolist(), prompts, requests, strict=True)
@@ -104,7 +131,7 @@ class Generator:
                         inputs_embeds=inputs.embeds,
                         attention_mask=inputs.mask,
                         generation_config=self._config(model, sampling),
-                        logits_processor=self._held(model, [request]),
+                        logits_processor=self._processors(model, [request], sampling),
                         streamer=streamer,
                     )
             except BaseException as error:  # noqa: BLE001 - carried to the reader's thread and raised there
@@ -147,11 +174,21 @@ class Generator:
             embeds = splice(embeds, slots.to(device), torch.from_numpy(np.concatenate(values)).to(device))
         return _Inputs(embeds=embeds, mask=mask.to(device))
 
-    def _held(self, model: PreTrainedModel, requests: Sequence[GenerationRequest]) -> LogitsProcessorList:
-        """What holds answers to the words of their sources, where a request wants it."""
-        rows = [Quotations(self._tokenizer, r.quote_from) if r.quote_from else None for r in requests]
-        held = [QuotesOnly(rows, _stop_ids(model, self._tokenizer))] if any(rows) else []
-        return LogitsProcessorList(held)
+    def _processors(
+        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> LogitsProcessorList:
+        """What changes the scores: first the contrast, then what holds answers to the words of their sources."""
+        made = LogitsProcessorList()
+        found = [(row, contrast) for row, r in enumerate(requests) if (contrast := self._contrast(r)) is not None]
+        if found:
+            blank = [GenerationRequest(requests[row].question, memories=(contrast.blank,)) for row, contrast in found]
+            inputs = self._inputs(model, [self.prompt(request) for request in blank], blank, sampling)
+            weights = [contrast.weight for _, contrast in found]
+            made.append(ContextAware(model, Blanks([row for row, _ in found], weights, inputs.embeds, inputs.mask)))
+        quotations = [Quotations(self._tokenizer, r.quote_from) if r.quote_from else None for r in requests]
+        if any(quotations):
+            made.append(QuotesOnly(quotations, _stop_ids(model, self._tokenizer)))
+        return made
 
     def _config(self, model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:
         chosen = (

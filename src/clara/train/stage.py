@@ -127,7 +127,8 @@ def _finish(
     if stage == "reader":
         _save_reader(loaded, config, trained, data, target)
         return
-    measured = {"latent_weight": None, "wording": None}  # of the checkpoint it started from, not of this one
+    # Measured for the checkpoint that it started from, not for this one.
+    measured = {"latent_weight": None, "wording": None, "contrast": ()}
     manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, **measured})
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
     add_curves(target.parent, target)
