@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Each runs on one thread; a file's tests stay together, for what they share is made once.
+WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
@@ -36,7 +38,7 @@ rooms: $(STAMP) ## import rules between the rooms
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 bench: setup ## speed of compression and of the first token, as ratios
 	$(BIN)/clara bench compress

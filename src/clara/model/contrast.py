@@ -44,16 +44,17 @@ class ContextAware(LogitsProcessor):  # type: ignore[misc]
             blanks: of at least one row.
         """
         self._model = model
-        self._rows = torch.tensor(list(blanks.rows), device=blanks.embeds.device)
-        self._weights = torch.tensor(list(blanks.weights), device=blanks.embeds.device)[:, None]
+        self._rows, self._weights = list(blanks.rows), list(blanks.weights)
         self._embeds, self._mask = blanks.embeds, blanks.mask
         self._cache: Cache | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [B, V], log-probabilities in the contrasted rows; ``input_ids`` are int64 [B, written]."""
-        blank = self._blank_scores(input_ids)
-        contrasted = scores.index_select(0, self._rows).float().log_softmax(dim=-1) - self._weights * blank
-        return scores.index_copy(0, self._rows, contrasted.to(scores.dtype))
+        blank = self._blank_scores(input_ids).to(scores.device)
+        contrasted = scores.clone()
+        weights = scores.new_tensor(self._weights)[:, None]
+        contrasted[self._rows] = scores[self._rows].log_softmax(dim=-1) - weights * blank
+        return contrasted
 
     def _blank_scores(self, input_ids: Tensor) -> Tensor:
         if self._cache is None:
@@ -63,5 +64,5 @@ class ContextAware(LogitsProcessor):  # type: ignore[misc]
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         out = self._model(**read, attention_mask=self._mask, past_key_values=self._cache, logits_to_keep=1)
         self._cache = out.past_key_values
-        log_probabilities: Tensor = out.logits[:, -1].float().log_softmax(dim=-1)
-        return log_probabilities
+        scores: Tensor = out.logits[:, -1].float()
+        return scores.log_softmax(dim=-1)
