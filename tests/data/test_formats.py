@@ -139,7 +139,7 @@ def test_our_own_records_gzip_and_a_limit(tmp_path: Path) -> None:
         (b"", "not known"),
         (b'{"prompt": "x"}\n', "expected one of clara.*'prompt'"),
         (b'[{"question": "cut', "not valid JSON"),
-        (gzip.compress(b'{"question": "q", "answer": ["a"]}\n')[:-9], "damaged"),
+        (gzip.compress(b'{"question": "q", "answer": ["a"]}\n', mtime=0)[:-9], "damaged"),
         (b'{"question": "q", "answer": []}\n', "no usable question in format nq_open.*no answers"),
     ],
 )
