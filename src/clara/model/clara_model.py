@@ -267,8 +267,8 @@ class ClaraModel:
             return None
         rate = request.memories[0].rate
         weight = self.manifest.contrast_weight(rate)
-        centre = self._network.table.passage_centre(rate)
-        if not weight or centre is None:
+        centre = self._network.table.passage_centre(rate) if weight else None
+        if centre is None:
             return None
         values = np.tile(centre.float().cpu().numpy(), (self.memory_tokens(rate), 1))
         return Contrast(Memory(values, self.fingerprint, rate, token_count=0), weight)

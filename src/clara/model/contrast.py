@@ -62,7 +62,9 @@ class ContextAware(LogitsProcessor):  # type: ignore[misc]
         else:
             read = {"input_ids": input_ids[self._rows, -1:]}
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
-        out = self._model(**read, attention_mask=self._mask, past_key_values=self._cache, logits_to_keep=1)
+        out = self._model(
+            **read, attention_mask=self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+        )
         self._cache = out.past_key_values
         scores: Tensor = out.logits[:, -1].float()
         return scores.log_softmax(dim=-1)
