@@ -21,7 +21,7 @@ from clara.model.backbone import Tokenizer
 from clara.model.contrast import Blanks, ContextAware
 from clara.model.network import splice
 from clara.model.prompting import Prompt, Prompter
-from clara.model.quoting import Quotations, QuotesOnly
+from clara.model.quoting import QuotesOnly
 from clara.records import Generation, GenerationRequest, Memory, TokenCounts
 
 
@@ -185,7 +185,7 @@ class Generator:
             inputs = self._inputs(model, [self.prompt(request) for request in blank], blank, sampling)
             weights = [contrast.weight for _, contrast in found]
             made.append(ContextAware(model, Blanks([row for row, _ in found], weights, inputs.embeds, inputs.mask)))
-        quotations = [Quotations(self._tokenizer, r.quote_from) if r.quote_from else None for r in requests]
+        quotations = [self._prompter.quotations(r.quote_from) if r.quote_from else None for r in requests]
         if any(quotations):
             made.append(QuotesOnly(quotations, _stop_ids(model, self._tokenizer)))
         return made
