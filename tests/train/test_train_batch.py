@@ -19,7 +19,7 @@ from train_cases import passages, questions, settings
 
 from clara import prompts
 from clara.config import CompressionConfig
-from clara.data import PassageQA
+from clara.data import PassageQA, QAPair
 from clara.errors import TrainingError
 from clara.model.create import Loaded
 from clara.model.network import splice
@@ -272,6 +272,7 @@ def test_instruct_examples(seed: int, documents: int, distractors: int) -> None:
         ({"batch_size": 3}, "batch_size 3 is not a multiple of accumulation 2"),
         ({"rate_weights": (1.0,)}, "rate_weights needs one weight for each of the rates"),
         ({"learning_rate": 0}, "learning_rate"),
+        ({"shared_distractors": True, "near_distractors": True}, "exclude each other"),
         ({"lerning_rate": 1}, "Extra inputs are not permitted"),
     ],
 )
@@ -311,3 +312,33 @@ def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collat
             own.update(example.texts)
         assert len(own) <= 6
     assert several
+
+
+def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator: Collator) -> None:
+    """Of the run's passages those with the question's words come in, except one that holds an answer."""
+
+    def about(number: int, text: str, question: str, *answers: str) -> PassageQA:
+        return PassageQA(f"p{number}", "p", f"T{number}", text, (QAPair(question, answers),))
+
+    records = [
+        about(0, "The iron bridge of Bern was built in 1883.", "When was the iron bridge of Bern built?", "1883"),
+        about(1, "The iron bridge of Fribourg was built in 1840.", "When was the bridge of Fribourg built?", "1840"),
+        about(2, "An iron bridge of 1883 was pulled down.", "What happened to the iron bridge?", "pulled down"),
+        about(3, "Bees dance.", "Who dances?", "Bees"),
+    ]
+    config = settings(tmp_path, batch_size=4, distractors=1, near_distractors=True, steps=8, held_out=0)
+    planned = PlannedBatches(divide(records, "instruct", config), "instruct", config, collator)
+    beside: dict[str, set[str]] = {record.text: set() for record in records}
+    for index in range(len(planned)):
+        for example in planned.examples(index):
+            assert isinstance(example, Example)
+            (own,) = (r for r in records if prompts.QUESTION + r.pairs[0].question == example.targets[0].instruction)
+            texts = {text.split("\n", 1)[-1] for text in example.texts}
+            assert own.text in texts
+            beside[own.text] |= texts - {own.text}
+    assert beside == {
+        records[0].text: {records[1].text},
+        records[1].text: {records[0].text},
+        records[2].text: {records[0].text},
+        records[3].text: set(),
+    }

@@ -1,17 +1,18 @@
 """Candidates of a question: its record's own passages, topped up with other records' that are near it in words.
 
-Stages ``end_to_end`` and ``retriever`` share this. Knows texts and words, not tokens or memories. A question's
-candidates are a function of the records, the settings and the draw's own generator.
+Stages ``end_to_end`` and ``retriever`` share this; the others take distractors from it. Knows texts and words, not
+tokens or memories. A question's candidates are a function of the records, the settings and the draw's own generator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
 from clara import prompts
-from clara.data import DataRecord, MultiHop, QAPair
+from clara.data import DataRecord, MultiHop, PassageQA, QAPair
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
 from clara.train.bm25 import WordIndex
@@ -33,6 +34,35 @@ def passages_of(record: DataRecord) -> list[str]:
     return [prompts.passage_text(record.title, record.text)]
 
 
+class Neighbours:
+    """Passages of records, to be found by a question's words."""
+
+    def __init__(self, records: Iterable[DataRecord]) -> None:
+        """Index the passages of ``records``; texts that differ in case and white space only count once."""
+        passages = {key_of(text): text for record in records for text in passages_of(record)}
+        self.keys, self.texts = list(passages), list(passages.values())
+        self._index = WordIndex(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def of(self, record: PassageQA, count: int) -> list[str]:
+        """The passages nearest to a record's questions, best first, at most ``count``.
+
+        Its own passage is left out, and so are passages that hold one of its answers.
+        """
+        own = key_of(passages_of(record)[0])
+        answers = [normalize_answer(answer) for pair in record.all_pairs for answer in pair.answers]
+        asked = " ".join(pair.question for pair in record.all_pairs)
+        near = (i for i in self.ranked(asked) if self.keys[i] != own and not _holds(self.texts[i], answers))
+        return [self.texts[i] for i in islice(near, count)]
+
+    def ranked(self, question: str) -> list[int]:
+        """Numbers of the passages that share a word with the question, best first."""
+        ranked: list[int] = self._index.ranked(question).tolist()
+        return ranked
+
+
 class Candidates:
     """Makes questions with candidates out of records."""
 
@@ -49,15 +79,13 @@ class Candidates:
         Raises:
             TrainingError: there are fewer passages than candidates, and ``labelled`` is false.
         """
-        passages = {key_of(text): text for record in records for text in passages_of(record)}
-        if len(passages) < count and not labelled:
+        self._near = Neighbours(records)
+        if len(self._near) < count and not labelled:
             raise TrainingError(
-                f"candidates is {count}, the records of this run hold {len(passages)} different passages; give more "
+                f"candidates is {count}, the records of this run hold {len(self._near)} different passages; give more "
                 "data or set fewer candidates"
             )
-        self._keys, self._texts = list(passages), list(passages.values())
         self._count, self._labelled = count, labelled
-        self._index = WordIndex(self._texts)
 
     def example(self, record: DataRecord, rng: np.random.Generator) -> Question | None:
         """One question of a record, one of several at random; None for a record without questions.
@@ -97,15 +125,16 @@ class Candidates:
         for i in self._order(pair.question, rng):
             if len(found) == count:
                 break
-            if self._keys[i] not in taken and not (self._labelled and _holds(self._texts[i], answers)):
-                found.append(self._texts[i])
+            text = self._near.texts[i]
+            if self._near.keys[i] not in taken and not (self._labelled and _holds(text, answers)):
+                found.append(text)
         return found
 
     def _order(self, question: str, rng: np.random.Generator) -> Iterator[int]:
-        near = self._index.ranked(question)
-        yield from near.tolist()
-        seen = set(near.tolist())
-        yield from (i for i in rng.permutation(len(self._texts)).tolist() if i not in seen)
+        near = self._near.ranked(question)
+        yield from near
+        seen = set(near)
+        yield from (i for i in rng.permutation(len(self._near)).tolist() if i not in seen)
 
 
 def _pair(record: DataRecord, rng: np.random.Generator) -> QAPair | None:

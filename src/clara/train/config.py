@@ -61,6 +61,8 @@ class TrainConfig(Settings):
         distractors: most passages beside the gold ones, drawn anew for each example.
         shared_distractors: take those of a passage record from its own batch: each passage is then compressed once
             and stands in several prompts, which makes distractors cheap.
+        near_distractors: take those of a passage record from the passages of the run that are nearest its questions in
+            words and hold none of its answers, as what a search finds beside the right passage is.
         candidates: passages a question chooses among, in stages ``end_to_end`` and ``retriever``.
         top_k: passages it takes, in stage ``end_to_end``.
         temperature: tau of clara.md section 5.
@@ -121,6 +123,7 @@ class TrainConfig(Settings):
     documents: int = Field(default=5, ge=1)
     distractors: int = Field(default=3, ge=0)
     shared_distractors: bool = False
+    near_distractors: bool = False
     candidates: int = Field(default=20, ge=2)
     top_k: int = Field(default=5, ge=1)
     temperature: float = Field(default=0.02, gt=0)
@@ -153,6 +156,8 @@ class TrainConfig(Settings):
     def _check(self) -> TrainConfig:
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.shared_distractors and self.near_distractors:
+            raise ValueError("shared_distractors and near_distractors exclude each other; set one of them")
         fresh = self.start is None  # else the rates are the checkpoint's, and ``stage`` compares them
         if fresh and self.rate_weights and len(self.rate_weights) != len(self.compression.rates):
             raise ValueError(f"rate_weights needs one weight for each of the rates {self.compression.rates}")

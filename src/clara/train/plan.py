@@ -20,7 +20,7 @@ from clara.data import DataRecord, MultiHop, PassageQA, mixture
 from clara.errors import TrainingError
 from clara.train import instruct, scp
 from clara.train.batch import Batch
-from clara.train.candidates import Candidates
+from clara.train.candidates import Candidates, Neighbours
 from clara.train.config import SELECTING, Stage, TrainConfig
 from clara.train.examples import Example, Question
 from clara.train.processes import ALONE, Processes
@@ -168,6 +168,9 @@ class PlannedBatches(Dataset[Batch]):
         # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
         self._order = drawn if stage in SELECTING else self._bucketed(drawn)
         self._passages = [r for source in self._sources for r in source if isinstance(r, PassageQA)]
+        self._near: Neighbours | None = None
+        if config.near_distractors:  # among what the run draws, as each passage has to be compressed
+            self._near = Neighbours(self._sources[s][i] for s, i in np.unique(drawn, axis=0))
         rates = np.array(config.rate_weights or [1.0] * len(config.compression.rates))
         picks = np.random.default_rng([config.seed, 2]).choice(len(rates), size=len(self), p=rates / rates.sum())
         self._rates = [config.compression.rates[int(i)] for i in picks]
@@ -214,6 +217,10 @@ class PlannedBatches(Dataset[Batch]):
             own = self._passage(*rows[place])
             kept = [text for text in beside if text not in own]
             return [kept[i] for i in rng.permutation(len(kept))[: self._config.distractors]]
+        if self._near is not None:
+            source, item = rows[place]
+            record = self._sources[source][item]
+            return self._near.of(record, self._config.distractors) if isinstance(record, PassageQA) else []
         if len(self._passages) < 2:
             return []
         picks = rng.choice(len(self._passages), size=min(self._config.distractors, len(self._passages)), replace=False)
