@@ -128,7 +128,7 @@ def _finish(
         _save_reader(loaded, config, trained, data, target)
         return
     # Measured for the checkpoint that it started from, not for this one.
-    measured = {"latent_weight": None, "wording": None, "contrast": ()}
+    measured = {"latent_weight": None, "wording": None, "contrast": (), "feedback": 0}
     manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, **measured})
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
     add_curves(target.parent, target)

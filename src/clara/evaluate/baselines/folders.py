@@ -50,12 +50,17 @@ def base_identity(model: AnswerModel) -> str:
 
 
 def whole_identity(model: AnswerModel) -> str:
-    """What tells a checkpoint from others, its generator included (``fingerprint`` leaves the generator out)."""
-    if manifest_of(model) is None:
+    """What tells a checkpoint from others, its generator included (``fingerprint`` leaves the generator out).
+
+    So does what its manifest says of decoding: the same weights answer otherwise with another contrast.
+    """
+    manifest = manifest_of(model)
+    if manifest is None:
         return model.fingerprint
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415 - slow, and a model is loaded already
 
-    return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}"
+    decoding = f"-{list(manifest.contrast)}" if any(manifest.contrast) else ""
+    return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}{decoding}"
 
 
 def identity(settings: SystemSettings, model: AnswerModel) -> str:
