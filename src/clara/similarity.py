@@ -30,7 +30,7 @@ def late_scores(query: LateQuery, passages: Sequence[FloatArray]) -> list[float]
     Pseudo-relevance feedback (Rocchio, 1971; on token embeddings Wang et al., arXiv 2106.11251). The passages that a
     question finds first name what it does not, such as the person whose birthplace is asked for. Each of the first
     ``feedback.passages`` is then asked like a question, and a passage's score is the mean of what the question finds
-    in it and what the one of them that suits it best finds.
+    in it and what the one of them that suits it best finds. What was found first stays first.
 
     Args:
         query: the question.
@@ -47,7 +47,9 @@ def late_scores(query: LateQuery, passages: Sequence[FloatArray]) -> list[float]
     if feedback is not None:
         first = np.argsort(-scores, kind="stable")[: feedback.passages]
         asking = [np.matmul(passages[i] - query.centre, feedback.projection.T, dtype=np.float32) for i in first]
-        scores = (scores + np.max([_found(tokens, directions) for tokens in asking], axis=0)) / 2
+        found = np.max([_found(tokens, directions) for tokens in asking], axis=0)
+        found[first] = 1  # whatever its projection makes of its own cosines, a passage finds all of itself
+        scores = (scores + found) / 2
     return [float(score) for score in scores]
 
 
