@@ -18,6 +18,7 @@ import torch
 from clara.data import DataRecord, MultiHop, read_records
 from clara.model import checkpoint
 from clara.model.create import Loaded, from_checkpoint
+from clara.model.placement import natural_dtype
 from clara.model.selection import cosine_scores
 from clara.train.candidates import Candidates, key_of, passages_of
 from clara.train.documents import Documents
@@ -36,7 +37,7 @@ def main() -> None:
     if len(sys.argv) != 6:
         sys.exit(__doc__)
     start, held_out, train, cache, out = map(Path, sys.argv[1:])
-    loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
+    loaded = from_checkpoint(start, cache, dtype=natural_dtype("cpu"), adapter_dtype=torch.float32)
     table = loaded.network.table
     if table.query_projection is None or table.late:
         sys.exit(f"{start} has no projection of questions' means; run whiten_queries.py --mean on it first")
@@ -57,7 +58,7 @@ def main() -> None:
         print(f"{rate}x: {len(pairs)} pairs, Recall@5 of {len(asked)} questions {before:.3f} before, {after:.3f} after")
     facts = {"examples": len(pairs), "start": {"checkpoint": str(start)}}
     card = f"{start.name} with a projection of questions fitted to {len(pairs)} labelled pairs.\n"
-    manifest = loaded.manifest.model_copy(update={"stage": "retriever", "trained": facts})
+    manifest = loaded.manifest.unmeasured(stage="retriever", trained=facts)
     checkpoint.save(loaded.network, manifest, out, card=card)
 
 

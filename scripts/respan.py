@@ -16,6 +16,7 @@ from clara.data import read_records
 from clara.model import checkpoint
 from clara.model.backbone import plain_ids
 from clara.model.create import from_checkpoint
+from clara.model.placement import natural_dtype
 from clara.train.candidates import passages_of
 
 
@@ -24,13 +25,13 @@ def main() -> None:
     if len(sys.argv) != 5:
         sys.exit(__doc__)
     start, train, cache, out = map(Path, sys.argv[1:])
-    loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
+    loaded = from_checkpoint(start, cache, dtype=natural_dtype("cpu"), adapter_dtype=torch.float32)
     records = [record for path in sorted(train.rglob("*.jsonl.gz")) for record in read_records(path).records]
     texts = dict.fromkeys(text for record in records for text in passages_of(record))
     vocabulary = len(loaded.base.model.get_input_embeddings().weight)
     loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
     compression = loaded.manifest.compression.model_copy(update={"spans": "information"})
-    manifest = loaded.manifest.model_copy(update={"compression": compression})
+    manifest = loaded.manifest.unmeasured(compression=compression)
     checkpoint.save(loaded.network, manifest, out, card=f"{start.name} with spans of equal information.\n")
 
 

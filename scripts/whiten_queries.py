@@ -16,6 +16,7 @@ import torch
 from clara.data import read_records
 from clara.model import checkpoint
 from clara.model.create import from_checkpoint
+from clara.model.placement import natural_dtype
 from clara.train.candidates import passages_of
 from clara.train.config import TrainConfig
 from clara.train.documents import Documents
@@ -30,7 +31,7 @@ def main() -> None:
     if len(folders) != 4:
         sys.exit(__doc__)
     start, records, cache, out = folders
-    loaded = from_checkpoint(start, cache, dtype=torch.bfloat16, adapter_dtype=torch.float32)
+    loaded = from_checkpoint(start, cache, dtype=natural_dtype("cpu"), adapter_dtype=torch.float32)
     rates = loaded.manifest.compression.rates
     data = divide(read_records(records).records, "scp", TrainConfig(held_out=0))
     texts = [text for rows in data.sources.values() for record in rows for text in passages_of(record)]
@@ -39,7 +40,8 @@ def main() -> None:
     network.table.share_query_read_out()
     network.table.project_queries(projected=True, late=late)
     whiten(loaded, Documents(loaded, cache), dict.fromkeys(rates, texts), sample_questions(data))
-    checkpoint.save(network, loaded.manifest, out, card=f"{start.name} with a query reasoner that was not trained.\n")
+    card = f"{start.name} with a query reasoner that was not trained.\n"
+    checkpoint.save(network, loaded.manifest.unmeasured(), out, card=card)
 
 
 if __name__ == "__main__":

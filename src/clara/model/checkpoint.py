@@ -135,6 +135,10 @@ class Manifest(Settings):
             raise ValueError("feedback needs late_interaction, which asks passages like questions")
         return self
 
+    def unmeasured(self, **changed: object) -> Manifest:
+        """The manifest of other weights than it was measured with: without what was measured, and with changes."""
+        return self.model_copy(update={"latent_weight": None, "wording": None, "contrast": (), "feedback": 0} | changed)
+
     def contrast_weight(self, rate: int) -> float:
         """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""
         return self.contrast[self.compression.rates.index(rate)] if self.contrast else 0.0

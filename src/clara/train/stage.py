@@ -127,9 +127,7 @@ def _finish(
     if stage == "reader":
         _save_reader(loaded, config, trained, data, target)
         return
-    # Measured for the checkpoint that it started from, not for this one.
-    measured = {"latent_weight": None, "wording": None, "contrast": (), "feedback": 0}
-    manifest = loaded.manifest.model_copy(update={"stage": stage, "trained": trained, **measured})
+    manifest = loaded.manifest.unmeasured(stage=stage, trained=trained)
     checkpoint.save(loaded.network, manifest, target, card=model_card(manifest, data.rejected))
     add_curves(target.parent, target)
 
