@@ -8,8 +8,8 @@ import torch
 
 from clara.errors import MemoryMismatchError
 from clara.model.selection import late_matrix
-from clara.records import Feedback, FloatArray, LateQuery, Memory
-from clara.similarity import late_interaction, late_scores, similarities
+from clara.records import FloatArray, LateQuery, Memory
+from clara.similarity import late_interaction, similarities
 
 
 def drawn(*shape: int, seed: int) -> FloatArray:
@@ -79,47 +79,3 @@ def test_the_search_vector_of_a_late_question_is_its_mean_at_each_memory_token()
 def test_a_centre_that_does_not_fit_is_refused(centre: FloatArray) -> None:
     with pytest.raises(MemoryMismatchError, match=r"centre .* \[8\]"):
         Memory(drawn(4, 8, seed=0), "m", 4, 1, centre)
-
-
-def feedback(passages: int) -> tuple[LateQuery, list[FloatArray], FloatArray]:
-    """A question, passages and the projection that passages ask by."""
-    centre, projection = drawn(8, seed=1), drawn(8, 8, seed=2)
-    query = LateQuery(drawn(4, 8, seed=0), centre, Feedback(passages, projection) if passages else None)
-    return query, [drawn(4, 8, seed=10 + i) for i in range(9)], projection
-
-
-@pytest.mark.parametrize("count", [1, 2, 20])
-def test_with_feedback_the_best_passages_are_asked_like_questions(count: int) -> None:
-    query, passages, projection = feedback(count)
-    own = [looped(query.tokens, query.centre, passage) for passage in passages]
-    first = np.argsort(-np.array(own), kind="stable")[:count]
-    wanted = []
-    for place, (score, passage) in enumerate(zip(own, passages, strict=True)):
-        asked = [looped((passages[i] - query.centre) @ projection.T, query.centre, passage) for i in first]
-        wanted.append((score + (1 if place in first else max(asked))) / 2)
-    found = late_scores(query, passages)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert np.argsort(-np.array(found), kind="stable")[:count].tolist() == first.tolist(), "first stays first"
-    memories = [Memory(passage, "m", 4, 8) for passage in passages]
-    question = Memory(query.tokens, "m", 4, 1, query.centre, query.feedback)
-    np.testing.assert_allclose(similarities(question, memories), wanted, atol=1e-6)
-
-
-def test_without_feedback_or_passages_nobody_is_asked() -> None:
-    query, passages, _ = feedback(0)
-    assert late_scores(query, passages) == [late_interaction(query, passage) for passage in passages]
-    assert late_scores(feedback(2)[0], []) == []
-
-
-def test_feedback_finds_what_only_the_first_passage_names() -> None:
-    """A question about a film finds the film; its director's page shares no memory token with the question."""
-    film, director, city, noise = (np.eye(16, dtype=np.float32)[[i]] for i in range(4))
-    about_film = np.concatenate([film, director])
-    about_director, other = np.concatenate([director, city]), np.concatenate([0.2 * film + noise, noise])
-    centre, projection = np.zeros(16, dtype=np.float32), np.eye(16, dtype=np.float32)
-    tokens = np.concatenate([film, film])
-    passages = [other, about_director, about_film]
-    alone = late_scores(LateQuery(tokens, centre), passages)
-    asked = late_scores(LateQuery(tokens, centre, Feedback(1, projection)), passages)
-    assert np.argsort(alone).tolist() == [1, 0, 2]
-    assert np.argsort(asked).tolist() == [0, 1, 2]

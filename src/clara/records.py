@@ -69,31 +69,16 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Feedback:
-    """How passages that are found first ask for others (``similarity.late_scores``).
-
-    Attributes:
-        passages: how many of them, at least 1.
-        projection: float32 [H, H]; makes a question's memory token of a passage's, once the centre is off.
-    """
-
-    passages: int
-    projection: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class LateQuery:
     """A question as late interaction compares it: memory token by memory token.
 
     Attributes:
         tokens: float32 [N, H], its memory tokens.
         centre: float32 [H], what memory tokens of passages have in common; taken off them first.
-        feedback: how the passages found first are asked in turn; None where the question alone decides.
     """
 
     tokens: FloatArray
     centre: FloatArray
-    feedback: Feedback | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +92,6 @@ class Memory:
         token_count: tokens of the text that was compressed.
         centre: float32 [H], of a question that is compared with passages by late interaction (see ``LateQuery``);
             None for a passage, and for a question that is compared as one vector.
-        feedback: of such a question (see ``LateQuery``); None for all others.
     """
 
     values: FloatArray
@@ -115,7 +99,6 @@ class Memory:
     rate: int
     token_count: int
     centre: FloatArray | None = None
-    feedback: Feedback | None = None
 
     def __post_init__(self) -> None:
         values = self.values
@@ -132,7 +115,7 @@ class Memory:
     @property
     def late(self) -> LateQuery | None:
         """The question as late interaction compares it; None where it is compared as one vector."""
-        return None if self.centre is None else LateQuery(self.values, self.centre, self.feedback)
+        return None if self.centre is None else LateQuery(self.values, self.centre)
 
     def search_vector(self) -> FloatArray:
         """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from index_rows import MODEL, WORDS, document, plain, row, values, words
 from clara.errors import InputError, StoreError, StoreModelError
 from clara.index import DocumentEntry, ExactIndex, IndexRow, LanceStore, PassageIndex, StoreModel
 from clara.index.ranking import fusion_depth
-from clara.records import Feedback, FloatArray, Hit, LateQuery, Memory
+from clara.records import FloatArray, Hit, LateQuery, Memory
 from clara.similarity import late_interaction
 
 SLOW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,10 +85,6 @@ def late(*parts: object) -> LateQuery:
 def test_late_interaction_is_the_oracle(filled: LanceStore, oracle: ExactIndex, seed: int, k: int, kind: str) -> None:
     parts: tuple[object, ...] = {"twin": ("same",), "stored": (f"d{seed % 30}", "v1", 1)}.get(kind, ("query", seed))
     query = late(*parts) if kind != "zero" else LateQuery(np.zeros_like(values("same")), values("centre")[0])
-    if seed % 2:
-        width = query.centre.size
-        matrix = np.random.default_rng(seed).standard_normal((width, width)).astype(np.float32)
-        query = replace(query, feedback=Feedback(2, matrix))
     for search in ("search_latent", "search_hybrid"):
         words_of = (QUERY,) if search == "search_hybrid" else ()
         found, wanted = (getattr(index, search)(flat(*parts), *words_of, k, late=query) for index in (filled, oracle))

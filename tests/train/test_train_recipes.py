@@ -23,7 +23,6 @@ MEASURING = {
     "results.toml",
     "results-short.toml",
     "results-baselines.toml",
-    "results-rankings.toml",
     "dro-smollm2-135m.toml",
     "dro-smollm2-135m-cpu.toml",
 }

@@ -25,7 +25,7 @@ from clara.index.protocol import (
 )
 from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.records import FloatArray, Hit, LateQuery
-from clara.similarity import late_scores
+from clara.similarity import late_interaction
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
 _K1 = 1.2
@@ -142,8 +142,7 @@ class ExactIndex:
         if late is None:
             return best(self._cosines(vector), k)
         near = best(self._cosines(vector), late_depth(k))
-        scores = late_scores(late, [self._rows[item.id].memory.values for item in near])
-        return best((Ranked(item.id, score) for item, score in zip(near, scores, strict=True)), k)
+        return best((Ranked(i.id, late_interaction(late, self._rows[i.id].memory.values)) for i in near), k)
 
     def _cosines(self, vector: FloatArray) -> list[Ranked]:
         """Every passage with its cosine, in float64."""

@@ -15,7 +15,7 @@ from clara.index import codec
 from clara.index.ranking import Ranked, best
 from clara.index.table import PassageTable
 from clara.records import FloatArray, LateQuery
-from clara.similarity import late_scores
+from clara.similarity import late_interaction
 
 # Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
 # scored again exactly.
@@ -83,11 +83,11 @@ class LatentScan:
         ]
 
     def reorder(self, passage_ids: list[str], query: LateQuery) -> list[Ranked]:
-        """The given passages, which compete with one another, with their scores by late interaction."""
-        stored = dict(self._table.stored(passage_ids))
-        found = [one for one in passage_ids if one in stored]
-        scores = late_scores(query, [codec.decode(stored[one], query.tokens.shape) for one in found])
-        return [Ranked(one, score) for one, score in zip(found, scores, strict=True)]
+        """The given passages with their scores by late interaction."""
+        return [
+            Ranked(passage_id, late_interaction(query, codec.decode(stored, query.tokens.shape)))
+            for passage_id, stored in self._table.stored(passage_ids)
+        ]
 
     def clear(self) -> None:
         """Give the memory back."""

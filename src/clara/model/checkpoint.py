@@ -74,9 +74,6 @@ class Manifest(Settings):
         contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
             (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
             interaction, whose centre of passages is the blank. A training run takes it out.
-        feedback: how many of the passages that a question finds first are asked in turn (``similarity.late_scores``),
-            where that was measured for this checkpoint; 0 for none. Needs late interaction. A training run takes it
-            out.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -95,7 +92,6 @@ class Manifest(Settings):
     latent_weight: float | None = Field(default=None, ge=0)
     wording: Wording | None = None
     contrast: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
-    feedback: int = Field(default=0, ge=0)
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
@@ -118,12 +114,10 @@ class Manifest(Settings):
             del values["wording"]
         if not self.contrast:
             del values["contrast"]
-        if not self.feedback:
-            del values["feedback"]
         return values
 
     @model_validator(mode="after")
-    def _measured_fits(self) -> Manifest:
+    def _contrast_fits(self) -> Manifest:
         if self.contrast and len(self.contrast) != len(self.compression.rates):
             raise ValueError(
                 f"contrast must hold one number for each of the rates {list(self.compression.rates)}, got "
@@ -131,13 +125,11 @@ class Manifest(Settings):
             )
         if any(self.contrast) and not self.late_interaction:
             raise ValueError("contrast needs late_interaction: the centre of its passages is what it contrasts with")
-        if self.feedback and not self.late_interaction:
-            raise ValueError("feedback needs late_interaction, which asks passages like questions")
         return self
 
     def unmeasured(self, **changed: object) -> Manifest:
         """The manifest of other weights than it was measured with: without what was measured, and with changes."""
-        return self.model_copy(update={"latent_weight": None, "wording": None, "contrast": (), "feedback": 0} | changed)
+        return self.model_copy(update={"latent_weight": None, "wording": None, "contrast": ()} | changed)
 
     def contrast_weight(self, rate: int) -> float:
         """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""

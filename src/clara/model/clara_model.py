@@ -22,7 +22,7 @@ from clara.model.generator import Contrast, Generator, Sampling
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
-from clara.records import Feedback, FloatArray, Generation, GenerationRequest, Memory, Wording
+from clara.records import Generation, GenerationRequest, Memory, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -270,7 +270,7 @@ class ClaraModel:
         centre = self._network.table.passage_centre(rate) if weight else None
         if centre is None:
             return None
-        values = np.tile(_array(centre), (self.memory_tokens(rate), 1))
+        values = np.tile(centre.float().cpu().numpy(), (self.memory_tokens(rate), 1))
         return Contrast(Memory(values, self.fingerprint, rate, token_count=0), weight)
 
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
@@ -297,8 +297,8 @@ class ClaraModel:
         self.manifest.compression.memory_tokens(rate)
         rows = [self._ids(text, f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
-        centre = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
-        late = (None, None) if centre is None else (_array(centre), self._feedback(rate))
+        shared = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
+        centre = None if shared is None else shared.float().cpu().numpy()
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
@@ -313,15 +313,10 @@ class ClaraModel:
                 )
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
-                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count, *late)
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count, centre)
                 if progress is not None:
                     progress(len(places))
         return [memories[i] for i in range(len(texts))]
-
-    def _feedback(self, rate: int) -> Feedback | None:
-        """How passages that a question finds are asked in turn, where the checkpoint wants that."""
-        projection = self._network.table.passage_projection(rate) if self.manifest.feedback else None
-        return None if projection is None else Feedback(self.manifest.feedback, _array(projection))
 
     def _ids(self, text: str, label: str) -> list[int]:
         ids = self._prompter.encoder_ids(text)
@@ -333,11 +328,6 @@ class ClaraModel:
                 "split it into passages first (clara.split_text)"
             )
         return ids
-
-
-def _array(tensor: torch.Tensor) -> FloatArray:
-    values: FloatArray = tensor.detach().float().cpu().numpy()
-    return values
 
 
 def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress | None = None) -> Path:

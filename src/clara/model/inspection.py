@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -242,8 +242,7 @@ class Inspector:
             InputError: ``k`` is not between 1 and the number of candidates.
         """
         stacked = torch.from_numpy(np.stack([memory.values for memory in candidates]))[None]
-        alone = replace(query, feedback=None)  # as in training, where passages are not asked in turn
-        scores = torch.tensor([similarities(alone, candidates)]).requires_grad_()
+        scores = torch.tensor([similarities(query, candidates)]).requires_grad_()
         chosen = straight_through_top_k(scores, k, temperature=temperature)
         prompt = self._prompt(question, [candidates[i] for i in chosen.indices[0].tolist()])
         with self._inside.weights.acting_as("generator") as model:

@@ -318,14 +318,6 @@ class MemoryTable(nn.Module):
         centres = self.query_passage_centre
         return None if centres is None else centres[self._config.rates.index(rate)]
 
-    def passage_projection(self, rate: int) -> Tensor | None:
-        """What makes a question's memory token of a passage's, its centre taken off: float32 [H, H]; None without one.
-
-        The questions' own projection: passages and questions lie in one space.
-        """
-        projection = self.query_projection
-        return None if projection is None else projection[self._config.rates.index(rate)]
-
     @torch.no_grad()
     def whiten_queries(self, documents: Tensor, questions: Tensor, *, rate: int) -> None:
         """Start the projection at an inverse covariance: what all passages, or all questions, share says little.

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from clara.data import DocText
 from clara.evaluate.baselines.composed import Composed, Ranking, digest, ranking_only
-from clara.evaluate.baselines.folders import compressor_identity, manifest_of, rate_of
+from clara.evaluate.baselines.folders import compressor_identity, rate_of
 from clara.evaluate.isolation import Failure, each
 from clara.evaluate.memories import MemoryBank, rank
 from clara.evaluate.protocol import AnswerModel
@@ -61,11 +61,7 @@ class Latent:
         self._model = model
         self._rate = rate
         self._memories = DocumentMemories(model, rate, shelf)
-        manifest = manifest_of(model)
-        parts: dict[str, object] = {"latent": model.fingerprint, "rate": rate}
-        if manifest is not None and manifest.feedback:
-            parts["feedback"] = manifest.feedback
-        self.fingerprint = digest(parts)
+        self.fingerprint = digest({"latent": model.fingerprint, "rate": rate})
 
     def rank(self, asks: Sequence[Ask]) -> list[Ranking | Failure]:
         """All candidates, best first; a failure if any candidate has no memory, as none can be left out."""
