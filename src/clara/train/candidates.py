@@ -6,8 +6,7 @@ tokens or memories. A question's candidates are a function of the records, the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,11 +39,11 @@ class Neighbours:
     def __init__(self, records: Iterable[DataRecord]) -> None:
         """Index the passages of ``records``; texts that differ in case and white space only count once."""
         passages = {key_of(text): text for record in records for text in passages_of(record)}
-        self.keys, self.texts = list(passages), list(passages.values())
-        self._index = WordIndex(self.texts)
+        self._keys, self._texts = list(passages), list(passages.values())
+        self._index = WordIndex(self._texts)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._texts)
 
     def of(self, record: PassageQA, count: int) -> list[str]:
         """The passages nearest to a record's questions, best first, at most ``count``.
@@ -54,8 +53,17 @@ class Neighbours:
         own = key_of(passages_of(record)[0])
         answers = [normalize_answer(answer) for pair in record.all_pairs for answer in pair.answers]
         asked = " ".join(pair.question for pair in record.all_pairs)
-        near = (i for i in self.ranked(asked) if self.keys[i] != own and not _holds(self.texts[i], answers))
-        return [self.texts[i] for i in islice(near, count)]
+        return self.first(self.ranked(asked), count, taken={own}, answers=answers)
+
+    def first(self, places: Iterable[int], count: int, *, taken: Container[str], answers: Sequence[str]) -> list[str]:
+        """The first ``count`` passages at ``places`` whose keys are not taken and that hold none of the answers."""
+        found: list[str] = []
+        for i in places:
+            if len(found) == count:
+                break
+            if self._keys[i] not in taken and not _holds(self._texts[i], answers):
+                found.append(self._texts[i])
+        return found
 
     def ranked(self, question: str) -> list[int]:
         """Numbers of the passages that share a word with the question, best first."""
@@ -120,15 +128,8 @@ class Candidates:
 
     def _others(self, pair: QAPair, taken: set[str], count: int, rng: np.random.Generator) -> list[str]:
         """The nearest passages of other records; where words give out, any."""
-        found: list[str] = []
-        answers = [normalize_answer(answer) for answer in pair.answers]
-        for i in self._order(pair.question, rng):
-            if len(found) == count:
-                break
-            text = self._near.texts[i]
-            if self._near.keys[i] not in taken and not (self._labelled and _holds(text, answers)):
-                found.append(text)
-        return found
+        answers = [normalize_answer(answer) for answer in pair.answers] if self._labelled else []
+        return self._near.first(self._order(pair.question, rng), count, taken=taken, answers=answers)
 
     def _order(self, question: str, rng: np.random.Generator) -> Iterator[int]:
         near = self._near.ranked(question)

@@ -81,7 +81,7 @@ def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> 
         raise TrainingError(f"no record is left to train stage {stage} on, out of {len(records)}: {dict(rejected)}")
     candidates = None
     if stage in SELECTING:
-        drawn = [sources[name][i] for name, i in _drawn(sources, config)]
+        drawn = _drawn(sources, _draws(sources, config))
         labelled = stage == "retriever"
         candidates = Candidates([*drawn, *held_out], config.candidates, labelled=labelled)
     return TrainingData(sources, held_out, rejected, candidates)
@@ -107,10 +107,10 @@ def _draws(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> 
     return mixture([len(sources[name]) for name in names], weights, seed=config.seed, length=length)
 
 
-def _drawn(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> list[tuple[str, int]]:
-    """The records that a run draws, each once: source and item, in order."""
+def _drawn(sources: Mapping[str, Sequence[DataRecord]], draws: npt.NDArray[np.int64]) -> list[DataRecord]:
+    """The records of a run's draws, each once, by source and item."""
     names = sorted(sources)
-    return [(names[s], int(i)) for s, i in np.unique(_draws(sources, config), axis=0)]
+    return [sources[names[s]][int(i)] for s, i in np.unique(draws, axis=0)]
 
 
 def make_example(
@@ -168,9 +168,8 @@ class PlannedBatches(Dataset[Batch]):
         # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
         self._order = drawn if stage in SELECTING else self._bucketed(drawn)
         self._passages = [r for source in self._sources for r in source if isinstance(r, PassageQA)]
-        self._near: Neighbours | None = None
-        if config.near_distractors:  # among what the run draws, as each passage has to be compressed
-            self._near = Neighbours(self._sources[s][i] for s, i in np.unique(drawn, axis=0))
+        # Among what the run draws, as each passage has to be compressed.
+        self._near = Neighbours(_drawn(data.sources, drawn)) if config.near_distractors else None
         rates = np.array(config.rate_weights or [1.0] * len(config.compression.rates))
         picks = np.random.default_rng([config.seed, 2]).choice(len(rates), size=len(self), p=rates / rates.sum())
         self._rates = [config.compression.rates[int(i)] for i in picks]
