@@ -24,6 +24,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "start": ("scp", "instruct", "end_to_end", "retriever"),
     "rate_weights": ("scp", "instruct", "end_to_end", "retriever"),
     "mse_weight": _COMPRESSING,
+    "near_distractors": ("instruct", "reader"),
     "candidates": SELECTING,
     "temperature": SELECTING,
     "reasoner_start": SELECTING,
