@@ -65,3 +65,5 @@ def test_toml_files(tmp_path: Path) -> None:
         read_toml(path)
     with pytest.raises(ConfigError, match=r"no configuration file at .*nothing"):
         read_toml(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"cannot be read as a configuration file: Is a directory"):
+        read_toml(tmp_path)

@@ -17,6 +17,7 @@ import torch
 from clara import pipeline
 from clara.config import CompressionConfig
 from clara.errors import ConfigError, InputError, StoreError, StoreModelError, StoreNotFoundError
+from clara.index.store import LanceStore
 from clara.ingest import document_uri, read_file
 from clara.model import ClaraModel
 from clara.model.create import Loaded
@@ -114,6 +115,65 @@ def test_pruning_keeps_what_could_not_be_read_this_time(docs: Path, tmp_path: Pa
         assert report.pruned == 0
         assert len({item.uri.partition("#")[0] for item in report.ingest.skipped}) == 4
         assert contents(rag) == before
+
+
+def test_pruning_leaves_records_of_a_file_that_was_not_read(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    (tmp_path / ".notes.jsonl").write_text(json.dumps({"title": "Bees", "text": "Bees dance."}) + "\n")
+    (tmp_path / "tower.txt").write_text("The tower is 330 metres high.")
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([tmp_path / ".notes.jsonl", tmp_path / "tower.txt"])
+        before = contents(rag)
+        report = rag.add([tmp_path / "tower.txt", tmp_path], prune=True)
+        assert (report.pruned, report.ingest.hidden) == (0, 1)
+        assert contents(rag) == before
+
+
+def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(
+    tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PASSAGES_A_COMMIT", 2)
+    file = tmp_path / "tower.txt"
+    file.write_text("The tower is 330 metres high.")
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([file])
+        before = contents(rag)
+        file.write_text("Bees dance to show where nectar is. " * 40)
+
+        def stop(_: AddProgress) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            rag.add([file], progress=stop)
+        assert rag.store.count() > 1, "some passages of the new version are stored"
+    file.write_text("The tower is 330 metres high.")
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        report = rag.add([file])
+        assert (report.unchanged, report.passages) == (1, 0)
+        assert contents(rag) == before
+        assert rag.search("bees nectar", mode="text") == []
+
+
+def test_a_call_that_was_killed_before_the_indexes_is_finished_by_the_same_call(
+    docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Clara.open(tmp_path / "fresh", model=tiny_model) as rag:
+        rag.add([docs])
+        wanted = [(hit.passage.id, hit.score) for hit in rag.search("tower", mode="text")]
+
+    def killed(_: LanceStore) -> None:
+        raise KeyboardInterrupt
+
+    with Clara.open(tmp_path / "killed", model=tiny_model) as rag:
+        rag.add([docs / "bees.md"])
+        with monkeypatch.context() as patched:
+            patched.setattr(LanceStore, "optimize", killed)
+            with pytest.raises(KeyboardInterrupt):
+                rag.add([docs])
+    with Clara.open(tmp_path / "killed", model=tiny_model) as rag:
+        assert not rag.store.settled()
+        assert rag.add([docs]).passages == 0
+        assert rag.store.settled(), "and other processes may write"
+        assert [(hit.passage.id, hit.score) for hit in rag.search("tower", mode="text")] == wanted
 
 
 def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:

@@ -180,8 +180,9 @@ class Clara:
                 progress(AddProgress(number, len(listing.files), counts.passages))
         batch.flush()
         skipped = {item.uri for item in reader.report().skipped}
-        pruned = self._prune(roots, seen, skipped) if prune else 0
-        if counts.passages or pruned:
+        read = {document_uri(path) for path in listing.files}
+        pruned = self._prune(roots, seen, read, skipped) if prune else 0
+        if not self.store.settled():
             self.store.optimize()
         return AddReport(
             added=counts.added,
@@ -197,6 +198,8 @@ class Clara:
     def _take(self, document: Document, known: DocumentEntry | None, batch: _Batch, counts: _Counts) -> None:
         if known is not None and known.content_hash == document.content_hash:
             counts.unchanged += 1
+            if len(self.store.passage_ids(document.uri)) != known.passages:
+                batch.finish(known)  # an update that was cut short and then taken back left passages of its own
             return
         if known is None:
             counts.added += 1
@@ -210,15 +213,16 @@ class Clara:
                 batch.add(passage, document)
         batch.finish(DocumentEntry(document.uri, document.content_hash, total))
 
-    def _prune(self, roots: Sequence[Path], seen: set[str], skipped: set[str]) -> int:
-        """Remove documents under ``roots`` that were not seen although they could have been."""
+    def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], skipped: set[str]) -> int:
+        """Remove documents under ``roots`` that were not seen although they could have been: their file was read."""
         bases = [document_uri(root) for root in roots]
         gone = []
         for uri in {*self.store.documents(), *self.store.unfinished()}:
-            source = uri.partition("#")[0] if not Path(uri).exists() else uri
+            source = uri if _is_there(uri) else uri.partition("#")[0]
             under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
-            # A file or record that is there but could not be read this time keeps what it had.
-            unread = Path(source).exists() and (source == uri or not skipped.isdisjoint((source, uri)))
+            # A file or record that is there but was not read this time keeps what it had.
+            unread = source == uri or source not in read or not skipped.isdisjoint((source, uri))
+            unread = unread and _is_there(source)
             if under and uri not in seen and not unread:
                 gone.append(uri)
         self.store.remove(gone)
@@ -442,6 +446,14 @@ def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
         )
         for hit in hits
     )
+
+
+def _is_there(path: str) -> bool:
+    """Whether a path exists; one that may not be looked at counts as there."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return True
 
 
 def split_text(text: str, model: ClaraModel, *, title: str = "") -> list[Passage]:

@@ -75,6 +75,9 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     other = WordSystem("words", make_settings(rate=2), minds_rate=True)
     examine(other, load(), Asking(tmp_path), rate=2)
     assert len(other.asked) == 8, "another fingerprint is another run"
+    quantised = WordSystem("words", make_settings())
+    examine(quantised, load(), Asking(tmp_path, precision="int4"))
+    assert len(quantised.asked) == 8, "so is another precision of the weights"
 
 
 def test_an_error_is_counted_named_and_in_no_mean(tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match=message):
                 way(tmp_path / name, MODEL)
         assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(StoreError, match="cannot be read"):
+        LanceStore.open(tmp_path / ("long" * 100), MODEL)  # the system refuses to look
 
 
 @pytest.mark.parametrize(

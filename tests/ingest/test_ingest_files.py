@@ -87,6 +87,8 @@ def test_missing_paths_are_all_named(tmp_path: Path) -> None:
     _make(tmp_path, "a.txt")
     with pytest.raises(InputError, match=r"no such file or folder: .*b\.txt, .*c; check"):
         find_files([tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c"])
+    with pytest.raises(InputError, match="no such file or folder: "):
+        find_files([tmp_path / ("long" * 100)])  # the system refuses to look
 
 
 def test_folder_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

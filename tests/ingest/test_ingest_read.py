@@ -153,10 +153,19 @@ def test_small_and_odd_pages_keep_their_text(tmp_path: Path, page: str) -> None:
 
 @pytest.mark.parametrize(
     ("label", "encoding"),
-    [("iso-8859-1", "cp1252"), ("windows-1251", "cp1251"), ("Shift_JIS", "shift_jis"), ("iso-2022-jp", "iso2022_jp")],
+    [
+        ("iso-8859-1", "cp1252"),
+        ("windows-1251", "cp1251"),
+        ("Shift_JIS", "shift_jis"),
+        ("x-sjis", "cp932"),
+        ("iso-2022-jp", "iso2022_jp"),
+        ("GB2312", "gbk"),
+        ("tis-620", "cp874"),
+    ],
 )
 def test_html_declared_encoding(tmp_path: Path, label: str, encoding: str) -> None:
-    sentence = {"cp1252": "Café “crème”.", "cp1251": "Пчела летит."}.get(encoding, "蜂が飛ぶ。")
+    sentences = {"cp1252": "Café “crème”.", "cp1251": "Пчела летит.", "cp874": "ผึ้งบิน", "gbk": "朱镕基说蜜蜂。"}
+    sentence = sentences.get(encoding, "蜂が飛ぶ。")
     page = f"<html><head><meta charset='{label}'><title>{sentence}</title></head><body><p>{sentence}</p></body></html>"
     document = _read(_write(tmp_path, "a.html", page.encode(encoding)))
     assert (document.title, document.text) == (sentence, sentence)

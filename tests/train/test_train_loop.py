@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file
 from train_cases import losses, passages, questions, settings
@@ -18,6 +20,7 @@ from train_cases import losses, passages, questions, settings
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
 from clara.train.loop import WHOLE, last_whole_checkpoint
+from clara.train.run_folder import LOCK_FILE, RUN_CONFIG
 from clara.train.run_log import Progress
 from clara.train.stage import train
 from clara.train.weights import WEIGHTS
@@ -119,7 +122,26 @@ def test_other_settings_in_the_same_folder(tiny_base: Path, undisturbed: Path) -
         train("scp", passages(20), settings(tiny_base, steps=7), undisturbed, cache=undisturbed)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         train("instruct", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+    with pytest.raises(TrainingError, match="holds a run with other data; choose another --out"):
+        train("scp", passages(21), settings(tiny_base), undisturbed, cache=undisturbed)
     assert sorted(undisturbed.iterdir()) == before
+
+
+def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None:
+    with (
+        FileLock(undisturbed / LOCK_FILE),
+        pytest.raises(TrainingError, match=r"another process trains in .*; wait until it ends"),
+    ):
+        train("scp", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+
+
+def test_a_run_from_before_the_data_was_recorded_goes_on(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "old"))
+    held = json.loads((out / RUN_CONFIG).read_text())
+    del held["data"]
+    (out / RUN_CONFIG).write_text(json.dumps(held))
+    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    assert losses(out) == losses(undisturbed)
 
 
 def test_the_loss_falls_when_a_few_records_are_learnt(tiny_base: Path, tmp_path: Path) -> None:

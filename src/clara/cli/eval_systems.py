@@ -143,6 +143,7 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
     from clara.evaluate.report import make_report  # noqa: PLC0415
     from clara.evaluate.sources import Sources  # noqa: PLC0415
     from clara.evaluate.system import SystemSettings  # noqa: PLC0415
+    from clara.model.placement import placement  # noqa: PLC0415
 
     out = asked.out or Path()
     name = grid.model if grid.model is not None and choice.model in {None, DEFAULT_MODEL} else choice.model
@@ -167,6 +168,7 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
         batch_size=grid.batch_size,
         retry_errors=asked.retry_errors,
         origin=origin.to_json(),
+        precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
     )
     scoring = Scoring(yes_no=grid.yes_no, seed=grid.seed)

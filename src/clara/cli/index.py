@@ -22,7 +22,6 @@ from clara.cli.options import (
 )
 from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
-from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.ingest import IngestReport, Skipped
@@ -67,9 +66,9 @@ def index(
      "skipped": {reason: [{"uri", "message"}]},
      "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:  # before the model is loaded
-        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling")
+    from clara.ingest import check_paths  # noqa: PLC0415
+
+    check_paths(paths)  # before the model is loaded
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     with open_rag(store, choice, rate=rate, create=True) as rag:
         with bar("files") as show:

@@ -71,6 +71,7 @@ class Asking:
         batch_size: questions asked, and kept, together: what a kill can lose.
         retry_errors: ask again what gave an error.
         origin: command, commit and machine, kept beside the replies.
+        precision: of the base weights (``bf16``, ``int4``, …): replies in another are another run's.
         strict: a system that cannot be built ends the run; else it is left out, with the reason.
     """
 
@@ -78,6 +79,7 @@ class Asking:
     batch_size: int = 8
     retry_errors: bool = False
     origin: Mapping[str, object] | None = None
+    precision: str | None = None
     strict: bool = True
 
 
@@ -141,6 +143,7 @@ def examine(
         "given": exam.given,
         "system": system.name,
         "fingerprint": system.fingerprint,
+        "precision": asking.precision,
         "rate": rate,
         "k": exam.k,
         "max_new_tokens": exam.max_new_tokens,

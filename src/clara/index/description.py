@@ -45,24 +45,29 @@ def read_description(folder: Path) -> StoreModel | None:
     Raises:
         StoreError: a file, a folder of something else, a damaged description, or a newer format.
     """
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        raise StoreError(f"{folder} is a file; a store is a folder: name another --store")
     path = folder / DESCRIPTION_FILE
     try:
+        if not folder.exists():
+            return None
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is a file; a store is a folder: name another --store")
+        if not path.exists():
+            _refuse_foreign(folder)
+            return None
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        foreign = sorted({entry.name for entry in folder.iterdir()} - {LOCK_FILE, _DRAFT_FILE})
-        if foreign:
-            raise StoreError(
-                f"{folder} is not a clara store: it has no {DESCRIPTION_FILE} but holds {foreign[0]}"
-                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}; name a new or empty folder as --store"
-            ) from None
-        return None
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+        raise StoreError(f"the store {folder} cannot be read: {error}") from error
     return _parse(text, path)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder without a description that holds something else."""
+    foreign = sorted({entry.name for entry in folder.iterdir()} - {LOCK_FILE, _DRAFT_FILE})
+    if foreign:
+        raise StoreError(
+            f"{folder} is not a clara store: it has no {DESCRIPTION_FILE} but holds {foreign[0]}"
+            f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}; name a new or empty folder as --store"
+        )
 
 
 def write_description(folder: Path, model: StoreModel) -> None:

@@ -131,6 +131,10 @@ class ExactIndex:
         rankings = (self._latent(vector, depth, late), best(self._bm25(query), depth))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
+    def settled(self) -> bool:
+        """Always: there is nothing to do."""
+        return True
+
     def optimize(self) -> None:
         """Nothing to do."""
 

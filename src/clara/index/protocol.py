@@ -197,6 +197,10 @@ class PassageIndex(Protocol):
         """
         ...
 
+    def settled(self) -> bool:
+        """Whether ``optimize`` has nothing to finish: every change so far was followed by one."""
+        ...
+
     def optimize(self) -> None:
         """End a round of changes: make searches fast again and give disk space back."""
         ...

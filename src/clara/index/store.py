@@ -250,6 +250,11 @@ class LanceStore:
             rankings = (self._rank_latent(vector, depth, version, late), self._rank_text(query, depth))
             return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
+    def settled(self) -> bool:
+        """Whether no change, of this process or of one that was killed, waits for ``optimize``."""
+        with self._turn:
+            return not self._lock.is_locked and self._ledger.fact(_TEXT_INDEX) == self._table.refresh()
+
     def optimize(self) -> None:
         """End a round of changes: compact if worth while, bring indexes up to date, let other processes write.
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from clara.ingest.document import document_uri, make_document
-from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, find_files
+from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
 from clara.ingest.report import IngestReport, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
@@ -20,6 +20,7 @@ __all__ = [
     "Reason",
     "Skipped",
     "TokenSpans",
+    "check_paths",
     "document_uri",
     "find_files",
     "iter_passages",

@@ -29,6 +29,16 @@ _HTML_ENCODINGS = frozenset(
 )
 # The standard reads these labels as Windows-1252, and so does every browser.
 _READ_AS_WINDOWS_1252 = frozenset(["ascii", "iso8859-1"])
+# Labels that the standard reads by a larger encoding than Python does, or that Python does not know.
+_LABELS = {
+    "gb2312": "gb18030",
+    "x-gbk": "gb18030",
+    "x-sjis": "cp932",
+    "windows-31j": "cp932",
+    "windows-949": "cp949",
+    "tis-620": "cp874",
+    "iso-8859-11": "cp874",
+}
 _DECLARATION = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9._:-]{1,40})""", re.IGNORECASE)
 _DECLARATION_WITHIN = 1024  # bytes: the HTML standard's own limit
 
@@ -81,8 +91,9 @@ def _declared_encoding(data: bytes) -> str | None:
     match = _DECLARATION.search(data[:_DECLARATION_WITHIN])
     if match is None:
         return None
+    label = match.group(1).decode("ascii").lower()
     try:
-        name = codecs.lookup(match.group(1).decode("ascii")).name
+        name = codecs.lookup(_LABELS.get(label, label)).name
     except LookupError:
         return None
     if name in _READ_AS_WINDOWS_1252:

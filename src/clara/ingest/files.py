@@ -44,15 +44,24 @@ def find_files(paths: Sequence[Path]) -> FileListing:
     Raises:
         InputError: a given path does not exist; the message names all that do not.
     """
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling")
+    check_paths(paths)
     walk = _Walk()
     for path in paths:
         walk.add(path.absolute())
     return FileListing(
         files=tuple(walk.files), unsupported=tuple(walk.unsupported), skipped=tuple(walk.skipped), hidden=walk.hidden
     )
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Make sure that all paths name something.
+
+    Raises:
+        InputError: a path does not exist or may not be looked at; the message names all that do not.
+    """
+    missing = [str(path) for path in paths if not os.path.exists(path)]  # noqa: PTH110 - Path.exists raises without permission
+    if missing:
+        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling and the permissions")
 
 
 class _Walk:

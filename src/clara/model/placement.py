@@ -44,6 +44,11 @@ class Placement:
         """Whether the weights may lie on several devices."""
         return self.device in SPREAD
 
+    @property
+    def precision(self) -> str:
+        """What the weights are held in: ``bf16``, ``fp16``, ``fp32``, ``int8`` or ``int4``."""
+        return f"int{self.bits}" if self.bits else next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of transformers' ``from_pretrained``; plain weights on the CPU need none but the dtype.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from clara.data import DataRecord
-from clara.errors import TrainingError
 from clara.model import checkpoint
 from clara.model.create import Loaded
 from clara.model.hub import Progress as HubProgress
@@ -29,12 +28,11 @@ from clara.train.loop import Outcome, Run, check_reporters, run
 from clara.train.plan import Collate, PlannedBatches, TrainingData, divide, held_out_examples
 from clara.train.processes import joined
 from clara.train.reader import ReaderCollator, reader_card
+from clara.train.run_folder import claimed
 from clara.train.run_log import Progress
 from clara.train.start import facts_of, keeps_memories, sample_questions, start, starts_projection, whiten
 from clara.train.validation import asked_questions, held_out
 from clara.train.weights import load_trained
-
-RUN_CONFIG = "config.json"
 
 
 def train(
@@ -50,7 +48,7 @@ def train(
 ) -> Path:
     """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
 
-    Goes on where a run with the same settings in ``out`` stopped.
+    Goes on where a run with the same settings and data in ``out`` stopped.
 
     Args:
         stage: which stage.
@@ -67,15 +65,15 @@ def train(
 
     Raises:
         ConfigError: the settings do not fit the stage, the data or what they name.
-        TrainingError: nothing to train on, or ``out`` holds a run with other settings.
+        TrainingError: nothing to train on, or ``out`` holds a run with other settings or data, or one that goes on.
     """
     check_run(stage, records, config)
     check_reporters(config)
     data = divide(records, stage, config)
-    with joined(device) as processes:
+    with joined(device) as processes, ExitStack() as kept:
         processes.check(config.batch_size, config.accumulation)
         if processes.first:
-            claim(out, stage, config)
+            kept.enter_context(claimed(out, stage, config, records))
         processes.wait()
         loaded = start(stage, data, config, cache, device, hub_progress)
         facts = facts_of(loaded, config)
@@ -180,31 +178,3 @@ def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage, config: T
             read = example.candidates if isinstance(example, Question) else example.texts
             texts[rate].update(dict.fromkeys(read))
     return {rate: list(found) for rate, found in texts.items()}
-
-
-def claim(out: Path, stage: Stage, config: TrainConfig) -> None:
-    """Make ``out`` the folder of this run, or make sure that it already is.
-
-    Raises:
-        TrainingError: a run with other settings is in it.
-    """
-    path = out / RUN_CONFIG
-    if path.is_file():
-        if not _same_run(path, stage, config):
-            raise TrainingError(f"{out} holds a run with other settings; choose another --out, or remove that folder")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    text = f'{{"stage": "{stage}", "config": {config.model_dump_json()}}}\n'
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
-def _same_run(path: Path, stage: Stage, config: TrainConfig) -> bool:
-    """Whether a run's settings are these; one from before a setting existed has its default."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        settings = TrainConfig.model_validate(held["config"])
-        return bool(held["stage"] == stage and settings.model_dump() == config.model_dump())
-    except (ValueError, KeyError, TypeError):  # pydantic's errors are ValueErrors
-        return False
