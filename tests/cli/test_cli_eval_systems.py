@@ -66,6 +66,9 @@ def test_a_trained_reader_answers_in_the_models_place(
     assert "give --context text" in wrong.err
     memory = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--reader", reader)
     assert "give --context text or --context none" in memory.err
+    public = clara("eval", "--data", FORMATS / "squad_v2.json", "--model", tiny_checkpoint)
+    assert public.code == 2
+    assert "--system clara" in public.err
 
 
 def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:

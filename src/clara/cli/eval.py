@@ -27,7 +27,7 @@ from clara.cli.options import (
 )
 from clara.cli.session import cache_folder, load_model
 from clara.cli.terminal import bar, console, note, print_json
-from clara.errors import InputError
+from clara.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from clara.evaluate import EvalResult
@@ -53,8 +53,8 @@ def evaluate(
         typer.Option(
             "--data",
             metavar="NAME|FILE",
-            help="Questions: a file of a public format or our own, or with --system a name (nq, hotpotqa, musique, "
-            "2wiki, squad) or a BEIR folder; may be given again.",
+            help="Questions: a file of our own records; with --system also a file of a public format, a name (nq, "
+            "hotpotqa, musique, 2wiki, squad) or a BEIR folder, and may be given again.",
         ),
     ] = None,
     given: Annotated[
@@ -270,7 +270,10 @@ def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
     values = {**single.values, "reader": (single.reader if named else None) or usual}
     config = check(EvalConfig, values, source="command line")
     folder = None if named else _reader_folder(str(single.reader), config.context)
-    reading = read_records(single.data)
+    try:
+        reading = read_records(single.data)
+    except RecordError as error:
+        raise RecordError(f"{error}; files of public formats are read with --system, as in --system clara") from None
     note(reading.summary())
     if single.out is not None:
         _make_folder(single.out)  # before the work, not after it
