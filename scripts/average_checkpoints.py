@@ -1,0 +1,57 @@
+"""Average a checkpoint's adapters with those of the checkpoint that its run started from.
+
+A last stage on new data is half kept so: it loses less of what the start could do and what it learnt is less noisy
+(Wortsman et al., Model soups, arXiv 2203.05482; LOG.md, 2026-11-28). LoRA factors are averaged as they are: runs from
+one start stay near enough for that. Only adapters may differ; memories in stores stay valid where the compressor's
+are equal.
+Usage: average_checkpoints.py START CHECKPOINT OUT   (START's share is a half)
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from clara.model import checkpoint
+
+SHARE = 0.5
+
+
+def main() -> None:
+    """Read two checkpoints, write the one between them."""
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    start, end, out = (Path(text) for text in sys.argv[1:])
+    manifests = [checkpoint.read_manifest(folder) for folder in (start, end)]
+    of_start, of_end = manifests
+    if (of_start.base_identity, of_start.compression) != (of_end.base_identity, of_end.compression):
+        sys.exit(f"expected checkpoints of one base model and one compression, got {start} and {end}")
+    if not _equal(start / checkpoint.MEMORY, end / checkpoint.MEMORY):
+        sys.exit(f"expected equal memory tables ({checkpoint.MEMORY}) in {start} and {end}; only adapters are averaged")
+    if out.exists():
+        sys.exit(f"{out} is there already; name a new folder")
+    shutil.copytree(end, out)
+    for path in sorted((end / "adapters").rglob(checkpoint.ADAPTER)):
+        place = path.relative_to(end)
+        first, last = load_file(start / place), load_file(path)
+        save_file({name: _between(first[name], last[name]) for name in last}, out / place, metadata={"format": "pt"})
+    weights = {"kept": "average", "start": str(start), "share": SHARE}
+    manifest = of_end.unmeasured(trained={**of_end.trained, "weights": weights})
+    (out / checkpoint.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _between(first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    return (SHARE * first.float() + (1 - SHARE) * last.float()).to(last.dtype)
+
+
+def _equal(first: Path, second: Path) -> bool:
+    left, right = load_file(first), load_file(second)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+if __name__ == "__main__":
+    main()
