@@ -26,22 +26,26 @@ def main() -> None:
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     start, end, out = (Path(text) for text in sys.argv[1:])
-    manifests = [checkpoint.read_manifest(folder) for folder in (start, end)]
-    of_start, of_end = manifests
+    of_start, of_end = (checkpoint.read_manifest(folder) for folder in (start, end))
     if (of_start.base_identity, of_start.compression) != (of_end.base_identity, of_end.compression):
         sys.exit(f"expected checkpoints of one base model and one compression, got {start} and {end}")
     if not _equal(start / checkpoint.MEMORY, end / checkpoint.MEMORY):
         sys.exit(f"expected equal memory tables ({checkpoint.MEMORY}) in {start} and {end}; only adapters are averaged")
     if out.exists():
         sys.exit(f"{out} is there already; name a new folder")
-    shutil.copytree(end, out)
-    for path in sorted((end / "adapters").rglob(checkpoint.ADAPTER)):
-        place = path.relative_to(end)
-        first, last = load_file(start / place), load_file(path)
-        save_file({name: _between(first[name], last[name]) for name in last}, out / place, metadata={"format": "pt"})
     weights = {"kept": "average", "start": str(start), "share": SHARE}
     manifest = of_end.unmeasured(trained={**of_end.trained, "weights": weights})
-    (out / checkpoint.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with checkpoint.replacing(out) as made:
+        shutil.copytree(end, made, dirs_exist_ok=True)
+        for path in sorted((end / "adapters").rglob(checkpoint.ADAPTER)):
+            place = path.relative_to(end)
+            first, last = load_file(start / place), load_file(path)
+            between = {name: _between(first[name], last[name]) for name in last}
+            save_file(between, made / place, metadata={"format": "pt"})
+        (made / checkpoint.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(
+            f"{end.name}, its adapters averaged with those of {start.name}.\n", encoding="utf-8"
+        )
 
 
 def _between(first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
