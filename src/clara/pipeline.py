@@ -218,12 +218,13 @@ class Clara:
         bases = [document_uri(root) for root in roots]
         gone = []
         for uri in {*self.store.documents(), *self.store.unfinished()}:
-            source = uri if _is_there(uri) else uri.partition("#")[0]
+            if uri in seen or _is_there(uri):  # a file that is there but could not be read keeps what it had
+                continue
+            source = uri.partition("#")[0]
             under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
-            # A file or record that is there but was not read this time keeps what it had.
-            unread = source == uri or source not in read or not skipped.isdisjoint((source, uri))
-            unread = unread and _is_there(source)
-            if under and uri not in seen and not unread:
+            # So does a record, if its file was not looked at or the record could not be read.
+            unread = source not in read or not skipped.isdisjoint((source, uri))
+            if under and not (unread and _is_there(source)):
                 gone.append(uri)
         self.store.remove(gone)
         return len(gone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,15 +20,11 @@ GENERATOR = Path("adapters") / "generator" / checkpoint.ADAPTER
 
 @pytest.fixture
 def average(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    spec = importlib.util.spec_from_file_location("average_checkpoints", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    main = runpy.run_path(str(SCRIPT))["main"]
 
     def call(*folders: Path) -> None:
         monkeypatch.setattr(sys, "argv", ["average", *map(str, folders)])
-        module.main()
+        main()
 
     return call
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file
 from train_cases import losses, passages, questions, settings
@@ -20,7 +20,7 @@ from train_cases import losses, passages, questions, settings
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
 from clara.train.loop import WHOLE, last_whole_checkpoint
-from clara.train.run_folder import LOCK_FILE, RUN_CONFIG
+from clara.train.run_folder import LOCK_FILE, RUN_CONFIG, claimed
 from clara.train.run_log import Progress
 from clara.train.stage import train
 from clara.train.weights import WEIGHTS
@@ -133,6 +133,11 @@ def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None
         pytest.raises(TrainingError, match=r"another process trains in .*; wait until it ends"),
     ):
         train("scp", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+
+
+def test_another_lock_that_is_held_is_not_mistaken_for_the_folders(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(Timeout), claimed(tmp_path / "run", "scp", settings(tiny_base), passages(2)):
+        raise Timeout("cache.lock")
 
 
 def test_a_run_from_before_the_data_was_recorded_goes_on(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:

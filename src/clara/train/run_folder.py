@@ -28,11 +28,12 @@ def claimed(out: Path, stage: Stage, config: TrainConfig, records: Sequence[Data
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / LOCK_FILE, timeout=0):
-            _claim(out / RUN_CONFIG, stage, config, data_hash(records))
-            yield
+        lock = FileLock(out / LOCK_FILE, timeout=0).acquire()
     except Timeout:
         raise TrainingError(f"another process trains in {out}; wait until it ends, or choose another --out") from None
+    with lock:
+        _claim(out / RUN_CONFIG, stage, config, data_hash(records))
+        yield
 
 
 def data_hash(records: Iterable[DataRecord]) -> str:
