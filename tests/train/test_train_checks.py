@@ -60,6 +60,7 @@ def test_all_faults_at_once(tiny_base: Path, tmp_path: Path) -> None:
         ("retriever", {"start": "CHECKPOINT", "rate_weights": (1, 2, 3)}, "one weight for each rate of"),
         ("retriever", {"start": "CHECKPOINT", "reasoner_start": "checkpoint"}, "has no query reasoner of its own"),
         ("reader", {"start": "CHECKPOINT"}, "start is set, but only stage scp and"),
+        ("reader", {"reader_context": "none", "quoted_weight": 1.0}, "a reader without context has nothing to quote"),
     ],
 )
 def test_one_fault(stage: Stage, values: dict[str, Any], message: str, tiny_base: Path, tiny_checkpoint: Path) -> None:

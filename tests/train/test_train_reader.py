@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +17,20 @@ from train_cases import losses, passages, questions, settings
 from transformers import AutoModelForCausalLM
 
 from clara import prompts
+from clara.config import CompressionConfig
 from clara.data import DataRecord, PassageQA
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel
 from clara.model.backbone import load_base
+from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.model.reader import MANIFEST, Reader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch
 from clara.train.config import Stage, TrainConfig
 from clara.train.examples import Example, Target
+from clara.train.losses import losses_of
+from clara.train.objective import quoted_loss, reply_logits
 from clara.train.plan import PlannedBatches, divide, make_example
 from clara.train.reader import ReaderCollator
 from clara.train.stage import train
@@ -61,6 +66,26 @@ def test_the_batch_is_the_prompt_of_the_model(context: Context, tiny_base: Path)
     assert batch.labels.tolist() == [*reply, prompter.eos]
     assert not batch.slots.any()
     assert batch.text_ids.numel() == 0
+
+
+@torch.no_grad()
+def test_a_reader_can_be_trained_among_quotations(
+    make_network: Callable[[CompressionConfig], Loaded], tiny_base: Path
+) -> None:
+    loaded = make_network(CompressionConfig(window_tokens=64))
+    network, prompter = loaded.network, loaded.prompter()
+    examples = [
+        Example(
+            TEXTS, tuple(Target(prompts.QUESTION + q, a) for q, a in (("How high?", "330 metres"), ("Who?", "Ants")))
+        )
+    ]
+    batch = ReaderCollator(prompter, window_tokens=64, context="text", quoted=True)(examples, rate=4)
+    assert batch.quotable is not None
+    assert len(batch.quotable.rows) == len(prompter.plain("330 metres")) + 1, "ants stand in no text"
+    free, quoted = (losses_of(network, batch, reading(tiny_base, quoted_weight=w)).total for w in (0.0, 0.5))
+    among = quoted_loss(batch, reply_logits(network, batch, None))
+    assert among > 0
+    assert float(quoted) == pytest.approx(float(free + 0.5 * among))
 
 
 def test_a_reader_sees_what_the_stage_would_see(tiny_base: Path) -> None:

@@ -162,7 +162,7 @@ class Collator:
             batch,
             text_index=torch.tensor([places[t] for t in texts]),
             memories=None if self._memories is None else self._memories(list(places), rate),
-            quotable=self._quotable(taken) if self._quoted else None,
+            quotable=self.quotable(taken) if self._quoted else None,
         )
 
     def of_texts(self, examples: Sequence[Example]) -> Batch:
@@ -190,7 +190,8 @@ class Collator:
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)
 
-    def _quotable(self, examples: Sequence[Example]) -> Quotable:
+    def quotable(self, examples: Sequence[Example]) -> Quotable:
+        """What could be quoted from the examples' texts in the place of their answers' tokens."""
         rows: list[int] = []
         allowed: list[set[int]] = []
         place = 0

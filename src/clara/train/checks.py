@@ -35,7 +35,7 @@ READ_BY: dict[str, tuple[Stage, ...]] = {
     "top_k": ("end_to_end",),
     "train_compressor": ("end_to_end",),
     "freeze_compressor": _COMPRESSING,
-    "quoted_weight": _COMPRESSING,
+    "quoted_weight": (*_COMPRESSING, "reader"),
     "reader_context": ("reader",),
     "reader_examples": ("reader",),
     "targets": _COMPRESSING,
@@ -87,6 +87,8 @@ def _against_each_other(stage: Stage, config: TrainConfig) -> list[str]:
         faults.append(f'stage {stage} starts from a checkpoint: set start = "DIR" (of stage scp or instruct)')
     if stage == "end_to_end" and config.top_k > config.candidates:
         faults.append(f"top_k is {config.top_k}, a question has only {config.candidates} candidates")
+    if stage == "reader" and config.reader_context == "none" and config.quoted_weight:
+        faults.append("quoted_weight is set, but a reader without context has nothing to quote from")
     if config.targets != "gold" and config.teacher is None:
         faults.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
     if config.targets == "gold" and config.teacher is not None:

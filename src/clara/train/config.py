@@ -81,8 +81,9 @@ class TrainConfig(Settings):
             candidates are then encoded at each step. Else both are frozen and each document is encoded once.
         freeze_compressor: in stages ``scp`` and ``instruct`` train the generator alone: compressor and memory table
             stay as they are, and each passage is compressed once.
-        quoted_weight: in the same stages, of the CE among the tokens that a quotation allows, beside the CE over the
-            whole vocabulary; for answers that can be quoted (``clara.model.quoting``). 0 leaves it out.
+        quoted_weight: in the same stages and in stage ``reader`` with text, of the CE among the tokens that a
+            quotation allows, beside the CE over the whole vocabulary; for answers that can be quoted
+            (``clara.model.quoting``). 0 leaves it out.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
             teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
             the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers

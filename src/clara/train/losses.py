@@ -31,4 +31,4 @@ def losses_of(network: Network, batch: Batch, config: TrainConfig) -> Losses:
             kl_weight=config.kl_weight,
             quoted_weight=config.quoted_weight,
         )
-    return reading_loss(network, batch)
+    return reading_loss(network, batch, quoted_weight=config.quoted_weight)

@@ -105,10 +105,20 @@ def teacher_distance(network: Network, batch: Batch, logits: Tensor) -> Tensor:
     return summed / batch.weights.sum() * batch.label_share
 
 
-def reading_loss(network: Network, batch: Batch) -> Losses:
-    """CE of the targets where the decoder reads text, or the question alone: there are no memories."""
-    cross_entropy = reply_loss(network, batch, None)
-    return Losses(total=cross_entropy, cross_entropy=cross_entropy, mse=torch.zeros_like(cross_entropy))
+def reading_loss(network: Network, batch: Batch, *, quoted_weight: float = 0.0) -> Losses:
+    """CE of the targets where the decoder reads text, or the question alone: there are no memories.
+
+    Args:
+        network: with gradients where the stage wants them.
+        batch: without texts to compress.
+        quoted_weight: of the CE among quotations, where the batch has them.
+    """
+    logits = reply_logits(network, batch, None)
+    cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
+    total = cross_entropy
+    if batch.quotable is not None and quoted_weight:
+        total = total + quoted_weight * quoted_loss(batch, logits)
+    return Losses(total=total, cross_entropy=cross_entropy, mse=torch.zeros_like(cross_entropy))
 
 
 def reply_loss(network: Network, batch: Batch, memories: Tensor | None) -> Tensor:

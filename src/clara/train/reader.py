@@ -21,15 +21,16 @@ from clara.train.examples import Example
 class ReaderCollator:
     """Builds the batches of stage ``reader``: decoder sequences that are the prompts of ``model.reader``."""
 
-    def __init__(self, prompter: Prompter, *, window_tokens: int, context: ReaderContext) -> None:
+    def __init__(self, prompter: Prompter, *, window_tokens: int, context: ReaderContext, quoted: bool = False) -> None:
         self._collator = Collator(prompter, window_tokens=window_tokens)
-        self._context = context
+        self._context, self._quoted = context, quoted
 
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
         """Make a batch; ``rate`` is noted and changes nothing."""
         taken = examples if asked is None else [examples[i] for i in asked]
         make = self._collator.of_texts if self._context == "text" else self._collator.closed_book
-        return replace(make(taken), rate=rate)
+        quotable = self._collator.quotable(taken) if self._quoted else None
+        return replace(make(taken), rate=rate, quotable=quotable)
 
 
 def readable(example: Example | None, config: TrainConfig) -> Example | None:

@@ -147,7 +147,8 @@ def _save_reader(
 def _collator(stage: Stage, config: TrainConfig, loaded: Loaded, documents: Documents | None) -> Collate:
     prompter, window = Prompter(loaded.base.tokenizer), config.compression.window_tokens
     if stage == "reader":
-        return ReaderCollator(prompter, window_tokens=window, context=config.reader_context)
+        quoted = config.quoted_weight > 0
+        return ReaderCollator(prompter, window_tokens=window, context=config.reader_context, quoted=quoted)
     if stage not in SELECTING:
         return Collator(prompter, window_tokens=window, memories=documents, quoted=config.quoted_weight > 0)
     return CandidateCollator(
