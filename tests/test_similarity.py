@@ -9,7 +9,7 @@ import torch
 from clara.errors import MemoryMismatchError
 from clara.model.selection import late_matrix
 from clara.records import FloatArray, LateQuery, Memory
-from clara.similarity import late_interaction, similarities
+from clara.similarity import COVERAGE, covering, late_interaction, ranking, similarities, token_matches
 
 
 def drawn(*shape: int, seed: int) -> FloatArray:
@@ -65,6 +65,50 @@ def test_one_word_among_many_is_found_by_late_interaction_and_lost_in_the_mean()
             float(whole.search_vector() @ passage.search_vector())
         )
         assert similarities(whole, [passage])[0] < 0.3
+
+
+def worth(matches: FloatArray, chosen: list[int]) -> float:
+    """What a set of passages is worth by its definition."""
+    rows = matches.astype(np.float64)[chosen]
+    together = rows.max(axis=0, initial=0).sum()
+    return float((1 - COVERAGE) * rows.sum() + COVERAGE * together)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_place_goes_to_what_adds_most(seed: int) -> None:
+    matches = drawn(7, 5, seed=seed)
+    placed = covering(list(matches), 5)
+    chosen: list[int] = []
+    for place in placed:
+        left = [i for i in range(7) if i not in chosen]
+        added = {i: worth(matches, [*chosen, i]) - worth(matches, chosen) for i in left}
+        assert place.index == max(left, key=added.__getitem__)
+        assert place.score == pytest.approx(added[place.index], abs=1e-6)
+        chosen.append(place.index)
+    scores = [place.score for place in placed]
+    assert scores == sorted(scores, reverse=True)
+    assert covering(list(matches), 9)[:5] == placed
+    assert covering([], 3) == []
+
+
+def test_a_question_about_two_things_finds_a_passage_on_each() -> None:
+    tower, bee, rest, centre = *np.eye(3, 16, dtype=np.float32), np.zeros(16, dtype=np.float32)
+    about = [Memory(np.stack([rest + part * tower, rest]), "m", 8, 2) for part in (5, 4, 3)]
+    about.append(Memory(np.stack([rest + 2 * bee, rest]), "m", 8, 2))
+    query = Memory(np.stack([1.5 * tower, bee]), "m", 8, 2, centre)
+    assert np.argsort(similarities(query, about)).tolist() == [3, 2, 1, 0]
+    assert ranking(query, about) == [0, 3, 1, 2]
+    late = query.late
+    assert late is not None
+    first = covering([token_matches(late, memory.values) for memory in about], 1)[0]
+    assert first.score == pytest.approx(late_interaction(late, about[0].values))
+
+
+def test_equals_keep_their_order() -> None:
+    same = [Memory(np.ones((2, 8), dtype=np.float32), "m", 8, 2)] * 4
+    for centre in (None, np.zeros(8, dtype=np.float32)):
+        assert ranking(Memory(drawn(2, 8, seed=0), "m", 8, 2, centre), same) == [0, 1, 2, 3]
+        assert ranking(Memory(np.zeros((2, 8), dtype=np.float32), "m", 8, 2, centre), same) == [0, 1, 2, 3]
 
 
 def test_the_search_vector_of_a_late_question_is_its_mean_at_each_memory_token() -> None:

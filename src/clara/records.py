@@ -135,8 +135,8 @@ class Hit:
 
     Attributes:
         passage: the passage found.
-        score: cosine or late interaction for ``latent``, BM25 for ``text``, reciprocal rank fusion for ``hybrid``;
-            higher is better.
+        score: cosine for ``latent``, or late interaction (half of it only what the hits above lack); BM25 for
+            ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
         memory: the passage's memory as stored.
     """
 

@@ -1,18 +1,43 @@
 """How near a question's memory is to a passage's: one vector against one, or memory token against memory tokens.
 
-Numpy only, for the store and for evaluation; ``model.selection`` has the same under gradient.
-Shape letters: N memory tokens, H hidden size.
+Numpy only, for the store and for evaluation; ``model.selection`` has the similarities under gradient.
+Shape letters: P passages, N memory tokens, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from clara.records import FloatArray, LateQuery, Memory
 
+COVERAGE = 0.5
+"""Share of a passage's score that is what it adds to the passages above it; chosen on training questions (LOG.md)."""
 _SMALLEST = np.float32(1e-30)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A passage in its place of a ranking.
+
+    Attributes:
+        index: which passage.
+        score: what it was placed by; never above that of the passage before.
+    """
+
+    index: int
+    score: float
+
+
+def ranking(query: Memory, passages: Sequence[Memory]) -> list[int]:
+    """Indices of all passages, best first, of equals the first first; by ``covering`` for late interaction."""
+    late = query.late
+    if late is not None and passages:
+        return [placed.index for placed in covering([token_matches(late, p.values) for p in passages], len(passages))]
+    order: list[int] = np.argsort(-np.array(similarities(query, passages)), kind="stable").tolist()
+    return order
 
 
 def similarities(query: Memory, passages: Iterable[Memory]) -> list[float]:
@@ -37,7 +62,47 @@ def late_interaction(query: LateQuery, passage: FloatArray) -> float:
     Returns:
         From -1 to 1; 0 for a question of zeros.
     """
+    return float(token_matches(query, passage).sum())
+
+
+def token_matches(query: LateQuery, passage: FloatArray) -> FloatArray:
+    """What each memory token of the question adds to ``late_interaction``, whose arguments these are: float32 [N]."""
     centred = passage - query.centre
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _SMALLEST)
-    best = (query.tokens @ centred.T).max(axis=1).sum()
-    return float(best / np.maximum(np.linalg.norm(query.tokens, axis=1).sum(), _SMALLEST))
+    best: FloatArray = (query.tokens @ centred.T).max(axis=1)
+    best /= np.maximum(np.linalg.norm(query.tokens, axis=1).sum(), _SMALLEST)
+    return best
+
+
+def covering(matches: Sequence[FloatArray], k: int) -> list[Placed]:
+    """Rank passages so that those on top match all of the question together, not each the same part of it.
+
+    What a set of passages is worth is, in equal shares, the sum of their late interactions and the late interaction of
+    all their memory tokens as if of one passage. Each place goes to the passage that adds most to those above it. A
+    question about two things then finds a passage on each, and a second copy of a passage counts half. Greedy choice
+    of a submodular worth, as in maximal marginal relevance (Carbonell and Goldstein, 1998; Lin and Bilmes, 2011), per
+    memory token of the question.
+
+    Args:
+        matches: of each passage, float32 [N] (``token_matches``).
+        k: places.
+
+    Returns:
+        At most ``k``, best first; of equals the first first. The first has about its late interaction as its score.
+    """
+    if not matches:
+        return []
+    each = np.stack(matches).astype(np.float64)  # [P, N]
+    alone = each.sum(axis=1)
+    covered = np.zeros(each.shape[1])
+    left = np.ones(len(each), dtype=bool)
+    placed: list[Placed] = []
+    for _ in range(min(k, len(each))):
+        added = np.maximum(each - covered, 0).sum(axis=1)
+        worth = np.where(left, (1 - COVERAGE) * alone + COVERAGE * added, -np.inf)
+        index = int(worth.argmax())
+        # Sums of floats may rise by a rounding error where the true worth cannot.
+        score = min(float(worth[index]), placed[-1].score if placed else np.inf)
+        placed.append(Placed(index, score))
+        covered, left[index] = np.maximum(covered, each[index]), False
+    return placed

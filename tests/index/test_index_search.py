@@ -14,7 +14,7 @@ from clara.errors import InputError, StoreError, StoreModelError
 from clara.index import DocumentEntry, ExactIndex, IndexRow, LanceStore, PassageIndex, StoreModel
 from clara.index.ranking import fusion_depth
 from clara.records import FloatArray, Hit, LateQuery, Memory
-from clara.similarity import late_interaction
+from clara.similarity import covering, late_interaction, token_matches
 
 SLOW = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 QUERY = "karst loam amber"
@@ -95,7 +95,10 @@ def test_late_interaction_is_the_oracle(filled: LanceStore, oracle: ExactIndex, 
 def test_late_interaction_orders_anew_what_is_near_as_a_whole(filled: LanceStore) -> None:
     query = late("question")
     found = filled.search_latent(flat("question"), 30, late=query)
-    assert [hit.score for hit in found] == [late_interaction(query, hit.memory.values) for hit in found]
+    assert found[0].score == pytest.approx(max(late_interaction(query, hit.memory.values) for hit in found))
+    placed = covering([token_matches(query, hit.memory.values) for hit in found], 30)
+    assert [p.index for p in placed] == list(range(30)), "what stands above decides what a passage adds"
+    assert [hit.score for hit in found] == [p.score for p in placed]
     assert ids(found) != ids(filled.search_latent(flat("question"), 30))
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
-
-import numpy as np
 
 from clara.data import DocText
 from clara.errors import DocumentError, MemoryMismatchError
@@ -19,7 +16,7 @@ from clara.evaluate.protocol import AnswerModel, Splitter
 from clara.ingest import make_document
 from clara.prompts import passage_text
 from clara.records import Memory
-from clara.similarity import similarities
+from clara.similarity import ranking
 
 # Texts handed to the model in one call; it forms its own batches of them by length.
 _TEXTS_A_CALL = 64
@@ -95,7 +92,7 @@ class MemoryBank:
 
 
 def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
-    """Order documents by their nearest window (``similarity.similarities``).
+    """Order documents by their first window in the order of all windows (``similarity.ranking``).
 
     Args:
         query: memory of the question, [N, H].
@@ -104,9 +101,9 @@ def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
     Returns:
         Indices into ``docs``, best first; of equal documents the first comes first.
     """
-    found = iter(similarities(query, (memory for windows in docs for memory in windows)))
-    scores = [max(islice(found, len(windows))) for windows in docs]
-    return tuple(int(index) for index in np.argsort(-np.asarray(scores), kind="stable"))
+    owners = [place for place, windows in enumerate(docs) for _ in windows]
+    order = ranking(query, [memory for windows in docs for memory in windows])
+    return tuple(dict.fromkeys(owners[index] for index in order))
 
 
 def _together(memories: Sequence[Memory | Failure]) -> tuple[Memory, ...] | Failure:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from clara.records import Generation, GenerationRequest, Memory
-from clara.similarity import similarities
+from clara.similarity import ranking
 
 PEAK_SIZE = 2048
 """Side of the square matrices whose product stands for the machine's peak: large enough to be bound by arithmetic."""
@@ -275,8 +274,7 @@ def bench_candidates(
 def _choose_and_answer(model: SpeedModel, question: str, memories: Sequence[Memory], *, k: int, rate: int) -> None:
     """Encode a question, choose by similarity, and make the first token of the answer."""
     query = model.encode_queries([question], rate=rate)[0]
-    scores = np.array(similarities(query, memories))
-    best = tuple(memories[i] for i in np.argsort(-scores, kind="stable")[:k])
+    best = tuple(memories[i] for i in ranking(query, memories)[:k])
     model.generate_many([GenerationRequest(question, memories=best)], max_new_tokens=1)
 
 

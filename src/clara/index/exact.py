@@ -25,7 +25,7 @@ from clara.index.protocol import (
 )
 from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.records import FloatArray, Hit, LateQuery
-from clara.similarity import late_interaction
+from clara.similarity import covering, token_matches
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
 _K1 = 1.2
@@ -145,8 +145,9 @@ class ExactIndex:
         """Best ``k`` by memory."""
         if late is None:
             return best(self._cosines(vector), k)
-        near = best(self._cosines(vector), late_depth(k))
-        return best((Ranked(i.id, late_interaction(late, self._rows[i.id].memory.values)) for i in near), k)
+        ids = sorted(item.id for item in best(self._cosines(vector), late_depth(k)))
+        matches = [token_matches(late, self._rows[passage_id].memory.values) for passage_id in ids]
+        return [Ranked(ids[placed.index], placed.score) for placed in covering(matches, k)]
 
     def _cosines(self, vector: FloatArray) -> list[Ranked]:
         """Every passage with its cosine, in float64."""

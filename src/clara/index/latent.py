@@ -15,7 +15,7 @@ from clara.index import codec
 from clara.index.ranking import Ranked, best
 from clara.index.table import PassageTable
 from clara.records import FloatArray, LateQuery
-from clara.similarity import late_interaction
+from clara.similarity import covering, token_matches
 
 # Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
 # scored again exactly.
@@ -82,12 +82,12 @@ class LatentScan:
             Ranked(passage_id, codec.cosine(stored, vector)) for passage_id, stored in self._table.stored(passage_ids)
         ]
 
-    def reorder(self, passage_ids: list[str], query: LateQuery) -> list[Ranked]:
-        """The given passages with their scores by late interaction."""
-        return [
-            Ranked(passage_id, late_interaction(query, codec.decode(stored, query.tokens.shape)))
-            for passage_id, stored in self._table.stored(passage_ids)
-        ]
+    def reorder(self, passage_ids: list[str], query: LateQuery, k: int) -> list[Ranked]:
+        """The best ``k`` of the given passages by late interaction (``similarity.covering``), ties by id."""
+        stored = dict(self._table.stored(passage_ids))
+        ids = sorted(stored)
+        matches = [token_matches(query, codec.decode(stored[i], query.tokens.shape)) for i in ids]
+        return [Ranked(ids[placed.index], placed.score) for placed in covering(matches, k)]
 
     def clear(self) -> None:
         """Give the memory back."""

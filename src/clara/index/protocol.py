@@ -159,8 +159,8 @@ class PassageIndex(Protocol):
         Args:
             vector: float32 [N * H], any length but finite; of length 0 it has cosine 0 with everything.
             k: at least 1.
-            late: puts the best :func:`clara.index.ranking.late_depth` of them in order anew, by late interaction,
-                whose score they then have.
+            late: puts the best :func:`clara.index.ranking.late_depth` of them in order anew, by late interaction
+                (:func:`clara.similarity.covering`), whose score they then have.
 
         Raises:
             StoreError: the question has another shape or is not finite.

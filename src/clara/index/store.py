@@ -294,7 +294,7 @@ class LanceStore:
         if late is None:
             return self._rank_whole(vector, k, version)
         near = self._rank_whole(vector, late_depth(k), version)
-        return best(self._latent.reorder([item.id for item in near], late), k)
+        return self._latent.reorder([item.id for item in near], late, k)
 
     def _rank_whole(self, vector: FloatArray, k: int, version: int) -> list[Ranked]:
         """Best ``k`` by cosine: exact, or exact among what the approximate index hands over."""
