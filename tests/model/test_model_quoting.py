@@ -78,6 +78,24 @@ def test_numbers_names_and_signs_are_quoted_whole(quotations: Quotations, tiny_m
     assert all(one in BESIDE or any(one in line for line in lines) for one in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "whole", "cut"),
+    [
+        ("It was -52 degrees, or −5.", {"-52", "-52 degrees", "−5"}, {"52", "5", "-"}),
+        ("Written in C++ and C#.", {"C++", "C#", "C++ and C#"}, {"C", "C+"}),
+        ("Rated A+ from 1868-1869.", {"A+", "1868", "1869", "1868-1869"}, {"A", "-1869"}),
+        ("1+1 is >5%, +3 dB", {"1", ">5%", "+3"}, {"1+", "5%", "3"}),
+        ("A cafe\u0301 by the sea", {"cafe\u0301"}, {"cafe"}),
+        ("हिन्दी भाषा", {"हिन्दी", "भाषा", "हिन्दी भाषा"}, {"हिन", "न्दी", "ह"}),
+        ("ดีมาก", {"ดี", "ดีมาก"}, {"ด"}),
+    ],
+)
+def test_signs_and_marks_go_with_their_word(text: str, whole: set[str], cut: set[str], tiny_model: ClaraModel) -> None:
+    found = every(Quotations(tiny_model._tokenizer, [text]), tiny_model)
+    assert whole <= found
+    assert not found & cut
+
+
 def test_a_long_line_is_quoted_in_part_and_an_empty_one_not_at_all(tiny_model: ClaraModel) -> None:
     long = " ".join(f"word{number}" for number in range(200))
     quotations = Quotations(tiny_model._tokenizer, [long, "", "…!?"])

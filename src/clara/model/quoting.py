@@ -8,11 +8,11 @@ Knows texts and token ids, not models.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import regex
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -28,10 +28,13 @@ BESIDE = ("yes", "no", "Yes", "No")
 """Answers that need not stand in a source."""
 
 # Scripts without spaces word by character; else letters and digits with points, commas and the like between them (3.5,
-# 1,889, U.S., O'Brien) and a sign before or after.
-_UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
-_LETTERS = rf"(?:(?!{_UNSPACED})[^\W_])+"
-_WORD = re.compile(rf"{_UNSPACED}|[$€£¥#@]?{_LETTERS}(?:[.,:'’/]{_LETTERS})*[%°]?")
+# 1,889, U.S., O'Brien). Marks (accents, vowel signs) go with the letter before. A sign belongs to a word that it stands
+# at: before any ($5, #3), before a number that nothing is joined to (-52, but not 1868-1869), after (25%, C++).
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
+_LETTERS = rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}]\p{{M}}*)+"
+_BEFORE = r"(?:(?<![\p{L}\p{M}\p{N}])[-−+±~<>≤≥](?=[$€£¥]?\p{N}))?[$€£¥#@]?"
+_AFTER = r"(?:[%°]|(?:\+\+|[+#])(?![\p{L}\p{N}]))?"
+_WORD = regex.compile(rf"{_UNSPACED}|{_BEFORE}{_LETTERS}(?:[.,:'’/]{_LETTERS})*{_AFTER}")
 
 
 @dataclass(frozen=True, slots=True)
