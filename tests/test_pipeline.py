@@ -128,6 +128,24 @@ def test_pruning_leaves_records_of_a_file_that_was_not_read(tmp_path: Path, tiny
         assert contents(rag) == before
 
 
+def test_a_number_sign_in_a_name_is_part_of_the_name(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    for name in ("C", "C# notes", "C#"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"About {name}.")
+    faq = tmp_path / "C# notes" / "faq.jsonl"
+    faq.write_text("".join(json.dumps({"text": f"Answer {i}."}) + "\n" for i in range(3)))
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([tmp_path])
+        assert rag.remove([tmp_path / "C"]) == 1
+        lines = faq.read_text().splitlines()
+        faq.write_text("\n".join([lines[0], "{not JSON", lines[2]]))
+        (tmp_path / "C# notes" / "a.txt").unlink()
+        assert rag.add([tmp_path / "C# notes"], prune=True).pruned == 1, "the record that cannot be read stays"
+        left = {document_uri(faq) + f"#{i}" for i in (1, 2, 3)} | {document_uri(tmp_path / "C#" / "a.txt")}
+        assert set(rag.store.documents()) == left
+        assert rag.remove([faq]) == 3
+
+
 def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(
     tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

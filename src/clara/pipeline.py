@@ -21,6 +21,7 @@ from clara.ingest import (
     find_files,
     iter_passages,
     make_document,
+    source_of,
 )
 from clara.model import ClaraModel, Sampling
 from clara.records import (
@@ -220,7 +221,7 @@ class Clara:
         for uri in {*self.store.documents(), *self.store.unfinished()}:
             if uri in seen or _is_there(uri):  # a file that is there but could not be read keeps what it had
                 continue
-            source = uri.partition("#")[0]
+            source = source_of(uri)
             under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
             # So does a record, if its file was not looked at or the record could not be read.
             unread = source not in read or not skipped.isdisjoint((source, uri))
@@ -242,7 +243,7 @@ class Clara:
         chosen: set[str] = set()
         for source in sources:
             base = str(source) if str(source) in uris else document_uri(Path(source))
-            found = {uri for uri in uris if uri == base or uri.startswith((base.rstrip("/") + "/", base + "#"))}
+            found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
             if not found:
                 raise InputError(
                     f"nothing in the store comes from {source}; `clara info --documents` lists what is there"

@@ -217,6 +217,27 @@ def test_saving_where_something_else_is(make_network: Make, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_a_link_stays_a_link_and_the_working_folder_stays(
+    make_network: Make, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = make_network(load(copied).manifest.compression)
+    link = tmp_path / "link"
+    link.symlink_to(copied, target_is_directory=True)
+    for _ in range(2):
+        checkpoint.save(loaded.network, loaded.manifest, link, card="")
+    assert link.readlink() == copied
+    assert load(copied).fingerprint == load(link).fingerprint
+    (tmp_path / "file").write_text("Dear")
+    with pytest.raises(CheckpointError, match="is a file, a checkpoint is a folder"):
+        checkpoint.save(loaded.network, loaded.manifest, tmp_path / "file", card="")
+    monkeypatch.chdir(copied)
+    here = Path(".")  # noqa: PTH201 - as a user writes it
+    assert load(here).fingerprint == load(copied).fingerprint
+    with pytest.raises(CheckpointError, match="is the working folder"):
+        checkpoint.save(loaded.network, loaded.manifest, here, card="")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "file", "link"]
+
+
 @pytest.mark.parametrize("target", ["write", "rename 1", "rename 2", "clean"])
 def test_a_kill_while_saving_leaves_a_whole_checkpoint(
     target: str, make_network: Make, copied: Path, monkeypatch: pytest.MonkeyPatch

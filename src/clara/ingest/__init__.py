@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from clara.ingest.document import document_uri, make_document
+from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
 from clara.ingest.report import IngestReport, Reason, Skipped
@@ -25,6 +25,7 @@ __all__ = [
     "find_files",
     "iter_passages",
     "make_document",
+    "source_of",
     "read_file",
     "split",
 ]

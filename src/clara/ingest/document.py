@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clara.ingest.report import Skipped, fault
 from clara.records import Document
+
+_RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)
+"""The uri of a record (``read_jsonl``); a name may hold any other mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,12 @@ def document_uri(path: Path) -> str:
     """
     resolved = Path(os.path.realpath(path)).as_posix()
     return resolved.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def source_of(uri: str) -> str:
+    """The uri of the file that a document comes from: a record's own file, else the document itself."""
+    found = _RECORD.fullmatch(uri)
+    return found[1] if found else uri
 
 
 def make_document(uri: str, title: str, text: str, metadata: Mapping[str, str] | None = None) -> Document:

@@ -189,8 +189,7 @@ def save(
     Raises:
         CheckpointError: the folder exists and is not a checkpoint, or a value is not finite.
     """
-    if folder.exists() and not is_checkpoint(folder) and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} exists and is not a checkpoint; choose another folder")
+    check_replaceable(folder)
     table = network.table
     own = {
         "query_read_out": bool(table.read_out_of_queries()),
@@ -202,9 +201,33 @@ def save(
         _write(network, manifest, scratch, card=card, dtype=dtype)
 
 
+def check_replaceable(folder: Path, *, manifest: str = MANIFEST, kind: str = "a checkpoint") -> None:
+    """Refuse a folder that ``replacing`` must not replace: the working folder, or one that holds something else.
+
+    Args:
+        folder: empty, missing, or of the kind.
+        manifest: the file that a folder of the kind has.
+        kind: for the message.
+
+    Raises:
+        CheckpointError: says what stands there.
+    """
+    settle(folder)
+    if folder.resolve() == Path.cwd():
+        raise CheckpointError(f"{folder} is the working folder, which cannot be replaced whole; name a folder in it")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file, {kind} is a folder; choose another name")
+    if folder.exists() and not (folder / manifest).is_file() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} exists and is not {kind}; choose another folder")
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of ``folder`` at the end: whole, or not at all after an error."""
+    """An empty folder to fill, which takes the place of ``folder`` at the end: whole, or not at all after an error.
+
+    Where ``folder`` is a symbolic link, what it points to is replaced.
+    """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -226,12 +249,13 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _replaced(folder: Path) -> Path:
-    """Where a checkpoint is for the moment in which another takes its place."""
+    """Where a checkpoint is for the moment in which another takes its place; ``folder`` is resolved."""
     return folder.with_name(f".{folder.name}-replaced")
 
 
 def settle(folder: Path) -> None:
     """Put the old checkpoint back if a save was killed between its two renames."""
+    folder = folder.resolve()
     old = _replaced(folder)
     if not folder.exists() and old.is_dir():
         old.rename(folder)

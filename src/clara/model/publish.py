@@ -128,8 +128,8 @@ def pull(
         HubError: it cannot be had.
         CheckpointError: what came is damaged, or ``out`` is taken.
     """
-    if out is not None and out.exists() and not checkpoint.is_checkpoint(out) and any(out.iterdir()):
-        raise CheckpointError(f"{out} exists and is not a checkpoint; choose another folder")
+    if out is not None:
+        checkpoint.check_replaceable(out)
     folder = hub_checkpoint.fetch(name, endpoint=endpoint, progress=progress)
     native = (folder / checkpoint.MANIFEST).is_file()
     if native:

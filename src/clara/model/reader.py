@@ -198,8 +198,7 @@ def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, c
     Raises:
         CheckpointError: the folder exists and is not a reader, or a value is not finite.
     """
-    if folder.exists() and not is_reader(folder) and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} exists and is not a reader; choose another folder")
+    checkpoint.check_replaceable(folder, manifest=MANIFEST, kind="a reader")
     with checkpoint.replacing(folder) as scratch:
         checkpoint.save_adapter(adapters.peft_model, "generator", scratch)
         (scratch / "README.md").write_text(card, encoding="utf-8")
