@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from clara.cli import main
 from clara.evaluate.train_speed import PASSAGE_WORDS, made_records
+from clara.model import packing
 
 
 def test_made_records_are_questions_about_their_passages() -> None:
@@ -23,8 +26,16 @@ def test_made_records_are_questions_about_their_passages() -> None:
 
 
 def test_bench_train_measures_stages_and_the_cache(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    packed: list[object] = []
+    run_packed = packing.run_packed
+
+    def watched(*args: Any) -> Tensor:  # noqa: ANN401
+        packed.append(args)
+        return run_packed(*args)
+
+    monkeypatch.setattr(packing, "run_packed", watched)
     options = [
         "--steps",
         "2",
@@ -53,6 +64,7 @@ def test_bench_train_measures_stages_and_the_cache(
     assert cache["candidates"] == 12
     assert cache["ratio"] > 0
     assert cache["trained_ratio"] > 1, "24 passages under gradient cost more than 24 rows of a cache"
+    assert packed, "what is measured is the path that a run takes"
     assert not (tmp_path / "memories").exists(), "a measurement leaves nothing in the cache folder"
 
 

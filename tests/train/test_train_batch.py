@@ -25,11 +25,12 @@ from clara.model.create import Loaded
 from clara.model.network import splice
 from clara.model.prompting import Prompter
 from clara.train import instruct, scp
-from clara.train.batch import MAX_REPLY, Batch, Collator, decoder_attention
+from clara.train.batch import REPLY_TOKENS, Batch, Collator, decoder_attention
 from clara.train.config import RestateSettings, Stage, TrainConfig
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss
-from clara.train.plan import PlannedBatches, TrainingData, divide, held_out_batches
+from clara.train.plan import PlannedBatches, TrainingData, divide, held_out_batches, held_out_examples
+from clara.train.validation import asked_questions
 
 RATE = 16
 EXAMPLES = (
@@ -113,14 +114,23 @@ def test_end_tokens_stand_where_a_reply_is_whole(collator: Collator, loaded: Loa
     assert batch.tokens() == int(batch.text_mask.sum()) + batch.decoder_ids.shape[1]
 
 
-@pytest.mark.parametrize(("words", "whole"), [(MAX_REPLY - 1, True), (MAX_REPLY, False), (MAX_REPLY + 40, False)])
+@pytest.mark.parametrize(
+    ("words", "whole"), [(REPLY_TOKENS - 1, True), (REPLY_TOKENS, False), (REPLY_TOKENS + 40, False)]
+)
 def test_a_long_reply_is_cut_and_has_no_end(words: int, whole: bool, collator: Collator, loaded: Loaded) -> None:  # noqa: FBT001
     prompter = Prompter(loaded.base.tokenizer)
     reply = "e" + " the" * (words - 1)
     ids = prompter.plain(reply)
     assert len(ids) == words
     batch = collator([Example(("x",), (Target("\nSay.", reply),))], rate=RATE)
-    assert batch.labels.tolist() == [*ids[:MAX_REPLY], *([prompter.eos] if whole else [])]
+    assert batch.labels.tolist() == [*ids[:REPLY_TOKENS], *([prompter.eos] if whole else [])]
+
+
+def test_a_run_says_how_long_a_reply_may_be(loaded: Loaded) -> None:
+    prompter = Prompter(loaded.base.tokenizer)
+    longer = Collator(prompter, window_tokens=64, reply_tokens=2 * REPLY_TOKENS)
+    batch = longer([Example(("x",), (Target("\nSay.", "e" + " the" * REPLY_TOKENS),))], rate=RATE)
+    assert len(batch.labels) == REPLY_TOKENS + 2
 
 
 def test_a_long_text_is_cut_to_the_window(collator: Collator) -> None:
@@ -312,6 +322,23 @@ def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collat
             own.update(example.texts)
         assert len(own) <= 6
     assert several
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_distractors_are_others_and_held_out_records_have_them_too(near: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    values = {"distractors": 3, "near_distractors": near, "held_out": 6, "held_out_answers": 6, "documents": 4}
+    config = settings(tmp_path, batch_size=6, accumulation=1, steps=6, **values)
+    records = [record for record in passages(40) if isinstance(record, PassageQA) and record.pairs]
+    data = divide(records, "instruct", config)
+    planned = plan(data, config, "instruct")
+    trained = [example for index in range(len(planned)) for example in planned.examples(index)]
+    held_out = held_out_examples(data, "instruct", config)
+    asked = [one.example for one in asked_questions(data, "instruct", config)]
+    for examples in (trained, held_out, asked):
+        texts = [example.texts for example in examples if isinstance(example, Example)]
+        assert all(len(set(several)) == len(several) for several in texts), "its own passage stands there once"
+        assert max(map(len, texts)) > 1
+    assert held_out_examples(data, "instruct", config) == held_out
 
 
 def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator: Collator) -> None:

@@ -60,12 +60,25 @@ def test_all_faults_at_once(tiny_base: Path, tmp_path: Path) -> None:
         ("retriever", {"start": "CHECKPOINT", "rate_weights": (1, 2, 3)}, "one weight for each rate of"),
         ("retriever", {"start": "CHECKPOINT", "reasoner_start": "checkpoint"}, "has no query reasoner of its own"),
         ("reader", {"start": "CHECKPOINT"}, "start is set, but only stage scp and"),
+        (
+            "reader",
+            {"near_distractors": True, "reader_examples": "scp"},
+            "stage scp have no distractors",
+        ),
+        ("instruct", {"freeze_compressor": True, "mse_weight": 0.5}, "mse_weight is set, but freeze_compressor leaves"),
+        ("retriever", {"start": "CHECKPOINT", "late_interaction": True}, "set query_projection = true"),
+        ("scp", {"start": "CHECKPOINT", "lora": {"rank": 2}}, "lora.rank is 2, but "),
+        ("scp", {"start": "CHECKPOINT", "compression": {"rates": (8,)}}, "compression.rates is (8,), but "),
         ("reader", {"reader_context": "none", "quoted_weight": 1.0}, "a reader without context has nothing to quote"),
     ],
 )
 def test_one_fault(stage: Stage, values: dict[str, Any], message: str, tiny_base: Path, tiny_checkpoint: Path) -> None:
     named = {name: str(tiny_checkpoint) if value == "CHECKPOINT" else value for name, value in values.items()}
     assert message in refused(stage, tiny_base, **named)
+
+
+def test_another_base_than_the_starts(tiny_checkpoint: Path) -> None:
+    assert "base is 'smollm2-135m', but " in refused("scp", Path("smollm2-135m"), start=str(tiny_checkpoint))
 
 
 def test_a_setting_at_its_default_is_no_fault(tiny_base: Path) -> None:

@@ -108,6 +108,19 @@ def test_a_torn_checkpoint_counts_for_nothing(tiny_base: Path, undisturbed: Path
     assert losses(out) == losses(undisturbed)
 
 
+def test_what_a_user_puts_beside_the_checkpoints_stays(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    kept = [out / "checkpoint-backup", out / "checkpoint-9"]
+    for folder in kept:
+        shutil.copytree(out / "checkpoint", folder)
+    (out / "checkpoint-notes.txt").write_text("Dear")
+    (out / "checkpoint-8").touch()
+    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    assert all(checkpoint.is_checkpoint(folder) for folder in kept)
+    assert (out / "checkpoint-notes.txt").read_text() == "Dear"
+    assert last_whole_checkpoint(out) == out / "checkpoint-6"
+
+
 def test_a_finished_run_is_not_trained_again(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "again"))
     told: list[Progress] = []

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from train_cases import losses, passages, settings
+from transformers import TrainingArguments
 
 from clara.errors import ConfigError, TrainingError
-from clara.train.loop import check_reporters, last_whole_checkpoint
+from clara.train.loop import _arguments, check_reporters, last_whole_checkpoint
 from clara.train.run_log import Progress
 from clara.train.stage import train
-from clara.train.weights import BEST, read_best
+from clara.train.weights import BEST, WEIGHTS, read_best
 
 LARGEST = 4096
 """Bytes a file may have; the log stays below it, weights do not."""
@@ -56,6 +59,32 @@ def test_a_full_disk_leaves_the_checkpoint_before(tiny_base: Path, tmp_path: Pat
     assert losses(out) == losses(undisturbed)
     assert read_best(out) == read_best(undisturbed)
     assert (out / BEST).read_bytes() == (undisturbed / BEST).read_bytes()
+
+
+def test_a_run_that_diverges_ends_and_keeps_what_was_good(tiny_base: Path, tmp_path: Path) -> None:
+    config = settings(tiny_base, learning_rate=1e30, save_every=1, steps=8, warmup=0.25)
+    with pytest.raises(TrainingError, match=r"the run has diverged: .* lower learning_rate"):
+        train("scp", passages(20), config, tmp_path / "run", cache=tmp_path)
+    last = last_whole_checkpoint(tmp_path / "run")
+    assert last is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(last / WEIGHTS).values())
+    best = read_best(tmp_path / "run")
+    assert best is None or best.loss < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("balanced", "give --device cuda"), ("cuda:2", "set CUDA_VISIBLE_DEVICES=2")]
+)
+def test_devices_that_training_does_not_take(device: str, message: str, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train("scp", passages(20), settings(tiny_base), tmp_path / "run", cache=tmp_path, device=device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_trains_on_one_gpu(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many the Trainer would divide a batch among."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: getattr(self, "_n_gpu", 4)), raising=True)
+    assert _arguments(settings(tiny_base), tmp_path, torch.device("cpu")).n_gpu <= 1
 
 
 def test_damaged_best_weights_are_named(tiny_base: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.data import DataRecord
+    from clara.train.config import Stage, TrainConfig
     from clara.train.run_log import Progress
     from clara.train.validation import Validation
 
@@ -76,7 +77,7 @@ def train(
     given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
     recipe = check(TrainConfig, read_toml(config) | given, source=str(config))
     speaks = _first_process()
-    records, rejected = _read(paths, say=note if speaks else _silence)
+    records, rejected = _read(paths, plain=_restates(STAGES[stage], recipe), say=note if speaks else _silence)
     _claim_folder(out)
     chosen = prepare_torch(device, threads)
     from clara.train.stage import train as run  # noqa: PLC0415
@@ -94,6 +95,7 @@ def train(
                 device=chosen,
                 tell=last,
                 hub_progress=download_lines() if speaks else None,
+                unused=_Unused(rejected, say=note if speaks else _silence),
             )
     except KeyboardInterrupt:
         note("clara: interrupted; the same command goes on from the last checkpoint")
@@ -133,14 +135,20 @@ def _refuse_eval(paths: Sequence[Path]) -> None:
             )
 
 
-def _read(paths: Sequence[Path], *, say: Callable[[str], None]) -> tuple[list[DataRecord], Counter[str]]:
+def _restates(stage: Stage, recipe: TrainConfig) -> bool:
+    """Whether a passage that nothing is asked about can be trained on: by restating it."""
+    read_so = stage == "reader" and recipe.reader_examples == "scp" and recipe.reader_context == "text"
+    return stage == "scp" or read_so
+
+
+def _read(paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]) -> tuple[list[DataRecord], Counter[str]]:
     """All records, and the counts of lines that gave none; says both."""
     from clara.data import read_records  # noqa: PLC0415
 
     records: list[DataRecord] = []
     rejected: Counter[str] = Counter()
     for path in paths:
-        reading = read_records(path)
+        reading = read_records(path, plain_passages=plain)
         say(reading.summary())
         records.extend(reading.records)
         rejected.update(reading.rejected)
@@ -152,6 +160,19 @@ def _claim_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unused:
+    """Adds what the stage cannot use to what could not be read, and says it."""
+
+    rejected: Counter[str]
+    say: Callable[[str], None]
+
+    def __call__(self, unused: Mapping[str, int]) -> None:
+        self.rejected.update(unused)
+        if unused:
+            self.say("not used: " + ", ".join(f"{count} x {reason}" for reason, count in unused.items()))
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from clara.data import DataRecord, PassageQA, QAPair
+from clara.model import packing
 from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
@@ -31,6 +32,7 @@ from clara.train.documents import Documents
 from clara.train.examples import Question
 from clara.train.loop import StageModule, optimizer
 from clara.train.plan import AnyExample, Collate, PlannedBatches, TrainingData, divide
+from clara.train.processes import check_device
 from clara.train.reader import ReaderCollator
 from clara.train.start import start
 
@@ -180,7 +182,9 @@ def bench_train(
 
     Raises:
         TrainingError: the records are too few, or a stage has no use for any.
+        ConfigError: the device is none to train on.
     """
+    check_device(bench.device)
     speeds: list[StageSpeed] = []
     gain = None
     for name in bench.stages:
@@ -283,6 +287,7 @@ def _job(stage: Stage, records: Sequence[DataRecord], bench: TrainBench, cache: 
     if documents is not None:  # before the first step, as in a run
         shown = [text for number in range(bench.steps + 1) for text in _candidates(batches.examples(number))]
         documents.prepare({bench.rate: list(dict.fromkeys(shown))})
+    packing.enable(loaded.network.adapters.bare())  # as in a run
     module = StageModule(loaded.network, config)
     module.train()
     return _Job(loaded, data, stage, config, batches, module, optimizer(loaded.network, config))

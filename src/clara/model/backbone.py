@@ -62,15 +62,28 @@ def load_base(
     """
     folder = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
     options = Placement(device=str(device), dtype=dtype, bits=bits).options()
+    tokenizer = _tokenizer(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
+    model = model.eval().requires_grad_(requires_grad=False)
+    return BaseModel(name=name, identity=hub.identity(folder), model=model, tokenizer=tokenizer)
+
+
+def load_tokenizer(name: str, cache: Path, *, progress: hub.Progress | None = None) -> Tokenizer:
+    """The tokenizer of a base model alone; arguments and errors as ``load_base``."""
+    return _tokenizer(hub.find_base(name, cache, **({"progress": progress} if progress else {})))
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = model.eval().requires_grad_(requires_grad=False)
-    return BaseModel(name=name, identity=hub.identity(folder), model=model, tokenizer=tokenizer)
+    return tokenizer
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:

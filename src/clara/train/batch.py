@@ -21,8 +21,9 @@ from clara.train.examples import Example, Target, is_question
 Memories = Callable[[Sequence[str], int], Tensor]
 """Memories float16 [U, N, H] of texts at a rate."""
 
-MAX_REPLY = 96
-"""Tokens a reply is cut to; longer replies teach little more and would set the padded length of their batch."""
+REPLY_TOKENS = 96
+"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, and a restatement teaches little more
+after that many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,13 @@ class Collator:
     """Builds batches for one tokenizer and window."""
 
     def __init__(
-        self, prompter: Prompter, *, window_tokens: int, memories: Memories | None = None, quoted: bool = False
+        self,
+        prompter: Prompter,
+        *,
+        window_tokens: int,
+        memories: Memories | None = None,
+        quoted: bool = False,
+        reply_tokens: int = REPLY_TOKENS,
     ) -> None:
         """Fix what all batches share.
 
@@ -140,9 +147,10 @@ class Collator:
             window_tokens: longest text.
             memories: gives computed memories of texts; None to hand on the texts, which are then encoded.
             quoted: whether batches say what could be quoted in the place of their answers' tokens.
+            reply_tokens: longest reply; a longer one is cut and has no end token.
         """
         self._prompter = prompter
-        self._window = window_tokens
+        self._window, self._longest = window_tokens, reply_tokens
         self._memories, self._quoted = memories, quoted
 
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
@@ -262,9 +270,9 @@ class Collator:
 
     def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:
         reply = self._prompter.plain(target.reply.strip())
-        whole = len(reply) < MAX_REPLY and target.ends
+        whole = len(reply) < self._longest and target.ends
         instruction = self._prompter.closed_instruction if closed else self._prompter.instruction
-        return instruction(target.instruction), [*reply[:MAX_REPLY], *([self._prompter.eos] * whole)]
+        return instruction(target.instruction), [*reply[: self._longest], *([self._prompter.eos] * whole)]
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:

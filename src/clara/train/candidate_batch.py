@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clara import prompts
 from clara.model.prompting import Prompter
-from clara.train.batch import Batch, Collator, Memories, padded, padded_texts
+from clara.train.batch import REPLY_TOKENS, Batch, Collator, Memories, padded, padded_texts
 from clara.train.examples import Question, Target
 
 
@@ -56,7 +56,14 @@ class CandidateCollator:
     """Builds the batches of a stage that selects."""
 
     def __init__(
-        self, prompter: Prompter, *, window_tokens: int, top_k: int, memories: Memories | None, answers: bool
+        self,
+        prompter: Prompter,
+        *,
+        window_tokens: int,
+        top_k: int,
+        memories: Memories | None,
+        answers: bool,
+        reply_tokens: int = REPLY_TOKENS,
     ) -> None:
         """Fix what all batches share.
 
@@ -66,12 +73,13 @@ class CandidateCollator:
             top_k: K.
             memories: gives computed memories; None to hand on texts, which are then encoded under gradient.
             answers: whether the batch holds the sequences that answers are written in.
+            reply_tokens: longest reply.
         """
         self._prompter = prompter
         self._window = window_tokens
         self._top_k, self._answers = top_k, answers
         self._memories = memories
-        self._replies = Collator(prompter, window_tokens=window_tokens)
+        self._replies = Collator(prompter, window_tokens=window_tokens, reply_tokens=reply_tokens)
 
     def __call__(
         self, examples: Sequence[Question], *, rate: int, asked: Sequence[int] | None = None

@@ -61,7 +61,7 @@ class Neighbours:
         for i in places:
             if len(found) == count:
                 break
-            if self._keys[i] not in taken and not _holds(self._texts[i], answers):
+            if self._keys[i] not in taken and not holds_answer(self._texts[i], answers):
                 found.append(self._texts[i])
         return found
 
@@ -150,7 +150,7 @@ def _gold(record: DataRecord) -> list[str]:
     return [every[i] for i in record.gold] if isinstance(record, MultiHop) else every
 
 
-def _holds(text: str, answers: Sequence[str]) -> bool:
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a text holds one of the answers, which are in normal form, as whole words."""
     long = [f" {answer} " for answer in answers if len(answer) >= ANSWER_LETTERS and answer != "yes"]
     if not long:

@@ -6,7 +6,7 @@ here of a checkpoint or a reader is the small file that says what it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def check_run(stage: Stage, records: Sequence[DataRecord], config: TrainConfig) 
     Raises:
         ConfigError: names every fault.
     """
-    faults = [*_unread(stage, config), *_against_each_other(stage, config), *_against_data(records, config)]
+    faults = [*_unread(stage, config), *_without_effect(stage, config), *_against_each_other(stage, config)]
+    faults += _against_data(records, config)
     started = _start_faults(stage, config)
     faults += [*started, *_teacher_faults(config)]
     if faults:
@@ -87,8 +88,6 @@ def _against_each_other(stage: Stage, config: TrainConfig) -> list[str]:
         faults.append(f'stage {stage} starts from a checkpoint: set start = "DIR" (of stage scp or instruct)')
     if stage == "end_to_end" and config.top_k > config.candidates:
         faults.append(f"top_k is {config.top_k}, a question has only {config.candidates} candidates")
-    if stage == "reader" and config.reader_context == "none" and config.quoted_weight:
-        faults.append("quoted_weight is set, but a reader without context has nothing to quote from")
     if config.targets != "gold" and config.teacher is None:
         faults.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
     if config.targets == "gold" and config.teacher is not None:
@@ -97,6 +96,24 @@ def _against_each_other(stage: Stage, config: TrainConfig) -> list[str]:
         faults.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
     if config.rate_weights and (min(config.rate_weights) < 0 or sum(config.rate_weights) <= 0):
         faults.append(f"rate_weights must not be negative and not all 0, got {config.rate_weights}")
+    return faults
+
+
+def _without_effect(stage: Stage, config: TrainConfig) -> list[str]:
+    """Settings that another one makes idle."""
+    faults = []
+    if stage == "reader" and config.reader_context == "none" and config.quoted_weight:
+        faults.append("quoted_weight is set, but a reader without context has nothing to quote from")
+    if config.late_interaction and not config.query_projection:
+        faults.append("late_interaction compares projected memory tokens; set query_projection = true")
+    if config.near_distractors and stage == "reader" and config.reader_examples == "scp":
+        faults.append("near_distractors is set, but the examples of stage scp have no distractors")
+    if config.freeze_compressor:
+        faults += [
+            f"{name} is set, but freeze_compressor leaves it nothing to train"
+            for name in ("mse_weight", "table_learning_rate")
+            if getattr(config, name) != _default(name)
+        ]
     return faults
 
 
@@ -130,7 +147,11 @@ def _start_faults(stage: Stage, config: TrainConfig) -> list[str]:
 
 
 def _manifest_faults(stage: Stage, config: TrainConfig, manifest: Manifest) -> list[str]:
-    faults = []
+    faults = [
+        f"{name} is {given!r}, but {config.start} has {own!r}, which a run goes on with; leave it out"
+        for name, given, own in _of_the_start(config, manifest)
+        if given != own
+    ]
     rates = manifest.compression.rates
     if manifest.compression.input_format == "official":
         faults.append(
@@ -146,6 +167,16 @@ def _manifest_faults(stage: Stage, config: TrainConfig, manifest: Manifest) -> l
             '"random"'
         )
     return faults
+
+
+def _of_the_start(config: TrainConfig, manifest: Manifest) -> Iterator[tuple[str, object, object]]:
+    """What was set although the checkpoint to start from decides it: name, value set, the checkpoint's own."""
+    if "base" in config.model_fields_set:
+        yield "base", config.base, manifest.base_model
+    for part in ("compression", "lora"):
+        given, own = getattr(config, part), getattr(manifest, part)
+        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
+            yield f"{part}.{name}", getattr(given, name), getattr(own, name)
 
 
 def _teacher_faults(config: TrainConfig) -> list[str]:

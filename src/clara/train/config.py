@@ -28,7 +28,7 @@ class RestateSettings(Settings):
     Attributes:
         repeat: share of passages with the target "repeat the passage", or its paraphrase where the record has one.
         resume: share of passages with the target "go on after these words", at a random place of the passage.
-        tokens: longest such target, in words of the text.
+        tokens: longest such target, in words of the text; a paraphrase is taken whole, up to ``reply_tokens``.
         weight: weight of each of its tokens in the loss, beside 1 for a token of an answer.
     """
 
@@ -91,6 +91,7 @@ class TrainConfig(Settings):
         teacher: folder of a reader that was trained on full text, on the same base model.
         kl_weight: of the KL term; 0 leaves it out.
         restate: stage ``scp``.
+        reply_tokens: longest reply, in tokens; what is longer is cut there and has no end.
         mix: weight of each source in the data; a source that is not named has weight 1.
         held_out: examples kept back for the validation loss.
         held_out_answers: most questions of the held-out records that are answered at each validation, greedily.
@@ -142,6 +143,7 @@ class TrainConfig(Settings):
     teacher: str | None = None
     kl_weight: float = Field(default=1.0, ge=0)
     restate: RestateSettings = RestateSettings()
+    reply_tokens: int = Field(default=96, ge=2)
     mix: dict[str, float] = Field(default_factory=dict)
     held_out: int = Field(default=64, ge=0)
     held_out_answers: int = Field(default=32, ge=0)

@@ -8,6 +8,8 @@ exactly what one would (``processes``).
 from __future__ import annotations
 
 import importlib.util
+import math
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from clara.errors import ConfigError, TrainingError
 from clara.model import packing
+from clara.model.checkpoint import MANIFEST
 from clara.model.network import Network
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
@@ -39,6 +42,8 @@ WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 
 KEPT_CHECKPOINTS = 2
+
+_OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 
 
 class StageModule(nn.Module):
@@ -130,7 +135,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _state(self, whole: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         prefix = "network."
         inner = {name.removeprefix(prefix): tensor for name, tensor in whole.items()} if whole else None
-        return trained_state(self.model.network, inner)
+        state = trained_state(self.model.network, inner)
+        for name, tensor in state.items():
+            if not bool(tensor.isfinite().all()):
+                raise _diverged(f"after step {self.state.global_step} {name} has values that are not finite")
+        return state
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         if not self._run.processes.first:
@@ -147,6 +156,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
         load_trained(self.model.network, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+def _diverged(what: str) -> TrainingError:
+    """What to do about a loss or a weight that is no number: what was saved before stays as it is."""
+    return TrainingError(
+        f"the run has diverged: {what}; train anew, in another folder, with a lower learning_rate or a longer warmup"
+    )
 
 
 class _disk:  # noqa: N801 - reads as a place where it is used
@@ -228,6 +244,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         due = step % config.evaluate_every == 0 or step == config.steps
         found = self._validated(step) if due else None
         progress = self._log.step(step, learning_rate=self._rate, validation=found)
+        if not math.isfinite(progress.cross_entropy):  # the same number in every process
+            raise _diverged(f"the loss of step {step} is {progress.cross_entropy}")
         if config.report_to and self.trainer is not None:
             self.trainer.log(_reported(progress))
 
@@ -272,15 +290,20 @@ def _reported(progress: Progress) -> dict[str, float]:
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
-    whole = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / WHOLE).is_file()]
-    return max(whole, key=_step_of, default=None)
+    return max((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), key=_step_of, default=None)
 
 
 def remove_torn_checkpoints(folder: Path) -> None:
     """Remove what was not written to its end, so that it is not counted among those to keep."""
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+    for path in _checkpoints(folder):
         if not (path / WHOLE).is_file():
             shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints to go on from in a run's folder; whatever else has such a name is the user's."""
+    found = [path for path in folder.iterdir() if _OWN.fullmatch(path.name) and path.is_dir()]
+    return [path for path in found if not (path / MANIFEST).is_file()]
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -358,7 +381,7 @@ def run(network: Network, batches: PlannedBatches, given: Run) -> Outcome:
 
 
 def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
         per_device_train_batch_size=1,
@@ -378,3 +401,6 @@ def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> Train
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # One process trains on one device; the Trainer would divide its batch among all GPUs that it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -9,22 +9,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from clara import prompts
 from clara.data import DataRecord, MultiHop, PassageQA, mixture
 from clara.errors import TrainingError
 from clara.train import instruct, scp
 from clara.train.batch import Batch
-from clara.train.candidates import Candidates, Neighbours
+from clara.train.candidates import Candidates, Neighbours, passages_of
 from clara.train.config import SELECTING, Stage, TrainConfig
 from clara.train.examples import Example, Question
 from clara.train.processes import ALONE, Processes
 from clara.train.reader import readable
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+"""No reason for which anything was left out."""
 
 BUCKET_BATCHES = 16
 """Batches whose examples are sorted by length together; larger wastes less padding and mixes less."""
@@ -48,22 +51,33 @@ class TrainingData:
         held_out: records for the validation loss.
         rejected: unusable records, counted by reason.
         candidates: gives questions their candidates in the stages that select; None in the others.
+        near: the passages that the run draws, for distractors that are near a question in words; None where they are
+            not asked for. Others would have to be compressed, too.
     """
 
     sources: Mapping[str, Sequence[DataRecord]]
     held_out: Sequence[DataRecord]
     rejected: Mapping[str, int]
     candidates: Candidates | None = None
+    near: Neighbours | None = None
 
 
-def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> TrainingData:
+def divide(
+    records: Sequence[DataRecord], stage: Stage, config: TrainConfig, *, left_out: Mapping[str, int] = NOTHING
+) -> TrainingData:
     """Sort records by source, drop what the stage cannot use, keep some back.
+
+    Args:
+        records: all of them.
+        stage: the stage.
+        config: the run.
+        left_out: what was left out of the records before, counted by reason.
 
     Raises:
         TrainingError: nothing is left to train on.
     """
     rng = np.random.default_rng([config.seed, 1])
-    rejected: Counter[str] = Counter()
+    rejected: Counter[str] = Counter(left_out)
     usable = []
     for record in records:
         if config.mix.get(record.source, 1.0) <= 0:
@@ -79,12 +93,14 @@ def divide(records: Sequence[DataRecord], stage: Stage, config: TrainConfig) -> 
         sources.setdefault(usable[i].source, []).append(usable[i])
     if not sources:
         raise TrainingError(f"no record is left to train stage {stage} on, out of {len(records)}: {dict(rejected)}")
-    candidates = None
+    candidates = near = None
     if stage in SELECTING:
         drawn = _drawn(sources, _draws(sources, config))
         labelled = stage == "retriever"
         candidates = Candidates([*drawn, *held_out], config.candidates, labelled=labelled)
-    return TrainingData(sources, held_out, rejected, candidates)
+    elif config.near_distractors:
+        near = Neighbours(_drawn(sources, _draws(sources, config)))
+    return TrainingData(sources, held_out, rejected, candidates, near)
 
 
 def _unusable(record: DataRecord, stage: Stage, config: TrainConfig, rng: np.random.Generator) -> str | None:
@@ -167,9 +183,7 @@ class PlannedBatches(Dataset[Batch]):
         drawn = _draws(data.sources, config)
         # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
         self._order = drawn if stage in SELECTING else self._bucketed(drawn)
-        self._passages = [r for source in self._sources for r in source if isinstance(r, PassageQA)]
-        # Among what the run draws, as each passage has to be compressed.
-        self._near = Neighbours(_drawn(data.sources, drawn)) if config.near_distractors else None
+        self._data = data
         rates = np.array(config.rate_weights or [1.0] * len(config.compression.rates))
         picks = np.random.default_rng([config.seed, 2]).choice(len(rates), size=len(self), p=rates / rates.sum())
         self._rates = [config.compression.rates[int(i)] for i in picks]
@@ -216,19 +230,13 @@ class PlannedBatches(Dataset[Batch]):
             own = self._passage(*rows[place])
             kept = [text for text in beside if text not in own]
             return [kept[i] for i in rng.permutation(len(kept))[: self._config.distractors]]
-        if self._near is not None:
-            source, item = rows[place]
-            record = self._sources[source][item]
-            return self._near.of(record, self._config.distractors) if isinstance(record, PassageQA) else []
-        if len(self._passages) < 2:
-            return []
-        picks = rng.choice(len(self._passages), size=min(self._config.distractors, len(self._passages)), replace=False)
-        return [prompts.passage_text(self._passages[i].title, self._passages[i].text) for i in picks]
+        source, item = rows[place]
+        return distractors(self._sources[source][item], self._data, self._config, rng)
 
     def _passage(self, source: int, item: int) -> list[str]:
         """The text of a passage record; nothing of other records."""
         record = self._sources[source][item]
-        return [prompts.passage_text(record.title, record.text)] if isinstance(record, PassageQA) else []
+        return passages_of(record) if isinstance(record, PassageQA) else []
 
     def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The draws, sorted by length within runs of ``BUCKET_BATCHES`` batches, those batches then shuffled."""
@@ -241,6 +249,23 @@ class PlannedBatches(Dataset[Batch]):
             batches = np.split(rows, range(self._size, len(rows), self._size))
             out.extend(batches[i] for i in rng.permutation(len(batches)))
         return np.concatenate(out)
+
+
+def distractors(record: DataRecord, data: TrainingData, config: TrainConfig, rng: np.random.Generator) -> list[str]:
+    """Passages of other training records to read beside a passage record's own: its nearest, or any.
+
+    None for other records, which bring their own.
+    """
+    if not isinstance(record, PassageQA):
+        return []
+    if data.near is not None:
+        return data.near.of(record, config.distractors)
+    passages = [other for rows in data.sources.values() for other in rows if isinstance(other, PassageQA)]
+    own = passages_of(record)
+    # One more than needed, as it may be the record's own.
+    picks = rng.choice(len(passages), size=min(config.distractors + 1, len(passages)), replace=False)
+    drawn = [text for i in picks for text in passages_of(passages[i]) if text not in own]
+    return drawn[: config.distractors]
 
 
 def held_out_batches(
@@ -257,8 +282,16 @@ def held_out_examples(data: TrainingData, stage: Stage, config: TrainConfig) -> 
     """The examples of ``held_out_batches``, by length."""
     rng = np.random.default_rng([config.seed, 5])
     records = sorted(data.held_out, key=_length)
-    made = (make_example(record, stage, config, rng, candidates=data.candidates) for record in records)
+    made = (held_out_example(record, data, stage, config, rng) for record in records)
     return [example for example in made if example is not None]
+
+
+def held_out_example(
+    record: DataRecord, data: TrainingData, stage: Stage, config: TrainConfig, rng: np.random.Generator
+) -> AnyExample | None:
+    """A held-out record's example, among distractors as in training; arguments as ``make_example``."""
+    others = partial(distractors, record, data, config, rng)
+    return make_example(record, stage, config, rng, others=others, candidates=data.candidates)
 
 
 def _length(record: DataRecord) -> int:

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from torch import distributed
 
 from clara.errors import ConfigError
+from clara.model.placement import SPREAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,29 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that a process cannot train on.
+
+    Args:
+        device: a torch device, or a device map.
+
+    Raises:
+        ConfigError: weights spread over several GPUs, or a GPU that is not the process's first.
+    """
+    if device in SPREAD:
+        raise ConfigError(
+            f"--device {device} spreads weights over GPUs, which training does not; give --device cuda, or let several "
+            "processes share the weights (docs/training.md, FSDP and DeepSpeed)"
+        )
+    number = torch.device(device).index or 0
+    if number > 0:
+        raise ConfigError(
+            f"training takes the first GPU that it sees, --device {device} is another; set "
+            f"CUDA_VISIBLE_DEVICES={number} and give --device cuda"
+        )
+
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for one that has more to do: the first may compress a whole data set. One that dies ends

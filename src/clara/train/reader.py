@@ -13,7 +13,7 @@ from dataclasses import replace
 from clara import prompts
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderContext, ReaderManifest
-from clara.train.batch import Batch, Collator
+from clara.train.batch import REPLY_TOKENS, Batch, Collator
 from clara.train.config import TrainConfig
 from clara.train.examples import Example
 
@@ -21,8 +21,16 @@ from clara.train.examples import Example
 class ReaderCollator:
     """Builds the batches of stage ``reader``: decoder sequences that are the prompts of ``model.reader``."""
 
-    def __init__(self, prompter: Prompter, *, window_tokens: int, context: ReaderContext, quoted: bool = False) -> None:
-        self._collator = Collator(prompter, window_tokens=window_tokens)
+    def __init__(
+        self,
+        prompter: Prompter,
+        *,
+        window_tokens: int,
+        context: ReaderContext,
+        quoted: bool = False,
+        reply_tokens: int = REPLY_TOKENS,
+    ) -> None:
+        self._collator = Collator(prompter, window_tokens=window_tokens, reply_tokens=reply_tokens)
         self._context, self._quoted = context, quoted
 
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:

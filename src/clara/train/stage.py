@@ -26,16 +26,17 @@ from clara.train.documents import Documents
 from clara.train.examples import Question
 from clara.train.loop import Outcome, Run, check_reporters, run
 from clara.train.plan import Collate, PlannedBatches, TrainingData, divide, held_out_examples
-from clara.train.processes import joined
+from clara.train.processes import check_device, joined
 from clara.train.reader import ReaderCollator, reader_card
 from clara.train.run_folder import claimed
 from clara.train.run_log import Progress
 from clara.train.start import facts_of, keeps_memories, sample_questions, start, starts_projection, whiten
 from clara.train.validation import asked_questions, held_out
 from clara.train.weights import load_trained
+from clara.train.window import within_window
 
 
-def train(
+def train(  # noqa: PLR0913 - each of the last three is told another thing
     stage: Stage,
     records: Sequence[DataRecord],
     config: TrainConfig,
@@ -45,6 +46,7 @@ def train(
     device: str = "cpu",
     tell: Callable[[Progress], None] | None = None,
     hub_progress: HubProgress | None = None,
+    unused: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Path:
     """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
 
@@ -59,6 +61,7 @@ def train(
         device: for the model.
         tell: told after each step.
         hub_progress: told about downloads.
+        unused: told before the first step what of the records the stage cannot use, counted by reason.
 
     Returns:
         The folder of the native checkpoint, or of the reader.
@@ -67,9 +70,13 @@ def train(
         ConfigError: the settings do not fit the stage, the data or what they name.
         TrainingError: nothing to train on, or ``out`` holds a run with other settings or data, or one that goes on.
     """
+    check_device(device)
     check_run(stage, records, config)
     check_reporters(config)
-    data = divide(records, stage, config)
+    cut = within_window(records, config, cache, hub_progress)
+    data = divide(cut.records, stage, config, left_out=cut.left_out)
+    if unused is not None:
+        unused(data.rejected)
     with joined(device) as processes, ExitStack() as kept:
         processes.check(config.batch_size, config.accumulation)
         if processes.first:
@@ -78,7 +85,8 @@ def train(
         loaded = start(stage, data, config, cache, device, hub_progress)
         facts = facts_of(loaded, config)
         dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
-        config = config.model_copy(update={"compression": loaded.manifest.compression, "dtype": dtype})
+        own = {name: getattr(loaded.manifest, name) for name in ("compression", "lora")}
+        config = config.model_copy(update={"base": loaded.manifest.base_model, "dtype": dtype, **own})
         documents = Documents(loaded, cache) if keeps_memories(stage, config) else None
         collator = _collator(stage, config, loaded, documents)
         taught = _taught(collator, loaded, config, out / f"teacher-{processes.rank}.jsonl")
@@ -145,14 +153,21 @@ def _save_reader(
 
 
 def _collator(stage: Stage, config: TrainConfig, loaded: Loaded, documents: Documents | None) -> Collate:
-    prompter, window = Prompter(loaded.base.tokenizer), config.compression.window_tokens
+    prompter, quoted = Prompter(loaded.base.tokenizer), config.quoted_weight > 0
+    window, longest = config.compression.window_tokens, config.reply_tokens
     if stage == "reader":
-        quoted = config.quoted_weight > 0
-        return ReaderCollator(prompter, window_tokens=window, context=config.reader_context, quoted=quoted)
+        return ReaderCollator(
+            prompter, window_tokens=window, context=config.reader_context, quoted=quoted, reply_tokens=longest
+        )
     if stage not in SELECTING:
-        return Collator(prompter, window_tokens=window, memories=documents, quoted=config.quoted_weight > 0)
+        return Collator(prompter, window_tokens=window, memories=documents, quoted=quoted, reply_tokens=longest)
     return CandidateCollator(
-        prompter, window_tokens=window, top_k=config.top_k, memories=documents, answers=stage == "end_to_end"
+        prompter,
+        window_tokens=window,
+        top_k=config.top_k,
+        memories=documents,
+        answers=stage == "end_to_end",
+        reply_tokens=longest,
     )
 
 

@@ -26,7 +26,7 @@ from clara.train.config import RestateSettings, Stage, TrainConfig
 from clara.train.end_to_end import choose, query_memories
 from clara.train.examples import Question
 from clara.train.objective import passage_memories
-from clara.train.plan import AnyExample, Collate, TrainingData, held_out_batches, make_example
+from clara.train.plan import AnyExample, Collate, TrainingData, held_out_batches, held_out_example
 
 ANSWER_TOKENS = 32
 """Longest validation answer; the answers of the training sets are shorter, and a rambling one has lost by then."""
@@ -157,7 +157,7 @@ def asked_questions(data: TrainingData, stage: Stage, config: TrainConfig) -> li
         for single in (row[number] for row in singles if number < len(row)):
             if len(asked) == config.held_out_answers:
                 return asked
-            example = make_example(single.record, stage, plain, rng, candidates=data.candidates)
+            example = held_out_example(single.record, data, stage, plain, rng)
             if example is not None:
                 asked.append(Asked(example, single.answers))
     return asked
