@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from calling import Clara
+
+from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.errors import InputError
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -196,6 +201,56 @@ def test_candidates_from_a_store_and_from_a_pool(
     assert pool["left_out"]["squad_v2 normal"]["no answers"] == 1
     beir = clara("eval", "--data", FORMATS / "beir", *options, "--out", tmp_path / "beir").json()
     assert beir["results"][0]["ranked"] == 2
+
+
+def test_options_about_searching_are_refused_where_nothing_is_searched(
+    clara: Clara, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    command = ("eval", "--data", QUESTIONS, "--system", "bm25", "--model", tiny_checkpoint, "--out", tmp_path / "o")
+    for option in (("--candidates", 20), ("--first-stage", "bm25")):
+        called = clara(*command, *option)
+        assert called.code == 2
+        assert f"{option[0]} has no meaning for {QUESTIONS} with --setting oracle" in called.err
+    assert clara(*command).code == 0
+
+
+def test_a_damaged_corpus_is_named(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "cut.jsonl.gz"
+    packed = gzip.compress(b'{"id": "1", "title": "", "text": "words"}\n' * 50)
+    corpus.write_bytes(packed[: len(packed) // 2])
+    options = ("--system", "bm25", "--model", tiny_checkpoint, "--out", tmp_path / "o", "--corpus", corpus)
+    called = clara("eval", "--data", QUESTIONS, *options)
+    assert called.code == 2
+    assert f"{corpus} is damaged or cut off" in called.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "environment", "taken"),
+    [
+        ((), None, "of-the-recipe"),
+        (("--model", DEFAULT_MODEL), None, DEFAULT_MODEL),
+        ((), DEFAULT_MODEL, DEFAULT_MODEL),
+        (("--model", "another"), None, "another"),
+    ],
+)
+def test_a_model_that_the_user_names_takes_the_place_of_the_recipes(
+    clara: Clara,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    typed: tuple[str, ...],
+    environment: str | None,
+    taken: str,
+) -> None:
+    def load(_: ModelChoice, name: str) -> NoReturn:
+        raise InputError(f"asked for {name}")
+
+    monkeypatch.setattr("clara.cli.eval_systems.load_model", load)
+    if environment is not None:
+        monkeypatch.setenv("CLARA_MODEL", environment)
+    recipe = tmp_path / "grid.toml"
+    recipe.write_text('model = "of-the-recipe"\n[[runs]]\ndata = ["nq"]\nsystems = ["bm25"]\n')
+    called = clara("eval", "--recipe", recipe, "--out", tmp_path / "o", *typed)
+    assert f"asked for {taken}\n" in called.err
 
 
 def test_abstention_is_reported_where_questions_have_no_answer(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +57,7 @@ def test_beir_folder() -> None:
     assert [passage.id for passage in corpus.passages] == ["d1", "d2", "d3"]
     assert corpus.rejected == {"empty text": 1}
     assert corpus.qrels == {"q1": frozenset({"d1", "d2"}), "q2": frozenset({"d3"})}
-    first, second = beir_questions(FORMATS / "beir")
+    first, second = beir_questions(FORMATS / "beir").questions
     assert (first.answers, second.answers) == (("Ullmere",), None)
     assert second.elsewhere == (GoldRef(id="d3"),)
 
@@ -76,6 +79,69 @@ def test_dpr_passages_kilt_source_and_our_own(tmp_path: Path) -> None:
     assert (found.passages, dict(found.rejected)) == ((CorpusPassage("p1", DocText("T", "words")),), {"no id": 1})
     with pytest.raises(RecordError, match="no corpus"):
         read_corpus(tmp_path)
+
+
+def cut(content: bytes) -> bytes:
+    packed = gzip.compress(content)
+    return packed[: len(packed) // 2]
+
+
+def changed(content: bytes) -> bytes:
+    packed = bytearray(gzip.compress(content))
+    packed[-8] ^= 1  # of the checksum
+    return bytes(packed)
+
+
+def not_utf8(content: bytes) -> bytes:
+    return content + '{"id": "x", "text": "café"}\n'.encode("latin-1")
+
+
+@pytest.mark.parametrize("damage", [cut, changed, not_utf8])
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "psgs_w100.tsv"])
+def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    folder = tmp_path / "beir"
+    shutil.copytree(FORMATS / "beir", folder)
+    passages = tmp_path / "psgs_w100.tsv"
+    shutil.copy(FORMATS / passages.name, passages)
+    damaged = passages if name == passages.name else folder / name
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    sources = Sources(None, Candidacy(corpus=str(passages) if damaged == passages else None))
+    with pytest.raises(RecordError, match=rf"{name} is damaged or cut off .*: fetch it anew"):
+        sources.load(str(folder), "normal", given="candidates", k=2, max_new_tokens=8)
+
+
+def test_what_cannot_be_used_of_file_and_corpus_is_counted(tmp_path: Path) -> None:
+    beir = tmp_path / "beir"
+    shutil.copytree(FORMATS / "beir", beir)
+    with (beir / "queries.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"_id": "q3", "text":\n{"_id": "q4", "text": " "}\n')
+    with (beir / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
+        file.write("q4\td1\t1\n")
+    loaded = Sources(None).load(str(beir), "normal", given="candidates", k=2, max_new_tokens=8)
+    assert loaded.left_out == {
+        "bad JSON": 1,
+        "empty question": 1,
+        "entries of the corpus beir: empty text": 1,
+    }
+    corpus = tmp_path / "passages.jsonl"
+    passages = [json.dumps({"id": str(n), "title": "", "text": f"Skerry Light {n}"}) for n in range(3)]
+    corpus.write_text("\n".join([*passages, *['{"text": bad'] * 4]), encoding="utf-8")
+    sources = Sources(None, Candidacy(corpus=str(corpus)))
+    data = str(FORMATS / "hotpotqa_distractor.json")
+    found = sources.load(data, "normal", given="candidates", k=2, max_new_tokens=8)
+    assert found.left_out["entries of the corpus passages.jsonl: bad JSON"] == 4
+    assert found.left_out["empty candidate document"] == 1
+
+
+def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_path: Path) -> None:
+    file = tmp_path / "hotpot.json"
+    facts = [["A", 0], ["B", 0]]
+    question = {"_id": "1", "question": "q?", "answer": "a", "supporting_facts": facts}
+    contexts = ([["A", ["  "]], ["B", ["text b."]]], [["A", ["text a."]], ["B", ["text b."]], ["C", [""]]])
+    file.write_text(json.dumps([{**question, "context": context} for context in contexts]), encoding="utf-8")
+    loaded = Sources(None).load(str(file), "oracle", given="candidates", k=2, max_new_tokens=8)
+    assert [question.gold for question in loaded.exam.questions] == [(0, 1)]
+    assert loaded.left_out == {"empty gold document": 1, "empty candidate document": 1}
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
@@ -167,6 +233,15 @@ def test_where_candidates_come_from() -> None:
         load("nq_open.jsonl", "oracle")
     with pytest.raises(InputError, match=r"nq_open.jsonl brings no documents .* give --corpus PATH"):
         load("nq_open.jsonl")
+
+
+def test_options_about_searching_are_refused_where_nothing_is_searched() -> None:
+    typed = ("--first-stage", "--candidates")
+    for name, setting in ((str(OWN.path), "normal"), (str(OWN.path), "oracle"), ("squad_v2.json", "oracle")):
+        with pytest.raises(InputError, match=rf"--first-stage, --candidates has no meaning .* --setting {setting}"):
+            load(name, setting, typed=typed)
+    assert load(str(OWN.path), corpus="pool", candidates=3, typed=typed)
+    assert load("squad_v2.json", candidates=3, typed=typed)
 
 
 def test_oracle_is_kept_or_the_question_is_left_out_by_name() -> None:

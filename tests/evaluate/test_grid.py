@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,8 +22,8 @@ from clara.evaluate.contest import Asking, Exam, Scoring, examine
 from clara.evaluate.figures import draw_all
 from clara.evaluate.grid import Benefit, Grid, GridRun, Outcome, Step, Trial, capped, run_grid, trials
 from clara.evaluate.isolation import Failure
-from clara.evaluate.provenance import provenance
-from clara.evaluate.report import make_report, write_report
+from clara.evaluate.provenance import Provenance, provenance
+from clara.evaluate.report import make_report, runs_table, to_markdown, write_report
 from clara.evaluate.results_page import page, write_page
 from clara.evaluate.sources import Sources
 from clara.evaluate.system import Ask, Build, Reply, SystemSettings
@@ -35,6 +36,16 @@ PAIR = Benefit(name="plain", none="nothing", text="words")
 
 def load(given: str = "candidates", k: int = 2, limit: int | None = None) -> Exam:
     return SOURCES.load(str(FILE), "oracle", given=given, k=k, max_new_tokens=8, limit=limit).exam  # type: ignore[arg-type]
+
+
+def turned(path: Path) -> Path:
+    """The same questions with other answers, as a file of the same name."""
+    path.parent.mkdir(parents=True)
+    records = [json.loads(line) for line in FILE.read_text("utf-8").splitlines()]
+    for record in records:
+        record["answers"] = [f"{answer} indeed" for answer in record["answers"]]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
 
 
 def compare(
@@ -210,6 +221,102 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
     assert len(rows) == 4 * 8
     assert {row["run"] for row in rows} == {result.subject.key for result in outcome.results}
     assert len(found["comparisons"]["multi_hop oracle candidates"]) == 6
+
+
+def origin_of_tests() -> Provenance:
+    return provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+
+
+def test_data_sets_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = turned(tmp_path / "other" / FILE.name)
+    runs: list[dict[str, object]] = [
+        {"data": (str(FILE), str(other)), "systems": ("words", "nothing")},
+        {"data": (str(FILE), str(other)), "systems": ("every",), "rates": (2,)},
+    ]
+    outcome = compare(tmp_path / "journals", runs)
+    here, there = (f"multi_hop ({sha256(path.read_bytes()).hexdigest()[:8]})" for path in (FILE, other))
+    report = make_report(outcome, origin_of_tests(), Scoring(), [PAIR])
+    found = report.to_json()["comparisons"]
+    assert isinstance(found, dict)
+    assert list(found) == [f"{name} oracle candidates" for name in (here, there)]
+    sections = to_markdown(report).split("\n## ")
+    for name, own in ((here, outcome.results[:3]), (there, outcome.results[3:])):
+        section = next(text for text in sections if text.startswith(f"{name}, oracle, given candidates\n"))
+        difference = 100 * ((own[0].f1 or 0) - (own[1].f1 or 0))
+        line = next(line for line in section.splitlines() if line.startswith("| words – nothing |"))
+        assert f"{difference:+.1f}" in line, "each has the tests of its own questions"
+        assert f"| {name} oracle, candidates | plain | every 2x |" in to_markdown(report)
+    text = page(report)
+    assert text.count("### Oracle") == 1
+    assert f"| system | n | {here} | {there} | mean |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| words | 8 |"))
+    for result in outcome.results:
+        if result.subject.label == "words":
+            assert f"| {100 * (result.f1 or 0):.1f} (" in row
+
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.update({path.name: self}))
+    draw_all(outcome.results, report.kept, tmp_path)
+    for figure in drawn.values():
+        assert [axes.get_title().partition(",")[0] for axes in figure.axes] == [here, there]
+
+
+def test_two_values_of_k_have_a_table_each(tmp_path: Path) -> None:
+    systems = ("words", "nothing")
+    runs: list[dict[str, object]] = [{"systems": systems, "given": "gold"}]
+    runs += [{"systems": systems, "k": k} for k in (1, 3)]
+    outcome = compare(tmp_path, runs)
+    report = make_report(outcome, origin_of_tests(), Scoring(), [PAIR])
+    assert len({result.f1 for result in outcome.results if result.subject.system == "words"}) == 3
+    found = report.to_json()["comparisons"]
+    assert isinstance(found, dict)
+    names = ["multi_hop oracle gold", "multi_hop oracle candidates, k 1", "multi_hop oracle candidates, k 3"]
+    assert list(found) == names
+    text = page(report)
+    headings = [line for line in text.splitlines() if line.startswith("### Oracle")]
+    assert headings == [
+        "### Oracle, the gold documents only given",
+        "### Oracle, all candidates given, k 1",
+        "### Oracle, all candidates given, k 3",
+    ]
+    for result in outcome.results:
+        if result.subject.system == "words":
+            assert f"| words | {result.n} | {100 * (result.f1 or 0):.1f} (" in text
+
+
+def test_a_system_is_not_asked_the_same_questions_twice(tmp_path: Path) -> None:
+    twice: list[dict[str, object]] = [{"systems": ("words",), "limit": limit} for limit in (5, 3)]
+    with pytest.raises(ConfigError, match=r"words is to be asked twice on multi_hop .* the first 5 .* the first 3"):
+        compare(tmp_path / "journals", twice)
+    assert not (tmp_path / "journals").exists(), "said before anything is asked"
+    outcomes = [compare(tmp_path / str(number), [run]) for number, run in enumerate(twice)]
+    both = Outcome(tuple(outcome.results[0] for outcome in outcomes), {}, {})
+    with pytest.raises(InputError, match="two results of words on multi_hop oracle"):
+        make_report(both, origin_of_tests(), Scoring())
+
+
+def test_what_is_left_out_is_said_of_each_exam(tmp_path: Path) -> None:
+    data = tmp_path / "faulty.jsonl"
+    data.write_text(FILE.read_text("utf-8") + "{\n", encoding="utf-8")
+    runs: list[dict[str, object]] = [
+        {"data": (str(data),), "systems": ("words",)},
+        {"data": (str(data),), "systems": ("nothing",), "limit": 2},
+    ]
+    assert compare(tmp_path / "a", runs).left_out == {"faulty oracle": {"bad JSON": 1}}
+    runs += [{"data": (str(data),), "systems": ("words",), "given": "gold"}]
+    assert compare(tmp_path / "b", runs).left_out == {
+        "faulty oracle, given candidates, all questions": {"bad JSON": 1},
+        "faulty oracle, given candidates, the first 2 questions": {"bad JSON": 1},
+        "faulty oracle, given gold, all questions": {"bad JSON": 1, "questions without a gold document": 1},
+    }
+
+
+def test_replies_of_changed_files_are_told_from_those_of_the_commit(tmp_path: Path) -> None:
+    sha = "a1b2c3d4" * 5
+    commits = (f"{sha}+changes", sha, "version 0.30.0.dev12+local")
+    (result,) = compare(tmp_path, [{"systems": ("words",)}]).results
+    shown = runs_table([replace(result, origins=tuple({"commit": commit} for commit in commits))])
+    assert "| a1b2c3d4a1b2+changes, a1b2c3d4a1b2, version 0.30.0.dev12+local |" in shown
 
 
 def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:

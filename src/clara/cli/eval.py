@@ -191,6 +191,7 @@ def evaluate(
 
         compare(
             SystemsChoice(
+                chosen=frozenset(_given(ctx, "COMMANDLINE", "ENVIRONMENT")),
                 data=tuple(data or ()),
                 setting=setting or "oracle",
                 systems=tuple(system or ()),
@@ -319,13 +320,18 @@ def _refuse_foreign(ctx: typer.Context, *, recipe: bool, systems: bool, fidelity
         allowed, what = _ALWAYS | _FIDELITY, "with --fidelity"
     else:
         allowed, what = _ALWAYS | _SINGLE, "for a single model (give --system or --fidelity)"
-    foreign = [
-        option.opts[0]
-        for option in ctx.command.params
-        if option.name not in allowed and str(ctx.get_parameter_source(option.name or "")).endswith("COMMANDLINE")
-    ]
+    foreign = [option for name, option in _given(ctx, "COMMANDLINE").items() if name not in allowed]
     if foreign:
         raise InputError(f"{', '.join(foreign)} has no meaning {what}; leave it out")
+
+
+def _given(ctx: typer.Context, *sources: str) -> dict[str, str]:
+    """Options that come from these of click's sources, as they are typed, by name of their parameter."""
+    return {
+        option.name or "": option.opts[0]
+        for option in ctx.command.params
+        if str(ctx.get_parameter_source(option.name or "")).endswith(sources)
+    }
 
 
 def _options(given: list[str] | None, reader: str | None) -> dict[str, Path]:

@@ -31,13 +31,19 @@ if TYPE_CHECKING:
 _SECONDS_A_LINE = 30.0
 _INTERRUPTED = 130
 _SHOWN_REASONS = 5
+_OF_SEARCH = {"first_stage": "--first-stage", "candidates": "--candidates"}
 _SEARCH_MODES: dict[str, Literal["latent", "text", "hybrid"]] = {"bm25": "text", "dense": "latent", "hybrid": "hybrid"}
 
 
 @dataclass(frozen=True, slots=True)
 class SystemsChoice:
-    """What the user asked for; the fields are the options of the same names."""
+    """What the user asked for; the fields are the options of the same names.
 
+    Attributes:
+        chosen: names of the options that the user gave, as against defaults of the same value.
+    """
+
+    chosen: frozenset[str]
     data: tuple[str, ...]
     setting: Literal["oracle", "normal"]
     systems: tuple[str, ...]
@@ -146,7 +152,7 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
     from clara.model.placement import placement  # noqa: PLC0415
 
     out = asked.out or Path()
-    name = grid.model if grid.model is not None and choice.model in {None, DEFAULT_MODEL} else choice.model
+    name = choice.model if "model" in asked.chosen or grid.model is None else grid.model
     model = load_model(choice, name or DEFAULT_MODEL)
     command = ["clara", *sys.argv[1:]]
     settings = SystemSettings(
@@ -197,6 +203,7 @@ def _candidacy(asked: SystemsChoice, model: ClaraModel, settings: SystemSettings
         first_stage=asked.first_stage,
         candidates=asked.candidates,
         encoder=encoder,
+        typed=tuple(text for name, text in _OF_SEARCH.items() if name in asked.chosen),
     )
 
 
@@ -239,10 +246,10 @@ def _say_left_out(report: Report) -> None:
         note(f"not run: {name}: {reason}")
     for name, reasons in report.outcome.left_out.items():
         for reason, count in reasons.items():
-            note(f"{name}: not asked: {count} {reason}")
+            note(f"{name}: left out: {count} {reason}")
     for result in report.outcome.results:
         for reason, count in list(result.error_reasons.items())[:_SHOWN_REASONS]:
-            note(f"{result.subject.data} {result.subject.label}: error, {count} times: {reason}")
+            note(f"{report.names.data(result.subject)} {result.subject.label}: error, {count} times: {reason}")
 
 
 def _show(report: Report) -> None:
@@ -252,11 +259,12 @@ def _show(report: Report) -> None:
     headings = ("data", "system", "n", "errors", "EM", "F1", "95 %", "cover-EM", "Recall@5", "first token")
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place < 2 else "right")
+    names = report.names
     for result in report.outcome.results:
         subject, ci = result.subject, result.ci95
         seconds = result.first_token_seconds
         table.add_row(
-            f"{subject.data} {subject.setting}",
+            f"{names.data(subject)} {subject.setting}{names.k(subject)}",
             subject.label,
             f"{result.n:,}",
             f"{result.errors:,}",

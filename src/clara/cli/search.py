@@ -51,7 +51,7 @@ def search(
     \b
     [{"passage_id", "document", "start", "end", "score", "text"}]
 
-    Higher scores are better: cosine (latent), BM25 (text), reciprocal rank fusion (hybrid).
+    Higher scores are better: cosine or late interaction (latent), BM25 (text), reciprocal rank fusion (hybrid).
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
     plain = mode == "text"

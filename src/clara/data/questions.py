@@ -77,7 +77,7 @@ class Question:
 
 @dataclass(slots=True)
 class Candidates:
-    """Gathers a question's candidate documents; an empty one is left out and counted.
+    """Gathers a question's candidate documents; an empty one that supports nothing is left out and counted.
 
     Attributes:
         docs: the documents so far.
@@ -90,9 +90,15 @@ class Candidates:
     gold: list[int] = field(default_factory=list)
 
     def add(self, title: str, text: str, *, gold: bool) -> None:
-        """Add a document unless it is empty."""
+        """Add a document unless it is empty.
+
+        Raises:
+            UnusableRecordError: an empty document is gold; without it recall would count too few of them.
+        """
         if not text.strip():
-            self.left_out.append("empty gold document" if gold else "empty candidate document")
+            if gold:
+                raise UnusableRecordError("empty gold document", title)
+            self.left_out.append("empty candidate document")
             return
         if gold:
             self.gold.append(len(self.docs))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clara.evaluate.grid import Benefit
+from clara.evaluate.groups import Group, groups
 from clara.evaluate.system_result import SystemResult
 from clara.metrics import Interval
 
@@ -24,9 +25,7 @@ class KeptBenefit:
 
     Attributes:
         pair: name of the pair.
-        data: the data set.
-        setting: ``oracle`` or ``normal``.
-        given: what systems saw of the candidates.
+        group: what was asked.
         system: label of the system.
         n: questions that all three answered.
         none: F1 of the system that reads nothing, on these questions.
@@ -38,9 +37,7 @@ class KeptBenefit:
     """
 
     pair: str
-    data: str
-    setting: str
-    given: str
+    group: Group
     system: str
     n: int
     none: float
@@ -50,8 +47,10 @@ class KeptBenefit:
     ci95: Interval | None
 
     def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return {**asdict(self), "ci95": [self.ci95.low, self.ci95.high] if self.ci95 is not None else None}
+        """One flat object."""
+        values = asdict(self)
+        group = values.pop("group")
+        return {**group, **values, "ci95": [self.ci95.low, self.ci95.high] if self.ci95 is not None else None}
 
 
 def kept_benefits(
@@ -64,10 +63,13 @@ def kept_benefits(
         pairs: names of the two ends; a pair whose systems were not run on a data set gives nothing there.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+
+    Raises:
+        InputError: two results are of one system on the same questions.
     """
     found: list[KeptBenefit] = []
     for pair in pairs:
-        for group in groups(results):
+        for group in groups(results).values():
             none = next((result for result in group if result.subject.system == pair.none), None)
             text = next((result for result in group if result.subject.system == pair.text), None)
             if none is None or text is None:
@@ -77,16 +79,6 @@ def kept_benefits(
                     kept = _kept(pair.name, none, text, result, resamples=resamples, seed=seed)
                     found.extend([kept] if kept is not None else [])
     return found
-
-
-def groups(results: Sequence[SystemResult]) -> list[list[SystemResult]]:
-    """Results by data set, setting, what was given and k, in order of first appearance."""
-    found: dict[tuple[str, str, str, str, int], list[SystemResult]] = {}
-    for result in results:
-        subject = result.subject
-        key = (subject.data, subject.data_sha256, subject.setting, subject.given, subject.k)
-        found.setdefault(key, []).append(result)
-    return list(found.values())
 
 
 def f1_by_question(result: SystemResult) -> dict[str, float]:
@@ -109,13 +101,10 @@ def _kept(
     means = values.mean(axis=1)
     gain = means[1] - means[0]
     kept = float((means[2] - means[0]) / gain) if gain > 0 else None
-    subject = memory.subject
     return KeptBenefit(
         pair=pair,
-        data=subject.data,
-        setting=subject.setting,
-        given=subject.given,
-        system=subject.label,
+        group=Group.of(memory.subject),
+        system=memory.subject.label,
         n=len(shared),
         none=float(means[0]),
         text=float(means[1]),

@@ -10,14 +10,17 @@ import csv
 import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO, cast
 
 from clara.data import DocText, GoldRef, Question
+from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
 
 _CSV_FIELD_LIMIT = 1 << 24
@@ -117,8 +120,21 @@ def read_qrels(folder: Path) -> dict[str, frozenset[str]]:
     return {question: frozenset(ids) for question, ids in found.items()}
 
 
-def beir_questions(folder: Path) -> tuple[Question, ...]:
+@dataclass(frozen=True, slots=True)
+class Judged:
     """The judged questions of a BEIR folder.
+
+    Attributes:
+        questions: at least one.
+        rejected: entries of ``queries.jsonl`` that gave no question, by reason.
+    """
+
+    questions: tuple[Question, ...]
+    rejected: Mapping[str, int]
+
+
+def beir_questions(folder: Path) -> Judged:
+    """Read the judged questions of a BEIR folder.
 
     Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
     HotpotQA; elsewhere only rankings can be measured.
@@ -129,25 +145,34 @@ def beir_questions(folder: Path) -> tuple[Question, ...]:
     qrels = read_qrels(folder)
     packed = folder / "queries.jsonl.gz"
     questions = []
-    for value in _objects(packed if packed.is_file() else folder / "queries.jsonl", Counter()):
+    rejected: Counter[str] = Counter()
+    for value in _objects(packed if packed.is_file() else folder / "queries.jsonl", rejected):
         if str(value.get("_id")) not in qrels:
-            continue
-        metadata = value.get("metadata")
-        answer = metadata.get("answer") if isinstance(metadata, dict) else None
-        questions.append(
-            Question(
-                id=str(value["_id"]),
-                source=folder.name,
-                question=str(value.get("text", "")),
-                answers=(answer,) if isinstance(answer, str) and answer.strip() else None,
-                docs=(),
-                gold=(),
-                elsewhere=tuple(GoldRef(id=passage) for passage in sorted(qrels[str(value["_id"])])),
-            )
-        )
+            continue  # of another split: nothing is wrong with it
+        try:
+            questions.append(_judged(value, qrels[str(value["_id"])], source=folder.name))
+        except UnusableRecordError as fault:
+            rejected[fault.reason] += 1
     if not questions:
-        raise RecordError(f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same")
-    return tuple(questions)
+        counted = f"; rejected: {dict(rejected)}" if rejected else ""
+        raise RecordError(
+            f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same{counted}"
+        )
+    return Judged(tuple(questions), MappingProxyType(dict(rejected)))
+
+
+def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str) -> Question:
+    metadata = value.get("metadata")
+    answer = metadata.get("answer") if isinstance(metadata, dict) else None
+    return Question(
+        id=str(value["_id"]),
+        source=source,
+        question=str(value.get("text", "")),
+        answers=(answer,) if isinstance(answer, str) and answer.strip() else None,
+        docs=(),
+        gold=(),
+        elsewhere=tuple(GoldRef(id=passage) for passage in sorted(relevant)),
+    )
 
 
 class GoldFinder:
@@ -264,7 +289,7 @@ def _objects(path: Path, rejected: Counter[str]) -> Iterator[Mapping[str, object
                 continue
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 rejected["bad JSON"] += 1
                 continue
             if isinstance(value, dict):
@@ -273,13 +298,18 @@ def _objects(path: Path, rejected: Counter[str]) -> Iterator[Mapping[str, object
                 rejected["not a JSON object"] += 1
 
 
-def _opened(path: Path) -> TextIO:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A text file, plain or gzipped, to read within the context: damage shows only there."""
     try:
         with path.open("rb") as start:
             packed = start.read(2) == b"\x1f\x8b"
         opened = gzip.open if packed else open
-        return cast("TextIO", opened(path, "rt", encoding="utf-8-sig", newline=""))
+        with cast("TextIO", opened(path, "rt", encoding="utf-8-sig", newline="")) as file:
+            yield file
     except FileNotFoundError:
         raise RecordError(f"no corpus file at {path}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"{path} is damaged or cut off ({error}): fetch it anew") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None

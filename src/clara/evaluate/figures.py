@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clara.errors import MissingExtraError
-from clara.evaluate.benefit import KeptBenefit, groups
+from clara.evaluate.benefit import KeptBenefit
+from clara.evaluate.groups import Group, Names, groups
 from clara.evaluate.retrieval import RECALL_DEPTHS
 from clara.evaluate.system_result import SystemResult
 
@@ -40,13 +41,15 @@ def draw_all(results: Sequence[SystemResult], kept: Sequence[KeptBenefit], folde
         The figures written, in ``folder``.
 
     Raises:
+        InputError: two results are of one system on the same questions.
         MissingExtraError: matplotlib is not installed.
     """
+    names = Names(result.subject for result in results)
     figures = {
-        "f1_rate.png": _f1_rate(results),
-        "recall.png": _recall(results),
-        "first_token_f1.png": _first_token(results),
-        "kept_benefit.png": _kept(kept),
+        "f1_rate.png": _f1_rate(results, names),
+        "recall.png": _recall(results, names),
+        "first_token_f1.png": _first_token(results, names),
+        "kept_benefit.png": _kept(kept, names),
     }
     written = []
     for name, panels in figures.items():
@@ -111,18 +114,17 @@ class _Styles:
         return "-" if rate is None else _LINES[self.rates.index(rate) % len(_LINES)]
 
 
-def _title(result: SystemResult) -> str:
-    subject = result.subject
-    return f"{subject.data}, {subject.setting}, {subject.given}"
+def _title(group: Group, names: Names) -> str:
+    return f"{names.data(group)}, {group.setting}, {group.given}{names.k(group)}"
 
 
-def _f1_rate(results: Sequence[SystemResult]) -> list[Panel]:
+def _f1_rate(results: Sequence[SystemResult], names: Names) -> list[Panel]:
     """F1 with its interval at each rate; systems without a rate as level lines."""
     styles = _Styles.of([result for result in results if result.f1 is not None])
     return [
-        (_title(group[0]), lambda axes, group=group: _draw_f1_rate(axes, group, styles))  # type: ignore[misc]
-        for group in groups(results)
-        if any(result.subject.rate is not None and result.f1 is not None for result in group)
+        (_title(group, names), lambda axes, own=own: _draw_f1_rate(axes, own, styles))  # type: ignore[misc]
+        for group, own in groups(results).items()
+        if any(result.subject.rate is not None and result.f1 is not None for result in own)
     ]
 
 
@@ -152,14 +154,14 @@ def _draw_f1_rate(axes: Any, group: Sequence[SystemResult], styles: _Styles) -> 
     axes.set_ylabel("F1, %")
 
 
-def _recall(results: Sequence[SystemResult]) -> list[Panel]:
+def _recall(results: Sequence[SystemResult], names: Names) -> list[Panel]:
     """Recall@k of the systems that only rank; of those that answer too only where nothing else ranked."""
     ranked = [result for result in results if result.retrieval is not None]
     ranked = [result for result in ranked if not result.n] or ranked
     styles = _Styles.of(ranked)
     return [
-        (_title(group[0]), lambda axes, group=group: _draw_recall(axes, group, styles))  # type: ignore[misc]
-        for group in groups(ranked)
+        (_title(group, names), lambda axes, own=own: _draw_recall(axes, own, styles))  # type: ignore[misc]
+        for group, own in groups(ranked).items()
     ]
 
 
@@ -175,13 +177,13 @@ def _draw_recall(axes: Any, group: Sequence[SystemResult], styles: _Styles) -> N
     axes.set_ylabel("Recall@k, %")
 
 
-def _first_token(results: Sequence[SystemResult]) -> list[Panel]:
+def _first_token(results: Sequence[SystemResult], names: Names) -> list[Panel]:
     """F1 against the time to the first token, a point a system."""
     timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
     styles = _Styles.of(timed)
     return [
-        (_title(group[0]), lambda axes, group=group: _draw_first_token(axes, group, styles))  # type: ignore[misc]
-        for group in groups(timed)
+        (_title(group, names), lambda axes, own=own: _draw_first_token(axes, own, styles))  # type: ignore[misc]
+        for group, own in groups(timed).items()
     ]
 
 
@@ -201,12 +203,12 @@ def _draw_first_token(axes: Any, group: Sequence[SystemResult], styles: _Styles)
     axes.set_ylabel("F1, %")
 
 
-def _kept(kept: Sequence[KeptBenefit]) -> list[Panel]:
+def _kept(kept: Sequence[KeptBenefit], names: Names) -> list[Panel]:
     """Kept benefit as bars, a panel a data set and pair."""
     found: dict[str, list[KeptBenefit]] = {}
     for item in kept:
         if item.kept is not None:
-            found.setdefault(f"{item.data}, {item.setting}, {item.given}: {item.pair}", []).append(item)
+            found.setdefault(f"{_title(item.group, names)}: {item.pair}", []).append(item)
     return [
         (title, lambda axes, items=items: _draw_kept(axes, items))  # type: ignore[misc]
         for title, items in found.items()

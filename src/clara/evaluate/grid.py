@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError
-from clara.evaluate.contest import Asking, Scoring, examine
+from clara.evaluate.contest import Asking, Exam, Scoring, examine
+from clara.evaluate.groups import Group, Names
 from clara.evaluate.sources import Loaded, Sources
 from clara.evaluate.system import Build, System, SystemSettings
 from clara.evaluate.system_result import Given, Setting, SystemResult
@@ -107,6 +108,11 @@ class Trial:
     system: str
     rate: int | None
 
+    @property
+    def label(self) -> str:
+        """The system, with its rate."""
+        return self.system if self.rate is None else f"{self.system} {self.rate}x"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -135,7 +141,8 @@ class Outcome:
     Attributes:
         results: one a trial that was run, in the order of the plan.
         not_run: systems that could not be built, with the reason.
-        left_out: questions that were not asked, by data set and setting, by reason.
+        left_out: questions and parts of the data that were left out, by data set and setting, by reason; what was
+            given and the limit are named too where they make a difference.
     """
 
     results: tuple[SystemResult, ...]
@@ -199,7 +206,7 @@ def run_grid(
         tell: told after each batch.
 
     Raises:
-        ConfigError: there is no such system, or a rate is not served.
+        ConfigError: there is no such system, a rate is not served, or a system is to be asked the same questions twice.
         InputError: data or journals cannot be used.
         ClaraError: with ``asking.strict``, whatever keeps a system from being built.
     """
@@ -210,28 +217,24 @@ def run_grid(
             builder.build(trial)  # what cannot be had is said before anything is asked
     wanted = _without_needless_rates(wanted, builder)
     exams = {_exam_key(trial): _load(trial, sources, settings) for trial in wanted}
+    _refuse_twice([(trial, exams[_exam_key(trial)].exam) for trial in wanted])
     pace = _Pace([(trial.system, trial.rate, len(exams[_exam_key(trial)].exam.questions)) for trial in wanted], tell)
     results: list[SystemResult] = []
     not_run: dict[str, str] = {}
     for place, trial in enumerate(wanted):
-        label = trial.system if trial.rate is None else f"{trial.system} {trial.rate}x"
         exam = exams[_exam_key(trial)].exam
         try:
             system = builder.build(trial)
         except ClaraError as error:
             if asking.strict:
                 raise
-            not_run[label] = str(error)
+            not_run[trial.label] = str(error)
             pace.skip(place)
             continue
-        told = pace.start(place, f"{exam.data} {exam.setting} {label}")
+        told = pace.start(place, f"{exam.data} {exam.setting} {trial.label}")
         results.append(examine(system, exam, asking, rate=trial.rate, scoring=scoring, told=told))
         pace.finish(place)
-    left_out: dict[str, Mapping[str, int]] = {}
-    for loaded in exams.values():
-        if loaded.left_out:
-            left_out.setdefault(f"{loaded.exam.data} {loaded.exam.setting}", loaded.left_out)
-    return Outcome(tuple(results), MappingProxyType(not_run), MappingProxyType(left_out))
+    return Outcome(tuple(results), MappingProxyType(not_run), MappingProxyType(_left_out(exams)))
 
 
 _ExamKey: TypeAlias = tuple[str, Setting, Given, int, int | None]
@@ -250,6 +253,40 @@ def _load(trial: Trial, sources: Sources, settings: SystemSettings) -> Loaded:
         max_new_tokens=settings.max_new_tokens,
         limit=trial.limit,
     )
+
+
+def _refuse_twice(asked: Sequence[tuple[Trial, Exam]]) -> None:
+    """Refuse a system that would stand twice in one place of a table, as with two limits.
+
+    Raises:
+        ConfigError: names it.
+    """
+    seen: dict[tuple[Group, str], Trial] = {}
+    for trial, exam in asked:
+        other = seen.setdefault((Group.of(exam), trial.label), trial)
+        if other is not trial:
+            raise ConfigError(
+                f"{trial.label} is to be asked twice on {exam.data} {exam.setting}, given {exam.given}, k {exam.k}: "
+                f"{_questions(other.limit)} of {other.data} and {_questions(trial.limit)} of {trial.data}; name it once"
+            )
+
+
+def _left_out(exams: Mapping[_ExamKey, Loaded]) -> dict[str, Mapping[str, int]]:
+    """What was left out of each data set and setting; of each exam where they differ in it."""
+    names = Names(loaded.exam for loaded in exams.values())
+    by_data: dict[str, dict[str, Mapping[str, int]]] = {}
+    for (_, setting, given, _, limit), loaded in exams.items():
+        data = f"{names.data(loaded.exam)} {setting}"
+        by_data.setdefault(data, {})[f"{data}, given {given}, {_questions(limit)}"] = loaded.left_out
+    found: dict[str, Mapping[str, int]] = {}
+    for data, own in by_data.items():
+        first = next(iter(own.values()))
+        found |= {data: first} if all(counts == first for counts in own.values()) else own
+    return {name: counts for name, counts in found.items() if counts}
+
+
+def _questions(limit: int | None) -> str:
+    return "all questions" if limit is None else f"the first {limit} questions"
 
 
 def _without_needless_rates(wanted: Sequence[Trial], builder: _Builder) -> list[Trial]:

@@ -14,15 +14,17 @@ from pathlib import Path
 from clara.data import write_jsonl
 from clara.errors import InputError
 from clara.evaluate import tables
-from clara.evaluate.benefit import KeptBenefit, f1_by_question, groups, kept_benefits
+from clara.evaluate.benefit import KeptBenefit, f1_by_question, kept_benefits
 from clara.evaluate.contest import Scoring
 from clara.evaluate.figures import draw_all
 from clara.evaluate.grid import Benefit, Outcome
+from clara.evaluate.groups import Group, Names, groups
 from clara.evaluate.provenance import Provenance
 from clara.evaluate.significance import Comparison, compare_all
 from clara.evaluate.system_result import SystemResult
 
 _SHOWN_REASONS = 5
+_SHOWN_HASH = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,32 @@ class Report:
         provenance: of this process.
         scoring: how replies were scored.
         kept: kept benefits.
-        comparisons: of the systems on the same questions, by data set, setting and what was given.
+        comparisons: of the systems on the same questions.
     """
 
     outcome: Outcome
     provenance: Provenance
     scoring: Scoring
     kept: tuple[KeptBenefit, ...]
-    comparisons: Mapping[str, Sequence[Comparison]]
+    comparisons: Mapping[Group, Sequence[Comparison]]
+
+    @property
+    def names(self) -> Names:
+        """What its groups are called."""
+        return Names(result.subject for result in self.outcome.results)
 
     def to_json(self) -> dict[str, object]:
         """The object in ``results.json``."""
+        names = self.names
         return {
             "provenance": self.provenance.to_json(),
             "scoring": asdict(self.scoring),
             "results": [result.to_json() for result in self.outcome.results],
             "kept_benefit": [item.to_json() for item in self.kept],
-            "comparisons": {name: [asdict(item) for item in found] for name, found in self.comparisons.items()},
+            "comparisons": {
+                f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": [asdict(item) for item in found]
+                for group, found in self.comparisons.items()
+            },
             "not_run": dict(self.outcome.not_run),
             "left_out": {name: dict(reasons) for name, reasons in self.outcome.left_out.items()},
         }
@@ -60,13 +71,14 @@ def make_report(outcome: Outcome, origin: Provenance, scoring: Scoring, pairs: S
     """Compare the results of an outcome.
 
     Raises:
+        InputError: two results are of one system on the same questions.
         MissingExtraError: scipy is not installed.
     """
     comparisons = {}
-    for group in groups(outcome.results):
-        scores = {result.subject.label: f1_by_question(result) for result in group if result.n}
+    for group, own in groups(outcome.results).items():
+        scores = {result.subject.label: f1_by_question(result) for result in own if result.n}
         if len(scores) > 1:
-            comparisons[_name(group[0])] = compare_all(scores, seed=scoring.seed)
+            comparisons[group] = compare_all(scores, seed=scoring.seed)
     kept = kept_benefits(outcome.results, pairs, resamples=scoring.resamples, seed=scoring.seed)
     return Report(outcome, origin, scoring, tuple(kept), comparisons)
 
@@ -105,11 +117,13 @@ def write_whole(path: Path, text: str) -> None:
 
 def to_markdown(report: Report, figures: Sequence[str] = ()) -> str:
     """The report as one page."""
+    names = report.names
     parts = ["# Evaluation\n", _origin(report.provenance, report.scoring)]
-    for group in groups(report.outcome.results):
-        parts += _data_set(group, report.comparisons.get(_name(group[0]), ()))
+    for group, own in groups(report.outcome.results).items():
+        parts.append(f"## {names.data(group)}, {group.setting}, given {group.given}{names.k(group)}\n")
+        parts += _data_set(own, report.comparisons.get(group, ()))
     if report.kept:
-        parts += ["## Kept benefit\n", _BENEFIT, tables.benefit_table(report.kept)]
+        parts += ["## Kept benefit\n", _BENEFIT, tables.benefit_table(report.kept, names)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures]
     parts += ["## Runs\n", runs_table(report.outcome.results)]
     parts += left_out(report)
@@ -123,9 +137,7 @@ _BENEFIT = (
 
 
 def _data_set(group: Sequence[SystemResult], comparisons: Sequence[Comparison]) -> list[str]:
-    subject = group[0].subject
     parts = [
-        f"## {subject.data}, {subject.setting}, given {subject.given}\n",
         f"Candidates: {'; '.join(dict.fromkeys(result.subject.candidates for result in group))}. "
         "Scores are means in percent with 95 % bootstrap intervals over the questions that were answered.\n",
     ]
@@ -149,7 +161,7 @@ def runs_table(results: Sequence[SystemResult]) -> str:
     rows = []
     for result in results:
         subject = result.subject
-        commits = dict.fromkeys(str(origin.get("commit", tables.DASH))[:19] for origin in result.origins)
+        commits = dict.fromkeys(_short(str(origin.get("commit", tables.DASH))) for origin in result.origins)
         starts = dict.fromkeys(str(origin.get("started", tables.DASH)) for origin in result.origins)
         rows.append(
             [
@@ -167,6 +179,12 @@ def runs_table(results: Sequence[SystemResult]) -> str:
     return tables.markdown(headings, rows)
 
 
+def _short(commit: str) -> str:
+    """A commit with its hash cut and its mark of changed files kept; ``version X`` as it is."""
+    sha, plus, mark = commit.partition("+")
+    return commit if sha.startswith("version ") else f"{sha[:_SHOWN_HASH]}{plus}{mark}"
+
+
 def _origin(origin: Provenance, scoring: Scoring) -> str:
     rule = "with HotpotQA's yes/no rule" if scoring.yes_no else "without the yes/no rule"
     return (
@@ -179,16 +197,11 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
 
 
 def left_out(report: Report) -> list[str]:
-    """What the tables do not hold: systems that were not run, questions that were not asked."""
+    """What the tables do not hold: systems that were not run, what of the data was left out."""
     same: dict[str, list[str]] = {}
     for name, reason in report.outcome.not_run.items():
         same.setdefault(reason, []).append(name)
     parts = [f"- not run: {', '.join(names)}: {reason}\n" for reason, names in same.items()]
     for name, reasons in report.outcome.left_out.items():
-        parts += [f"- {name}: not asked: {count} {reason}\n" for reason, count in reasons.items()]
+        parts += [f"- {name}: left out: {count} {reason}\n" for reason, count in reasons.items()]
     return ["## Left out\n", *parts] if parts else []
-
-
-def _name(result: SystemResult) -> str:
-    subject = result.subject
-    return f"{subject.data} {subject.setting} {subject.given}"

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from clara.errors import InputError
 from clara.evaluate import published, tables
+from clara.evaluate.groups import Names, groups
 from clara.evaluate.report import Report, left_out, runs_table, write_whole
 from clara.evaluate.system_result import SystemResult
 
@@ -34,6 +35,7 @@ def page(report: Report, *, note: str = "") -> str:
     """The page as Markdown."""
     origin = report.provenance
     results = report.outcome.results
+    names = report.names
     parts = [
         "# Results\n",
         "Written by the command below; do not edit. docs/evaluation.md says what is measured and how; "
@@ -46,24 +48,28 @@ def page(report: Report, *, note: str = "") -> str:
         "## This checkpoint\n",
         *([f"{note.strip()}\n"] if note.strip() else []),
     ]
-    for setting, given in dict.fromkeys((result.subject.setting, result.subject.given) for result in results):
-        chosen = [result for result in results if (result.subject.setting, result.subject.given) == (setting, given)]
-        parts += _setting(setting, given, chosen)
+    sections: dict[tuple[str, str, int], list[SystemResult]] = {}
+    for group, own in groups(results).items():
+        sections.setdefault((group.setting, group.given, group.k), []).extend(own)
+    for section in sections.values():
+        parts += _section(section, names)
     if report.kept:
         parts += [
             "### Kept benefit\n",
             "(F1 system - F1 none) / (F1 text - F1 none), 95 % bootstrap interval in brackets.\n",
-            tables.benefit_table(report.kept),
+            tables.benefit_table(report.kept, names),
         ]
     parts += _paper()
     parts += ["## Runs\n", runs_table(results), *left_out(report)]
     return "\n".join(parts)
 
 
-def _setting(setting: str, given: str, results: Sequence[SystemResult]) -> list[str]:
-    what = "the gold documents only" if given == "gold" else "all candidates"
+def _section(results: Sequence[SystemResult], names: Names) -> list[str]:
+    """Results of one setting, given the same, with the same k."""
+    subject = results[0].subject
+    what = "the gold documents only" if subject.given == "gold" else "all candidates"
     parts = [
-        f"### {setting.capitalize()}, {what} given\n",
+        f"### {subject.setting.capitalize()}, {what} given{names.k(subject)}\n",
         f"Percent; n: questions of each data set, counted from its first. {_fewer(results)}\n",
     ]
     measured: list[tuple[str, _ValueOf]] = [
@@ -73,8 +79,8 @@ def _setting(setting: str, given: str, results: Sequence[SystemResult]) -> list[
     ]
     for name, value_of in measured:
         if any(value_of(result) is not None for result in results):
-            parts += [f"{name}:\n", _across(results, value_of, intervals=name.startswith("F1"))]
-    parts += _rankings(results)
+            parts += [f"{name}:\n", _across(results, names, value_of, intervals=name.startswith("F1"))]
+    parts += _rankings(results, names)
     if any(result.first_token_seconds is not None or result.n for result in results):
         parts += ["Cost of a question:\n", _costs(results)]
     errors = sum(result.errors for result in results)
@@ -89,33 +95,34 @@ def _fewer(results: Sequence[SystemResult]) -> str:
     return "Systems with a smaller n were asked the first of the same questions: compare them with care."
 
 
-def _rankings(results: Sequence[SystemResult]) -> list[str]:
+def _rankings(results: Sequence[SystemResult], names: Names) -> list[str]:
     """Systems that only rank, on the questions that all of them ranked; nothing where there is none."""
     ranked = [result for result in results if result.retrieval is not None and not result.n]
     shared: dict[str, set[int]] = {}
     for result in ranked:
         places = {place for place, row in enumerate(result.rows) if row.ranking is not None}
-        shared[result.subject.data] = shared.get(result.subject.data, places) & places
-    names = [name for name, places in shared.items() if places]
-    if not names:
+        name = names.data(result.subject)
+        shared[name] = shared.get(name, places) & places
+    columns = [name for name, places in shared.items() if places]
+    if not columns:
         return []
 
     def mean(result: SystemResult | None, measure: str) -> float | None:
         if result is None:
             return None
-        return fmean((result.rows[place].ranking or {})[measure] for place in shared[result.subject.data])
+        return fmean((result.rows[place].ranking or {})[measure] for place in shared[names.data(result.subject)])
 
     def over_all(own: dict[str, SystemResult], measure: str) -> float | None:
-        return fmean(mean(own[name], measure) or 0.0 for name in names) if own.keys() >= set(names) else None
+        return fmean(mean(own[name], measure) or 0.0 for name in columns) if own.keys() >= set(columns) else None
 
     rows = []
     for label in dict.fromkeys(result.subject.label for result in ranked):
-        own = {result.subject.data: result for result in ranked if result.subject.label == label}
-        cells = [tables.percent(mean(own.get(name), "R@5")) for name in names]
+        own = {names.data(result.subject): result for result in ranked if result.subject.label == label}
+        cells = [tables.percent(mean(own.get(name), "R@5")) for name in columns]
         means = [tables.percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
         rows.append([label, *cells, *means])
-    headings = ["ranking", *names, "mean", "Recall@1, mean", "MRR, mean"]
-    counts = ", ".join(f"{name} {len(shared[name])}" for name in names)
+    headings = ["ranking", *columns, "mean", "Recall@1, mean", "MRR, mean"]
+    counts = ", ".join(f"{name} {len(shared[name])}" for name in columns)
     what = f"Recall@5 of rankings of the same candidates, on the questions that all of these ranked ({counts}):\n"
     return [what, tables.markdown(headings, rows)]
 
@@ -126,25 +133,25 @@ def _count(own: Sequence[SystemResult]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
-def _across(results: Sequence[SystemResult], value_of: _ValueOf, *, intervals: bool) -> str:
+def _across(results: Sequence[SystemResult], names: Names, value_of: _ValueOf, *, intervals: bool) -> str:
     """Systems down, data sets across, a mean at the end where a system was measured on all of them."""
-    names = list(dict.fromkeys(result.subject.data for result in results))
+    columns = list(dict.fromkeys(names.data(result.subject) for result in results))
     rows = []
     for label in dict.fromkeys(result.subject.label for result in results):
-        own = {result.subject.data: result for result in results if result.subject.label == label}
-        values = {name: value_of(own[name]) if name in own else None for name in names}
+        own = {names.data(result.subject): result for result in results if result.subject.label == label}
+        values = {name: value_of(own[name]) if name in own else None for name in columns}
         if all(value is None for value in values.values()):
             continue
         cells = [
             tables.with_interval(values[name], ci.f1)
             if intervals and name in own and (ci := own[name].ci95) is not None
             else tables.percent(values[name])
-            for name in names
+            for name in columns
         ]
         known = [value for value in values.values() if value is not None]
-        mean = tables.percent(fmean(known) if len(known) == len(names) else None)
+        mean = tables.percent(fmean(known) if len(known) == len(columns) else None)
         rows.append([label, _count(list(own.values())), *cells, mean])
-    return tables.markdown(["system", "n", *names, "mean"], rows)
+    return tables.markdown(["system", "n", *columns, "mean"], rows)
 
 
 def _costs(results: Sequence[SystemResult]) -> str:

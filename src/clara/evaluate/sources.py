@@ -6,6 +6,7 @@ Knows where questions and candidates come from, not what is asked of whom.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class Candidacy:
         first_stage: how a corpus is searched.
         candidates: documents a question.
         encoder: vectors for ``dense`` and ``hybrid``.
+        typed: options about searching that the user typed (``--candidates``), refused where nothing is searched.
     """
 
     corpus: str | None = None
@@ -51,6 +53,7 @@ class Candidacy:
     first_stage: FirstStageName = "bm25"
     candidates: int = CANDIDATES
     encoder: Encoder | None = None
+    typed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Loaded:
 
     Attributes:
         exam: the questions as they are asked.
-        left_out: questions that are not asked, by reason, faults of the file included.
+        left_out: questions that are not asked, by reason, and what of the file and the corpus cannot be used.
     """
 
     exam: Exam
@@ -94,13 +97,14 @@ class Sources:
             limit: questions, counted from the first of the file.
 
         Raises:
-            InputError: there is no such data set; the message says what to give.
+            InputError: there is no such data set, or an option about searching was typed and nothing is searched; the
+                message says what to give.
             RecordError: a file cannot be read, or nothing in it can be asked.
         """
         found = self._read(data, setting)
         chosen = found.questions[:limit]
-        left_out = dict(found.rejected)
         stage, corpus = self._stage(found, setting)
+        left_out = _unusable(found, corpus)
         label = "as in the file"
         if stage is not None:
             given_out = settled(
@@ -135,7 +139,7 @@ class Sources:
                 k=k,
                 max_new_tokens=max_new_tokens,
             ),
-            MappingProxyType({**left_out, **unasked}),
+            MappingProxyType(dict(left_out + Counter(unasked))),
         )
 
     def _read(self, data: str, setting: Setting) -> QuestionSet:
@@ -167,6 +171,11 @@ class Sources:
         if name is None and found.path.is_dir():
             name = str(found.path)
         if name is None and (found.format == "clara" or setting == "oracle"):
+            if chosen.typed:
+                raise InputError(
+                    f"{', '.join(chosen.typed)} has no meaning for {found.path} with --setting {setting}: its own "
+                    "candidates are taken as they are; leave it out, or give --corpus PATH or --corpus pool"
+                )
             return None, None
         if (name is None or name == POOL) and not any(question.docs for question in found.questions):
             raise InputError(
@@ -185,18 +194,28 @@ class Sources:
         return self._stages[name], corpus
 
 
+def _unusable(found: QuestionSet, corpus: Corpus | None) -> Counter[str]:
+    """Faults of a file and of the corpus that is searched for it, by reason."""
+    counted = Counter(found.rejected) + Counter(found.left_out)
+    if corpus is not None:
+        for reason, count in corpus.rejected.items():
+            counted[f"entries of the corpus {corpus.name}: {reason}"] += count
+    return counted
+
+
 def _lacks_gold(question: Question) -> bool:
     """Whether a supporting document is known not to be among the candidates that the question brings."""
     return bool(question.docs and question.elsewhere)
 
 
 def _beir_set(folder: Path) -> QuestionSet:
+    judged = beir_questions(folder)
     return QuestionSet(
         name=folder.name,
         path=folder,
         format="beir",
-        questions=beir_questions(folder),
-        rejected=MappingProxyType({}),
+        questions=judged.questions,
+        rejected=judged.rejected,
         left_out=MappingProxyType({}),
         sha256=_folder_sha256(folder),
     )

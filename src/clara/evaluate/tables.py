@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clara.evaluate.benefit import KeptBenefit
+from clara.evaluate.groups import Names
 from clara.evaluate.significance import Comparison
 from clara.evaluate.system_result import SystemResult
 from clara.metrics import Interval
@@ -114,11 +115,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     return markdown(["pair", "n", "difference in F1", "p", "p, Holm"], rows)
 
 
-def benefit_table(kept: Sequence[KeptBenefit]) -> str:
-    """Kept benefit by data set and pair."""
+def benefit_table(kept: Sequence[KeptBenefit], names: Names) -> str:
+    """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
     rows = [
         [
-            f"{item.data} {item.setting}, {item.given}",
+            f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
             item.pair,
             item.system,
             f"{item.n:,}",
