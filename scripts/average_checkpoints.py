@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from clara.errors import ClaraError
 from clara.model import checkpoint
 
 SHARE = 0.5
@@ -27,8 +28,8 @@ def main() -> None:
         sys.exit(__doc__)
     start, end, out = (Path(text) for text in sys.argv[1:])
     of_start, of_end = (checkpoint.read_manifest(folder) for folder in (start, end))
-    if (of_start.base_identity, of_start.compression) != (of_end.base_identity, of_end.compression):
-        sys.exit(f"expected checkpoints of one base model and one compression, got {start} and {end}")
+    if differing := _differing(of_start, of_end):
+        sys.exit(f"{start} and {end} differ in {differing}; name a checkpoint and the one that its run started from")
     if not _equal(start / checkpoint.MEMORY, end / checkpoint.MEMORY):
         sys.exit(f"expected equal memory tables ({checkpoint.MEMORY}) in {start} and {end}; only adapters are averaged")
     if out.exists():
@@ -48,6 +49,22 @@ def main() -> None:
         )
 
 
+def _differing(start: checkpoint.Manifest, end: checkpoint.Manifest) -> str:
+    """The settings without which a mean of adapters means nothing, where two checkpoints differ; empty if nowhere."""
+    left, right = _decisive(start), _decisive(end)
+    return ", ".join(f"{name} ({left[name]} and {right[name]})" for name in left if left[name] != right[name])
+
+
+def _decisive(manifest: checkpoint.Manifest) -> dict[str, object]:
+    return {
+        "base_identity": manifest.base_identity,
+        **manifest.compression.model_dump(),
+        "lora.rank": manifest.lora.rank,
+        "lora.alpha": manifest.lora.alpha,
+        "roles": " + ".join(manifest.roles),
+    }
+
+
 def _between(first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     return (SHARE * first.float() + (1 - SHARE) * last.float()).to(last.dtype)
 
@@ -58,4 +75,7 @@ def _equal(first: Path, second: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ClaraError, OSError) as error:
+        sys.exit(str(error))

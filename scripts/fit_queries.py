@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from clara.data import DataRecord, MultiHop, read_records
+from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.placement import natural_dtype
@@ -43,10 +44,14 @@ def main() -> None:
         sys.exit(f"{start} has no projection of questions' means; run whiten_queries.py --mean on it first")
     tests = read_records(held_out).records
     pairs = labelled(records_of(train), tests)
+    if not pairs:
+        sys.exit(f"{train} holds no question with its passage that {held_out} does not hold too")
     documents = Documents(loaded, cache)
     candidates = Candidates(tests, CANDIDATES, labelled=True)
     drawn = [candidates.example(record, np.random.default_rng(0)) for record in tests]
     asked = [question for question in drawn if question is not None and question.positives]
+    if not asked:
+        sys.exit(f"{held_out} holds no question with a passage that supports its answer")
     documents.prepare({rate: [text for q in asked for text in q.candidates] for rate in loaded.network.config.rates})
     for row, rate in enumerate(loaded.network.config.rates):
         before = recall(loaded, documents, asked, rate)
@@ -111,4 +116,7 @@ def recall(loaded: Loaded, documents: Documents, asked: Sequence[Question], rate
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ClaraError as error:
+        sys.exit(str(error))

@@ -38,7 +38,8 @@ def main() -> None:
         passages += random.sample(rows, min(count, len(rows)))
     for name, count in MULTI_HOP.items():
         rows = read(folder / "multi_hop" / f"{name}.jsonl.gz")
-        questions += random.sample([r for r in rows if r["gold"] and len(r["docs"]) <= DOCUMENTS[name]], count)
+        rows = [r for r in rows if r["gold"] and len(r["docs"]) <= DOCUMENTS[name]]
+        questions += random.sample(rows, min(count, len(rows)))
     random.shuffle(passages)
     with gzip.open(out, "wt", encoding="utf-8") as file:
         for record in [*passages, *questions]:
@@ -47,4 +48,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(str(error))

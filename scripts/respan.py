@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from clara.data import read_records
+from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.backbone import plain_ids
 from clara.model.create import from_checkpoint
@@ -27,6 +28,8 @@ def main() -> None:
     start, train, cache, out = map(Path, sys.argv[1:])
     loaded = from_checkpoint(start, cache, dtype=natural_dtype("cpu"), adapter_dtype=torch.float32)
     records = [record for path in sorted(train.rglob("*.jsonl.gz")) for record in read_records(path).records]
+    if not records:
+        sys.exit(f"{train} holds no records (*.jsonl.gz) to count in")
     texts = dict.fromkeys(text for record in records for text in passages_of(record))
     vocabulary = len(loaded.base.model.get_input_embeddings().weight)
     loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
@@ -36,4 +39,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ClaraError as error:
+        sys.exit(str(error))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from clara.data import read_records
+from clara.errors import ClaraError
 from clara.synth.bench import VerifierScore, score_verifier
 from clara.synth.settings import CheckSettings, LexicalSettings
 
@@ -19,12 +20,17 @@ POOLED = ("squad", "nq_qed", "nq_open", "clara_scp")
 
 def main(paths: list[Path]) -> None:
     """Write one row a file, and one over the files of the pooled target."""
+    if not paths:
+        sys.exit(__doc__)
     columns = ("data set", "passages", "pairs", "own accepted", "other rejected", "precision", "similar rejected")
     show(f"| {' | '.join(columns)} | most rejected for |")
     show(f"|---|{'---:|' * (len(columns) - 1)}---|")
     pooled: VerifierScore | None = None
     for path in paths:
-        score = score_verifier(read_records(path).passage_qa, CheckSettings(), LexicalSettings())
+        records = read_records(path).passage_qa
+        if len(records) < 2 or not any(record.pairs for record in records):
+            sys.exit(f"{path} holds {len(records)} passages; expected at least two, with questions")
+        score = score_verifier(records, CheckSettings(), LexicalSettings())
         name = path.name.removesuffix(".gz").removesuffix(".jsonl")
         show(row(name, score))
         if name in POOLED:
@@ -50,4 +56,7 @@ def row(name: str, score: VerifierScore) -> str:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    try:
+        main([Path(argument) for argument in sys.argv[1:]])
+    except ClaraError as error:
+        sys.exit(str(error))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -11,9 +15,12 @@ from cases import knowledge, write_passages
 from llm_server import LLMServer, always, serving
 from typer.testing import CliRunner, Result
 
+from clara.cli import app
 from clara.cli.synth import register
 from clara.errors import ConfigError, RecordError, SynthesisError
+from clara.synth.settings import SynthSettings
 
+DOCS = Path(__file__).parents[2] / "docs" / "synth.md"
 APP = typer.Typer()
 register(APP)
 
@@ -100,3 +107,26 @@ def test_records_become_official_rows_and_back(tmp_path: Path) -> None:
     assert [len(record["qa"]) for record in back] == [6, 6]
     with pytest.raises(RecordError, match="row 1"):
         call("convert-records", out, tmp_path / "x.jsonl", "--to", "records")
+
+
+def test_documented_commands_and_settings_are_taken() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("clara ")]
+    assert {command[1] for command in commands} == {"synth", "train", "convert-records"}
+    root: Any = typer.main.get_command(app)
+    for _, name, *arguments in commands:
+        root.commands[name].make_context(name, arguments)  # an option that is missing or unknown is an error
+    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    SynthSettings.model_validate(tomllib.loads(settings))
+
+
+def test_a_server_that_refuses_everything_is_no_good_end(tmp_path: Path) -> None:
+    docs, out = write_passages(tmp_path / "in.jsonl", 3), tmp_path / "records.jsonl"
+    with serving(LLMServer(knowledge(3), script=always("400"))) as llm:
+        options = ("--out", out, "--llm", llm.url, "--llm-model", "m")
+        with pytest.raises(SynthesisError, match="scripted 400"):
+            call("synth", docs, *options)
+        llm.script = always("")
+        assert call("synth", docs, *options, "--resume").exit_code == 0
+    assert len(out.read_text().splitlines()) == 3

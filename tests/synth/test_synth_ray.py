@@ -6,14 +6,17 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import knowledge, passage, write_passages
-from llm_server import LLMServer, serving
+from llm_server import LLMServer, always, serving
 
 from clara.errors import SynthesisError
+from clara.synth.report import SynthReport
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
@@ -61,6 +64,63 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
     job = Job(tmp_path / "out.jsonl", engine="ray", ray_address="ray://nowhere:1")
     with pytest.raises(SynthesisError, match=r"ray://nowhere:1.*RAY_ADDRESS"):
         synthesize(sources, settings, job)
+
+
+@dataclass(eq=False)
+class Task:
+    """A Ray task that was done at once, in this process."""
+
+    result: Any
+
+
+@pytest.fixture
+def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray without its processes: what is handed out is done on the spot, and comes back in the same order."""
+
+    class Function:
+        def __init__(self, function: Callable[..., Any]) -> None:
+            self._function = function
+
+        def remote(self, *arguments: object) -> Task:
+            return Task(self._function(*arguments))
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.remote", lambda **_: Function)
+    monkeypatch.setattr("ray.wait", lambda tasks, **_: (tasks[:1], tasks[1:]))
+    monkeypatch.setattr("ray.get", lambda task: task.result)
+
+
+def run_chunks(folder: Path, llm: LLMServer, count: int) -> SynthReport:
+    """A run over chunks of one passage each."""
+    sources = read_sources([write_passages(folder / "in.jsonl", count)], passage_words=190, min_passage_words=8)
+    settings = SynthSettings.model_validate({"server": {"url": llm.url, "model": "scripted", "concurrency": 2}})
+    return synthesize(sources, settings, Job(folder / "out.jsonl", engine="ray", workers=2, resume=True))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra scale)")
+@pytest.mark.usefixtures("one_after_another")
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_server_that_refuses_every_chunk_ends_the_run_and_costs_no_passage(tmp_path: Path, count: int) -> None:
+    llm = LLMServer(knowledge(count), script=always("400"))
+    with serving(llm) as server:
+        with pytest.raises(SynthesisError, match=r"every passage so far \([356]\) was refused.*scripted 400"):
+            run_chunks(tmp_path, server, count)
+        assert (tmp_path / "out.jsonl.dropped.jsonl").read_bytes() == b""
+        llm.script = always("")
+        report = run_chunks(tmp_path, server, count)
+    assert (report.accepted, report.dropped, report.unfinished) == (count, {}, 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra scale)")
+@pytest.mark.usefixtures("one_after_another")
+def test_chunks_refused_before_the_first_reply_are_dropped_after_it(tmp_path: Path) -> None:
+    refused = [passage(number).text for number in range(3)]
+    llm = LLMServer(knowledge(6), script=lambda asked: "400" if any(text in asked.prompt for text in refused) else "")
+    with serving(llm) as server:
+        report = run_chunks(tmp_path, server, 6)
+    assert (report.accepted, report.dropped, report.unfinished) == (3, {"request_refused": 3}, 0)
+    dropped = lines(tmp_path / "out.jsonl.dropped.jsonl")
+    assert [record["id"] for record in dropped] == ["case:0", "case:1", "case:2"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -21,7 +22,7 @@ from llm_server import LLMServer, serving
 from clara.errors import SynthesisError
 from clara.synth.cache import ReplyCache, request_key
 from clara.synth.drafts import SourcePassage
-from clara.synth.output import Output, read_lines
+from clara.synth.output import Output, read_accepted, read_dropped
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
@@ -36,6 +37,11 @@ def asked(llm: LLMServer, since: int) -> list[str]:
     return [request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
 
 
+def record(name: str, text: str = "x") -> dict[str, Any]:
+    """An accepted record with what ``Output`` and the report need."""
+    return {"id": name, "text": text, "qa": [], "complex_qa": [], "rounds": 1, "provenance": {"rejections": {}}}
+
+
 def by_id(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records in a fixed order, without the time of writing."""
     bare = [{**record, "provenance": {**record["provenance"], "date": ""}} for record in records]
@@ -47,7 +53,7 @@ def in_one_go(folder: Path, known: dict[str, dict[str, Any]]) -> list[dict[str, 
     with serving(LLMServer(known)) as llm:
         passages = write_passages(folder / "in.jsonl", len(known))
         killable.run(passages, folder / "out.jsonl", llm.url, _CONCURRENCY, resume=False)
-    return list(read_lines(folder / "out.jsonl"))
+    return list(read_accepted(folder / "out.jsonl"))
 
 
 def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
@@ -80,8 +86,8 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
         assert not keys & set(asked(llm, mark)), "what was stored is not asked again"
     everything = asked(llm, 0)
     assert len(everything) - len(set(everything)) <= _KILLS * _CONCURRENCY
-    finished = list(read_lines(tmp_path / "out.jsonl"))
-    dropped = list(read_lines(tmp_path / "out.jsonl.dropped.jsonl"))
+    finished = list(read_accepted(tmp_path / "out.jsonl"))
+    dropped = list(read_dropped(tmp_path / "out.jsonl.dropped.jsonl"))
     assert sorted(record["id"] for record in finished + dropped) == sorted(f"case:{n}" for n in range(_PASSAGES))
     assert [record["id"] for record in dropped] == ["case:3"]
     assert next(record for record in finished if record["id"] == "case:5")["rounds"] == 2
@@ -94,7 +100,7 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
 @hypothesis_settings(deadline=None, max_examples=40)
 def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("torn") / "out.jsonl"
-    lines = [{"id": f"a{n}", "text": "süß\n" * n, "rounds": n} for n in range(1, 4)]
+    lines = [record(f"a{n}", "süß\n" * n) for n in range(1, 4)]
     with Output(path, resume=False) as output:
         for line in lines:
             output.accept(line)
@@ -103,15 +109,15 @@ def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.T
     path.write_bytes(kept)
     with Output(path, resume=True) as output:
         assert set(output.finished()) == {f"a{n}" for n in range(1, 1 + kept.count(b"\n"))}
-        output.accept({"id": "new", "text": "x"})
-    assert [line["id"] for line in read_lines(path)][-1] == "new"
+        output.accept(record("new"))
+    assert [line["id"] for line in read_accepted(path)][-1] == "new"
     assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
 
 
 def test_an_output_that_is_there_needs_resume(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with Output(path, resume=False) as output:
-        output.accept({"id": "a", "text": "x"})
+        output.accept(record("a"))
     with pytest.raises(SynthesisError, match="--resume"):
         Output(path, resume=False)
     with Output(path, resume=True) as output:
@@ -125,7 +131,17 @@ def test_two_runs_cannot_write_one_output(tmp_path: Path) -> None:
     Output(tmp_path / "out.jsonl", resume=True).close()
 
 
-@pytest.mark.parametrize("content", [b"a thesis without a line end", b"[1]\n", b'{"id": 3, "text": "x"}\n', b"no\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a thesis without a line end",
+        b"[1]\n",
+        b'{"id": 3, "text": "x"}\n',
+        b"no\n",
+        b'{"id": "a", "source": "s", "title": "", "text": "a passage"}\n',
+        b'{"id": "a", "source": "s", "title": "", "text": "a passage without a line end"}',
+    ],
+)
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
@@ -141,7 +157,28 @@ def test_a_changed_passage_is_not_taken_for_a_finished_one(tmp_path: Path) -> No
     settings = SynthSettings.model_validate({"server": {"url": "http://127.0.0.1:9", "model": "m"}})
     with pytest.raises(SynthesisError, match="case:0"):
         synthesize(changed, settings, Job(tmp_path / "out.jsonl", resume=True))
-    assert len(list(read_lines(tmp_path / "out.jsonl"))) == 1
+    assert len(list(read_accepted(tmp_path / "out.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"), [("out.jsonl", "qa, complex_qa, rounds, provenance"), ("out.jsonl.dropped.jsonl", "dropped")]
+)
+def test_records_that_no_run_wrote_are_refused_before_the_first_request(
+    tmp_path: Path, name: str, lacking: str
+) -> None:
+    passages = write_passages(tmp_path / "in.jsonl", 2)
+    (tmp_path / name).write_bytes(passages.read_bytes())
+    with serving(LLMServer(knowledge(2))) as llm, pytest.raises(SynthesisError, match=f"lacks {lacking}.*--out"):
+        killable.run(passages, tmp_path / "out.jsonl", llm.url, _CONCURRENCY, resume=True)
+    assert llm.calls == []
+    assert (tmp_path / name).read_bytes() == passages.read_bytes()
+
+
+def test_a_record_without_its_counted_rejections_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(json.dumps({**record("a"), "provenance": {}}) + "\n", "utf-8")
+    with pytest.raises(SynthesisError, match=r"lacks provenance\.rejections"):
+        list(read_accepted(path))
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
@@ -153,7 +190,7 @@ from clara.errors import SynthesisError
 from clara.synth.output import Output
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Output(Path({str(tmp_path / "out.jsonl")!r}), resume=False) as output:
-    output.accept({{"id": "a", "text": "x" * 100}})
+    output.accept({record("a", "x" * 20)})
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
     try:
         output.accept({{"id": "b", "text": "y" * 1000}})
@@ -163,4 +200,4 @@ with Output(Path({str(tmp_path / "out.jsonl")!r}), resume=False) as output:
         raise SystemExit("no error")
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
-    assert [line["id"] for line in read_lines(tmp_path / "out.jsonl")] == ["a"]
+    assert [line["id"] for line in read_accepted(tmp_path / "out.jsonl")] == ["a"]

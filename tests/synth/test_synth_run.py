@@ -370,14 +370,38 @@ def test_one_refused_passage_is_dropped_alone(tmp_path: Path) -> None:
     assert [record["id"] for record in records(tmp_path, "out.jsonl.dropped.jsonl")] == ["case:2"]
 
 
-def test_a_server_that_refuses_every_passage_ends_the_run(tmp_path: Path) -> None:
-    refused = r"every passage so far .* was refused.*scripted 400"
-    with (
-        serving(LLMServer(knowledge(8), script=always("400"))) as server,
-        pytest.raises(SynthesisError, match=refused),
-    ):
-        run(tmp_path, server, 8)
-    assert len(server.calls) <= 8 * 3 * 3
+def test_passages_refused_before_the_first_reply_are_dropped_after_it(tmp_path: Path) -> None:
+    refused = (passage(0).text, passage(1).text)
+    llm = LLMServer(knowledge(3), script=lambda asked: "400" if any(text in asked.prompt for text in refused) else "")
+    with serving(llm) as server:
+        report = run(tmp_path, server, 3, server={"concurrency": 1})
+    assert (report.accepted, report.dropped, report.unfinished) == (1, {"request_refused": 2}, 0)
+    assert [record["id"] for record in records(tmp_path, "out.jsonl.dropped.jsonl")] == ["case:0", "case:1"]
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_a_server_that_refuses_every_passage_ends_the_run_and_costs_none(tmp_path: Path, count: int) -> None:
+    """It may want another name of a parameter, say: the passages are there for the run that uses it."""
+    llm = LLMServer(knowledge(count), script=always("400"))
+    with serving(llm) as server:
+        with pytest.raises(SynthesisError, match=r"every passage so far .* was refused.*scripted 400.*--resume"):
+            run(tmp_path, server, count)
+        assert len(server.calls) <= count * 3 * 3
+        assert records(tmp_path) == records(tmp_path, "out.jsonl.dropped.jsonl") == []
+        llm.script = always("")
+        report = run(tmp_path, server, count, resume=True)
+    assert (report.accepted, report.dropped, report.unfinished) == (count, {}, 0)
+
+
+def test_passages_out_of_the_cache_do_not_make_a_refusal_theirs(tmp_path: Path) -> None:
+    with serving(LLMServer(knowledge(1))) as server:
+        run(tmp_path, server, 1)
+    (tmp_path / "out.jsonl").unlink()
+    llm = LLMServer(knowledge(3), script=always("400"))
+    with serving(llm) as server, pytest.raises(SynthesisError, match="was refused"):
+        run(tmp_path, server, 3)
+    assert [record["id"] for record in records(tmp_path)] == ["case:0"]
+    assert records(tmp_path, "out.jsonl.dropped.jsonl") == []
 
 
 def test_progress_tells_speed_and_the_time_left(tmp_path: Path) -> None:

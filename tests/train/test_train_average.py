@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import sys
@@ -58,5 +59,32 @@ def test_other_memory_tables_are_refused(
     table = {name: tensor + 1 for name, tensor in load_file(trained / checkpoint.MEMORY).items()}
     save_file(table, trained / checkpoint.MEMORY, metadata={"format": "pt"})
     with pytest.raises(SystemExit, match="expected equal memory tables"):
+        average(tiny_checkpoint, trained, tmp_path / "average")
+    assert not (tmp_path / "average").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"lora": {"rank": 4, "alpha": 64.0}}, r"differ in lora\.alpha \(8\.0 and 64\.0\)"),
+        ({"lora": {"rank": 8, "alpha": 8.0}}, r"differ in lora\.rank \(4 and 8\)"),
+        (
+            {"roles": ["compressor", "query_reasoner", "generator"]},
+            r"differ in roles \(compressor \+ generator and compressor \+ query_reasoner \+ generator\)",
+        ),
+        ({"base_identity": "another"}, "differ in base_identity"),
+    ],
+)
+def test_adapters_of_another_shape_scale_or_base_are_refused(
+    average: Callable[..., None],
+    tiny_checkpoint: Path,
+    trained: Path,
+    tmp_path: Path,
+    changed: dict[str, object],
+    said: str,
+) -> None:
+    manifest = json.loads((trained / checkpoint.MANIFEST).read_text("utf-8"))
+    (trained / checkpoint.MANIFEST).write_text(json.dumps(manifest | changed), "utf-8")
+    with pytest.raises(SystemExit, match=said):
         average(tiny_checkpoint, trained, tmp_path / "average")
     assert not (tmp_path / "average").exists()

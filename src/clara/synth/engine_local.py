@@ -11,13 +11,12 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from clara.errors import SynthesisError
 from clara.synth.budget import Budget, Usage
 from clara.synth.cache import ReplyCache
 from clara.synth.client import ChatClient
 from clara.synth.draft import Drafter
 from clara.synth.drafts import Draft, SourcePassage
-from clara.synth.faults import BudgetSpentError, RequestRefusedError, ServerUnavailableError
+from clara.synth.faults import BudgetSpentError, NothingAnsweredError, RequestRefusedError, ServerUnavailableError
 from clara.synth.judges.lexical import LexicalJudge
 from clara.synth.judges.llm import LLMJudge
 from clara.synth.loop import Judge, OfflineJudge, Outcome, work_out
@@ -29,7 +28,7 @@ from clara.synth.work import Work
 
 REFUSED = "request_refused"
 _UNAVAILABLE_IN_A_ROW = 5  # passages; a server that fails that often is down
-_REFUSED_IN_A_ROW = 5  # passages, before any reply: the fault is not theirs
+MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,7 @@ class Means:
         api_key: the server's key.
         spent: tokens that count towards the budget already.
         on_progress: called after each reply and each finished passage.
+        answered: whether the server has replied in this run already: what it refuses now is the passage's fault.
     """
 
     settings: SynthSettings
@@ -93,12 +93,14 @@ class Means:
     api_key: str = ""
     spent: Usage = Usage()  # noqa: RUF009 - frozen, so it can be shared
     on_progress: OnProgress | None = None
+    answered: bool = False
 
 
 def finish_passages(todo: Sequence[SourcePassage], means: Means, cache: ReplyCache, sink: Sink) -> RunFigures:
     """Finish passages, or as many as budget and server allow.
 
     Raises:
+        NothingAnsweredError: the server refuses passages and answers nothing; those are not finished.
         SynthesisError: the output or the cache cannot be used, the server refuses everything.
     """
     return asyncio.run(_Run(means, cache, sink).run(todo))
@@ -115,7 +117,9 @@ class _Run:
         self._records = RecordMaker(means.settings, means.templates)
         self._budget = Budget(means.settings.budget, means.spent)
         self._total = self._finished = self._accepted = 0
-        self._unavailable = self._refused = 0  # passages in a row
+        self._unavailable = 0  # passages in a row
+        self._refused: list[SourcePassage] = []  # held back until a reply shows that the server works
+        self._refusal = ""
         self._stopped: Stop = ""
         self._message = ""
         self._start = time.monotonic()
@@ -137,10 +141,12 @@ class _Run:
                 await _all_or_first_error(workers)
             except ServerUnavailableError as error:
                 self._stop("server", str(error))
+            self._settle_refused(answered=self._answered(client))
             self._progress()
             return RunFigures(
                 finished=self._finished,
                 requests=client.requests,
+                answered=client.answered,
                 retried=dict(client.retried),
                 spent=self._budget.spent,
                 spent_now=self._budget.spent - self._means.spent,
@@ -169,11 +175,27 @@ class _Run:
                     raise
                 continue
             except RequestRefusedError as error:
-                self._refused += 1
-                if self._refused >= _REFUSED_IN_A_ROW and not client.answered:
-                    raise SynthesisError(f"every passage so far ({self._refused}) was refused: {error}") from None
-                outcome = Outcome(Draft(), 0, {REFUSED: 1}, REFUSED)
-            self._finish(passage, outcome)
+                self._refused.append(passage)
+                self._refusal = str(error)
+            else:
+                self._finish(passage, outcome)
+            if self._answered(client) or len(self._refused) >= MOST_REFUSED:
+                self._settle_refused(answered=self._answered(client))
+
+    def _answered(self, client: ChatClient) -> bool:
+        return self._means.answered or client.answered > 0
+
+    def _settle_refused(self, *, answered: bool) -> None:
+        """Drop the refused passages if the server answers others; else its refusals say nothing of the passages.
+
+        Raises:
+            NothingAnsweredError: there are some, and it has answered nothing.
+        """
+        if self._refused and not answered:
+            raise NothingAnsweredError(len(self._refused), self._refusal)
+        refused, self._refused = self._refused, []
+        for passage in refused:
+            self._finish(passage, Outcome(Draft(), 0, {REFUSED: 1}, REFUSED))
 
     def _finish(self, passage: SourcePassage, outcome: Outcome) -> None:
         if outcome.dropped:

@@ -18,7 +18,8 @@ from clara.errors import MissingExtraError, SynthesisError
 from clara.synth.budget import Usage, price
 from clara.synth.cache import ReplyCache
 from clara.synth.drafts import SourcePassage
-from clara.synth.engine_local import Means, Progress, Sink, finish_passages
+from clara.synth.engine_local import MOST_REFUSED, Means, Progress, Sink, finish_passages
+from clara.synth.faults import NothingAnsweredError
 from clara.synth.report import RunFigures, Stop
 from clara.synth.settings import BudgetSettings, SynthSettings
 from clara.synth.templates import Templates
@@ -49,11 +50,19 @@ class _Collected:
 
 @dataclass(frozen=True)
 class _Finished:
-    """What a worker sends back: the lines of a chunk, its figures, and what ended it early."""
+    """What a worker sends back: the lines of a chunk, its figures, and what ended it early.
+
+    Attributes:
+        lines: of finished passages.
+        figures: of the chunk.
+        fault: what ended it; empty if nothing did.
+        refused: passages that the server refused without answering any other; ``fault`` is then its words.
+    """
 
     lines: _Collected
     figures: RunFigures
     fault: str = ""
+    refused: int = 0
 
 
 def finish_passages_on_ray(
@@ -70,6 +79,7 @@ def finish_passages_on_ray(
         address: a cluster to join; empty for workers on this machine.
 
     Raises:
+        NothingAnsweredError: the server refuses passages and answers nothing; those are not finished.
         SynthesisError: the output or the cache cannot be used, the server refuses everything, Ray fails.
     """
     ours = not ray.is_initialized()
@@ -100,7 +110,11 @@ class _Driver:
         self._spent = means.spent
         self._task: Any = ray.remote(num_cpus=1)(_finish_chunk)
         self._shares: dict[Any, BudgetSettings] = {}  # of the chunks under way
-        self._requests = self._finished = self._accepted = 0
+        self._chunks: dict[Any, Sequence[SourcePassage]] = {}  # under way
+        self._refused: list[Sequence[SourcePassage]] = []  # chunks of which nothing was answered
+        self._refused_passages = 0
+        self._refusal = ""
+        self._requests = self._replies = self._finished = self._accepted = 0
         self._retried: Counter[str] = Counter()
         self._stopped: Stop = ""
         self._message = ""
@@ -112,21 +126,28 @@ class _Driver:
         chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
         chunks.reverse()
         while chunks or self._shares:
-            while chunks and not self._stopped and len(self._shares) < self._workers:
+            while chunks and self._goes_on and len(self._shares) < self._workers:
                 self._hand_out(chunks.pop())
             if not self._shares:
                 break
             (done,), _ = ray.wait(list(self._shares), num_returns=1)
             del self._shares[done]
+            chunk = self._chunks.pop(done)
             try:
                 finished = ray.get(done)
             except RayError as error:
                 last = str(error).strip().splitlines()[-1]
                 raise SynthesisError(f"a Ray worker failed: {last}; go on with --resume") from None
-            self._take(finished)
+            self._take(chunk, finished)
+            if self._replies:  # asked again, the passages that the server refuses are dropped
+                chunks += self._refused
+                self._refused = []
+        if self._refused:
+            raise NothingAnsweredError(self._refused_passages, self._refusal)
         return RunFigures(
             finished=self._finished,
             requests=self._requests,
+            answered=self._replies,
             retried=dict(self._retried),
             spent=self._spent,
             spent_now=self._spent - self._means.spent,
@@ -135,6 +156,11 @@ class _Driver:
             stopped=self._stopped,
             message=self._message,
         )
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether further chunks may be handed out."""
+        return not self._stopped and (self._replies > 0 or self._refused_passages < MOST_REFUSED)
 
     def _hand_out(self, chunk: Sequence[SourcePassage]) -> None:
         settings = self._means.settings
@@ -147,9 +173,16 @@ class _Driver:
         )
         mine = settings.model_copy(update={"server": server, "budget": share})
         texts = dict(self._means.templates.texts)
-        self._shares[self._task.remote(list(chunk), mine, texts, self._means.api_key, self._cache)] = share
+        task = self._task.remote(list(chunk), mine, texts, self._means.api_key, self._cache, self._replies)
+        self._shares[task], self._chunks[task] = share, chunk
 
-    def _take(self, finished: _Finished) -> None:
+    def _take(self, chunk: Sequence[SourcePassage], finished: _Finished) -> None:
+        if finished.refused:
+            # Lines that it has nevertheless came out of the cache; they will again.
+            self._refused.append(chunk)
+            self._refused_passages += finished.refused
+            self._refusal = finished.fault
+            return
         for record in finished.lines.accepted:
             self._sink.accept(record)
         for record in finished.lines.dropped:
@@ -161,6 +194,7 @@ class _Driver:
         self._finished += len(finished.lines.accepted) + len(finished.lines.dropped)
         self._spent += figures.spent_now
         self._requests += figures.requests
+        self._replies += figures.answered
         self._retried.update(figures.retried)
         if figures.stopped and not self._stopped:
             self._stopped, self._message = figures.stopped, figures.message
@@ -188,13 +222,21 @@ def _share(
 
 
 def _finish_chunk(
-    chunk: list[SourcePassage], settings: SynthSettings, texts: dict[str, str], api_key: str, cache: Path
+    chunk: list[SourcePassage],
+    settings: SynthSettings,
+    texts: dict[str, str],
+    api_key: str,
+    cache: Path,
+    replied: int,
 ) -> _Finished:
-    """Finish a chunk, in a worker."""
+    """Finish a chunk, in a worker; ``replied``: the server's replies so far, to all workers."""
     lines = _Collected()
     try:
         with ReplyCache(cache) as replies:
-            figures = finish_passages(chunk, Means(settings, Templates(texts), api_key), replies, lines)
+            means = Means(settings, Templates(texts), api_key, answered=replied > 0)
+            figures = finish_passages(chunk, means, replies, lines)
+    except NothingAnsweredError as error:
+        return _Finished(lines, RunFigures(), error.words, error.passages)
     except SynthesisError as error:
         return _Finished(lines, RunFigures(), str(error))
     return _Finished(lines, replace(figures, retried=dict(figures.retried)))

@@ -9,6 +9,23 @@ class RequestRefusedError(SynthesisError):
     """The server refused this one request (too long, not allowed); asking again would not help."""
 
 
+class NothingAnsweredError(SynthesisError):
+    """The server refused every passage and gave no reply at all: the fault is not the passages', they stay open.
+
+    Attributes:
+        passages: how many were refused.
+        words: the last refusal.
+    """
+
+    def __init__(self, passages: int, words: str) -> None:
+        super().__init__(
+            f"every passage so far ({passages}) was refused: {words}; change the settings as the server asks, then go "
+            "on with --resume"
+        )
+        self.passages = passages
+        self.words = words
+
+
 class ServerUnavailableError(SynthesisError):
     """The server gave no usable reply in all attempts; the passage stays open for a later run."""
 

@@ -7,6 +7,7 @@ finished or untouched: ``--resume`` finishes the rest. Nothing else remembers wh
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,10 @@ from filelock import FileLock, Timeout
 from clara.errors import SynthesisError
 
 _LINE_START = b'{"id": "'  # how each line begins: what does not is not ours to cut
+_Keys = Mapping[str, type]
+_ACCEPTED: _Keys = {"id": str, "text": str, "qa": list, "complex_qa": list, "rounds": int, "provenance": dict}
+_DROPPED: _Keys = {"id": str, "text": str, "dropped": str, "provenance": dict}
+"""What ``--resume`` and the report need of a line."""
 
 
 class Output:
@@ -78,14 +83,15 @@ class Output:
 
     def finished(self) -> dict[str, bytes]:
         """Each finished passage's id, with the ``text_digest`` of its text."""
-        return {value["id"]: text_digest(value["text"]) for path in self._files for value in read_lines(path)}
+        values = itertools.chain(read_accepted(self.path), read_dropped(self.dropped_path))
+        return {value["id"]: text_digest(value["text"]) for value in values}
 
     def _open(self, *, resume: bool) -> None:
-        for path in (self.path, self.dropped_path):
+        for path, keys in ((self.path, _ACCEPTED), (self.dropped_path, _DROPPED)):
             if not resume and path.exists() and path.stat().st_size:
                 raise SynthesisError(f"{path} is there already; go on with --resume or choose another --out")
             try:
-                _mend_last_line(path)
+                _mend_last_line(path, keys)
                 self._files[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             except OSError as error:
                 raise SynthesisError(f"{path} cannot be written: {error.strerror or error}") from None
@@ -110,28 +116,56 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_accepted(path: Path) -> Iterator[dict[str, Any]]:
     """The records of an output file; none if it is not there.
 
     Raises:
-        SynthesisError: a line is no record.
+        SynthesisError: a line is no record of a synthesis run.
     """
+    return _read_lines(path, _ACCEPTED)
+
+
+def read_dropped(path: Path) -> Iterator[dict[str, Any]]:
+    """The passages in the file of dropped ones; none if it is not there.
+
+    Raises:
+        SynthesisError: a line is no dropped passage of a synthesis run.
+    """
+    return _read_lines(path, _DROPPED)
+
+
+def _read_lines(path: Path, keys: _Keys) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("id", "text")):
+            value = _parsed(line)
+            if lacking := _lacking(value, keys):
                 raise SynthesisError(
-                    f"{path}, line {number} is no record of a synthesis run; choose another --out, or mend the line"
+                    f"{path}, line {number} is no line of a synthesis run ({lacking}); choose another --out, or mend "
+                    "the line"
                 )
             yield value
 
 
-def _mend_last_line(path: Path) -> None:
+def _parsed(line: bytes) -> Any:  # noqa: ANN401 - whatever the JSON holds; None if it is none
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _lacking(value: object, keys: _Keys) -> str:
+    """What a parsed line lacks to be one that a synthesis run wrote; empty if nothing."""
+    if not isinstance(value, dict):
+        return "it is no JSON object"
+    wrong = [key for key, kind in keys.items() if not isinstance(value.get(key), kind)]
+    if not wrong and not isinstance(value["provenance"].get("rejections"), dict):
+        wrong = ["provenance.rejections"]
+    return f"it lacks {', '.join(wrong)}" if wrong else ""
+
+
+def _mend_last_line(path: Path, keys: _Keys) -> None:
     """Cut off a last line that was not written to its end; its passage is simply not finished."""
     if not path.exists():
         return
@@ -145,7 +179,9 @@ def _mend_last_line(path: Path) -> None:
             tail = file.read(step) + tail
         kept = start + tail.rfind(b"\n") + 1
         torn = tail[tail.rfind(b"\n") + 1 :]
-        if torn and not (torn.startswith(_LINE_START) or _LINE_START.startswith(torn)):
+        ours = torn.startswith(_LINE_START) or _LINE_START.startswith(torn)
+        whole = _parsed(torn)  # of another's file, whose last line has no line end; ours lacks nothing then
+        if torn and (not ours or (whole is not None and _lacking(whole, keys))):
             raise SynthesisError(f"{path} ends in something that no synthesis run wrote; choose another --out")
         if torn:
             file.truncate(kept)

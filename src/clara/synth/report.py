@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from clara.errors import MissingExtraError, SynthesisError
 from clara.synth.budget import Usage
-from clara.synth.output import read_lines
+from clara.synth.output import read_accepted, read_dropped
 
 Stop = Literal["", "budget", "server"]
 
@@ -26,6 +26,7 @@ class RunFigures:
     Attributes:
         finished: passages accepted or dropped in this run.
         requests: requests sent, further attempts included.
+        answered: replies that the server gave in this run.
         retried: attempts that failed and were repeated, by fault.
         spent: tokens of all replies in the cache, earlier runs included.
         spent_now: tokens of this run's replies.
@@ -37,6 +38,7 @@ class RunFigures:
 
     finished: int = 0
     requests: int = 0
+    answered: int = 0
     retried: Mapping[str, int] = field(default_factory=dict)
     spent: Usage = field(default_factory=Usage)
     spent_now: Usage = field(default_factory=Usage)
@@ -127,12 +129,12 @@ def collect(
     by_round: Counter[int] = Counter()
     drops: Counter[str] = Counter()
     pairs = complex_pairs = 0
-    for record in read_lines(output):
+    for record in read_accepted(output):
         pairs += len(record["qa"])
         complex_pairs += len(record["complex_qa"])
         by_round[record["rounds"]] += 1
         rejections.update(record["provenance"]["rejections"])
-    for record in read_lines(dropped):
+    for record in read_dropped(dropped):
         drops[record["dropped"]] += 1
         rejections.update(record["provenance"]["rejections"])
     accepted = by_round.total()
