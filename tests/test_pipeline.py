@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -192,6 +192,49 @@ def test_a_call_that_was_killed_before_the_indexes_is_finished_by_the_same_call(
         assert rag.add([docs]).passages == 0
         assert rag.store.settled(), "and other processes may write"
         assert [(hit.passage.id, hit.score) for hit in rag.search("tower", mode="text")] == wanted
+
+
+def test_choices_that_there_are_not(filled: Clara) -> None:
+    calls: list[dict[str, Any]] = [{"mode": "latnet"}, {"context": "memories"}, {"wording": "quote"}]
+    for wrong in calls:
+        (name,) = wrong
+        with pytest.raises(InputError, match=rf"{name} must be one of .*, got '{wrong[name]}'"):
+            filled.ask(QUESTION, **wrong)
+        with pytest.raises(InputError, match=rf"{name} must be one of"):
+            filled.stream(QUESTION, **wrong)
+    with pytest.raises(InputError, match="mode must be one of latent, text, hybrid, got 'latnet'"):
+        filled.search(QUESTION, mode="latnet")  # type: ignore[arg-type]
+
+
+def test_one_path_is_one_path(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        assert rag.add(str(docs)).added == 5
+        assert rag.remove(str(docs / "tower.txt")) == 1
+        assert rag.add(docs / "tower.txt").added == 1
+
+
+def test_a_call_that_failed_lets_others_write(
+    docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PASSAGES_A_COMMIT", 1)
+
+    def stop(_: AddProgress) -> None:
+        if rag.store._lock.is_locked:
+            raise KeyboardInterrupt
+
+    rag = Clara.open(tmp_path / "store", model=tiny_model)
+    with pytest.raises(KeyboardInterrupt):
+        rag.add([docs], progress=stop)
+    with Clara.open(tmp_path / "store", model=tiny_model) as other:
+        other.add([docs])
+        assert len(other.store.documents()) == 5
+    rag.close()
+    with pytest.raises(StoreError, match="the store is closed; open it again"):
+        rag.search("tower", mode="text")
+
+
+def test_an_answer_says_whether_it_is_whole(filled: Clara) -> None:
+    assert filled.ask(QUESTION, max_new_tokens=2).finish_reason == "length"
 
 
 def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:

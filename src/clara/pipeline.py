@@ -6,9 +6,11 @@ Knows neither files' formats, nor tensors, nor tables; those are its rooms'.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator as Pieces
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from clara import prompts
 from clara.errors import InputError, StoreError
@@ -23,7 +25,8 @@ from clara.ingest import (
     make_document,
     source_of,
 )
-from clara.model import ClaraModel, Sampling
+from clara.model import ClaraModel
+from clara.model.generator import sampling
 from clara.records import (
     Answer,
     Citation,
@@ -144,7 +147,7 @@ class Clara:
 
     def add(
         self,
-        paths: Iterable[str | Path],
+        paths: str | Path | Iterable[str | Path],
         *,
         prune: bool = False,
         max_bytes: int = DEFAULT_MAX_BYTES,
@@ -155,7 +158,7 @@ class Clara:
         A call that was killed is finished by the same call: the store ends as if nothing had happened.
 
         Args:
-            paths: files and folders, read recursively.
+            paths: files and folders, read recursively; or one of them.
             prune: remove documents that came from these paths and are there no more.
             max_bytes: larger files are skipped and reported.
             progress: told after each file and each commit.
@@ -164,8 +167,17 @@ class Clara:
             InputError: a path does not exist.
             StoreError: the store cannot be written.
         """
+        try:
+            return self._add(_paths(paths), prune=prune, max_bytes=max_bytes, progress=progress)
+        except BaseException:
+            # Whoever comes next may write: what is stored so far is whole documents, and marked where not.
+            self.store.release()
+            raise
+
+    def _add(
+        self, roots: Sequence[Path], *, prune: bool, max_bytes: int, progress: Callable[[AddProgress], None] | None
+    ) -> AddReport:
         started = time.perf_counter()
-        roots = [Path(path) for path in paths]
         listing = find_files(roots)
         reader = Reader(listing, max_bytes=max_bytes)
         counts, seen = _Counts(), set[str]()
@@ -230,8 +242,8 @@ class Clara:
         self.store.remove(gone)
         return len(gone)
 
-    def remove(self, sources: Iterable[str | Path]) -> int:
-        """Remove documents by path, folder or uri.
+    def remove(self, sources: str | Path | Iterable[str | Path]) -> int:
+        """Remove documents by path, folder or uri; several or one.
 
         Returns:
             The number of documents removed.
@@ -241,7 +253,7 @@ class Clara:
         """
         uris = {*self.store.documents(), *self.store.unfinished()}
         chosen: set[str] = set()
-        for source in sources:
+        for source in [sources] if isinstance(sources, str | Path) else sources:
             base = str(source) if str(source) in uris else document_uri(Path(source))
             found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
             if not found:
@@ -293,8 +305,7 @@ class Clara:
             StoreError: the store is empty.
         """
         started = time.perf_counter()
-        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
-        self._require_hits(found, context, mode)
+        found = self._found(question, k, mode, context)
         before = time.perf_counter()
         request = self.request(question, found.hits, context, wording)
         generation = self.model.generate_many([request], max_new_tokens=max_new_tokens)[0]
@@ -305,6 +316,7 @@ class Clara:
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
             context=context,
+            finish_reason=generation.finish_reason,
         )
 
     def stream(
@@ -318,10 +330,9 @@ class Clara:
         max_new_tokens: int = 64,
     ) -> AnswerStream:
         """As ``ask``, with the text in pieces as it is generated."""
-        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
-        self._require_hits(found, context, mode)
+        found = self._found(question, k, mode, context)
         request = self.request(question, found.hits, context, wording)
-        pieces = self.model.stream(request, Sampling(max_new_tokens=max_new_tokens))
+        pieces = self.model.stream(request, sampling(max_new_tokens=max_new_tokens))
         return AnswerStream(citations=cite(found.hits), pieces=pieces)
 
     def request(
@@ -332,8 +343,11 @@ class Clara:
         Text is read by the backbone without an adapter: the generator's adapter was trained on memories.
 
         Raises:
-            InputError: nothing is given, so nothing can be quoted.
+            InputError: nothing is given, so nothing can be quoted; or there is no such context or wording.
         """
+        _check_choice("context", context, ContextKind)
+        if wording is not None:
+            _check_choice("wording", wording, Wording)
         texts = tuple(prompts.passage_text(hit.passage.title, hit.passage.text) for hit in hits)
         if context == "none":
             if wording == "quoted":
@@ -345,7 +359,16 @@ class Clara:
             return GenerationRequest(question, memories=tuple(hit.memory for hit in hits), quote_from=quoted)
         return GenerationRequest(question, texts=texts, reader="base", quote_from=quoted)
 
+    def _found(self, question: str, k: int, mode: SearchMode, context: ContextKind) -> _Found:
+        """What an answer is to be read from."""
+        _check_choice("context", context, ContextKind)
+        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
+        if context != "none" and not found.hits:
+            raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
+        return found
+
     def _search(self, question: str, k: int, mode: SearchMode) -> _Found:
+        _check_choice("mode", mode, SearchMode)
         if not question.strip():
             raise InputError("the question is empty")
         if self.store.count() == 0:
@@ -364,11 +387,6 @@ class Clara:
             hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
-    @staticmethod
-    def _require_hits(found: _Found, context: ContextKind, mode: SearchMode) -> None:
-        if context != "none" and not found.hits:
-            raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
-
 
 def _stored_rate(path: Path) -> int | None:
     """The rate of the store at ``path``, if there is one."""
@@ -380,10 +398,10 @@ def _stored_rate(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerStream:
-    """A streamed answer: its citations at once, its text in pieces."""
+    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest."""
 
     citations: tuple[Citation, ...]
-    pieces: Iterator[str]
+    pieces: Pieces[str, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +466,16 @@ def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
         )
         for hit in hits
     )
+
+
+def _paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+def _check_choice(name: str, value: str, kind: object) -> None:
+    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
+    if value not in get_args(kind):
+        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
 
 
 def _is_there(path: str) -> bool:

@@ -203,13 +203,23 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with the passages it was generated from, best first."""
+    """An answer with the passages it was generated from, best first.
+
+    Attributes:
+        text: the answer.
+        citations: the passages.
+        tokens: counts.
+        seconds: times.
+        context: what of the passages was read.
+        finish_reason: ``stop`` for a whole answer, ``length`` for one that was cut off at ``max_new_tokens``.
+    """
 
     text: str
     citations: tuple[Citation, ...]
     tokens: TokenCounts
     seconds: Seconds
     context: ContextKind
+    finish_reason: Literal["stop", "length"] = "stop"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

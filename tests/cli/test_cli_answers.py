@@ -82,6 +82,15 @@ def test_chat_answers_each_line_of_a_pipe(clara: Clara, store: Path, monkeypatch
     assert people.err.count("\n") == 1
 
 
+def test_chat_refuses_bytes_that_are_not_utf8(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"Wo ist K\xf6ln?\nHow high is the tower?\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", piped)
+    called = clara("chat", "--store", store, "--max-new-tokens", 2, "--json")
+    first, second = (json.loads(line) for line in called.out.splitlines())
+    assert first == {"error": "the question is not valid UTF-8; check the terminal's encoding"}
+    assert second["citations"]
+
+
 def test_chat_ends_with_its_input(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     called = clara("chat", "--store", store)
@@ -93,9 +102,10 @@ def test_chat_at_a_terminal_asks_for_questions(clara: Clara, store: Path, monkey
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(sys, "stdin", Typed(f"{QUESTION}\n"))
-    called = clara("chat", "--store", store, "--k", 1, "--max-new-tokens", 2)
-    assert called.code == 0
-    assert called.err == "Ask a question; /quit ends.\n"
-    assert called.out.count("> ") == 2  # asked again, then the input ended
-    assert "[1] " in called.out
+    for options in ((), ("--json",)):
+        monkeypatch.setattr(sys, "stdin", Typed(f"{QUESTION}\n"))
+        called = clara("chat", "--store", store, "--k", 1, "--max-new-tokens", 2, *options)
+        assert called.code == 0
+        assert called.err == "Ask a question; /quit ends.\n> > ", "asked again, then the input ended"
+        assert "> " not in called.out, "what is redirected holds answers alone"
+    assert list(called.json()) == KEYS

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from clara.errors import InputError, MemoryMismatchError, RecordError
-from clara.model import ClaraModel, Sampling
+from clara.model import ClaraModel, Sampling, adapters
 from clara.model.generator import Generator
 from clara.records import Generation, GenerationRequest, Memory
 
@@ -73,6 +77,94 @@ def test_a_stream_equals_the_whole(place: int, tiny_model: ClaraModel, requests:
     assert all(pieces)
 
 
+def test_a_stream_that_is_left_ends_its_generation(tiny_model: ClaraModel, requests: list[GenerationRequest]) -> None:
+    before = threading.active_count()
+    pieces = tiny_model.stream(requests[0], Sampling(max_new_tokens=1900))
+    assert next(pieces)
+    assert threading.active_count() == before + 1
+    pieces.close()
+    assert threading.active_count() == before
+    left = tiny_model.stream(requests[0], Sampling(max_new_tokens=1900))
+    assert next(left)
+    with pytest.raises(KeyboardInterrupt):
+        left.throw(KeyboardInterrupt())
+    assert threading.active_count() == before
+
+
+@pytest.fixture
+def switching(tiny_checkpoint: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> ClaraModel:
+    """A model without merged copies, as large ones are: all roles on one backbone."""
+    monkeypatch.setattr(adapters, "MERGE_LIMIT", 0)
+    return ClaraModel.load(tiny_checkpoint, cache=tiny_base, dtype="fp32")
+
+
+def test_a_stream_is_not_disturbed_by_what_is_asked_meanwhile(switching: ClaraModel) -> None:
+    memories = tuple(switching.compress(TEXTS))
+    texts = GenerationRequest("Who?", texts=TEXTS, reader="base")
+    requests = [GenerationRequest(QUESTIONS[0], memories=memories), texts]
+    whole = [made.text for made in switching.generate_many(requests, max_new_tokens=40)]
+    query = switching.encode_queries(["Who?"])[0].values
+    for request, wanted in zip(requests, whole, strict=True):
+        text = ""
+        for piece in switching.stream(request, Sampling(max_new_tokens=40)):
+            text += piece
+            assert np.array_equal(switching.encode_queries(["Who?"])[0].values, query)
+        assert text.strip() == wanted
+    both = zip(*(switching.stream(request, Sampling(max_new_tokens=40)) for request in requests), strict=False)
+    assert all(list(both)), "two at once come to their ends"
+
+
+def test_threads_share_a_model(switching: ClaraModel) -> None:
+    memories = switching.compress(TEXTS)
+
+    def work(place: int) -> tuple[str, bool]:
+        answer = switching.generate(QUESTIONS[place % 4], memories, max_new_tokens=12).text
+        return answer, np.array_equal(switching.compress(TEXTS)[0].values, memories[0].values)
+
+    alone = [work(place) for place in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(12))) == alone * 3
+    assert all(same for _, same in alone)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: .*got 0"),
+        ({"temperature": -1}, "temperature: "),
+        ({"top_p": 2, "seed": 2**70}, "top_p: .*; seed: "),
+    ],
+)
+def test_settings_that_cannot_be(values: dict[str, Any], message: str, tiny_model: ClaraModel) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny_model.generate("Who?", [], **values)
+
+
+def test_what_is_no_text_or_no_list_of_texts(tiny_model: ClaraModel) -> None:
+    with pytest.raises(InputError, match=r"expected a list of texts, got one string; write \[text\]"):
+        tiny_model.compress("The tower is tall")
+    with pytest.raises(InputError, match="expected a list of questions"):
+        tiny_model.encode_queries("Who?")
+    half = "tower \ud800"
+    for call in (
+        lambda: tiny_model.compress([half]),
+        lambda: tiny_model.generate(half, []),
+        lambda: tiny_model.generate_many([GenerationRequest("Who?", texts=(half,), reader="base")]),
+    ):
+        with pytest.raises(InputError, match="is not valid Unicode text"):
+            call()
+    with pytest.raises(InputError, match=r"the question has \d+ tokens, one memory takes at most 64; shorten it"):
+        tiny_model.encode_queries(["Who? " * 60])
+
+
+def test_a_quotation_that_is_cut_off_ends_with_a_word(tiny_model: ClaraModel) -> None:
+    text = "Incomprehensibilities characterise multidimensional representations"
+    words = {*text.split(), "yes", "no", "Yes", "No"}
+    for tokens in range(1, 12):
+        made = tiny_model.generate_many([GenerationRequest("What?", quote_from=(text,))], max_new_tokens=tokens)[0]
+        assert made.finish_reason == "stop" or set(made.text.split()) <= words
+
+
 def test_a_stream_passes_errors_on(
     tiny_model: ClaraModel, requests: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +172,9 @@ def test_a_stream_passes_errors_on(
         raise RuntimeError("the generation broke")
 
     with pytest.raises(InputError, match="question is empty"):
-        list(tiny_model.stream(GenerationRequest("  "), Sampling()))
+        tiny_model.stream(GenerationRequest("  "), Sampling())
+    with pytest.raises(InputError, match=r"let at most 19\d\d follow"):
+        tiny_model.stream(GenerationRequest("Who?"), Sampling(max_new_tokens=2048))
     monkeypatch.setattr(Generator, "_config", broken)
     with pytest.raises(RuntimeError, match="the generation broke"):
         list(tiny_model.stream(requests[0], Sampling()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,9 +47,10 @@ def answer(rag: Clara, question: str, wanted: Wanted) -> None:
     k = wanted.k or rag.model.default_k
     if sys.stdout.isatty() and not wanted.as_json:
         stream = rag.stream(question, k, **how)
-        for piece in stream.pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        with closing(stream.pieces) as pieces:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
         write()
         show_citations(stream.citations)
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import TextIO
 
 import typer
 
@@ -61,7 +63,9 @@ def chat(
     """
     wanted = Wanted(k, mode, context, wording, max_new_tokens, as_json)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
-        for question in _questions():
+        # On a terminal stdout shows the prompt too, unless it is to hold JSON alone.
+        prompt = sys.stdout if sys.stdout.isatty() and not as_json else sys.stderr
+        for question in _questions(prompt):
             try:
                 answer(rag, question, wanted)
             except ClaraError as error:
@@ -80,9 +84,9 @@ def register(app: typer.Typer) -> None:
     app.command()(chat)
 
 
-def _questions() -> Iterator[str]:
+def _questions(prompt: TextIO) -> Iterator[str]:
     """Lines that are not blank, until a line that asks to leave."""
-    for line in _typed() if sys.stdin.isatty() else _piped():
+    for line in _typed(prompt) if sys.stdin.isatty() else _piped():
         text = line.strip()
         if text in _QUIT:
             return
@@ -92,17 +96,23 @@ def _questions() -> Iterator[str]:
 
 def _piped() -> Iterator[str]:
     if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="replace")
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are refused, not replaced
     # readline, not iteration: an answer is due after each line, not after a buffer of them.
     return iter(sys.stdin.readline, "")
 
 
-def _typed() -> Iterator[str]:
-    import readline  # noqa: F401, PLC0415 - gives input() its line editing and history
+def _typed(prompt: TextIO) -> Iterator[str]:
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401, PLC0415 - gives input() its line editing and history
 
     note("Ask a question; /quit ends.")
     while True:
         try:
-            yield input("> ")
+            if prompt is sys.stdout:
+                yield input("> ")
+            else:
+                prompt.write("> ")
+                prompt.flush()
+                yield input()
         except EOFError:
             return

@@ -52,9 +52,23 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context type has no public name
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except typer.Exit:  # a command that has said it itself
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if not _interrupted(error):
+                raise
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__context__
+    return False
 
 
 app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)

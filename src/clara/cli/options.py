@@ -20,7 +20,11 @@ Attention = Literal["auto", "eager", "sdpa", "flash"]
 DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 
-StoreOption = Annotated[Path, typer.Option("--store", envvar="CLARA_STORE", help="Folder of the store.")]
+StoreOption = Annotated[
+    Path,
+    # A shell does not expand ~ after --store=, nor in a variable.
+    typer.Option("--store", envvar="CLARA_STORE", callback=Path.expanduser, help="Folder of the store."),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(

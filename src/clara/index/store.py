@@ -274,6 +274,11 @@ class LanceStore:
             self._catalogue_version = self._table.refresh()
         self._release()
 
+    def release(self) -> None:
+        """Let other processes write although changes wait for ``optimize``, as after a call that failed."""
+        with self._turn:
+            self._release()
+
     def close(self) -> None:
         """Give the write lock and all caches back."""
         with self._turn:

@@ -89,7 +89,13 @@ class PassageTable:
         self._schema = schema(model)
         with _lance_errors(f"opening the store {folder}"):
             self._database: Any = lancedb.connect(str(folder))
-            self._table: Any = self._database.open_table(TABLE)
+            self._opened: Any = self._database.open_table(TABLE)
+
+    @property
+    def _table(self) -> Any:  # noqa: ANN401 - LanceDB is untyped here
+        if self._opened is None:
+            raise StoreError("the store is closed; open it again")
+        return self._opened
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -236,7 +242,7 @@ class PassageTable:
     def close(self) -> None:
         """Let LanceDB give its caches and files back; the table is not used afterwards."""
         # LanceDB's own handles have no close; they end with the last reference.
-        self._table = self._database = None
+        self._opened = self._database = None
 
     def _scan(self, columns: list[str], batch_rows: int) -> Iterator[Any]:
         """Record batches of all rows."""

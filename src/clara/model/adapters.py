@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Literal
 
 import torch
@@ -171,6 +172,7 @@ class RoleWeights:
                 takes the masks of memory tokens.
         """
         self._adapters = adapters
+        self._turn = RLock()
         self._merged: dict[Role, PreTrainedModel] = {}
         self._attention = attention
         model = adapters.bare()
@@ -182,19 +184,28 @@ class RoleWeights:
 
     @contextmanager
     def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
-        """The causal LM as ``role``; None is the backbone alone."""
+        """The causal LM as ``role``; None is the backbone alone.
+
+        One thread at a time has the backbone; others wait until its block ends. A block therefore holds a whole
+        computation and no ``yield`` to a caller.
+        """
         if role is None or not self._merge:
-            with self._adapters.use(role):
+            with self._turn, self._adapters.use(role):
                 yield self._attending(self._adapters.bare(), role)
             return
-        owner = self._adapters.weights_of(role)
-        if owner not in self._merged:
-            self._merged[owner] = self._adapters.merged(owner)
-            if owner != "generator":
-                speed_up(self._merged[owner])
-            else:
-                self._attending(self._merged[owner], owner)
-        yield self._merged[owner]
+        yield self._copy(self._adapters.weights_of(role))
+
+    def _copy(self, owner: Role) -> PreTrainedModel:
+        """The merged copy of a role, made when it is first asked for."""
+        with self._turn:
+            if owner not in self._merged:
+                made = self._adapters.merged(owner)
+                if owner != "generator":
+                    speed_up(made)
+                else:
+                    self._attending(made, owner)
+                self._merged[owner] = made
+            return self._merged[owner]
 
     def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
         """The model with the attention that the role is to use."""

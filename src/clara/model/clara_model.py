@@ -5,7 +5,9 @@ Joins tokenizer, network and generator for inference. Knows no files to index an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Pieces
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.create import Loaded, place_checkpoint
-from clara.model.generator import Contrast, Generator, Sampling
+from clara.model.generator import Contrast, Generator, Sampling, positions, sampling
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
@@ -231,20 +233,30 @@ class ClaraModel:
 
         Raises:
             MemoryMismatchError: a memory was made by another model.
-            InputError: the question is empty, or the prompt is longer than the model's context.
+            InputError: the question is empty or no text, a setting cannot be, or the prompt is longer than the model's
+                context.
         """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        return self._generate([GenerationRequest(question, memories=tuple(memories))], sampling)[0]
+        chosen = sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        return self._generate([GenerationRequest(question, memories=tuple(memories))], chosen)[0]
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]:
         """Greedy answers to several requests at once; they may have different numbers of passages."""
-        return self._generate(requests, Sampling(max_new_tokens=max_new_tokens))
+        return self._generate(requests, sampling(max_new_tokens=max_new_tokens))
 
-    def stream(self, request: GenerationRequest, sampling: Sampling) -> Iterator[str]:
-        """Pieces of one answer as they are generated."""
+    def stream(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, None]:
+        """Pieces of one answer as they are generated; close it to leave the rest.
+
+        What else the model is asked meanwhile waits for the whole answer where the backbone is shared (no merged
+        copies: a large base, quantised weights).
+
+        Raises:
+            MemoryMismatchError: a memory was made by another model.
+            InputError: as ``generate``; nothing has been generated then.
+        """
         self._check([request])
-        with self._weights.acting_as(self._reader(request)) as model:
-            yield from self._generator.stream(model, request, sampling)
+        self._generator.check(positions(self._network.adapters.bare()), [request], sampling)
+        acting = partial(self._weights.acting_as, self._reader(request))
+        return self._generator.stream(acting, request, sampling)
 
     def _generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generation]:
         self._check(requests)
@@ -277,6 +289,8 @@ class ClaraModel:
         for request in requests:
             if not request.question.strip():
                 raise InputError("the question is empty")
+            for text in (request.question, *request.texts):
+                _check_text(text, "the question" if text is request.question else "a passage")
             for memory in request.memories:
                 if memory.fingerprint != self.fingerprint:
                     raise MemoryMismatchError(
@@ -293,9 +307,12 @@ class ClaraModel:
         kind: str,
         progress: Callable[[int], None] | None,
     ) -> list[Memory]:
+        if isinstance(texts, str):
+            raise InputError(f"expected a list of {kind}s, got one string; write [{kind}]")
         rate = self.default_rate if rate is None else rate
         self.manifest.compression.memory_tokens(rate)
-        rows = [self._ids(text, f"{kind} {i}") for i, text in enumerate(texts)]
+        alone = kind == "question" and len(texts) == 1
+        rows = [self._ids(text, "the question" if alone else f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
         shared = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
         centre = None if shared is None else shared.float().cpu().numpy()
@@ -319,15 +336,22 @@ class ClaraModel:
         return [memories[i] for i in range(len(texts))]
 
     def _ids(self, text: str, label: str) -> list[int]:
+        _check_text(text, label)
         ids = self._prompter.encoder_ids(text)
         if not ids:
             raise InputError(f"{label} is empty; there is nothing to compress")
         if len(ids) > self.window_tokens + self._prompter.markers:
-            raise InputError(
-                f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; "
-                "split it into passages first (clara.split_text)"
-            )
+            remedy = "shorten it" if "question" in label else "split it into passages first (clara.split_text)"
+            raise InputError(f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; {remedy}")
         return ids
+
+
+def _check_text(text: str, label: str) -> None:
+    """Refuse half characters, which no tokenizer takes; they come of bytes that were no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{label} is not valid Unicode text: it was read from bytes that are not UTF-8") from None
 
 
 def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress | None = None) -> Path:

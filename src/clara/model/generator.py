@@ -6,14 +6,23 @@ Knows prompts and tensors; which passages belong to a question is decided elsewh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Pieces
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, TextIteratorStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from clara.config import Settings
 from clara.errors import InputError
@@ -32,13 +41,26 @@ class Sampling(Settings):
         max_new_tokens: most tokens of an answer.
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_p: sample from the smallest set of tokens with this probability together.
-        seed: of sampling; None draws anew each time.
+        seed: of sampling, what torch takes; None draws anew each time.
     """
 
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+
+
+def sampling(**values: float | None) -> Sampling:
+    """Settings from a user's values.
+
+    Raises:
+        InputError: names every value that cannot be.
+    """
+    try:
+        return Sampling.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors()]
+        raise InputError("; ".join(faults)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +125,7 @@ class Generator:
         """
         prompts = [self.prompt(request) for request in requests]
         inputs = self._inputs(model, prompts, requests, sampling)
-        with torch.inference_mode(), _seeded(sampling.seed):
+        with torch.inference_mode(), _seeded(sampling.seed, model.device):
             out = model.generate(
                 inputs_embeds=inputs.embeds,
                 attention_mask=inputs.mask,
@@ -114,24 +136,33 @@ class Generator:
         rows = zip(out.tolist(), prompts, requests, strict=True)
         return [self._generation(ids, prompt, request, stops) for ids, prompt, request in rows]
 
-    def stream(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Iterator[str]:
-        """Pieces of one answer as they come; together they are its text.
+    def stream(
+        self,
+        acting: Callable[[], AbstractContextManager[PreTrainedModel]],
+        request: GenerationRequest,
+        sampling: Sampling,
+    ) -> Pieces[str, None, None]:
+        """Pieces of one answer as they come; together they are its text. Closing it ends the generation.
 
-        Raises:
-            InputError: the prompt is longer than the model's context.
+        Args:
+            acting: gives the causal LM to the thread that generates, for as long as it does.
+            request: of a prompt that fits (``check``).
+            sampling: how tokens are chosen.
         """
-        inputs = self._inputs(model, [self.prompt(request)], [request], sampling)
         streamer = TextIteratorStreamer(self._tokenizer, skip_special_tokens=True)
         failure: list[BaseException] = []
+        unwanted = Event()
 
         def work() -> None:
             try:
-                with torch.inference_mode(), _seeded(sampling.seed):
+                with acting() as model, torch.inference_mode(), _seeded(sampling.seed, model.device):
+                    inputs = self._inputs(model, [self.prompt(request)], [request], sampling)
                     model.generate(
                         inputs_embeds=inputs.embeds,
                         attention_mask=inputs.mask,
                         generation_config=self._config(model, sampling),
                         logits_processor=self._processors(model, [request], sampling),
+                        stopping_criteria=StoppingCriteriaList([_Unwanted(unwanted)]),
                         streamer=streamer,
                     )
             except BaseException as error:  # noqa: BLE001 - carried to the reader's thread and raised there
@@ -140,10 +171,33 @@ class Generator:
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            # A reader that goes away must not leave a thread behind: at exit it would tear the process down.
+            unwanted.set()
+            thread.join()
         if failure:
             raise failure[0]
+
+    def check(self, limit: int | None, requests: Sequence[GenerationRequest], sampling: Sampling) -> None:
+        """Refuse prompts that a model cannot read to the end of their answers.
+
+        Args:
+            limit: positions that the model has; None for any number.
+            requests: to be generated together.
+            sampling: says how long answers may be.
+
+        Raises:
+            InputError: says what would make it fit.
+        """
+        length = max(len(self.prompt(request).ids) for request in requests)
+        if limit is None or length + sampling.max_new_tokens <= limit:
+            return
+        said = f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
+        if length < limit:
+            raise InputError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
+        raise InputError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
 
     def _inputs(
         self,
@@ -152,13 +206,8 @@ class Generator:
         requests: Sequence[GenerationRequest],
         sampling: Sampling,
     ) -> _Inputs:
+        self.check(positions(model), requests, sampling)
         length = max(len(prompt.ids) for prompt in prompts)
-        limit = getattr(model.config, "max_position_embeddings", None)
-        if limit is not None and length + sampling.max_new_tokens > limit:
-            raise InputError(
-                f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
-                "use fewer passages (--k) or memories instead of text (--context memory)"
-            )
         device = model.device
         ids = torch.full((len(prompts), length), self._prompter.eos)
         mask = torch.zeros(len(prompts), length, dtype=torch.int64)
@@ -205,6 +254,10 @@ class Generator:
     def _generation(self, ids: list[int], prompt: Prompt, request: GenerationRequest, stops: set[int]) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in stops), None)
         kept = ids if end is None else ids[:end]
+        if end is None and request.quote_from:
+            quotations = self._prompter.quotations(request.quote_from)
+            while kept and not quotations.may_end(kept):  # cut off within a word, it would be no quotation
+                kept = kept[:-1]
         memory = len(prompt.slots)
         return Generation(
             text=self._tokenizer.decode(kept, skip_special_tokens=True).strip(),
@@ -226,18 +279,30 @@ def _stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
     return {int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)}
 
 
-class _seeded:  # noqa: N801 - reads as a verb where it is used
-    """Seeds torch's global generator for a while, and puts it back; nothing for seed None."""
+def positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model has; None for any number."""
+    found: int | None = getattr(model.config, "max_position_embeddings", None)
+    return found
 
-    def __init__(self, seed: int | None) -> None:
-        self._seed = seed
-        self._before: Tensor | None = None
 
-    def __enter__(self) -> None:
-        if self._seed is not None:
-            self._before = torch.random.get_rng_state()
-            torch.manual_seed(self._seed)
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a while, and put those of the CPU and of GPUs back; nothing for seed None."""
+    if seed is None:
+        yield
+        return
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            torch.random.set_rng_state(self._before)
+
+class _Unwanted(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+    """Ends a generation whose reader has gone."""
+
+    def __init__(self, unwanted: Event) -> None:
+        self._unwanted = unwanted
+
+    def __call__(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:
+        """Whether each row is done: bool [B]."""
+        return torch.full((len(input_ids),), self._unwanted.is_set(), device=input_ids.device)

@@ -20,7 +20,7 @@ from clara.errors import CheckpointError, ConfigError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, RoleWeights
 from clara.model.backbone import BaseModel, load_base
-from clara.model.generator import Generator, Sampling
+from clara.model.generator import Generator, sampling
 from clara.model.hub import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
@@ -124,7 +124,7 @@ class Reader:
         for request in requests:
             self._check(request)
         with self._weights.acting_as("generator") as model:
-            return self._generator.generate(model, requests, Sampling(max_new_tokens=max_new_tokens))
+            return self._generator.generate(model, requests, sampling(max_new_tokens=max_new_tokens))
 
     def _check(self, request: GenerationRequest) -> None:
         if not request.question.strip():
