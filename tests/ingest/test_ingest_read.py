@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
 import docx
 import pytest
+from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from hypothesis import given, settings
@@ -107,12 +109,37 @@ def test_default_limit_stops_a_200_mb_text_without_reading_it(tmp_path: Path) ->
         ("~~~\n```\n# a comment\n~~~\n# Real\n", "Real"),
         ("#\n# Real", "Real"),
         ("# C#\n", "C#"),
+        ("````\n```\n# a comment\n````\n# Real\n", "Real"),
+        ("~~~~\n# a comment\n~~~\n# another\n~~~~~\n# Real\n", "Real"),
+        ("<!--\n# hidden\n-->\n# Real\n", "Real"),
+        ("> # Quoted\n\n# Real\n", "Real"),
+        ("Real\n====\n\n# Later\n", "Real"),
+        ("Only second level\n---\n", ""),
+        ("---\ntitle: Real\n# a comment\n---\n\n# Later\n", "Real"),
+        ("---\ntitle: >-\n  The\n  bee\n...\n", "The bee"),
+        ("---\ntitle: 1984\n---\n", "1984"),
+        ("---\nauthor: Fox\n# a comment\n---\n# Real\n", "Real"),
+        ("---\ntitle: no: YAML\n# a comment\n---\n# Real\n", "Real"),
+        ("---\ntitle: [a]\n---\n# Real\n", "Real"),
+        ('+++\n# a comment\ntitle = "Real"\n+++\n', "Real"),
+        ("---\n\n# Real\n\n---\n", "Real"),
+        ("---\n# Real\nBees.\n---\n", "Real"),
+        ("---\ntitle: Never closed\n", ""),
     ],
 )
 def test_markdown_title(tmp_path: Path, text: str, title: str) -> None:
     document = _read(_write(tmp_path, "a.md", text))
     assert document.title == title
     assert document.text == text
+
+
+def test_markdown_front_matter_with_newlines_of_windows(tmp_path: Path) -> None:
+    assert _read(_write(tmp_path, "a.md", "---\r\ntitle: 'Bees'\r\n---\r\nThey fly.\r\n")).title == "Bees"
+
+
+@pytest.mark.parametrize("text", ["Bees fly.\n" * 2000 + "# A section\n", "# " + "Bees " * 5000])
+def test_markdown_title_stands_at_the_top(tmp_path: Path, text: str) -> None:
+    assert _read(_write(tmp_path, "a.md", text)).title == ""
 
 
 # HTML
@@ -169,6 +196,55 @@ def test_html_declared_encoding(tmp_path: Path, label: str, encoding: str) -> No
     page = f"<html><head><meta charset='{label}'><title>{sentence}</title></head><body><p>{sentence}</p></body></html>"
     document = _read(_write(tmp_path, "a.html", page.encode(encoding)))
     assert (document.title, document.text) == (sentence, sentence)
+
+
+_PAGE = """<h1>Harbour</h1> <p>Ships land. <time>3 May</time> was the first day.</p> after a paragraph
+<h2>Prices</h2> right after a heading<br>after a break <p>Ten euro.</p>
+<div>in a box</div> after a box <div>before <p>In it.</p> behind</div>
+<div><div><h3>Way</h3><p>Tram four.</p></div> <span>around <div>inside</div> over</span></div>
+<details><summary>Is it open?</summary><p>It is.</p></details><details><summary>How long?</summary>All day.</details>
+<figure class="wp-caption"><img src="a.png"><figcaption class="wp-caption-text">Old harbour.</figcaption></figure>
+<ul><li>cod</li><li>herring</li></ul><table><tr><th>Pier</th><td>North</td></tr></table><blockquote>Ahoy.</blockquote>
+<h2>Address</h2><address>Quay 1</address>"""
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "<div>{}</div>", "<section>{}</section>", "<main>{}</main>", "<article>{}</article>", "<form>{}</form>"],
+)
+@pytest.mark.parametrize("sentences", [1, 100])
+def test_html_keeps_all_that_a_page_shows(tmp_path: Path, around: str, sentences: int) -> None:
+    """Long or short, wherever on the page a text stands: trafilatura alone drops headings, captions and loose text."""
+    content = f"<p>{'Gulls cry. ' * sentences}</p>{_PAGE}"
+    page = f"<html><body>{_MENU}{around.format(content)}<footer>Imprint</footer></body></html>"
+    text = " ".join(_read(_write(tmp_path, "a.html", page)).text.split())
+    shown = [part.strip() for part in re.split(r"<[^>]+>", content) if part.strip()]
+    places = [text.find(part) for part in shown]
+    assert [part for part, place in zip(shown, places, strict=True) if place < 0] == []
+    assert places == sorted(places)
+    assert "3 May was" in text
+    assert "Imprint" not in text
+    assert "About us" not in text
+
+
+def test_html_deep_parts(tmp_path: Path) -> None:
+    page = "<html><body><h2>Deep</h2>{}<p>Bottom.</p>{}<p>After.</p></body></html>"
+    deep = page.format("<div>" * 1000, "</div>" * 1000)
+    assert _read(_write(tmp_path, "a.html", deep)).text.split() == ["Deep", "Bottom.", "After."]
+    deeper = page.format("<div>" * 3000, "</div>" * 3000)
+    assert _reason(_write(tmp_path, "b.html", deeper), "too deep to be read to its end") == "broken"
+
+
+def test_html_text_of_more_than_10_mb(tmp_path: Path) -> None:
+    page = f"<html><body><p>Before.</p><p>{'gulls cry ' * 1_100_000}end</p><p>After.</p></body></html>"
+    text = _read(_write(tmp_path, "a.html", page)).text
+    assert text.startswith("Before.\ngulls")
+    assert text.endswith("cry end\nAfter.")
+
+
+def test_html_control_characters_do_not_cost_the_page(tmp_path: Path) -> None:
+    page = "<html><body><p>Bees&#12;fly&#x1; to&#127; 7&#49;</p><div>and\x0cland</div></body></html>"
+    assert _read(_write(tmp_path, "a.html", page)).text.split() == ["Bees", "fly", "to", "71", "and", "land"]
 
 
 def test_html_that_declares_wrongly_is_read_as_utf_8(tmp_path: Path) -> None:
@@ -261,6 +337,33 @@ def test_docx_parts_that_python_docx_leaves_out(tmp_path: Path) -> None:
     document = _read(_write(tmp_path, "a.docx", _docx(source)))
     assert document.title == "A long title"
     assert document.text == "A long title\n\nin linked\n\nfield"
+
+
+def test_docx_title_without_properties(tmp_path: Path) -> None:
+    """python-docx would give the title "Word Document"."""
+    source = docx.Document()
+    source.add_paragraph("Bees", style="Title")
+    package = source.part.package
+    (relation,) = [key for key, value in package.rels.items() if value.reltype == RELATIONSHIP_TYPE.CORE_PROPERTIES]
+    del package.rels[relation]
+    data = _docx(source)
+    assert "docProps/core.xml" not in zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert _read(_write(tmp_path, "a.docx", data)).title == "Bees"
+
+
+def test_docx_equations_and_symbols(tmp_path: Path) -> None:
+    source = docx.Document()
+    equation = f"<m:oMath {nsdecls('m')}><m:r><m:t>a=b</m:t></m:r></m:oMath>"
+    area = source.add_paragraph("Area is ")
+    area._p.append(parse_xml(equation))
+    area.add_run(" metres")
+    heat = source.add_paragraph("20")
+    heat._p.append(parse_xml(f"<w:r {nsdecls('w')}><w:sym w:font='Symbol' w:char='F0B0'/></w:r>"))
+    heat.add_run("C")
+    source.element.body.insert_element_before(
+        parse_xml(f"<m:oMathPara {nsdecls('m')}>{equation}</m:oMathPara>"), "w:sectPr"
+    )
+    assert _read(_write(tmp_path, "a.docx", _docx(source))).text == "Area is a=b metres\n\n20°C\n\na=b"
 
 
 def test_docx_faults(tmp_path: Path) -> None:

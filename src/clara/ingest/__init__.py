@@ -25,7 +25,7 @@ __all__ = [
     "find_files",
     "iter_passages",
     "make_document",
-    "source_of",
     "read_file",
+    "source_of",
     "split",
 ]

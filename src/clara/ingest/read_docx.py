@@ -1,7 +1,8 @@
 """Word files: paragraphs and tables of the body, in order, by python-docx.
 
 Headers, footers, footnotes and comments are not read. The body is walked by its XML, because python-docx's own
-``paragraph.text`` leaves out tracked insertions and form fields.
+``paragraph.text`` leaves out tracked insertions, form fields, equations and symbols. What the last two say is
+``docx_signs``'s work.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import docx
+from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml.ns import qn
 
 from clara.ingest.document import Extract
+from clara.ingest.docx_signs import equation_text, symbol_text
 from clara.ingest.report import fault
 
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a .doc, or the container of an encrypted .docx
@@ -26,7 +29,7 @@ _TEXT_TAGS = {
     qn("w:cr"): "\n",
     qn("w:noBreakHyphen"): "-",
 }
-_TEXT = qn("w:t")
+_TEXT, _SYMBOL, _EQUATION = qn("w:t"), qn("w:sym"), qn("m:oMath")
 # Deleted text is no longer the document's; a fallback repeats, for old programs, what stands beside it; properties
 # hold tab stops, which have the tag of a tab.
 _PASSED_OVER = frozenset(
@@ -61,9 +64,15 @@ def extract_docx(data: bytes, uri: str, max_bytes: int) -> Extract:
         )
     source = docx.Document(io.BytesIO(data))
     blocks = [block for block in _blocks(source.element.body) if block.strip()]
-    title = source.core_properties.title.strip() or _styled_title(source)
+    title = _stated_title(source) or _styled_title(source)
     media_type = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
     return Extract(title=title, text="\n\n".join(blocks), metadata={"media_type": media_type})
+
+
+def _stated_title(source: docx.document.Document) -> str:
+    # Where a package has no properties, python-docx makes some up, with the title "Word Document".
+    parts = {relation.reltype for relation in source.part.package.rels.values()}
+    return source.core_properties.title.strip() if RELATIONSHIP_TYPE.CORE_PROPERTIES in parts else ""
 
 
 def _styled_title(source: docx.document.Document) -> str:
@@ -81,6 +90,8 @@ def _blocks(parent: Any) -> Iterator[str]:  # noqa: ANN401 - lxml elements have 
             yield from _paragraph(child)
         elif child.tag == _TABLE:
             yield "\n".join(_row(row) for row in child.iter(_ROW) if _owner(row, _TABLE) is child)
+        elif child.tag == _EQUATION:
+            yield equation_text(child)
         elif child.tag not in _PASSED_OVER:
             yield from _blocks(child)
 
@@ -108,6 +119,10 @@ def _paragraph(paragraph: Any) -> list[str]:  # noqa: ANN401
             own.append(element.text or "")
         elif element.tag in _TEXT_TAGS:
             own.append(_TEXT_TAGS[element.tag])
+        elif element.tag == _SYMBOL:
+            own.append(symbol_text(element))
+        elif element.tag == _EQUATION:
+            own.append(equation_text(element))
         elif element.tag in (_PARAGRAPH, _TABLE):
             boxes.extend(_blocks([element]))
         else:

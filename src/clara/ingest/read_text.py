@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from itertools import pairwise
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
 
-_FENCE = re.compile(r" {0,3}(```|~~~)")
-_HEADING = re.compile(r" {0,3}#[ \t]+(.*)")
-_CLOSING_MARKS = re.compile(r"(^|[ \t]+)#+[ \t]*$")
+_TITLE_WITHIN = 1 << 14  # characters: further down, a heading is a section's; some texts take the parser long
+# Pandoc's rule: a line of --- before a blank line is a ruler.
+_FRONT_MATTER = re.compile(r"(---|\+\+\+)[ \t]*\n(?![ \t]*\n)(.*?)^(?:\1|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 def extract_plain(data: bytes, uri: str) -> Extract:
@@ -18,23 +20,43 @@ def extract_plain(data: bytes, uri: str) -> Extract:
 
 
 def extract_markdown(data: bytes, uri: str) -> Extract:
-    """Read a Markdown file; its first ``# heading`` is its title."""
+    """Read a Markdown file; the title in its front matter is its title, else its first level-1 heading.
+
+    Both are looked for in its first pages only.
+    """
     text = decode_text(data, uri)
-    return Extract(title=_first_heading(text), text=text, metadata={"media_type": "text/markdown"})
+    head = text if len(text) <= _TITLE_WITHIN else text[:_TITLE_WITHIN].rpartition("\n")[0]
+    return Extract(title=_title(head), text=text, metadata={"media_type": "text/markdown"})
+
+
+def _title(text: str) -> str:
+    text = re.sub(r"\r\n?", "\n", text)
+    front = _FRONT_MATTER.match(text)
+    settings = _settings(front[1], front[2]) if front else None
+    if front is None or settings is None:
+        return _first_heading(text)
+    title = settings.get("title")
+    return title if isinstance(title, str) and title.strip() else _first_heading(text[front.end() :])
+
+
+def _settings(mark: str, text: str) -> dict[str, object] | None:
+    """What a front matter says, empty where it is faulty; None for a text that only looks like one."""
+    import yaml  # noqa: PLC0415 - as in ``read``
+
+    try:
+        # The base loader leaves every value the string that was written: 1984 is a title too. It makes nothing else.
+        found = tomllib.loads(text) if mark == "+++" else yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else None
 
 
 def _first_heading(text: str) -> str:
-    """The first level-1 ATX heading that is not inside a fenced code block, or the empty string."""
-    fence = ""
-    for match in re.finditer(r"[^\n]+", text):
-        line = match.group()
-        mark = _FENCE.match(line)
-        if mark and fence in ("", mark.group(1)):
-            fence = "" if fence else mark.group(1)
-            continue
-        heading = None if fence else _HEADING.match(line)
-        if heading:
-            title = _CLOSING_MARKS.sub("", heading.group(1).strip()).strip()
-            if title:
-                return title
+    """The first level-1 heading that is no quotation's or list's, as written, or the empty string."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - as in ``read``
+
+    blocks = MarkdownIt("commonmark").disable("inline").parse(text)
+    for opening, inline in pairwise(blocks):
+        if opening.type == "heading_open" and opening.tag == "h1" and opening.level == 0 and inline.content:
+            return inline.content
     return ""
