@@ -77,8 +77,10 @@ def expected(model: ClaraModel, request: GenerationRequest, weight: float, token
             allowed |= {model._tokenizer.eos_token_id}
         best = max(sorted(allowed), key=lambda token: float(scores[token]))
         if best == model._tokenizer.eos_token_id:
-            break
+            return written
         written.append(best)
+    while not quotations.may_end(written):
+        written.pop()  # cut off within a word
     return written
 
 

@@ -111,6 +111,7 @@ def test_a_frozen_compressor_stays_and_compresses_once(tiny_base: Path, tmp_path
     first = train("scp", passages(20), settings(tiny_base), tmp_path / "first", cache=tmp_path)
     records = [*passages(20), *questions(10)]
     values = {"start": str(first), "freeze_compressor": True, "quoted_weight": 1.0, "distractors": 1}
+    values |= {"table_learning_rate": 1e-4}  # as unset: no table is trained
     second = train("instruct", records, settings(tiny_base, **values), tmp_path / "second", cache=tmp_path)
     for name, changes in (
         ("adapters/compressor/adapter_model", False),
