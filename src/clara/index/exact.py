@@ -23,9 +23,9 @@ from clara.index.protocol import (
     check_rows,
     lexical_text,
 )
-from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.records import FloatArray, Hit, LateQuery
-from clara.similarity import covering, token_matches
+from clara.similarity import token_matches
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
 _K1 = 1.2
@@ -145,9 +145,8 @@ class ExactIndex:
         """Best ``k`` by memory."""
         if late is None:
             return best(self._cosines(vector), k)
-        ids = sorted(item.id for item in best(self._cosines(vector), late_depth(k)))
-        matches = [token_matches(late, self._rows[passage_id].memory.values) for passage_id in ids]
-        return [Ranked(ids[placed.index], placed.score) for placed in covering(matches, k)]
+        near = best(self._cosines(vector), late_depth(k))
+        return best_together({i.id: token_matches(late, self._rows[i.id].memory.values) for i in near}, k)
 
     def _cosines(self, vector: FloatArray) -> list[Ranked]:
         """Every passage with its cosine, in float64."""

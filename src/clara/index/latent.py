@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from clara.index import codec
-from clara.index.ranking import Ranked, best
+from clara.index.ranking import Ranked, best, best_together
 from clara.index.table import PassageTable
 from clara.records import FloatArray, LateQuery
-from clara.similarity import covering, token_matches
+from clara.similarity import token_matches
 
 # Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
 # scored again exactly.
@@ -83,11 +83,9 @@ class LatentScan:
         ]
 
     def reorder(self, passage_ids: list[str], query: LateQuery, k: int) -> list[Ranked]:
-        """The best ``k`` of the given passages by late interaction (``similarity.covering``), ties by id."""
-        stored = dict(self._table.stored(passage_ids))
-        ids = sorted(stored)
-        matches = [token_matches(query, codec.decode(stored[i], query.tokens.shape)) for i in ids]
-        return [Ranked(ids[placed.index], placed.score) for placed in covering(matches, k)]
+        """The best ``k`` of the given passages by late interaction."""
+        stored = self._table.stored(passage_ids)
+        return best_together({i: token_matches(query, codec.decode(row, query.tokens.shape)) for i, row in stored}, k)
 
     def clear(self) -> None:
         """Give the memory back."""

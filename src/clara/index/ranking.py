@@ -5,8 +5,11 @@ Knows ids and scores, not where they come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from clara.records import FloatArray
+from clara.similarity import covering
 
 # Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods"
 # (SIGIR 2009) use 60; so does LanceDB.
@@ -24,6 +27,17 @@ class Ranked:
 def best(scored: Iterable[Ranked], k: int) -> list[Ranked]:
     """The ``k`` highest scores, falling; equal scores by id, so that no storage order shows through."""
     return sorted(scored, key=lambda item: (-item.score, item.id))[:k]
+
+
+def best_together(matches: Mapping[str, FloatArray], k: int) -> list[Ranked]:
+    """The best ``k`` by late interaction (``similarity.covering``), ties by id.
+
+    Args:
+        matches: of each passage by id, float32 [N] (``similarity.token_matches``).
+        k: at least 1.
+    """
+    ids = sorted(matches)
+    return [Ranked(ids[placed.index], placed.score) for placed in covering([matches[i] for i in ids], k)]
 
 
 def fusion_depth(k: int) -> int:

@@ -20,7 +20,7 @@ from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.create import Loaded, place_checkpoint
-from clara.model.generator import Contrast, Generator, Sampling, positions, sampling
+from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
@@ -254,7 +254,7 @@ class ClaraModel:
             InputError: as ``generate``; nothing has been generated then.
         """
         self._check([request])
-        self._generator.check(positions(self._network.adapters.bare()), [request], sampling)
+        check_length(self._network.adapters.bare(), len(self._generator.prompt(request).ids), sampling)
         acting = partial(self._weights.acting_as, self._reader(request))
         return self._generator.stream(acting, request, sampling)
 

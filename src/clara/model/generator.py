@@ -146,7 +146,7 @@ class Generator:
 
         Args:
             acting: gives the causal LM to the thread that generates, for as long as it does.
-            request: of a prompt that fits (``check``).
+            request: of a prompt that fits (``check_length``).
             sampling: how tokens are chosen.
         """
         streamer = TextIteratorStreamer(self._tokenizer, skip_special_tokens=True)
@@ -180,25 +180,6 @@ class Generator:
         if failure:
             raise failure[0]
 
-    def check(self, limit: int | None, requests: Sequence[GenerationRequest], sampling: Sampling) -> None:
-        """Refuse prompts that a model cannot read to the end of their answers.
-
-        Args:
-            limit: positions that the model has; None for any number.
-            requests: to be generated together.
-            sampling: says how long answers may be.
-
-        Raises:
-            InputError: says what would make it fit.
-        """
-        length = max(len(self.prompt(request).ids) for request in requests)
-        if limit is None or length + sampling.max_new_tokens <= limit:
-            return
-        said = f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
-        if length < limit:
-            raise InputError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
-        raise InputError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
-
     def _inputs(
         self,
         model: PreTrainedModel,
@@ -206,8 +187,8 @@ class Generator:
         requests: Sequence[GenerationRequest],
         sampling: Sampling,
     ) -> _Inputs:
-        self.check(positions(model), requests, sampling)
         length = max(len(prompt.ids) for prompt in prompts)
+        check_length(model, length, sampling)
         device = model.device
         ids = torch.full((len(prompts), length), self._prompter.eos)
         mask = torch.zeros(len(prompts), length, dtype=torch.int64)
@@ -279,10 +260,24 @@ def _stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
     return {int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)}
 
 
-def positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model has; None for any number."""
-    found: int | None = getattr(model.config, "max_position_embeddings", None)
-    return found
+def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> None:
+    """Refuse a prompt that a model cannot read to the end of its answer.
+
+    Args:
+        model: says how many positions it has.
+        length: of the longest prompt, in tokens.
+        sampling: says how long answers may be.
+
+    Raises:
+        InputError: says what would make it fit.
+    """
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    if limit is None or length + sampling.max_new_tokens <= limit:
+        return
+    said = f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
+    if length < limit:
+        raise InputError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
+    raise InputError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
 
 
 @contextmanager

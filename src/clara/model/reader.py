@@ -138,12 +138,6 @@ class Reader:
             )
 
 
-def is_reader(folder: Path) -> bool:
-    """Whether a folder says that it is a reader; it may still be damaged."""
-    checkpoint.settle(folder)
-    return (folder / MANIFEST).is_file()
-
-
 def read_reader_manifest(folder: Path) -> ReaderManifest:
     """Read and check ``reader.json``.
 

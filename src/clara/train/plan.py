@@ -53,6 +53,7 @@ class TrainingData:
         candidates: gives questions their candidates in the stages that select; None in the others.
         near: the passages that the run draws, for distractors that are near a question in words; None where they are
             not asked for. Others would have to be compressed, too.
+        passages: the passage records of all sources, for distractors at random.
     """
 
     sources: Mapping[str, Sequence[DataRecord]]
@@ -60,6 +61,7 @@ class TrainingData:
     rejected: Mapping[str, int]
     candidates: Candidates | None = None
     near: Neighbours | None = None
+    passages: Sequence[PassageQA] = ()
 
 
 def divide(
@@ -100,7 +102,8 @@ def divide(
         candidates = Candidates([*drawn, *held_out], config.candidates, labelled=labelled)
     elif config.near_distractors:
         near = Neighbours(_drawn(sources, _draws(sources, config)))
-    return TrainingData(sources, held_out, rejected, candidates, near)
+    passages = [record for rows in sources.values() for record in rows if isinstance(record, PassageQA)]
+    return TrainingData(sources, held_out, rejected, candidates, near, passages)
 
 
 def _unusable(record: DataRecord, stage: Stage, config: TrainConfig, rng: np.random.Generator) -> str | None:
@@ -260,11 +263,10 @@ def distractors(record: DataRecord, data: TrainingData, config: TrainConfig, rng
         return []
     if data.near is not None:
         return data.near.of(record, config.distractors)
-    passages = [other for rows in data.sources.values() for other in rows if isinstance(other, PassageQA)]
     own = passages_of(record)
     # One more than needed, as it may be the record's own.
-    picks = rng.choice(len(passages), size=min(config.distractors + 1, len(passages)), replace=False)
-    drawn = [text for i in picks for text in passages_of(passages[i]) if text not in own]
+    picks = rng.choice(len(data.passages), size=min(config.distractors + 1, len(data.passages)), replace=False)
+    drawn = [text for i in picks for text in passages_of(data.passages[i]) if text not in own]
     return drawn[: config.distractors]
 
 
