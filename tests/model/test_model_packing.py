@@ -12,7 +12,7 @@ from clara.config import CompressionConfig
 from clara.model import packing
 from clara.model.create import Loaded
 from clara.model.memory import MemoryTable
-from clara.model.network import Network
+from clara.model.network import Network, read_out, read_outs
 
 LENGTHS = (17, 1, 40)
 CONFIGS = (
@@ -50,6 +50,37 @@ def gradients(network: Network, value: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
+def texts() -> tuple[Tensor, Tensor]:
+    """Token ids and mask of texts of ``LENGTHS``, padded on the right."""
+    ids = torch.zeros(len(LENGTHS), max(LENGTHS) + 3, dtype=torch.int64)
+    mask = torch.zeros_like(ids).bool()
+    for row, length in enumerate(LENGTHS):
+        ids[row, :length] = torch.arange(length) * 7 % 590 + 2
+        mask[row, :length] = True
+    return ids, mask
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("kind", ["padded", "packed"])
+@torch.no_grad()
+def test_rates_read_together_are_what_each_reads_alone(
+    loaded: Loaded, packed: Callable[[str], None], config: CompressionConfig, kind: str
+) -> None:
+    packed(kind)
+    adapters = loaded.network.adapters
+    table = MemoryTable(config, loaded.manifest.hidden_size)
+    table.initialise(adapters.bare().get_input_embeddings().weight)
+    model, (ids, mask) = adapters.bare(), texts()
+    with adapters.use("compressor"):
+        together = read_outs(model, table, config, ids, mask, rates=(16, 4))
+        assert list(together) == [16, 4]
+        for rate, found in together.items():
+            alone = read_out(model, table, config, ids, mask, rate=rate)
+            assert found.read.shape == (len(LENGTHS), config.memory_tokens(rate), loaded.manifest.hidden_size)
+            for name in ("read", "residual", "text_mean"):
+                torch.testing.assert_close(getattr(found, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_encoding(loaded: Loaded, packed: Callable[[str], None], config: CompressionConfig) -> None:
     adapters = loaded.network.adapters
@@ -58,11 +89,7 @@ def test_encoding(loaded: Loaded, packed: Callable[[str], None], config: Compres
     table = MemoryTable(config, loaded.manifest.hidden_size)
     table.initialise(adapters.bare().get_input_embeddings().weight)
     network = Network(adapters, config, table)
-    ids = torch.zeros(len(LENGTHS), max(LENGTHS) + 3, dtype=torch.int64)
-    mask = torch.zeros_like(ids).bool()
-    for row, length in enumerate(LENGTHS):
-        ids[row, :length] = torch.arange(length) * 7 % 590 + 2
-        mask[row, :length] = True
+    ids, mask = texts()
     found = []
     for kind in ("padded", "packed"):
         packed(kind)

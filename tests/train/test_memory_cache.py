@@ -9,30 +9,32 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.errors import TrainingError
 from clara.model import ClaraModel
 from clara.model.create import Loaded
+from clara.model.memory import MemoryTable
+from clara.model.network import encode_documents
 from clara.train.documents import Documents
 from clara.train.memory_cache import KEYS, VALUES, MemoryCache
+from clara.train.processes import Processes
 
 TEXTS = ["Bees dance.", "The tower is 330 metres high.", "Gutenberg printed in Mainz.", "Coffee"]
 
 
-class Counting:
-    """Makes memories of letters' numbers, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        self.asked.extend(texts)
-        return np.stack([made(text) for text in texts])
-
-
 def made(text: str) -> npt.NDArray[np.float32]:
     return np.linspace(-1, len(text), 6, dtype=np.float32).reshape(2, 3)
+
+
+def memories(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    return np.stack([made(text) for text in texts])
+
+
+def added(cache: MemoryCache, texts: Sequence[str]) -> int:
+    return cache.add(texts, memories(texts))
 
 
 def opened(folder: Path) -> MemoryCache:
@@ -40,24 +42,26 @@ def opened(folder: Path) -> MemoryCache:
 
 
 def agrees(cache: MemoryCache, texts: Sequence[str]) -> bool:
-    wanted = torch.from_numpy(np.stack([made(text) for text in texts])).half()
+    wanted = torch.from_numpy(memories(texts)).half()
     return bool(torch.equal(cache.rows(texts), wanted))
 
 
-def test_each_text_is_computed_once(tmp_path: Path) -> None:
-    counting, cache = Counting(), opened(tmp_path / "c")
-    assert cache.add([*TEXTS[:2], TEXTS[0]], counting) == 2
-    assert cache.add(TEXTS[1:3], counting) == 1
-    assert counting.asked == TEXTS[:3]
+def test_each_text_is_kept_once(tmp_path: Path) -> None:
+    cache = opened(tmp_path / "c")
+    assert added(cache, [*TEXTS[:2], TEXTS[0]]) == 2
+    assert added(cache, TEXTS[1:3]) == 1
     assert agrees(cache, [TEXTS[2], TEXTS[0], TEXTS[0]])
     again = opened(tmp_path / "c")
     assert len(again) == 3
     assert again.missing([*TEXTS, TEXTS[3]]) == [TEXTS[3]]
     assert agrees(again, TEXTS[:3])
     other = opened(tmp_path / "c")
-    assert again.add([TEXTS[3]], counting) == 1
-    assert other.add([TEXTS[3]], counting) == 0, "another run added it meanwhile"
+    assert added(again, [TEXTS[3]]) == 1
+    assert other.missing(TEXTS) == [TEXTS[3]]
+    assert added(other, [TEXTS[3]]) == 0, "another run added it meanwhile"
     assert agrees(other, TEXTS)
+    cache.refresh()
+    assert agrees(cache, TEXTS)
     with pytest.raises(TrainingError, match="no memory of a text"):
         other.rows(["Nothing"])
 
@@ -68,30 +72,27 @@ def test_each_text_is_computed_once(tmp_path: Path) -> None:
     ids=["torn row", "torn key", "row without key", "both torn", "whole row less", "no rows"],
 )
 def test_torn_ends_count_for_nothing(tmp_path: Path, values: int, keys: int, left: int) -> None:
-    counting = Counting()
-    opened(tmp_path).add(TEXTS[:3], counting)
+    added(opened(tmp_path), TEXTS[:3])
     for name, change in ((VALUES, values), (KEYS, keys)):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole + b"\7" * change if change > 0 else whole[: len(whole) + change])
     cache = opened(tmp_path)
     assert len(cache) == left
     assert cache.verify(TEXTS[:3]) == 0
-    cache.add(TEXTS, counting)
+    assert added(cache, TEXTS) == 4 - left
     assert agrees(cache, TEXTS)
     assert agrees(opened(tmp_path), TEXTS)
-    assert len(counting.asked) == 3 + 4 - left
 
 
 def test_damage_is_found_and_computed_anew(tmp_path: Path) -> None:
-    counting = Counting()
-    opened(tmp_path).add(TEXTS[:3], counting)
+    added(opened(tmp_path), TEXTS[:3])
     with (tmp_path / VALUES).open("r+b") as file:
         file.seek(14)
         file.write(b"\0\1")
     cache = opened(tmp_path)
     assert cache.verify(TEXTS[:3]) == 1
     assert cache.missing(TEXTS[:3]) == [TEXTS[1]]
-    cache.add(TEXTS[:3], counting)
+    assert added(cache, TEXTS[:3]) == 1
     assert agrees(cache, TEXTS[:3])
     again = opened(tmp_path)
     assert again.verify(TEXTS[:3]) == 0
@@ -102,7 +103,7 @@ def test_damage_is_found_and_computed_anew(tmp_path: Path) -> None:
 def test_a_broken_compressor_is_named(tmp_path: Path, value: float) -> None:
     broken = np.full((1, 2, 3), value, dtype=np.float32)
     with pytest.raises(TrainingError, match="not finite or above 65504"):
-        opened(tmp_path).add(TEXTS[:1], lambda _: broken)
+        opened(tmp_path).add(TEXTS[:1], broken)
     assert len(opened(tmp_path)) == 0
 
 
@@ -132,3 +133,44 @@ def test_cached_memories_are_those_of_the_model(
     assert Documents(loaded, tmp_path).prepare({4: TEXTS}) == 4, "another compressor, other memories"
     long = "tower " * 200
     assert documents([long], 4).shape == (1, 16, 32), "cut to the window"
+
+
+def test_processes_share_the_documents_of_a_run(
+    make_network: Callable[[CompressionConfig], Loaded], tmp_path: Path
+) -> None:
+    loaded = make_network(CompressionConfig(window_tokens=64, rates=(4, 16)))
+    texts = [f"Bees dance {number} times." for number in range(24)]
+    wanted = {4: texts, 16: texts[:10]}
+    processes = [Processes(rank, 3) for rank in range(3)]
+    each = [Documents(loaded, tmp_path) for _ in processes]
+    computed = [one.prepare(wanted, share=process) for one, process in zip(each, processes, strict=True)]
+    assert sum(computed) == 34
+    assert min(computed) > 0
+    assert [one.prepare(wanted) for one in each] == [0, 0, 0], "each finds what the others kept"
+    alone = Documents(loaded, tmp_path / "alone")
+    for one in each:
+        for rate in wanted:
+            torch.testing.assert_close(one(texts[:10], rate), alone(texts[:10], rate), atol=1e-3, rtol=2e-3)
+
+
+def test_a_text_is_read_once_for_all_rates(
+    make_network: Callable[[CompressionConfig], Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = make_network(CompressionConfig(window_tokens=64, rates=(4, 16)))
+    read: list[tuple[int, tuple[int, ...]]] = []
+
+    def noting(
+        model: PreTrainedModel,
+        table: MemoryTable,
+        config: CompressionConfig,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        rates: Sequence[int],
+    ) -> dict[int, Tensor]:
+        read.append((len(ids), tuple(rates)))
+        return encode_documents(model, table, config, ids, mask, rates=rates)
+
+    monkeypatch.setattr("clara.train.documents.encode_documents", noting)
+    assert Documents(loaded, tmp_path).prepare({4: TEXTS, 16: TEXTS[:3]}) == 7
+    assert sorted(read) == [(1, (4,)), (3, (4, 16))]

@@ -6,6 +6,7 @@ Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +61,23 @@ class Encoded:
 def read_out(
     model: PreTrainedModel, table: MemoryTable, config: CompressionConfig, ids: Tensor, mask: Tensor, *, rate: int
 ) -> ReadOut:
-    """Read texts with a causal LM that already acts as the wanted role.
+    """``read_outs`` at one rate."""
+    return read_outs(model, table, config, ids, mask, rates=(rate,))[rate]
 
-    No LM head, no other layer's hidden states. Padding on either side changes nothing.
+
+def read_outs(
+    model: PreTrainedModel,
+    table: MemoryTable,
+    config: CompressionConfig,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    rates: Sequence[int],
+) -> dict[int, ReadOut]:
+    """Read texts with a causal LM that already acts as the wanted role, once for all rates.
+
+    No LM head, no other layer's hidden states. Padding on either side changes nothing, nor does another rate: memory
+    tokens see those of their own rate only.
 
     Args:
         model: the causal LM.
@@ -70,27 +85,45 @@ def read_out(
         config: read-out and its options.
         ids: int64 [B, S] token ids.
         mask: bool [B, S], true on text.
-        rate: compression rate, one of ``config.rates``.
+        rates: compression rates, each of ``config.rates``, at least one.
+
+    Returns:
+        What was read, by rate.
     """
     ids, mask = right_padded(ids, mask)
-    spans = table.spans(ids, mask, rate=rate)
+    spans = {rate: table.spans(ids, mask, rate=rate) for rate in rates}
     embeds = model.get_input_embeddings()(ids)
-    slots = None
-    if table.tokens is not None:
-        slots = table.tokens[: config.memory_tokens(rate)].to(embeds.dtype).expand(ids.shape[0], -1, -1)
-        if config.pooled_input:
-            slots = slots + pool(spans.weights, embeds)
+    slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
     states = _packed_states if packing.takes_packed(model) else _padded_states
-    text, read = states(model.get_decoder(), config, _Input(embeds, mask, slots, spans))
+    text, read = states(model.get_decoder(), _Input(embeds, mask, slots))
     # Where the layers lie on several devices (accelerate's device maps), the last one's results lie there.
-    text, read = text.to(ids.device), None if read is None else read.to(ids.device)
+    text = text.to(ids.device)
     share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
-        return ReadOut(
-            read=pool(spans.weights, text) if read is None else read,
-            residual=pool(spans.weights, embeds.float()),
-            text_mean=torch.einsum("bs,bsh->bh", share, text),
-        )
+        if read is None:
+            parts = [pool(span.weights, text) for span in spans.values()]
+        else:
+            parts = list(torch.split(read.to(ids.device), [config.memory_tokens(rate) for rate in rates], dim=1))
+        text_mean = torch.einsum("bs,bsh->bh", share, text)
+        return {
+            rate: ReadOut(read=part, residual=pool(span.weights, embeds.float()), text_mean=text_mean)
+            for (rate, span), part in zip(spans.items(), parts, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """The memory tokens that follow a batch of texts, those of one rate after those of another; N in all.
+
+    Attributes:
+        embeds: [B, N, H], what the backbone is given in their places.
+        sees: bool [B, N, S + N], what each sees of ``[text, memory tokens]``.
+        positions: int64 [B, N], position ids.
+    """
+
+    embeds: Tensor
+    sees: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,58 +133,75 @@ class _Input:
     Attributes:
         embeds: [B, S, H] of the text, padded on the right.
         mask: bool [B, S], true on text.
-        slots: [B, N, H] inputs of the memory tokens; None without them.
-        spans: which text each memory token stands for.
+        slots: the memory tokens; None without them.
     """
 
     embeds: Tensor
     mask: Tensor
-    slots: Tensor | None
-    spans: Spans
+    slots: _Slots | None
 
 
-def _padded_states(decoder: nn.Module, config: CompressionConfig, given: _Input) -> tuple[Tensor, Tensor | None]:
+def _slots(
+    tokens: Tensor, config: CompressionConfig, spans: Mapping[int, Spans], embeds: Tensor, mask: Tensor
+) -> _Slots:
+    """Memory tokens of the rates that ``spans`` names, for texts [B, S, H] padded on the right."""
+    b, width = mask.shape
+    sizes = [config.memory_tokens(rate) for rate in spans]
+    given = []
+    sees = mask.new_zeros(b, sum(sizes), width + sum(sizes))
+    first = 0
+    for span, n in zip(spans.values(), sizes, strict=True):
+        own = tokens[:n].to(embeds.dtype).expand(b, -1, -1)
+        given.append(own + pool(span.weights, embeds) if config.pooled_input else own)
+        seen = memory_attention(span, mask, config.attention)[:, 0]
+        sees[:, first : first + n, :width] = seen[..., :width]
+        sees[:, first : first + n, width + first : width + first + n] = seen[..., width:]
+        first += n
+    positions = [memory_positions(span, mask, config.positions) for span in spans.values()]
+    return _Slots(torch.cat(given, dim=1), sees, torch.cat(positions, dim=1))
+
+
+def _padded_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
     """Last hidden states float32 of the text [B, S, H] and of the memory tokens [B, N, H] (None without them)."""
     # Text is causal and padded on the right, so it needs no mask and takes the fast attention kernels; memory tokens
     # then read its keys and values. Text never sees memory tokens: the two passes compute what one would.
-    first = decoder(inputs_embeds=given.embeds, use_cache=given.slots is not None)
+    slots = given.slots
+    first = decoder(inputs_embeds=given.embeds, use_cache=slots is not None)
     text = first.last_hidden_state.float()
-    if given.slots is None:
+    if slots is None:
         return text, None
     second = decoder(
-        inputs_embeds=given.slots,
-        attention_mask=additive(memory_attention(given.spans, given.mask, config.attention), given.slots.dtype),
-        position_ids=memory_positions(given.spans, given.mask, config.positions),
+        inputs_embeds=slots.embeds,
+        attention_mask=additive(slots.sees[:, None], slots.embeds.dtype),
+        position_ids=slots.positions,
         past_key_values=first.past_key_values,
         use_cache=True,
     )
     return text, second.last_hidden_state.float()
 
 
-def _packed_states(decoder: nn.Module, config: CompressionConfig, given: _Input) -> tuple[Tensor, Tensor | None]:
+def _packed_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
     """As ``_padded_states``, with each text and its memory tokens as one sequence and nothing computed for padding."""
-    device, (b, width) = given.mask.device, given.mask.shape
-    lengths = given.mask.sum(dim=1).tolist()
-    if given.slots is None:
-        slots, places = given.embeds.new_zeros(b, 0, given.embeds.shape[2]), torch.zeros(b, 0, dtype=torch.int64)
-        sees = torch.zeros(b, 0, width, dtype=torch.bool)
-    else:
-        slots, places = given.slots, memory_positions(given.spans, given.mask, config.positions)
-        sees = memory_attention(given.spans, given.mask, config.attention)[:, 0]
-    n = slots.shape[1]
+    embeds, mask, slots = given.embeds, given.mask, given.slots
+    b, width = mask.shape
+    lengths = mask.sum(dim=1).tolist()
+    if slots is None:
+        slots = _Slots(embeds[:, :0], mask.new_zeros(b, 0, width), torch.zeros_like(mask[:, :0], dtype=torch.int64))
+    n = slots.embeds.shape[1]
     pieces, positions, allowed = [], [], []
-    for row, (text, own, length) in enumerate(zip(given.embeds.unbind(), slots.unbind(), lengths, strict=True)):
-        pieces.extend([text[:length], own])
-        positions.extend([torch.arange(length, device=device), places[row]])
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    for row, length in enumerate(lengths):
+        pieces.extend([embeds[row, :length], slots.embeds[row]])
+        positions.extend([torch.arange(length, device=mask.device), slots.positions[row]])
+        causal = mask.new_ones(length, length).tril()
         text_rows = torch.cat([causal, causal.new_zeros(length, n)], dim=1)
-        allowed.append(torch.cat([text_rows, torch.cat([sees[row, :, :length], sees[row, :, width:]], dim=1)]))
-    embeds = torch.cat(pieces)
-    layout = packing.Packing.of(allowed, embeds.dtype)
-    hidden = packing.run_packed(decoder, embeds, torch.cat(positions), layout).float()
+        sees = slots.sees[row]
+        allowed.append(torch.cat([text_rows, torch.cat([sees[:, :length], sees[:, width:]], dim=1)]))
+    laid = torch.cat(pieces)
+    layout = packing.Packing.of(allowed, laid.dtype)
+    hidden = packing.run_packed(decoder, laid, torch.cat(positions), layout).float()
     parts = torch.split(hidden, [size for length in lengths for size in (length, n)])
     text = torch.stack([functional.pad(part, (0, 0, 0, width - len(part))) for part in parts[::2]])
-    return text, None if given.slots is None else torch.stack(parts[1::2])
+    return text, torch.stack(parts[1::2]) if n else None
 
 
 def encode(
@@ -169,6 +219,20 @@ def encode(
     memory = table.assemble(parts.read, parts.residual, rate=rate, query=query)
     weights = table.question_weights(*right_padded(ids, mask), rate=rate) if query else None
     return Encoded(memory=memory if weights is None else memory * weights[:, :, None], read_out=parts)
+
+
+def encode_documents(
+    model: PreTrainedModel,
+    table: MemoryTable,
+    config: CompressionConfig,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    rates: Sequence[int],
+) -> dict[int, Tensor]:
+    """The compressor's memories of texts, float32 [B, N, H] by rate; arguments as ``read_outs``."""
+    found = read_outs(model, table, config, ids, mask, rates=rates)
+    return {rate: table.assemble(parts.read, parts.residual, rate=rate, query=False) for rate, parts in found.items()}
 
 
 class Network(nn.Module):

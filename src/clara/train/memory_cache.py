@@ -3,7 +3,7 @@
 Two files side by side, both only ever appended to: rows of fp16 values, and for each row the text's digest with a
 checksum. A row counts once its key is there, keys are written after their rows, and whatever a kill left torn at the
 end of either file is cut off before the next append. Several runs on the same compressor share a folder.
-Knows texts and numbers; what compresses is handed in.
+Knows texts and numbers, not who compresses.
 Shape letters: N memory tokens, H hidden size, U texts.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,6 @@ _KEY_BYTES = _DIGEST_BYTES + _CHECKSUM_BYTES
 _LARGEST = float(np.finfo(np.float16).max)
 
 Half = npt.NDArray[np.float16]
-Compress = Callable[[Sequence[str]], npt.NDArray[np.float32]]
-"""Memories float32 [U, N, H] of some texts."""
 
 
 def digest_of(text: str) -> bytes:
@@ -61,7 +59,7 @@ class MemoryCache:
         self._places: dict[bytes, int] = {}
         self._checksums: list[int] = []
         self._values: npt.NDArray[np.float16] | None = None
-        self._reload()
+        self.refresh()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -70,17 +68,17 @@ class MemoryCache:
         """Those of ``texts`` that have no memory here, each once, in order."""
         return [text for text in dict.fromkeys(texts) if digest_of(text) not in self._places]
 
-    def add(self, texts: Sequence[str], compress: Compress) -> int:
-        """Compress those texts that have no memory yet, and keep what comes.
+    def add(self, texts: Sequence[str], memories: npt.NDArray[np.float32]) -> int:
+        """Keep the memories of those texts that have none yet.
 
-        Another process that fills the same folder is waited for, and what it added is not computed again.
+        Another process that writes to the same folder is waited for, and what it added is not added again.
 
         Args:
-            texts: a batch, as much as is worth writing at once.
-            compress: called once at most.
+            texts: as many as are worth writing at once.
+            memories: float32 [U, N, H], one a text, in order.
 
         Returns:
-            How many were computed.
+            How many were kept.
 
         Raises:
             TrainingError: a memory is not finite or does not fit fp16, or the disk is full.
@@ -88,16 +86,17 @@ class MemoryCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
-                self._reload()
-                new = self.missing(texts)
-                if new:
-                    self._append(new, compress(new))
+                self.refresh()
+                new = set(self.missing(texts))
+                chosen = {text: i for i, text in enumerate(texts) if text in new}
+                if chosen:
+                    self._append(list(chosen), memories[list(chosen.values())])
         except OSError as error:
             raise TrainingError(
                 f"memories cannot be kept in {self.folder}: {error.strerror or error}; one takes {self._row_bytes} "
                 "bytes: free some space there, or choose another folder with --cache"
             ) from error
-        return len(new)
+        return len(chosen)
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """Memories of texts that are all here: float16 [U, N, H].
@@ -131,8 +130,8 @@ class MemoryCache:
             del self._places[digest]
         return len(bad)
 
-    def _reload(self) -> None:
-        """Read the keys of all whole rows. A later row of the same text replaces an earlier one."""
+    def refresh(self) -> None:
+        """Take in what other processes added. A later row of the same text replaces an earlier one."""
         try:
             keys = (self.folder / KEYS).read_bytes()
             whole = min(len(keys) // _KEY_BYTES, (self.folder / VALUES).stat().st_size // self._row_bytes)
@@ -159,7 +158,7 @@ class MemoryCache:
         whole = len(self._checksums)
         _append_at(self.folder / VALUES, whole * self._row_bytes, rows.tobytes())
         _append_at(self.folder / KEYS, whole * _KEY_BYTES, keys)
-        self._reload()
+        self.refresh()
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:

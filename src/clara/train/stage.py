@@ -94,10 +94,9 @@ def train(  # noqa: PLR0913 - each of the last three is told another thing
         fresh = starts_projection(loaded, config)
         wanted = _wanted(batches, data, stage, config) if documents is not None or fresh else {}
         if documents is not None:
-            for turn in (processes.first, not processes.first):  # the others find what the first one computed
-                if turn:
-                    documents.prepare(wanted, hub_progress)
-                processes.wait()
+            documents.prepare(wanted, hub_progress, share=processes)
+            processes.wait()
+            documents.prepare(wanted)  # finds what the others computed
         if fresh:
             whiten(loaded, documents or Documents(loaded, cache), wanted, sample_questions(data))
         kept_back = held_out(data, stage, config, collator, loaded.base.tokenizer)
