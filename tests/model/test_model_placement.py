@@ -39,6 +39,26 @@ def test_words_become_what_transformers_is_handed() -> None:
     assert four.bnb_4bit_compute_dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+    ids=["AMD", "AMD without", "Intel without AMX", "Intel with AMX", "another architecture"],
+)
+def test_auto_is_what_the_processor_multiplies_faster(
+    capabilities: dict[str, object], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert placement("auto").dtype == dtype
+    assert placement("bf16").dtype == torch.bfloat16
+    assert placement("auto", "cuda").dtype == torch.bfloat16
+
+
 def test_attention_flash_says_what_it_needs() -> None:
     assert placement("bf16").attention is None
     assert placement("bf16", attention="eager").attention == "eager"

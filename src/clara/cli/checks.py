@@ -125,10 +125,10 @@ def _number_format(choice: ModelChoice) -> Check:
 
     device = prepare_torch(choice.device, choice.threads)
     if natural_dtype(device) is torch.bfloat16:
-        return Check("number format", "ok", "bf16 is multiplied in hardware")
+        return Check("number format", "ok", "bf16 is multiplied faster than fp32")
     remedy = "" if choice.dtype != "bf16" else "--dtype auto is faster here"
     return Check(
-        "number format", "warn", "no bf16 in hardware: fp32 is used, with twice the memory and less speed", remedy
+        "number format", "warn", "bf16 would be multiplied slower: fp32 is used, with twice the memory", remedy
     )
 
 

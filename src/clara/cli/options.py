@@ -54,7 +54,7 @@ DtypeOption = Annotated[
     Dtype,
     typer.Option(
         "--dtype",
-        help="Of the base weights; auto is bf16 where the device multiplies it natively; int8, int4 by bitsandbytes.",
+        help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
     ),
 ]
 AttentionOption = Annotated[

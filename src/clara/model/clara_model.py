@@ -87,7 +87,7 @@ class ClaraModel:
             base: base model by name, folder or hub id, where the checkpoint's own entry does not lead to it.
             device: torch device for all weights; ``balanced`` or ``sequential`` spread them over all GPUs, then the
                 CPU (accelerate's device maps).
-            dtype: of the base weights; ``auto`` is bf16 where the device multiplies it natively, else fp32; ``int8``
+            dtype: of the base weights; ``auto`` is bf16 where the device multiplies it faster, else fp32; ``int8``
                 and ``int4`` are quantised by bitsandbytes (extra ``quantised``).
             attention: of prompts: ``auto`` (torch's own kernels), ``eager``, ``sdpa``, or ``flash`` (flash-attn).
             check_memory: refuse a model that does not fit, before it is loaded.

@@ -70,7 +70,7 @@ def placement(dtype: Dtype = "auto", device: str = "cpu", attention: Attention =
     """The placement that a user's words name.
 
     Args:
-        dtype: ``auto`` is bf16 where the device multiplies it natively, else fp32; ``int8`` and ``int4`` quantise.
+        dtype: ``auto`` is bf16 where the device multiplies it faster, else fp32; ``int8`` and ``int4`` quantise.
         device: a torch device, or one of ``SPREAD``.
         attention: of prompts; ``auto`` leaves it to transformers, which takes torch's own kernels.
 
@@ -82,13 +82,22 @@ def placement(dtype: Dtype = "auto", device: str = "cpu", attention: Attention =
 
 
 def natural_dtype(device: str) -> torch.dtype:
-    """bf16 where the device multiplies it in hardware, else fp32."""
+    """bf16 where the device multiplies it faster than fp32, else fp32."""
     if device in SPREAD:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cpu":
-        native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _gains_by_bf16(torch.cpu.get_capabilities()) else torch.float32
     return torch.bfloat16
+
+
+def _gains_by_bf16(cpu: Mapping[str, object]) -> bool:
+    """Whether a processor with these capabilities (``torch.cpu.get_capabilities``) multiplies bf16 faster than fp32.
+
+    Having an instruction is not enough: Intel's cores do the AVX-512 one at half the speed of fp32, so there it takes
+    AMX, which virtual machines often hide (measured, LOG.md, 2026-11-28). Other makers' are taken at their word.
+    """
+    intel = str(cpu.get("cpu_name", "")).startswith("Intel")
+    return bool(cpu.get("amx_bf16")) or (bool(cpu.get("avx512_bf16")) and not intel)
 
 
 def _quantisation(bits: Literal[8, 4], dtype: torch.dtype) -> BitsAndBytesConfig:

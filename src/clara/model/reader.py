@@ -88,7 +88,7 @@ class Reader:
             cache: folder for base weights.
             base: base model by name, folder or hub id, where the reader's own entry does not lead to it.
             device: torch device for all weights.
-            dtype: of the weights; ``auto`` is bf16 where the device multiplies it natively, else fp32.
+            dtype: of the weights; ``auto`` is bf16 where the device multiplies it faster, else fp32.
             progress: told about downloads.
 
         Raises:

@@ -103,7 +103,7 @@ class TrainConfig(Settings):
         seed: of everything random.
         save_every: steps between checkpoints to resume from.
         evaluate_every: steps between validations; the last step is always validated.
-        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it natively,
+        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster,
             else fp32. Trained weights and their optimiser state stay fp32.
     """
 

@@ -70,7 +70,7 @@ class DroConfig(Settings):
         warmup: share of the steps with a rising rate.
         reader_weight: of the reader's loss beside the selector's.
         seed: of adapters, order and draws.
-        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it natively,
+        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster,
             else fp32.
     """
 

@@ -73,7 +73,7 @@ class PerplexityCompressor:
     Args:
         folder: the causal LM in Hugging Face format.
         device: for it.
-        dtype: of its weights; None is bf16 where the device multiplies it natively, else fp32.
+        dtype: of its weights; None is bf16 where the device multiplies it faster, else fp32.
 
     Raises:
         MissingExtraError: llmlingua is not installed.
