@@ -242,6 +242,12 @@ def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:
         rag.add([docs])
         with pytest.raises(InputError, match=r"nothing in the store comes from .*nothing"):
             rag.remove([docs / "tower.txt", docs / "nothing"])
+        several: list[str | Path] = [docs / "tower.txt", ""]
+        for empty in ("", several):
+            with pytest.raises(InputError, match=r"a path is empty; write \. for the working folder"):
+                rag.remove(empty)
+            with pytest.raises(InputError, match="a path is empty"):
+                rag.add(empty)
         assert len(rag.store.documents()) == 5, "nothing is removed then"
         uri = f"{document_uri(docs / 'more.jsonl')}#1"
         assert uri in rag.store.documents()

@@ -164,7 +164,7 @@ class Clara:
             progress: told after each file and each commit.
 
         Raises:
-            InputError: a path does not exist.
+            InputError: a path is empty or does not exist.
             StoreError: the store cannot be written.
         """
         try:
@@ -249,12 +249,13 @@ class Clara:
             The number of documents removed.
 
         Raises:
-            InputError: a source names nothing in the store; nothing is removed then.
+            InputError: a source is empty or names nothing in the store; nothing is removed then.
         """
         uris = {*self.store.documents(), *self.store.unfinished()}
         chosen: set[str] = set()
-        for source in [sources] if isinstance(sources, str | Path) else sources:
-            base = str(source) if str(source) in uris else document_uri(Path(source))
+        given = [sources] if isinstance(sources, str | Path) else list(sources)
+        for source, path in zip(given, _paths(given), strict=True):
+            base = str(source) if str(source) in uris else document_uri(path)
             found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
             if not found:
                 raise InputError(
@@ -469,7 +470,11 @@ def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
 
 
 def _paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    """Several paths or one, as paths; an empty string would become the working folder."""
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if "" in given:
+        raise InputError("a path is empty; write . for the working folder")
+    return [Path(path) for path in given]
 
 
 def _check_choice(name: str, value: str, kind: object) -> None:

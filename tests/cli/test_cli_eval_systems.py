@@ -52,6 +52,12 @@ def reader(tiny_base: Path, tmp_path: Path) -> Path:
     return tmp_path / "reader"
 
 
+def torch_sees_gpus() -> bool:
+    import torch  # noqa: PLC0415 - tests that load nothing should not wait for it
+
+    return torch.cuda.is_available()
+
+
 def test_a_trained_reader_answers_in_the_models_place(
     clara: Clara, tiny_checkpoint: Path, reader: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +96,31 @@ def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert found["data_sha256"] == sha256(data.read_bytes()).hexdigest()
         assert found["provenance"].keys() >= {"command", "commit", "checkpoint", "seed", "cpu"}
     assert "--out DIR" in clara("eval", "--data", QUESTIONS, *options).err
+
+
+def test_fidelity_refuses_before_it_measures(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    options = ("eval", "--data", QUESTIONS, "--fidelity", "--model", tiny_checkpoint, "--rate", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clara.evaluate.fidelity.measure_fidelity", None)  # calling it would be a bug
+        unserved = clara(*options, "--rate", 8, "--out", tmp_path / "out")
+        (tmp_path / "file").write_text("")
+        taken = clara(*options, "--out", tmp_path / "file")
+    assert unserved.code == taken.code == 2
+    assert "serves the rates 4x, 16x, not 8x" in unserved.err
+    assert "cannot be made" in taken.err
+
+
+def test_device_auto(clara: Clara, tiny_checkpoint: Path, reader: Path, data_dir: Path, tmp_path: Path) -> None:
+    common = ("eval", "--model", tiny_checkpoint, "--device", "auto", "--limit", 1, "--json")
+    wanted = "cuda" if torch_sees_gpus() else "cpu"
+    systems = ("--data", "nq", "--data-dir", data_dir, "--system", "closed-book", "--max-new-tokens", 2)
+    reading = ("--data", QUESTIONS, "--context", "text", "--reader", reader, "--max-new-tokens", 2)
+    told = ("--data", QUESTIONS, "--fidelity")
+    for name, more in (("results", systems), ("provenance", reading), ("fidelity", told)):
+        called = clara(*common, *more, "--out", tmp_path / name)
+        assert called.code == 0, called.err
+        written = (tmp_path / name / f"{name}.json").read_text(encoding="utf-8")
+        assert f'"device": "{wanted}"' in written
 
 
 def test_systems_side_by_side_and_again(clara: Clara, tiny_checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:

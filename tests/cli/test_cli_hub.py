@@ -193,6 +193,9 @@ def test_a_folder_that_is_something_else_is_not_replaced(
     assert failed.code == 2
     assert "exists and is not a checkpoint" in failed.err
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    nowhere = clara("pull", REPO, "--out", tmp_path / "mine" / "letter.txt" / "here")
+    assert nowhere.code == 2
+    assert "cannot be made" in nowhere.err
     assert hub_state.fetched == []
     assert "is no repository's name" in clara("pull", "not a name").err
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from calling import Clara, on_a_terminal
 
+from clara.cli.terminal import console
+
 pytest_plugins = ["cli_fixtures"]
 
 QUESTION = "Who was the first official world chess champion?"
@@ -139,6 +141,24 @@ def test_remove(clara: Clara, filled: Path, tmp_path: Path) -> None:
     assert chess.exists()
     assert clara("remove", filled / "docs", "--store", copy).out == "removed 2 documents; 0 documents left\n"
     assert clara("search", QUESTION, "--store", copy, "--mode", "text").code == 2
+
+
+@pytest.mark.parametrize("command", ["index", "remove", "synth"])
+def test_an_empty_path_is_not_the_working_folder(
+    command: str, clara: Clara, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(filled, tmp_path / "copy")
+    monkeypatch.chdir(filled / "docs")
+    options = ("--out", tmp_path / "records.jsonl") if command == "synth" else ("--store", tmp_path / "copy" / "store")
+    called = clara(command, "", *options)
+    assert called.code == 2
+    assert "a path is empty; write . for the working folder" in called.err
+    assert clara("info", "--store", tmp_path / "copy" / "store", "--json").json()["documents"] == 3
+
+
+def test_tables_show_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("deploy :rocket: [bold]now[/bold]")
+    assert capsys.readouterr().out == "deploy :rocket: [bold]now[/bold]\n"
 
 
 def test_a_store_of_another_model_is_refused(clara: Clara, tiny_checkpoint: Path, filled: Path, tmp_path: Path) -> None:

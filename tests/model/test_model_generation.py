@@ -163,6 +163,8 @@ def test_a_quotation_that_is_cut_off_ends_with_a_word(tiny_model: ClaraModel) ->
     for tokens in range(1, 12):
         made = tiny_model.generate_many([GenerationRequest("What?", quote_from=(text,))], max_new_tokens=tokens)[0]
         assert made.finish_reason == "stop" or set(made.text.split()) <= words
+        request = GenerationRequest("What?", quote_from=(text,))
+        assert "".join(tiny_model.stream(request, Sampling(max_new_tokens=tokens))) == made.text
 
 
 def test_a_stream_passes_errors_on(

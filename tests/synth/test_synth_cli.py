@@ -21,6 +21,7 @@ from clara.errors import ConfigError, RecordError, SynthesisError
 from clara.synth.settings import SynthSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "synth.md"
+MULTI_HOP = Path(__file__).parents[1] / "data" / "fixtures" / "multi_hop.jsonl"
 APP = typer.Typer()
 register(APP)
 
@@ -107,6 +108,12 @@ def test_records_become_official_rows_and_back(tmp_path: Path) -> None:
     assert [len(record["qa"]) for record in back] == [6, 6]
     with pytest.raises(RecordError, match="row 1"):
         call("convert-records", out, tmp_path / "x.jsonl", "--to", "records")
+    several = MULTI_HOP.read_text("utf-8").splitlines()[0]
+    (tmp_path / "mixed.jsonl").write_text(out.read_text("utf-8") + several + "\n{broken\n", encoding="utf-8")
+    mixed = call("convert-records", tmp_path / "mixed.jsonl", tmp_path / "mixed.out.jsonl", "--to", "official")
+    assert "4 rows" in mixed.stdout
+    assert "rejected 1" in mixed.stderr
+    assert "left out: 1 question over several documents" in mixed.stderr
 
 
 def test_documented_commands_and_settings_are_taken() -> None:

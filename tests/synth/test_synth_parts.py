@@ -176,7 +176,7 @@ def test_official_rows_both_ways(tmp_path: Path) -> None:
     }
     ours, official, back = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "c.jsonl"
     ours.write_text(json.dumps(record) + "\n")
-    assert export_official(ours, official) == 2
+    assert export_official(ours, official)[0] == 2
     rows = [json.loads(line) for line in official.read_text().splitlines()]
     assert [sorted(row) for row in rows] == [["answers", "data_type", "docs", "question"]] * 2
     assert rows[0]["docs"] == [f"{record['title']}\n{record['text']}"]

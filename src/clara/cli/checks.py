@@ -103,6 +103,10 @@ def _torch(choice: ModelChoice) -> Check:
     device = prepare_torch(choice.device, choice.threads)
     import torch  # noqa: PLC0415
 
+    from clara.model.placement import SPREAD  # noqa: PLC0415
+
+    if device in SPREAD:
+        return Check("torch", "ok", f"{device}: {counted(torch.cuda.device_count(), 'GPU')}")
     if torch.device(device).type == "cuda":
         return Check("torch", "ok", f"{device}: {torch.cuda.get_device_name(device)}")
     threads, cores = torch.get_num_threads(), _cores()
@@ -182,24 +186,24 @@ class _Subject:
 
     def base(self) -> Check:
         """Are the base weights here, and the ones the checkpoint was trained on?"""
-        from clara.model.hub import find_base, identity  # noqa: PLC0415
+        from clara.model.hub import identity  # noqa: PLC0415
 
         name = self._base_name()
-        cache = cache_folder(self._choice.cache)
-        if not _is_here(name, cache):
+        files = _files_here(name, cache_folder(self._choice.cache))
+        if files is None:
             remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
             return Check("base model", "warn", f"{name} is not on this machine yet", remedy)
-        found = identity(find_base(name, cache))
+        found = identity(files)
         if self._manifest is not None and found != self._manifest.base_identity:
             detail = f"{name} ({found}) is not what the checkpoint was trained on"
             remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
             return Check("base model", "fail", detail, remedy)
         self._base_present = True
-        return self._memory(name, found)
+        return self._memory(name, files, found)
 
-    def _memory(self, name: str, found: str) -> Check:
+    def _memory(self, name: str, files: Path, found: str) -> Check:
         """Is there memory for the model? Asked of files' headers, before anything is loaded."""
-        from clara.model import create, estimate, hub, official  # noqa: PLC0415
+        from clara.model import create, estimate, official  # noqa: PLC0415
         from clara.model.placement import placement  # noqa: PLC0415
 
         detail = f"{name} (identity {found})"
@@ -207,7 +211,6 @@ class _Subject:
             return Check("base model", "ok", detail)
         device = prepare_torch(self._choice.device, self._choice.threads)
         where = placement(self._choice.dtype, device)
-        files = hub.find_base(name, cache_folder(self._choice.cache))
         if self._manifest is not None:
             size = create.adapter_size(self._folder, self._manifest)
         else:
@@ -278,23 +281,20 @@ class _WouldDownloadError(Exception):
     """Raised in place of a download."""
 
 
-def _is_here(name: str, cache: Path) -> bool:
-    """Whether base weights can be had without a download.
+def _files_here(name: str, cache: Path) -> Path | None:
+    """The folder of base weights that can be had without a download; None if they cannot.
 
     Raises:
         BaseModelError: nothing has that name, or there is no room.
     """
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415
-
-    from clara.model.hub import EMBEDDED, find_base  # noqa: PLC0415
+    from clara.model.hub import EMBEDDED, find_base, kept_from_hub  # noqa: PLC0415
 
     def stop(_what: str, _done: int, _total: int) -> None:
         raise _WouldDownloadError
 
     if name not in EMBEDDED and "/" in name and not Path(name).expanduser().is_dir():
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+        return kept_from_hub(name)
     try:
-        find_base(name, cache, progress=stop)
+        return find_base(name, cache, progress=stop)
     except _WouldDownloadError:
-        return False
-    return True
+        return None

@@ -25,7 +25,7 @@ from clara.cli.options import (
     ModelChoice,
     ThreadsOption,
 )
-from clara.cli.session import cache_folder, load_model
+from clara.cli.session import cache_folder, load_model, make_folder, resolved
 from clara.cli.terminal import bar, console, note, print_json
 from clara.errors import InputError, RecordError
 
@@ -277,7 +277,8 @@ def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
         raise RecordError(f"{error}; files of public formats are read with --system, as in --system clara") from None
     note(reading.summary())
     if single.out is not None:
-        _make_folder(single.out)  # before the work, not after it
+        make_folder(single.out)  # before the work, not after it
+    choice = resolved(choice)
     model = choice.model or DEFAULT_MODEL
     loaded = load_model(choice, model)
     reader = None if folder is None else _load_reader(folder, choice)
@@ -370,13 +371,6 @@ def _load_reader(folder: Path, choice: ModelChoice) -> Reader:
         device=choice.device,
         dtype=_READER_DTYPES[choice.dtype],
     )
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
 
 
 def _write(out: Path, summary: Mapping[str, object], result: EvalResult, origin: Provenance) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clara.cli.options import DEFAULT_MODEL, ModelChoice
-from clara.cli.session import load_model
+from clara.cli.session import load_model, make_folder, resolved
 from clara.cli.terminal import bar, console, note, print_json
 from clara.errors import InputError
 
@@ -52,7 +52,11 @@ def tell_again(
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
     texts, sha256 = _texts(data)
+    make_folder(out)
+    choice = resolved(choice)
     model = load_model(choice, choice.model or DEFAULT_MODEL)
+    for served in rates:
+        model.memory_tokens(served)  # refuses what the model does not serve, before the first rate is measured
     passages = _windows(model, texts[:limit])
     vectors = _vectors(encoder, choice.device) if encoder is not None else None
     results: list[Fidelity] = []

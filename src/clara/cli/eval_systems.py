@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from clara.cli.options import DEFAULT_MODEL, ModelChoice
-from clara.cli.session import cache_folder, load_model
+from clara.cli.session import cache_folder, load_model, resolved
 from clara.cli.terminal import bar, clock, console, note, print_json, write
 from clara.errors import InputError
 
@@ -151,6 +151,7 @@ def _run(asked: SystemsChoice, choice: ModelChoice, grid: Grid, wanted: list[Tri
     from clara.evaluate.system import SystemSettings  # noqa: PLC0415
     from clara.model.placement import placement  # noqa: PLC0415
 
+    choice = resolved(choice)
     out = asked.out or Path()
     name = choice.model if "model" in asked.chosen or grid.model is None else grid.model
     model = load_model(choice, name or DEFAULT_MODEL)

@@ -19,6 +19,7 @@ from clara.cli.options import (
     ModelOption,
     StoreOption,
     ThreadsOption,
+    given_path,
 )
 from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
@@ -31,7 +32,9 @@ _SHOWN_A_REASON = 10
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files and folders, read recursively.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", parser=given_path, help="Files and folders, read recursively.")
+    ],
     *,
     store: StoreOption = DEFAULT_STORE,
     model: ModelOption = None,

@@ -20,6 +20,14 @@ Attention = Literal["auto", "eager", "sdpa", "flash"]
 DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 
+
+def given_path(text: str) -> Path:
+    """A path as typed. Empty, as from a variable that is not set, it would become the working folder."""
+    if not text:
+        raise typer.BadParameter("a path is empty; write . for the working folder")
+    return Path(text)
+
+
 StoreOption = Annotated[
     Path,
     # A shell does not expand ~ after --store=, nor in a variable.

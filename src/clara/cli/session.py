@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,27 @@ def load_model(choice: ModelChoice, name: str) -> ClaraModel:
             cache=cache_folder(choice.cache),
             progress=progress,
         )
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of ``--out``, before the work and not after it.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
+
+
+def resolved(choice: ModelChoice) -> ModelChoice:
+    """The choice with the device that ``auto`` stands for here, for what is not loaded by ``load_model``.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    return replace(choice, device=prepare_torch(choice.device, choice.threads))
 
 
 def lasting_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import JsonOption
+from clara.cli.options import JsonOption, given_path
 from clara.cli.terminal import bar, clock, console, counted, note, print_json, write
 from clara.config import check, read_toml
 from clara.errors import ConfigError
@@ -28,7 +28,10 @@ _SHOWN_MESSAGES = 5
 
 def synth(
     docs: Annotated[
-        list[Path], typer.Argument(metavar="DOCS", help="Documents, folders, or passage files (.jsonl, .jsonl.gz).")
+        list[Path],
+        typer.Argument(
+            metavar="DOCS", parser=given_path, help="Documents, folders, or passage files (.jsonl, .jsonl.gz)."
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Records to write (.jsonl).")],
@@ -122,7 +125,13 @@ def convert_records(
     """Turn training records into the rows of Apple's published code, or back."""
     from clara.synth.official_jsonl import export_official, import_official  # noqa: PLC0415
 
-    count = (export_official if to == "official" else import_official)(source, target)
+    if to == "official":
+        count, reading = export_official(source, target)
+        note(reading.summary())
+        if reading.multi_hop:
+            note(f"left out: {counted(len(reading.multi_hop), 'question')} over several documents, which have no rows")
+    else:
+        count = import_official(source, target)
     write(f"{counted(count, 'row' if to == 'official' else 'record')} written to {target}")
 
 

@@ -38,7 +38,7 @@ def console() -> Console:
     """Rich's view of stdout, for tables."""
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def snippet(text: str) -> str:

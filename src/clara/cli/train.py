@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOption
-from clara.cli.session import cache_folder, prepare_torch
+from clara.cli.session import cache_folder, make_folder, prepare_torch
 from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
 from clara.errors import InputError
 
@@ -78,7 +78,7 @@ def train(
     recipe = check(TrainConfig, read_toml(config) | given, source=str(config))
     speaks = _first_process()
     records, rejected = _read(paths, plain=_restates(STAGES[stage], recipe), say=note if speaks else _silence)
-    _claim_folder(out)
+    make_folder(out)
     chosen = prepare_torch(device, threads)
     from clara.train.stage import train as run  # noqa: PLC0415
 
@@ -153,13 +153,6 @@ def _read(paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]) -> 
         records.extend(reading.records)
         rejected.update(reading.rejected)
     return records, rejected
-
-
-def _claim_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, slots=True)

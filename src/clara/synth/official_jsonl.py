@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clara.data import PassageQA, QAPair, read_records, write_jsonl, write_records
+from clara.data import PassageQA, QAPair, Reading, read_records, write_jsonl, write_records
 from clara.errors import RecordError
 
 SOURCE = "official_jsonl"
@@ -24,19 +24,20 @@ _TITLE_CHARACTERS = 120  # a first line up to this length that does not end like
 _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
 
-def export_official(source: Path, target: Path) -> int:
+def export_official(source: Path, target: Path) -> tuple[int, Reading]:
     """Write a file of ``passage_qa`` records as official rows.
 
     Returns:
-        The number of rows written.
+        The number of rows written, and what the source held; its questions over several documents have no rows.
 
     Raises:
         RecordError: the source holds no usable record, or a file cannot be read or written.
     """
-    passages = read_records(source).passage_qa
+    reading = read_records(source)
+    passages = reading.passage_qa
     if not passages:
         raise RecordError(f"{source} holds no passage records: expected {{'id', 'source', 'title', 'text', 'qa'}}")
-    return write_jsonl(target, (row for passage in passages for row in to_official(passage)))
+    return write_jsonl(target, (row for passage in passages for row in to_official(passage))), reading
 
 
 def import_official(source: Path, target: Path) -> int:
