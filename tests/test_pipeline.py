@@ -18,6 +18,7 @@ from clara import pipeline
 from clara.config import CompressionConfig
 from clara.errors import ConfigError, InputError, StoreError, StoreModelError, StoreNotFoundError
 from clara.index.store import LanceStore
+from clara.index.table import PassageTable
 from clara.ingest import document_uri, read_file
 from clara.model import ClaraModel
 from clara.model.create import Loaded
@@ -144,6 +145,49 @@ def test_a_number_sign_in_a_name_is_part_of_the_name(tmp_path: Path, tiny_model:
         left = {document_uri(faq) + f"#{i}" for i in (1, 2, 3)} | {document_uri(tmp_path / "C#" / "a.txt")}
         assert set(rag.store.documents()) == left
         assert rag.remove([faq]) == 3
+
+
+def test_a_removal_that_was_cut_short_does_not_take_what_is_added_again(
+    docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([docs])
+        before = contents(rag)
+        with monkeypatch.context() as patched:
+            patched.setattr(PassageTable, "delete", stop)
+            with pytest.raises(KeyboardInterrupt):
+                rag.remove([docs])
+        with Clara.open(tmp_path / "store", model=tiny_model) as other:
+            assert other.add([docs / "bees.md"]).added == 1, "the lock was given back; promises are kept first"
+        again = rag.add([docs])
+        assert (again.added, again.unchanged) == (4, 1)
+        (tmp_path / "more.txt").write_text("One more.")
+        rag.add([tmp_path / "more.txt"])
+        rag.remove([tmp_path / "more.txt"])
+        assert contents(rag) == before
+
+
+def test_what_holds_no_text_any_more_is_pruned(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "tower.txt").write_text("The tower is 330 metres high.")
+    (folder / "page.html").write_text("<p>Bees dance.</p>")
+    (folder / "faq.jsonl").write_text('{"text": "Coffee."}\n{"text": "Tea."}\n')
+    (folder / "mill.txt").write_text("A mill.")
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([folder])
+        assert len(rag.store.documents()) == 5
+        (folder / "tower.txt").write_text("")
+        (folder / "page.html").write_text("<script>bees()</script>")
+        (folder / "faq.jsonl").write_text("\n")
+        (folder / "mill.txt").write_bytes(b"A mill.\x00\x01\x02")
+        assert rag.add([folder]).pruned == 0
+        assert len(rag.store.documents()) == 5
+        assert rag.add([folder], prune=True).pruned == 4
+        assert list(rag.store.documents()) == [str(folder / "mill.txt")], "what cannot be read keeps what it had"
 
 
 def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(

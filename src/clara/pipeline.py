@@ -17,6 +17,7 @@ from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
 from clara.ingest import (
     DEFAULT_MAX_BYTES,
+    TEXTLESS,
     IngestReport,
     Reader,
     document_uri,
@@ -159,7 +160,7 @@ class Clara:
 
         Args:
             paths: files and folders, read recursively; or one of them.
-            prune: remove documents that came from these paths and are there no more.
+            prune: remove documents that came from these paths and are there no more, or hold no text any more.
             max_bytes: larger files are skipped and reported.
             progress: told after each file and each commit.
 
@@ -182,6 +183,7 @@ class Clara:
         reader = Reader(listing, max_bytes=max_bytes)
         counts, seen = _Counts(), set[str]()
         batch = _Batch(self, counts)
+        self.store.keep_promises()
         known = self.store.documents()
         for number, path in enumerate(listing.files, start=1):
             for document in reader.read(path):
@@ -192,9 +194,9 @@ class Clara:
             if progress is not None:
                 progress(AddProgress(number, len(listing.files), counts.passages))
         batch.flush()
-        skipped = {item.uri for item in reader.report().skipped}
-        read = {document_uri(path) for path in listing.files}
-        pruned = self._prune(roots, seen, read, skipped) if prune else 0
+        pruned = (
+            self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
+        )
         if not self.store.settled():
             self.store.optimize()
         return AddReport(
@@ -226,12 +228,15 @@ class Clara:
                 batch.add(passage, document)
         batch.finish(DocumentEntry(document.uri, document.content_hash, total))
 
-    def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], skipped: set[str]) -> int:
+    def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], report: IngestReport) -> int:
         """Remove documents under ``roots`` that were not seen although they could have been: their file was read."""
         bases = [document_uri(root) for root in roots]
+        textless = {item.uri for item in report.skipped if item.reason in TEXTLESS}
+        skipped = {item.uri for item in report.skipped} - textless
         gone = []
         for uri in {*self.store.documents(), *self.store.unfinished()}:
-            if uri in seen or _is_there(uri):  # a file that is there but could not be read keeps what it had
+            # A file that is there but could not be read keeps what it had; one that holds no text any more does not.
+            if uri in seen or (_is_there(uri) and uri not in textless):
                 continue
             source = source_of(uri)
             under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
@@ -262,8 +267,12 @@ class Clara:
                     f"nothing in the store comes from {source}; `clara info --documents` lists what is there"
                 )
             chosen |= found
-        self.store.remove(chosen)
-        self.store.optimize()
+        try:
+            self.store.remove(chosen)
+            self.store.optimize()
+        except BaseException:
+            self.store.release()  # what could not be deleted is promised, and whoever writes next deletes it
+            raise
         return len(chosen)
 
     def search(self, question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:

@@ -194,6 +194,15 @@ def test_names(tiny_base: Path, tmp_path: Path) -> None:
         hub.find_base("nobody/nothing", tmp_path)
 
 
+def test_a_folder_does_not_hide_an_embedded_name(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "dequantise", stand_in)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    assert hub.find_base(NAME, shop.cache).is_relative_to(shop.cache)
+    with pytest.raises(BaseModelError, match=r"has no config\.json"):
+        hub.find_base(f"./{NAME}", shop.cache)
+
+
 def test_a_base_model_that_cannot_be_read(tiny_base: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
     (broken / "model.safetensors").unlink()
@@ -209,3 +218,16 @@ def test_identity_tells_weights_apart(tiny_base: Path, tmp_path: Path) -> None:
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     assert hub.identity(copy) != hub.identity(tiny_base)
+
+
+def test_identity_is_that_of_the_files_that_are_loaded(tiny_base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+    for more in ("consolidated.safetensors", "pytorch_model.bin", "training_args.bin"):
+        (copy / more).write_bytes(b"the same weights once more, or none")
+    assert hub.identity(copy) == hub.identity(tiny_base)
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").write_bytes(b"weights")
+    before = hub.identity(pickled)
+    (pickled / "training_args.bin").write_bytes(b"settings")
+    assert hub.identity(pickled) == before

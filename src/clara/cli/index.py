@@ -43,7 +43,7 @@ def index(
         int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove what came from these paths and is there no more.")
+        bool, typer.Option("--prune", help="Remove what came from these paths and is there no more, or empty.")
     ] = False,
     max_file_mb: Annotated[
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")

@@ -74,8 +74,10 @@ class Ledger:
         return {uri: DocumentEntry(uri, content_hash, passages) for uri, content_hash, passages in rows}
 
     def finish(self, entries: Iterable[DocumentEntry], promises: Iterable[Stale]) -> None:
-        """Record documents as complete and, in the same step, promise deletions."""
+        """Record documents as complete and, in the same step, promise deletions, in place of earlier promises."""
+        entries = list(entries)
         with self._connection() as connection:
+            connection.executemany("DELETE FROM stale WHERE uri = ?", [(e.uri,) for e in entries])
             connection.executemany(
                 "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
                 [(e.uri, e.content_hash, e.passages) for e in entries],

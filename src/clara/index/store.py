@@ -258,8 +258,9 @@ class LanceStore:
     def optimize(self) -> None:
         """End a round of changes: compact if worth while, bring indexes up to date, let other processes write.
 
-        Compacting needs room for the store once more, and memory for some thousands of rows. Replaced versions are
-        deleted by a later call, five minutes on, so that searches of other processes come to their end.
+        Compacting needs room for the store once more, and memory for some thousands of rows. Versions of the last five
+        minutes stay for a later call to delete, so that searches of other processes come to their end; one that reads
+        an older version at that moment fails, and may be asked again.
         """
         with self._writing():
             rows = self._table.count()
@@ -273,6 +274,13 @@ class LanceStore:
                 self._ledger.remember(_TEXT_INDEX, self._table.refresh())
             self._catalogue_version = self._table.refresh()
         self._release()
+
+    def keep_promises(self) -> None:
+        """Delete what a call that was cut short had promised to delete: only then is ``passage_ids`` what will stay."""
+        with self._turn:
+            if self._ledger.stale():
+                with self._writing() as catalogue:
+                    self._keep(catalogue, self._ledger.stale())
 
     def release(self) -> None:
         """Let other processes write although changes wait for ``optimize``, as after a call that failed."""
@@ -341,7 +349,11 @@ class LanceStore:
         with self._turn:
             if not self._lock.is_locked:
                 _acquire(self._lock, self._folder)
-                self._begin()
+                try:
+                    self._begin()
+                except BaseException:
+                    self._release()
+                    raise
             catalogue = self._current()
             self._catalogue_version = -1  # if the change fails half-way, the catalogue is read again
             yield catalogue

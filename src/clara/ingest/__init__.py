@@ -8,12 +8,13 @@ from __future__ import annotations
 from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
-from clara.ingest.report import IngestReport, Reason, Skipped
+from clara.ingest.report import TEXTLESS, IngestReport, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
     "SUPPORTED_SUFFIXES",
+    "TEXTLESS",
     "FileListing",
     "IngestReport",
     "Reader",

@@ -22,6 +22,8 @@ Reason = Literal[
     "unreadable",
     "unsupported",
 ]
+TEXTLESS: frozenset[str] = frozenset({"empty", "no text"})
+"""Reasons of sources that were read and hold nothing; the others could not be read."""
 
 
 @dataclass(frozen=True, slots=True)

