@@ -190,6 +190,11 @@ def test_a_manifest_that_is_none(text: str, message: str, copied: Path) -> None:
         load(copied)
 
 
+def test_the_name_of_a_model_leads_to_it_from_everywhere(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copied.parent)
+    assert ClaraModel.load(copied.name, dtype="fp32").name == str(copied.resolve())
+
+
 def test_names_that_lead_to_no_checkpoint(tiny_base: Path, copied: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model named 'nonsense': give one of smollm2-135m"):
         load(Path("nonsense"))
