@@ -1,4 +1,7 @@
-"""A training run that several processes start together: BASE OUT STEPS [DIE_AFTER]. The first one may die at a step."""
+"""A training run that several processes start together: BASE OUT STEPS [DIE_AFTER | frozen].
+
+The first one may die at a step; a frozen compressor's memories are shared out.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from clara.train.run_log import Progress
 from clara.train.stage import train
 
 
-def config(base: Path, steps: int) -> TrainConfig:
+def config(base: Path, steps: int, *, frozen: bool = False) -> TrainConfig:
     """A run without dropout, whose masks depend on how a batch is cut; examples of very different length."""
     return settings(
         base,
@@ -27,19 +30,21 @@ def config(base: Path, steps: int) -> TrainConfig:
         evaluate_every=10,
         pairs=2,
         held_out_answers=2,
+        freeze_compressor=frozen,
+        table_learning_rate=1e-4 if frozen else 0.01,  # as unset: no table is trained
     )
 
 
 def main() -> None:
     """Train; with a fourth argument, be killed after that step."""
-    base, out, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    base, out, steps, more = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), "".join(sys.argv[4:])
 
     def die(progress: Progress) -> None:
-        if len(sys.argv) > 4 and progress.step == int(sys.argv[4]):
+        if more not in {"", "frozen"} and progress.step == int(more):
             os.kill(os.getpid(), signal.SIGKILL)
 
     records = [*passages(24), *questions(6)]
-    train("instruct", records, config(base, steps), out, cache=out, tell=die)
+    train("instruct", records, config(base, steps, frozen=more == "frozen"), out, cache=out, tell=die)
 
 
 if __name__ == "__main__":

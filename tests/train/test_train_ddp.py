@@ -21,6 +21,8 @@ from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.train.batch import Batch, Collator
+from clara.train.documents import FOLDER
+from clara.train.memory_cache import KEYS, VALUES
 from clara.train.objective import generation_loss
 from clara.train.plan import PlannedBatches, divide
 from clara.train.processes import Processes
@@ -66,6 +68,24 @@ def test_two_processes_do_what_one_does(tiny_base: Path, tmp_path: Path) -> None
         ClaraModel.load(run / "checkpoint", dtype="fp32").compress(["Tower a3."])[0] for run in (alone, together)
     ]
     assert memories[0].values == pytest.approx(memories[1].values, abs=0.05)  # adapters are stored in bf16
+
+
+def test_two_processes_share_the_memories_of_a_frozen_compressor(tiny_base: Path, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train("instruct", [*passages(24), *questions(6)], config(tiny_base, 5, frozen=True), alone, cache=alone)
+    done = torchrun(tiny_base, together, 5, "frozen")
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(losses(alone), losses(together), strict=True):
+        assert b["cross_entropy"] == pytest.approx(a["cross_entropy"], abs=1e-3)
+    for folder in (alone / FOLDER).iterdir():
+        first, second = (
+            {keys[place : place + 16] for place in range(0, len(keys), 20)}
+            for keys in ((run / FOLDER / folder.name / KEYS).read_bytes() for run in (alone, together))
+        )
+        assert len(first) > 10
+        assert first == second
+        sizes = [(run / FOLDER / folder.name / VALUES).stat().st_size for run in (alone, together)]
+        assert sizes[0] == sizes[1], "each memory was computed by one of them"
 
 
 @pytest.mark.parametrize("count", [2, 4])
