@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import typer
 from cases import knowledge, write_passages
-from llm_server import LLMServer, always, serving
 from typer.testing import CliRunner, Result
 
 from clara.cli import app
 from clara.cli.synth import register
 from clara.errors import ConfigError, RecordError, SynthesisError
 from clara.synth.settings import SynthSettings
+from llm_server import LLMServer, always, serving
 
 DOCS = Path(__file__).parents[2] / "docs" / "synth.md"
 MULTI_HOP = Path(__file__).parents[1] / "data" / "fixtures" / "multi_hop.jsonl"

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from clara.data import PassageQA, QAPair, read_records
 from clara.errors import InputError, RecordError, SynthesisError
+from clara.llm.client import Reply, Usage
 from clara.synth.bench import score_verifier
-from clara.synth.budget import Budget, Usage
-from clara.synth.cache import Reply, ReplyCache, request_key
+from clara.synth.budget import Budget
+from clara.synth.cache import ReplyCache, request_key
 from clara.synth.faults import BudgetSpentError
 from clara.synth.official_jsonl import export_official, from_official, import_official, to_official
 from clara.synth.report import RunFigures, SynthReport, write_report
@@ -37,7 +38,7 @@ def test_the_cache_keeps_replies_under_the_whole_request(tmp_path: Path) -> None
         cache.put(key, Reply("another", "stop", Usage(30, 20)))
         cache.learn("way", "none")
     with ReplyCache(tmp_path / "c.sqlite3") as cache:
-        assert cache.get(key) == Reply("hallo", "stop", Usage(3, 2), cached=True)
+        assert cache.get(key) == Reply("hallo", "stop", Usage(3, 2))
         assert cache.spent() == Usage(3, 2)
         assert cache.keys() == {key}
         assert (cache.fact("way"), cache.fact("other")) == ("none", None)

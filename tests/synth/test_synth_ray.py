@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from cases import knowledge, passage, write_passages
-from llm_server import LLMServer, always, serving
 
 from clara.errors import SynthesisError
 from clara.synth.report import SynthReport
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
+from llm_server import LLMServer, always, serving
 
 # In a process of its own: Ray starts many, and this one may open no sockets but the test server's.
 _CODE = """

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from cases import knowledge, passage, replies, write_passages
-from llm_server import LLMServer, always, first, serving
 
 from clara.data import read_records
 from clara.errors import SynthesisError
@@ -17,6 +16,7 @@ from clara.synth.report import SynthReport
 from clara.synth.run import Job, Progress, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources, read_sources
+from llm_server import LLMServer, always, first, serving
 
 PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
 

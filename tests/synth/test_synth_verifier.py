@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, serving
 
 from clara.data import PassageQA, read_records
 from clara.synth.bench import VerifierScore, score_verifier
@@ -18,6 +17,7 @@ from clara.synth.report import SynthReport
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import CheckSettings, LexicalSettings, SynthSettings
 from clara.synth.sources import read_sources
+from llm_server import LLMServer, serving
 
 FIXTURE = Path(__file__).parent / "fixtures" / "human_pairs.jsonl"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "train" / "passage_qa"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clara.cli.llm import api_key
 from clara.cli.options import JsonOption, given_path
 from clara.cli.terminal import bar, clock, console, counted, note, print_json, write
 from clara.config import check, read_toml
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from clara.synth.report import SynthReport
     from clara.synth.run import Progress
 
-_KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
 _UNFINISHED_EXIT = 1
 _INTERRUPTED_EXIT = 130  # as shells report a process ended by Ctrl-C
 _SHOWN_MESSAGES = 5
@@ -88,7 +88,6 @@ def synth(
         note(message)
     if len(sources.messages) > _SHOWN_MESSAGES:
         note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
-    key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
     with bar("passages") as show:
 
         def tell(progress: Progress) -> None:
@@ -97,7 +96,7 @@ def synth(
 
         cluster = os.environ.get("RAY_ADDRESS", "")
         try:
-            job = Job(out, resume, cache, key, templates, tell, engine, workers, cluster)
+            job = Job(out, resume, cache, api_key(), templates, tell, engine, workers, cluster)
             result = synthesize(sources, settings, job)
         except KeyboardInterrupt:
             note("interrupted; go on with --resume")

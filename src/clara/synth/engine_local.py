@@ -11,12 +11,14 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from clara.synth.budget import Budget, Usage
+from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, SynthesisError
+from clara.llm.client import Usage
+from clara.synth.budget import Budget
 from clara.synth.cache import ReplyCache
 from clara.synth.client import ChatClient
 from clara.synth.draft import Drafter
 from clara.synth.drafts import Draft, SourcePassage
-from clara.synth.faults import BudgetSpentError, NothingAnsweredError, RequestRefusedError, ServerUnavailableError
+from clara.synth.faults import BudgetSpentError, NothingAnsweredError
 from clara.synth.judges.lexical import LexicalJudge
 from clara.synth.judges.llm import LLMJudge
 from clara.synth.loop import Judge, OfflineJudge, Outcome, work_out
@@ -139,8 +141,10 @@ class _Run:
             workers = [self._worker(passages, client, drafter, judge) for _ in range(server.concurrency)]
             try:
                 await _all_or_first_error(workers)
-            except ServerUnavailableError as error:
+            except LLMUnavailableError as error:
                 self._stop("server", str(error))
+            except LLMError as error:
+                raise SynthesisError(f"{error}; go on with --resume") from None
             self._settle_refused(answered=self._answered(client))
             self._progress()
             return RunFigures(
@@ -169,12 +173,12 @@ class _Run:
             except BudgetSpentError as error:
                 self._stop("budget", str(error))
                 return
-            except ServerUnavailableError:
+            except LLMUnavailableError:
                 self._unavailable += 1
                 if self._unavailable >= _UNAVAILABLE_IN_A_ROW or not client.answered:
                     raise
                 continue
-            except RequestRefusedError as error:
+            except LLMRefusedError as error:
                 self._refused.append(passage)
                 self._refusal = str(error)
             else:

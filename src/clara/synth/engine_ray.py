@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clara.errors import MissingExtraError, SynthesisError
-from clara.synth.budget import Usage, price
+from clara.llm.client import Usage
+from clara.synth.budget import price
 from clara.synth.cache import ReplyCache
 from clara.synth.drafts import SourcePassage
 from clara.synth.engine_local import MOST_REFUSED, Means, Progress, Sink, finish_passages

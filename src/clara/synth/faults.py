@@ -5,10 +5,6 @@ from __future__ import annotations
 from clara.errors import SynthesisError
 
 
-class RequestRefusedError(SynthesisError):
-    """The server refused this one request (too long, not allowed); asking again would not help."""
-
-
 class NothingAnsweredError(SynthesisError):
     """The server refused every passage and gave no reply at all: the fault is not the passages', they stay open.
 
@@ -24,10 +20,6 @@ class NothingAnsweredError(SynthesisError):
         )
         self.passages = passages
         self.words = words
-
-
-class ServerUnavailableError(SynthesisError):
-    """The server gave no usable reply in all attempts; the passage stays open for a later run."""
 
 
 class BudgetSpentError(SynthesisError):
