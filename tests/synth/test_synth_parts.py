@@ -12,15 +12,14 @@ from cases import passage, replies, write_passages
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from verifier_bench import score_verifier
 
 from clara.data import PassageQA, QAPair, read_records
+from clara.data.official_rows import export_official, from_official, import_official, to_official
 from clara.errors import InputError, RecordError, SynthesisError
 from clara.llm.client import Reply, Usage
-from clara.synth.bench import score_verifier
-from clara.synth.budget import Budget
+from clara.synth.budget import Budget, BudgetSpentError
 from clara.synth.cache import ReplyCache, request_key
-from clara.synth.faults import BudgetSpentError
-from clara.synth.official_jsonl import export_official, from_official, import_official, to_official
 from clara.synth.report import RunFigures, SynthReport, write_report
 from clara.synth.settings import BudgetSettings, CheckSettings, LexicalSettings
 from clara.synth.sources import Sources, read_sources

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 
+from clara.errors import SynthesisError
 from clara.llm.client import Usage
-from clara.synth.faults import BudgetSpentError
 from clara.synth.settings import BudgetSettings
 
 _BYTES_A_TOKEN = 3  # an over-estimate of tokens for most text: English has 4 to 5 bytes a token
 _FIRST_GUESS = 4  # before any reply, one is taken to fill this part (1/4) of its limit
+
+
+class BudgetSpentError(SynthesisError):
+    """What may be spent does not allow another request."""
 
 
 def price(usage: Usage, settings: BudgetSettings) -> float:
