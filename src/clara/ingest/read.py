@@ -49,7 +49,9 @@ def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Doc
             yield from read_jsonl(path, uri, max_bytes)
             return
         extract = _extract(suffix, _load(path, uri, max_bytes), uri, max_bytes)
-        yield make_document(uri, extract.title, extract.text, extract.metadata)
+        yield make_document(
+            uri, extract.title, extract.text, extract.metadata, pages=extract.pages, headings=extract.headings
+        )
         yield from extract.skipped
 
 
