@@ -19,6 +19,7 @@ Reason = Literal[
     "encrypted",
     "no text",
     "too large",
+    "too slow",
     "unreadable",
     "unsupported",
 ]
