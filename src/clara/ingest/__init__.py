@@ -8,7 +8,7 @@ from __future__ import annotations
 from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
-from clara.ingest.report import TEXTLESS, IngestReport, Reason, Skipped
+from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TEXTLESS",
     "FileListing",
     "IngestReport",
+    "LeftOut",
     "Reader",
     "Reason",
     "Skipped",

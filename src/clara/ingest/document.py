@@ -31,12 +31,14 @@ class Extract:
         text: its plain text, not yet cleaned.
         metadata: small facts (media type, page count).
         skipped: parts of the file that could not be read.
+        left_out: what ``text`` leaves out, kind to how many (``LeftOut``).
     """
 
     title: str
     text: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def document_uri(path: Path) -> str:

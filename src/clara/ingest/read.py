@@ -6,6 +6,7 @@ Finding files is ``files``' work, each format's own matters are in ``read_*``.
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from clara.ingest.document import Extract, document_uri, make_document
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing
 from clara.ingest.read_jsonl import read_jsonl
 from clara.ingest.read_text import extract_markdown, extract_plain
-from clara.ingest.report import IngestReport, Skipped, fault, skip
+from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 DEFAULT_MAX_BYTES = 64 * 2**20
@@ -24,7 +25,7 @@ _SHOWN = 120  # characters of a parser's own message that are shown
 _SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)}"
 
 
-def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Document | Skipped]:
+def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Document | Skipped | LeftOut]:
     """Read one file.
 
     Args:
@@ -33,7 +34,7 @@ def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Doc
 
     Yields:
         One document; for JSON Lines, one for each record. Parts that cannot be read (a line, a page) come as
-        ``Skipped`` in their place.
+        ``Skipped`` in their place, and what a document leaves out follows it as ``LeftOut``.
 
     Raises:
         DocumentError: while iterating: the file as a whole cannot be read. Nothing else is raised for what a file
@@ -51,6 +52,8 @@ def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Doc
         extract = _extract(suffix, _load(path, uri, max_bytes), uri, max_bytes)
         yield make_document(uri, extract.title, extract.text, extract.metadata)
         yield from extract.skipped
+        for kind, number in extract.left_out.items():
+            yield LeftOut(uri, kind, number)
 
 
 class Reader:
@@ -66,6 +69,7 @@ class Reader:
         self._max_bytes = max_bytes
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
+        self._left_out = Counter[str]()
         for path in listing.unsupported:
             suffix = path.suffix.lower() or "files without a suffix"
             self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {suffix}; {_SUPPORTED}"))
@@ -82,6 +86,9 @@ class Reader:
             for item in read_file(path, max_bytes=self._max_bytes):
                 if isinstance(item, Skipped):
                     self._skipped.append(item)
+                    continue
+                if isinstance(item, LeftOut):
+                    self._left_out[item.kind] += item.count
                     continue
                 count += 1
                 self._documents += 1
@@ -100,6 +107,7 @@ class Reader:
             characters=self._characters,
             hidden=self._listing.hidden,
             skipped=tuple(self._skipped),
+            left_out=dict(self._left_out),
         )
 
 
