@@ -9,7 +9,7 @@ from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.location import Location, location_of, passage_metadata
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
-from clara.ingest.report import TEXTLESS, IngestReport, Reason, Skipped
+from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "TEXTLESS",
     "FileListing",
     "IngestReport",
+    "LeftOut",
     "Location",
     "Reader",
     "Reason",

@@ -33,6 +33,7 @@ class Extract:
         skipped: parts of the file that could not be read.
         pages: as in ``Document``; a text with pages or headings is given with its newlines as ``\n``.
         headings: as in ``Document``.
+        left_out: what ``text`` leaves out, kind to how many (``LeftOut``).
     """
 
     title: str
@@ -41,6 +42,7 @@ class Extract:
     skipped: tuple[Skipped, ...] = ()
     pages: tuple[int, ...] = ()
     headings: tuple[Heading, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def document_uri(path: Path) -> str:

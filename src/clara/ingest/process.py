@@ -19,7 +19,7 @@ from typing import Any
 from clara.errors import DocumentError
 from clara.ingest.document import document_uri
 from clara.ingest.limits import ReadLimits
-from clara.ingest.report import Skipped, fault
+from clara.ingest.report import LeftOut, Skipped, fault
 from clara.records import Document, Heading
 
 _OVER_MEMORY = 71  # ``worker.OVER_MEMORY``; importing it here would import every reader
@@ -39,7 +39,7 @@ class ReadingProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., Any] | None = None
 
-    def read(self, path: Path, *, max_bytes: int) -> Iterator[Document | Skipped]:
+    def read(self, path: Path, *, max_bytes: int) -> Iterator[Document | Skipped | LeftOut]:
         """As ``read_file``, in the other process and within the limits.
 
         Raises:
@@ -51,14 +51,12 @@ class ReadingProcess:
         try:
             _send(process, {"path": os.path.abspath(path), "max_bytes": max_bytes})  # noqa: PTH100 - keeps what Path would tidy
             while (message := _receive(process)) is not None:
-                if "document" in message:
-                    yield _document(message["document"])
-                elif "skipped" in message:
-                    yield Skipped(**message["skipped"])
-                else:
-                    reusable = not message.get("spent", False)
-                    _raise_fault(message)
-                    return
+                if "item" in message:
+                    yield _item(message["item"], message["values"])
+                    continue
+                reusable = not message["spent"]
+                _raise_fault(message)
+                return
             raise self._named_death(process, document_uri(path))
         finally:
             if not reusable:  # over, spent, or the reader of this file has gone away in the middle
@@ -128,14 +126,19 @@ def _raise_fault(message: dict[str, Any]) -> None:
         raise ImportError(message["missing"])
 
 
-def _document(values: dict[str, Any]) -> Document:
-    headings = tuple(Heading(**heading) for heading in values.pop("headings"))
+def _item(kind: str, values: dict[str, Any]) -> Document | Skipped | LeftOut:
+    if kind != "Document":
+        return Skipped(**values) if kind == "Skipped" else LeftOut(**values)
+    headings = tuple(Heading(**heading) for heading in values["headings"])
     return Document(**{**values, "pages": tuple(values["pages"]), "headings": headings})
 
 
 def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     """Exit status of a process that has ended or is ending, and the most memory it has held, in bytes."""
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except ChildProcessError:  # a program that ignores SIGCHLD: the system has reaped it
+        return process.wait(), 0
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
 

@@ -6,6 +6,7 @@ Finding files is ``files``' work, each format's own matters are in ``read_*``.
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
 from clara.ingest.process import ReadingProcess
 from clara.ingest.read_jsonl import read_jsonl
 from clara.ingest.read_text import extract_markdown, extract_plain
-from clara.ingest.report import IngestReport, Skipped, fault, skip
+from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 DEFAULT_MAX_BYTES = 64 * 2**20
@@ -30,7 +31,7 @@ _SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)}"
 
 def read_file(
     path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, limits: ReadLimits = DEFAULT_LIMITS
-) -> Iterator[Document | Skipped]:
+) -> Iterator[Document | Skipped | LeftOut]:
     """Read one file in this process; ``Reader`` does it in another, where a file can do no harm.
 
     Args:
@@ -40,7 +41,7 @@ def read_file(
 
     Yields:
         One document; for JSON Lines, one for each record. Parts that cannot be read (a line, a page) come as
-        ``Skipped`` in their place.
+        ``Skipped`` in their place, and what a document leaves out follows it as ``LeftOut``.
 
     Raises:
         DocumentError: while iterating: the file as a whole cannot be read. Nothing else is raised for what a file
@@ -62,6 +63,8 @@ def read_file(
         )
         yield limits.check(document, len(data))
         yield from extract.skipped
+        for kind, number in extract.left_out.items():
+            yield LeftOut(uri, kind, number)
 
 
 class Reader:
@@ -84,6 +87,7 @@ class Reader:
         self._process = ReadingProcess(limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
+        self._left_out = Counter[str]()
         for path in listing.unsupported:
             suffix = path.suffix.lower() or "files without a suffix"
             self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {suffix}; {_SUPPORTED}"))
@@ -111,6 +115,9 @@ class Reader:
                 if isinstance(item, Skipped):
                     self._skipped.append(item)
                     continue
+                if isinstance(item, LeftOut):
+                    self._left_out[item.kind] += item.count
+                    continue
                 count += 1
                 self._documents += 1
                 self._characters += len(item.text)
@@ -120,7 +127,7 @@ class Reader:
             self._skipped.append(Skipped(document_uri(path), error.reason, str(error)))
         self._files += count > 0
 
-    def _items(self, path: Path) -> Iterator[Document | Skipped]:
+    def _items(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
         if path.suffix.lower() in _DECODED_ONLY:
             return read_file(path, max_bytes=self._max_bytes, limits=self._limits)
         return self._process.read(path, max_bytes=self._max_bytes)
@@ -133,6 +140,7 @@ class Reader:
             characters=self._characters,
             hidden=self._listing.hidden,
             skipped=tuple(self._skipped),
+            left_out=dict(self._left_out),
         )
 
 

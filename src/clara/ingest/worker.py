@@ -1,8 +1,8 @@
 """The process that takes files apart: a parser that eats memory, never ends or crashes takes only this one along.
 
 Started by ``process`` with a command, never by ``fork`` (LanceDB and torch have threads). It reads requests from its
-standard input, a JSON object a line, and answers each on its standard output: a line for each document or skipped part,
-at last ``{"end": …}`` or ``{"fault": …}``. Its imports are those of the readers, no torch.
+standard input, a JSON object a line, and answers each on its standard output: a line for each item that ``read_file``
+gives, and a last one with the fault, if there was one. Its imports are those of the readers, no torch.
 
 It keeps its own limits, so that they hold whatever its parent does: the kernel ends it when a file takes too long, and
 refuses memory beyond the limit (Linux) or a thread looks after it (elsewhere); it ends when its parent does.
@@ -26,7 +26,6 @@ from typing import IO, Any
 from clara.errors import DocumentError
 from clara.ingest.limits import ReadLimits
 from clara.ingest.read import read_file
-from clara.records import Document
 
 OVER_MEMORY = 71
 """Exit status of a process that has taken more memory than it may."""
@@ -103,14 +102,15 @@ def _answer(request: dict[str, Any], answers: IO[bytes], limits: ReadLimits) -> 
             signal.alarm(0)
             if item is None:
                 break
-            _write(answers, {"document" if isinstance(item, Document) else "skipped": asdict(item)})
-        _write(answers, {"end": {"spent": _spent(limits)}})
+            _write(answers, {"item": type(item).__name__, "values": asdict(item)})
+        last: dict[str, Any] = {}
     except DocumentError as error:
         signal.alarm(0)
-        _write(answers, {"fault": {"message": str(error), "reason": error.reason}, "spent": _spent(limits)})
+        last = {"fault": {"message": str(error), "reason": error.reason}}
     except ImportError as error:
         signal.alarm(0)
-        _write(answers, {"missing": str(error)})
+        last = {"missing": str(error)}
+    _write(answers, {**last, "spent": _spent(limits)})
 
 
 def _spent(limits: ReadLimits) -> bool:
