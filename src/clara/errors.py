@@ -19,6 +19,7 @@
     │   ├── LLMRefusedError       it refuses one request
     │   └── LLMUnavailableError   it is not reached, or gives no usable reply in all attempts
     ├── SynthesisError            a synthesis run that cannot start or go on
+    ├── OutputError               the command line's output takes no text: closed, full, nobody reads
     └── MissingExtraError         an optional dependency is not installed
 
 A message says what was expected, what came, and what to do. The command line prints it as one line and exits with
@@ -110,6 +111,10 @@ class LLMUnavailableError(LLMError):
 
 class SynthesisError(ClaraError):
     """A data synthesis run cannot start or go on."""
+
+
+class OutputError(ClaraError):
+    """Standard output takes no text; the message is empty where whoever read it has left."""
 
 
 class MissingExtraError(ClaraError):
