@@ -59,6 +59,11 @@ class Screen:
             self.stream.write(text.translate(self._table))
         return len(text)
 
+    def control(self, sequence: str) -> None:
+        """Write a control sequence of our own."""
+        with self._faults():
+            self.stream.write(sequence)
+
     def flush(self) -> None:
         """Hand on what is buffered."""
         with self._faults():
@@ -133,6 +138,21 @@ def snippet(text: str) -> str:
     """The beginning of a text on one line."""
     line = plain(" ".join(text.split()))
     return line if len(line) <= SNIPPET else line[: SNIPPET - 1].rstrip() + "…"
+
+
+def write_emphasised(text: str, start: int, end: int) -> None:
+    """Print a text on one line with ``text[start:end]`` marked: bold on a terminal, else between guillemets."""
+    before, marked, after = (plain(" ".join(part.split())) for part in (text[:start], text[start:end], text[end:]))
+    left = before + " " * (text[:start] != text[:start].rstrip() and bool(before))
+    right = " " * (text[end:] != text[end:].lstrip() and bool(after)) + after
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and isinstance(sys.stdout, Screen):
+        sys.stdout.write(f"    {left}")
+        sys.stdout.control("\x1b[1m")
+        sys.stdout.write(marked)
+        sys.stdout.control("\x1b[0m")
+        write(right)
+    else:
+        write(f"    {left}«{marked}»{right}")
 
 
 def shown(uri: str) -> str:
