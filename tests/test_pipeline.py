@@ -509,3 +509,20 @@ def test_split_text_covers_the_text(tiny_model: ClaraModel) -> None:
     memories = tiny_model.compress([passage_text(passage.title, passage.text) for passage in passages])
     assert len(memories) == len(passages)
     assert split_text("short", tiny_model)[0].text == "short"
+
+
+def test_a_k_beyond_the_store_is_all_and_wrong_types_are_said(filled: Clara) -> None:
+    everything = filled.search(QUESTION, k=2**40, mode="hybrid")
+    assert len(everything) == filled.store.count()
+    assert filled.ask(QUESTION, k=2**70, max_new_tokens=1).citations
+    wrong: Any
+    for wrong in (2.5, "5", 0, -1):
+        with pytest.raises(InputError, match="k must be a whole number of at least 1, got"):
+            filled.search(QUESTION, k=wrong)
+        with pytest.raises(InputError, match="max_new_tokens must be a whole number"):
+            filled.ask(QUESTION, max_new_tokens=wrong)
+    wrong = 5
+    with pytest.raises(InputError, match="a question is a text, got 5"):
+        filled.ask(wrong)
+    with pytest.raises(InputError, match="a path is a text or a Path, got 5"):
+        filled.add(wrong)

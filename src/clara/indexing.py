@@ -232,7 +232,11 @@ class _Batch:
 
 def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    given = [paths] if isinstance(paths, str | Path) else paths
+    given = list(given) if isinstance(given, Iterable) else [given]
+    wrong = [path for path in given if not isinstance(path, str | Path)]
+    if wrong:
+        raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")
     if "" in given:
         raise InputError("a path is empty; write . for the working folder")
     return [Path(path) for path in given]

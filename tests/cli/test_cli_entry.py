@@ -76,6 +76,18 @@ def test_every_command_has_help(clara: Clara, command: str) -> None:
         (("train", "scp", "--out", "o", "--config", "c.toml"), "--data"),
         (("train", "scp", "--data", "d.jsonl", "--out", "o", "--config", "c.toml"), "c.toml"),
         (("eval", "--data", "none.jsonl"), "none.jsonl"),
+        (("info", "--store", ""), "--store is empty"),
+        (("info", "--store="), "--store is empty"),
+        (("ask", "q", "--model", ""), "--model is empty"),
+        (("push", "", "somebody/something"), "a path is empty"),
+        (("info", "--store", "/dev/null"), "/dev/null is a file; a store is a folder"),
+        (("search", "q", "--k", "many"), "--k"),
+        (("search", "q", "--k", "2.5"), "--k"),
+        (("ask", "q", "--threads", "99999999999999999999"), "--threads"),
+        (("index", "missing.txt", "--max-file-mb", "inf"), "missing.txt"),
+        (("index", "missing.txt", "--max-file-mb", "nan"), "--max-file-mb"),
+        (("info", "--sore\x1b[31m", "x"), "--sore\\x1b[31m"),
+        (("index", "a\x1b[2J\nb"), r"a\x1b[2J b"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(clara: Clara, arguments: tuple[str, ...], named: str) -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import version as distribution_version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
 
@@ -42,7 +43,7 @@ from clara.cli import (
     train,
 )
 from clara.cli.terminal import Screen, note
-from clara.errors import ClaraError, OutputError
+from clara.errors import ClaraError, ConfigError, OutputError
 
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 _USER_ERROR = 2
@@ -140,11 +141,13 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
     if not debug:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it would rather have
+        os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings name files inside the store
     closed = sys.stdout is None
     with _screens():
         if closed:  # said before anything is done whose result nobody would see
             return _report(OutputError("the output cannot be written: stdout is closed; give it a file, or /dev/null"))
         try:
+            _refuse_empty(arguments)
             code = typer.main.get_command(app).main(arguments, prog_name="clara", standalone_mode=False)
             sys.stdout.flush()
         except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
@@ -196,6 +199,19 @@ def _report(error: Exception) -> int:
 
 def _say(message: str) -> None:
     note("clara: " + re.sub(r"\s*[\r\n]+\s*", " ", message).strip())
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an option that is empty, as from a variable that is not set.
+
+    As a path it would be the working folder, as a name the default.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for option, value in pairwise([*arguments, "more"]):
+        if option.startswith("-") and (not value or (option.startswith("--") and option.endswith("="))):
+            raise ConfigError(f"{option.removesuffix('=')} is empty; give a value (the working folder is .)")
 
 
 def _take_debug(arguments: list[str]) -> bool:

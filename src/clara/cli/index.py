@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
+_MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
 def index(
@@ -82,7 +83,7 @@ def index(
                 if show is not None:
                     show(progress.files, progress.files_total, counted(progress.passages, "passage"))
 
-            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), progress=tell)
+            report = rag.add(paths, prune=prune, max_bytes=int(min(max_file_mb, _MOST_MB) * 2**20), progress=tell)
         result = _as_json(report, rag, store)
     if as_json:
         print_json(result)

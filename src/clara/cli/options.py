@@ -21,6 +21,10 @@ DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 
 
+MOST_THREADS = 4096
+"""Of one process; what libraries make of more is their own affair."""
+
+
 def given_path(text: str) -> Path:
     """A path as typed. Empty, as from a variable that is not set, it would become the working folder."""
     if not text:
@@ -81,7 +85,9 @@ CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", envvar="CLARA_CACHE", help="Folder for base weights; the user's cache folder by default."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice by default.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads; torch's choice by default.")
+]
 KOption = Annotated[
     int | None,
     typer.Option(
