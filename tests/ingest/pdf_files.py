@@ -103,3 +103,29 @@ def _rc4(key: bytes, data: bytes) -> bytes:
         state[i], state[j] = state[j], state[i]
         out.append(byte ^ state[(state[i] + state[j]) % 256])
     return bytes(out)
+
+
+def make_form_bomb(levels: int, times: int = 10) -> bytes:
+    """A PDF whose page shows a form that shows a form ``times`` times, and so on: ``times ** levels`` lines of text."""
+    fonts = "/Font << /F1 3 0 R >>"
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 5 0 R "
+        b"/Resources << /XObject << /X 6 0 R >> >> >>",
+        b"<< /Length 4 >>\nstream\n/X Do\nendstream",
+    ]
+    for level in range(levels):
+        content = b"/X Do\n" * times
+        resources = f"/XObject << /X {7 + level} 0 R >>"
+        objects.append(_form(content, resources))
+    objects.append(_form(b"BT /F1 12 Tf 60 700 Td (All work and no play.) Tj ET", fonts))
+    return _assembled(objects, b"")
+
+
+def _form(content: bytes, resources: str) -> bytes:
+    head = (
+        f"<< /Type /XObject /Subtype /Form /BBox [0 0 595 842] /Resources << {resources} >> /Length {len(content)} >>"
+    )
+    return head.encode() + b"\nstream\n" + content + b"\nendstream"
