@@ -105,6 +105,39 @@ def _rc4(key: bytes, data: bytes) -> bytes:
     return bytes(out)
 
 
+def make_drawn_pdf(contents: Sequence[str], *, page: str = "", fields: Sequence[str] = ()) -> bytes:
+    """A PDF from the content streams of its pages.
+
+    Args:
+        contents: what draws each page, in Windows-1252; Helvetica is ``/F1``.
+        page: further entries of every page (``/Rotate 90``).
+        fields: entries of form fields (widgets), all on the first page; ``10 0 R`` is an empty appearance.
+    """
+    first = 11  # object number of the first page
+    count, shown = len(contents), len(fields)
+    numbers = range(first + 2 * count, first + 2 * count + shown)
+    widgets = " ".join(f"{number} 0 R" for number in numbers)
+    kids = " ".join(f"{first + 2 * number} 0 R" for number in range(count))
+    form = f"/AcroForm << /Fields [{widgets}] /DA (/F1 12 Tf) /DR << /Font << /F1 3 0 R >> >> >>" if fields else ""
+    objects = [
+        f"<< /Type /Catalog /Pages 2 0 R {form} >>".encode(),
+        f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        *[b"null"] * 6,
+        b"<< /Type /XObject /Subtype /Form /BBox [0 0 10 10] /Length 0 >>\nstream\n\nendstream",
+    ]
+    for number, content in enumerate(contents):
+        notes = f"/Annots [{widgets}]" if number == 0 else ""
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {first + 2 * number + 1} 0 R "
+            f"/Resources << /Font << /F1 3 0 R >> >> {notes} {page} >>".encode()
+        )
+        data = content.encode("cp1252")
+        objects.append(f"<< /Length {len(data)} >>\nstream\n".encode() + data + b"\nendstream")
+    objects.extend(f"<< /Type /Annot /Subtype /Widget {field} >>".encode() for field in fields)
+    return _assembled(objects, b"")
+
+
 def make_form_bomb(levels: int, times: int = 10) -> bytes:
     """A PDF whose page shows a form that shows a form ``times`` times, and so on: ``times ** levels`` lines of text."""
     fonts = "/Font << /F1 3 0 R >>"
