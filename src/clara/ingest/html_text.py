@@ -121,7 +121,7 @@ class _Page:
             return "formulas shown twice"
         if name == "noscript" and _is_notice(element):
             return "notices to turn scripts on"
-        if name == "pre" and _is_line_numbers(element):
+        if name == "pre" and not self._preformatted and _is_line_numbers(element):
             return "columns of line numbers"
         return "menus" if self._menus.has(element, name) else ""
 
