@@ -20,6 +20,7 @@ Reason = Literal[
     "encrypted",
     "no text",
     "too large",
+    "too slow",
     "unreadable",
     "unsupported",
 ]

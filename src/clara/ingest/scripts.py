@@ -29,7 +29,7 @@ def superscript(before: str, script: str, after: str = "") -> str:
         after: the text behind it; its first character decides whether a space is needed.
 
     Returns:
-        ``^6`` for a power, ``[1]`` for the mark of a note, the script itself where it changes no number (``th``, ``™``).
+        ``^6`` for a power, ``[1]`` for the mark of a note, the script itself where it changes no number (``th``).
     """
     script = script.strip()
     if not script:
