@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from clara.ingest.boundaries import sentence_around
 from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
 from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
@@ -35,6 +36,7 @@ __all__ = [
     "make_document",
     "passage_metadata",
     "read_file",
+    "sentence_around",
     "source_of",
     "split",
 ]
