@@ -25,8 +25,9 @@ from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
 
 if TYPE_CHECKING:
+    from clara.indexing import AddProgress, AddReport
     from clara.ingest import IngestReport, Skipped
-    from clara.pipeline import AddProgress, AddReport, Clara
+    from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
 
