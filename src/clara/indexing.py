@@ -20,6 +20,7 @@ from clara.ingest import (
     document_uri,
     find_files,
     iter_passages,
+    passage_metadata,
     source_of,
 )
 from clara.model import ClaraModel
@@ -217,7 +218,7 @@ class _Batch:
             memories = self.model.compress(texts, rate=self.store.model.rate)
             self.store.add(
                 [
-                    IndexRow(passage, memory, document.content_hash, document.metadata)
+                    IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage))
                     for (passage, document), memory in zip(self.passages, memories, strict=True)
                 ]
             )
