@@ -22,6 +22,19 @@ Wording = Literal["free", "quoted"]
 
 
 @dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of a document.
+
+    Attributes:
+        start: first character of its line in the document's text.
+        text: the heading without the marks of its format.
+    """
+
+    start: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One source document, read and turned into plain text.
 
@@ -31,6 +44,9 @@ class Document:
         text: the plain text; all offsets count its characters (Unicode code points).
         content_hash: SHA-256 (hex) of title and text.
         metadata: small facts of the source (media type, page count, …).
+        pages: first character of each page, ascending; empty for a format without pages. A page without text begins
+            where the next one does.
+        headings: its headings, in order.
     """
 
     uri: str
@@ -38,6 +54,8 @@ class Document:
     text: str
     content_hash: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    pages: tuple[int, ...] = ()
+    headings: tuple[Heading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +156,13 @@ class Hit:
         score: cosine for ``latent``, or late interaction (half of it only what the hits above lack); BM25 for
             ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
         memory: the passage's memory as stored.
+        metadata: small facts of its document, and where it stands in it (``ingest.location_of``).
     """
 
     passage: Passage
     score: float
     memory: Memory
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

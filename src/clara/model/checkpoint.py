@@ -25,7 +25,7 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.adapters import ROLES, Adapters, Role
+from clara.model.adapters import MEMORY_ROLES, Adapters, Role
 from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
@@ -339,6 +339,8 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
     if "query_reasoner" in manifest.roles:
         adapters.split_query_reasoner()
+    if "text_reader" in manifest.roles:
+        adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
     for role in manifest.roles:
         load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
     return Network(adapters, manifest.compression, table.to(base.model.device), vocabulary)
@@ -403,10 +405,10 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 def fingerprint(network: Network, manifest: Manifest) -> str:
     """A hash of all that decides what a memory is: 16 hex digits.
 
-    Base model, compression settings, compressor, query reasoner and memory table; not the generator, which may be
-    trained on without making stored memories useless.
+    Base model, compression settings, compressor, query reasoner and memory table; not the generator or the text
+    reader, which may be trained on without making stored memories useless.
     """
-    roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
+    roles = [role for role in MEMORY_ROLES if role in network.adapters.roles]
     return _fingerprint(network, manifest, roles)
 
 
