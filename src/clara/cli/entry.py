@@ -42,10 +42,9 @@ from clara.cli import (
     synth,
     train,
 )
-from clara.cli.terminal import Screen, note
+from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
 from clara.errors import ClaraError, ConfigError, OutputError
 
-INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 _USER_ERROR = 2
 _BUG = 1
 _UNREAD = 1
@@ -60,20 +59,10 @@ class _Group(TyperGroup):
         except typer.Exit:  # a command that has said it itself
             raise
         except (Exception, KeyboardInterrupt) as error:
-            if not _interrupted(error):
+            if not interrupted(error):
                 raise
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            return True
-        cause = cause.__context__
-    return False
 
 
 app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +25,18 @@ from clara.cli.options import (
     given_path,
 )
 from clara.cli.session import open_rag
-from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.cli.terminal import (
+    INTERRUPTED,
+    bar,
+    clock,
+    counted,
+    interrupted,
+    megabytes,
+    note,
+    print_json,
+    shown,
+    write,
+)
 
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
+_SECONDS_A_LINE = 30.0
 _MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
@@ -69,7 +84,7 @@ def index(
     """Compress documents into the store.
 
     Reads .txt .md .html .pdf .docx .jsonl ({"title", "text"} a line). Unchanged documents are not touched; a run that
-    was killed is finished by the same command. Whatever cannot be read is skipped, named and counted.
+    was killed or interrupted is finished by the same command. Whatever cannot be read is skipped, named and counted.
 
     --json prints one object:
 
@@ -86,15 +101,17 @@ def index(
     check_paths(paths)  # before the model is loaded
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
+    size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, create=True) as rag:
-        with bar("files") as show:
-
-            def tell(progress: AddProgress) -> None:
-                if show is not None:
-                    show(progress.files, progress.files_total, counted(progress.passages, "passage"))
-
-            size = int(min(max_file_mb, _MOST_MB) * 2**20)
-            report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, progress=tell)
+        try:
+            with bar("passages") as show:
+                tell = _telling(show)
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, progress=tell)
+        except (Exception, KeyboardInterrupt) as error:
+            if not interrupted(error):
+                raise
+            note(f"clara: interrupted; {_kept(rag)} in {store}; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
         result = _as_json(report, rag, store)
     if as_json:
         print_json(result)
@@ -105,6 +122,33 @@ def index(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(index)
+
+
+def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:
+    """Who tells how far it is: the bar, or a line every half minute where there is none."""
+    due = time.monotonic() + _SECONDS_A_LINE
+
+    def tell(progress: AddProgress) -> None:
+        nonlocal due
+        expected = max(progress.passages, progress.passages_expected or 0)
+        parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
+        if progress.passages:
+            parts.append(f"{progress.passages_per_second:,.1f} a second")
+        if progress.seconds_left is not None:
+            parts.append(f"about {clock(progress.seconds_left)} left")
+        if show is not None:
+            show(progress.passages, expected, ", ".join(parts))
+        elif time.monotonic() >= due:
+            due = time.monotonic() + _SECONDS_A_LINE
+            note(f"{progress.passages:,} of about {counted(expected, 'passage')}: {', '.join(parts)}")
+            sys.stderr.flush()
+
+    return tell
+
+
+def _kept(rag: Clara) -> str:
+    documents, passages = len(rag.store.documents()), rag.store.count()
+    return f"{counted(documents, 'whole document')} and {counted(passages, 'passage')} are kept"
 
 
 def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SNIPPET = 160
 """Characters of a passage shown on a terminal."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells report it."""
+
 DownloadProgress = Callable[[str, int, int], None]
 
 
@@ -91,6 +94,16 @@ def drain(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__context__
+    return False
 
 
 def plain(text: str) -> str:
