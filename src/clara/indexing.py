@@ -332,6 +332,8 @@ def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")
     if "" in given:
         raise InputError("a path is empty; write . for the working folder")
+    if any("\0" in str(path) for path in given):
+        raise InputError("a path holds the character 0, which no path can")
     return [Path(path) for path in given]
 
 

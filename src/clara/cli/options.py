@@ -32,10 +32,17 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def _at_home(path: Path) -> Path:
+    # A shell does not expand ~ after --store=, nor in a variable.
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"there is no home folder for {path}") from None
+
+
 StoreOption = Annotated[
     Path,
-    # A shell does not expand ~ after --store=, nor in a variable.
-    typer.Option("--store", envvar="CLARA_STORE", callback=Path.expanduser, help="Folder of the store."),
+    typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store."),
 ]
 ModelOption = Annotated[
     str | None,
