@@ -72,7 +72,8 @@ class AnswerOptions:
         check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             check_choice("wording", self.wording, Wording)
-        for name, number in (("k", self.k), ("max_new_tokens", self.max_new_tokens)):
+        given: dict[str, object] = {"k": self.k, "max_new_tokens": self.max_new_tokens}
+        for name, number in given.items():
             if number is not None and not (isinstance(number, Integral) and number >= 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
