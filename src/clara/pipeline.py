@@ -15,6 +15,7 @@ from typing import Unpack
 from clara import indexing
 from clara.answering import (
     DEFAULT_OPTIONS,
+    NOT_FOUND,
     AnswerKeywords,
     AnswerOptions,
     Reading,
@@ -173,16 +174,21 @@ class Clara:
         found = self._found(question, chosen)
         before = time.perf_counter()
         reading = plan_reading(self.model, question, found.hits, chosen)
-        generation = self.model.generate_many([reading.request], max_new_tokens=chosen.max_new_tokens)[0]
+        generation = self.model.generate_many(
+            [reading.request], max_new_tokens=chosen.max_new_tokens, scored=not chosen.always_answer
+        )[0]
         now = time.perf_counter()
+        withheld = not chosen.always_answer and reading.withheld(self.model, generation)
+        text = NOT_FOUND if withheld else generation.text
         return Answer(
-            text=generation.text,
+            text=text,
             citations=cite(reading, self.model),
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
             context=chosen.context,
             finish_reason=generation.finish_reason,
-            quote=find_quote(generation.text, question, reading.read()),
+            quote=None if withheld else find_quote(text, question, reading.read()),
+            answered=not withheld,
         )
 
     def stream(
@@ -193,11 +199,24 @@ class Clara:
         options: AnswerOptions = DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream:
-        """As ``ask``, with the text in pieces as it is generated."""
+        """As ``ask``, with the text in pieces as it is generated.
+
+        Where an answer may be withheld, it comes in one piece: it is judged whole.
+        """
         chosen = options.changed(k, **changes)
         reading = plan_reading(self.model, question, self._found(question, chosen).hits, chosen)
+        if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
+            return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
         return AnswerStream(reading, citations=cite(reading, self.model), pieces=pieces)
+
+    def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
+        """An answer that may be withheld."""
+        request, tokens = reading.request, options.max_new_tokens
+        generation = self.model.generate_many([request], max_new_tokens=tokens, scored=True)[0]
+        answered = not reading.withheld(self.model, generation)
+        text = generation.text if answered else NOT_FOUND
+        return AnswerStream(reading, cite(reading, self.model), (piece for piece in (text,)), answered)
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -239,14 +258,24 @@ def _stored_rate(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerStream:
-    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest."""
+    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest.
+
+    Attributes:
+        reading: what is read.
+        citations: the passages found.
+        pieces: of the text.
+        answered: false where the evidence says that the documents hold no answer.
+    """
 
     reading: Reading
     citations: tuple[Citation, ...]
     pieces: Pieces[str, None, None]
+    answered: bool = True
 
     def quote(self, text: str) -> Quote | None:
         """Where the answer stands word for word, given its whole text."""
+        if not self.answered:
+            return None
         return find_quote(text.strip(), self.reading.request.question, self.reading.read())
 
 

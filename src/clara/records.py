@@ -252,8 +252,8 @@ class Generation:
         token_ids: generated ids, without the end token.
         tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
-        logprob: natural logarithm of the answer's probability, end token included, before anything held it to
-            quotations; None where that was not asked for.
+        logprob: natural logarithm of the answer's probability, end token included, among all that it could have been
+            (of quotations, if it was held to them); None where that was not asked for.
     """
 
     text: str
