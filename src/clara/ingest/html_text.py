@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import lxml.etree
@@ -17,6 +18,7 @@ from clara.ingest.html_flow import Cell, Flow, Gap, Table
 from clara.ingest.html_math import math_text
 from clara.ingest.html_menus import Menus
 from clara.ingest.scripts import subscript, superscript
+from clara.records import Heading
 
 # fmt: off
 # Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
@@ -50,15 +52,30 @@ _WORDS = re.compile(r"\w+")
 _BEFORE = 32  # characters before a superscript that tell what it is
 
 
-def page_text(root: Any, frame: Callable[[str], Any]) -> tuple[str, Counter[str]]:  # noqa: ANN401 - lxml has no types
-    """The text of a page and what was left out of it, by kind.
+@dataclass(frozen=True, slots=True)
+class PageText:
+    """What a page shows.
+
+    Attributes:
+        text: its text.
+        headings: the headings in it.
+        left_out: what is not in it, kind to how many.
+    """
+
+    text: str
+    headings: tuple[Heading, ...]
+    left_out: Counter[str]
+
+
+def page_text(root: Any, frame: Callable[[str], Any]) -> PageText:  # noqa: ANN401 - lxml has no types
+    """The text of a page.
 
     Args:
         root: its tree, without comments and namespaces.
         frame: parses a page that stands inside it (``<iframe srcdoc>``).
     """
     page = _Page(root, frame)
-    return page.flow.text(), page.left_out
+    return PageText(*page.flow.text(), page.left_out)
 
 
 class _Page:

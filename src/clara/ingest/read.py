@@ -9,9 +9,11 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from clara.errors import DocumentError
+from clara.ingest.clean import clean
 from clara.ingest.document import Extract, document_uri, make_document
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing
 from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
@@ -58,12 +60,10 @@ def read_file(
             return
         data = _load(path, uri, max_bytes)
         extract = _extract(suffix, data, uri, max_bytes)
-        document = make_document(
-            uri, extract.title, extract.text, extract.metadata, pages=extract.pages, headings=extract.headings
-        )
+        document, left_out = _document(extract, uri)
         yield limits.check(document, len(data))
         yield from extract.skipped
-        for kind, number in extract.left_out.items():
+        for kind, number in left_out.items():
             yield LeftOut(uri, kind, number)
 
 
@@ -142,6 +142,24 @@ class Reader:
             skipped=tuple(self._skipped),
             left_out=dict(self._left_out),
         )
+
+
+def _document(extract: Extract, uri: str) -> tuple[Document, Counter[str]]:
+    """The document of what a reader found, and what it leaves out."""
+    places = sorted({*extract.pages, *(heading.start for heading in extract.headings)})
+    cleaned = clean(extract.text, extract.layout, places)
+    if cleaned.left_out and not cleaned.text:
+        raise fault(uri, "no text", "holds nothing but encoded data (base64 or the like)")
+    now_at = dict(zip(places, cleaned.places, strict=True))
+    document = make_document(
+        uri,
+        extract.title,
+        cleaned.text or extract.text,  # what is only white space is refused as that
+        extract.metadata,
+        pages=tuple(now_at[page] for page in extract.pages),
+        headings=tuple(replace(heading, start=now_at[heading.start]) for heading in extract.headings),
+    )
+    return document, Counter(extract.left_out) + Counter(cleaned.left_out)
 
 
 def _extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:

@@ -46,14 +46,21 @@ def extract_xhtml(data: bytes, uri: str) -> Extract:
 
 
 def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 - lxml elements have no type here
-    text, left_out = page_text(tree, lambda source: _html_tree(source, uri))
-    if not text:
+    page = page_text(tree, lambda source: _html_tree(source, uri))
+    if not page.text:
         raise fault(
             uri,
             "no text",
             "shows no text; a page that scripts fill has to be saved from a browser, after it has loaded",
         )
-    return Extract(title=_title(tree), text=text, metadata={"media_type": media_type}, left_out=left_out)
+    return Extract(
+        title=_title(tree),
+        text=page.text,
+        metadata={"media_type": media_type},
+        headings=page.headings,
+        left_out=page.left_out,
+        layout="markup",
+    )
 
 
 def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401

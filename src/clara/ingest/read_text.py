@@ -28,7 +28,7 @@ def extract_markdown(data: bytes, uri: str) -> Extract:
     text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
     head = text if len(text) <= _TITLE_WITHIN else text[:_TITLE_WITHIN].rpartition("\n")[0]
     metadata = {"media_type": "text/markdown"}
-    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text))
+    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text), layout="markup")
 
 
 def _title(text: str) -> str:
