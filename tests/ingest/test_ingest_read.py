@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from pdf_files import make_pdf
 
 from clara.errors import DocumentError
-from clara.ingest import SUPPORTED_SUFFIXES, LeftOut, Reader, Skipped, document_uri, find_files, make_document, read_file
+from clara.ingest import (
+    SUPPORTED_SUFFIXES,
+    LeftOut,
+    Reader,
+    Skipped,
+    document_uri,
+    find_files,
+    make_document,
+    read_file,
+)
 from clara.records import Document
 
 

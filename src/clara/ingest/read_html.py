@@ -11,7 +11,7 @@ import lxml.html
 
 from clara.ingest.decode import decode_html
 from clara.ingest.document import Extract
-from clara.ingest.html_text import page_text
+from clara.ingest.html_text import PageText, page_text
 from clara.ingest.report import fault
 
 _XML_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}\?>", re.IGNORECASE)
@@ -34,19 +34,35 @@ def extract_html(data: bytes, uri: str) -> Extract:
     return _extract(_html_tree(decode_html(data, uri), uri), uri, "text/html")
 
 
+def page_of(data: bytes, uri: str) -> PageText:
+    """What a page shows that is a part of something else, such as a message; its text may be empty.
+
+    Raises:
+        DocumentError: as ``extract_html``.
+    """
+    return _page(_html_tree(decode_html(data, uri), uri), uri)
+
+
+def xhtml_page_of(data: bytes, uri: str) -> PageText:
+    """As ``page_of``, for a page in XHTML.
+
+    Raises:
+        DocumentError: as ``extract_html``.
+    """
+    return _page(_xhtml_tree(data, uri), uri)
+
+
 def extract_xhtml(data: bytes, uri: str) -> Extract:
     """Read a page in XHTML, in which any element may close itself; one that is no XML is read as HTML.
 
     Raises:
         DocumentError: as ``extract_html``.
     """
-    page = decode_html(data, uri)
-    tree = _xml_tree(page)
-    return _extract(_html_tree(page, uri) if tree is None else tree, uri, "application/xhtml+xml")
+    return _extract(_xhtml_tree(data, uri), uri, "application/xhtml+xml")
 
 
 def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 - lxml elements have no type here
-    page = page_text(tree, lambda source: _html_tree(source, uri))
+    page = _page(tree, uri)
     if not page.text:
         raise fault(
             uri,
@@ -61,6 +77,16 @@ def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 -
         left_out=page.left_out,
         layout="markup",
     )
+
+
+def _page(tree: Any, uri: str) -> PageText:  # noqa: ANN401
+    return page_text(tree, lambda source: _html_tree(source, uri))
+
+
+def _xhtml_tree(data: bytes, uri: str) -> Any:  # noqa: ANN401
+    page = decode_html(data, uri)
+    tree = _xml_tree(page)
+    return _html_tree(page, uri) if tree is None else tree
 
 
 def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401
@@ -79,7 +105,12 @@ def _xml_tree(page: str) -> Any:  # noqa: ANN401
     """The tree of well-formed XML, else None. Nothing outside the page is loaded, no entity of its own is expanded."""
     page = _NAMED_CHARACTER.sub(lambda found: html.unescape(found[0]), _XML_DECLARATION.sub("", page, count=1))
     parser = lxml.etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True, collect_ids=False
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        remove_comments=True,
+        remove_pis=True,
+        collect_ids=False,
     )
     try:
         tree = lxml.etree.fromstring(page.encode(), parser)

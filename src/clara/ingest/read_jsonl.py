@@ -105,7 +105,9 @@ def _record(line: bytes, uri: str) -> Iterator[Document | Skipped | LeftOut]:
         return
     cleaned = clean(record["text"], "markup")
     try:
-        yield make_document(uri, record.get("title") or "", cleaned.text or record["text"], {"media_type": "application/jsonl"})
+        yield make_document(
+            uri, record.get("title") or "", cleaned.text or record["text"], {"media_type": "application/jsonl"}
+        )
     except DocumentError as error:
         yield Skipped(uri, "bad record", str(error))
         return

@@ -1,10 +1,14 @@
-"""Plain text and Markdown. Markdown stays as written: its marks tell a model what a heading or a list is."""
+"""Plain text, source code and Markdown.
+
+Markdown stays as written: its marks tell a model what a heading or a list is.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from itertools import pairwise
+from pathlib import PurePosixPath
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
@@ -18,6 +22,12 @@ _FRONT_MATTER = re.compile(r"(---|\+\+\+)[ \t]*\n(?![ \t]*\n)(.*?)^(?:\1|\.\.\.)
 def extract_plain(data: bytes, uri: str) -> Extract:
     """Read a plain text file; it states no title."""
     return Extract(title="", text=decode_text(data, uri), metadata={"media_type": "text/plain"})
+
+
+def extract_code(data: bytes, uri: str) -> Extract:
+    """Read source code, settings or a text without a suffix; the file's name is its title."""
+    name = PurePosixPath(uri).name
+    return Extract(title=name, text=decode_text(data, uri), metadata={"media_type": "text/plain"}, layout="code")
 
 
 def extract_markdown(data: bytes, uri: str) -> Extract:
