@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docx
 import psutil
 import pytest
 from pdf_files import make_form_bomb, make_pdf
@@ -97,7 +98,9 @@ def test_characters_of_a_document(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_text_that_outgrows_its_file(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(make_form_bomb(5))
+    source = docx.Document()
+    source.add_paragraph("a" * 5_000_000)
+    source.save(tmp_path / "a.docx")
     texts, report = _read(tmp_path, _ROOMY)
     assert texts == []
     assert (report.skipped[0].reason, "characters of" in report.skipped[0].message) == ("too large", True)

@@ -18,6 +18,7 @@ _SMALL = 0.85  # size of a superscript at most
 _RAISED = (0.1, 0.75)  # by how much its baseline lies higher, or a subscript's lower
 _LOWERED = (-0.5, -0.03)
 _LONGEST_SCRIPT = 12  # characters
+_LONGEST_RUN = 500  # characters: a longer one, of a file made for it, would be copied at every character
 _LEVEL = 0.15  # baselines of one line differ by less
 _TOUCHES = 0.5  # gap between a word and its superscript at most
 _BACKWARDS = -0.5  # overlap of two glyphs of a line at most
@@ -60,9 +61,9 @@ class Run:
 
     def takes(self, left: float, bottom: float, top: float) -> bool:
         """Whether a character with these edges goes on with the run."""
-        most = _SAME * (self.top - self.bottom)
-        same = abs(bottom - self.bottom) < most and abs(top - self.top) < most
-        return same and left - self.right < _WIDE_GAP * (self.top - self.bottom)
+        size = self.top - self.bottom
+        same = abs(bottom - self.bottom) < _SAME * size and abs(top - self.top) < _SAME * size
+        return same and _BACKWARDS * size < left - self.right < _WIDE_GAP * size and len(self.text) < _LONGEST_RUN
 
 
 @dataclass(frozen=True, slots=True)
