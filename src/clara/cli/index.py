@@ -23,6 +23,7 @@ from clara.cli.options import (
 )
 from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport
@@ -67,8 +68,10 @@ def index(
 ) -> None:
     """Compress documents into the store.
 
-    Reads .txt .md .html .pdf .docx .jsonl ({"title", "text"} a line). Unchanged documents are not touched; a run that
-    was killed is finished by the same command. Whatever cannot be read is skipped, named and counted.
+    Reads .txt .md .rst .html .xhtml .pdf .docx .odt .epub .pptx .xlsx .csv .tsv .eml, source code, .jsonl
+    ({"title", "text"} a line), and files without a suffix by their content. Unchanged documents are not touched; a run
+    that was killed is finished by the same command. Whatever cannot be read is skipped, named and counted; a run that
+    finds no document at all is an error.
 
     --json prints one object:
 
@@ -98,6 +101,8 @@ def index(
         print_json(result)
     else:
         _show(report, result["store"])
+    if not report.ingest.documents and not report.pruned:
+        raise InputError(_nothing_found(paths, report.ingest))
 
 
 def register(app: typer.Typer) -> None:
@@ -133,6 +138,15 @@ def _by_reason(ingest: IngestReport) -> dict[str, list[Skipped]]:
     for skipped in ingest.skipped:
         groups.setdefault(skipped.reason, []).append(skipped)
     return groups
+
+
+def _nothing_found(paths: list[Path], ingest: IngestReport) -> str:
+    reasons = [f"{len(group):,} {reason}" for reason, group in _by_reason(ingest).items()]
+    reasons += [f"{ingest.hidden:,} hidden"] if ingest.hidden else []
+    return (
+        f"no document was found in {', '.join(map(str, paths))} ({', '.join(reasons) or 'no files there'}); "
+        "give files that are read: clara index --help"
+    )
 
 
 def _show(report: AddReport, store: dict[str, Any]) -> None:

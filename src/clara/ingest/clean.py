@@ -17,7 +17,7 @@ from typing import Literal
 from clara.ingest.hyphens import broken_word, whole_words
 
 Layout = Literal["prose", "markup", "code"]
-"""What blanks mean: only that lines are set in (prose), lists and code by their indentation (markup), all of it (code)."""
+"""What blanks mean: that lines are set in (prose); lists and code by their indentation (markup); all of it (code)."""
 
 BROKEN_AT_HYPHEN = "\ufffe"
 """For readers that lose line breaks: stands for a hyphen (U+2010) at the end of a line; no character by Unicode."""
@@ -137,7 +137,7 @@ def _join_words(edited: _Edited) -> None:
 
 
 def _is_encoded(run: str) -> bool:
-    """Whether a run without blanks is data: letters and digits mixed as no word, path or number of people mixes them."""
+    """Whether a run without blanks is data: letters and digits mixed as in no word, path or number."""
     sample = "".join(run[:_SAMPLE].split())
     upper, lower = sum(map(str.isupper, sample)), sum(map(str.islower, sample))
     digits = sum(map(str.isdigit, sample))

@@ -40,7 +40,8 @@ class FileListing:
     """The files found, each once however many names lead to it.
 
     Attributes:
-        files: files with a supported suffix or none, absolute, in the order of the paths given and by name within a folder.
+        files: files with a supported suffix or none, absolute, in the order of the paths given and by name within a
+            folder.
         unsupported: files of other kinds, in the same order; named so that a report can name them.
         skipped: what could not be looked at: folders without permission, links to nothing.
         hidden: hidden files and folders passed over (a hidden folder counts once).

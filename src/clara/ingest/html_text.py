@@ -207,7 +207,7 @@ class _Page:
             self._script(element, name)
         else:
             self._close_table_part(element, name)
-        self._separate(name, closes=True)
+        self._separate(name)
         if name in _PREFORMATTED:
             self._preformatted -= 1
         elif element is self._heading:
@@ -216,7 +216,7 @@ class _Page:
         elif name == "li":
             self.flow.unmark()
 
-    def _separate(self, name: str, *, closes: bool = False) -> None:
+    def _separate(self, name: str) -> None:
         """Begin a new line where a browser does; a heading stays one line whatever it holds."""
         preformatted = self._preformatted > 0
         if name in _HEADINGS:
@@ -224,7 +224,7 @@ class _Page:
         elif self._heading is not None and not self._cells:
             self.flow.add(" " if name in _BLANK_AROUND or name in _OWN_LINE else "")
         elif name in _BLANK_AROUND or name in _PREFORMATTED:
-            nested = name in _LISTS and len(self._lists) > (0 if closes else 1)
+            nested = name in _LISTS and self._lists  # of the list around it, here and where it ends
             self.flow.end(Gap.LINE if nested else Gap.BLANK, preformatted=preformatted)
         elif name in _OWN_LINE:
             self.flow.end(Gap.LINE, preformatted=preformatted)

@@ -1,4 +1,4 @@
-"""Formats that are zip files of XML parts: opened with bounds on what they unpack to, parsed without loading anything else."""
+"""Formats that are zip files of XML parts: bounds on what they unpack to, and nothing outside them is loaded."""
 
 from __future__ import annotations
 

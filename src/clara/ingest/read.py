@@ -34,7 +34,8 @@ def read_file(
 
     Args:
         path: a file with a suffix that is read, upper or lower case, or without one.
-        max_bytes: largest file; for JSON Lines, longest line; for packages such as Word files, also their unpacked size.
+        max_bytes: largest file; for JSON Lines, longest line; for packages such as Word files, also their unpacked
+            size.
         limits: of them, the characters; time and memory can be kept only from outside.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Web pages: parsed by lxml as browsers parse them; what they show is ``html_text``'s work, their encoding ``decode``'s."""
+"""Web pages, parsed by lxml. What they show is ``html_text``'s work, their encoding ``decode``'s."""
 
 from __future__ import annotations
 

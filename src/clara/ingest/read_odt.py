@@ -96,6 +96,7 @@ class _Text:
         self._list_names: list[str] = []
         self._scripts: list[tuple[Any, tuple[int, int]]] = []
         self._notes: list[Flow] = []
+        self._citation = ""
         body = next((element for element in root.iter() if local_name(element) == "body"), root)
         self._walk(body)
 
@@ -172,6 +173,7 @@ class _Text:
         elif name == "note-body":
             self._around.append(self.flow)
             self.flow = Flow()
+            self.flow.mark(f"[{self._citation}] ", "item")
         else:
             self._open_table_part(name)
 
@@ -213,7 +215,8 @@ class _Text:
         if not script or not script.strip():
             return
         if name == "note-citation":
-            self.flow.add(f"[{script.strip()}]")
+            self._citation = script.strip()
+            self.flow.add(f"[{self._citation}]")
             return
         raised = self._positions[attribute(element, "style-name")] == _SUPER
         self.flow.add((superscript if raised else subscript)(self.flow.tail(32), script, element.tail or ""))
