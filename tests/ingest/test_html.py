@@ -46,7 +46,8 @@ def test_no_block_is_lost_by_its_class(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "element", ["aside", "footer", "header", "section", "fieldset", "address", "details", "figure", "blockquote", "form"]
+    "element",
+    ["aside", "footer", "header", "section", "fieldset", "address", "details", "figure", "blockquote", "form"],
 )
 def test_no_block_is_lost_by_its_element(tmp_path: Path, element: str) -> None:
     page = f"<p>{'Gulls cry. ' * 50}</p><{element}>The pump weighs 5 kg.</{element}>"
@@ -110,7 +111,9 @@ def test_pages_that_need_scripts(tmp_path: Path) -> None:
 
 
 def test_title_stands_apart(tmp_path: Path) -> None:
-    page = "<html><head><title>F</title></head><frameset><frame src=a><noframes>Framed text</noframes></frameset></html>"
+    page = (
+        "<html><head><title>F</title></head><frameset><frame src=a><noframes>Framed text</noframes></frameset></html>"
+    )
     document, _ = _read(page, tmp_path)
     assert (document.title, document.text) == ("F", "Framed text")
 
@@ -155,7 +158,8 @@ def test_tables(tmp_path: Path) -> None:
 
 def test_tables_that_lay_out_a_page(tmp_path: Path) -> None:
     long = "".join(f"<p>{'Gulls cry. ' * 50}</p>" for _ in range(3))
-    page = f"<table><tr><td>Left</td><td><h2>Pumps</h2><p>One.</p><p>Two.</p></td></tr></table><table><tr><td>{long}</table>"
+    parts = "<table><tr><td>Left</td><td><h2>Pumps</h2><p>One.</p><p>Two.</p></td></tr></table>"
+    page = f"{parts}<table><tr><td>{long}</table>"
     assert _text(page, tmp_path).startswith("Left\n\n## Pumps\n\nOne.\n\nTwo.\n\nGulls")
     placed = "<table role=presentation><tr><td>a</td><td>b</td></tr></table>"
     assert _text(placed, tmp_path) == "a\nb"
@@ -252,7 +256,10 @@ def test_encoding_by_http_equiv_and_xml_declaration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("shift_jis", "declares the encoding 'shift_jis', in which byte 0x81"), ("x-none", "'x-none', which is not known")],
+    [
+        ("shift_jis", "declares the encoding 'shift_jis', in which byte 0x81"),
+        ("x-none", "'x-none', which is not known"),
+    ],
 )
 def test_wrong_declarations_are_named(tmp_path: Path, label: str, message: str) -> None:
     with pytest.raises(DocumentError, match=message):

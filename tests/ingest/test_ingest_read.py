@@ -471,7 +471,8 @@ def test_file_matters(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert _reason(tmp_path / "pipe.jsonl", "is not a regular file") == "unreadable"
     assert (
-        _reason(_write(tmp_path, "a.png", b"x"), r"cannot read \.png; supported are \.docx .* \.txt") == "unsupported"
+        _reason(_write(tmp_path, "a.png", b"x"), r"cannot read \.png; supported are \.csv .* and source code")
+        == "unsupported"
     )
 
 

@@ -66,7 +66,7 @@ def extract_rst(data: bytes, uri: str) -> Extract:
         DocumentError: as for plain text.
     """
     source = _Source(decode_text(data, uri).replace("\r\n", "\n").replace("\r", "\n").expandtabs().split("\n"))
-    text = "\n".join(source.lines)
+    text = "\n".join(source.lines).strip("\n")
     headings = markdown_headings(text)
     return Extract(
         title=headings[0].text if headings else "",
