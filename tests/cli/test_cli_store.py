@@ -71,7 +71,7 @@ def test_index_shows_a_report_to_people(clara: Clara, tiny_checkpoint: Path, tmp
 def test_index_says_what_documents_leave_out(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<nav>Menu</nav><p>Skerry Light was built in 1868.</p><p hidden>x</p>")
     options = ("--store", tmp_path / "s", "--model", tiny_checkpoint)
-    assert "left out:  1 menus, 1 hidden parts" in clara("index", tmp_path / "a.html", *options).out
+    assert "left out:  menus (1), hidden parts (1)" in clara("index", tmp_path / "a.html", *options).out
     (tmp_path / "b.html").write_text("<nav>Menu</nav><p>It has 96 steps.</p>")
     assert clara("index", tmp_path / "b.html", *options, "--json").json()["left_out"] == {"menus": 1}
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import openpyxl
 import pptx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odt_files import make_odt
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
 from clara.errors import DocumentError
-from clara.ingest import LeftOut, Reader, find_files, read_file
+from clara.ingest import LeftOut, Reader, Skipped, document_uri, find_files, read_file
 from clara.records import Document
 
 
@@ -372,6 +374,51 @@ def test_a_reader_that_is_not_installed(
     monkeypatch.setitem(sys.modules, module, None)
     match = r"needs (?:python-pptx|openpyxl); install it with: pip install 'clara-rag\[formats\]'"
     assert _reason(tmp_path, f"a{suffix}", _zipped({"a": "b"}), match) == "unsupported"
+
+
+def _sheet() -> bytes:
+    book = openpyxl.Workbook()
+    book.active.append(["Bees", "fly"])
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+def _deck() -> bytes:
+    deck = pptx.Presentation()
+    deck.slides.add_slide(deck.slide_layouts[5]).shapes.title.text = "Bees"
+    file = io.BytesIO()
+    deck.save(file)
+    return file.getvalue()
+
+
+_GOOD = {
+    ".csv": b"Pump,bar\nCedar,18\n",
+    ".eml": b"From: a@x.org\nSubject: Bees\nContent-Type: text/html\n\n<p>They fly.",
+    ".epub": _book(),
+    ".odt": make_odt("<text:p>Bees</text:p>"),
+    ".pptx": _deck(),
+    ".rst": _RST.encode(),
+    ".xlsx": _sheet(),
+    "": _book(),
+}
+
+
+@pytest.mark.parametrize("suffix", _GOOD)
+@given(place=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_damaged_files_raise_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, place: float, junk: bytes, *, cut: bool
+) -> None:
+    data = _GOOD[suffix]
+    at = int(place * len(data))
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    path.write_bytes(data[:at] + junk + (b"" if cut else data[at + 40 :]))
+    try:
+        for item in read_file(path):
+            assert isinstance(item, Document | Skipped | LeftOut)
+    except DocumentError as error:
+        assert str(error).startswith(document_uri(path))
 
 
 def test_all_formats_in_one_folder_in_the_other_process(tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def test_what_was_never_meant_to_be_read_is_not_counted(tmp_path: Path) -> None:
     assert left_out == {}
 
 
+def test_pages_of_nothing_but_menus(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="shows nothing but menus; "):
+        _read("<nav>Home</nav>", tmp_path)
+
+
 def test_pages_that_need_scripts(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="a page that scripts fill"):
         _read("<div id=root></div><noscript>You need to enable JavaScript to run this app.</noscript>", tmp_path)
@@ -168,10 +173,10 @@ def test_tables_that_lay_out_a_page(tmp_path: Path) -> None:
 def test_lists_and_code(tmp_path: Path) -> None:
     page = (
         "<ol start=3><li>three<ul><li>inner</ul><li value=7>seven</ol><ol type=a><li>first</ol>"
-        "<dl><dt>Term<dd>Its meaning</dl><pre>\nif x:\n    y = 1\n\n\nz</pre>one<br>two<br><br>three"
+        "<dl><dt>Term<dd>Its meaning</dl><h2>One<br>line</h2><pre>\nif x:<br>    y = 1\n\n\nz</pre>one<br>two<br><br>three"
     )
     assert _text(page, tmp_path).split("\n") == [
-        *["3. three", "  - inner", "7. seven", "", "a. first", "", "Term", "Its meaning", ""],
+        *["3. three", "  - inner", "7. seven", "", "a. first", "", "Term", "Its meaning", "", "## One line", ""],
         *["if x:", "    y = 1", "", "z", "", "one", "two", "", "three"],
     ]
 

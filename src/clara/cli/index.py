@@ -164,7 +164,7 @@ def _show(report: AddReport, store: dict[str, Any]) -> None:
         if len(group) > _SHOWN_A_REASON:
             write(f"    … and {len(group) - _SHOWN_A_REASON:,} more (--json names all)")
     if report.ingest.left_out:
-        write(f"left out:  {', '.join(f'{number:,} {kind}' for kind, number in report.ingest.left_out.items())}")
+        write(f"left out:  {', '.join(f'{kind} ({number:,})' for kind, number in report.ingest.left_out.items())}")
     if report.ingest.hidden:
         write(f"passed over: {report.ingest.hidden:,} hidden (names that begin with a dot)")
     write(

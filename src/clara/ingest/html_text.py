@@ -49,6 +49,7 @@ _NOTICE_WITHIN = 300  # characters: a longer text for browsers without scripts s
 _SIGN_WITHIN = 8  # characters of a sign
 _INDENTED = 8  # lists within lists whose items are set in further and further
 _WORDS = re.compile(r"\w+")
+SCRIPT_NOTICES = "notices to turn scripts on"
 _BEFORE = 32  # characters before a superscript that tell what it is
 
 
@@ -137,7 +138,7 @@ class _Page:
         if element.get("aria-hidden") == "true" and _follows_formula(element):
             return "formulas shown twice"
         if name == "noscript" and _is_notice(element):
-            return "notices to turn scripts on"
+            return SCRIPT_NOTICES
         if name == "pre" and not self._preformatted and _is_line_numbers(element):
             return "columns of line numbers"
         return "menus" if self._menus.has(element, name) else ""
@@ -199,7 +200,7 @@ class _Page:
             if self._lists:
                 self._lists.pop()
         elif name == "br":
-            self.flow.end(Gap.BLANK if self.flow.is_empty() else Gap.LINE)
+            self._break()
             return
         elif name in _AROUND:
             self.flow.add(_AROUND[name][1])
@@ -228,6 +229,13 @@ class _Page:
             self.flow.end(Gap.LINE if nested else Gap.BLANK, preformatted=preformatted)
         elif name in _OWN_LINE:
             self.flow.end(Gap.LINE, preformatted=preformatted)
+
+    def _break(self) -> None:
+        if self._heading is not None:
+            self.flow.add(" ")
+            return
+        gap = Gap.BLANK if self.flow.is_empty() else Gap.LINE  # two of them end a paragraph
+        self.flow.end(gap, preformatted=self._preformatted > 0)
 
     def _item(self, element: Any) -> None:  # noqa: ANN401
         if not self._lists:

@@ -31,7 +31,7 @@ def extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
         headings: list[Heading] = []
         left_out = Counter[str]()
         length = 0
-        for chapter, is_contents in _chapters(name, package):
+        for chapter, is_contents in dict.fromkeys(_chapters(name, package)):  # a book may list one twice
             if is_contents:
                 left_out["menus"] += 1
                 continue

@@ -11,7 +11,7 @@ import lxml.html
 
 from clara.ingest.decode import decode_html
 from clara.ingest.document import Extract
-from clara.ingest.html_text import PageText, page_text
+from clara.ingest.html_text import SCRIPT_NOTICES, PageText, page_text
 from clara.ingest.report import fault
 
 _XML_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}\?>", re.IGNORECASE)
@@ -64,11 +64,10 @@ def extract_xhtml(data: bytes, uri: str) -> Extract:
 def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 - lxml elements have no type here
     page = _page(tree, uri)
     if not page.text:
-        raise fault(
-            uri,
-            "no text",
-            "shows no text; a page that scripts fill has to be saved from a browser, after it has loaded",
-        )
+        kinds = ", ".join(kind for kind in page.left_out if kind != SCRIPT_NOTICES)
+        shown = f"shows nothing but {kinds}" if kinds else "shows no text"
+        remedy = "a page that scripts fill has to be saved from a browser, after it has loaded"
+        raise fault(uri, "no text", f"{shown}; {remedy}")
     return Extract(
         title=_title(tree),
         text=page.text,
