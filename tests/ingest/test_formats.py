@@ -418,7 +418,8 @@ def test_damaged_files_raise_nothing_else(
         for item in read_file(path):
             assert isinstance(item, Document | Skipped | LeftOut)
     except DocumentError as error:
-        assert str(error).startswith(document_uri(path))
+        message = str(error)
+        assert message.startswith(document_uri(path)), message
 
 
 def test_all_formats_in_one_folder_in_the_other_process(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def test_tables_that_lay_out_a_page(tmp_path: Path) -> None:
 def test_lists_and_code(tmp_path: Path) -> None:
     page = (
         "<ol start=3><li>three<ul><li>inner</ul><li value=7>seven</ol><ol type=a><li>first</ol>"
-        "<dl><dt>Term<dd>Its meaning</dl><h2>One<br>line</h2><pre>\nif x:<br>    y = 1\n\n\nz</pre>one<br>two<br><br>three"
+        "<dl><dt>Term<dd>Its meaning</dl><h2>One<br>line</h2><pre>\nif x:<br>    y = 1\n\n\nz</pre>"
+        "one<br>two<br><br>three"
     )
     assert _text(page, tmp_path).split("\n") == [
         *["3. three", "  - inner", "7. seven", "", "a. first", "", "Term", "Its meaning", "", "## One line", ""],

@@ -537,6 +537,27 @@ _GOOD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'[\n  {"text": "Bees"},\n  {"text": "Wax"}\n]\n', r"is a JSON array, .*; convert it: jq -c '\.\[\]'"),
+        (b'\xef\xbb\xbf [{"text": "Bees"}, {"text": "Wax"}]', "is a JSON array"),
+        (b'{"text": "Bees"}\r{"text": "Wax"}\r', r"has carriage returns \(CR\) for newlines"),
+        (b'{\n  "text": "Bees"\n}\n', "is one JSON object over several lines"),
+    ],
+)
+def test_json_of_another_shape_is_one_message(tmp_path: Path, data: bytes, message: str) -> None:
+    assert _reason(_write(tmp_path, "a.jsonl", data), message) == "bad record"
+
+
+def test_an_array_among_records_is_a_bad_line(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.jsonl", b'[1, 2]\n{"text": "Bees"}\r\n')
+    bad, document = read_file(path)
+    assert isinstance(bad, Skipped)
+    assert bad.uri.endswith("#1")
+    assert isinstance(document, Document)
+
+
 # Reports
 
 
