@@ -35,10 +35,10 @@ def _read(folder: Path, name: str, data: bytes | str) -> tuple[Document, Mapping
     return document, {item.kind: item.count for item in rest if isinstance(item, LeftOut)}
 
 
-def _reason(folder: Path, name: str, data: bytes, match: str, **limits: int) -> str:
+def _reason(folder: Path, name: str, data: bytes, match: str, max_bytes: int = 2**20) -> str:
     (folder / name).write_bytes(data)
     with pytest.raises(DocumentError, match=match) as caught:
-        list(read_file(folder / name, **limits))
+        list(read_file(folder / name, max_bytes=max_bytes))
     return caught.value.reason
 
 

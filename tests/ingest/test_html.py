@@ -137,6 +137,8 @@ def test_title_stands_apart(tmp_path: Path) -> None:
         ("was <s>$100</s> $80", "was ~~$100~~ $80"),
         ("<ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>", "漢字"),
         ("<q>Ahoy</q>", "“Ahoy”"),
+        ("let <script type='math/tex'>x^2</script> be", "let x^2 be"),
+        ("a<span role=tabpanel hidden>b</span>", "ab"),
         ("<math><mi>E</mi><mo>=</mo><mi>m</mi><msup><mi>c</mi><mn>2</mn></msup></math>", "E = mc^2"),
         ("<math><mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac></math>", "(a+b)/2"),
         ("<math><msqrt><mi>x</mi><mo>+</mo><mn>1</mn></msqrt></math>", "√(x+1)"),

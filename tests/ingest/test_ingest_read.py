@@ -20,6 +20,7 @@ from pdf_files import make_pdf
 
 from clara.errors import DocumentError
 from clara.ingest import (
+    DEFAULT_MAX_BYTES,
     SUPPORTED_SUFFIXES,
     LeftOut,
     Reader,
@@ -45,9 +46,9 @@ def _read(path: Path) -> Document:
     return document
 
 
-def _reason(path: Path, match: str, **limits: int) -> str:
+def _reason(path: Path, match: str, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     with pytest.raises(DocumentError, match=match) as caught:
-        list(read_file(path, **limits))
+        list(read_file(path, max_bytes=max_bytes))
     assert str(caught.value).startswith(f"{document_uri(path)}: ")
     return caught.value.reason
 

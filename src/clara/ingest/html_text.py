@@ -44,6 +44,7 @@ _AROUND = {"q": ("“", "”"), "s": ("~~", "~~"), "strike": ("~~", "~~")}
 _HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
 _PERMALINK = frozenset(["", "¶", "#", "§", "🔗", "\uf0c1", "\u200b"])
 _NOTE = re.compile(r"[\[(]?(\d{1,4}|[*†‡§¶]+)[\])]?")
+_EPUB_TYPE = "{http://www.idpf.org/2007/ops}type"
 _TEXT_INPUTS = frozenset(["", "date", "datetime-local", "email", "month", "number", "tel", "text", "time", "url"])
 _NOTICE_WITHIN = 300  # characters: a longer text for browsers without scripts says more than to turn them on
 _SIGN_WITHIN = 8  # characters of a sign
@@ -124,6 +125,8 @@ class _Page:
 
     def _is_left_out(self, element: Any, name: str) -> bool:  # noqa: ANN401
         """Whether an element is none of the page's text; counted where a reader might miss it."""
+        if name == "script" and element.get("type", "").startswith("math/") and not _follows_formula(element):
+            self.flow.add(f" {element.text or ''} ")  # the source of a formula that a script sets
         if not name or name in _SILENT:
             return True
         if kind := self._kind_left_out(element, name):
@@ -282,14 +285,17 @@ class _Page:
 
 
 def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
-    """Whether the page hides a part; a formula is hidden only where a picture of it is shown."""
+    """Whether the page hides a part.
+
+    A tab's panel is hidden only until somebody chooses the tab, a formula only where a picture of it is shown.
+    """
     attributes = element.attrib
     hidden = "hidden" in attributes and attributes["hidden"].lower() != "until-found"
     if not (
         hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))
     ):
         return False
-    return not _holds_formula(element)
+    return element.get("role") != "tabpanel" and not _holds_formula(element)
 
 
 def _holds_formula(element: Any) -> bool:  # noqa: ANN401
@@ -334,7 +340,7 @@ def _is_permalink(element: Any) -> bool:  # noqa: ANN401
 
 def _is_note_mark(element: Any) -> bool:  # noqa: ANN401
     """Whether a link is the number of a note, in the text or at the note, which a style sheet may set apart."""
-    named = f"{element.get('role', '')} {element.get('class', '')}"
+    named = " ".join(element.get(name, "") for name in ("role", "class", "epub:type", _EPUB_TYPE))
     return any(name in named for name in ("noteref", "footnote-ref", "fn-backref", "doc-backlink"))
 
 
