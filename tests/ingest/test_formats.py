@@ -102,6 +102,9 @@ def test_programs_without_a_suffix(tmp_path: Path) -> None:
         ("a.tsv", "Country\t2019\t2020\nAustria\t8.8\t8.9\n", ["Country: Austria | 2019: 8.8 | 2020: 8.9"]),
         ("a.csv", "Pumps of 2024\n\nPump,bar\nCedar,18\n", ["Pumps of 2024", "Pump: Cedar | bar: 18"]),
         ("a.csv", "just\nwords\n", ["just", "words"]),
+        ("a.csv", "Pump,bar,bar\nCedar,18,19\n", ["Pump: Cedar | bar: 18 | bar: 19"]),
+        ("a.csv", "mpg,cyl\nMazda RX4,21,6\n", ["Mazda RX4 | mpg: 21 | cyl: 6"]),
+        ("a.csv", "Pump,bar,\nCedar,18,old\n", ["Pump: Cedar | bar: 18 | old"]),
     ],
 )
 def test_rows_name_their_columns(tmp_path: Path, name: str, data: str, rows: list[str]) -> None:

@@ -40,8 +40,10 @@ def extract_tsv(data: bytes, uri: str) -> Extract:
 
 def _extract(text: str, delimiter: str, uri: str, media_type: str) -> Extract:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    rows = row_texts(_rows(text, delimiter))
-    return Extract(PurePosixPath(uri).stem, "\n\n".join(rows), {"media_type": media_type}, layout="markup")
+    rows = list(_rows(text, delimiter))
+    if len(rows) > 1 and len(rows[0]) + 1 == len(rows[1]):
+        rows[0].insert(0, "")  # R writes no name above the names of the rows
+    return Extract(PurePosixPath(uri).stem, "\n\n".join(row_texts(rows)), {"media_type": media_type}, layout="markup")
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
