@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from pdf_files import make_pdf
 
 from clara.errors import DocumentError
-from clara.ingest import SUPPORTED_SUFFIXES, Reader, Skipped, document_uri, find_files, make_document, read_file
+from clara.ingest import (
+    SUPPORTED_SUFFIXES,
+    LeftOut,
+    Reader,
+    Skipped,
+    document_uri,
+    find_files,
+    make_document,
+    read_file,
+)
 from clara.records import Document
 
 
@@ -35,9 +44,9 @@ def _read(path: Path) -> Document:
     return document
 
 
-def _reason(path: Path, match: str, **limits: int) -> str:
+def _reason(path: Path, match: str, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     with pytest.raises(DocumentError, match=match) as caught:
-        list(read_file(path, **limits))
+        list(read_file(path, max_bytes=max_bytes))
     assert str(caught.value).startswith(f"{document_uri(path)}: ")
     return caught.value.reason
 
@@ -334,9 +343,12 @@ def test_docx_parts_that_python_docx_leaves_out(tmp_path: Path) -> None:
     control = f"<w:sdt {nsdecls('w')}><w:sdtContent><w:p>{run.format('field')}</w:p></w:sdtContent></w:sdt>"
     for xml in (tracked, control):
         source.element.body.insert_element_before(parse_xml(xml), "w:sectPr")
-    document = _read(_write(tmp_path, "a.docx", _docx(source)))
+    path = _write(tmp_path, "a.docx", _docx(source))
+    document, left_out = read_file(path)
+    assert isinstance(document, Document)
     assert document.title == "A long title"
     assert document.text == "A long title\n\nin linked\n\nfield"
+    assert left_out == LeftOut(document_uri(path), "deleted parts", 1)
 
 
 def test_docx_title_without_properties(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def test_every_character_of_every_passage_has_its_page() -> None:
             passage = _passage(document, start, min(start + size, len(text)))
             metadata = passage_metadata(document, passage)
             assert metadata["media_type"] == "application/pdf"
-            for offset, page in expected.items():
+            for offset, number in expected.items():
                 if passage.start <= offset < passage.end:
-                    assert location_of(metadata, offset).page == page
+                    assert location_of(metadata, offset).page == number
 
 
 def test_headings_at_above_and_inside_a_passage() -> None:

@@ -100,7 +100,7 @@ def test_characters_of_a_document(tmp_path: Path, suffix: str) -> None:
 def test_a_text_that_outgrows_its_file(tmp_path: Path) -> None:
     source = docx.Document()
     source.add_paragraph("a" * 5_000_000)
-    source.save(tmp_path / "a.docx")
+    source.save(str(tmp_path / "a.docx"))
     texts, report = _read(tmp_path, _ROOMY)
     assert texts == []
     assert (report.skipped[0].reason, "characters of" in report.skipped[0].message) == ("too large", True)
