@@ -20,6 +20,7 @@ from pdf_files import make_pdf
 
 from clara.errors import DocumentError
 from clara.ingest import (
+    DEFAULT_MAX_BYTES,
     SUPPORTED_SUFFIXES,
     LeftOut,
     Reader,
