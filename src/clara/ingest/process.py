@@ -23,7 +23,8 @@ from clara.ingest.report import LeftOut, Skipped, fault
 from clara.records import Document, Heading
 
 _OVER_MEMORY = 71  # ``worker.OVER_MEMORY``; importing it here would import every reader
-_NEAR_LIMIT = 0.5  # of the memory limit: a parser that crashes having held that much wanted more
+# How parsers end that get no memory: the watching thread, the system's own killer, and PDFium's ways of giving up.
+_WANTED_MEMORY = frozenset([_OVER_MEMORY, -signal.SIGKILL, -signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL])
 # The parent's own search path, so that both run the same source; -P keeps the working folder off it.
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from clara.ingest.worker import main; main()"
 
@@ -130,19 +131,17 @@ class _ReadingProcess:
         return process
 
     def _named_death(self, process: subprocess.Popen[bytes], uri: str) -> DocumentError:
-        """What a process died of, by its exit status and the memory it had taken."""
-        limits = self._limits
-        status, most = _reaped(process)
+        """What a process died of, by its exit status."""
+        status = process.wait()
         if status == -signal.SIGALRM:
-            return fault(
-                uri, "too slow", f"takes longer than {limits.seconds:,} s to read; raise it with --max-seconds"
-            )
+            seconds = self._limits.seconds
+            return fault(uri, "too slow", f"takes longer than {seconds:,} s to read; raise it with --max-seconds")
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        if status in (_OVER_MEMORY, -signal.SIGKILL) or most > _NEAR_LIMIT * limits.memory_mb * 2**20:
+        if status in _WANTED_MEMORY:
             return fault(
                 uri,
                 "too large",
-                f"needs more than the {limits.memory_mb:,} MB of memory that reading may take ({name}); "
+                f"needs more than the {self._limits.memory_mb:,} MB of memory that reading may take ({name}); "
                 "raise it with --max-memory-mb",
             )
         return fault(uri, "broken", f"its parser crashed ({name}); save or download it again")
@@ -179,16 +178,6 @@ def _item(kind: str, values: dict[str, Any]) -> Document | Skipped | LeftOut:
         return Skipped(**values) if kind == "Skipped" else LeftOut(**values)
     headings = tuple(Heading(**heading) for heading in values["headings"])
     return Document(**{**values, "pages": tuple(values["pages"]), "headings": headings})
-
-
-def _reaped(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Exit status of a process that has ended or is ending, and the most memory it has held, in bytes."""
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except ChildProcessError:  # a program that ignores SIGCHLD: the system has reaped it
-        return process.wait(), 0
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
