@@ -40,8 +40,9 @@ def _write(folder: Path, name: str, data: bytes | str) -> Path:
 
 
 def _read(path: Path) -> Document:
-    (document,) = read_file(path)
+    document, *left_out = read_file(path)
     assert isinstance(document, Document)
+    assert all(isinstance(item, LeftOut) for item in left_out)
     return document
 
 
@@ -140,7 +141,7 @@ def test_default_limit_stops_a_200_mb_text_without_reading_it(tmp_path: Path) ->
 def test_markdown_title(tmp_path: Path, text: str, title: str) -> None:
     document = _read(_write(tmp_path, "a.md", text))
     assert document.title == title
-    assert document.text == text
+    assert document.text.split() == text.split()
 
 
 def test_markdown_front_matter_with_newlines_of_windows(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_html_keeps_the_main_text(tmp_path: Path) -> None:
     assert document.title == "Honey bee"
     assert (
         document.text
-        == "A colony has one queen and many thousands of workers.\nThe workers gather nectar.\n- honey\n- wax"
+        == "A colony has one queen and many thousands of workers.\n\nThe workers gather nectar.\n\n- honey\n- wax"
     )
     assert document.metadata == {"media_type": "text/html"}
 
@@ -224,7 +225,7 @@ _PAGE = """<h1>Harbour</h1> <p>Ships land. <time>3 May</time> was the first day.
 )
 @pytest.mark.parametrize("sentences", [1, 100])
 def test_html_keeps_all_that_a_page_shows(tmp_path: Path, around: str, sentences: int) -> None:
-    """Long or short, wherever on the page a text stands: trafilatura alone drops headings, captions and loose text."""
+    """Long or short, wherever on the page a text stands."""
     content = f"<p>{'Gulls cry. ' * sentences}</p>{_PAGE}"
     page = f"<html><body>{_MENU}{around.format(content)}<footer>Imprint</footer></body></html>"
     text = " ".join(_read(_write(tmp_path, "a.html", page)).text.split())
@@ -233,14 +234,14 @@ def test_html_keeps_all_that_a_page_shows(tmp_path: Path, around: str, sentences
     assert [part for part, place in zip(shown, places, strict=True) if place < 0] == []
     assert places == sorted(places)
     assert "3 May was" in text
-    assert "Imprint" not in text
+    assert "Imprint" in text
     assert "About us" not in text
 
 
 def test_html_deep_parts(tmp_path: Path) -> None:
     page = "<html><body><h2>Deep</h2>{}<p>Bottom.</p>{}<p>After.</p></body></html>"
     deep = page.format("<div>" * 1000, "</div>" * 1000)
-    assert _read(_write(tmp_path, "a.html", deep)).text.split() == ["Deep", "Bottom.", "After."]
+    assert _read(_write(tmp_path, "a.html", deep)).text == "## Deep\n\nBottom.\n\nAfter."
     deeper = page.format("<div>" * 3000, "</div>" * 3000)
     assert _reason(_write(tmp_path, "b.html", deeper), "too deep to be read to its end") == "broken"
 
@@ -248,8 +249,8 @@ def test_html_deep_parts(tmp_path: Path) -> None:
 def test_html_text_of_more_than_10_mb(tmp_path: Path) -> None:
     page = f"<html><body><p>Before.</p><p>{'gulls cry ' * 1_100_000}end</p><p>After.</p></body></html>"
     text = _read(_write(tmp_path, "a.html", page)).text
-    assert text.startswith("Before.\ngulls")
-    assert text.endswith("cry end\nAfter.")
+    assert text.startswith("Before.\n\ngulls")
+    assert text.endswith("cry end\n\nAfter.")
 
 
 def test_html_control_characters_do_not_cost_the_page(tmp_path: Path) -> None:
@@ -474,7 +475,8 @@ def test_file_matters(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert _reason(tmp_path / "pipe.jsonl", "is not a regular file") == "unreadable"
     assert (
-        _reason(_write(tmp_path, "a.png", b"x"), r"cannot read \.png; supported are \.docx .* \.txt") == "unsupported"
+        _reason(_write(tmp_path, "a.png", b"x"), r"cannot read \.png; supported are \.csv .* and source code")
+        == "unsupported"
     )
 
 
@@ -503,7 +505,7 @@ def test_random_bytes_raise_nothing_else(tmp_path_factory: pytest.TempPathFactor
         return
     assert items
     for item in items:
-        assert isinstance(item, Document | Skipped)
+        assert isinstance(item, Document | Skipped | LeftOut)
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".docx", ".html", ".jsonl"])
@@ -519,7 +521,7 @@ def test_damaged_files_raise_nothing_else(
     )
     try:
         for item in read_file(path):
-            assert isinstance(item, Document | Skipped)
+            assert isinstance(item, Document | Skipped | LeftOut)
     except DocumentError as error:
         message = str(error)
         assert message.startswith(document_uri(path)), message

@@ -23,6 +23,7 @@ from clara.cli.options import (
 )
 from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport
@@ -67,8 +68,10 @@ def index(
 ) -> None:
     """Compress documents into the store.
 
-    Reads .txt .md .html .pdf .docx .jsonl ({"title", "text"} a line). Unchanged documents are not touched; a run that
-    was killed is finished by the same command. Whatever cannot be read is skipped, named and counted.
+    Reads .txt .md .rst .html .xhtml .pdf .docx .odt .epub .pptx .xlsx .csv .tsv .eml, source code, .jsonl
+    ({"title", "text"} a line), and files without a suffix by their content. Unchanged documents are not touched; a run
+    that was killed is finished by the same command. Whatever cannot be read is skipped, named and counted; a run that
+    finds no document at all is an error.
 
     --json prints one object:
 
@@ -98,6 +101,8 @@ def index(
         print_json(result)
     else:
         _show(report, result["store"])
+    if not report.ingest.documents and not report.pruned:
+        raise InputError(_nothing_found(paths, report.ingest))
 
 
 def register(app: typer.Typer) -> None:
@@ -135,6 +140,15 @@ def _by_reason(ingest: IngestReport) -> dict[str, list[Skipped]]:
     return groups
 
 
+def _nothing_found(paths: list[Path], ingest: IngestReport) -> str:
+    reasons = [f"{len(group):,} {reason}" for reason, group in _by_reason(ingest).items()]
+    reasons += [f"{ingest.hidden:,} hidden"] if ingest.hidden else []
+    return (
+        f"no document was found in {', '.join(map(str, paths))} ({', '.join(reasons) or 'no files there'}); "
+        "give files that are read: clara index --help"
+    )
+
+
 def _show(report: AddReport, store: dict[str, Any]) -> None:
     parts = [f"{getattr(report, name):,} {name}" for name in ("added", "updated", "unchanged", "pruned")]
     write(f"documents: {', '.join(parts)}")
@@ -150,7 +164,7 @@ def _show(report: AddReport, store: dict[str, Any]) -> None:
         if len(group) > _SHOWN_A_REASON:
             write(f"    … and {len(group) - _SHOWN_A_REASON:,} more (--json names all)")
     if report.ingest.left_out:
-        write(f"left out:  {', '.join(f'{number:,} {kind}' for kind, number in report.ingest.left_out.items())}")
+        write(f"left out:  {', '.join(f'{kind} ({number:,})' for kind, number in report.ingest.left_out.items())}")
     if report.ingest.hidden:
         write(f"passed over: {report.ingest.hidden:,} hidden (names that begin with a dot)")
     write(
