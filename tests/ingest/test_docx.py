@@ -388,6 +388,32 @@ def test_strict_open_xml(tmp_path: Path) -> None:
     assert _read(tmp_path, _renamed(file.getvalue(), strict))[0].text == "# Scope\n\n1. Shut the gate"
 
 
+def test_a_file_that_expands_is_refused(tmp_path: Path) -> None:
+    def cell(text: str, merged: str) -> str:
+        return f"<w:tc><w:tcPr><w:vMerge w:val='{merged}'/></w:tcPr>{_p(_run(text))}</w:tc>"
+
+    rows = f"<w:tr>{cell('a ' * 5_000, 'restart')}</w:tr>" + f"<w:tr>{cell('', 'continue')}</w:tr>" * 800
+    path = tmp_path / "a.docx"
+    path.write_bytes(_file(f"<w:tbl>{rows}</w:tbl>"))
+    with pytest.raises(DocumentError, match=r"makes 8,\d{3},\d{3} characters of \d\d,\d{3} bytes"):
+        list(read_file(path))
+
+
+def test_entities_that_expand_are_refused(tmp_path: Path) -> None:
+    entities = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10 if n else 'ha'}'>" for n in range(10))
+
+    def expanding(part: bytes) -> bytes:
+        if b"<w:body>" not in part:
+            return part
+        body = part[part.index(b"<w:document") :].replace(b"Bees fly.", b"Bees &e9; fly.")
+        return b"<?xml version='1.0'?><!DOCTYPE w:document [" + entities.encode() + b"]>" + body
+
+    path = tmp_path / "a.docx"
+    path.write_bytes(_renamed(_file(_p(_run("Bees fly."))), expanding))
+    with pytest.raises(DocumentError, match="amplification"):
+        list(read_file(path))
+
+
 def test_a_style_based_on_itself_ends(tmp_path: Path) -> None:
     def loop(source: Any) -> None:  # noqa: ANN401
         source.styles.element.append(
