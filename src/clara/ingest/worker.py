@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import queue
 import resource
 import signal
@@ -30,6 +31,7 @@ from clara.ingest.read import read_file
 OVER_MEMORY = 71
 """Exit status of a process that has taken more memory than it may."""
 
+_ON_LINUX = platform.system() == "Linux"
 _LOOKS_A_SECOND = 10  # at the memory taken, where the kernel does not limit it
 _SPENT = 0.5  # of the memory limit: a process that has held more is not used again, memory rarely goes back
 
@@ -51,7 +53,7 @@ def main() -> None:
 def limit_memory(allowed: int) -> None:
     """End or refuse what takes ``allowed`` bytes more than this process does now."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a parser that crashes leaves no dump of a document
-    if sys.platform != "linux":
+    if not _ON_LINUX:
         watch_memory(allowed)
         return
     with contextlib.suppress(OSError):
@@ -116,7 +118,7 @@ def _spent(limits: ReadLimits) -> bool:
 
 def _held() -> int:
     """Bytes that this process holds; what ``getrusage`` calls its most are its parent's, if that is larger."""
-    if sys.platform == "linux":
+    if _ON_LINUX:
         return _pages(1)
     import psutil  # noqa: PLC0415 - only where /proc does not tell
 
