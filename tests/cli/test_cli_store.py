@@ -53,6 +53,21 @@ def test_index_reports_in_json(clara: Clara, tiny_checkpoint: Path, filled: Path
     assert "16x" in refused.err
 
 
+def test_index_keeps_to_the_limits_of_reading(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("Skerry Light was built in 1868, and it has 96 steps.")
+    (docs / "b.md").write_text("It has 96 steps.")
+    options = ("--store", tmp_path / "s", "--model", tiny_checkpoint, "--json")
+    limits = ("--max-characters", 20, "--max-seconds", 60, "--max-memory-mb", 512)
+    report = clara("index", docs, *options, *limits).json()
+    assert report["added"] == 1
+    (skipped,) = report["skipped"]["too large"]
+    assert skipped["message"].endswith("has 52 characters, the limit is 20; raise it with --max-characters")
+    assert clara("index", docs, *options).json()["added"] == 1
+    assert "256" in clara("index", docs, *options, "--max-memory-mb", 1).err
+
+
 def test_index_shows_a_report_to_people(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()

@@ -345,9 +345,12 @@ def test_docx_parts_that_python_docx_leaves_out(tmp_path: Path) -> None:
     control = f"<w:sdt {nsdecls('w')}><w:sdtContent><w:p>{run.format('field')}</w:p></w:sdtContent></w:sdt>"
     for xml in (tracked, control):
         source.element.body.insert_element_before(parse_xml(xml), "w:sectPr")
-    document = _read(_write(tmp_path, "a.docx", _docx(source)))
+    path = _write(tmp_path, "a.docx", _docx(source))
+    document, left_out = read_file(path)
+    assert isinstance(document, Document)
     assert document.title == "A long title"
     assert document.text == "A long title\n\nin linked\n\nfield"
+    assert left_out == LeftOut(document_uri(path), "deleted parts", 1)
 
 
 def test_docx_title_without_properties(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def index(
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
     ] = 64,
     max_memory_mb: Annotated[
-        int, typer.Option("--max-memory-mb", min=64, help="Files whose parser needs more (MiB) are skipped.")
+        int, typer.Option("--max-memory-mb", min=256, help="Files whose parser needs more (MiB) are skipped.")
     ] = 2048,
     max_seconds: Annotated[
         int, typer.Option("--max-seconds", min=1, help="Files that take longer to read are skipped.")

@@ -5,6 +5,7 @@ Finding files is ``files``' work, each format's own matters are in ``read_*``.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ from clara.ingest.document import Extract, document_uri, make_document
 from clara.ingest.files import READ_SUFFIXES, FileListing
 from clara.ingest.formats import PLAIN_SUFFIXES, SUPPORTED, extract
 from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
-from clara.ingest.process import ReadingProcess
+from clara.ingest.process import ReadingProcesses
 from clara.ingest.read_jsonl import read_jsonl
 from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 DEFAULT_MAX_BYTES = 64 * 2**20
+# Processes that read: a second one is worth its start (a quarter of a second of one core) from some files on.
+_MOST_PROCESSES = 4
+_FILES_A_PROCESS = 16
 _SHOWN = 120  # characters of a parser's own message that are shown
 
 
@@ -67,7 +71,7 @@ def read_file(
 class Reader:
     """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
 
-    Parsers run in a process of their own (``process``), which ends with ``close`` or with the reader.
+    Parsers run in processes of their own (``process``), which end with ``close`` or with the reader.
 
     Args:
         listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
@@ -81,7 +85,9 @@ class Reader:
         self._listing = listing
         self._max_bytes = max_bytes
         self._limits = limits
-        self._process = ReadingProcess(limits)
+        parsed = [path for path in listing.files if not _is_plain(path)]
+        count = min(_MOST_PROCESSES, _cores(), 1 + len(parsed) // _FILES_A_PROCESS)
+        self._processes = ReadingProcesses(parsed, count=count, max_bytes=max_bytes, limits=limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
         self._left_out = Counter[str]()
@@ -96,8 +102,8 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """End the process that reads, if there is one."""
-        self._process.close()
+        """End the processes that read, if there are any."""
+        self._processes.close()
 
     def documents(self) -> Iterator[Document]:
         """Every document of every file, in the listing's order."""
@@ -125,9 +131,9 @@ class Reader:
         self._files += count > 0
 
     def _items(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
-        if path.suffix.lower() in PLAIN_SUFFIXES:
+        if _is_plain(path):
             return read_file(path, max_bytes=self._max_bytes, limits=self._limits)
-        return self._process.read(path, max_bytes=self._max_bytes)
+        return self._processes.read(path)
 
     def report(self) -> IngestReport:
         """What was read so far."""
@@ -139,6 +145,16 @@ class Reader:
             skipped=tuple(self._skipped),
             left_out=dict(self._left_out),
         )
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether no parser looks at a file: decoding takes memory and time in proportion to its size, which is limited."""
+    return path.suffix.lower() in PLAIN_SUFFIXES
+
+
+def _cores() -> int:
+    """Cores that this process may use; macOS does not say, and gives those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
@@ -193,7 +209,7 @@ def _faults_named(uri: str) -> Iterator[None]:
     except OSError as error:
         raise fault(uri, "unreadable", f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
-        raise fault(uri, "too large", "needs more memory than there is") from None
+        raise fault(uri, "too large", "needs more memory than there is, or than --max-memory-mb allows") from None
     except Exception as error:  # parsers of foreign formats raise anything for a broken file
         detail = " ".join(str(error).split())[:_SHOWN] or "no details"
         raise fault(
