@@ -11,6 +11,8 @@ from calling import Clara
 
 from clara.samples import sample_folder
 
+pytest_plugins = ["cli_fixtures"]
+
 ANSWERABLE = {
     "id": "places-01",
     "question": "How tall is the Eiffel Tower?",
