@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack, get_args
 
 from clara import prompts
 from clara.errors import InputError
@@ -30,6 +30,12 @@ NOT_FOUND = "Not found in your documents."
 """The text of an answer that was withheld for want of evidence."""
 
 _WORDS = re.compile(r"\w+")
+
+
+def check_choice(name: str, value: str, kind: object) -> None:
+    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
+    if value not in get_args(kind):
+        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +74,23 @@ class AnswerOptions:
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
 
-    @classmethod
-    def of(cls, **named: Any) -> AnswerOptions:
-        """Options by name.
+    def changed(self, k: int | None, **changes: Unpack[AnswerKeywords]) -> AnswerOptions:
+        """These options with others in their place; ``k`` None leaves it."""
+        return replace(self, **changes, **({} if k is None else {"k": k}))
 
-        Raises:
-            InputError: an unknown name, or a choice that there is not.
-        """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(named.keys() - known):
-            raise InputError(f"unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
-        return cls(**named)
+
+DEFAULT_OPTIONS = AnswerOptions()
+
+
+class AnswerKeywords(TypedDict, total=False):
+    """The fields of ``AnswerOptions`` but ``k``, as keywords of ``Clara.ask`` and ``Clara.stream``."""
+
+    mode: SearchMode
+    context: ContextChoice
+    wording: Wording | None
+    max_new_tokens: int
+    always_answer: bool
+    latent_weight: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,15 +179,18 @@ def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
             shared = len(asked & words)
             if best is None or shared > best[0]:
                 place = location_of(hit.metadata, passage.start + start)
-                best = shared, Quote(
-                    passage_id=passage.id,
-                    document=passage.document,
-                    start=passage.start + start,
-                    end=passage.start + end,
-                    sentence_start=passage.start + first,
-                    sentence=passage.text[first:last],
-                    page=place.page,
-                    heading=place.heading,
+                best = (
+                    shared,
+                    Quote(
+                        passage_id=passage.id,
+                        document=passage.document,
+                        start=passage.start + start,
+                        end=passage.start + end,
+                        sentence_start=passage.start + first,
+                        sentence=passage.text[first:last],
+                        page=place.page,
+                        heading=place.heading,
+                    ),
                 )
     return None if best is None else best[1]
 
@@ -187,23 +202,28 @@ def _places(answer: str, text: str) -> list[int]:
     return [match.start() for match in re.finditer(before + re.escape(answer) + after, text)]
 
 
-def cite(hits: Sequence[Hit], read_as: Sequence[ContextKind | None] = ()) -> tuple[Citation, ...]:
-    """Citations of hits, in their order; what of each was read, where that is given."""
+def cite(reading: Reading, model: ClaraModel) -> tuple[Citation, ...]:
+    """Citations of the passages found, in their order, with how each was read."""
     return tuple(
-        Citation(
-            passage_id=hit.passage.id,
-            document=hit.passage.document,
-            start=hit.passage.start,
-            end=hit.passage.end,
-            score=hit.score,
-            text=hit.passage.text,
-            read_as=read_as[number] if read_as else None,
+        citation(
+            hit,
+            how,
+            0 if how is None else len(hit.memory.values) if how == "memory" else model.token_count(passage_text(hit)),
         )
-        for number, hit in enumerate(hits)
+        for hit, how in zip(reading.hits, reading.read_as, strict=True)
     )
 
 
-def check_choice(name: str, value: str, kind: object) -> None:
-    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
-    if value not in get_args(kind):
-        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> Citation:
+    """The citation of a hit, with what the model read of it."""
+    passage = hit.passage
+    return Citation(
+        passage_id=passage.id,
+        document=passage.document,
+        start=passage.start,
+        end=passage.end,
+        score=hit.score,
+        text=passage.text,
+        read_as=read_as,
+        tokens=tokens,
+    )
