@@ -20,7 +20,12 @@ ANSWERABLE = {
     "evidence": {"document": "eiffel-tower.md", "text": "The tower is 330 metres tall"},
     "half": "reporting",
 }
-UNANSWERABLE = {"id": "places-02", "question": "Who was the second architect?", "answers": [], "evidence": None}
+UNANSWERABLE: dict[str, object] = {
+    "id": "places-02",
+    "question": "Who was the second architect?",
+    "answers": [],
+    "evidence": None,
+}
 
 
 @pytest.fixture
