@@ -32,14 +32,11 @@ MOST_MORE_TOKENS = 10
 DEPTH = 5
 """Hits looked at for the evidence, whatever a system reads."""
 _BASELINE_K = 3
-_MARK = re.compile(r"[-*#•]+")
-# How a reader shows items and headings is its own matter: evidence may reach over them.
-_BETWEEN_WORDS = rf"\s+(?:{_MARK.pattern}\s+)*"
 _ANSWER_TOKENS = 64  # as `clara ask`
 
 
 class Evidence(Settings):
-    """The stretch of a document that holds the answer, word for word; white space and marks of lists do not count."""
+    """The stretch of a document that holds the answer, word for word; signs and white space between do not count."""
 
     document: str
     text: str
@@ -207,8 +204,8 @@ def _place(question: BedQuestion, texts: _Texts) -> Place | None:
     form = question.answers[0]
     if form not in {"yes", "no"} and not _contains(evidence.text, form):
         raise InputError(f"{question.id}: {form!r} is not in its evidence")
-    words = [word for word in evidence.text.split() if not _MARK.fullmatch(word)]
-    pattern = re.compile(_BETWEEN_WORDS.join(re.escape(word) for word in words))
+    # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
+    pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
     places = [
         Place(document.uri, match.start(), match.end())
         for document in texts.of(evidence.document)
