@@ -43,8 +43,9 @@ def test_a_bed_is_asked_and_its_answers_are_kept(
     clara: Clara, bed: tuple[object, ...], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = ("--bed-system", "bm25-plain", "--bed-system", "closed-book", "--model", tiny_checkpoint, "--out", out)
-    value = clara(*bed, *options, "--json").json()
+    systems = ("bm25-plain", "default")
+    options = [word for name in systems for word in ("--bed-system", name)]
+    value = clara(*bed, *options, "--model", tiny_checkpoint, "--out", out, "--json").json()
     assert value["half"] == "reporting"
     assert value == json.loads((out / "bed.json").read_text())
     by_words = value["scores"][1]
@@ -54,8 +55,8 @@ def test_a_bed_is_asked_and_its_answers_are_kept(
     assert [(row["system"], row["id"]) for row in rows] == [
         ("bm25-plain", "places-01"),
         ("bm25-plain", "places-02"),
-        ("closed-book", "places-01"),
-        ("closed-book", "places-02"),
+        ("default", "places-01"),
+        ("default", "places-02"),
     ]
 
 
