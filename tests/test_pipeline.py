@@ -509,3 +509,61 @@ def test_split_text_covers_the_text(tiny_model: ClaraModel) -> None:
     memories = tiny_model.compress([passage_text(passage.title, passage.text) for passage in passages])
     assert len(memories) == len(passages)
     assert split_text("short", tiny_model)[0].text == "short"
+
+
+def test_a_k_beyond_the_store_is_all_and_wrong_types_are_said(filled: Clara) -> None:
+    everything = filled.search(QUESTION, k=2**40, mode="hybrid")
+    assert len(everything) == filled.store.count()
+    assert filled.ask(QUESTION, k=2**70, max_new_tokens=1).citations
+    wrong: Any
+    for wrong in (2.5, "5", 0, -1):
+        with pytest.raises(InputError, match="k must be a whole number of at least 1, got"):
+            filled.search(QUESTION, k=wrong)
+        with pytest.raises(InputError, match="max_new_tokens must be a whole number"):
+            filled.ask(QUESTION, max_new_tokens=wrong)
+    wrong = 5
+    with pytest.raises(InputError, match="a question is a text, got 5"):
+        filled.ask(wrong)
+    with pytest.raises(InputError, match="a path is a text or a Path, got 5"):
+        filled.add(wrong)
+
+
+def test_progress_tells_how_many_passages_there_will_be(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    """About, while one long text, many records and files of several kinds are read; exactly at the end."""
+    texts = [f"Sentence {n} of the story tells about the mill on the river. " for n in range(400)]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "long.txt").write_text("".join(texts), "utf-8")
+    records = (json.dumps({"title": f"T{n}", "text": "".join(texts[4 * n : 4 * n + 4])}) for n in range(100))
+    (tmp_path / "docs" / "many.jsonl").write_text("\n".join(records) + "\n", "utf-8")
+    for n in range(20):
+        (tmp_path / "docs" / f"page{n}.md").write_text("".join(texts[20 * n : 20 * n + 20]), "utf-8")
+    told: list[AddProgress] = []
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        total = rag.add([tmp_path / "docs"], progress=told.append).passages
+        compressing = [progress for progress in told if progress.passages]
+        assert compressing[0].passages == 8, "the first commit comes soon"
+        for progress in compressing:
+            assert progress.passages_expected is not None
+            assert 0.6 * total < progress.passages_expected < 1.6 * total, progress
+            assert progress.seconds_left is not None
+            assert progress.passages_per_second == progress.passages / progress.seconds
+        assert told[-1].passages_expected == total
+        assert [progress.passages for progress in told] == sorted(progress.passages for progress in told)
+        told.clear()
+        with (tmp_path / "docs" / "page3.md").open("a") as page:
+            page.write("A last sentence about something else entirely. " * 60)
+        rag.add([tmp_path / "docs"], progress=told.append)
+        assert told[0].passages_expected is None, "what is unchanged says nothing of what is to do"
+        assert told[-1].seconds_left is not None
+
+
+def test_the_first_passages_are_stored_at_once(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    (tmp_path / "long.txt").write_text("Sentence of the story about the mill on the river. " * 200, "utf-8")
+
+    def stop(_: AddProgress) -> None:
+        raise KeyboardInterrupt
+
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        with pytest.raises(KeyboardInterrupt):
+            rag.add([tmp_path / "long.txt"], progress=stop)
+        assert rag.store.count() == 8

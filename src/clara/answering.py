@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TypedDict, Unpack, get_args
 
 from clara import prompts
@@ -56,7 +57,7 @@ class AnswerOptions:
             checkpoint's.
 
     Raises:
-        InputError: a choice that there is not.
+        InputError: a choice that there is not, or a number that cannot be.
     """
 
     k: int | None = None
@@ -72,6 +73,9 @@ class AnswerOptions:
         check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             check_choice("wording", self.wording, Wording)
+        for name, number in (("k", self.k), ("max_new_tokens", self.max_new_tokens)):
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
 

@@ -29,6 +29,7 @@ from clara.records import Document, Passage
 
 PASSAGES_A_COMMIT = 64
 """Passages compressed and stored at once: enough to sort by length, few enough that a kill costs little."""
+_FIRST_COMMIT = 8  # passages: within seconds a run shows that it can write, and how fast it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,28 @@ class AddProgress:
         files: files read so far.
         files_total: files to read.
         passages: passages compressed so far.
+        passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
+            the first. Files that turn out to be unchanged make it fewer.
+        seconds: since the call.
     """
 
     files: int
     files_total: int
     passages: int
+    passages_expected: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def passages_per_second(self) -> float:
+        """Passages compressed a second, of the whole call."""
+        return self.passages / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end; None before the first passage is compressed."""
+        if not self.passages or self.passages_expected is None:
+            return None
+        return max(0.0, self.seconds * (self.passages_expected / self.passages - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,7 @@ class Indexer:
         self._model = model
         self._counts = _Counts()
         self._batch = _Batch(store, model, self._counts)
+        self._extent = _Extent((), 0, self._counts, None)
 
     def add(
         self,
@@ -101,6 +120,7 @@ class Indexer:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
         listing = find_files(roots)
+        extent = self._extent = _Extent(listing.files, max_bytes, self._counts, progress)
         counts, seen = self._counts, set[str]()
         self._store.keep_promises()
         known = self._store.documents()
@@ -109,11 +129,9 @@ class Indexer:
                 for document in reader.read(path):
                     seen.add(document.uri)
                     self._take(document, known.get(document.uri))
-                    if progress is not None:
-                        progress(AddProgress(number - 1, len(listing.files), counts.passages))
-                if progress is not None:
-                    progress(AddProgress(number, len(listing.files), counts.passages))
+                extent.end_file(number)
         self._batch.flush()
+        extent.report()
         pruned = (
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
         )
@@ -147,6 +165,8 @@ class Indexer:
             total += 1
             if passage.id not in stored:
                 batch.add(passage, document)
+                self._extent.take(document, passage)
+        self._extent.end_document(document)
         batch.finish(DocumentEntry(document.uri, document.content_hash, total))
 
     def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], report: IngestReport) -> int:
@@ -205,12 +225,14 @@ class _Batch:
     counts: _Counts
     passages: list[tuple[Passage, Document]] = field(default_factory=list)
     whole: list[DocumentEntry] = field(default_factory=list)
+    size: int = field(default_factory=lambda: min(_FIRST_COMMIT, PASSAGES_A_COMMIT))
 
     def add(self, passage: Passage, document: Document) -> None:
         """Take a passage; a full batch is stored."""
         self.passages.append((passage, document))
-        if len(self.passages) >= PASSAGES_A_COMMIT:
+        if len(self.passages) >= self.size:
             self.flush()
+            self.size = PASSAGES_A_COMMIT
 
     def finish(self, entry: DocumentEntry) -> None:
         """Note that all passages of a document have been taken."""
@@ -237,11 +259,81 @@ class _Batch:
             self.whole.clear()
 
 
+class _Extent:
+    """How much of a run is done, by the bytes of its files, and whom to tell."""
+
+    def __init__(
+        self, files: Sequence[Path], max_bytes: int, counts: _Counts, tell: Callable[[AddProgress], None] | None
+    ) -> None:
+        self._sizes = [_size(path, max_bytes) for path in files]
+        self._left = sum(self._sizes)  # bytes of files not begun, and of the one begun
+        self._counts = counts
+        self._tell = tell
+        self._files = 0
+        self._taken = 0  # passages
+        self._bytes = 0.0  # of the files that those came from
+        self._characters = 0  # of the documents of the file begun that are done
+        self._share = 0.0  # of the file begun
+        self._told = 0  # passages compressed when somebody was told last
+        self._started = time.perf_counter()
+
+    def take(self, document: Document, passage: Passage) -> None:
+        """Note that a passage was taken; tell if more have been compressed since."""
+        self._taken += 1
+        if source_of(document.uri) == document.uri:
+            self._share = passage.end / len(document.text)
+        else:  # a record of a file of many, whose text is most of the file
+            size = self._sizes[self._files]
+            self._share = min(1.0, (self._characters + passage.end) / max(1, size))
+        if self._counts.passages != self._told:
+            self.report()
+
+    def end_document(self, document: Document) -> None:
+        """Note that all passages of a document have been taken."""
+        self._characters += len(document.text)
+
+    def end_file(self, number: int) -> None:
+        """Note that ``number`` files have been read."""
+        self._files, self._characters = number, 0
+        size = self._sizes[number - 1]
+        self._left -= size
+        if self._share:  # else nothing in it was new
+            self._bytes += size
+        self._share = 0.0
+        self.report()
+
+    def report(self) -> None:
+        """Tell how far the run is."""
+        if self._tell is None:
+            return
+        begun = self._share * self._sizes[self._files] if self._share else 0.0
+        seen = self._bytes + begun
+        expected = round(self._taken * (self._bytes + self._left) / seen) if seen else None
+        self._told = self._counts.passages
+        seconds = time.perf_counter() - self._started
+        self._tell(AddProgress(self._files, len(self._sizes), self._told, expected, seconds))
+
+
+def _size(path: Path, most: int) -> int:
+    """Bytes of a file; none where it will not be read."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0
+    return size if size <= most else 0
+
+
 def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    given = [paths] if isinstance(paths, str | Path) else paths
+    given = list(given) if isinstance(given, Iterable) else [given]
+    wrong = [path for path in given if not isinstance(path, str | Path)]
+    if wrong:
+        raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")
     if "" in given:
         raise InputError("a path is empty; write . for the working folder")
+    if any("\0" in str(path) for path in given):
+        raise InputError("a path holds the character 0, which no path can")
     return [Path(path) for path in given]
 
 

@@ -137,7 +137,7 @@ class Clara:
 
         Args:
             question: in words.
-            k: at least 1.
+            k: at least 1; more than there are gives all.
             mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
             latent_weight: see ``AnswerOptions``.
 
@@ -229,10 +229,14 @@ class Clara:
         return found
 
     def _search(self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None) -> _Found:
+        if not isinstance(question, str):
+            raise InputError(f"a question is a text, got {question!r}")
         if not question.strip():
             raise InputError("the question is empty")
-        if self.store.count() == 0:
+        passages = self.store.count()
+        if passages == 0:
             raise StoreError("the store is empty; add documents first: clara index PATH --store STORE")
+        k = min(k, passages)
         started = time.perf_counter()
         if mode == "text":
             hits = self.store.search_text(question, k)

@@ -220,3 +220,22 @@ def test_a_store_of_another_model_is_refused(clara: Clara, tiny_checkpoint: Path
     refused = clara("search", QUESTION, "--store", filled / "store", "--model", other)
     assert refused.code == 2
     assert "speed" in refused.err
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone", "overwritten", "manifest"])
+def test_a_damaged_store_is_said_without_its_inner_files(
+    clara: Clara, filled: Path, tmp_path: Path, damage: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(filled / "store", copy)
+    for file in (copy / "passages.lance" / ("_versions" if damage == "manifest" else "data")).iterdir():
+        if damage == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:100] if damage == "cut off" else b"junk" * 100)
+    called = clara("search", "chess", "--store", copy, "--mode", "text")
+    assert (called.code, called.out) == (2, "")
+    assert called.err.count("\n") == 1
+    assert "index the documents again into another --store" in called.err
+    for inner in ("passages.lance", ".lance", ".rs", "cargo", "rustc", "LanceError", "lance error"):
+        assert inner not in called.err.replace(str(copy), ""), called.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -79,9 +80,16 @@ def test_a_link_is_read_by_its_own_suffix(tmp_path: Path) -> None:
     assert document.uri == (tmp_path / ".blobs" / "1f3a").resolve().as_posix()
 
 
-def test_a_pipe_is_unsupported_not_read(tmp_path: Path) -> None:
+def test_pipes_devices_and_sockets_are_skipped_as_such_and_never_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    assert _names(find_files([tmp_path]).unsupported, tmp_path) == ["pipe.txt"]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.md"))
+        listing = find_files([tmp_path, Path(os.devnull)])
+    assert [Path(skipped.uri).name for skipped in listing.skipped] == ["pipe.txt", "socket.md", "null"]
+    for skipped in listing.skipped:
+        assert skipped.reason == "unreadable"
+        assert "is a pipe, a device or a socket, not a regular file" in skipped.message
+    assert listing.files == listing.unsupported == ()
 
 
 def test_missing_paths_are_all_named(tmp_path: Path) -> None:

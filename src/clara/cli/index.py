@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +25,18 @@ from clara.cli.options import (
     given_path,
 )
 from clara.cli.session import open_rag
-from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.cli.terminal import (
+    INTERRUPTED,
+    bar,
+    clock,
+    counted,
+    interrupted,
+    megabytes,
+    note,
+    print_json,
+    shown,
+    write,
+)
 from clara.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +45,8 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
+_SECONDS_A_LINE = 30.0
+_MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
 def index(
@@ -51,7 +67,8 @@ def index(
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
     ] = 64,
     max_memory_mb: Annotated[
-        int, typer.Option("--max-memory-mb", min=256, help="Files whose parser needs more (MiB) are skipped.")
+        int,
+        typer.Option("--max-memory-mb", min=256, max=2**30, help="Files whose parser needs more (MiB) are skipped."),
     ] = 2048,
     max_seconds: Annotated[
         int, typer.Option("--max-seconds", min=1, help="Files that take longer to read are skipped.")
@@ -70,8 +87,8 @@ def index(
 
     Reads .txt .md .rst .html .xhtml .pdf .docx .odt .epub .pptx .xlsx .csv .tsv .eml, source code, .jsonl
     ({"title", "text"} a line), and files without a suffix by their content. Unchanged documents are not touched; a run
-    that was killed is finished by the same command. Whatever cannot be read is skipped, named and counted; a run that
-    finds no document at all is an error.
+    that was killed or interrupted is finished by the same command. Whatever cannot be read is skipped, named and
+    counted; a run that finds no document at all is an error.
 
     --json prints one object:
 
@@ -88,14 +105,17 @@ def index(
     check_paths(paths)  # before the model is loaded
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
+    size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, create=True) as rag:
-        with bar("files") as show:
-
-            def tell(progress: AddProgress) -> None:
-                if show is not None:
-                    show(progress.files, progress.files_total, counted(progress.passages, "passage"))
-
-            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), limits=limits, progress=tell)
+        try:
+            with bar("passages") as show:
+                tell = _telling(show)
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, progress=tell)
+        except (Exception, KeyboardInterrupt) as error:
+            if not interrupted(error):
+                raise
+            note(f"clara: interrupted; {_kept(rag)} in {store}; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
         result = _as_json(report, rag, store)
     if as_json:
         print_json(result)
@@ -108,6 +128,33 @@ def index(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(index)
+
+
+def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:
+    """Who tells how far it is: the bar, or a line every half minute where there is none."""
+    due = time.monotonic() + _SECONDS_A_LINE
+
+    def tell(progress: AddProgress) -> None:
+        nonlocal due
+        expected = max(progress.passages, progress.passages_expected or 0)
+        parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
+        if progress.passages:
+            parts.append(f"{progress.passages_per_second:,.1f} a second")
+        if progress.seconds_left is not None:
+            parts.append(f"about {clock(progress.seconds_left)} left")
+        if show is not None:
+            show(progress.passages, expected, ", ".join(parts))
+        elif time.monotonic() >= due:
+            due = time.monotonic() + _SECONDS_A_LINE
+            note(f"{progress.passages:,} of about {counted(expected, 'passage')}: {', '.join(parts)}")
+            sys.stderr.flush()
+
+    return tell
+
+
+def _kept(rag: Clara) -> str:
+    documents, passages = len(rag.store.documents()), rag.store.count()
+    return f"{counted(documents, 'whole document')} and {counted(passages, 'passage')} are kept"
 
 
 def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ LanceDB starts threads of its own and does not survive ``fork``: start worker pr
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,6 +46,8 @@ _REFINE = 4
 # hold 12 GB of training vectors for 100,000 memories at 4x; these hold 300 MB.
 _CELLS = 32
 _CELL_SAMPLES = 64
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+_INNER = re.compile(r"^(?:lance error: |LanceError\([^)]*\): |Generic \w+ error: )+|,?\s*\S*/\S+")
 
 
 def schema(model: StoreModel) -> pa.Schema:
@@ -69,10 +73,17 @@ def _lance_errors(action: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-        first_line = str(error).partition("\n")[0]
         raise StoreError(
-            f"{action} failed: {first_line}; if the disk is full, make room and run the same command again"
+            f"{action} failed: {_reason(error)}; if the disk is full, make room and run the same command again, if its "
+            "files are damaged, index the documents again into another --store"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """LanceDB's words without its files and the lines of its source, which say nothing to a user."""
+    line = str(error).partition("\n")[0]
+    numbered = _SYSTEM_ERROR.search(line)
+    return os.strerror(int(numbered[1])) if numbered else _INNER.sub("", line).strip(" ,:;")
 
 
 class PassageTable:

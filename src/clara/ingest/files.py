@@ -115,7 +115,10 @@ class _Walk:
         except OSError as error:
             self.skipped.append(skip(_name(path), "unreadable", f"cannot be looked at: {error.strerror or error}"))
             return []
-        supported = stat.S_ISREG(mode) and path.suffix.lower() in READ_SUFFIXES
+        if not stat.S_ISREG(mode):  # reading one may never end
+            self.skipped.append(skip(_name(path), "unreadable", "is a pipe, a device or a socket, not a regular file"))
+            return []
+        supported = path.suffix.lower() in READ_SUFFIXES
         (self.files if supported else self.unsupported).append(path)
         return []
 

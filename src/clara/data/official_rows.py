@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clara.data import PassageQA, QAPair, Reading, read_records, write_jsonl, write_records
+from clara.config import refuse_special
+from clara.data.reading import Reading, read_records
+from clara.data.records import PassageQA, QAPair
+from clara.data.writing import write_jsonl, write_records
 from clara.errors import RecordError
 
 SOURCE = "official_jsonl"
@@ -49,6 +52,7 @@ def import_official(source: Path, target: Path) -> int:
     Raises:
         RecordError: a row is wrong (the message names its line), or a file cannot be read or written.
     """
+    refuse_special(source)
     try:
         with (
             gzip.open(source, "rt", encoding="utf-8-sig")
