@@ -232,13 +232,11 @@ class Clara:
             hits = self.store.search_text(question, k)
             return _Found(hits, 0.0, time.perf_counter() - started)
         query = self.model.encode_queries([question], rate=self.rate)[0]
-        vector, late = query.search_vector(), query.late
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = self.store.search_latent(vector, k, late=late)
+            hits = self.store.search_latent(query, k)
         else:
-            weight = self.model.latent_weight
-            hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
+            hits = self.store.search_hybrid(query, question, k, latent_weight=self.model.latent_weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
 

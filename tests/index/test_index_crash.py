@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exact import ExactIndex
 from index_rows import MODEL, digest
 from index_sequence import AFTER, BEFORE, FIRST, Corpus, bring_up_to_date, contents, index_twice, many
 
-from clara.index import ExactIndex, LanceStore, description, store, table
+from clara.index import LanceStore, description, store, table
 from clara.index.ledger import Ledger
 from clara.index.table import PassageTable
 

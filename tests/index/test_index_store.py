@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from exact import ExactIndex
 from filelock import FileLock
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,11 +27,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from index_rows import MODEL, digest, document, plain, row, values
+from index_rows import MODEL, digest, document, plain, question, row, values
 from index_sequence import AFTER, BEFORE, bring_up_to_date, contents
 
 from clara.errors import StoreError, StoreModelError, StoreNotFoundError
-from clara.index import DocumentEntry, ExactIndex, LanceStore, store
+from clara.index import DocumentEntry, LanceStore, store
 from clara.index.description import LOCK_FILE, write_description
 from clara.index.ledger import LEDGER_FILE
 
@@ -39,7 +40,7 @@ V1 = Path(__file__).with_name("store_v1")
 
 def add_document(index: LanceStore | ExactIndex, uri: str, version: str, passages: int) -> None:
     index.add(document(uri, version, passages))
-    index.finish_document(DocumentEntry(uri, digest(uri, version), passages))
+    index.finish_documents([DocumentEntry(uri, digest(uri, version), passages)])
 
 
 class Histories(RuleBasedStateMachine):
@@ -68,7 +69,7 @@ class Histories(RuleBasedStateMachine):
         outcomes = []
         for index in (self.store, self.oracle):
             try:
-                index.finish_document(entry)
+                index.finish_documents([entry])
                 outcomes.append("finished")
             except StoreError as error:
                 outcomes.append(str(error))
@@ -103,8 +104,8 @@ class Histories(RuleBasedStateMachine):
             if sum(one.content_hash == entry.content_hash for one in self.oracle.get(sorted(ids[uri])))
             == entry.passages
         }
-        vector = values("question").reshape(-1)
-        found, wanted = (index.search_latent(vector, 6) for index in (self.store, self.oracle))
+        query = question(values("question"))
+        found, wanted = (index.search_latent(query, 6) for index in (self.store, self.oracle))
         assert [hit.passage for hit in found] == [hit.passage for hit in wanted]
 
     def teardown(self) -> None:
@@ -224,7 +225,7 @@ def test_a_creation_that_was_cut_short_goes_on(tmp_path: Path) -> None:
         with LanceStore.create(stage, MODEL) as made:
             add_document(made, "d", "v1", 2)
             made.optimize()
-            assert made.count() == len(made.search_latent(values("q").reshape(-1), 9)) == 2
+            assert made.count() == len(made.search_latent(question(values("q")), 9)) == 2
     for stage in stages[2:]:
         shutil.rmtree(stage / "passages.lance")
         if stage.name == "folder":
@@ -290,7 +291,7 @@ def test_reading_a_half_made_store_waits_for_its_maker(tmp_path: Path, monkeypat
 
 def test_searching_while_another_writes_and_compacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_FRAGMENTS", 2)
-    vector = values("a", "v1", 0).reshape(-1)
+    query = question(values("a", "v1", 0))
     with LanceStore.create(tmp_path / "store", MODEL) as writer, LanceStore.open(tmp_path / "store", MODEL) as reader:
         add_document(writer, "a", "v1", 1)
         writer.optimize()
@@ -302,8 +303,8 @@ def test_searching_while_another_writes_and_compacts(tmp_path: Path, monkeypatch
             nonlocal searches
             try:
                 while not done.is_set():
-                    assert reader.search_latent(vector, 3)[0].passage.document == "a"
-                    assert reader.search_hybrid(vector, "karst", 3)
+                    assert reader.search_latent(query, 3)[0].passage.document == "a"
+                    assert reader.search_hybrid(query, "karst", 3)
                     assert "a" in reader.documents()
                     searches += 1
             except BaseException as error:  # noqa: BLE001 - handed to the main thread
@@ -367,9 +368,9 @@ def test_no_room_is_a_store_error_and_leaves_the_store_whole(tmp_path: Path) -> 
             index.add(big)
         assert index.count() == 2
         with largest_file(2_000), pytest.raises(StoreError, match=r"cannot be used: .*make room"):
-            index.finish_document(DocumentEntry("a", digest("a", "v1"), 2))
+            index.finish_documents([DocumentEntry("a", digest("a", "v1"), 2)])
         index.add(big)
-        index.finish_document(DocumentEntry("b", big[0].content_hash, 20))
+        index.finish_documents([DocumentEntry("b", big[0].content_hash, 20)])
         index.optimize()
         assert index.count() == 22
         assert index.documents().keys() == {"a", "b"}

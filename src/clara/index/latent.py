@@ -14,7 +14,7 @@ import numpy as np
 from clara.index import codec
 from clara.index.ranking import Ranked, best, best_together
 from clara.index.table import PassageTable
-from clara.records import FloatArray, LateQuery
+from clara.records import FloatArray, QueryMemory
 from clara.similarity import token_matches
 
 # Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
@@ -82,10 +82,10 @@ class LatentScan:
             Ranked(passage_id, codec.cosine(stored, vector)) for passage_id, stored in self._table.stored(passage_ids)
         ]
 
-    def reorder(self, passage_ids: list[str], query: LateQuery, k: int) -> list[Ranked]:
+    def reorder(self, passage_ids: list[str], query: QueryMemory, k: int) -> list[Ranked]:
         """The best ``k`` of the given passages by late interaction."""
         stored = self._table.stored(passage_ids)
-        return best_together({i: token_matches(query, codec.decode(row, query.tokens.shape)) for i, row in stored}, k)
+        return best_together({i: token_matches(query, codec.decode(row, query.values.shape)) for i, row in stored}, k)
 
     def clear(self) -> None:
         """Give the memory back."""

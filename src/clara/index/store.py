@@ -33,12 +33,12 @@ from clara.index.protocol import (
     StoreModel,
     check_complete,
     check_k,
-    check_question,
+    check_query,
     check_rows,
 )
 from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.index.table import PassageTable
-from clara.records import FloatArray, Hit, LateQuery
+from clara.records import FloatArray, Hit, QueryMemory
 
 # Up to here every latent search is exact; above, an approximate index is built and used.
 EXACT_ROWS = 100_000
@@ -167,10 +167,6 @@ class LanceStore:
         with self._turn:
             return self._current().ids(uri)
 
-    def finish_document(self, entry: DocumentEntry) -> None:
-        """Record a document as complete and drop its other versions."""
-        self.finish_documents([entry])
-
     def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
         """Record documents as complete and drop their other versions."""
         with self._writing() as catalogue:
@@ -224,30 +220,28 @@ class LanceStore:
             raise StoreError(f"the store {self._folder} has no passage {missing[0]} ({len(missing)} missing)")
         return [found[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
-        """The ``k`` passages of highest cosine."""
+    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+        """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
-        check_question(self._model, vector, late)
+        check_query(self._model, query)
         with self._turn:
-            return self._hits(self._rank_latent(vector, k, self._table.refresh(), late))
+            return self._hits(self._rank_latent(query, k, self._table.refresh()))
 
-    def search_text(self, query: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
         with self._turn:
             self._table.refresh()
-            return self._hits(self._rank_text(query, k))
+            return self._hits(self._rank_text(words, k))
 
-    def search_hybrid(
-        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
-    ) -> list[Hit]:
+    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
-        check_question(self._model, vector, late)
+        check_query(self._model, query)
         depth = fusion_depth(k)
         with self._turn:
             version = self._table.refresh()
-            rankings = (self._rank_latent(vector, depth, version, late), self._rank_text(query, depth))
+            rankings = (self._rank_latent(query, depth, version), self._rank_text(words, depth))
             return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def settled(self) -> bool:
@@ -302,12 +296,12 @@ class LanceStore:
         if unindexed is None or unindexed > _UNINDEXED_SHARE * rows:
             self._table.build_vector_index()
 
-    def _rank_latent(self, vector: FloatArray, k: int, version: int, late: LateQuery | None) -> list[Ranked]:
+    def _rank_latent(self, query: QueryMemory, k: int, version: int) -> list[Ranked]:
         """Best ``k`` by cosine, or by late interaction among those that are near by cosine."""
-        if late is None:
-            return self._rank_whole(vector, k, version)
-        near = self._rank_whole(vector, late_depth(k), version)
-        return self._latent.reorder([item.id for item in near], late, k)
+        if query.centre is None:
+            return self._rank_whole(query.search_vector(), k, version)
+        near = self._rank_whole(query.search_vector(), late_depth(k), version)
+        return self._latent.reorder([item.id for item in near], query, k)
 
     def _rank_whole(self, vector: FloatArray, k: int, version: int) -> list[Ranked]:
         """Best ``k`` by cosine: exact, or exact among what the approximate index hands over."""
@@ -316,11 +310,11 @@ class LanceStore:
             return best(self._latent.score(self._table.nearest(vector, fusion_depth(k)), vector), k)
         return self._latent.search(vector, k, version=version, rows=rows)
 
-    def _rank_text(self, query: str, k: int) -> list[Ranked]:
+    def _rank_text(self, words: str, k: int) -> list[Ranked]:
         """Best ``k`` by BM25: asks for more until everything that ties with the last place has been seen."""
         limit = fusion_depth(k)
         while True:
-            found = self._table.search_text(query, limit)
+            found = self._table.search_text(words, limit)
             ranked = best(found, k)
             if len(found) < limit or min(item.score for item in found) < ranked[-1].score:
                 return ranked
