@@ -19,6 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 ContextKind = Literal["memory", "text", "none"]
 SearchMode = Literal["latent", "text", "hybrid"]
 Wording = Literal["free", "quoted"]
+QuerySpace = Literal["flat", "mean"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clara.errors import StoreError
+from clara.index.lexical import lexical_text
 from clara.index.protocol import (
     DocumentEntry,
     IndexRow,
@@ -21,7 +22,6 @@ from clara.index.protocol import (
     check_k,
     check_query,
     check_rows,
-    lexical_text,
 )
 from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
 from clara.records import Hit, QueryMemory

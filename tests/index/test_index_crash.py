@@ -51,7 +51,7 @@ class Steps:
         monkeypatch.setattr(PassageTable, "create", staticmethod(self.counted(PassageTable.create)))
         monkeypatch.setattr(store, "write_description", self.counted(description.write_description))
         # Small commits and eager compaction, so that a small corpus goes through every kind of step.
-        monkeypatch.setattr(table, "_COMMIT_ROWS", 1)
+        monkeypatch.setattr(table, "_COMMIT_BYTES", 1)
         monkeypatch.setattr(store, "_FRAGMENTS", 3)
 
     def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:

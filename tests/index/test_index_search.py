@@ -52,10 +52,10 @@ def oracle() -> ExactIndex:
     return index
 
 
-@pytest.fixture(scope="module", params=["cached", "streamed"])
+@pytest.fixture(scope="module", params=["cached", "indexed"])
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanceStore:
-    cache = 1 << 20 if request.param == "cached" else 0
-    index = LanceStore.create(tmp_path_factory.mktemp("index") / "store", MODEL, cache_bytes=cache)
+    exact = 1 << 20 if request.param == "cached" else 0
+    index = LanceStore.create(tmp_path_factory.mktemp("index") / "store", MODEL, exact_bytes=exact)
     fill(index, corpus())
     index.optimize()
     return index
@@ -241,7 +241,7 @@ def test_above_its_exact_size_a_store_searches_through_an_index(tmp_path: Path) 
     ]
     exact = ExactIndex(model)
     exact.add(rows)
-    with LanceStore.create(tmp_path / "store", model, exact_rows=500) as index:
+    with LanceStore.create(tmp_path / "store", model, exact_bytes=500 * 512) as index:
         index.add(rows[:590])
         index.optimize()
         index.add(rows[590:])  # these stand in no index and must be found too

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.records import Hit, Memory, Passage, QueryMemory
+from clara.records import Hit, Memory, Passage, QueryMemory, QuerySpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class StoreModel:
         rate: compression rate of the memories.
         memory_tokens: N, memory tokens of a passage.
         width: H, hidden size of the backbone.
+        query_space: what its questions are: ``mean``, one vector at each memory token (or late interaction, whose
+            first stage is that); ``flat``, N vectors.
     """
 
     fingerprint: str
@@ -32,6 +34,7 @@ class StoreModel:
     rate: int
     memory_tokens: int
     width: int
+    query_space: QuerySpace = "flat"
 
     @property
     def values(self) -> int:
@@ -195,11 +198,6 @@ class PassageIndex(Protocol):
         ...
 
 
-def lexical_text(passage: Passage) -> str:
-    """The words a text search sees: the title, which often names what the passage is about, then the text."""
-    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
-
-
 def check_rows(model: StoreModel, rows: Sequence[IndexRow]) -> None:
     """Refuse memories that do not belong into an index of ``model``.
 
@@ -238,13 +236,18 @@ def check_query(model: StoreModel, query: QueryMemory) -> None:
     """Refuse a question that cannot be compared with the memories of ``model``.
 
     Raises:
-        StoreError: it was made by another model, or has another shape.
+        StoreError: it was made by another model, has another shape, or is N vectors where the store expects one.
     """
     shape = (model.memory_tokens, model.width)
     if (query.fingerprint, query.values.shape) != (model.fingerprint, shape):
         raise StoreError(
             f"this index holds memories of {model.describe()}, got a question of fingerprint {query.fingerprint[:12]} "
             f"{list(query.values.shape)}; encode the question with the index's model and rate"
+        )
+    if model.query_space == "mean" and query.centre is None and (query.values != query.values[0]).any():
+        raise StoreError(
+            f"this index is searched by one vector a question, got {len(query.values)} different ones; "
+            "encode the question with the index's model"
         )
 
 

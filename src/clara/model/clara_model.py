@@ -24,7 +24,7 @@ from clara.model.generator import Contrast, Generator, Sampling, check_length, s
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import encode
 from clara.model.placement import Attention, Dtype, placement
-from clara.records import Generation, GenerationRequest, Memory, QueryMemory, Wording
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -146,6 +146,14 @@ class ClaraModel:
     def wording(self) -> Wording:
         """How it answers from memories unless told otherwise: freely, or in the words of the passages."""
         return self.manifest.wording or "free"
+
+    @property
+    def query_space(self) -> QuerySpace:
+        """What a question is compared with passages by: the mean of its memory, projected, or all of it.
+
+        Late interaction finds the passages that it puts in order by the mean.
+        """
+        return "mean" if self.manifest.query_projection else "flat"
 
     @property
     def width(self) -> int:
