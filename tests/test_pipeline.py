@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pypdfium2
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from clara.errors import ConfigError, InputError, StoreError, StoreModelError, S
 from clara.index.store import LanceStore
 from clara.index.table import PassageTable
 from clara.indexing import AddProgress, AddReport
-from clara.ingest import document_uri, read_file
+from clara.ingest import Location, document_uri, location_of, read_file
 from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.pipeline import Clara, split_text
@@ -431,6 +432,30 @@ def test_citations_point_into_the_source(filled: Clara) -> None:
             assert document.text[citation.start : citation.end] == citation.text
             if citation.document.endswith(".txt"):
                 assert Path(citation.document).read_text()[citation.start : citation.end] == citation.text
+
+
+def test_a_hit_knows_its_page_or_its_heading(tiny_model: ClaraModel, tmp_path: Path) -> None:
+    (tmp_path / "fees.md").write_text("# Fees\n\nTen euro.\n\n## Refunds\n\nNone are granted.\n")
+    twice = pypdfium2.PdfDocument.new()
+    with pypdfium2.PdfDocument(sample_folder() / "printing-press.pdf") as sample:
+        for _ in range(2):
+            twice.import_pages(sample)
+    pages = tmp_path / "twice.pdf"
+    twice.save(pages)
+    twice.close()
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([tmp_path / "fees.md", pages])
+        (hit,) = (hit for hit in rag.search("granted", mode="text") if "granted" in hit.passage.text)
+        offset = hit.passage.start + hit.passage.text.index("granted")
+        assert location_of(hit.metadata, offset) == Location(None, "Refunds")
+        (document,) = read_file(pages)
+        assert isinstance(document, Document)
+        first, second = document.pages
+        assert document.text[second:] == document.text[first : second - 2]
+        rows = rag.store.get(sorted(rag.store.passage_ids(document.uri)))
+        (row,) = (row for row in rows if row.passage.start <= second < row.passage.end)
+        assert location_of(row.metadata, second) == Location(2, "")
+        assert {location_of(row.metadata, row.passage.start).page for row in rows} == {1, 2}
 
 
 def test_questions_that_cannot_be_answered(filled: Clara, tmp_path: Path, tiny_model: ClaraModel) -> None:

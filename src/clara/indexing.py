@@ -21,6 +21,7 @@ from clara.ingest import (
     document_uri,
     find_files,
     iter_passages,
+    passage_metadata,
     source_of,
 )
 from clara.model import ClaraModel
@@ -258,7 +259,7 @@ class _Batch:
         made = dict(zip(new, self._model.compress(new, rate=self._store.model.rate), strict=True)) if new else {}
         for text, (passage, document) in zip(texts, self._taken, strict=True):
             memory = made[text] if text in made else self._kept[text]
-            self._rows.append(IndexRow(passage, memory, document.content_hash, document.metadata))
+            self._rows.append(IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage)))
         self._counts.passages += len(new)
         self._counts.reused += len(texts) - len(new)
         self._counts.tokens += sum(memory.token_count for memory in made.values())

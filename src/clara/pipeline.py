@@ -6,13 +6,23 @@ Files are taken in by ``indexing``; formats, tensors and tables are their rooms'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from collections.abc import Generator as Pieces
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Unpack
 
-from clara import indexing, prompts
+from clara import indexing
+from clara.answering import (
+    DEFAULT_OPTIONS,
+    AnswerKeywords,
+    AnswerOptions,
+    Reading,
+    cite,
+    find_quote,
+    passages_to_find,
+    plan_reading,
+)
 from clara.errors import InputError, StoreError
 from clara.index import LanceStore, StoreModel
 from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
@@ -22,13 +32,11 @@ from clara.model.generator import sampling
 from clara.records import (
     Answer,
     Citation,
-    ContextKind,
-    GenerationRequest,
     Hit,
     Passage,
+    Quote,
     SearchMode,
     Seconds,
-    Wording,
 )
 
 
@@ -129,110 +137,87 @@ class Clara:
         """Remove documents, see ``indexing.remove``."""
         return indexing.remove(self.store, sources)
 
-    def search(self, question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:
+    def search(
+        self, question: str, k: int = 5, *, mode: SearchMode = "hybrid", latent_weight: float | None = None
+    ) -> list[Hit]:
         """The ``k`` best passages for a question.
 
         Args:
             question: in words.
             k: at least 1.
             mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
+            latent_weight: see ``AnswerOptions``.
 
         Raises:
-            InputError: the question is empty or ``k`` is below 1.
+            InputError: the question is empty, ``k`` is below 1, or there is no such mode.
             StoreError: the store is empty.
         """
-        return self._search(question, k, mode).hits
+        options = AnswerOptions(k=k, mode=mode, latent_weight=latent_weight)
+        return self._search(question, k, options.mode, options.latent_weight).hits
 
     def ask(
         self,
         question: str,
-        k: int = 5,
+        k: int | None = None,
         *,
-        mode: SearchMode = "hybrid",
-        context: ContextKind = "memory",
-        wording: Wording | None = None,
-        max_new_tokens: int = 64,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+        **changes: Unpack[AnswerKeywords],
     ) -> Answer:
-        """Answer a question from the ``k`` best passages.
+        """Answer a question from the best passages.
 
         Args:
             question: in words.
-            k: passages to read.
-            mode: how they are found, see ``search``.
-            context: what the generator reads of them: their memories, their text, or nothing (no search then).
-            wording: ``quoted``: the answer is a stretch of one of the passages, word for word, or yes or no; ``free``:
-                any. None: from memories as the checkpoint says, else free.
-            max_new_tokens: longest answer.
+            k: passages to find; None for what measured best.
+            options: how.
+            changes: fields of ``options`` by name: mode, context, wording, max_new_tokens, always_answer,
+                latent_weight.
 
         Raises:
-            InputError: the question is empty, or no passage was found.
+            InputError: the question is empty, no passage was found, or an option cannot be.
             StoreError: the store is empty.
         """
+        chosen = options.changed(k, **changes)
         started = time.perf_counter()
-        found = self._found(question, k, mode, context)
+        found = self._found(question, chosen)
         before = time.perf_counter()
-        request = self.request(question, found.hits, context, wording)
-        generation = self.model.generate_many([request], max_new_tokens=max_new_tokens)[0]
+        reading = plan_reading(self.model, question, found.hits, chosen)
+        generation = self.model.generate_many([reading.request], max_new_tokens=chosen.max_new_tokens)[0]
         now = time.perf_counter()
         return Answer(
             text=generation.text,
-            citations=cite(found.hits),
+            citations=cite(reading, self.model),
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
-            context=context,
+            context=chosen.context,
             finish_reason=generation.finish_reason,
+            quote=find_quote(generation.text, question, reading.read()),
         )
 
     def stream(
         self,
         question: str,
-        k: int = 5,
+        k: int | None = None,
         *,
-        mode: SearchMode = "hybrid",
-        context: ContextKind = "memory",
-        wording: Wording | None = None,
-        max_new_tokens: int = 64,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+        **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream:
         """As ``ask``, with the text in pieces as it is generated."""
-        found = self._found(question, k, mode, context)
-        request = self.request(question, found.hits, context, wording)
-        pieces = self.model.stream(request, sampling(max_new_tokens=max_new_tokens))
-        return AnswerStream(citations=cite(found.hits), pieces=pieces)
+        chosen = options.changed(k, **changes)
+        reading = plan_reading(self.model, question, self._found(question, chosen).hits, chosen)
+        pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
+        return AnswerStream(reading, citations=cite(reading, self.model), pieces=pieces)
 
-    def request(
-        self, question: str, hits: Sequence[Hit], context: ContextKind, wording: Wording | None = None
-    ) -> GenerationRequest:
-        """What the generator is asked; arguments as ``ask``.
-
-        Text is read by the backbone without an adapter: the generator's adapter was trained on memories.
-
-        Raises:
-            InputError: nothing is given, so nothing can be quoted; or there is no such context or wording.
-        """
-        _check_choice("context", context, ContextKind)
-        if wording is not None:
-            _check_choice("wording", wording, Wording)
-        texts = tuple(prompts.passage_text(hit.passage.title, hit.passage.text) for hit in hits)
-        if context == "none":
-            if wording == "quoted":
-                raise InputError("without passages (context none) there is nothing to quote; use wording free")
-            return GenerationRequest(question, reader="base")
-        chosen = wording or (self.model.wording if context == "memory" else "free")
-        quoted = texts if chosen == "quoted" else ()
-        if context == "memory":
-            return GenerationRequest(question, memories=tuple(hit.memory for hit in hits), quote_from=quoted)
-        return GenerationRequest(question, texts=texts, reader="base", quote_from=quoted)
-
-    def _found(self, question: str, k: int, mode: SearchMode, context: ContextKind) -> _Found:
+    def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
-        _check_choice("context", context, ContextKind)
-        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
-        if context != "none" and not found.hits:
-            raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
+        if options.context == "none":
+            return _Found([], 0.0, 0.0)
+        k = passages_to_find(self.model, options)
+        found = self._search(question, k, options.mode, options.latent_weight)
+        if not found.hits:
+            raise InputError(f"no passage was found by {options.mode} search; ask in other words, or use --mode hybrid")
         return found
 
-    def _search(self, question: str, k: int, mode: SearchMode) -> _Found:
-        _check_choice("mode", mode, SearchMode)
+    def _search(self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None) -> _Found:
         if not question.strip():
             raise InputError("the question is empty")
         if self.store.count() == 0:
@@ -246,7 +231,8 @@ class Clara:
         if mode == "latent":
             hits = self.store.search_latent(query, k)
         else:
-            hits = self.store.search_hybrid(query, question, k, latent_weight=self.model.latent_weight)
+            weight = self.model.latent_weight if latent_weight is None else latent_weight
+            hits = self.store.search_hybrid(query, question, k, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
 
@@ -262,8 +248,13 @@ def _stored_rate(path: Path) -> int | None:
 class AnswerStream:
     """A streamed answer: its citations at once, its text in pieces; close them to leave the rest."""
 
+    reading: Reading
     citations: tuple[Citation, ...]
     pieces: Pieces[str, None, None]
+
+    def quote(self, text: str) -> Quote | None:
+        """Where the answer stands word for word, given its whole text."""
+        return find_quote(text.strip(), self.reading.request.question, self.reading.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,27 +264,6 @@ class _Found:
     hits: list[Hit]
     query: float
     search: float
-
-
-def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
-    """Citations of hits, in their order."""
-    return tuple(
-        Citation(
-            passage_id=hit.passage.id,
-            document=hit.passage.document,
-            start=hit.passage.start,
-            end=hit.passage.end,
-            score=hit.score,
-            text=hit.passage.text,
-        )
-        for hit in hits
-    )
-
-
-def _check_choice(name: str, value: str, kind: object) -> None:
-    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
-    if value not in get_args(kind):
-        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
 
 
 def split_text(text: str, model: ClaraModel, *, title: str = "") -> list[Passage]:

@@ -393,7 +393,8 @@ class LanceStore:
         lost = [item.id for item in ranked if item.id not in rows]
         if lost:
             raise StoreError(f"passage {lost[0]} of the store {self._folder} is damaged on disk; see clara doctor")
-        return [Hit(rows[item.id].passage, item.score, rows[item.id].memory) for item in ranked]
+        found = [(item.score, rows[item.id]) for item in ranked]
+        return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
 
     def _current(self) -> Catalogue:
         """The catalogue of the newest version; while the lock is held, nobody else makes a newer one."""
