@@ -255,14 +255,15 @@ class _Batch:
         self._kept.load(self._store, self._sources)
         self._sources = set()
         texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
-        new = list(dict.fromkeys(text for text in texts if text not in self._kept))
-        made = dict(zip(new, self._model.compress(new, rate=self._store.model.rate), strict=True)) if new else {}
+        new = [text for text in texts if text not in self._kept]
+        made = self._model.compress(new, rate=self._store.model.rate) if new else []
+        unused = iter(made)
         for text, (passage, document) in zip(texts, self._taken, strict=True):
-            memory = made[text] if text in made else self._kept[text]
+            memory = self._kept[text] if text in self._kept else next(unused)
             self._rows.append(IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage)))
         self._counts.passages += len(new)
         self._counts.reused += len(texts) - len(new)
-        self._counts.tokens += sum(memory.token_count for memory in made.values())
+        self._counts.tokens += sum(memory.token_count for memory in made)
         self._taken = []
 
 

@@ -38,6 +38,7 @@ from clara.cli import (
     search,
     synth,
     train,
+    upgrade,
 )
 from clara.errors import ClaraError
 
@@ -104,6 +105,7 @@ for _command in (
     search,
     chat,
     remove,
+    upgrade,
     info,
     doctor,
     train,

@@ -20,6 +20,7 @@ import numpy as np
 from clara.errors import StoreError, StoreNotFoundError
 from clara.index.description import Description, check_codec, read_description, write_description
 from clara.index.folder import READY, held, make_format, take_place, write_lock
+from clara.index.ledger import Ledger
 from clara.index.protocol import IndexRow, StoreModel
 from clara.index.store import LanceStore
 from clara.index.table import TABLE, PassageTable, lance_errors
@@ -49,7 +50,7 @@ def upgrade(
     *,
     codec: str | None = None,
     query_space: QuerySpace | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Upgrade:
     """Bring a store to today's format; needs room for it once more until it is done.
 
@@ -58,7 +59,7 @@ def upgrade(
         codec: how memories are to be stored; as they are when None.
         query_space: what the questions of its model are, which decides by what passages are searched; when None as the
             store says, and ``flat``, which serves both, where it does not say.
-        progress: told how many passages are rewritten.
+        progress: told how many passages are rewritten, of how many.
 
     Raises:
         StoreNotFoundError: no store there.
@@ -85,7 +86,9 @@ def upgrade(
     return Upgrade(passages, before, after)
 
 
-def _write_beside(folder: Path, before: Description, after: Description, progress: Callable[[int], None] | None) -> int:
+def _write_beside(
+    folder: Path, before: Description, after: Description, progress: Callable[[int, int], None] | None
+) -> int:
     """Write the upgraded store into a folder of the store's, whole or not at all; returns its passages."""
     partial = folder / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
@@ -97,13 +100,13 @@ def _write_beside(folder: Path, before: Description, after: Description, progres
     PassageTable.create(partial, form)
     table = PassageTable(partial, form)
     table.build_text_index()
-    done = 0
+    done, total = 0, sum(entry.passages for entry in Ledger(folder).complete().values())
     for rows in _batches(_old_rows(folder, before)):
         form.codec.prepare(np.stack([row.memory.values for row in rows]))
         table.append(rows)
         done += len(rows)
         if progress is not None:
-            progress(done)
+            progress(done, total)
     table.close()
     write_description(partial, after)
     partial.rename(folder / READY)
