@@ -63,11 +63,21 @@ def late_interaction(query: QueryMemory, passage: FloatArray) -> float:
     return float(token_matches(query, passage).sum())
 
 
-def token_matches(query: QueryMemory, passage: FloatArray) -> FloatArray:
-    """What each memory token of the question adds to ``late_interaction``, whose arguments these are: float32 [N]."""
-    centred = passage - (0 if query.centre is None else query.centre)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _SMALLEST)
-    best: FloatArray = (query.values @ centred.T).max(axis=1)
+def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
+    """What each memory token of the question adds to ``late_interaction``.
+
+    Args:
+        query: the question.
+        passages: float32 [N, H], or several [P, N, H].
+
+    Returns:
+        float32 [N], or [P, N].
+    """
+    centred = passages - (0 if query.centre is None else query.centre)
+    lengths = np.sqrt(np.einsum("...nh,...nh->...n", centred, centred))
+    products = centred @ query.values.T
+    products /= np.maximum(lengths, _SMALLEST)[..., None]
+    best: FloatArray = products.max(axis=-2)
     best /= np.maximum(np.linalg.norm(query.values, axis=1).sum(), _SMALLEST)
     return best
 

@@ -76,11 +76,9 @@ class LatentSearch:
     def _late(self, near: Sequence[Ranked], query: QueryMemory, k: int) -> list[Ranked]:
         """The best ``k`` by late interaction."""
         places = {item.id: item.place for item in near}
-        matches = {
-            passage_id: token_matches(query, values)
-            for ids, memories in self._table.memories(list(places.values()))
-            for passage_id, values in zip(ids, memories, strict=True)
-        }
+        matches: dict[str, FloatArray] = {}
+        for ids, memories in self._table.memories(list(places.values())):
+            matches.update(zip(ids, token_matches(query, memories), strict=True))
         return [Ranked(item.id, item.score, places[item.id]) for item in best_together(matches, k)]
 
     def _rescored(self, near: Sequence[Ranked], query: QueryMemory) -> list[Ranked]:

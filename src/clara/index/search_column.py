@@ -108,9 +108,10 @@ class SketchColumn:
         self._values = values
         self._buckets = SKETCH // _SPARSITY
         self._padded = -(-values // self._buckets) * self._buckets
-        rng = np.random.Generator(np.random.PCG64(1))
-        self._orders = [rng.permutation(self._padded) for _ in range(0 if self._whole else _SPARSITY)]
-        self._signs = [rng.choice(np.array([-1, 1], dtype=np.float32), self._padded) for _ in self._orders]
+        # Raw bits: what numpy draws from them may change with its version, and stored sketches could not be read then.
+        raw = np.random.PCG64(1).random_raw((0 if self._whole else _SPARSITY, self._padded))
+        self._orders = np.argsort(raw, axis=1, kind="stable")
+        self._signs = np.where(raw & np.uint64(1), np.float32(1), np.float32(-1))
 
     def passages(self, values: FloatArray) -> HalfArray:
         """Sketches of memories at unit length, themselves at unit length."""

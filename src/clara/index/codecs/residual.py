@@ -25,6 +25,7 @@ _CENTROIDS = 256
 _TOKENS_A_CENTROID = 32
 _ROUNDS = 8
 _SAMPLE_TOKENS = 1 << 15
+_SAMPLE_UNITS = 1 << 18
 _LEVELS = 4
 _SMALLEST = np.float32(1e-6)
 
@@ -122,16 +123,15 @@ def learn(tokens: FloatArray) -> Codebook:
     centroids = tokens[np.sort(rng.choice(len(tokens), count, replace=False))].copy()
     for _ in range(_ROUNDS):
         nearest = _nearest(tokens, centroids)
-        sums = np.zeros_like(centroids, dtype=np.float64)
-        np.add.at(sums, nearest, tokens)
-        sizes = np.bincount(nearest, minlength=count)
+        members = (nearest == np.arange(count)[:, None]).astype(np.float32)  # [K, T]
+        sizes = members.sum(axis=1)
         filled = sizes > 0
-        centroids[filled] = (sums[filled] / sizes[filled, None]).astype(np.float32)
+        centroids[filled] = (members @ tokens)[filled] / sizes[filled, None]
     differences = tokens - centroids[_nearest(tokens, centroids)]
     spread = np.maximum(np.sqrt(np.square(differences).mean(axis=0)), _SMALLEST).astype(np.float32)
     units = differences / spread
     units /= np.maximum(np.sqrt(np.square(units).mean(axis=1, keepdims=True)), _SMALLEST)
-    cuts, levels = _levels(units.reshape(-1))
+    cuts, levels = _levels(rng.choice(units.reshape(-1), min(units.size, _SAMPLE_UNITS), replace=False))
     return Codebook(centroids, spread, cuts, levels)
 
 
