@@ -25,7 +25,8 @@ def memories(count: int = 400, *, seed: int = 0) -> FloatArray:
     centres = np.random.default_rng(1).standard_normal((12, SHAPE[1]))
     spread = 0.5 + np.arange(SHAPE[1]) / SHAPE[1]
     tokens = centres[rng.integers(0, 12, (count, SHAPE[0]))] + 0.6 * rng.standard_normal((count, *SHAPE)) * spread
-    return (tokens + 3 * np.sin(np.arange(SHAPE[1]))).astype(np.float32)
+    shifted: FloatArray = (tokens + 3 * np.sin(np.arange(SHAPE[1]))).astype(np.float32)
+    return shifted
 
 
 def made(name: str, folder: Path) -> Codec:
@@ -45,7 +46,8 @@ def test_bytes_and_error_of_each_codec(name: str, size: int, error: float, tmp_p
     assert stored.dtype == np.uint8
     assert stored.shape == (50, codec.memory_bytes) == (50, size)
     back = codec.decode(stored)
-    assert (back.dtype, back.shape) == (np.float32, values.shape)
+    assert back.dtype == np.float32
+    assert back.shape == values.shape
     spread = values - values.mean(axis=(0, 1))
     assert np.sqrt(np.square(back - values).sum() / np.square(spread).sum()) < error
     np.testing.assert_array_equal(codec.decode(stored[::7].copy()), back[::7])

@@ -61,7 +61,7 @@ def test_a_projected_mean_has_the_flattened_cosine_with_one_vector(
 def test_zeros_and_one_passage() -> None:
     column = MeanColumn(8)
     assert not column.passages(np.zeros((2, 4, 8), dtype=np.float32)).any()
-    assert not column.query(question(np.zeros((4, 8)))).any()
+    assert not column.query(question(np.zeros((4, 8), dtype=np.float32))).any()
     sketch = SketchColumn(4096)
     assert not sketch.passages(np.zeros((1, 4, 1024), dtype=np.float32)).any()
 

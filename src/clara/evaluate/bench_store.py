@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
 from clara.index.ranking import Ranked, best, best_together, late_depth
 from clara.records import FloatArray, Memory, Passage, QueryMemory
 from clara.similarity import token_matches
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
 
 _PASSAGES_A_DOCUMENT = 10
 _WORDS_A_PASSAGE = 120
@@ -95,6 +99,25 @@ class StoreBench:
     questions: Sequence[str]
     asked: FloatArray
     centre: FloatArray | None
+
+    @classmethod
+    def of(
+        cls, model: ClaraModel, texts: Sequence[str], questions: Sequence[str], *, passages: int, rate: int, codec: str
+    ) -> StoreBench:
+        """Compress real passages and encode real questions; the other arguments as the attributes."""
+        memories = model.compress(texts, rate=rate)
+        asked = model.encode_queries(questions, rate=rate)
+        values = np.stack([memory.values for memory in memories])
+        kind = StoreModel(
+            fingerprint=model.fingerprint,
+            name=model.name,
+            rate=rate,
+            memory_tokens=model.memory_tokens(rate),
+            width=model.width,
+            query_space=model.query_space,
+        )
+        queries = np.stack([query.values for query in asked])
+        return cls(kind, codec, passages, texts, values, questions, queries, asked[0].centre)
 
     def queries(self) -> list[QueryMemory]:
         """The questions as a store takes them."""
