@@ -226,9 +226,7 @@ def test_what_moves_keeps_its_memories(tmp_path: Path, tiny_model: ClaraModel) -
         for (passage, values, *rest), (other, stored, *others) in rows:
             assert (passage, rest) == (other, others)
             # A batch of other texts rounds otherwise, and so does fp16.
-            np.testing.assert_allclose(
-                np.frombuffer(values, np.float32), np.frombuffer(stored, np.float32), atol=0.02, rtol=0.01
-            )
+            np.testing.assert_allclose(np.asarray(values), np.asarray(stored), atol=0.02, rtol=0.01)
 
 
 def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
@@ -246,7 +244,8 @@ def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
         rag.add([folder])
         table = rag.store._table
         assert table.fragments() <= 10
-        assert table.bytes_on_disk() <= 1.1 * table.live_bytes()
+        # Besides the tenth, manifests of some kB: a second copy would be 150.
+        assert table.bytes_on_disk() <= 1.1 * table.live_bytes() + 64 * 1024
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
     refreshed = 0
     refresh = PassageTable.refresh
