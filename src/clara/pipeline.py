@@ -49,20 +49,29 @@ class Clara:
         self.model = model
 
     @classmethod
-    def open(cls, path: str | Path, *, model: ClaraModel, rate: int | None = None, create: bool = True) -> Clara:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        model: ClaraModel,
+        rate: int | None = None,
+        codec: str | None = None,
+        create: bool = True,
+    ) -> Clara:
         """Open a store.
 
         Args:
             path: its folder.
             model: the model that filled it, or that is to fill it.
             rate: compression rate of a new store; the model's default when None. An existing store keeps its own.
+            codec: how a new store keeps memories: ``fp16`` (when None), ``int8``, ``int4`` or ``residual``.
             create: make the store if there is none.
 
         Raises:
             StoreNotFoundError: no store there, and ``create`` is false.
             StoreModelError: another model, or another rate than the one asked for, filled it.
             StoreError: the folder is not a store, or cannot be read.
-            ConfigError: the model does not serve the rate.
+            ConfigError: the model does not serve the rate, there is no such codec, or the store has another.
         """
         if rate is None:
             rate = _stored_rate(Path(path))
@@ -74,8 +83,9 @@ class Clara:
             rate=rate,
             memory_tokens=model.memory_tokens(rate),
             width=model.width,
+            query_space=model.query_space,
         )
-        store = LanceStore.create(Path(path), wanted) if create else LanceStore.open(Path(path), wanted)
+        store = LanceStore.create(Path(path), wanted, codec=codec) if create else LanceStore.open(Path(path), wanted)
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -242,13 +252,12 @@ class Clara:
             hits = self.store.search_text(question, k)
             return _Found(hits, 0.0, time.perf_counter() - started)
         query = self.model.encode_queries([question], rate=self.rate)[0]
-        vector, late = query.search_vector(), query.late
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = self.store.search_latent(vector, k, late=late)
+            hits = self.store.search_latent(query, k)
         else:
             weight = self.model.latent_weight if latent_weight is None else latent_weight
-            hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
+            hits = self.store.search_hybrid(query, question, k, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
 

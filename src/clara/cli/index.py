@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -60,6 +60,10 @@ def index(
     rate: Annotated[
         int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
+    codec: Annotated[
+        Literal["fp16", "int8", "int4", "residual"] | None,
+        typer.Option("--codec", help="How a new store keeps memories; fp16 by default (docs/scale.md)."),
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what came from these paths and is there no more, or empty.")
     ] = False,
@@ -95,10 +99,11 @@ def index(
     \b
     {"added", "updated", "unchanged", "pruned",        documents
      "passages", "tokens", "seconds",                  compressed by this run
+     "reused",                                         passages whose memories were in the store already
      "files", "documents", "characters", "hidden",     read by this run
      "skipped": {reason: [{"uri", "message"}]},
      "left_out": {kind: count},                        of the documents read, such as menus of web pages
-     "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
+     "store": {"path", "model", "rate", "codec", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.ingest import ReadLimits, check_paths  # noqa: PLC0415
 
@@ -106,7 +111,7 @@ def index(
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
-    with open_rag(store, choice, rate=rate, create=True) as rag:
+    with open_rag(store, choice, rate=rate, codec=codec, create=True) as rag:
         try:
             with bar("passages") as show:
                 tell = _telling(show)
@@ -158,7 +163,7 @@ def _kept(rag: Clara) -> str:
 
 
 def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
-    counts = ("added", "updated", "unchanged", "pruned", "passages", "tokens", "seconds")
+    counts = ("added", "updated", "unchanged", "pruned", "passages", "tokens", "seconds", "reused")
     read = ("files", "documents", "characters", "hidden")
     passages, filled_by = rag.store.count(), rag.store.model
     return {
@@ -173,9 +178,10 @@ def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
             "path": str(path),
             "model": filled_by.name,
             "rate": filled_by.rate,
+            "codec": rag.store.codec,
             "documents": len(rag.store.documents()),
             "passages": passages,
-            "memory_bytes": 2 * passages * filled_by.values,  # fp16
+            "memory_bytes": passages * rag.store.memory_bytes,
         },
     }
 
@@ -201,6 +207,8 @@ def _show(report: AddReport, store: dict[str, Any]) -> None:
     write(f"documents: {', '.join(parts)}")
     speed = f" ({report.tokens / report.seconds:,.0f} tokens/s)" if report.passages else ""
     write(f"passages:  {report.passages:,} compressed, {report.tokens:,} tokens in {report.seconds:.1f} s{speed}")
+    if report.reused:
+        write(f"reused:    {counted(report.reused, 'passage')} whose text was in the store already")
     groups = _by_reason(report.ingest)
     if groups:
         write(f"skipped:   {counted(len(report.ingest.skipped), 'source')}")

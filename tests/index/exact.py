@@ -1,6 +1,6 @@
 """A passage index in memory, by the plainest means: the oracle that other indexes are tested against.
 
-Also fit for a few thousand passages that need no disk. Not the place for speed; see ``store`` for the index on disk.
+Not the place for speed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clara.errors import StoreError
+from clara.index.lexical import lexical_text
 from clara.index.protocol import (
     DocumentEntry,
     IndexRow,
     StoreModel,
     check_complete,
     check_k,
-    check_question,
+    check_query,
     check_rows,
-    lexical_text,
 )
 from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
-from clara.records import FloatArray, Hit, LateQuery
+from clara.records import Hit, QueryMemory
 from clara.similarity import token_matches
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
@@ -61,10 +61,6 @@ class ExactIndex:
     def passage_ids(self, uri: str) -> set[str]:
         """Ids of a document's passages, of every version."""
         return {passage_id for passage_id, row in self._rows.items() if row.passage.document == uri}
-
-    def finish_document(self, entry: DocumentEntry) -> None:
-        """Record a document as complete and drop its other versions."""
-        self.finish_documents([entry])
 
     def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
         """Record documents as complete and drop their other versions."""
@@ -110,25 +106,23 @@ class ExactIndex:
             raise StoreError(f"the index has no passage {missing[0]} ({len(missing)} missing)")
         return [self._rows[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
+    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
-        check_question(self._model, vector, late)
-        return self._hits(self._latent(vector, k, late))
+        check_query(self._model, query)
+        return self._hits(self._latent(query, k))
 
-    def search_text(self, query: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
-        return self._hits(best(self._bm25(query), k))
+        return self._hits(best(self._bm25(words), k))
 
-    def search_hybrid(
-        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
-    ) -> list[Hit]:
+    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
-        check_question(self._model, vector, late)
+        check_query(self._model, query)
         depth = fusion_depth(k)
-        rankings = (self._latent(vector, depth, late), best(self._bm25(query), depth))
+        rankings = (self._latent(query, depth), best(self._bm25(words), depth))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def settled(self) -> bool:
@@ -141,16 +135,16 @@ class ExactIndex:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _latent(self, vector: FloatArray, k: int, late: LateQuery | None) -> list[Ranked]:
+    def _latent(self, query: QueryMemory, k: int) -> list[Ranked]:
         """Best ``k`` by memory."""
-        if late is None:
-            return best(self._cosines(vector), k)
-        near = best(self._cosines(vector), late_depth(k))
-        return best_together({i.id: token_matches(late, self._rows[i.id].memory.values) for i in near}, k)
+        if query.centre is None:
+            return best(self._cosines(query), k)
+        near = best(self._cosines(query), late_depth(k))
+        return best_together({i.id: token_matches(query, self._rows[i.id].memory.values) for i in near}, k)
 
-    def _cosines(self, vector: FloatArray) -> list[Ranked]:
+    def _cosines(self, asked: QueryMemory) -> list[Ranked]:
         """Every passage with its cosine, in float64."""
-        query = vector.astype(np.float64)
+        query = asked.search_vector().astype(np.float64)
         scored = []
         for passage_id, row in self._rows.items():
             memory = row.memory.values.astype(np.float64).reshape(-1)
