@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from clara.train.examples import Example, Target, is_question
 
 Memories = Callable[[Sequence[str], int], Tensor]
 """Memories float16 [U, N, H] of texts at a rate."""
+
+
+class Collate(Protocol):
+    """Makes a batch of examples of the stage's kind."""
+
+    def __call__(self, examples: Sequence[Any], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
+        """A batch of the examples ``asked`` (all when None); the others may serve as negatives."""
+
 
 REPLY_TOKENS = 96
 """Tokens a reply is cut to unless a run says otherwise: answers are far shorter, and a restatement teaches little more

@@ -42,7 +42,7 @@ from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
 from clara.prompts import passage_text
 from clara.train.batch import Collator, decoder_attention
-from clara.train.bm25 import WordIndex
+from clara.train.candidates import WordIndex
 from clara.train.examples import Example, Target
 from clara.train.objective import reply_logits
 

@@ -44,6 +44,11 @@ class Example:
     texts: tuple[str, ...]
     targets: tuple[Target, ...]
 
+    @property
+    def length(self) -> int:
+        """Letters that are read, for batches of like length."""
+        return sum(map(len, self.texts))
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -60,3 +65,13 @@ class Question:
     reply: str
     candidates: tuple[str, ...]
     positives: tuple[int, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The passages that need memories."""
+        return self.candidates
+
+    @property
+    def length(self) -> int:
+        """Letters that are read beside memories, for batches of like length."""
+        return len(self.question)
