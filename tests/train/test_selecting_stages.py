@@ -252,7 +252,7 @@ RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
 
 
 @pytest.mark.parametrize(
-    ("stage", "values", "trained"),
+    ("name", "values", "trained"),
     [
         ("end-to-end", {"top_k": 2}, {"query_reasoner", "generator"}),
         (

@@ -93,6 +93,7 @@ def train(
                 on_progress=last,
                 hub_progress=download_lines() if speaks else None,
                 on_unused=_Unused(rejected, say=note if speaks else _silence),
+                on_notice=note if speaks else _silence,
             )
     except KeyboardInterrupt:
         note("clara: interrupted; the same command goes on from the last checkpoint")

@@ -53,6 +53,10 @@ class Origin(Settings):
     dtypes: dict[str, Literal["float32", "bfloat16", "float16"]]
 
 
+DECODING = ("latent_weight", "wording", "contrast")
+"""Fields of a manifest that are measured, not trained."""
+
+
 class Manifest(Settings):
     """What ``clara.json`` holds.
 
@@ -68,12 +72,12 @@ class Manifest(Settings):
         query_projection: whether it compares questions through a projection.
         late_interaction: whether it does so memory token by memory token, not by their mean; needs a projection.
         latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
-            measured for this checkpoint; a training run takes it out.
-        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint; a
-            training run takes it out.
+            measured for this checkpoint. A training run keeps this and the next two, and names them in
+            ``trained["not_remeasured"]``: they were measured with other weights.
+        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint.
         contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
             (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
-            interaction, whose centre of passages is the blank. A training run takes it out.
+            interaction, whose centre of passages is the blank.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -129,7 +133,11 @@ class Manifest(Settings):
 
     def unmeasured(self, **changed: object) -> Manifest:
         """The manifest of other weights than it was measured with: without what was measured, and with changes."""
-        return self.model_copy(update={"latent_weight": None, "wording": None, "contrast": ()} | changed)
+        return self.model_copy(update=dict.fromkeys(DECODING) | {"contrast": ()} | changed)
+
+    def measured(self) -> tuple[str, ...]:
+        """Which of ``DECODING`` it sets: how it searches and answers, by measurements with its weights."""
+        return tuple(name for name in DECODING if getattr(self, name))
 
     def contrast_weight(self, rate: int) -> float:
         """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""

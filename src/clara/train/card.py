@@ -33,13 +33,14 @@ Read it with `clara.ClaraModel.load("FOLDER")` or `--model FOLDER`.
 
 
 def _started(trained: Mapping[str, Any]) -> str:
-    """What a run started from; nothing for a fresh start."""
+    """What a run started from, and what of it does not fit; nothing for a fresh start."""
     start = trained.get("start")
     if start is None:
         return ""
     reasoner = trained["config"].get("reasoner_start")
     began = "" if reasoner is None else f", the query reasoner from: {reasoner}"
-    return f"Started from `{start['checkpoint']}` (stage `{start['stage']}`){began}.\n"
+    notices = "".join(f"\n- {notice}" for notice in trained.get("carried", ()))
+    return f"Started from `{start['checkpoint']}` (stage `{start['stage']}`){began}.\n{notices and notices + chr(10)}"
 
 
 def _kept(weights: Mapping[str, Any]) -> str:

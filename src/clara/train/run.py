@@ -31,7 +31,7 @@ from clara.train.log import TrainProgress, add_curves
 from clara.train.loop import TrainedWeights, TrainRun, check_reporters, run
 from clara.train.processes import check_device, joined
 from clara.train.stages.base import Stage
-from clara.train.start import WHITENING_QUESTIONS, whiten
+from clara.train.start import WHITENING_QUESTIONS, derive_queries, whiten
 from clara.train.validation import asked_questions, held_out
 from clara.train.weights import load_trained
 
@@ -39,7 +39,7 @@ RUN_CONFIG = "config.json"
 LOCK_FILE = ".lock"
 
 
-def train(
+def train(  # noqa: PLR0913 - each of the last four is told another thing
     stage: Stage,
     records: Sequence[DataRecord],
     out: Path,
@@ -48,7 +48,8 @@ def train(
     device: str = "cpu",
     on_progress: Callable[[TrainProgress], None] | None = None,
     hub_progress: HubProgress | None = None,
-    on_unused: Callable[[Mapping[str, int]], None] | None = None,
+    on_unused: Callable[[Mapping[str, int]], None] = lambda _: None,
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
 
@@ -63,6 +64,7 @@ def train(
         on_progress: told after each step.
         hub_progress: told about downloads.
         on_unused: told before the first step what of the records the stage cannot use, counted by reason.
+        on_notice: told before the first step what of the checkpoint to start from will not fit its result.
 
     Returns:
         The folder of the native checkpoint, or of the reader.
@@ -76,35 +78,40 @@ def train(
     check_reporters(stage.config)
     cut = within_window(records, stage.window(), cache, hub_progress)
     data = divide(cut.records, stage, left_out=cut.left_out)
-    if on_unused is not None:
-        on_unused(data.rejected)
+    on_unused(data.rejected)
     with joined(device) as processes, ExitStack() as kept:
         processes.check(stage.config.batch_size, stage.config.accumulation)
         if processes.first:
             kept.enter_context(claimed(out, stage, records))
         processes.wait()
         loaded = stage.network(data, cache, device, hub_progress)
-        facts = stage.facts(loaded)
+        carried = stage.carried(loaded, data)
+        facts = stage.facts(loaded) | ({"carried": list(carried.notices)} if carried.notices else {})
+        for notice in carried.notices:
+            on_notice(notice)
         stage = _as_loaded(stage, loaded)
         documents = Documents(loaded, cache) if stage.keeps_memories else None
         collator = stage.collator(loaded, documents)
         taught = stage.training_collator(collator, loaded, out / f"teacher-{processes.rank}.jsonl")
         batches = PlannedBatches(data, stage, taught, processes=processes)
-        fresh = stage.whitens(loaded)
-        wanted = _wanted(batches, data, stage) if documents is not None or fresh else {}
-        if documents is not None:
-            documents.prepare(wanted, hub_progress, share=processes)
-            processes.wait()
-            documents.prepare(wanted)  # finds what the others computed
-        if fresh:
-            asked = sample_questions(data, WHITENING_QUESTIONS)
-            whiten(loaded, documents or Documents(loaded, cache), wanted, asked)
+        if documents is not None or stage.whitens(loaded):
+            wanted = _wanted(batches, data, stage)
+            found = documents or Documents(loaded, cache)
+            if documents is not None:
+                documents.prepare(wanted, hub_progress, share=processes)
+                processes.wait()
+                documents.prepare(wanted)  # finds what the others computed
+            if stage.whitens(loaded):
+                whiten(loaded, found, wanted, sample_questions(data, WHITENING_QUESTIONS))
         kept_back = held_out(data, stage, collator, loaded.base.tokenizer)
         weights = run(loaded.network, batches, TrainRun(stage, out, processes, kept_back, on_progress))
         target = out / stage.writes
         if processes.first:
             if weights.sharded:  # no process has whole weights to write: make a network that has
                 loaded = stage.network(data, cache, "cpu", hub_progress)
+            load_trained(loaded.network, weights.path)
+            if carried.derives_queries:
+                derive_queries(loaded, data, cache)
             _finish(loaded, weights, stage, data, facts, target)
         processes.wait()
     return target
@@ -153,7 +160,6 @@ def _finish(
     target: Path,
 ) -> None:
     """Write what the run made with its card, and the curves beside it."""
-    load_trained(loaded.network, weights.path)
     config = stage.config
     trained = {
         "steps": config.steps,

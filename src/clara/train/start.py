@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from clara.model.placement import DTYPES, placement
 from clara.train.batch import padded_texts
 from clara.train.candidates import passages_of
 from clara.train.config import MemoryConfig, TrainConfig
-from clara.train.data import TrainingData, sample_passages
+from clara.train.data import TrainingData, sample_passages, sample_questions
 from clara.train.documents import Documents
 
 CALIBRATION_TEXTS = 32
@@ -31,6 +32,10 @@ WHITENING_DOCUMENTS = 4000
 WHITENING_QUESTIONS = 1024
 TOKENS_A_TEXT = 8
 QUESTIONS_A_BATCH = 32
+WHITENING_SHARE = 2
+"""Vectors of passages, and of questions, for each dimension of a covariance: fewer say less than the old whitening."""
+
+_QUESTIONS: tuple[Role, Role] = ("compressor", "query_reasoner")
 
 
 def compressed_model(
@@ -173,3 +178,82 @@ def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Ite
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
             parts = network.encode("query_reasoner", ids, mask, rate=rate).read_out
         yield network.table.assemble(parts.read, parts.residual, rate=rate, query=True).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a checkpoint to start from brings along that was made with other weights than the run will leave.
+
+    Attributes:
+        notices: what a user should know of it, before the first step and in the card.
+        derives_queries: whether the query reasoner is derived from the compressor again after the last step.
+    """
+
+    notices: tuple[str, ...] = ()
+    derives_queries: bool = False
+
+
+def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carried:
+    """Look at what of a checkpoint fits less well when ``roles`` are trained.
+
+    A query reasoner that was not trained is the compressor's copy with a whitened projection: both are derived again
+    when the compressor changes. One that was trained stays as it is.
+
+    Args:
+        loaded: as it was loaded.
+        data: of the run; whitening needs enough of its passages and questions.
+        roles: adapters that are trained.
+    """
+    notices = []
+    if loaded.manifest.measured():
+        notices.append(f"kept, though not measured again with the new weights: {', '.join(loaded.manifest.measured())}")
+    network, table = loaded.network, loaded.network.table
+    own = "query_reasoner" in network.adapters.roles
+    if "compressor" not in roles or "query_reasoner" in roles or not (own or table.query_projection is not None):
+        return Carried(tuple(notices))
+    if table.read_out_of_queries() or (own and not _copied(network)):
+        stale = "it was trained with the compressor as it was: train stage end-to-end or retriever on the result"
+    elif table.query_projection is not None and (few := _too_few(loaded, data)):
+        stale = f"{few}: give more records"
+    else:
+        notices.append("the query reasoner is derived from the compressor again after the last step")
+        return Carried(tuple(notices), derives_queries=True)
+    notices.append(
+        f"the query reasoner will be stale, because this run changes the compressor; {stale}, or let "
+        "scripts/whiten_queries.py give the result a new one"
+    )
+    return Carried(tuple(notices))
+
+
+def _too_few(loaded: Loaded, data: TrainingData) -> str:
+    """Why a run's texts do not suffice to whiten questions; empty where they do."""
+    a_text = TOKENS_A_TEXT if loaded.network.table.late else 1
+    needed = -(-WHITENING_SHARE * loaded.manifest.hidden_size // a_text)
+    passages, asked = len(_passages(data)), len(sample_questions(data, WHITENING_QUESTIONS))
+    if min(passages, asked) >= needed:
+        return ""
+    return f"to whiten questions takes {needed} passages and as many questions, the run has {passages} and {asked}"
+
+
+def _passages(data: TrainingData) -> list[str]:
+    return list(dict.fromkeys(t for rows in data.sources.values() for record in rows for t in passages_of(record)))
+
+
+def _copied(network: Network) -> bool:
+    """Whether the query reasoner has the compressor's weights."""
+    pairs = zip(*(network.adapters.parameters_of(role) for role in _QUESTIONS), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def derive_queries(loaded: Loaded, data: TrainingData, cache: Path) -> None:
+    """Copy the compressor into the query reasoner and whiten questions anew, compared as they were before."""
+    network, table = loaded.network.eval(), loaded.network.table
+    if "query_reasoner" in network.adapters.roles:
+        network.adapters.reset_query_reasoner(seed=None)
+    if table.query_projection is None:
+        return
+    table.project_queries(projected=True, late=table.late)
+    table.to(network.adapters.bare().device)
+    asked = sample_questions(data, WHITENING_QUESTIONS)
+    wanted = dict.fromkeys(loaded.manifest.compression.rates, _passages(data))
+    whiten(loaded, Documents(loaded, cache), wanted, asked)

@@ -32,7 +32,7 @@ from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import Surroundings, TrainingData, Window
 from clara.train.examples import Example, Question
 from clara.train.objective import Losses, passage_memories
-from clara.train.start import compressed_model, manifest_faults, release, start_manifest
+from clara.train.start import Carried, carried, compressed_model, manifest_faults, release, start_manifest
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,10 @@ class Stage(ABC):
         """Whether the projection of questions starts from this run's texts, before the first step."""
         return False
 
+    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
+        """What the checkpoint to start from brings along that will not fit the result; asked before the first step."""
+        return Carried()
+
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
         """What is trained, with the peak learning rate of each part; LoRA weights first."""
         config = self.config
@@ -214,6 +218,10 @@ class MemoryStage(Stage):
         release(loaded.network, self.trains())  # last: PEFT turns gradients on and off as it adds adapters
         return loaded
 
+    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
+        """What was measured with the checkpoint, and its query reasoner."""
+        return carried(loaded, data, self.trains())
+
     def prepare(self, loaded: Loaded) -> None:
         """Change a network that was just loaded into what the stage starts from."""
 
@@ -243,6 +251,10 @@ class MemoryStage(Stage):
         return {"start": {"checkpoint": self.config.start, "stage": loaded.manifest.stage, "compressor": mark}}
 
     def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
-        """Write a native checkpoint with its card."""
-        manifest = loaded.manifest.unmeasured(stage=self.name, trained=trained)
+        """Write a native checkpoint with its card; how it decodes is kept, as not measured again."""
+        table, manifest = loaded.network.table, loaded.manifest
+        if not table.late:  # there is no null memory to contrast with
+            manifest = manifest.model_copy(update={"contrast": ()})
+        kept = {"not_remeasured": list(manifest.measured())} if manifest.measured() else {}
+        manifest = manifest.model_copy(update={"stage": self.name, "trained": trained | kept})
         checkpoint.save(loaded.network, manifest, folder, card=model_card(manifest, rejected))
