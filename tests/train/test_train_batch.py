@@ -313,7 +313,7 @@ def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collat
     stage = made("instruct", tmp_path, **values)
     planned = PlannedBatches(divide(passages(30), stage), stage, collator)
     several = 0
-    for index in range(len(planned)):
+    for index in range(stage.config.steps):
         examples = planned.examples(index)
         own = {example.texts[0] for example in examples if isinstance(example, Example) and len(example.texts) == 1}
         for example in examples:
@@ -332,7 +332,7 @@ def test_distractors_are_others_and_held_out_records_have_them_too(near: bool, t
     records = [record for record in passages(40) if isinstance(record, PassageQA) and record.pairs]
     data = divide(records, stage)
     planned = plan(data, stage)
-    trained = [example for index in range(len(planned)) for example in planned.examples(index)]
+    trained = [example for index in range(stage.config.steps) for example in planned.examples(index)]
     held_out = held_out_examples(data, stage)
     asked = [one.example for one in asked_questions(data, stage)]
     for examples in (trained, held_out, asked):
@@ -358,7 +358,7 @@ def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator:
     stage = made("instruct", tmp_path, **values)
     planned = PlannedBatches(divide(records, stage), stage, collator)
     beside: dict[str, set[str]] = {record.text: set() for record in records}
-    for index in range(len(planned)):
+    for index in range(stage.config.steps):
         for example in planned.examples(index):
             assert isinstance(example, Example)
             (own,) = (r for r in records if prompts.QUESTION + r.pairs[0].question == example.targets[0].instruction)

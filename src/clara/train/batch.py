@@ -50,8 +50,8 @@ class Batch:
         labels: int64 [T].
         weights: float32 [T].
         rate: compression rate of the whole batch.
-        label_share: of a process's part of a batch: its label weight over the parts' mean; 1 for a whole batch.
-            A mean over labels times this, averaged over the processes, is the mean over the whole batch's labels.
+        label_share: of a part of a step, be it a pass's or a process's: its label weight over the parts' mean; 1 for a
+            whole step. A mean over labels times this, averaged over the parts, is the mean over the step's labels.
         text_share: the same for means over texts.
         teaching: what a teacher reads of the same replies; None without one.
         memories: float16 [D, N, H] of the texts where they are computed before; ``text_ids`` has no rows then.

@@ -36,7 +36,7 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 """No reason for which anything was left out."""
 
 BUCKET_BATCHES = 16
-"""Batches whose examples are sorted by length together; larger wastes less padding and mixes less."""
+"""Steps whose examples are sorted by length together; larger wastes less padding and mixes less."""
 
 _RECORDS_AT_ONCE = 500
 
@@ -238,7 +238,11 @@ def _drawn(sources: Mapping[str, Sequence[DataRecord]], draws: npt.NDArray[np.in
 
 
 class PlannedBatches(Dataset[Batch]):
-    """All batches of a run, each made when it is asked for; of several processes, this one's part of each."""
+    """All batches of a run, each made when it is asked for; of several processes, this one's part of each.
+
+    What a step reads and at which rate does not depend on ``accumulation``: a step is planned whole, then divided into
+    passes.
+    """
 
     def __init__(self, data: TrainingData, stage: Stage, collator: Collate, *, processes: Processes = ALONE) -> None:
         self._data, self._stage, self._collator, self._processes = data, stage, collator, processes
@@ -248,32 +252,32 @@ class PlannedBatches(Dataset[Batch]):
         drawn = _draws(data.sources, config)
         self._order = self._bucketed(drawn) if stage.by_length else drawn
         shares = np.array(stage.rate_shares())
-        picks = np.random.default_rng([config.seed, 2]).choice(len(shares), size=len(self), p=shares / shares.sum())
+        picks = np.random.default_rng([config.seed, 2]).choice(len(shares), size=config.steps, p=shares / shares.sum())
         self._rates = [config.compression.rates[int(i)] for i in picks]
 
     def __len__(self) -> int:
         return self._config.steps * self._config.accumulation
 
     def __getitem__(self, index: int) -> Batch:
-        """The batch of a forward pass: examples of this process, beside which the others' may serve as negatives."""
-        part = self._processes.part(self._size)
+        """The batch of a forward pass: examples of this process; those of the whole step may serve as negatives."""
+        step, number = divmod(index, self._config.accumulation)
+        part = [number * self._size + place for place in self._processes.part(self._size)]
         if self._stage.contrasts:
-            return self._collator(self.examples(index), rate=self.rate(index), asked=part)
-        return self._collator(self.examples(index, part), rate=self.rate(index))
+            return self._collator(self.examples(step), rate=self.rate(step), asked=part)
+        return self._collator(self.examples(step, part), rate=self.rate(step))
 
-    def rate(self, index: int) -> int:
-        """Compression rate of a forward pass."""
-        rate: int = self._rates[index]
+    def rate(self, step: int) -> int:
+        """Compression rate of a step."""
+        rate: int = self._rates[step]
         return rate
 
-    def examples(self, index: int, places: Sequence[int] | None = None) -> list[Example | Question]:
-        """The examples of a forward pass, or those at some of its places."""
-        records = [
-            self._sources[source][item] for source, item in self._order[index * self._size : (index + 1) * self._size]
-        ]
+    def examples(self, step: int, places: Sequence[int] | None = None) -> list[Example | Question]:
+        """The examples of a step, or those at some of its places."""
+        size = self._config.batch_size
+        records = [self._sources[source][item] for source, item in self._order[step * size : (step + 1) * size]]
         made = []
         for place in range(len(records)) if places is None else places:
-            rng = np.random.default_rng([self._config.seed, 3, index, place])
+            rng = np.random.default_rng([self._config.seed, 3, step, place])
             around = Surroundings(self._data, [*records[:place], *records[place + 1 :]])
             example = self._stage.example(records[place], rng, around)
             if example is None:
@@ -282,15 +286,16 @@ class PlannedBatches(Dataset[Batch]):
         return made
 
     def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The draws, sorted by length within runs of ``BUCKET_BATCHES`` batches, those batches then shuffled."""
+        """The draws, sorted by length within runs of ``BUCKET_BATCHES`` steps, those steps then shuffled."""
+        size = self._config.batch_size
         lengths = np.array([_length(self._sources[s][i]) for s, i in drawn])
         rng = np.random.default_rng([self._config.seed, 4])
         out: list[npt.NDArray[np.int64]] = []
-        for start in range(0, len(drawn), BUCKET_BATCHES * self._size):
-            rows = drawn[start : start + BUCKET_BATCHES * self._size]
+        for start in range(0, len(drawn), BUCKET_BATCHES * size):
+            rows = drawn[start : start + BUCKET_BATCHES * size]
             rows = rows[np.argsort(lengths[start : start + len(rows)], kind="stable")]
-            batches = np.split(rows, range(self._size, len(rows), self._size))
-            out.extend(batches[i] for i in rng.permutation(len(batches)))
+            steps = np.split(rows, range(size, len(rows), size))
+            out.extend(steps[i] for i in rng.permutation(len(steps)))
         return np.concatenate(out)
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._log.add(Pass(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids)))
         return losses.total
 
+    def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
+        """The passes of a step, each knowing how much of the whole step it is."""
+        passes, items = super().get_batch_samples(*given, **named)
+        shared = with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
+        return [{"batch": batch} for batch in shared], items
+
     def _prepare_inputs(self, inputs: dict[str, Batch]) -> dict[str, Batch]:
-        batch = _with_shares(inputs["batch"], self._run.processes, self.args.device)
-        return {"batch": batch.to(self.args.device)}
+        return {"batch": inputs["batch"].to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
         """AdamW with a learning rate of its own for the memory table."""
@@ -193,13 +198,24 @@ def optimizer(network: Network, stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.AdamW(filled, weight_decay=stage.config.weight_decay, betas=(0.9, 0.98))
 
 
-def _with_shares(batch: Batch, processes: Processes, device: torch.device) -> Batch:
-    """A process's part of a batch, knowing how much of the whole it is; a whole batch as it is."""
-    if processes.count == 1:
-        return batch
-    labels, texts = float(batch.weights.sum()), float(len(batch.text_index))
-    mean_labels, mean_texts = processes.mean([labels, texts], device)
-    return replace(batch, label_share=labels / mean_labels, text_share=texts / mean_texts if mean_texts else 1.0)
+def with_shares(
+    passes: Sequence[Batch], processes: Processes = ALONE, device: torch.device | None = None
+) -> list[Batch]:
+    """The passes of a step on one process, each knowing its share of all passes on all processes.
+
+    The Trainer takes means over passes and processes; losses times their share make those the means over the step's
+    labels and texts. A whole batch stays as it is.
+    """
+    if processes.count * len(passes) <= 1:
+        return list(passes)
+    labels = [float(batch.weights.sum()) for batch in passes]
+    texts = [float(len(batch.text_index)) for batch in passes]
+    sums = processes.mean([sum(labels), sum(texts)], device)
+    mean_labels, mean_texts = (total / len(passes) for total in sums)
+    return [
+        replace(batch, label_share=own / mean_labels, text_share=read / mean_texts if mean_texts else 1.0)
+        for batch, own, read in zip(passes, labels, texts, strict=True)
+    ]
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

@@ -143,7 +143,7 @@ def _as_loaded(stage: Stage, loaded: Loaded) -> Stage:
 def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
     """The passages that a run will need memories of, by rate, each once."""
     texts: dict[int, dict[str, None]] = {rate: {} for rate in stage.config.compression.rates}
-    plan = [(batches.rate(index), batches.examples(index)) for index in range(len(batches))]
+    plan = [(batches.rate(step), batches.examples(step)) for step in range(stage.config.steps)]
     kept_back = [*held_out_examples(data, stage), *(asked.example for asked in asked_questions(data, stage))]
     for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
         for example in examples:
