@@ -48,10 +48,17 @@ class Window:
     Attributes:
         base: base model whose tokenizer counts.
         tokens: longest text.
+        rates: at which it is compressed.
     """
 
     base: str
     tokens: int
+    rates: tuple[int, ...]
+
+    @property
+    def memory_tokens(self) -> int:
+        """Of a text, at most."""
+        return self.tokens // min(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,12 @@ class Cut:
     Attributes:
         records: in their order, without those of which nothing is left.
         left_out: what is not in them, counted by reason.
+        longest_question: tokens of the longest question that is left.
     """
 
     records: list[DataRecord]
     left_out: Mapping[str, int]
+    longest_question: int
 
 
 def within_window(
@@ -72,7 +81,8 @@ def within_window(
 ) -> Cut:
     """Cut every passage to what the compressor takes of it, and leave out what is asked of the rest.
 
-    A question whose answer stands further on would teach the generator to guess, a paraphrase to invent.
+    A question whose answer stands further on would teach the generator to guess, a paraphrase to invent. Questions that
+    are longer than the window themselves are left out too: the query reasoner would not see their end.
 
     Args:
         records: all of a run.
@@ -83,14 +93,47 @@ def within_window(
     tokenizer = load_tokenizer(window.base, cache, progress=progress)
     left_out: Counter[str] = Counter()
     kept: list[DataRecord] = []
+    longest = 0
     for start in range(0, len(records), _RECORDS_AT_ONCE):
         part = records[start : start + _RECORDS_AT_ONCE]
         cut = iter(_cut([doc for record in part for doc in _docs(record)], tokenizer, window.tokens))
+        lengths = _lengths([question for record in part for question in questions_of(record)], tokenizer)
         for record in part:
-            found = _with(record, [next(cut) for _ in _docs(record)], left_out, window.tokens)
+            docs = [next(cut) for _ in _docs(record)]
+            asked = _asked(record, lengths, left_out, window.tokens)
+            found = None if asked is None else _with(asked, docs, left_out, window.tokens)
             if found is not None:
                 kept.append(found)
-    return Cut(kept, left_out)
+                longest = max([longest, *(lengths[question] for question in questions_of(found))])
+    return Cut(kept, left_out, longest)
+
+
+def questions_of(record: DataRecord) -> list[str]:
+    """The questions of a record."""
+    return [record.question] if isinstance(record, MultiHop) else [pair.question for pair in record.all_pairs]
+
+
+def _lengths(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """Tokens of each text."""
+    if not texts:
+        return {}
+    made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+    return dict(zip(texts, map(len, made.encodings), strict=True))
+
+
+def _asked(record: DataRecord, lengths: Mapping[str, int], left_out: Counter[str], window: int) -> DataRecord | None:
+    """A record without questions that are longer than the window; None if it was one."""
+    over = sum(lengths[question] > window for question in questions_of(record))
+    if not over:
+        return record
+    left_out[f"question longer than the window of {window} tokens"] += over
+    if isinstance(record, MultiHop):
+        return None
+    pairs, complex_pairs = (
+        tuple(pair for pair in some if lengths[pair.question] <= window)
+        for some in (record.pairs, record.complex_pairs)
+    )
+    return replace(record, pairs=pairs, complex_pairs=complex_pairs)
 
 
 def _docs(record: DataRecord) -> Sequence[DocText]:
@@ -332,9 +375,5 @@ def sample_passages(data: TrainingData, count: int) -> list[str]:
 def sample_questions(data: TrainingData, count: int) -> list[str]:
     """About ``count`` questions, from all sources alike."""
     each = -(-count // len(data.sources))
-    asked: list[str] = []
-    for rows in data.sources.values():
-        for record in rows[:each]:
-            pairs = [record] if isinstance(record, MultiHop) else record.all_pairs
-            asked.extend(pair.question.strip() for pair in pairs[:1])
-    return asked
+    records = [record for rows in data.sources.values() for record in rows[:each]]
+    return [question.strip() for record in records for question in questions_of(record)[:1]]

@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 from clara.data import DataRecord
 from clara.data.parsing import to_json
 from clara.errors import ConfigError, TrainingError
+from clara.model.backbone import load_tokenizer
 from clara.model.create import Loaded
 from clara.model.hub import Progress as HubProgress
+from clara.train.backbones import check_backbone, longest_prompt
 from clara.train.data import (
     PlannedBatches,
     TrainingData,
@@ -76,7 +78,12 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     check_device(device)
     check_run(stage, records)
     check_reporters(stage.config)
-    cut = within_window(records, stage.window(), cache, hub_progress)
+    window = stage.window()
+    cut = within_window(records, window, cache, hub_progress)
+    prompt = longest_prompt(
+        stage.background(), cut.longest_question, stage.config.reply_tokens, load_tokenizer(window.base, cache)
+    )
+    check_backbone(window.base, cache, max(prompt, window.tokens + window.memory_tokens))
     data = divide(cut.records, stage, left_out=cut.left_out)
     on_unused(data.rejected)
     with joined(device) as processes, ExitStack() as kept:

@@ -65,7 +65,8 @@ class Stage(ABC):
 
     def window(self) -> Window:
         """What is cut off each text, and in whose tokens; read before anything is loaded."""
-        return Window(self.config.base, self.config.compression.window_tokens)
+        compression = self.config.compression
+        return Window(self.config.base, compression.window_tokens, compression.rates)
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
         """Why a record has no use here, in the same words for each such record; None if it has."""
@@ -93,6 +94,10 @@ class Stage(ABC):
             rng: of all draws.
             around: what else the example may take; None to ask only whether there is one.
         """
+
+    @abstractmethod
+    def background(self) -> int:
+        """Positions that passages take in a prompt, at most."""
 
     def asking(self) -> Stage:
         """The same stage with examples that only ask."""
@@ -201,7 +206,7 @@ class MemoryStage(Stage):
         if self.config.start is None:
             return Stage.window(self)
         manifest = checkpoint.read_manifest(find_checkpoint(self.config.start))
-        return Window(manifest.base_model, manifest.compression.window_tokens)
+        return Window(manifest.base_model, manifest.compression.window_tokens, manifest.compression.rates)
 
     def rate_shares(self) -> Sequence[float]:
         """As set; all alike when nothing is."""

@@ -61,6 +61,10 @@ class InstructStage(WritingStage):
         """The passages that are drawn, for distractors that are near a question in words."""
         return Neighbours(drawn) if self.config.near_distractors else None
 
+    def passages(self) -> int:
+        """As set."""
+        return self.config.documents
+
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> Example | None:

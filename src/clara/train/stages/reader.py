@@ -91,6 +91,11 @@ class ReaderStage(Stage):
         targets = tuple(filter(is_question, made.targets))
         return replace(made, targets=targets) if targets else None
 
+    def background(self) -> int:
+        """The text of the passages."""
+        passages = 1 if self._single else self.config.documents
+        return passages * self.window().tokens if self._reads else 0
+
     def asking(self) -> Stage:
         """Without restatements."""
         return replace(self, config=self.config.model_copy(update={"restate": NO_RESTATEMENTS}))

@@ -70,6 +70,10 @@ class ScpStage(WritingStage):
         """Always."""
         return True
 
+    def passages(self) -> int:
+        """One."""
+        return 1
+
     def example(
         self,
         record: DataRecord,

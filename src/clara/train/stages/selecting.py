@@ -214,6 +214,10 @@ class SelectingStage(MemoryStage):
             return None
         return Candidates(around.data.near, self.config.candidates, labelled=self.labelled).example(record, rng)
 
+    def background(self) -> int:
+        """Memories of the selected passages."""
+        return self.selected * self.window().memory_tokens
+
     def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
         """Questions, their candidates' memories, and the sequence that an answer is written in."""
         return CandidateCollator(

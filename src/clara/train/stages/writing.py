@@ -7,6 +7,7 @@ among all that could be quoted in their place (``clara.model.quoting``).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,15 @@ class WritingStage(MemoryStage):
             quoted=self.config.quoted_weight > 0,
             reply_tokens=self.config.reply_tokens,
         )
+
+    def background(self) -> int:
+        """Memories of the passages, or to a teacher their text."""
+        window = self.window()
+        return self.passages() * (window.memory_tokens if self.config.teacher is None else window.tokens)
+
+    @abstractmethod
+    def passages(self) -> int:
+        """Passages of an example, at most."""
 
     def training_collator(self, collator: Collate, loaded: Loaded, answers: Path) -> Collate:
         """With a teacher its answers, its prompts, or both."""
