@@ -14,9 +14,9 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import TrainingError
-from clara.train.candidates import K1, B, Candidates, Neighbours, WordIndex, key_of
+from clara.train.candidates import K1, B, CandidateSampler, Neighbours, WordIndex, key_of
 from clara.train.data import Surroundings, divide
-from clara.train.examples import Question
+from clara.train.examples import CandidateExample
 
 
 def slow_bm25(question: str, texts: list[str]) -> list[float]:
@@ -69,7 +69,7 @@ RECORDS: list[DataRecord] = [
 
 
 def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
-    made = Candidates(Neighbours(RECORDS), 6, labelled=False).example(RECORDS[0], np.random.default_rng(0))
+    made = CandidateSampler(Neighbours(RECORDS), 6, labelled=False).example(RECORDS[0], np.random.default_rng(0))
     assert made is not None
     own = {f"tower 0 {d}\nThe tower 0 {d} stands alone." for d in range(3)}
     assert own <= set(made.candidates)
@@ -82,8 +82,8 @@ def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
 
 def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
     rng = np.random.default_rng
-    free = Candidates(Neighbours(RECORDS), 9, labelled=False).example(RECORDS[0], rng(0))
-    told = Candidates(Neighbours(RECORDS), 9, labelled=True).example(RECORDS[0], rng(0))
+    free = CandidateSampler(Neighbours(RECORDS), 9, labelled=False).example(RECORDS[0], rng(0))
+    told = CandidateSampler(Neighbours(RECORDS), 9, labelled=True).example(RECORDS[0], rng(0))
     assert free is not None
     assert told is not None
     holder = "Towers\nA tower is in Mainz."
@@ -93,7 +93,7 @@ def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
 
 
 def test_few_candidates_keep_the_gold_ones_and_places_are_random() -> None:
-    maker = Candidates(Neighbours(RECORDS), 2, labelled=True)
+    maker = CandidateSampler(Neighbours(RECORDS), 2, labelled=True)
     made = [maker.example(RECORDS[2], np.random.default_rng(seed)) for seed in range(12)]
     assert all(m is not None and len(m.candidates) == 2 and len(m.positives) == 1 for m in made)
     assert {m.positives for m in made if m is not None} == {(0,), (1,)}
@@ -107,11 +107,11 @@ def test_equal_texts_count_once() -> None:
         *RECORDS,
         PassageQA("p2", "p", "TOWERS", "a tower  is in mainz.", (QAPair("What is the tower?", ("high",)),)),
     ]
-    made = Candidates(Neighbours(twins), 9, labelled=False).example(RECORDS[3], np.random.default_rng(0))
+    made = CandidateSampler(Neighbours(twins), 9, labelled=False).example(RECORDS[3], np.random.default_rng(0))
     assert made is not None
     assert len({key_of(text) for text in made.candidates}) == 9
     with pytest.raises(TrainingError, match="candidates is 12, the records of this run hold 11 different passages"):
-        Candidates(Neighbours(twins), 12, labelled=False)
+        CandidateSampler(Neighbours(twins), 12, labelled=False)
 
 
 def test_only_drawn_records_give_candidates() -> None:
@@ -122,7 +122,7 @@ def test_only_drawn_records_give_candidates() -> None:
     around = Surroundings(data)
     assert stage.example(record(1, "tower"), np.random.default_rng(0), around) is not None
     pool = stage.example(record(2, "river", docs=2), np.random.default_rng(0), around)
-    assert isinstance(pool, Question)
+    assert isinstance(pool, CandidateExample)
     assert len(pool.candidates) == 3
 
 

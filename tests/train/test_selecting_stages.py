@@ -28,7 +28,7 @@ from clara.model.create import Loaded
 from clara.model.network import Network, splice
 from clara.model.prompting import Prompter
 from clara.train.batch import decoder_attention, padded
-from clara.train.examples import Question
+from clara.train.examples import CandidateExample
 from clara.train.log import TrainProgress
 from clara.train.run import train
 from clara.train.stages.base import Stage
@@ -41,9 +41,9 @@ RATE, WINDOW, TAU = 16, 64, 0.05
 TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
 DOCS = tuple(f"{topic.title()} {i * i}: the {topic} is number {i} of the list." for i, topic in enumerate(TOPICS))
 ASKED = (
-    Question("How high is the tower?", "330 metres", DOCS[:4], (0,)),
-    Question("Who dances?", "bees", (DOCS[5], DOCS[1], DOCS[4], DOCS[3]), (1,)),
-    Question("What flows, and where?", "the river", DOCS[2:6], (0, 3)),
+    CandidateExample("How high is the tower?", "330 metres", DOCS[:4], (0,)),
+    CandidateExample("Who dances?", "bees", (DOCS[5], DOCS[1], DOCS[4], DOCS[3]), (1,)),
+    CandidateExample("What flows, and where?", "the river", DOCS[2:6], (0, 3)),
 )
 
 
@@ -84,7 +84,7 @@ def batch_of(loaded: Loaded, *, top_k: int = 2, answers: bool = True, cached: bo
     return collator(ASKED, rate=RATE)
 
 
-def slow_loss(loaded: Loaded, question: Question, top_k: int) -> tuple[Tensor, int]:
+def slow_loss(loaded: Loaded, question: CandidateExample, top_k: int) -> tuple[Tensor, int]:
     """Section 5 of clara.md for one question, slot by slot and passage by passage; sum of nats, and labels."""
     network, prompter = loaded.network, Prompter(loaded.base.tokenizer)
     ids = torch.tensor([prompter.plain(question.question)])

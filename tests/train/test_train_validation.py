@@ -22,7 +22,7 @@ from clara.model.prompting import Prompter
 from clara.records import GenerationRequest
 from clara.train.batch import Collator
 from clara.train.data import divide
-from clara.train.examples import Example, Question
+from clara.train.examples import CandidateExample, Example
 from clara.train.run import train
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateCollator
@@ -82,9 +82,9 @@ def test_rankings_are_those_of_the_finished_model(loaded: Loaded, tmp_path: Path
     model = ClaraModel.load(tmp_path / "saved", dtype="fp32")
     texts = [f"Tower a{i} is {7 * i} metres high. " + "It is red. " * (i % 3) for i in range(7)]
     examples = [
-        Question("How high is tower a3?", "21", tuple(texts), positives=(3, 5)),
-        Question("Is tower a1 blue?", "no", tuple(texts[:4]), positives=()),
-        Question("What colour has tower a2?", "red", tuple(texts[4:]), positives=(0,)),
+        CandidateExample("How high is tower a3?", "21", tuple(texts), positives=(3, 5)),
+        CandidateExample("Is tower a1 blue?", "no", tuple(texts[:4]), positives=()),
+        CandidateExample("What colour has tower a2?", "red", tuple(texts[4:]), positives=(0,)),
     ]
     collator = CandidateCollator(Prompter(loaded.base.tokenizer), window_tokens=64, top_k=2, memories=None)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from clara import prompts
 from clara.data import DataRecord, MultiHop, PassageQA, QAPair
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
-from clara.train.examples import Question
+from clara.train.examples import CandidateExample
 
 K1 = 1.2
 B = 0.75
@@ -139,7 +139,7 @@ class Neighbours:
         return ranked
 
 
-class Candidates:
+class CandidateSampler:
     """Makes questions with candidates out of records."""
 
     def __init__(self, near: Neighbours, count: int, *, labelled: bool) -> None:
@@ -162,7 +162,7 @@ class Candidates:
             )
         self._near, self._count, self._labelled = near, count, labelled
 
-    def example(self, record: DataRecord, rng: np.random.Generator) -> Question | None:
+    def example(self, record: DataRecord, rng: np.random.Generator) -> CandidateExample | None:
         """One question of a record, one of several at random; None for a record without questions.
 
         All gold passages come first, then the record's others at random, then those nearest in words. Texts that
@@ -180,7 +180,7 @@ class Candidates:
         chosen += self._others(pair, set(texts), self._count - len(own), rng)
         order = rng.permutation(len(chosen))
         positives = tuple(place for place, i in enumerate(order) if i < len(own) and own[i] in gold)
-        return Question(
+        return CandidateExample(
             question=pair.question.strip(),
             reply=pair.answers[0],
             candidates=tuple(chosen[i] for i in order),

@@ -26,7 +26,7 @@ from clara.prompts import passage_text
 from clara.train.batch import Batch, Collate
 from clara.train.candidates import Neighbours, holds_answer
 from clara.train.config import TrainConfig
-from clara.train.examples import Example, Question
+from clara.train.examples import CandidateExample, Example
 from clara.train.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class WithinWindow:
     """Records within the window.
 
     Attributes:
@@ -78,7 +78,7 @@ class Cut:
 
 def within_window(
     records: Sequence[DataRecord], window: Window, cache: Path, progress: HubProgress | None = None
-) -> Cut:
+) -> WithinWindow:
     """Cut every passage to what the compressor takes of it, and leave out what is asked of the rest.
 
     A question whose answer stands further on would teach the generator to guess, a paraphrase to invent. Questions that
@@ -105,7 +105,7 @@ def within_window(
             if found is not None:
                 kept.append(found)
                 longest = max([longest, *(lengths[question] for question in questions_of(found))])
-    return Cut(kept, left_out, longest)
+    return WithinWindow(kept, left_out, longest)
 
 
 def questions_of(record: DataRecord) -> list[str]:
@@ -314,7 +314,7 @@ class PlannedBatches(Dataset[Batch]):
         rate: int = self._rates[step]
         return rate
 
-    def examples(self, step: int, places: Sequence[int] | None = None) -> list[Example | Question]:
+    def examples(self, step: int, places: Sequence[int] | None = None) -> list[Example | CandidateExample]:
         """The examples of a step, or those at some of its places."""
         size = self._config.batch_size
         records = [self._sources[source][item] for source, item in self._order[step * size : (step + 1) * size]]
@@ -349,7 +349,7 @@ def held_out_batches(data: TrainingData, stage: Stage, collator: Collate, *, rat
     return [collator(examples[i : i + size], rate=rate) for i in range(0, len(examples), size)]
 
 
-def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | Question]:
+def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | CandidateExample]:
     """The examples of ``held_out_batches``, by length, among distractors as in training."""
     rng = np.random.default_rng([stage.config.seed, 5])
     around = Surroundings(data)

@@ -51,7 +51,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandidateExample:
     """One question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
 
     Attributes:

@@ -22,7 +22,7 @@ from clara.model.backbone import Tokenizer
 from clara.model.network import Network, splice
 from clara.train.batch import Batch, Collate
 from clara.train.data import Surroundings, TrainingData, held_out_batches
-from clara.train.examples import Example, Question
+from clara.train.examples import Example
 from clara.train.objective import passage_memories
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateBatch, query_memories
@@ -117,7 +117,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class HeldOutQuestion:
     """One held-out question.
 
     Attributes:
@@ -125,7 +125,7 @@ class Asked:
         answers: the gold answers.
     """
 
-    example: Example | Question
+    example: Example | CandidateExample
     answers: tuple[str, ...]
 
 
@@ -142,19 +142,19 @@ def held_out(data: TrainingData, stage: Stage, collator: Collate, tokenizer: Tok
     )
 
 
-def asked_questions(data: TrainingData, stage: Stage) -> list[Asked]:
+def asked_questions(data: TrainingData, stage: Stage) -> list[HeldOutQuestion]:
     """The first question of each held-out record, then the second ones, …, up to ``held_out_answers``."""
     asking, around = stage.asking(), Surroundings(data)
     rng = np.random.default_rng([stage.config.seed, 6])
     singles = [_singles(record) for record in data.held_out]
-    asked: list[Asked] = []
+    asked: list[HeldOutQuestion] = []
     for number in range(max(map(len, singles), default=0)):
         for single in (row[number] for row in singles if number < len(row)):
             if len(asked) == stage.config.held_out_answers:
                 return asked
             example = asking.example(single.record, rng, around)
             if example is not None:
-                asked.append(Asked(example, single.answers))
+                asked.append(HeldOutQuestion(example, single.answers))
     return asked
 
 
@@ -266,23 +266,23 @@ def decoder_embeds(network: Network, batch: Batch, stage: Stage) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Single:
+class _SingleQuestion:
     """A record with one question, and its gold answers."""
 
     record: DataRecord
     answers: tuple[str, ...]
 
 
-def _singles(record: DataRecord) -> list[_Single]:
+def _singles(record: DataRecord) -> list[_SingleQuestion]:
     if not isinstance(record, PassageQA):
-        return [_Single(record, record.answers)]
+        return [_SingleQuestion(record, record.answers)]
     return [
-        _Single(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
+        _SingleQuestion(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
         for pair in record.all_pairs
     ]
 
 
-def _batched(asked: Sequence[Asked], collator: Collate, rate: int) -> list[Questions]:
+def _batched(asked: Sequence[HeldOutQuestion], collator: Collate, rate: int) -> list[Questions]:
     by_length = sorted(asked, key=lambda one: one.example.length)
     parts = [by_length[i : i + ANSWERS_AT_ONCE] for i in range(0, len(by_length), ANSWERS_AT_ONCE)]
     return [Questions(collator([q.example for q in part], rate=rate), tuple(q.answers for q in part)) for part in parts]

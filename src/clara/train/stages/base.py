@@ -30,7 +30,7 @@ from clara.train.candidates import Neighbours
 from clara.train.card import model_card
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import Surroundings, TrainingData, Window
-from clara.train.examples import Example, Question
+from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
 from clara.train.start import Carried, carried, compressed_model, manifest_faults, release, start_manifest
 
@@ -86,7 +86,7 @@ class Stage(ABC):
     @abstractmethod
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
-    ) -> Example | Question | None:
+    ) -> Example | CandidateExample | None:
         """A record's example; None where the stage has no use for it.
 
         Args:

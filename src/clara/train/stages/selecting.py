@@ -32,10 +32,10 @@ from clara.model.hub import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
-from clara.train.candidates import Candidates, Neighbours
+from clara.train.candidates import CandidateSampler, Neighbours
 from clara.train.config import MemoryConfig
 from clara.train.data import Surroundings, TrainingData
-from clara.train.examples import Question, Target
+from clara.train.examples import CandidateExample, Target
 from clara.train.stages.base import MemoryStage
 
 
@@ -119,7 +119,7 @@ class CandidateCollator:
         self._replies = Collator(prompter, window_tokens=window_tokens, reply_tokens=reply_tokens)
 
     def __call__(
-        self, examples: Sequence[Question], *, rate: int, asked: Sequence[int] | None = None
+        self, examples: Sequence[CandidateExample], *, rate: int, asked: Sequence[int] | None = None
     ) -> CandidateBatch:
         """Make a batch.
 
@@ -150,7 +150,7 @@ class CandidateCollator:
             positives=positives,
         )
 
-    def _sequences(self, questions: Sequence[Question], texts: Sequence[str], rate: int) -> Batch:
+    def _sequences(self, questions: Sequence[CandidateExample], texts: Sequence[str], rate: int) -> Batch:
         if not self._top_k:
             return self._replies.silent(len(questions), texts, rate=rate)
         targets = [Target(prompts.QUESTION + question.question, question.reply) for question in questions]
@@ -203,16 +203,16 @@ class SelectingStage(MemoryStage):
             TrainingError: they are too few.
         """
         near = Neighbours([*drawn, *held_out])
-        Candidates(near, self.config.candidates, labelled=self.labelled)
+        CandidateSampler(near, self.config.candidates, labelled=self.labelled)
         return near
 
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
-    ) -> Question | None:
+    ) -> CandidateExample | None:
         """One question of the record with its candidates."""
         if around is None or around.data.near is None:
             return None
-        return Candidates(around.data.near, self.config.candidates, labelled=self.labelled).example(record, rng)
+        return CandidateSampler(around.data.near, self.config.candidates, labelled=self.labelled).example(record, rng)
 
     def background(self) -> int:
         """Memories of the selected passages."""
