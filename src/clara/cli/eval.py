@@ -15,6 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from clara.cli.eval_bed import (
+    DEFAULT_BED,
+    DEFAULT_DOCS,
+    BedDocsOption,
+    BedOption,
+    BedSystemOption,
+    HalfOption,
+    ask_bed,
+)
 from clara.cli.options import (
     DEFAULT_MODEL,
     BaseOption,
@@ -42,6 +51,7 @@ _SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "
 _SYSTEMS = _SOURCES | (_SINGLE - {"context", "wording"}) | {"setting", "system", "yes_no", "timed"}
 _RECIPE = _SOURCES | {"recipe", "data", "system"}
 _FIDELITY = frozenset({"fidelity", "encoder"})
+_BED = frozenset({"bed", "bed_docs", "bed_system", "half"})
 _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "bf16": "bf16", "fp32": "fp32"}
 
 
@@ -145,6 +155,10 @@ def evaluate(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
     ] = None,
+    bed: BedOption = False,
+    bed_docs: BedDocsOption = DEFAULT_DOCS,
+    bed_system: BedSystemOption = None,
+    half: HalfOption = "reporting",
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="A grid of data sets, settings, rates and systems (TOML).")
     ] = None,
@@ -181,11 +195,19 @@ def evaluate(
     a kill and asks nothing twice. --json prints what results.json holds.
 
     Fidelity: clara eval --data FILE --fidelity --rate 4 --rate 16 --out DIR.
+
+    Test bed: clara eval --bed --out DIR indexes people's documents, asks them whole and prints right, wrong and
+    abstained answers, where the evidence was found, tokens read and seconds, by collection and system. DIR then holds
+    bed.json, rows.jsonl (an answer a line) and the stores. --json prints what bed.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     choice = ModelChoice(model, base, device, dtype, cache, threads)
     if (system or setting or recipe) and context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
-    _refuse_foreign(ctx, recipe=recipe is not None, systems=bool(system or setting), fidelity=fidelity)
+    _refuse_foreign(ctx, recipe=recipe is not None, systems=bool(system or setting), fidelity=fidelity, bed=bed)
+    if bed:
+        folder = Path(data[0]) if data else DEFAULT_BED
+        ask_bed(folder, bed_docs, bed_system or (), half=half, out=out, choice=choice, as_json=as_json)
+        return
     if system or setting or recipe:
         from clara.cli.eval_systems import SystemsChoice, compare  # noqa: PLC0415
 
@@ -307,13 +329,15 @@ def _measure(single: _Single, choice: ModelChoice, *, as_json: bool) -> None:
         _show(result)
 
 
-def _refuse_foreign(ctx: typer.Context, *, recipe: bool, systems: bool, fidelity: bool) -> None:
+def _refuse_foreign(ctx: typer.Context, *, recipe: bool, systems: bool, fidelity: bool, bed: bool) -> None:
     """Refuse what was typed and would not be looked at: a number must not depend on an option that was dropped.
 
     Raises:
         InputError: names all of it.
     """
-    if recipe:
+    if bed:
+        allowed, what = (_ALWAYS - {"rate", "limit"}) | _BED, "with --bed"
+    elif recipe:
         allowed, what = _RECIPE | (_ALWAYS - {"rate"}), "with --recipe, which says it"
     elif systems:
         allowed, what = _ALWAYS | _SYSTEMS, "with --system"

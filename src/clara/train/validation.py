@@ -22,7 +22,7 @@ from clara.model.backbone import Tokenizer
 from clara.model.network import Network, splice
 from clara.train.batch import Batch, Collate
 from clara.train.data import Surroundings, TrainingData, held_out_batches
-from clara.train.examples import Example
+from clara.train.examples import CandidateExample, Example
 from clara.train.objective import passage_memories
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateBatch, query_memories
