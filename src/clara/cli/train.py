@@ -82,8 +82,8 @@ def train(
 
     last = _Last()
     try:
-        with _progress() if speaks else nullcontext(_silence) as tell:
-            last.then = tell
+        with _progress() if speaks else nullcontext(_silence) as say_step:
+            last.then = say_step
             folder = run(
                 chosen_stage,
                 records,
@@ -179,7 +179,7 @@ def _progress() -> Iterator[Callable[[TrainProgress], None]]:
         measured: list[str] = []
         spoken = [-_SECONDS_A_LINE]
 
-        def tell(progress: TrainProgress) -> None:
+        def say_step(progress: TrainProgress) -> None:
             if progress.validation is not None:
                 measured[:] = _measured(progress.validation)
             words = _words(progress, measured)
@@ -193,7 +193,7 @@ def _progress() -> Iterator[Callable[[TrainProgress], None]]:
                 note(f"step {progress.step}/{progress.steps}: {words}")
                 sys.stderr.flush()
 
-        yield tell
+        yield say_step
 
 
 def _words(progress: TrainProgress, measured: Sequence[str]) -> str:
