@@ -149,9 +149,19 @@ class Manifest(Settings):
             raise ValueError("contrast needs late_interaction: the centre of its passages is what it contrasts with")
         return self
 
-    def unmeasured(self, **changed: object) -> Manifest:
-        """The manifest of other weights than it was measured with: without what was measured, and with changes."""
-        return self.model_copy(update=dict.fromkeys(DECODING) | {"contrast": ()} | changed)
+    def unmeasured(self, **changed: Any) -> Manifest:  # noqa: ANN401 - any field
+        """The manifest of other weights than it was measured with.
+
+        What was measured is kept: dropping it would cost more than a value that is a little off. ``trained`` names it
+        under ``not_remeasured``.
+
+        Args:
+            changed: other fields.
+        """
+        made = self.model_copy(update=changed)
+        if not made.measured():
+            return made
+        return made.model_copy(update={"trained": made.trained | {"not_remeasured": list(made.measured())}})
 
     def measured(self) -> tuple[str, ...]:
         """Which of ``DECODING`` it sets: how it searches and answers, by measurements with its weights."""
@@ -221,6 +231,7 @@ def save(
         "query_read_out": bool(table.read_out_of_queries()),
         "query_projection": bool(table.projection_of_queries()),
         "late_interaction": table.late,
+        "contrast": manifest.contrast if table.late else (),  # else there is no null memory
     }
     manifest = manifest.model_copy(update={"roles": network.adapters.roles, **own})
     with replacing(folder) as scratch:

@@ -256,10 +256,6 @@ class MemoryStage(Stage):
         return {"start": {"checkpoint": self.config.start, "stage": loaded.manifest.stage, "compressor": mark}}
 
     def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
-        """Write a native checkpoint with its card; how it decodes is kept, as not measured again."""
-        table, manifest = loaded.network.table, loaded.manifest
-        if not table.late:  # there is no null memory to contrast with
-            manifest = manifest.model_copy(update={"contrast": ()})
-        kept = {"not_remeasured": list(manifest.measured())} if manifest.measured() else {}
-        manifest = manifest.model_copy(update={"stage": self.name, "trained": trained | kept})
+        """Write a native checkpoint with its card."""
+        manifest = loaded.manifest.unmeasured(stage=self.name, trained=trained)
         checkpoint.save(loaded.network, manifest, folder, card=model_card(manifest, rejected))
