@@ -198,7 +198,7 @@ def train(
     from clara.evaluate.train_speed import TrainBench, bench_train  # noqa: PLC0415
     from clara.model.checkpoint import read_manifest  # noqa: PLC0415
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
-    from clara.train.config import STAGES  # noqa: PLC0415
+    from clara.train.stages import STAGES  # noqa: PLC0415
 
     stages = stage or list(STAGES)
     unknown = [name for name in stages if name not in STAGES]

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 
 from clara import prompts
-from clara.errors import TrainingError
+from clara.errors import ClaraError, TrainingError
 from clara.model.adapters import load_adapter
 from clara.model.create import Loaded
 from clara.model.generator import Generator, Sampling
@@ -54,6 +54,17 @@ def add_teacher(loaded: Loaded, folder: Path) -> None:
     adapters = loaded.network.adapters
     adapters.add_frozen("teacher", manifest.lora)
     load_adapter(adapters.peft_model, folder / TENSORS, ADAPTER)
+
+
+def teacher_faults(folder: str) -> list[str]:
+    """What a reader cannot be a teacher for."""
+    try:
+        manifest = read_reader_manifest(Path(folder).expanduser())
+    except ClaraError as error:
+        return [f"teacher: {error}"]
+    if manifest.context != "text":
+        return [f"teacher: {folder} was trained without context; a teacher reads full text"]
+    return []
 
 
 def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:

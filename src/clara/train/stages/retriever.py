@@ -10,13 +10,44 @@ Shape letters: B questions, U passages in the batch.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from clara.data import DataRecord, MultiHop
 from clara.model.losses import contrastive
 from clara.model.network import Network
-from clara.train.candidate_batch import CandidateBatch
-from clara.train.end_to_end import query_memories
+from clara.model.roles import Role
+from clara.train.batch import Batch
 from clara.train.objective import Losses
+from clara.train.stages.selecting import CandidateBatch, SelectingConfig, SelectingStage, candidates_of, query_memories
+
+
+class RetrieverConfig(SelectingConfig):
+    """Settings of stage ``retriever``; those of its base."""
+
+
+class RetrieverStage(SelectingStage):
+    """The query reasoner on labelled passages."""
+
+    config: RetrieverConfig
+    Config = RetrieverConfig
+    name = "retriever"
+    contrasts = True
+    labelled = True
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record needs a passage that supports the answer, too."""
+        if isinstance(record, MultiHop) and not record.gold:
+            return f"MultiHop record without a gold document has no use in stage {self.name}"
+        return SelectingStage.unusable(self, record, rng)
+
+    def loss(self, network: Network, batch: Batch) -> Losses:
+        """The contrastive loss."""
+        return retriever_loss(network, candidates_of(batch), temperature=self.config.temperature)
+
+    def trains(self) -> tuple[Role, ...]:
+        """The reasoner alone."""
+        return ("query_reasoner",)
 
 
 def retriever_loss(network: Network, batch: CandidateBatch, *, temperature: float) -> Losses:
