@@ -20,6 +20,7 @@ from clara.records import (
     Citation,
     ContextChoice,
     ContextKind,
+    Generation,
     GenerationRequest,
     Hit,
     Quote,
@@ -112,6 +113,22 @@ class Reading:
     hits: Sequence[Hit]
     read_as: Sequence[ContextKind | None]
 
+    def withheld(self, model: ClaraModel, generation: Generation) -> bool:
+        """Whether the evidence for an answer is too weak to show it: the model itself hardly believes it.
+
+        The likelihood tells answers from guesses better than the retrieval scores do (LOG.md, 2026-11-29).
+        """
+        wanted = self.evidence_wanted(model)
+        if wanted is None or generation.logprob is None:
+            return False
+        return generation.logprob / (len(generation.token_ids) + 1) < wanted
+
+    def evidence_wanted(self, model: ClaraModel) -> float | None:
+        """Mean log-probability a token below which an answer is withheld; None withholds none."""
+        if "text" in self.read_as:
+            return model.reading.text_evidence if self.request.reader == "text_reader" else None
+        return model.reading.memory_evidence if "memory" in self.read_as else None
+
     def read(self) -> list[Hit]:
         """The hits that are read, best first."""
         return [hit for hit, how in zip(self.hits, self.read_as, strict=True) if how is not None]
@@ -150,8 +167,9 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
     quoted = texts if wording == "quoted" else ()
     how: ContextKind = "text" if as_text else "memory"
     if as_text:
-        reader = "text_reader" if model.reads_text else "base"
-        request = GenerationRequest(question, texts=texts, reader=reader, quote_from=quoted)
+        request = GenerationRequest(
+            question, texts=texts, reader="text_reader" if model.reads_text else "base", quote_from=quoted
+        )
     else:
         request = GenerationRequest(question, memories=tuple(hit.memory for hit in read), quote_from=quoted)
     return Reading(request, hits, [how] * count + [None] * (len(hits) - count))

@@ -6,12 +6,13 @@ Knows neither files' formats, nor tensors, nor tables; those are its rooms'. Ans
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from clara import prompts
-from clara.errors import InputError
+from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore
 from clara.ingest import (
     TEXTLESS,
@@ -25,11 +26,17 @@ from clara.ingest import (
     source_of,
 )
 from clara.model import ClaraModel
-from clara.records import Document, Passage
+from clara.records import Document, Memory, Passage
 
-PASSAGES_A_COMMIT = 64
-"""Passages compressed and stored at once: enough to sort by length, few enough that a kill costs little."""
-_FIRST_COMMIT = 8  # passages: within seconds a run shows that it can write, and how fast it goes
+PASSAGES_A_BATCH = 64
+"""Passages compressed at once: enough to sort by length."""
+_FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
+_COMMIT_SECONDS = 30.0
+# What a kill costs at most, besides a batch: seconds of work, or so many bytes of memories held back. The first batch
+# is stored at once.
+_COMMIT_BYTES = 64 << 20
+# Memories of documents that changed or went are kept up to this size, for the documents that hold their text now.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,9 @@ class AddReport:
         unchanged: documents that were left as they were.
         pruned: documents that were removed because their source is gone.
         passages: passages compressed.
-        tokens: their tokens, titles included.
+        reused: passages that took their memory from the store: moved, renamed or copied documents, and unchanged parts
+            of changed ones.
+        tokens: tokens of those compressed, titles included.
         seconds: wall-clock seconds of all of it.
         ingest: what was read, and what was skipped and why.
     """
@@ -84,6 +93,7 @@ class AddReport:
     unchanged: int
     pruned: int
     passages: int
+    reused: int
     tokens: int
     seconds: float
     ingest: IngestReport
@@ -95,6 +105,7 @@ class _Counts:
     updated: int = 0
     unchanged: int = 0
     passages: int = 0
+    reused: int = 0
     tokens: int = 0
 
 
@@ -107,6 +118,7 @@ class Indexer:
         self._counts = _Counts()
         self._batch = _Batch(store, model, self._counts)
         self._extent = _Extent((), 0, self._counts, None)
+        self._sources: dict[str, str] = {}  # uri of a document in the store by its content hash
 
     def add(
         self,
@@ -122,27 +134,28 @@ class Indexer:
         listing = find_files(roots)
         extent = self._extent = _Extent(listing.files, max_bytes, self._counts, progress)
         counts, seen = self._counts, set[str]()
-        self._store.keep_promises()
+        self._store.begin()
         known = self._store.documents()
+        self._sources = {entry.content_hash: entry.uri for entry in known.values()}
         with Reader(listing, max_bytes=max_bytes, limits=limits) as reader:
             for number, path in enumerate(listing.files, start=1):
                 for document in reader.read(path):
                     seen.add(document.uri)
                     self._take(document, known.get(document.uri))
                 extent.end_file(number)
-        self._batch.flush()
+        self._batch.commit()
         extent.report()
         pruned = (
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
         )
-        if not self._store.settled():
-            self._store.optimize()
+        self._store.optimize()
         return AddReport(
             added=counts.added,
             updated=counts.updated,
             unchanged=counts.unchanged,
             pruned=pruned,
             passages=counts.passages,
+            reused=counts.reused,
             tokens=counts.tokens,
             seconds=time.perf_counter() - started,
             ingest=reader.report(),
@@ -160,6 +173,8 @@ class Indexer:
         else:
             counts.updated += 1
         stored = self._store.passage_ids(document.uri)
+        source = self._sources.get(document.content_hash)
+        batch.reuse(stored if source is None else stored | self._store.passage_ids(source))
         total = 0
         for passage in iter_passages(document, self._model.token_spans, max_tokens=self._model.window_tokens):
             total += 1
@@ -216,47 +231,99 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
     return len(chosen)
 
 
-@dataclass(slots=True)
 class _Batch:
-    """Passages on their way into the store."""
+    """Passages on their way into the store: taken, given a memory, then committed with the documents that are whole."""
 
-    store: LanceStore
-    model: ClaraModel
-    counts: _Counts
-    passages: list[tuple[Passage, Document]] = field(default_factory=list)
-    whole: list[DocumentEntry] = field(default_factory=list)
-    size: int = field(default_factory=lambda: min(_FIRST_COMMIT, PASSAGES_A_COMMIT))
+    def __init__(self, store: LanceStore, model: ClaraModel, counts: _Counts) -> None:
+        self._store = store
+        self._model = model
+        self._counts = counts
+        self._taken: list[tuple[Passage, Document]] = []
+        self._sources: set[str] = set()  # ids of passages whose memories may be wanted again
+        self._kept = _Kept()
+        self._rows: list[IndexRow] = []
+        self._whole: list[DocumentEntry] = []
+        self._due = 0.0
+        self._size = min(_FIRST_BATCH, PASSAGES_A_BATCH)
+
+    def reuse(self, passage_ids: set[str]) -> None:
+        """Name passages in the store whose memories fit passages that have the same text, of whatever document."""
+        self._sources |= passage_ids
 
     def add(self, passage: Passage, document: Document) -> None:
-        """Take a passage; a full batch is stored."""
-        self.passages.append((passage, document))
-        if len(self.passages) >= self.size:
-            self.flush()
-            self.size = PASSAGES_A_COMMIT
+        """Take a passage; a full batch gets its memories."""
+        self._taken.append((passage, document))
+        if len(self._taken) >= self._size:
+            self._flush()
+            self._size = PASSAGES_A_BATCH
 
     def finish(self, entry: DocumentEntry) -> None:
         """Note that all passages of a document have been taken."""
-        self.whole.append(entry)
-        if len(self.whole) >= PASSAGES_A_COMMIT:
-            self.flush()
+        self._whole.append(entry)
+        if len(self._whole) >= PASSAGES_A_BATCH:
+            self._flush()
 
-    def flush(self) -> None:
-        """Compress and store what is held, then record the documents that are whole by now."""
-        if self.passages:
-            texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self.passages]
-            memories = self.model.compress(texts, rate=self.store.model.rate)
-            self.store.add(
-                [
-                    IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage))
-                    for (passage, document), memory in zip(self.passages, memories, strict=True)
-                ]
-            )
-            self.counts.passages += len(memories)
-            self.counts.tokens += sum(memory.token_count for memory in memories)
-            self.passages.clear()
-        if self.whole:
-            self.store.finish_documents(self.whole)
-            self.whole.clear()
+    def commit(self) -> None:
+        """Store what is held, then record the documents that are whole by now."""
+        self._remember()
+        if self._rows or self._whole:
+            self._store.add(self._rows)
+            self._store.finish_documents(self._whole)
+        self._rows, self._whole = [], []
+        self._due = time.monotonic() + _COMMIT_SECONDS
+
+    def _flush(self) -> None:
+        """Give memories to the passages taken; commit if that is due."""
+        self._remember()
+        held = len(self._rows) * 4 * self._store.model.values
+        if time.monotonic() >= self._due or held >= _COMMIT_BYTES:
+            self.commit()
+
+    def _remember(self) -> None:
+        """Memories of the passages taken: those of the same text, else made now."""
+        self._kept.load(self._store, self._sources)
+        self._sources = set()
+        texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
+        new = [text for text in texts if text not in self._kept]
+        made = self._model.compress(new, rate=self._store.model.rate) if new else []
+        unused = iter(made)
+        for text, (passage, document) in zip(texts, self._taken, strict=True):
+            memory = self._kept[text] if text in self._kept else next(unused)
+            self._rows.append(IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage)))
+        self._counts.passages += len(new)
+        self._counts.reused += len(texts) - len(new)
+        self._counts.tokens += sum(memory.token_count for memory in made)
+        self._taken = []
+
+
+class _Kept:
+    """Memories of the store by what was compressed, the newest up to a number of bytes."""
+
+    def __init__(self) -> None:
+        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._bytes = 0
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._memories
+
+    def __getitem__(self, text: str) -> Memory:
+        return self._memories[text]
+
+    def load(self, store: LanceStore, passage_ids: set[str]) -> None:
+        """Read the memories of passages before they are deleted."""
+        if not passage_ids:
+            return
+        try:
+            rows = store.get(sorted(passage_ids))
+        except StoreError:
+            return  # a damaged row: its text is compressed again
+        for row in rows:
+            text = prompts.passage_text(row.passage.title, row.passage.text)
+            if text not in self._memories:
+                self._memories[text] = row.memory
+                self._bytes += row.memory.values.nbytes
+        while self._bytes > _KEPT_BYTES:
+            self._bytes -= self._memories.popitem(last=False)[1].values.nbytes
 
 
 class _Extent:

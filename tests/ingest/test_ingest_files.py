@@ -29,6 +29,7 @@ def test_finds_supported_files_in_order_and_names_the_others(tmp_path: Path) -> 
     _make(tmp_path, "b/z.TXT", "b/a.md", "a.html", "c.htm", "d.pdf", "e.docx", "f.jsonl", "g.txt", "b.png", "Makefile")
     listing = find_files([tmp_path])
     assert _names(listing.files, tmp_path) == [
+        "Makefile",
         "a.html",
         "b/a.md",
         "b/z.TXT",
@@ -38,7 +39,7 @@ def test_finds_supported_files_in_order_and_names_the_others(tmp_path: Path) -> 
         "f.jsonl",
         "g.txt",
     ]
-    assert _names(listing.unsupported, tmp_path) == ["Makefile", "b.png"]
+    assert _names(listing.unsupported, tmp_path) == ["b.png"]
     assert listing.hidden == 0
     assert listing.skipped == ()
 

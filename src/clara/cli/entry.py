@@ -41,6 +41,7 @@ from clara.cli import (
     search,
     synth,
     train,
+    upgrade,
 )
 from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
 from clara.errors import ClaraError, ConfigError, OutputError
@@ -98,6 +99,7 @@ for _command in (
     search,
     chat,
     remove,
+    upgrade,
     info,
     doctor,
     train,
