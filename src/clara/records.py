@@ -67,7 +67,7 @@ class Passage:
     Attributes:
         id: stable identifier: first 16 hex digits of SHA-256 over uri, content hash and offsets.
         document: the document's ``uri``.
-        title: the document's title; the model reads it before the text.
+        title: the document's title and the heading that the passage stands under; the model reads it before the text.
         text: ``document.text[start:end]``, unchanged.
         start: first character of the window in the document's text.
         end: one past the last character.
@@ -270,15 +270,16 @@ class Generation:
         token_ids: generated ids, without the end token.
         tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
-        logprob: natural logarithm of the answer's probability, end token included, among all that it could have been
-            (of quotations, if it was held to them); None where that was not asked for.
+        evidence: of a quoted answer, the mean natural logarithm, a token, of the share of probability that went to
+            quotations before anything held it to them: near 0 where the model found its answer in the passages, far
+            below where it would have said something else. None where it was not asked for; 0 for a free answer.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: TokenCounts
     finish_reason: Literal["stop", "length"]
-    logprob: float | None = None
+    evidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
