@@ -15,6 +15,9 @@
     │   ├── StoreNotFoundError    no store at that path
     │   └── StoreModelError       a store that another model filled
     ├── TrainingError             a run that cannot start or go on
+    ├── LLMError                  a language model's server refuses everything (key, address, model, quota)
+    │   ├── LLMRefusedError       it refuses one request
+    │   └── LLMUnavailableError   it is not reached, or gives no usable reply in all attempts
     ├── SynthesisError            a synthesis run that cannot start or go on
     └── MissingExtraError         an optional dependency is not installed
 
@@ -91,6 +94,18 @@ class StoreModelError(StoreError):
 
 class TrainingError(ClaraError):
     """A training run cannot start or go on."""
+
+
+class LLMError(ClaraError):
+    """A language model's server cannot be used: it refuses the key, the address or the model, or writes nothing."""
+
+
+class LLMRefusedError(LLMError):
+    """The server refused this one request (too long, not allowed); asking again would not help."""
+
+
+class LLMUnavailableError(LLMError):
+    """The server gave no usable reply in all attempts."""
 
 
 class SynthesisError(ClaraError):

@@ -1,16 +1,21 @@
-"""A judge without a model: are the content words of an item those of the passage?
+"""Who says whether a draft is true to its passage and covers it: words compared, or the language model asked.
 
-It recognises what was written about another passage, or made up from nothing; it cannot see that two right words
-stand in a wrong relation. How often it is right is measured by ``bench`` (table in docs/synth.md).
+The lexical judge asks whether the content words of an item are those of the passage. It recognises what was written
+about another passage, or made up from nothing; it cannot see that two right words stand in a wrong relation. How often
+it is right is measured (docs/synth.md). A judge is asked only about what has passed the deterministic ``checks``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
+from clara.synth.client import ChatClient, Request
+from clara.synth.contract import VERDICT_SCHEMA, parse_verdict
 from clara.synth.drafts import Draft, Fault, Pair, SourcePassage, Verdict
 from clara.synth.settings import LexicalSettings
+from clara.synth.templates import Templates
 from clara.synth.words import content_stems, sentences, share_found, stems, words
 
 ANSWER_REASON = "answer_not_supported"
@@ -18,6 +23,13 @@ QUESTION_REASON = "question_off_passage"
 PARAPHRASE_REASON = "paraphrase_off_passage"
 _YES_NO = frozenset({"yes", "no"})
 _TOUCHED = 0.5  # a sentence counts as covered when a pair holds this share of its content words, or its answer
+
+
+class Judge(Protocol):
+    """Whoever gives verdicts on drafts."""
+
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:
+        """The verdict, or what is wrong with the judge's reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,42 @@ class LexicalJudge:
         missing = tuple(part for part in parts if not _touched(part, draft))
         covered = len(parts) - len(missing) >= self.settings.coverage * len(parts)
         return Verdict(not wrong, covered, () if covered else missing, tuple(wrong))
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineJudge:
+    """The lexical judge where a judge is awaited."""
+
+    lexical: LexicalJudge
+
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:  # noqa: ARG002
+        """The lexical verdict; the same at each attempt."""
+        return self.lexical.judge(passage, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class LLMJudge:
+    """Judges by asking.
+
+    Attributes:
+        client: the language model.
+        templates: holds the judge's prompt.
+        temperature: sampling temperature; 0 for the likeliest verdict.
+    """
+
+    client: ChatClient
+    templates: Templates
+    temperature: float
+
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:
+        """The verdict on a whole draft, or what is wrong with the judge's reply.
+
+        Raises:
+            LLMError: the server gives no reply (see ``ChatClient.ask``).
+        """
+        messages = self.templates.judge(passage, draft)
+        reply = await self.client.ask(Request(messages, "verdict", VERDICT_SCHEMA, self.temperature, attempt))
+        return parse_verdict(reply.text, truncated=reply.finish_reason == "length")
 
 
 @lru_cache(maxsize=256)

@@ -67,13 +67,15 @@ class LLMServer:
         delay: seconds that each good reply takes.
         retry_after: seconds that a 429 asks to wait.
         tokens: prompt and completion tokens that each reply counts.
+        answer: the reply to a prompt about no known passage.
     """
 
-    replies: Mapping[str, Mapping[str, Any]]
+    replies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     script: Script = field(default_factory=lambda: always(""))
     delay: float = 0.0
     retry_after: str = "0.05"
     tokens: tuple[int, int] = (100, 50)
+    answer: str = "I know nothing about this passage."
     calls: list[Call] = field(default_factory=list)
     most_at_once: int = 0
     url: str = ""
@@ -92,7 +94,7 @@ class LLMServer:
                 if isinstance(reply, list):
                     reply = reply[min(seed, len(reply) - 1)]
                 return reply if isinstance(reply, str) else json.dumps(reply)
-        return "I know nothing about this passage."
+        return self.answer
 
 
 def kind_of(prompt: str) -> str:
@@ -169,11 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "empty_choices":
             self._send(200, json.dumps({"choices": []}).encode())
         else:
-            self._answer_badly(fault, self.llm.content(kind, prompt, body.get("seed", 0)))
+            self._answer_badly(fault, self.llm.content(kind, prompt, body.get("seed", 0)), body)
 
-    def _answer_badly(self, fault: str, content: str) -> None:
+    def _answer_badly(self, fault: str, content: str, body: dict[str, Any]) -> None:
         """Answer with a chat completion, whole or not, whose content is good or not."""
-        if fault == "cut_body":
+        if body.get("stream"):
+            self._stream(content, fault)
+        elif fault == "cut_body":
             self._send(200, self._completion(content), announce=10_000)
             self._hang_up()
         elif fault == "parts":
@@ -231,6 +235,34 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def _stream(self, content: str, fault: str) -> None:
+        """Send a reply as server-sent events, a word each, whole or broken off in the middle."""
+        pieces = content.split(" ")
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": piece if place == 0 else f" {piece}"} for place, piece in enumerate(pieces)]
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for place, delta in enumerate(deltas):
+            if fault == "cut_body" and place == len(deltas) // 2:
+                self._hang_up()
+                return
+            self._event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        if fault == "error_event":
+            self._event({"error": {"message": "scripted error"}})
+        self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        self._event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _event(self, value: dict[str, Any]) -> None:
+        self._chunk(b"data: " + json.dumps({"id": "x", "object": "chat.completion.chunk"} | value).encode() + b"\n\n")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
 
     def _trickle(self, data: bytes) -> None:
         """Send a reply in pieces, none of them late, that together take two seconds."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clara.data import PassageQA, QAPair, Reading, read_records, write_jsonl, write_records
+from clara.data.reading import Reading, read_records
+from clara.data.records import PassageQA, QAPair
+from clara.data.writing import write_jsonl, write_records
 from clara.errors import RecordError
 
 SOURCE = "official_jsonl"

@@ -1,24 +1,31 @@
-"""How good the verifier without a language model is, on pairs that people wrote.
+"""How good the verifier without a language model is, on pairs that people wrote: the table in docs/synth.md.
 
-Each pair is shown to the deterministic checks and the lexical judge twice: with its own passage (accepting is right)
-and with a wrong one (rejecting is right). Two kinds of wrong passage: another one drawn at random, and, much harder,
-the most similar other passage of the same data set.
+    python tests/synth/verifier_bench.py DATA.jsonl[.gz] ...
+
+Each file is a data set of ``passage_qa`` records. No model, no network. Each pair is shown to the
+deterministic checks and the lexical judge twice: with its own passage (accepting is right) and with a wrong one
+(rejecting is right). Two kinds of wrong passage: another one drawn at random, and, much harder, the most similar other
+passage of the same data set.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from clara.data import PassageQA
+from clara.data import PassageQA, read_records
+from clara.errors import ClaraError
 from clara.synth.checks import check_pair
 from clara.synth.drafts import Fault, Pair, SourcePassage
-from clara.synth.judges.lexical import LexicalJudge
+from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
 from clara.synth.words import content_stems
 
+POOLED = ("squad", "nq_qed", "nq_open", "clara_scp")
 _SHARED_BY = 200  # a stem in more passages than this says nothing about which are alike
 
 
@@ -146,3 +153,47 @@ def _neighbours(passages: Sequence[SourcePassage]) -> list[int]:
             del shared[other]
         nearest.append(max(shared, key=lambda other: (shared[other], -other)) if shared else (place + 1) % len(stems))
     return nearest
+
+
+def main(paths: list[Path]) -> None:
+    """Write one row a file, and one over the files of the pooled target."""
+    if not paths:
+        sys.exit(__doc__)
+    columns = ("data set", "passages", "pairs", "own accepted", "other rejected", "precision", "similar rejected")
+    show(f"| {' | '.join(columns)} | most rejected for |")
+    show(f"|---|{'---:|' * (len(columns) - 1)}---|")
+    pooled: VerifierScore | None = None
+    for path in paths:
+        records = read_records(path).passage_qa
+        if len(records) < 2 or not any(record.pairs for record in records):
+            sys.exit(f"{path} holds {len(records)} passages; expected at least two, with questions")
+        score = score_verifier(records, CheckSettings(), LexicalSettings())
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        show(row(name, score))
+        if name in POOLED:
+            pooled = score if pooled is None else pooled + score
+    if pooled is not None:
+        show(row(f"pooled: {', '.join(POOLED)}", pooled))
+
+
+def show(line: str) -> None:
+    """One line to the terminal, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def row(name: str, score: VerifierScore) -> str:
+    """One row of the table."""
+    reasons = sorted(score.reasons.items(), key=lambda item: -item[1])[:2]
+    shares = ", ".join(f"{reason} {count / score.pairs:.1%}" for reason, count in reasons)
+    return (
+        f"| {name} | {score.passages:,} | {score.pairs:,} | {score.recall:.1%} | {score.rejection:.1%} "
+        f"| {score.precision:.1%} | {score.similar_rejection:.1%} | {shares} |"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main([Path(argument) for argument in sys.argv[1:]])
+    except ClaraError as error:
+        sys.exit(str(error))
