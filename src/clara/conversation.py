@@ -30,6 +30,7 @@ from clara.english import (
     singular,
     with_capital,
     without_capital,
+    word_set,
     words_of,
 )
 from clara.pronouns import (
@@ -57,6 +58,17 @@ _REWRITE_TOKENS = 400
 
 _ADVERBIAL = frozenset({"when", "where", "why", "how"})
 _VALUE_WORDS = frozenset({"do", "mean", "stand", "default", "value", "values", "type", "set"})
+# What things have: "the default" is that of the topic, "the espresso" is another topic.
+_ATTRIBUTES = word_set(
+    "address age amount architect area argument author behaviour behavior capacity capital cause circumference code "
+    "color colour composer condition consequence cost currency date day default deadline depth diameter difference "
+    "director distance duration effect exception extension file flag flow folder format founder frequency function "
+    "height inventor language length level licence license limit location maker manager manufacturer material maximum "
+    "meaning method minimum name number option order origin owner parameter part path place population port power "
+    "predecessor pressure price purpose range rate reason result river role rule shape size source speed state status "
+    "successor supplier surface syntax team temperature time timeout title type unit use value version voltage volume "
+    "warranty weight width year"
+)
 
 _LEAD = re.compile(
     r"(?P<joined>(?:(?:and|but|or|so|ok|okay|well|also|then)\b[,\s]*)*)"
@@ -270,7 +282,10 @@ def _like_the_last(asked: _Message) -> _Result:
     if rest.lower() in {"the other one", "the other"}:
         rest = _other(asked) or rest
         words = words_of(rest, quotation=True)
-    question = _with_like_part(asked.last, rest, words, (lead["preposition"] or "").lower())
+    if words[0].lower in POSSESSIVES:
+        question = _asks_for(words[1:], f"the {rest[words[0].end :].strip()}", _topics(asked.last, words[0].lower, ()))
+    else:
+        question = _with_like_part(asked.last, rest, words, (lead["preposition"] or "").lower())
     return asked.made(question) if question else AskBack(f"What about {rest}? {_WHOLE}")
 
 
@@ -291,11 +306,15 @@ def _with_like_part(last: Turn, rest: str, words: tuple[Word, ...], preposition:
             return question[: part.start] + _fitted(part, new) + question[part.end :]
     if preposition in {"in", "on", "at", "with", "during", "under", "after", "before", "since"} and not new.named:
         return f"{question.rstrip(' ?.')} {preposition} {rest}?"
-    topics = [] if new.named or preposition else _topics(last, "it", ())
-    if len(topics) != 1:
+    topics = [] if preposition or new.named or new.head not in _ATTRIBUTES else _topics(last, "it", ())
+    return _asks_for(words, rest if new.article else f"the {rest}", topics)
+
+
+def _asks_for(words: Sequence[Word], what: str, topics: Sequence[str]) -> str | None:
+    """The question what a thing of the topic is, where there is one topic."""
+    if len(topics) != 1 or not words:
         return None
-    said = rest if new.article else f"the {rest}"
-    return f"What {'are' if is_plural(words[-1].lower) else 'is'} {said} of {topics[0]}?"
+    return f"What {'are' if is_plural(words[-1].lower) else 'is'} {what} of {topics[0]}?"
 
 
 def _alike_in(question: str, rest: str, words: tuple[Word, ...]) -> bool:
