@@ -19,6 +19,13 @@ RIVER = Turn("Where does the Danube rise?", "in the Black Forest", "/m/danube.tx
 FRANCE = Turn("What is the capital of France?", "Paris", "/m/france.txt")
 SETTING = Turn("What does `pool_size` set?", "the number of connections", "/m/db.html")
 BOTH = Turn("Did Kestrel install the Birch pump?", "yes", "/m/pumps.jsonl#2")
+PARTS = Turn("Where are the spare parts of the Cedar pump listed?", "CED_PART_LIST", "/m/pumps.jsonl#3")
+OFFLINE = Turn("How do I enable offline mode in Alembic?", "--sql", "/m/alembic/offline.html")
+LICENCE = Turn("Which licence does Nuitka use?", "Apache License 2.0", "/m/nuitka/README.md")
+COMMAND = Turn("Which command creates a new migration?", "alembic revision", "/m/alembic/tutorial.html")
+TOWER = Turn("Who built the tower in Paris?", "Gustave Eiffel", "/m/tower.txt")
+BOOK = Turn("Who is the author of the Django book?", "Adrian Holovaty", "/m/django.txt")
+LIBRARY = Turn("When does the library open on Monday?", "9 a.m.", "/m/library.txt")
 GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
 
 
@@ -43,6 +50,11 @@ GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
         (CHAMPION, "When was he born?", "When was Wilhelm Steinitz born?"),
         (CHAMPION, "What was his profession?", "What was Wilhelm Steinitz's profession?"),
         (FRANCE, "How many people live there?", "How many people live in the capital of France?"),
+        (PARTS, "Who sells them?", "Who sells the spare parts of the Cedar pump?"),
+        (TOWER, "How tall is it?", "How tall is the tower in Paris?"),
+        (BOOK, "When was it published?", "When was the Django book published?"),
+        (BOOK, "When did he write it?", "When did Adrian Holovaty write it?"),
+        (LIBRARY, "When does it close?", "When does the library close?"),
         # so do a demonstrative or an article with its noun, and "one"
         (YEAR, "Who maintains that pump?", "Who maintains the Birch pump?"),
         (YEAR, "Who maintains the pump?", "Who maintains the Birch pump?"),
@@ -63,6 +75,14 @@ GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
         (YEAR, "And the colour?", "What is the colour of the Birch pump?"),
         (YEAR, "And its colour?", "What is the colour of the Birch pump?"),
         (SETTING, "and the default?", "What is the default of `pool_size`?"),
+        (SETTING, "What is the default value?", "What is the default value of `pool_size`?"),
+        (PARTS, "And those of the Birch pump?", "Where are the spare parts of the Birch pump listed?"),
+        (PARTS, "How many are there?", "Where are the spare parts of the Cedar pump listed? How many are there?"),
+        (OFFLINE, "Since which version?", "How do I enable offline mode in Alembic? Since which version?"),
+        (LICENCE, "And Alembic?", "Which licence does Alembic use?"),
+        (LICENCE, "Why not GPL?", "Which licence does Nuitka use? Why not GPL?"),
+        (LIBRARY, "And on Sunday?", "When does the library open on Sunday?"),
+        (TOWER, "And in Tokyo?", "Who built the tower in Tokyo?"),
         (YEAR, "Where?", "Where was the Birch pump installed?"),
         (YEAR, "Why?", "Why was the Birch pump installed?"),
         (FIRM, "When?", "Which firm installed the Birch pump? When?"),
@@ -125,6 +145,18 @@ def test_a_question_that_stands_alone_is_left_as_it_is(message: str) -> None:
         ([FIRM], "Where is it based?", "What does 'it' refer to: the Birch pump or Kestrel? Ask with its name."),
         ([BOTH], "When was it painted?", "What does 'it' refer to: Kestrel or the Birch pump? Ask with its name."),
         ([OPTION], "What does it do?", "What does 'it' refer to: the Birch pump or --prime=slow? Ask with its name."),
+        ([OFFLINE], "Can it write to a file?", "What does 'it' refer to? Ask with its name."),
+        ([OFFLINE], "And on Windows?", "What about Windows? Ask the whole question."),
+        (
+            [LICENCE],
+            "Is it free?",
+            "What does 'it' refer to: Nuitka or Apache License 2.0? Ask with its name.",
+        ),
+        (
+            [COMMAND],
+            "What does it do?",
+            "What does 'it' refer to: the new migration or alembic revision? Ask with its name.",
+        ),
         ([YEAR], "Where was he born?", "What does 'he' refer to? Ask with its name."),
         ([YEAR], "What happens after that?", "What does 'that' refer to? Ask with its name."),
         ([YEAR], "Is that possible?", "What does 'that' refer to? Ask with its name."),
@@ -172,6 +204,7 @@ def test_a_name_answers_what_was_asked_back(reply: str, question: str | None) ->
 
 def test_a_whole_question_leaves_what_was_asked_back() -> None:
     asked = understand([FIRM], "Where is it based?")
+    assert isinstance(asked, AskBack)
     turns = [FIRM, asked.turn()]
     assert understand(turns, "Who owns the Fir pump?") == Understood("Who owns the Fir pump?")
     made = "When was the Birch pump installed?"

@@ -111,7 +111,7 @@ def test_only_the_manual_asked_for_is_read(store: Clara) -> None:
     documents = store.store.documents()
     other = next(uri for uri in documents if uri.endswith("other.txt"))
     for mode in ("text", "latent", "hybrid"):
-        found = store.ask(QUESTION, 3, mode=mode, context="memory", within=other, max_new_tokens=1)  # type: ignore[arg-type]
+        found = store.ask(QUESTION, 3, mode=mode, context="memory", within=other, max_new_tokens=1)
         assert [cited.document for cited in found.citations] == [other]
     with pytest.raises(InputError, match=f"no passage was found in {other} by text search"):
         store.ask("Who is Kestrel?", mode="text", within=other)

@@ -40,6 +40,7 @@ from clara.pronouns import (
     OF_PERSONS,
     OF_THINGS,
     PAPERS,
+    PEOPLE,
     POSSESSIVES,
     PRONOUNS,
     is_expletive,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 # Longer answers are sentences, whose names are not what the question was about.
 _LONGEST_NAME = 8
+_LONGEST_ANSWER = 4
 _EARLIER_TURNS = 6  # that a language model reads
 _REWRITE_TOKENS = 400
 
@@ -72,21 +74,24 @@ _ATTRIBUTES = word_set(
 
 _LEAD = re.compile(
     r"(?P<joined>(?:(?:and|but|or|so|ok|okay|well|also|then)\b[,\s]*)*)"
-    r"(?P<about>(?:what|how)\s+about\b|(?:and\s+)?the\s+same\s+for\b|"
+    r"(?P<about>(?:what|how)\s+about\b|the\s+same\s+for\b|(?:those|that|the\s+ones?)\s+(?:of|for)\b|"
     r"(?:is|was|does|do|are)\s+(?:it|that|this|the\s+same)\s+(?:also\s+)?(?:the\s+same|so|true|apply|hold|valid)\s+"
     r"(?:for|to|of|with)\b)?\s*"
     r"(?:(?P<preposition>for|in|on|at|with|by|during|under|after|before|since|of|to|from)\s+)?"
-    r"(?P<rest>.*?)[\s?.!]*",
+    r"(?P<rest>.*?)(?:\s+then)?[\s?.!]*",
     re.IGNORECASE | re.DOTALL,
 )
 _BARE_QUESTION = re.compile(
-    r"(?:(?:and|but|so)\s+)?(?P<asked>why(?:\s+(?:not|is\s+that|so))?|when|where|who|whose|whom|which|"
-    r"how(?:\s+(?:many|much|often|long|far|big|deep|high|tall|old|so|come|come\s+so))?|since\s+when|what\s+for|"
-    r"by\s+whom|with\s+what)[\s?.!]*",
+    r"(?:(?:and|but|so)\s+)?(?P<asked>why(?:\s+(?:is\s+that|so|not(?:\s+\w+){0,3}))?|when|where|"
+    r"how\s+many\s+(?:are|were)\s+(?:there|they)|how(?:\s+(?:often|long|far|big|deep|high|tall|old|so|come))?|since\s+when|what\s+for|"
+    r"(?:(?:since|in|with|by|on|at|from|to|for|of|under)\s+)?(?:who|whose|whom|which|what|how\s+many|how\s+much)"
+    r"(?:\s+[a-z]+)?)[\s?.!]*",
     re.IGNORECASE,
 )
 _MORE = re.compile(
     r"(?:(?:and|but|so)\s+)?(?:(?:please\s+)?(?:tell\s+me|say|explain)\s+more|more|go\s+on|explain(?:\s+that)?|"
+    r"(?:please\s+)?(?:show|give)\s+(?:me\s+)?an\s+example|for\s+example|"
+    r"(?:what|which|who|where)\s+(?:are\s+)?(?:the\s+)?others(?:\s+are\s+there)?|"
     r"(?:what|anything|who|where)\s+else|really|are\s+you\s+sure)[\s?.!]*",
     re.IGNORECASE,
 )
@@ -298,7 +303,11 @@ def _with_like_part(last: Turn, rest: str, words: tuple[Word, ...], preposition:
     new = phrases[0] if len(phrases) == 1 and phrases[0].text == rest else NounPhrase(rest, words)
     parts = _parts_of(question)
     for like in (_same_head, _both_names, _both_identifiers):
-        alike = {part.text: part for part in parts if like(part, new)}
+        alike = {
+            part.text: part
+            for part in parts
+            if like(part, new) and (like is _same_head or _hangs_alike(question, part, preposition))
+        }
         if len(alike) > 1:
             return None
         if alike:
@@ -315,6 +324,12 @@ def _asks_for(words: Sequence[Word], what: str, topics: Sequence[str]) -> str | 
     if len(topics) != 1 or not words:
         return None
     return f"What {'are' if is_plural(words[-1].lower) else 'is'} {what} of {topics[0]}?"
+
+
+def _hangs_alike(question: str, part: NounPhrase, preposition: str) -> bool:
+    """Whether a part of a question has the preposition that was said, where one was; "for" goes with any."""
+    before = [word.lower for word in words_of(question[: part.start])]
+    return preposition in {"", "for"} or before[-1:] == [preposition]
 
 
 def _alike_in(question: str, rest: str, words: tuple[Word, ...]) -> bool:
@@ -345,7 +360,8 @@ def _both_names(part: NounPhrase, new: NounPhrase) -> bool:
 
 
 def _both_identifiers(part: NounPhrase, new: NounPhrase) -> bool:
-    return not new.head and _has(part, "identifier") and _has(new, "identifier")
+    both = not new.head and _has(part, "identifier") and _has(new, "identifier")
+    return both and part.text.startswith("-") == new.text.startswith("-")  # options go with options
 
 
 def _has(phrase: NounPhrase, kind: str) -> bool:
@@ -413,33 +429,89 @@ def _topics(last: Turn, pronoun: str, words: Sequence[Word]) -> list[str]:
         persons = [p for p in phrases if p.named and not p.head and not p.article]
         return _distinct(answers) if asks_who and answers else _distinct(persons) if len(persons) == 1 else []
     if pronoun in OF_MANY:
-        many = [p for p in phrases if is_plural(p.parts[0].words[-1].lower) and not p.named]
+        many = [p for p in phrases if p.head and is_plural(p.parts[0].words[-1].lower)]
         if len(many) == 1:
             return _distinct(many)
         phrases = [p for p in phrases if not p.head]  # a firm or a team may be "they", a pump is not
+    if pronoun in OF_THINGS:
+        phrases = [thing for p in phrases if (thing := _thing_of(p)) is not None]
+        answers = [] if asks_who else answers
+    if not _asks_which(question):
+        answers = [p for p in answers if _has(p, "identifier") and any(w.lower in _VALUE_WORDS for w in words)]
+    return _distinct(_candidates(question, phrases, answers, words))
+
+
+def _candidates(
+    question: Sequence[Word], phrases: Sequence[NounPhrase], answers: Sequence[NounPhrase], words: Sequence[Word]
+) -> list[NounPhrase]:
+    """What the last question is about, and its answer where that competes with it."""
     named = [p for p in phrases if p.named]
     subject = next((p for p in phrases if is_subject(question, p)), None)
     if not named:
-        return _distinct(answers) or _distinct([subject] if subject else phrases)
+        said_of = subject is not None and question[question.index(subject.words[0]) - 1].kind == "be"
+        if answers and said_of:  # "which pump is the loudest": the answer is the subject
+            return list(answers)
+        return [subject, *(p for p in answers if p.named)] if subject else [*phrases, *answers]
     if subject in named and all(follows_preposition(question, p) for p in named if p is not subject):
-        named = [subject]  # a pronoun goes on with the subject
-        valued = any(_has(p, "identifier") for p in answers) and any(w.lower in _VALUE_WORDS for w in words)
-        return _distinct([*named, *(answers if valued else [])])
-    asks_which = asks_who or any(
-        word.lower in {"which", "what"} and after.kind == "word" for word, after in pairwise(question)
+        # A pronoun goes on with the subject; a code or an option is rather a value of it, a name is a rival.
+        at = question.index(subject.words[0])
+        if [word.kind for word in question[max(0, at - 2) : at]] == ["question", "be"]:
+            return [subject]  # "what is the capital": the answer is another name of it
+        valued = any(word.lower in _VALUE_WORDS for word in words)
+        return [subject, *(p for p in answers if valued or _has(p, "name"))]
+    if len(named) == 1:
+        named = _with_its_place(question, phrases, named[0], subject)
+    return [*named, *answers]
+
+
+def _with_its_place(
+    question: Sequence[Word], phrases: Sequence[NounPhrase], named: NounPhrase, subject: NounPhrase | None
+) -> list[NounPhrase]:
+    """A name behind a preposition with what is there ("the tower in Paris"), or beside what else there is."""
+    place = question.index(named.words[0])
+    if place < 2 or question[place - 1].kind != "preposition" or question[place - 1].lower == "of":
+        return [named]
+    for phrase in phrases:
+        if phrase.words[-1] == question[place - 2]:
+            whole = tuple(question[question.index(phrase.words[0]) : place]) + named.words
+            return [NounPhrase(phrase.sentence, whole)]
+    if subject is not None:
+        return [subject, named]
+    start = place - 1
+    while start and question[start - 1].kind == "word":
+        start -= 1
+    loose = place - 1 - start + (start > 0 and question[start - 1].kind == "pronoun")
+    return [named] if loose < 3 else []  # "enable offline mode in": a thing without an article is there
+
+
+def _thing_of(phrase: NounPhrase) -> NounPhrase | None:
+    """A noun phrase as "it" can mean it: of "the author of the book" the book."""
+    parts = phrase.parts
+    if parts[0].words[-1].lower not in PEOPLE:
+        return phrase
+    rest = tuple(word for word in phrase.words if len(parts) > 1 and word.start >= parts[1].start)
+    return NounPhrase(phrase.sentence, rest) if rest else None
+
+
+def _asks_which(question: Sequence[Word]) -> bool:
+    """Whether a question asks for a thing by its kind or name, or for a person."""
+    return any(word.lower in {"who", "whose", "whom"} for word in question) or any(
+        word.lower in {"which", "what"} and after.kind in {"word", "be"} for word, after in pairwise(question)
     )
-    return _distinct([*named, *(answers if asks_which else [])])
 
 
 def _names_in(answer: str) -> list[NounPhrase]:
-    """The names in a short answer."""
+    """The names in a short answer; a very short one that is no number is a name as a whole."""
     words = words_of(answer, quotation=True)
-    return [p for p in noun_phrases(words, answer) if p.named] if len(words) <= _LONGEST_NAME else []
+    if not words or len(words) > _LONGEST_NAME or words[0].kind in {"adverb", "number"}:
+        return []
+    named = [p for p in noun_phrases(words, answer) if p.named]
+    return named or [NounPhrase(answer, words)] if len(words) <= _LONGEST_ANSWER else named
 
 
 def _distinct(phrases: Sequence[NounPhrase]) -> list[str]:
     """Noun phrases as they are said again, each once."""
-    texts = (re.sub(r"^(?:an?|the)\b", "the", p.text, flags=re.IGNORECASE) for p in phrases)
+    texts = (re.sub(r"^(?:an?|the)(?=\s)", "the", p.text, flags=re.IGNORECASE) for p in phrases)
     return list({text.lower(): text for text in texts}.values())
 
 
@@ -526,6 +598,20 @@ def _same_noun(asked: _Message) -> _Result:
     return None
 
 
+def _attribute(asked: _Message) -> _Result:
+    """For "what is the default value?": that of what the last question is about."""
+    opening = [word for word in asked.words if word.kind not in {"mark", "word"}]
+    if len(asked.phrases) != 1 or [word.kind for word in opening] != ["question", "be", "determiner"]:
+        return None
+    phrase = asked.phrases[0]
+    if phrase.head not in _ATTRIBUTES or phrase.words[-1].end < max(w.end for w in asked.words if w.kind == "word"):
+        return None
+    topics = _topics(asked.last, "it", ())
+    if len(topics) != 1:
+        return None
+    return asked.made(f"{asked.text[: phrase.end]} of {topics[0]}{asked.text[phrase.end :]}")
+
+
 def _with_less(asked: _Message, noun: Sequence[Word]) -> list[str]:
     """What the last question says more of than this noun alone."""
     if not noun or noun[0].kind != "word":
@@ -580,4 +666,5 @@ _RULES: tuple[Callable[[_Message], _Result], ...] = (
     _the_same,
     _which_one,
     _same_noun,
+    _attribute,
 )

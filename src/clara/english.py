@@ -90,7 +90,7 @@ _TOKEN = re.compile(
     r"""|(?P<word>--?\w[\w.=:/+-]*\w|[\w/~][\w./:@#+=\\-]*\w(?:\(\))?|\w)"""
     r"""|(?P<mark>[^\w\s])"""
 )
-_IDENTIFIER = re.compile(r"-{1,2}\w.*|.*[_=@#\\/:+.()].*|(?=.*\d)(?=.*[^\W\d]).*|[^\W\d_]+[a-z][A-Z].*")
+_IDENTIFIER = re.compile(r"-{1,2}\w.*|.*[_=@#\\/:+.()].*|(?=.*\d)(?=.*[^\W\d]).*|[a-z][^\W\d_]*[A-Z].*")
 _NUMBER = re.compile(r"[\d.,:/-]+")
 
 
@@ -271,7 +271,7 @@ def _kind(match: re.Match[str]) -> Kind:
         return "clitic" if match.lastgroup == "clitic" else "mark"
     if text.lower() in _KINDS and text != "IT":
         return _KINDS[text.lower()]
-    if _NUMBER.fullmatch(text) or text.lower() in _CALENDAR:
+    if text.lower() in {"a.m", "p.m"} or _NUMBER.fullmatch(text) or text.lower() in _CALENDAR:
         return "number"
     if match.lastgroup == "quoted" or (_IDENTIFIER.fullmatch(text) and text.lower() != "and/or"):
         return "identifier"
@@ -291,8 +291,10 @@ def _run(words: Sequence[Word], start: int, *, any_word: bool = False) -> int:
     elif not (words[place : place + 1] and (words[place].kind in {"name", "identifier"} or any_word)):
         return start
     first = place
+    bare = first == start  # a word with s behind a bare name is rather its verb: "PyEphem holds"
     while place < len(words) and (
-        words[place].kind in {"word", "name", "identifier", "number"}
+        (words[place].kind == "word" and not (bare and place > first and is_plural(words[place].lower)))
+        or words[place].kind in {"name", "identifier", "number"}
         or (words[place].kind == "clitic" and words[place].text[1:] == "s" and place > first)
     ):
         place += 1

@@ -17,7 +17,10 @@ OF_MANY = frozenset({"they", "them", "their", "theirs"})
 OF_PERSONS = frozenset({"he", "she", "him", "her", "his", "hers"})
 PRONOUNS = OF_THINGS | OF_MANY | OF_PERSONS
 DEMONSTRATIVES = frozenset({"this", "that", "these", "those"})
-_PEOPLE = frozenset({"user", "operator", "owner", "author", "person", "man", "woman", "administrator", "maker"})
+PEOPLE = word_set(
+    "user operator owner author person man woman administrator maker inventor founder director president king queen "
+    "composer manager mayor painter writer developer customer champion"
+)
 PAPERS = frozenset({"manual", "documentation", "document", "text", "book", "page", "guide", "handbook", "passage"})
 _VERBS = word_set(
     "know say tell mean happen happens work works need needs do does see find use take make show matter matters apply "
@@ -74,11 +77,11 @@ def said_before(words: Sequence[Word], phrases: Sequence[NounPhrase], place: int
     before = words[:boundary]
     phrases = [p for p in phrases if p.end <= before[-1].end] if before else []
     if pronoun in OF_PERSONS:
-        named = any(p.named or p.head in _PEOPLE for p in phrases)
+        named = any(p.named or p.head in PEOPLE for p in phrases)
         return named or _bare_subject(before) or _asks_for_a_person(words, place)
-    if any(p.head not in _PEOPLE | PAPERS for p in phrases) or _bare_subject(before):
+    if any(p.head not in PEOPLE | PAPERS for p in phrases) or _bare_subject(before):
         return True
-    loose = {word.lower for word in before if word.kind == "word"} - _VERBS - _PEOPLE - PAPERS
+    loose = {word.lower for word in before if word.kind == "word"} - _VERBS - PEOPLE - PAPERS
     if pronoun in OF_MANY:
         return any(is_plural(noun) for noun in loose) or _asks_for_a_person(words, place)
     return boundary < place and bool(loose)
@@ -99,7 +102,8 @@ def stands_alone(words: Sequence[Word], place: int) -> bool:
         return opens
     if after.kind != "word":
         return False
-    return (before == "be" and after.lower in DESCRIBED) or (before == "do" and after.lower in _VERBS)
+    described = after.lower in DESCRIBED or after.lower.endswith(("ible", "able", "ful", "ous"))
+    return (before == "be" and described) or (before == "do" and after.lower in _VERBS)
 
 
 def _divides(words: Sequence[Word], place: int) -> bool:
