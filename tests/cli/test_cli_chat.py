@@ -82,11 +82,11 @@ def test_what_is_not_sure_is_asked_back_and_answered_by_a_name(
 
 def test_commands_are_known_or_refused(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--store", store, "--mode", "text", "--context", "memory", "--k", 2, "--max-new-tokens", 2)
-    lines = ["/sources", "/nonsense", "/help me", HEIGHT, "/sources", "/help", "/exit", HEIGHT]
+    lines = ["/sources", "/nonsense", "/quit now", HEIGHT, "/sources", "/help", "/exit", HEIGHT]
     early, unknown, more, answer, sources, helped = objects(chat(clara, monkeypatch, lines, *options, "--json"))
     assert early == {"error": "there is no answer yet whose sources could be shown; ask a question first"}
     assert unknown == {"error": "there is no command /nonsense; there are /help, /sources and /quit"}
-    assert more == {"error": "/help takes nothing after it, got 'me'"}
+    assert more == {"error": "/quit takes nothing after it, got 'now'"}
     assert list(helped) == ["help"]
     assert "/sources" in helped["help"]
     assert list(sources["sources"][0]) == ["document", "start", "end", "page", "heading", "text"]

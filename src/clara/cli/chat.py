@@ -134,14 +134,14 @@ class _Conversation:
             self._answer(line)
             return
         commands = {"/help": self._help, "/sources": self._sources}
-        if name not in commands:
+        if name not in commands.keys() | _QUIT:
             raise InputError(f"there is no command {name}; there are /help, /sources and /quit")
         if rest:
             raise InputError(f"{name} takes nothing after it, got {rest[0]!r}")
         commands[name]()
 
     def _answer(self, message: str) -> None:
-        from clara.conversation import AskBack, rewrite, understand  # noqa: PLC0415 - as above
+        from clara.conversation import AskBack, rewrite, understand  # noqa: PLC0415 - only a question needs them
         from clara.manuals import manual_of  # noqa: PLC0415 - as above
 
         check_question(message)
@@ -156,8 +156,10 @@ class _Conversation:
         more: dict[str, Any] = {}
         if understood.made_from:
             more["understood"] = {
-                "question": understood.question, "made_from": understood.made_from, "within": within
-            }  # fmt: skip
+                "question": understood.question,
+                "made_from": understood.made_from,
+                "within": within,
+            }
             if not self._as_json:
                 place_of = f" (in {shown(within)})" if within is not None else ""
                 write(f"understood as: {understood.question}{place_of}")
@@ -179,7 +181,7 @@ class _Conversation:
         """
         if self._said is None:
             raise InputError("there is no answer yet whose sources could be shown; ask a question first")
-        from clara.ingest import location_of  # noqa: PLC0415 - as above
+        from clara.ingest import location_of  # noqa: PLC0415 - loads the formats' libraries
 
         cited = self._said.citations
         rows = self._rag.store.get([citation.passage_id for citation in cited])
@@ -188,7 +190,7 @@ class _Conversation:
         objects = [
             {"document": c.document, "start": c.start, "end": c.end, **asdict(where), "text": c.text}
             for c, where in found
-        ]  # fmt: skip
+        ]
         texts = [
             f"[{number}] {place(c.document, c.start, c.end, where.page, where.heading)}\n{c.text.strip()}\n"
             for number, (c, where) in enumerate(found, start=1)
