@@ -36,7 +36,7 @@ _ANSWER_TOKENS = 64  # as `clara ask`
 
 
 class Evidence(Settings):
-    """The stretch of a document that holds the answer, word for word; runs of white space count as one space."""
+    """The stretch of a document that holds the answer, word for word; signs and white space do not count."""
 
     document: str
     text: str
@@ -204,7 +204,8 @@ def _place(question: BedQuestion, texts: _Texts) -> Place | None:
     form = question.answers[0]
     if form not in {"yes", "no"} and not _contains(evidence.text, form):
         raise InputError(f"{question.id}: {form!r} is not in its evidence")
-    pattern = re.compile(r"\s+".join(re.escape(word) for word in evidence.text.split()))
+    # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
+    pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
     places = [
         Place(document.uri, match.start(), match.end())
         for document in texts.of(evidence.document)
