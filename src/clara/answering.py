@@ -60,6 +60,7 @@ class AnswerOptions:
         always_answer: answer even where the evidence says that the documents hold no answer.
         latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
             checkpoint's.
+        within: the manual (``conversation.manual_of``) whose passages alone are found; None for all.
 
     Raises:
         InputError: a choice that there is not, or a number that cannot be.
@@ -72,6 +73,7 @@ class AnswerOptions:
     max_new_tokens: int = 64
     always_answer: bool = False
     latent_weight: float | None = None
+    within: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, SearchMode)
@@ -102,6 +104,7 @@ class AnswerKeywords(TypedDict, total=False):
     max_new_tokens: int
     always_answer: bool
     latent_weight: float | None
+    within: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,28 +217,29 @@ def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
     asked = {word.lower() for word in _WORDS.findall(question)}
     best: tuple[int, Quote] | None = None
     for hit in hits:
-        passage = hit.passage
-        for start in _places(answer, passage.text):
-            end = start + len(answer)
-            first, last = sentence_around(passage.text, start, end)
-            words = {word.lower() for word in _WORDS.findall(passage.text[first:last])}
-            shared = len(asked & words)
+        for start in _places(answer, hit.passage.text):
+            quote = quote_of(hit, start, start + len(answer))
+            shared = len(asked & {word.lower() for word in _WORDS.findall(quote.sentence)})
             if best is None or shared > best[0]:
-                place = location_of(hit.metadata, passage.start + start)
-                best = (
-                    shared,
-                    Quote(
-                        passage_id=passage.id,
-                        document=passage.document,
-                        start=passage.start + start,
-                        end=passage.start + end,
-                        sentence_start=passage.start + first,
-                        sentence=passage.text[first:last],
-                        page=place.page,
-                        heading=place.heading,
-                    ),
-                )
+                best = (shared, quote)
     return None if best is None else best[1]
+
+
+def quote_of(hit: Hit, start: int, end: int) -> Quote:
+    """Characters ``start`` to ``end`` of a passage found, with the sentence and the place that they stand in."""
+    passage = hit.passage
+    first, last = sentence_around(passage.text, start, end)
+    place = location_of(hit.metadata, passage.start + start)
+    return Quote(
+        passage_id=passage.id,
+        document=passage.document,
+        start=passage.start + start,
+        end=passage.start + end,
+        sentence_start=passage.start + first,
+        sentence=passage.text[first:last],
+        page=place.page,
+        heading=place.heading,
+    )
 
 
 def _places(answer: str, text: str) -> list[int]:

@@ -196,7 +196,7 @@ class Citation:
         score: see ``Hit``; only scores of one search and one mode can be compared.
         text: the passage.
         read_as: how the answer's model read it; None if it did not.
-        tokens: positions of the prompt that it took.
+        tokens: positions of the prompt that it took; 0 where a server read it, which counts whole prompts alone.
     """
 
     passage_id: str
@@ -211,12 +211,12 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Where an answer stands word for word.
+    """Where an answer stands word for word, or the sentence that an answer in other words cites.
 
     Attributes:
         passage_id: the passage it stands in.
         document: the uri of its document.
-        start: the answer's first character in the document's text.
+        start: the answer's, or that sentence's, first character in the document's text.
         end: one past its last character.
         sentence: the sentence that holds it.
         sentence_start: the sentence's first character in the document's text.
@@ -293,7 +293,7 @@ class Answer:
         seconds: times.
         context: what of the passages was to be read.
         finish_reason: ``stop`` for a whole answer, ``length`` for one that was cut off at ``max_new_tokens``.
-        quote: where the answer stands word for word; None where it does not.
+        quote: where the answer stands; None where it stands nowhere.
         answered: false where the evidence says that the documents hold no answer; ``text`` says so then.
     """
 

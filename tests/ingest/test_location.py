@@ -79,8 +79,10 @@ def test_markdown_headings(text: str, headings: list[tuple[int, str]]) -> None:
 
 
 def test_underlined_lines_of_a_plain_text_are_headings() -> None:
-    text = "Manual\n======\n\nSome text\nthat goes on.\n\nOptions\n-------\n-x\n---\n\na | b\n--\n\nToo long for it\n----\n"
-    assert [(heading.start, heading.text) for heading in underlined_headings(text)] == [(0, "Manual"), (41, "Options")]
+    text = (
+        "Manual\n======\n\nSome text\nthat goes on.\n\nOptions\n-------\n-x\n---\n\na | b\n--\n\nToo long for it\n---\n"
+    )
+    assert [(heading.start, heading.text) for heading in underlined_headings(text)] == [(0, "Manual"), (40, "Options")]
 
 
 def test_a_passage_is_read_under_its_heading() -> None:
