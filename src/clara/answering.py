@@ -36,7 +36,7 @@ COVERAGE_WEIGHT = 0.4
 """What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
 
 _WORDS = re.compile(r"[^\W_]+")
-_STEM = 5  # characters: "installed" is "installation"
+_STEM = 5  # characters: "installed" is "installation", and "pumps" is "pump"
 
 
 def check_choice(name: str, value: str, kind: object) -> None:
@@ -198,9 +198,13 @@ def passage_text(hit: Hit) -> str:
 
 def covered(question: str, texts: Sequence[str]) -> float:
     """Share of a question's words, stop words left out, that begin like a word of the texts; 1 where it has none."""
-    asked = {word[:_STEM] for word in _WORDS.findall(question.lower()) if word not in STOP_WORDS}
-    there = {word[:_STEM] for text in texts for word in _WORDS.findall(text.lower())}
+    asked = {_stem(word) for word in _WORDS.findall(question.lower()) if word not in STOP_WORDS}
+    there = {_stem(word) for text in texts for word in _WORDS.findall(text.lower())}
     return len(asked & there) / len(asked) if asked else 1.0
+
+
+def _stem(word: str) -> str:
+    return word[:_STEM].rstrip("s")
 
 
 def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
