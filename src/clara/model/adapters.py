@@ -172,9 +172,11 @@ class Adapters:
 def _merged_layer(layer: LoraLayer, adapter: str) -> nn.Module:
     """The linear layer under a LoRA layer with the adapter added into its weight."""
     base = layer.get_base_layer()
-    merged = copy.copy(base)
+    merged: nn.Module = copy.copy(base)
     merged._parameters = dict(base._parameters)  # a shallow copy would share the dictionary, and with it the weight
-    merged.weight = nn.Parameter(base.weight.data + layer.get_delta_weight(adapter), requires_grad=False)
+    # A run's adapters are fp32 on a base that may be bf16, which the sum has to stay.
+    delta = layer.get_delta_weight(adapter).to(base.weight.dtype)
+    merged.weight = nn.Parameter(base.weight.data + delta, requires_grad=False)
     return merged
 
 
