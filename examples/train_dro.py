@@ -36,12 +36,13 @@ from clara.config import LoraSettings, Settings, check, read_toml
 from clara.data import DataRecord, MultiHop, read_records
 from clara.errors import ClaraError, TrainingError
 from clara.model import checkpoint, default_cache
-from clara.model.adapters import Adapters
+from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
 from clara.model.hub import Progress as HubProgress
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
+from clara.model.tensors import ADAPTER
 from clara.prompts import passage_text
 from clara.train.batch import Collator
 from clara.train.candidates import WordIndex
@@ -232,7 +233,7 @@ class _Run:
             torch.manual_seed(config.seed)
             adapters = Adapters.fresh(base.model, config.lora, roles=(SELECTOR, "generator"))
         if config.reader is not None:
-            checkpoint.load_adapter(adapters.peft_model, Path(config.reader) / checkpoint.ADAPTER, "generator")
+            load_adapter(adapters.peft_model, Path(config.reader) / ADAPTER, "generator")
         self._selector = new_selector(base, adapters, passage_tokens=config.passage_tokens)
         self._network, self._adapters = self._selector.network, adapters
         self._network.requires_grad_(requires_grad=False)
@@ -323,7 +324,7 @@ class _Run:
         )
         save_reader(self._adapters, reader, folder / "reader", card=card)
         with checkpoint.replacing(folder / "selector") as scratch:
-            checkpoint.save_adapter(self._adapters.peft_model, SELECTOR, scratch)
+            save_adapter(self._adapters.peft_model, SELECTOR, scratch)
             save_file({"head": self._selector.head.detach().cpu().contiguous()}, scratch / HEAD)
             manifest = SelectorManifest(
                 base_model=base.name,

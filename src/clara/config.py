@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from clara.errors import ConfigError
+from clara.errors import ConfigError, InputError
 
 RATES = (4, 8, 16, 32, 64, 128)
 ReadOut = Literal["memory_tokens", "mean_pool"]
@@ -142,12 +142,23 @@ def check(kind: type[SettingsT], values: dict[str, Any], *, source: str, faults:
     return made
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a socket, of which reading may never end; a missing path is for whoever opens it.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe, a device or a socket, not a regular file")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
         ConfigError: the file is missing, cannot be read or is not TOML.
     """
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

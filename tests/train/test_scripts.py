@@ -63,8 +63,7 @@ def test_faults_of_what_is_given_are_said_without_a_traceback(
     call: Callable[..., None], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     nothing, cache, out = tmp_path / "nothing", tmp_path / "cache", tmp_path / "out"
-    one, unasked = tmp_path / "one.jsonl.gz", tmp_path / "unasked.jsonl.gz"
-    write_records(one, passages(1))
+    unasked = tmp_path / "unasked.jsonl.gz"
     write_records(unasked, passages(10)[9:])
     with pytest.raises(SystemExit, match="is not a clara checkpoint"):
         call("average_checkpoints.py", nothing, tiny_checkpoint, out)
@@ -78,8 +77,4 @@ def test_faults_of_what_is_given_are_said_without_a_traceback(
         call("respan.py", nothing, tmp_path, cache, out)
     with pytest.raises(SystemExit, match="nothing"):
         call("question_sample.py", nothing, tmp_path / "sample.jsonl.gz")
-    with pytest.raises(SystemExit, match="nothing"):
-        call("verify_bench.py", nothing)
-    with pytest.raises(SystemExit, match="expected at least two"):
-        call("verify_bench.py", one)
     assert not out.exists()

@@ -312,7 +312,7 @@ def test_what_a_stage_leaves(
     assert (query.values != memory.values).any()
     one_vector = bool((query.values == query.values[0]).all())
     assert one_vector == bool(projected and not late), "one vector at every memory token, but for late interaction"
-    assert manifest.late_interaction == (query.late is not None) == bool(late)
+    assert manifest.late_interaction == (query.centre is not None) == bool(late)
     if query.centre is not None:
         np.testing.assert_array_equal(query.centre, table["query_passage_centre"][0].numpy())
         assert bool(query.centre.any())

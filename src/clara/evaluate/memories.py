@@ -15,7 +15,7 @@ from clara.evaluate.isolation import Failure, each
 from clara.evaluate.protocol import AnswerModel, Splitter
 from clara.ingest import make_document
 from clara.prompts import passage_text
-from clara.records import Memory
+from clara.records import Memory, QueryMemory
 from clara.similarity import ranking
 
 # Texts handed to the model in one call; it forms its own batches of them by length.
@@ -91,7 +91,7 @@ class MemoryBank:
         return memories
 
 
-def rank(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
+def rank(query: QueryMemory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
     """Order documents by their first window in the order of all windows (``similarity.ranking``).
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from clara.ingest import TokenSpans
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage
+from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory
 
 
 class AnswerModel(Protocol):
@@ -30,7 +30,7 @@ class AnswerModel(Protocol):
     def compress(self, texts: Sequence[str], *, rate: int | None = None) -> list[Memory]:
         """One memory a text, in order; ``rate`` None is the model's default."""
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """One query memory a question, in the space of ``compress`` at the same rate."""
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:

@@ -20,7 +20,7 @@ from clara.evaluate.settings import EvalConfig
 from clara.ingest import split
 from clara.metrics import recall_at_k, score_answer
 from clara.prompts import passage_text
-from clara.records import Generation, GenerationRequest, Memory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with questions done and questions in all."""
@@ -152,10 +152,10 @@ class _Run:
         queries = each([question.question for question in chunk], self._encode)
         return [self._ranked(question, query) for question, query in zip(chunk, queries, strict=True)]
 
-    def _encode(self, questions: Sequence[str]) -> list[Memory]:
+    def _encode(self, questions: Sequence[str]) -> list[QueryMemory]:
         return self._model.encode_queries(questions, rate=self._config.rate)
 
-    def _ranked(self, question: MultiHop, query: Memory | Failure) -> _Prepared | Failure:
+    def _ranked(self, question: MultiHop, query: QueryMemory | Failure) -> _Prepared | Failure:
         """The request with the best candidates; a failure if any candidate has no memory, as none can be left out."""
         if isinstance(query, Failure):
             return query

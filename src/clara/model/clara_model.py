@@ -17,15 +17,15 @@ from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError
 from clara.model import checkpoint, hub, hub_checkpoint, official
-from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
-from clara.model.create import Loaded, place_checkpoint
+from clara.model.create import Loaded, open_checkpoint
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.inspection import Inside, Inspector
-from clara.model.network import encode
+from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
-from clara.records import Generation, GenerationRequest, Memory, Wording
+from clara.model.roles import Role, RoleWeights
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -54,11 +54,13 @@ class ClaraModel:
         manifest: what the checkpoint says of itself.
     """
 
-    def __init__(self, name: str, loaded: Loaded, *, attention: str | None = None) -> None:
+    def __init__(self, name: str, loaded: Loaded[Network | StoredNetwork], *, attention: str | None = None) -> None:
         self.name = name
         self.manifest = loaded.manifest
         self.fingerprint = loaded.fingerprint or checkpoint.fingerprint(loaded.network, loaded.manifest)
-        self._network = loaded.network.eval()
+        self._network = loaded.network
+        if isinstance(self._network, Network):
+            self._network.eval()
         self._tokenizer = loaded.base.tokenizer
         self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
@@ -103,7 +105,7 @@ class ClaraModel:
         """
         where = placement(dtype, device, attention)
         folder = find_checkpoint(str(name), progress=progress)
-        loaded = place_checkpoint(
+        loaded = open_checkpoint(
             folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
         )
         # A store keeps the name, and is opened from other working folders.
@@ -147,6 +149,14 @@ class ClaraModel:
     def wording(self) -> Wording:
         """How it answers from memories unless told otherwise: freely, or in the words of the passages."""
         return self.manifest.wording or "free"
+
+    @property
+    def query_space(self) -> QuerySpace:
+        """What a question is compared with passages by: the mean of its memory, projected, or all of it.
+
+        Late interaction finds the passages that it puts in order by the mean.
+        """
+        return "mean" if self.manifest.query_projection else "flat"
 
     @property
     def reading(self) -> ReadingRule:
@@ -199,9 +209,12 @@ class ClaraModel:
         """
         return self._encode("compressor", texts, rate, "text", progress)
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """Map questions into the space of memories made at the same rate; arguments as ``compress``."""
-        return self._encode("query_reasoner", questions, rate, "question", None)
+        encoded = self._encode("query_reasoner", questions, rate, "question", None)
+        shared = self._network.table.passage_centre(self.default_rate if rate is None else rate)
+        centre = None if shared is None else shared.float().cpu().numpy()
+        return [QueryMemory(one.values, one.fingerprint, one.rate, one.token_count, centre) for one in encoded]
 
     @property
     def mse_weight(self) -> float | None:
@@ -336,8 +349,6 @@ class ClaraModel:
         alone = kind == "question" and len(texts) == 1
         rows = [self._ids(text, "the question" if alone else f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
-        shared = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
-        centre = None if shared is None else shared.float().cpu().numpy()
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
@@ -352,7 +363,7 @@ class ClaraModel:
                 )
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
-                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count, centre)
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)
                 if progress is not None:
                     progress(len(places))
         return [memories[i] for i in range(len(texts))]

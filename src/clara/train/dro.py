@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError
-from clara.model import checkpoint
-from clara.model.adapters import Adapters
+from clara.model.adapters import Adapters, load_adapter
 from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.prompting import Prompter
+from clara.model.tensors import ADAPTER
 from clara.train.batch import decoder_attention
 
 MANIFEST, HEAD = "selector.json", "head.safetensors"
@@ -124,7 +124,7 @@ def load_selector(folder: Path, base: BaseModel) -> Selector:
             f"{base.name} ({base.identity}); use it with its own base model"
         )
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=base.model.dtype, roles=(SELECTOR,))
-    checkpoint.load_adapter(adapters.peft_model, folder / checkpoint.ADAPTER, SELECTOR)
+    load_adapter(adapters.peft_model, folder / ADAPTER, SELECTOR)
     selector = new_selector(base, adapters, passage_tokens=manifest.passage_tokens)
     head = load_file(folder / HEAD).get("head")
     if head is None or head.shape != selector.head.shape or not bool(torch.isfinite(head).all()):

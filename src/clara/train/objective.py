@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clara.model.adapters import AdapterName
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
 from clara.model.network import Network, ReadOut, splice
+from clara.model.roles import AdapterName
 from clara.train.batch import Batch, decoder_attention
 
 
@@ -40,7 +40,7 @@ def generation_loss(
         network: with gradients where the stage wants them.
         batch: texts and decoder sequences.
         mse_weight: lambda.
-        kl_weight: of the KL term (``distil``).
+        kl_weight: of the KL term (``teacher``).
         quoted_weight: of the CE among quotations.
     """
     memories, read = batch.memories, None

@@ -20,7 +20,7 @@ from clara.evaluate.isolation import Failure, each
 from clara.evaluate.memories import MemoryBank, rank
 from clara.evaluate.protocol import AnswerModel, Splitter
 from clara.ingest import split
-from clara.records import Generation, GenerationRequest, Memory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with questions done and questions in all."""
@@ -135,7 +135,7 @@ class Asker:
             self._kept.popitem(last=False)
         return found
 
-    def query(self, question: str) -> Memory | Failure:
+    def query(self, question: str) -> QueryMemory | Failure:
         """Memory of a question."""
         return each([question], lambda asked: self._model.encode_queries(asked, rate=self._rate))[0]
 

@@ -13,7 +13,7 @@ from clara.model.inspection import (
     Space,
     States,
 )
-from clara.records import FloatArray, Memory
+from clara.records import FloatArray, Memory, QueryMemory
 
 
 class Insight(Protocol):
@@ -29,7 +29,14 @@ class Insight(Protocol):
         """Log-likelihood of an answer under each context."""
 
     def selection_gradient(
-        self, question: str, query: Memory, candidates: Sequence[Memory], answer: str, *, k: int, temperature: float
+        self,
+        question: str,
+        query: QueryMemory,
+        candidates: Sequence[Memory],
+        answer: str,
+        *,
+        k: int,
+        temperature: float,
     ) -> SelectionGradient:
         """The straight-through selector on one question."""
 

@@ -17,7 +17,7 @@ from clara.evaluate.protocol import AnswerModel
 from clara.evaluate.shelf import Shelf
 from clara.evaluate.system import Ask, SystemSettings
 from clara.ingest import split
-from clara.records import Memory
+from clara.records import Memory, QueryMemory
 
 
 class DocumentMemories:
@@ -72,11 +72,11 @@ class Latent:
             self._order(query, [memories[doc] for doc in ask.docs]) for query, ask in zip(queries, asks, strict=True)
         ]
 
-    def _encode(self, questions: Sequence[str]) -> list[Memory]:
+    def _encode(self, questions: Sequence[str]) -> list[QueryMemory]:
         return self._model.encode_queries(questions, rate=self._rate)
 
     @staticmethod
-    def _order(query: Memory | Failure, docs: Sequence[tuple[Memory, ...] | Failure]) -> Ranking | Failure:
+    def _order(query: QueryMemory | Failure, docs: Sequence[tuple[Memory, ...] | Failure]) -> Ranking | Failure:
         if isinstance(query, Failure):
             return query
         windows: list[tuple[Memory, ...]] = []

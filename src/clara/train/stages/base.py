@@ -19,12 +19,12 @@ from torch import Tensor
 from clara.data import DataRecord
 from clara.errors import ClaraError
 from clara.model import checkpoint
-from clara.model.adapters import Role
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
 from clara.model.hub import Progress as HubProgress
 from clara.model.network import Network
+from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Memories
 from clara.train.candidates import Neighbours
 from clara.train.card import model_card

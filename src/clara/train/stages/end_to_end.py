@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clara.model.adapters import Role
 from clara.model.network import Network
+from clara.model.roles import Role
 from clara.model.selection import select, straight_through_top_k
 from clara.train.batch import Batch
 from clara.train.objective import Losses, passage_memories, reply_loss

@@ -17,12 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from clara.data import DataRecord
-from clara.model.adapters import Role
 from clara.model.create import Loaded
 from clara.model.hub import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderContext, ReaderManifest, save_reader
+from clara.model.roles import Role
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories
 from clara.train.candidates import Neighbours
 from clara.train.card import reader_card

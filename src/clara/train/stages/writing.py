@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clara.model.adapters import Role
 from clara.model.create import Loaded
 from clara.model.network import Network
+from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.config import MemoryConfig
 from clara.train.objective import Losses, generation_loss
