@@ -77,9 +77,6 @@ def test_a_trained_reader_answers_in_the_models_place(
     assert "give --context text" in wrong.err
     memory = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--reader", reader)
     assert "give --context text or --context none" in memory.err
-    public = clara("eval", "--data", FORMATS / "squad_v2.json", "--model", tiny_checkpoint)
-    assert public.code == 2
-    assert "--system clara" in public.err
 
 
 def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -101,7 +98,7 @@ def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
 def test_fidelity_refuses_before_it_measures(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
     options = ("eval", "--data", QUESTIONS, "--fidelity", "--model", tiny_checkpoint, "--rate", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clara.evaluate.fidelity.measure_fidelity", None)  # calling it would be a bug
+        patch.setattr("clara.analysis.fidelity.measure_fidelity", None)  # calling it would be a bug
         unserved = clara(*options, "--rate", 8, "--out", tmp_path / "out")
         (tmp_path / "file").write_text("")
         taken = clara(*options, "--out", tmp_path / "file")
@@ -275,7 +272,7 @@ def test_a_model_that_the_user_names_takes_the_place_of_the_recipes(
     def load(_: ModelChoice, name: str) -> NoReturn:
         raise InputError(f"asked for {name}")
 
-    monkeypatch.setattr("clara.cli.eval_systems.load_model", load)
+    monkeypatch.setattr("clara.cli.compare.load_model", load)
     if environment is not None:
         monkeypatch.setenv("CLARA_MODEL", environment)
     recipe = tmp_path / "grid.toml"
@@ -302,7 +299,6 @@ def test_abstention_is_reported_where_questions_have_no_answer(
     [
         (("--system", "clara"), "--out DIR"),
         (("--system", "klara", "--out", "o"), "no such system: klara; there are"),
-        (("--setting", "normal", "--out", "o"), "give --data and --system NAME; systems: bge-reranker, bm25"),
         (("--system", "bm25", "--context", "text", "--out", "o"), "--context is for a single model"),
         (("--system", "bm25", "--reader", "base", "--out", "o"), "folder of a reader"),
         (("--system", "bm25", "--option", "reader", "--out", "o"), "must be NAME=DIR"),
@@ -310,7 +306,8 @@ def test_abstention_is_reported_where_questions_have_no_answer(
         (("--reader", "nowhere"), "generator, base, or the folder of a reader"),
         (("--recipe", "nothing.toml", "--out", "o"), "--recipe says which data"),
         (("--recipe", "nothing.toml", "--k", 3, "--rate", 4, "--out", "o"), "--rate, --k has no meaning with --recipe"),
-        (("--corpus", "pool", "--yes-no"), "--corpus, --yes-no has no meaning for a single model (give --system"),
+        (("--timed", 1, "--option", "a=b"), "--option, --timed has no meaning for a single model (give --system"),
+        (("--retry-errors",), "--retry-errors needs the --out DIR of the earlier run"),
         (("--system", "bm25", "--encoder", "e", "--out", "o"), "--encoder has no meaning with --system"),
         (("--fidelity", "--k", 3, "--out", "o"), "--k has no meaning with --fidelity"),
     ],

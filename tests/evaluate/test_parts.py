@@ -1,4 +1,4 @@
-"""The parts of an evaluation: isolation of faults, the memory bank, ranking, settings."""
+"""The parts of an evaluation: errors that stay with their item, memories, ranking, settings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from bag_model import BagModel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bag_model import BagModel, sentence_split
 from clara.config import check
 from clara.data import DocText
 from clara.errors import ConfigError
-from clara.evaluate import EvalConfig
-from clara.evaluate.isolation import Failure, each
-from clara.evaluate.memories import MemoryBank, rank
-from clara.ingest import split
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import Failure, each
+from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.run import Block
 from clara.records import Memory
 
 
@@ -58,17 +58,25 @@ def test_an_interrupt_ends_the_run() -> None:
         each([1, 2], stopped)
 
 
-def test_a_bank_keeps_a_document_until_its_last_use() -> None:
+def test_a_document_is_compressed_again_only_after_the_cache_dropped_it() -> None:
     first, second = DocText("A", "alpha beta."), DocText("B", "gamma delta.")
     model = BagModel()
-    bank = MemoryBank(model, rate=None, splitter=split, uses=[first, second, first])
-    bank.fill([first, second, first])
-    bank.release([first, second])
-    assert len(bank) == 1
-    bank.fill([first])
+    memories = DocumentMemories(model, None, Cache())
+    memories.of([first, second, first])
+    memories.of([first])
     assert model.compressed.count("A\nalpha beta.") == 1
-    bank.release([first])
-    assert len(bank) == 0
+    small = DocumentMemories(model, None, Cache(budget_bytes=1))
+    for doc in (first, second, first):
+        small.of([doc])
+    assert model.compressed.count("A\nalpha beta.") == 3
+
+
+def test_another_splitter_can_be_given() -> None:
+    model = BagModel()
+    docs = [DocText("First", "One fact. Another one."), DocText("Next", "A third.")]
+    found = DocumentMemories(model, None, Cache(), sentence_split).of(docs)
+    assert sorted(model.compressed) == sorted(["First\nOne fact. ", "First\nAnother one.", "Next\nA third."])
+    assert [len(windows) for windows in found if not isinstance(windows, Failure)] == [2, 1]
 
 
 VECTOR = st.lists(st.integers(-4, 4), min_size=4, max_size=4)
@@ -83,7 +91,7 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
         norm = math.hypot(*a) * math.hypot(*b)
         return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
 
-    order = rank(memory(query), [[memory(window) for window in doc] for doc in docs])
+    order = rank_documents(memory(query), [[memory(window) for window in doc] for doc in docs])
     best = [max(cosine(query, window) for window in doc) for doc in docs]
     assert sorted(order) == list(range(len(docs)))
     for before, after in itertools.pairwise(order):
@@ -92,11 +100,11 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
 
 def test_equal_documents_keep_their_order() -> None:
     same = [Memory(np.ones((2, 2), dtype=np.float32), "f", 4, 8)]
-    assert rank(same[0], [same] * 5) == (0, 1, 2, 3, 4)
+    assert rank_documents(same[0], [same] * 5) == (0, 1, 2, 3, 4)
 
 
 def test_settings_name_all_faults_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(EvalConfig, {"given": "golden", "k": 0, "rates": 4, "resamples": 10}, source="command line")
-    for name in ("given", "k", "rates", "resamples"):
+        check(Block, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line")
+    for name in ("given", "k", "rates", "systems"):
         assert f"{name}: " in str(caught.value)

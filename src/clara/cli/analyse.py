@@ -1,4 +1,4 @@
-"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.evaluate.analysis``."""
+"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.analysis``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,8 +27,8 @@ from clara.cli.terminal import bar, console, note, print_json, write
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.analysis.asking import AnalysisSettings
-    from clara.evaluate.analysis.kinds import Kind, Report
+    from clara.analysis.harness import AnalysisSettings
+    from clara.analysis.kinds import Analysis
 
 
 def analyse(
@@ -93,9 +94,10 @@ def analyse(
     An option of another analysis is refused. --json prints {"kind", "figure", "json", "models": [report, ...]}, the
     reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    from clara.analysis.kinds import KINDS  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
-    from clara.evaluate.analysis import figures  # noqa: PLC0415
-    from clara.evaluate.analysis.kinds import KINDS  # noqa: PLC0415
+    from clara.evaluate import plots  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
 
     given = {
         "rate": rate,
@@ -110,7 +112,7 @@ def analyse(
         "max_new_tokens": max_new_tokens,
     }
     settings = _settings(kind, KINDS[kind], given)
-    figures.check()
+    plots.check()
     reading = read_records(data)
     note(reading.summary())
     _make_folder(out)
@@ -124,10 +126,10 @@ def analyse(
         sources.append(source)
     figure, target = out / f"{kind}.png", out / f"{kind}.json"
     KINDS[kind].draw(reports, figure)
-    whole = [{"label": label, **report.to_json()} for label, report in reports]
+    whole = [{"label": label, **asdict(report)} for label, report in reports]
     described = {"path": str(data), "sha256": reading.sha256}
     told = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
-    _write(target, {**told, "models": whole})
+    write_whole(target, json.dumps({**told, "models": whole}, indent=1, ensure_ascii=False) + "\n")
     short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
     if as_json:
         print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
@@ -141,7 +143,7 @@ def register(app: typer.Typer) -> None:
     app.command()(analyse)
 
 
-def _settings(name: str, kind: Kind, given: Mapping[str, object]) -> AnalysisSettings:
+def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
     from clara.config import check  # noqa: PLC0415
 
     values = {option: value for option, value in given.items() if value is not None}
@@ -152,11 +154,11 @@ def _settings(name: str, kind: Kind, given: Mapping[str, object]) -> AnalysisSet
 
 
 def _measure(
-    kind: Kind, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
-) -> tuple[Report, dict[str, object]]:
+    kind: Analysis, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
+) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     loaded = load_model(choice, name)
     command = ["clara", *sys.argv[1:]]
@@ -165,11 +167,11 @@ def _measure(
     ).to_json()
     with bar(label) as show:
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if show is not None:
                 show(done, total, "questions")
 
-        report = kind.measure(loaded, records, settings, tell)
+        report = kind.measure(loaded, records, settings, on_progress)
     del loaded
     gc.collect()
     return report, source
@@ -191,12 +193,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
-
-
-def _write(path: Path, value: Mapping[str, object]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:

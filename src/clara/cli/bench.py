@@ -1,4 +1,4 @@
-"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.evaluate.speed``."""
+"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.bench``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def compress(
     --json prints one object: {"passages", "tokens", "rate", "seconds", "tokens_per_second", "gflops", "peak_gflops",
     "share_of_peak", "threads"}.
     """
-    from clara.evaluate.speed import bench_compress  # noqa: PLC0415
+    from clara.bench import bench_compress  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = list(islice(cycle(_texts(data, loaded)), passages))
@@ -105,7 +105,7 @@ def ask(
     The passages are whole windows, as an index of longer documents holds them. --json prints one object:
     {"questions", "passages", "rate", "memory_seconds", "text_seconds", "memory_prompt", "text_prompt", "ratio"}.
     """
-    from clara.evaluate.speed import bench_ask  # noqa: PLC0415
+    from clara.bench import bench_ask  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = cycle(_windows(_texts(data, loaded), loaded))
@@ -144,7 +144,7 @@ def candidates(
     --json prints one object: {"questions", "candidates", "k", "rate", "docs_per_second", "indexed_seconds",
     "compressed_seconds", "ratio"}.
     """
-    from clara.evaluate.speed import bench_candidates  # noqa: PLC0415
+    from clara.bench import bench_candidates  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = cycle(_windows(_texts(data, loaded), loaded))

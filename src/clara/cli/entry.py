@@ -25,6 +25,7 @@ from clara.cli import (
     ask,
     bench,
     chat,
+    compare,
     convert,
     doctor,
     eval,  # noqa: A004 - a command's name is its file's
@@ -108,6 +109,7 @@ for _command in (
     doctor,
     train,
     eval,
+    compare,
     inspect,
     analyse,
     bench,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clara.errors import ConfigError, MissingExtraError
-from clara.evaluate.protocol import AnswerModel
+from clara.evaluate.system import AnswerModel
 from clara.ingest import make_document, split
 from clara.prompts import passage_text
 from clara.records import ContextKind, GenerationRequest
