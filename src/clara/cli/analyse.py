@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def analyse(
     kind: Annotated[
-        Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness"],
+        Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness", "fidelity"],
         typer.Argument(help="Analysis."),
     ],
     *,
@@ -45,9 +45,14 @@ def analyse(
             "--compare", help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."
         ),
     ] = None,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first questions (tsne: passages).")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")] = 0,
+    rate: Annotated[
+        list[int] | None,
+        typer.Option("--rate", min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Only the first questions (tsne, fidelity: passages).")
+    ] = 50,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of every draw; 0 by default.")] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, help="gradient: passages selected; 5 by default.")] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="gradient: tau of the selection; 0.02 by default.")
@@ -63,6 +68,9 @@ def analyse(
         ),
     ] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", help="fidelity: folder of an encoder for BERTScore.")
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, help="attention, robustness, faithfulness: prompts generated together."),
@@ -90,19 +98,20 @@ def analyse(
     attention     what answer tokens look at: the gold passage, the others, the question
     robustness    F1 with k = 1 to 10, other orders, a poisoned passage, more distractors
     faithfulness  are the answer's tokens in the cited text?
+    fidelity      a passage restated from its memory: ROUGE, names and numbers, BERTScore; no figure
 
     An option of another analysis is refused. --json prints {"kind", "figure", "json", "models": [report, ...]}, the
     reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.analysis.kinds import KINDS  # noqa: PLC0415
+    from clara.cli import fidelity  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import plots  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
 
     given = {
-        "rate": rate,
-        "limit": limit,
         "seed": seed,
+        "encoder": encoder,
         "k": k,
         "temperature": temperature,
         "vary": vary,
@@ -111,7 +120,14 @@ def analyse(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    settings = _settings(kind, KINDS[kind], given)
+    if kind == "fidelity":
+        _refuse(kind, {**given, "compare": compare}, frozenset({"encoder"}))
+        choice = ModelChoice(model, base, device, dtype, cache, threads)
+        fidelity.measure(data, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
+        return
+    if len(rate or ()) > 1:
+        raise InputError(f"clara analyse {kind} takes one --rate; fidelity takes several")
+    settings = _settings(kind, KINDS[kind], {"rate": rate[0] if rate else None, "limit": limit, **given})
     plots.check()
     reading = read_records(data)
     note(reading.summary())
@@ -146,11 +162,17 @@ def register(app: typer.Typer) -> None:
 def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
     from clara.config import check  # noqa: PLC0415
 
-    values = {option: value for option, value in given.items() if value is not None}
-    if foreign := sorted(values.keys() - kind.settings.model_fields.keys()):
+    _refuse(name, given, frozenset(kind.settings.model_fields))
+    return check(
+        kind.settings, {option: value for option, value in given.items() if value is not None}, source="command line"
+    )
+
+
+def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> None:
+    """Refuse options that the analysis does not have."""
+    if foreign := sorted({option for option, value in given.items() if value is not None} - allowed):
         listed = ", ".join("--" + option.replace("_", "-") for option in foreign)
         raise ConfigError(f"{listed} has no meaning for clara analyse {name}; leave it out")
-    return check(kind.settings, values, source="command line")
 
 
 def _measure(
