@@ -126,7 +126,9 @@ def selection_gradients(
         helpful=measured.mean(lambda row: row.helpful),
         ci95={name: bootstrap_interval(v, seed=settings.seed) for name, v in shares.items() if v},
         rows=rows,
-        **{name: mean(values) for name, values in shares.items()},
+        probability_helpful=mean(shares["probability_helpful"]),
+        push_helpful=mean(shares["push_helpful"]),
+        probability_gold=mean(shares["probability_gold"]),
     )
 
 

@@ -260,7 +260,11 @@ def _asked(
     system = model_system(settings, context=context, reader=reader)
     command = ["clara", *sys.argv[1:]]
     own = reader != "reader"
-    weights = identity(settings, model) if own else open_reader(settings, reader, context).fingerprint
+    weights = (
+        identity(settings, model)
+        if own
+        else open_reader(settings, reader, "none" if context == "none" else "text").fingerprint
+    )
     origin = provenance(command, model=model.name, checkpoint=weights, seed=asked.seed, device=choice.device)
     how = RunSettings(
         folder=journals,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clara.analysis.faithfulness import FaithfulnessReport
     from clara.analysis.gradients import GradientReport
     from clara.analysis.logit_lens import LensHits
-    from clara.analysis.robustness import RobustnessReport
+    from clara.analysis.robustness import Disturbance, RobustnessReport
 
 _DPI = 120
 _COLUMNS = 2
@@ -42,7 +42,7 @@ COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f")
 """Of checkpoints and parts in the figures of analyses."""
 
 GREY = "#777777"
-_LABELS = {
+_LABELS: dict[Disturbance, str] = {
     "k": "passages, the model's own best",
     "order": "order of the passages",
     "poison": "poisoned passage",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TypeVar
 
 from clara.data import write_jsonl
 from clara.errors import InputError, ModelError
@@ -21,43 +22,17 @@ from clara.evaluate.questions import Group, GroupNames, Task
 from clara.evaluate.results import Result, Scoring, grouped, plain
 from clara.evaluate.run import GridResult
 from clara.evaluate.statistics import Benefit, Comparison, KeptBenefit, compare_all, kept_benefits
-from clara.metrics import Interval
+from clara.metrics import Abstention, Interval
+
+ItemT = TypeVar("ItemT")
 
 _SHOWN_REASONS = 5
 _SHOWN_HASH = 12
 DASH = "–"
 SIGNIFICANT = 0.05
 """Corrected p below which a difference is shown in bold."""
-
-# The paper's own figures (arXiv 2511.18659, v3; clara.md section 9), in percent as printed there: Mistral-7B, 8 H100,
-# other candidates than ours. They are shown for orientation.
-PAPER_COLUMNS = ("NQ", "HotpotQA", "MuSiQue", "2Wiki", "average")
-
-PAPER_COVER_EM = {
-    "full text + BGE": ((54.58, 42.94, 8.94, 44.24, 37.67), (71.64, 70.77, 45.72, 68.83, 64.24)),
-    "LLMLingua-2 4x": ((47.53, 37.05, 9.02, 44.35, 34.49), (63.99, 52.42, 27.47, 53.92, 49.45)),
-    "PISCO 16x": ((54.39, 41.94, 10.09, 44.88, 37.83), (73.44, 66.53, 33.80, 60.45, 58.55)),
-    "SCP 4x": ((57.05, 45.09, 10.34, 46.94, 39.86), (76.50, 73.81, 46.26, 70.48, 66.76)),
-    "SCP 16x": ((55.56, 43.72, 10.55, 46.00, 38.96), (75.48, 70.79, 43.15, 66.16, 63.90)),
-    "SCP 32x": ((54.64, 43.52, 10.55, 46.58, 38.82), (73.77, 69.51, 38.31, 64.54, 61.53)),
-    "SCP 128x": ((53.36, 41.37, 10.26, 46.40, 37.85), (69.96, 62.09, 30.86, 59.08, 55.50)),
-}
-"""Compression, cover-EM: normal (top 5 of BGE-large), then oracle, in the order of ``PAPER_COLUMNS``."""
-
-PAPER_F1 = {
-    "end to end from instruct 16x, normal": (50.89, 47.62, 18.01, 44.66),
-    "DRO on full text, normal": (51.01, 47.87, 25.32, 43.65),
-    "end to end from scp 4x, oracle": (77.80, 77.66, 41.59, 73.20),
-}
-"""Selection and answer trained together, F1, in the order of the first four ``PAPER_COLUMNS``."""
-
-PAPER_RECALL_AT_5 = {
-    "CLaRa 4x": 96.21,
-    "BGE reranker": 85.93,
-    "supervised reasoner from instruct 4x": 77.40,
-    "supervised reasoner from scp 4x": 82.84,
-}
-"""Reranking of 20 candidates of HotpotQA, oracle."""
+_PAPER = Path(__file__).with_name("paper.md")
+"""The paper's own figures (clara.md section 9): another backbone, other candidates, shown for orientation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,24 +218,21 @@ def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> lis
 
 def runs_table(results: Sequence[Result]) -> str:
     """Where each run's numbers come from."""
-    rows = []
-    for result in results:
-        commits = dict.fromkeys(_short(str(origin.get("commit", DASH))) for origin in result.origins)
-        starts = dict.fromkeys(str(origin.get("started", DASH)) for origin in result.origins)
-        rows.append(
-            [
-                f"`{result.key}`",
-                result.label,
-                f"{result.data} {result.setting}",
-                f"`{result.data_sha256[:16]}`",
-                f"`{result.fingerprint}`",
-                f"given {result.given}, k {result.k}, at most {result.max_new_tokens} tokens",
-                ", ".join(commits) or DASH,
-                ", ".join(starts) or DASH,
-            ]
-        )
-    headings = ["run", "system", "data", "data SHA-256", "system fingerprint", "settings", "commit", "started (UTC)"]
-    return markdown(headings, rows)
+
+    def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
+        return ", ".join(dict.fromkeys(show(str(origin.get(name, DASH))) for origin in result.origins)) or DASH
+
+    columns: dict[str, Callable[[Result], str]] = {
+        "run": lambda result: f"`{result.key}`",
+        "system": lambda result: result.label,
+        "data": lambda result: f"{result.data} {result.setting}",
+        "data SHA-256": lambda result: f"`{result.data_sha256[:16]}`",
+        "system fingerprint": lambda result: f"`{result.fingerprint}`",
+        "settings": lambda result: f"given {result.given}, k {result.k}, at most {result.max_new_tokens} tokens",
+        "commit": lambda result: origins(result, "commit", _short),
+        "started (UTC)": lambda result: origins(result, "started"),
+    }
+    return _table(results, columns)
 
 
 def _short(commit: str) -> str:
@@ -335,7 +307,7 @@ def page(report: GridReport, *, note: str = "") -> str:
             "(F1 system - F1 none) / (F1 text - F1 none), 95 % bootstrap interval in brackets.\n",
             benefit_table(report.kept, names),
         ]
-    parts += _paper()
+    parts.append(_PAPER.read_text(encoding="utf-8"))
     parts += ["## Runs\n", runs_table(results), *left_out(report)]
     return "\n".join(parts)
 
@@ -432,41 +404,18 @@ def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *,
 
 def _costs(results: Sequence[Result]) -> str:
     """Context read and time to the first token, averaged over the data sets."""
+    by_label: dict[str, list[Result]] = {}
+    for result in results:
+        if result.n:
+            by_label.setdefault(result.label, []).append(result)
     rows = []
-    for label in dict.fromkeys(result.label for result in results):
-        own = [result for result in results if result.label == label and result.n]
-        if not own:
-            continue
-        context = fmean(result.context_tokens or 0.0 for result in own)
+    for label, own in by_label.items():
         shares = [result.compressed_to for result in own if result.compressed_to]
         seconds = [result.first_token_seconds for result in own if result.first_token_seconds is not None]
-        rows.append(
-            [
-                label,
-                f"{context:,.0f}",
-                f"{1 / fmean(shares):.1f}x" if shares else DASH,
-                milliseconds(fmean(seconds) if seconds else None),
-            ]
-        )
+        context = fmean(result.context_tokens or 0.0 for result in own)
+        share, time = fmean(shares) if shares else None, fmean(seconds) if seconds else None
+        rows.append([label, f"{context:,.0f}", _compressed(share), milliseconds(time)])
     return markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
-
-
-def _paper() -> list[str]:
-    """The published figures, and why they stand apart."""
-    parts = [
-        "## The paper's figures (7 billion parameters; not comparable)\n",
-        "> From arXiv 2511.18659 (v3): Mistral-7B-Instruct on 8 H100, retrieval over all of Wikipedia, full test sets. "
-        "They are here for orientation only: another backbone of fifty times the size, other candidates and other "
-        "questions. No line above can be compared with a line below.\n",
-    ]
-    for place, setting in enumerate(("normal (top 5 of BGE-large)", "oracle")):
-        rows = [[name, *(f"{value:.2f}" for value in settings[place])] for name, settings in PAPER_COVER_EM.items()]
-        parts += [f"Cover-EM, {setting}:\n", markdown(["7B system", *PAPER_COLUMNS], rows)]
-    rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in PAPER_F1.items()]
-    parts += ["F1, trained end to end:\n", markdown(["7B system", *PAPER_COLUMNS[:-1]], rows)]
-    recalls = [[name, f"{value:.2f}"] for name, value in PAPER_RECALL_AT_5.items()]
-    parts += ["Recall@5 as reranker of 20, HotpotQA, oracle:\n", markdown(["7B system", "Recall@5"], recalls)]
-    return parts
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -476,9 +425,14 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def percent(value: float | None, *, digits: int = 1) -> str:
+def _table(items: Iterable[ItemT], columns: Mapping[str, Callable[[ItemT], str]]) -> str:
+    """A Markdown table with a row an item; each column says how it shows one."""
+    return markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
+
+
+def percent(value: float | None) -> str:
     """0.1234 as 12.3."""
-    return DASH if value is None else f"{100 * value:.{digits}f}"
+    return DASH if value is None else f"{100 * value:.1f}"
 
 
 def with_interval(value: float | None, interval: Interval | None) -> str:
@@ -493,35 +447,39 @@ def milliseconds(seconds: float | None) -> str:
     return DASH if seconds is None else f"{1000 * seconds:,.0f}"
 
 
+def _with_interval_of(result: Result, name: str) -> str:
+    """A mean score with its interval."""
+    return with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
+
+
+def _compressed(share: float | None) -> str:
+    return f"{1 / share:.1f}x" if share else DASH
+
+
 def answers_table(results: Sequence[Result]) -> str:
     """Answer scores, context and time of the systems on one data set."""
-    rows = []
-    for result in results:
-        ci = result.ci95
-        rows.append(
-            [
-                result.label,
-                f"{result.n:,}",
-                f"{result.errors:,}" if result.errors else "0",
-                with_interval(result.em, ci["em"] if ci else None),
-                with_interval(result.f1, ci["f1"] if ci else None),
-                with_interval(result.cover_em, ci["cover_em"] if ci else None),
-                DASH if result.context_tokens is None or not result.n else f"{result.context_tokens:,.0f}",
-                DASH if result.compressed_to is None else f"{1 / result.compressed_to:.1f}x",
-                milliseconds(result.first_token_seconds),
-                f"`{result.key}`",
-            ]
-        )
-    headings = ["system", "n", "errors", "EM", "F1", "cover-EM", "context", "compressed", "first token, ms", "run"]
-    return markdown(headings, rows)
+    columns: dict[str, Callable[[Result], str]] = {
+        "system": lambda result: result.label,
+        "n": lambda result: f"{result.n:,}",
+        "errors": lambda result: f"{result.errors:,}",
+        "EM": lambda result: _with_interval_of(result, "em"),
+        "F1": lambda result: _with_interval_of(result, "f1"),
+        "cover-EM": lambda result: _with_interval_of(result, "cover_em"),
+        "context": lambda result: (
+            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else DASH
+        ),
+        "compressed": lambda result: _compressed(result.compressed_to),
+        "first token, ms": lambda result: milliseconds(result.first_token_seconds),
+        "run": lambda result: f"`{result.key}`",
+    }
+    return _table(results, columns)
 
 
 def retrieval_table(results: Sequence[Result]) -> str | None:
     """Rankings of the systems on one data set; None if nothing was ranked."""
     ranked = [result for result in results if result.retrieval is not None]
-    if not ranked:
-        return None
     shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
+    headings = [name.replace("R@", "Recall@").replace("P@", "Precision@").replace("RR", "MRR") for name in shown]
     rows = [
         [
             result.label,
@@ -532,64 +490,53 @@ def retrieval_table(results: Sequence[Result]) -> str | None:
         ]
         for result in ranked
     ]
-    names = [name.replace("R@", "Recall@").replace("P@", "Precision@") for name in shown[:-1]]
-    return markdown(["system", "ranked", "no gold", *names, "MRR", "run"], rows)
+    return markdown(["system", "ranked", "no gold", *headings, "run"], rows) if ranked else None
 
 
 def abstention_table(results: Sequence[Result]) -> str | None:
     """Abstentions against unanswerable questions; None if there are none."""
-    rows = [
-        [
-            result.label,
-            f"{found.unanswerable:,}",
-            f"{found.abstained:,}",
-            percent(found.precision),
-            percent(found.recall),
-        ]
-        for result in results
-        if (found := result.abstention) is not None
-    ]
-    return markdown(["system", "unanswerable", "abstained", "precision", "recall"], rows) if rows else None
+    found = [(result.label, result.abstention) for result in results if result.abstention is not None]
+    columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
+        "system": lambda item: item[0],
+        "unanswerable": lambda item: f"{item[1].unanswerable:,}",
+        "abstained": lambda item: f"{item[1].abstained:,}",
+        "precision": lambda item: percent(item[1].precision),
+        "recall": lambda item: percent(item[1].recall),
+    }
+    return _table(found, columns) if found else None
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Pairs of systems, the clear differences in bold."""
-    rows = []
-    for found in comparisons:
-        difference = f"{100 * found.difference:+.1f}"
-        rows.append(
-            [
-                f"{found.first} – {found.second}",
-                f"{found.n:,}",
-                f"**{difference}**" if found.p_holm < SIGNIFICANT else difference,
-                f"{found.p:.4f}",
-                f"{found.p_holm:.4f}",
-            ]
-        )
-    return markdown(["pair", "n", "difference in F1", "p", "p, Holm"], rows)
+    columns: dict[str, Callable[[Comparison], str]] = {
+        "pair": lambda found: f"{found.first} – {found.second}",
+        "n": lambda found: f"{found.n:,}",
+        "difference in F1": lambda found: f"{'**' * (found.p_holm < SIGNIFICANT)}".join(
+            ("", f"{100 * found.difference:+.1f}", "")
+        ),
+        "p": lambda found: f"{found.p:.4f}",
+        "p, Holm": lambda found: f"{found.p_holm:.4f}",
+    }
+    return _table(comparisons, columns)
 
 
 def benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
     """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
-    rows = [
-        [
-            f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
-            item.pair,
-            item.system,
-            f"{item.n:,}",
-            percent(item.none),
-            percent(item.text),
-            percent(item.memory),
-            _ratio(item),
-        ]
-        for item in kept
-    ]
-    return markdown(["data", "between", "system", "n", "F1 none", "F1 text", "F1 system", "kept"], rows)
+    columns: dict[str, Callable[[KeptBenefit], str]] = {
+        "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
+        "between": lambda item: item.pair,
+        "system": lambda item: item.system,
+        "n": lambda item: f"{item.n:,}",
+        "F1 none": lambda item: percent(item.none),
+        "F1 text": lambda item: percent(item.text),
+        "F1 system": lambda item: percent(item.memory),
+        "kept": _ratio,
+    }
+    return _table(kept, columns)
 
 
 def _ratio(item: KeptBenefit) -> str:
     if item.kept is None:
         return "text does not help"
-    if item.ci95 is None:
-        return f"{item.kept:.2f}"
-    return f"{item.kept:.2f} ({item.ci95.low:.2f} to {item.ci95.high:.2f})"
+    interval = f" ({item.ci95.low:.2f} to {item.ci95.high:.2f})" if item.ci95 is not None else ""
+    return f"{item.kept:.2f}{interval}"

@@ -5,7 +5,7 @@ A system is built when it is asked for; only then are its optional packages and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -159,7 +159,7 @@ def _ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> R
         name = "latent" if has_query_reasoner(model) else "bm25"
     if name is None:
         return None
-    make = {
+    make: dict[str, Callable[[], Ranker]] = {
         "bm25": lambda: Bm25(settings.cache),
         "minilm": lambda: Dense(minilm(settings), settings.cache),
         "bge": lambda: Dense(bge(settings), settings.cache),
@@ -167,8 +167,7 @@ def _ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> R
         "latent": lambda: Latent(model, rate_of(settings, model), settings.cache),
         "dro": lambda: dro_selector(settings, settings.options["dro"] / "selector"),
     }
-    ranker: Ranker = make[name]()
-    return ranker
+    return make[name]()
 
 
 def _reading(
