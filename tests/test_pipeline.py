@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pypdfium2
 import pytest
 import torch
 
-from clara import pipeline
+from clara import indexing
 from clara.config import CompressionConfig
 from clara.errors import ConfigError, InputError, StoreError, StoreModelError, StoreNotFoundError
 from clara.index.store import LanceStore
 from clara.index.table import PassageTable
-from clara.ingest import document_uri, read_file
+from clara.indexing import AddProgress, AddReport
+from clara.ingest import Location, document_uri, location_of, read_file
 from clara.model import ClaraModel
 from clara.model.create import Loaded
-from clara.pipeline import AddProgress, AddReport, Clara, split_text
+from clara.pipeline import Clara, split_text
 from clara.prompts import passage_text
 from clara.records import ContextKind, Document, SearchMode
 from clara.samples import sample_folder
@@ -193,7 +195,7 @@ def test_what_holds_no_text_any_more_is_pruned(tmp_path: Path, tiny_model: Clara
 def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(
     tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PASSAGES_A_COMMIT", 2)
+    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 2)
     file = tmp_path / "tower.txt"
     file.write_text("The tower is 330 metres high.")
     with Clara.open(tmp_path / "store", model=tiny_model) as rag:
@@ -260,7 +262,7 @@ def test_one_path_is_one_path(docs: Path, tmp_path: Path, tiny_model: ClaraModel
 def test_a_call_that_failed_lets_others_write(
     docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PASSAGES_A_COMMIT", 1)
+    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 1)
 
     def stop(_: AddProgress) -> None:
         if rag.store._lock.is_locked:
@@ -305,8 +307,8 @@ def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:
 
 VICTIM = """
 import sys
-from clara import Clara, ClaraModel, pipeline
-pipeline.PASSAGES_A_COMMIT = 4
+from clara import Clara, ClaraModel, indexing
+indexing.PASSAGES_A_COMMIT = 4
 store, checkpoint, docs = sys.argv[1:]
 def tell(progress):
     print(progress.passages, flush=True)
@@ -335,7 +337,7 @@ def test_a_killed_add_is_finished_by_the_same_call(
                 break
     assert process.returncode == -signal.SIGKILL
 
-    monkeypatch.setattr(pipeline, "PASSAGES_A_COMMIT", 4)
+    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 4)
     with Clara.open(tmp_path / "undisturbed", model=tiny_model) as rag:
         whole = rag.add([docs])
         wanted = contents(rag)
@@ -427,6 +429,30 @@ def test_citations_point_into_the_source(filled: Clara) -> None:
             assert document.text[citation.start : citation.end] == citation.text
             if citation.document.endswith(".txt"):
                 assert Path(citation.document).read_text()[citation.start : citation.end] == citation.text
+
+
+def test_a_hit_knows_its_page_or_its_heading(tiny_model: ClaraModel, tmp_path: Path) -> None:
+    (tmp_path / "fees.md").write_text("# Fees\n\nTen euro.\n\n## Refunds\n\nNone are granted.\n")
+    twice = pypdfium2.PdfDocument.new()
+    with pypdfium2.PdfDocument(sample_folder() / "printing-press.pdf") as sample:
+        for _ in range(2):
+            twice.import_pages(sample)
+    pages = tmp_path / "twice.pdf"
+    twice.save(pages)
+    twice.close()
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([tmp_path / "fees.md", pages])
+        (hit,) = (hit for hit in rag.search("granted", mode="text") if "granted" in hit.passage.text)
+        offset = hit.passage.start + hit.passage.text.index("granted")
+        assert location_of(hit.metadata, offset) == Location(None, "Refunds")
+        (document,) = read_file(pages)
+        assert isinstance(document, Document)
+        first, second = document.pages
+        assert document.text[second:] == document.text[first : second - 2]
+        rows = rag.store.get(sorted(rag.store.passage_ids(document.uri)))
+        (row,) = (row for row in rows if row.passage.start <= second < row.passage.end)
+        assert location_of(row.metadata, second) == Location(2, "")
+        assert {location_of(row.metadata, row.passage.start).page for row in rows} == {1, 2}
 
 
 def test_questions_that_cannot_be_answered(filled: Clara, tmp_path: Path, tiny_model: ClaraModel) -> None:

@@ -17,8 +17,9 @@ from clara.errors import ClaraError
 from clara.records import Answer, Citation, Document, Generation, GenerationRequest, Hit, Memory, Passage
 
 if TYPE_CHECKING:
+    from clara.indexing import AddReport
     from clara.model import ClaraModel, Sampling
-    from clara.pipeline import AddReport, Clara, split_text
+    from clara.pipeline import Clara, split_text
 
 __all__ = [
     "AddReport",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _LATER = {
-    "AddReport": "clara.pipeline",
+    "AddReport": "clara.indexing",
     "Clara": "clara.pipeline",
     "ClaraModel": "clara.model",
     "Sampling": "clara.model",

@@ -1,97 +1,43 @@
 """Joins ingest, model and index: add, remove, search, ask.
 
-Knows neither files' formats, nor tensors, nor tables; those are its rooms'.
+Files are taken in by ``indexing``; formats, tensors and tables are their rooms'.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from collections.abc import Generator as Pieces
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Unpack
 
-from clara import prompts
-from clara.errors import InputError, StoreError
-from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
-from clara.ingest import (
-    DEFAULT_MAX_BYTES,
-    TEXTLESS,
-    IngestReport,
-    Reader,
-    document_uri,
-    find_files,
-    iter_passages,
-    make_document,
-    source_of,
+from clara import indexing
+from clara.answering import (
+    DEFAULT_OPTIONS,
+    AnswerKeywords,
+    AnswerOptions,
+    Reading,
+    cite,
+    find_quote,
+    passages_to_find,
+    plan_reading,
 )
+from clara.errors import InputError, StoreError
+from clara.index import LanceStore, StoreModel
+from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
+from clara.ingest import DEFAULT_MAX_BYTES, iter_passages, make_document
 from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.records import (
     Answer,
     Citation,
-    ContextKind,
-    Document,
-    GenerationRequest,
     Hit,
     Passage,
+    Quote,
     SearchMode,
     Seconds,
-    Wording,
 )
-
-PASSAGES_A_COMMIT = 64
-"""Passages compressed and stored at once: enough to sort by length, few enough that a kill costs little."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddProgress:
-    """How far ``Clara.add`` is.
-
-    Attributes:
-        files: files read so far.
-        files_total: files to read.
-        passages: passages compressed so far.
-    """
-
-    files: int
-    files_total: int
-    passages: int
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What ``Clara.add`` did.
-
-    Attributes:
-        added: documents that were not in the store.
-        updated: documents whose content had changed.
-        unchanged: documents that were left as they were.
-        pruned: documents that were removed because their source is gone.
-        passages: passages compressed.
-        tokens: their tokens, titles included.
-        seconds: wall-clock seconds of all of it.
-        ingest: what was read, and what was skipped and why.
-    """
-
-    added: int
-    updated: int
-    unchanged: int
-    pruned: int
-    passages: int
-    tokens: int
-    seconds: float
-    ingest: IngestReport
-
-
-@dataclass(slots=True)
-class _Counts:
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    passages: int = 0
-    tokens: int = 0
 
 
 class Clara:
@@ -169,216 +115,99 @@ class Clara:
             StoreError: the store cannot be written.
         """
         try:
-            return self._add(_paths(paths), prune=prune, max_bytes=max_bytes, progress=progress)
+            return Indexer(self.store, self.model).add(
+                checked_paths(paths), prune=prune, max_bytes=max_bytes, progress=progress
+            )
         except BaseException:
             # Whoever comes next may write: what is stored so far is whole documents, and marked where not.
             self.store.release()
             raise
 
-    def _add(
-        self, roots: Sequence[Path], *, prune: bool, max_bytes: int, progress: Callable[[AddProgress], None] | None
-    ) -> AddReport:
-        started = time.perf_counter()
-        listing = find_files(roots)
-        reader = Reader(listing, max_bytes=max_bytes)
-        counts, seen = _Counts(), set[str]()
-        batch = _Batch(self, counts)
-        self.store.keep_promises()
-        known = self.store.documents()
-        for number, path in enumerate(listing.files, start=1):
-            for document in reader.read(path):
-                seen.add(document.uri)
-                self._take(document, known.get(document.uri), batch, counts)
-                if progress is not None:
-                    progress(AddProgress(number - 1, len(listing.files), counts.passages))
-            if progress is not None:
-                progress(AddProgress(number, len(listing.files), counts.passages))
-        batch.flush()
-        pruned = (
-            self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
-        )
-        if not self.store.settled():
-            self.store.optimize()
-        return AddReport(
-            added=counts.added,
-            updated=counts.updated,
-            unchanged=counts.unchanged,
-            pruned=pruned,
-            passages=counts.passages,
-            tokens=counts.tokens,
-            seconds=time.perf_counter() - started,
-            ingest=reader.report(),
-        )
-
-    def _take(self, document: Document, known: DocumentEntry | None, batch: _Batch, counts: _Counts) -> None:
-        if known is not None and known.content_hash == document.content_hash:
-            counts.unchanged += 1
-            if len(self.store.passage_ids(document.uri)) != known.passages:
-                batch.finish(known)  # an update that was cut short and then taken back left passages of its own
-            return
-        if known is None:
-            counts.added += 1
-        else:
-            counts.updated += 1
-        stored = self.store.passage_ids(document.uri)
-        total = 0
-        for passage in iter_passages(document, self.model.token_spans, max_tokens=self.model.window_tokens):
-            total += 1
-            if passage.id not in stored:
-                batch.add(passage, document)
-        batch.finish(DocumentEntry(document.uri, document.content_hash, total))
-
-    def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], report: IngestReport) -> int:
-        """Remove documents under ``roots`` that were not seen although they could have been: their file was read."""
-        bases = [document_uri(root) for root in roots]
-        textless = {item.uri for item in report.skipped if item.reason in TEXTLESS}
-        skipped = {item.uri for item in report.skipped} - textless
-        gone = []
-        for uri in {*self.store.documents(), *self.store.unfinished()}:
-            # A file that is there but could not be read keeps what it had; one that holds no text any more does not.
-            if uri in seen or (_is_there(uri) and uri not in textless):
-                continue
-            source = source_of(uri)
-            under = any(source == base or source.startswith(base.rstrip("/") + "/") for base in bases)
-            # So does a record, if its file was not looked at or the record could not be read.
-            unread = source not in read or not skipped.isdisjoint((source, uri))
-            if under and not (unread and _is_there(source)):
-                gone.append(uri)
-        self.store.remove(gone)
-        return len(gone)
-
     def remove(self, sources: str | Path | Iterable[str | Path]) -> int:
-        """Remove documents by path, folder or uri; several or one.
+        """Remove documents, see ``indexing.remove``."""
+        return indexing.remove(self.store, sources)
 
-        Returns:
-            The number of documents removed.
-
-        Raises:
-            InputError: a source is empty or names nothing in the store; nothing is removed then.
-        """
-        uris = {*self.store.documents(), *self.store.unfinished()}
-        chosen: set[str] = set()
-        given = [sources] if isinstance(sources, str | Path) else list(sources)
-        for source, path in zip(given, _paths(given), strict=True):
-            base = str(source) if str(source) in uris else document_uri(path)
-            found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
-            if not found:
-                raise InputError(
-                    f"nothing in the store comes from {source}; `clara info --documents` lists what is there"
-                )
-            chosen |= found
-        try:
-            self.store.remove(chosen)
-            self.store.optimize()
-        except BaseException:
-            self.store.release()  # what could not be deleted is promised, and whoever writes next deletes it
-            raise
-        return len(chosen)
-
-    def search(self, question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:
+    def search(
+        self, question: str, k: int = 5, *, mode: SearchMode = "hybrid", latent_weight: float | None = None
+    ) -> list[Hit]:
         """The ``k`` best passages for a question.
 
         Args:
             question: in words.
             k: at least 1.
             mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
+            latent_weight: see ``AnswerOptions``.
 
         Raises:
-            InputError: the question is empty or ``k`` is below 1.
+            InputError: the question is empty, ``k`` is below 1, or there is no such mode.
             StoreError: the store is empty.
         """
-        return self._search(question, k, mode).hits
+        options = AnswerOptions(k=k, mode=mode, latent_weight=latent_weight)
+        return self._search(question, k, options.mode, options.latent_weight).hits
 
     def ask(
         self,
         question: str,
-        k: int = 5,
+        k: int | None = None,
         *,
-        mode: SearchMode = "hybrid",
-        context: ContextKind = "memory",
-        wording: Wording | None = None,
-        max_new_tokens: int = 64,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+        **changes: Unpack[AnswerKeywords],
     ) -> Answer:
-        """Answer a question from the ``k`` best passages.
+        """Answer a question from the best passages.
 
         Args:
             question: in words.
-            k: passages to read.
-            mode: how they are found, see ``search``.
-            context: what the generator reads of them: their memories, their text, or nothing (no search then).
-            wording: ``quoted``: the answer is a stretch of one of the passages, word for word, or yes or no; ``free``:
-                any. None: from memories as the checkpoint says, else free.
-            max_new_tokens: longest answer.
+            k: passages to find; None for what measured best.
+            options: how.
+            changes: fields of ``options`` by name: mode, context, wording, max_new_tokens, always_answer,
+                latent_weight.
 
         Raises:
-            InputError: the question is empty, or no passage was found.
+            InputError: the question is empty, no passage was found, or an option cannot be.
             StoreError: the store is empty.
         """
+        chosen = options.changed(k, **changes)
         started = time.perf_counter()
-        found = self._found(question, k, mode, context)
+        found = self._found(question, chosen)
         before = time.perf_counter()
-        request = self.request(question, found.hits, context, wording)
-        generation = self.model.generate_many([request], max_new_tokens=max_new_tokens)[0]
+        reading = plan_reading(self.model, question, found.hits, chosen)
+        generation = self.model.generate_many([reading.request], max_new_tokens=chosen.max_new_tokens)[0]
         now = time.perf_counter()
         return Answer(
             text=generation.text,
-            citations=cite(found.hits),
+            citations=cite(reading, self.model),
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
-            context=context,
+            context=chosen.context,
             finish_reason=generation.finish_reason,
+            quote=find_quote(generation.text, question, reading.read()),
         )
 
     def stream(
         self,
         question: str,
-        k: int = 5,
+        k: int | None = None,
         *,
-        mode: SearchMode = "hybrid",
-        context: ContextKind = "memory",
-        wording: Wording | None = None,
-        max_new_tokens: int = 64,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+        **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream:
         """As ``ask``, with the text in pieces as it is generated."""
-        found = self._found(question, k, mode, context)
-        request = self.request(question, found.hits, context, wording)
-        pieces = self.model.stream(request, sampling(max_new_tokens=max_new_tokens))
-        return AnswerStream(citations=cite(found.hits), pieces=pieces)
+        chosen = options.changed(k, **changes)
+        reading = plan_reading(self.model, question, self._found(question, chosen).hits, chosen)
+        pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
+        return AnswerStream(reading, citations=cite(reading, self.model), pieces=pieces)
 
-    def request(
-        self, question: str, hits: Sequence[Hit], context: ContextKind, wording: Wording | None = None
-    ) -> GenerationRequest:
-        """What the generator is asked; arguments as ``ask``.
-
-        Text is read by the backbone without an adapter: the generator's adapter was trained on memories.
-
-        Raises:
-            InputError: nothing is given, so nothing can be quoted; or there is no such context or wording.
-        """
-        _check_choice("context", context, ContextKind)
-        if wording is not None:
-            _check_choice("wording", wording, Wording)
-        texts = tuple(prompts.passage_text(hit.passage.title, hit.passage.text) for hit in hits)
-        if context == "none":
-            if wording == "quoted":
-                raise InputError("without passages (context none) there is nothing to quote; use wording free")
-            return GenerationRequest(question, reader="base")
-        chosen = wording or (self.model.wording if context == "memory" else "free")
-        quoted = texts if chosen == "quoted" else ()
-        if context == "memory":
-            return GenerationRequest(question, memories=tuple(hit.memory for hit in hits), quote_from=quoted)
-        return GenerationRequest(question, texts=texts, reader="base", quote_from=quoted)
-
-    def _found(self, question: str, k: int, mode: SearchMode, context: ContextKind) -> _Found:
+    def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
-        _check_choice("context", context, ContextKind)
-        found = self._search(question, k, mode) if context != "none" else _Found([], 0.0, 0.0)
-        if context != "none" and not found.hits:
-            raise InputError(f"no passage was found by {mode} search; ask in other words, or use --mode hybrid")
+        if options.context == "none":
+            return _Found([], 0.0, 0.0)
+        k = passages_to_find(self.model, options)
+        found = self._search(question, k, options.mode, options.latent_weight)
+        if not found.hits:
+            raise InputError(f"no passage was found by {options.mode} search; ask in other words, or use --mode hybrid")
         return found
 
-    def _search(self, question: str, k: int, mode: SearchMode) -> _Found:
-        _check_choice("mode", mode, SearchMode)
+    def _search(self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None) -> _Found:
         if not question.strip():
             raise InputError("the question is empty")
         if self.store.count() == 0:
@@ -393,7 +222,7 @@ class Clara:
         if mode == "latent":
             hits = self.store.search_latent(vector, k, late=late)
         else:
-            weight = self.model.latent_weight
+            weight = self.model.latent_weight if latent_weight is None else latent_weight
             hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
@@ -410,8 +239,13 @@ def _stored_rate(path: Path) -> int | None:
 class AnswerStream:
     """A streamed answer: its citations at once, its text in pieces; close them to leave the rest."""
 
+    reading: Reading
     citations: tuple[Citation, ...]
     pieces: Pieces[str, None, None]
+
+    def quote(self, text: str) -> Quote | None:
+        """Where the answer stands word for word, given its whole text."""
+        return find_quote(text.strip(), self.reading.request.question, self.reading.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,83 +255,6 @@ class _Found:
     hits: list[Hit]
     query: float
     search: float
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Passages on their way into the store."""
-
-    owner: Clara
-    counts: _Counts
-    passages: list[tuple[Passage, Document]] = field(default_factory=list)
-    whole: list[DocumentEntry] = field(default_factory=list)
-
-    def add(self, passage: Passage, document: Document) -> None:
-        """Take a passage; a full batch is stored."""
-        self.passages.append((passage, document))
-        if len(self.passages) >= PASSAGES_A_COMMIT:
-            self.flush()
-
-    def finish(self, entry: DocumentEntry) -> None:
-        """Note that all passages of a document have been taken."""
-        self.whole.append(entry)
-        if len(self.whole) >= PASSAGES_A_COMMIT:
-            self.flush()
-
-    def flush(self) -> None:
-        """Compress and store what is held, then record the documents that are whole by now."""
-        if self.passages:
-            texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self.passages]
-            memories = self.owner.model.compress(texts, rate=self.owner.rate)
-            self.owner.store.add(
-                [
-                    IndexRow(passage, memory, document.content_hash, document.metadata)
-                    for (passage, document), memory in zip(self.passages, memories, strict=True)
-                ]
-            )
-            self.counts.passages += len(memories)
-            self.counts.tokens += sum(memory.token_count for memory in memories)
-            self.passages.clear()
-        if self.whole:
-            self.owner.store.finish_documents(self.whole)
-            self.whole.clear()
-
-
-def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
-    """Citations of hits, in their order."""
-    return tuple(
-        Citation(
-            passage_id=hit.passage.id,
-            document=hit.passage.document,
-            start=hit.passage.start,
-            end=hit.passage.end,
-            score=hit.score,
-            text=hit.passage.text,
-        )
-        for hit in hits
-    )
-
-
-def _paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    if "" in given:
-        raise InputError("a path is empty; write . for the working folder")
-    return [Path(path) for path in given]
-
-
-def _check_choice(name: str, value: str, kind: object) -> None:
-    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
-    if value not in get_args(kind):
-        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
-
-
-def _is_there(path: str) -> bool:
-    """Whether a path exists; one that may not be looked at counts as there."""
-    try:
-        return Path(path).exists()
-    except OSError:
-        return True
 
 
 def split_text(text: str, model: ClaraModel, *, title: str = "") -> list[Passage]:

@@ -17,8 +17,22 @@ from clara.errors import MemoryMismatchError, RecordError
 
 FloatArray = npt.NDArray[np.float32]
 ContextKind = Literal["memory", "text", "none"]
+ContextChoice = Literal["auto", "memory", "text", "none"]
 SearchMode = Literal["latent", "text", "hybrid"]
 Wording = Literal["free", "quoted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of a document.
+
+    Attributes:
+        start: first character of its line in the document's text.
+        text: the heading without the marks of its format.
+    """
+
+    start: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,9 @@ class Document:
         text: the plain text; all offsets count its characters (Unicode code points).
         content_hash: SHA-256 (hex) of title and text.
         metadata: small facts of the source (media type, page count, …).
+        pages: first character of each page, ascending; empty for a format without pages. A page without text begins
+            where the next one does.
+        headings: its headings, in order.
     """
 
     uri: str
@@ -38,6 +55,8 @@ class Document:
     text: str
     content_hash: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    pages: tuple[int, ...] = ()
+    headings: tuple[Heading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +157,29 @@ class Hit:
         score: cosine for ``latent``, or late interaction (half of it only what the hits above lack); BM25 for
             ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
         memory: the passage's memory as stored.
+        metadata: small facts of its document, and where it stands in it (``ingest.location_of``).
     """
 
     passage: Passage
     score: float
     memory: Memory
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A passage that the answer was generated from."""
+    """A passage found for an answer.
+
+    Attributes:
+        passage_id: the passage.
+        document: the uri of its document.
+        start: its first character in the document's text.
+        end: one past its last character.
+        score: see ``Hit``; only scores of one search and one mode can be compared.
+        text: the passage.
+        read_as: how the answer's model read it; None if it did not.
+        tokens: positions of the prompt that it took.
+    """
 
     passage_id: str
     document: str
@@ -155,6 +187,33 @@ class Citation:
     end: int
     score: float
     text: str
+    read_as: ContextKind | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Where an answer stands word for word.
+
+    Attributes:
+        passage_id: the passage it stands in.
+        document: the uri of its document.
+        start: the answer's first character in the document's text.
+        end: one past its last character.
+        sentence: the sentence that holds it.
+        sentence_start: the sentence's first character in the document's text.
+        page: the page, from 1; None for a format without pages.
+        heading: the nearest heading above, or the empty string.
+    """
+
+    passage_id: str
+    document: str
+    start: int
+    end: int
+    sentence: str
+    sentence_start: int
+    page: int | None = None
+    heading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,33 +252,40 @@ class Generation:
         token_ids: generated ids, without the end token.
         tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
+        logprob: natural logarithm of the answer's probability, end token included, before anything held it to
+            quotations; None where that was not asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: TokenCounts
     finish_reason: Literal["stop", "length"]
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with the passages it was generated from, best first.
+    """An answer with the passages found for it, best first.
 
     Attributes:
         text: the answer.
-        citations: the passages.
+        citations: the passages, and how each was read.
         tokens: counts.
         seconds: times.
-        context: what of the passages was read.
+        context: what of the passages was to be read.
         finish_reason: ``stop`` for a whole answer, ``length`` for one that was cut off at ``max_new_tokens``.
+        quote: where the answer stands word for word; None where it does not.
+        answered: false where the evidence says that the documents hold no answer; ``text`` says so then.
     """
 
     text: str
     citations: tuple[Citation, ...]
     tokens: TokenCounts
     seconds: Seconds
-    context: ContextKind
+    context: ContextChoice
     finish_reason: Literal["stop", "length"] = "stop"
+    quote: Quote | None = None
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +296,8 @@ class GenerationRequest:
         question: the question.
         memories: passages as memories, best first; empty unless the context is memory.
         texts: passages as text, best first; empty unless the context is text.
-        reader: which weights read the prompt: ``generator`` the trained adapter, ``base`` the backbone alone.
+        reader: which weights read the prompt: ``generator`` those trained on memories, ``text_reader`` those trained
+            on text, ``base`` the backbone alone.
         quote_from: texts that the answer must be a stretch of, word for word, or "yes" or "no"; empty leaves it free.
             The model does not read them.
     """
@@ -238,7 +305,7 @@ class GenerationRequest:
     question: str
     memories: tuple[Memory, ...] = ()
     texts: tuple[str, ...] = ()
-    reader: Literal["generator", "base"] = "generator"
+    reader: Literal["generator", "text_reader", "base"] = "generator"
     quote_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

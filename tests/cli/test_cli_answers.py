@@ -13,7 +13,8 @@ from calling import Clara, on_a_terminal
 pytest_plugins = ["cli_fixtures"]
 
 QUESTION = "Who was the first official world chess champion?"
-KEYS = ["answer", "citations", "tokens", "seconds", "context"]
+KEYS = ["answer", "answered", "quote", "citations", "tokens", "seconds", "context"]
+CITATION = ["passage_id", "document", "start", "end", "score", "text", "read_as", "tokens"]
 
 
 @pytest.mark.parametrize(("context", "memories"), [("memory", 2), ("text", 0), ("none", 0)])
@@ -26,7 +27,8 @@ def test_ask_prints_one_object(clara: Clara, store: Path, context: str, memories
     assert answer["context"] == context
     assert len(answer["citations"]) == (0 if context == "none" else 2)
     for citation in answer["citations"]:
-        assert list(citation) == ["passage_id", "document", "start", "end", "score", "text"]
+        assert list(citation) == CITATION
+        assert citation["read_as"] == context
         assert citation["end"] - citation["start"] == len(citation["text"])
     assert answer["tokens"]["memory"] == memories * 16  # 64 tokens at 4x
     assert answer["tokens"]["generated"] <= 5
@@ -40,7 +42,10 @@ def test_ask_prints_the_answer_and_numbered_citations(clara: Clara, store: Path,
     assert (called.code, called.err) == (0, "")
     assert called.out.startswith(answer["answer"] + "\n\n[1] ")
     for number, cited in enumerate(answer["citations"], start=1):
-        assert f"[{number}] {cited['document']}:{cited['start']}-{cited['end']} ({cited['score']:.3f})\n" in called.out
+        assert (
+            f"[{number}] {cited['document']}:{cited['start']}-{cited['end']} (read as memory, 16 tokens)\n"
+            in called.out
+        )
         assert str((filled / "docs").resolve()) in cited["document"]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara.model import ClaraModel, Sampling
-from clara.model.quoting import BESIDE, LONGEST, Quotations
+from clara.model.quoting import BESIDE, LONGEST, Quotations, _words
 from clara.records import GenerationRequest
 
 TEXTS = (
@@ -84,7 +84,7 @@ def test_numbers_names_and_signs_are_quoted_whole(quotations: Quotations, tiny_m
         ("It was -52 degrees, or −5.", {"-52", "-52 degrees", "−5"}, {"52", "5", "-"}),
         ("Written in C++ and C#.", {"C++", "C#", "C++ and C#"}, {"C", "C+"}),
         ("Rated A+ from 1868-1869.", {"A+", "1868", "1869", "1868-1869"}, {"A", "-1869"}),
-        ("1+1 is >5%, +3 dB", {"1", ">5%", "+3"}, {"1+", "5%", "3"}),
+        ("1+1 is >5%, +3 dB", {"1+1", ">5%", "+3 dB"}, {"1", "1+", "5%", "3", "+3", "dB"}),
         ("A cafe\u0301 by the sea", {"cafe\u0301"}, {"cafe"}),
         ("हिन्दी भाषा", {"हिन्दी", "भाषा", "हिन्दी भाषा"}, {"हिन", "न्दी", "ह"}),
         ("ดีมาก", {"ดี", "ดีมาก"}, {"ด"}),
@@ -94,6 +94,25 @@ def test_signs_and_marks_go_with_their_word(text: str, whole: set[str], cut: set
     found = every(Quotations(tiny_model._tokenizer, [text]), tiny_model)
     assert whole <= found
     assert not found & cut
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("See `debian-security-announce` (a list).", ["See", "debian-security-announce", "a", "list"]),
+        ("Start it with --prime=slow; code BX_SEAL_7.", ["Start", "it", "with", "--prime=slow", "code", "BX_SEAL_7"]),
+        ("Kernel 2.6.20.1, v2.0-rc1.", ["Kernel", "2.6.20.1", "v2.0-rc1"]),
+        ("In /etc/nginx/nginx.conf or ../x/*.conf:", ["In", "/etc/nginx/nginx.conf", "or", "../x/*.conf"]),
+        ("<https://a.b/c?x=1&y=2>, me@a.org", ["https://a.b/c?x=1&y=2", "me@a.org"]),
+        ("Call __init__(), a[0] or std::vector<int>.", ["Call", "__init__()", "a[0]", "or", "std::vector<int>"]),
+        ("On 2024-01-05 at 12:30, 12/03/1999", ["On", "2024-01-05", "at", "12:30", "12/03/1999"]),
+        ("At 40 bar, 5kg or 1,889 m", ["At", "40 bar", "5kg", "or", "1,889 m"]),
+        ("From 1868-1869, 1900–1910", ["From", "1868", "1869", "1900", "1910"]),
+        ("red,green 3,000", ["red", "green", "3,000"]),
+    ],
+)
+def test_identifiers_dates_and_numbers_with_units_are_never_divided(text: str, whole: list[str]) -> None:
+    assert [text[start:end] for start, end in _words(text)] == whole
 
 
 def test_a_long_line_is_quoted_in_part_and_an_empty_one_not_at_all(tiny_model: ClaraModel) -> None:

@@ -3,69 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from clara.cli.session import check_question
-from clara.cli.terminal import print_json, shown, snippet, write
-from clara.records import Answer, Citation, ContextKind, SearchMode, Wording
+from clara.cli.terminal import emphasised, print_json, shown, snippet, write
+from clara.records import Answer, Citation, Quote
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clara.answering import AnswerOptions
     from clara.pipeline import Clara
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """How questions are answered; the fields are the options of the same names.
-
-    ``k`` None is as the model was trained.
-    """
-
-    k: int | None
-    mode: SearchMode
-    context: ContextKind
-    wording: Wording | Literal["auto"]
-    max_new_tokens: int
-    as_json: bool
-
-
-def answer(rag: Clara, question: str, wanted: Wanted) -> None:
+def answer(rag: Clara, question: str, options: AnswerOptions, *, as_json: bool) -> None:
     """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
 
     Raises:
         ClaraError: it cannot be answered; nothing has been printed then.
     """
-    how: dict[str, Any] = {
-        "mode": wanted.mode,
-        "context": wanted.context,
-        "wording": None if wanted.wording == "auto" else wanted.wording,
-        "max_new_tokens": wanted.max_new_tokens,
-    }
     check_question(question)
-    k = wanted.k or rag.model.default_k
-    if sys.stdout.isatty() and not wanted.as_json:
-        stream = rag.stream(question, k, **how)
+    if sys.stdout.isatty() and not as_json:
+        stream = rag.stream(question, options=options)
+        said = ""
         with closing(stream.pieces) as pieces:
             for piece in pieces:
+                said += piece
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         write()
-        show_citations(stream.citations)
+        show_sources(stream.citations, stream.quote(said))
         return
-    made = rag.ask(question, k, **how)
-    if wanted.as_json:
+    made = rag.ask(question, options=options)
+    if as_json:
         print_json(answer_object(made))
         return
     write(made.text)
-    show_citations(made.citations)
+    show_sources(made.citations, made.quote)
 
 
 def answer_object(made: Answer) -> dict[str, Any]:
     """The object that ``clara ask --json`` prints: these keys and no others."""
     return {
         "answer": made.text,
+        "answered": made.answered,
+        "quote": None if made.quote is None else asdict(made.quote),
         "citations": [asdict(citation) for citation in made.citations],
         "tokens": asdict(made.tokens),
         "seconds": asdict(made.seconds),
@@ -73,10 +57,27 @@ def answer_object(made: Answer) -> dict[str, Any]:
     }
 
 
-def show_citations(citations: Sequence[Citation]) -> None:
-    """Print the passages an answer was generated from, numbered."""
-    if citations:
-        write()
+def show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
+    """Print the sentence that an answer stands in, then the passages found for it, numbered, with what was read."""
+    if not citations:
+        return
+    write()
+    if quote is not None:
+        start = quote.start - quote.sentence_start
+        write(f"    {emphasised(quote.sentence, start, start + quote.end - quote.start)}")
     for number, cited in enumerate(citations, start=1):
-        write(f"[{number}] {shown(cited.document)}:{cited.start}-{cited.end} ({cited.score:.3f})")
-        write(f"    {snippet(cited.text)}")
+        quoted = quote is not None and cited.passage_id == quote.passage_id
+        place = _place(cited, quote if quoted else None)
+        how = f"read as {cited.read_as}, {cited.tokens} tokens" if cited.read_as is not None else "not read"
+        write(f"[{number}] {place} ({'quoted; ' if quoted else ''}{how})")
+        if not quoted:
+            write(f"    {snippet(cited.text)}")
+
+
+def _place(cited: Citation, quote: Quote | None) -> str:
+    """Where a passage, or the quotation in it, stands: document, characters, page or heading."""
+    if quote is None:
+        return f"{shown(cited.document)}:{cited.start}-{cited.end}"
+    page = f", page {quote.page}" if quote.page is not None else ""
+    heading = f", {quote.heading}" if quote.heading else ""
+    return f"{shown(quote.document)}:{quote.start}-{quote.end}{page}{heading}"

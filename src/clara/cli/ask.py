@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from clara.cli.answers import Wanted, answer
+from clara.cli.answers import answer
 from clara.cli.options import (
     DEFAULT_STORE,
+    AlwaysAnswerOption,
     AnswerTokensOption,
     AttentionOption,
     BaseOption,
@@ -18,6 +19,7 @@ from clara.cli.options import (
     DtypeOption,
     JsonOption,
     KOption,
+    LatentWeightOption,
     MemoryCheckOption,
     ModelChoice,
     ModelOption,
@@ -37,8 +39,10 @@ def ask(
     base: BaseOption = None,
     k: KOption = None,
     mode: ModeOption = "hybrid",
-    context: ContextOption = "memory",
+    context: ContextOption = "auto",
     wording: WordingOption = "auto",
+    latent_weight: LatentWeightOption = None,
+    always_answer: AlwaysAnswerOption = False,
     max_new_tokens: AnswerTokensOption = 64,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
@@ -53,19 +57,24 @@ def ask(
     --json prints one object:
 
     \b
-    {"answer",
-     "citations": [{"passage_id", "document", "start", "end", "score", "text"}],
+    {"answer", "answered",
+     "quote": {"passage_id", "document", "start", "end", "sentence", "sentence_start", "page", "heading"} or null,
+     "citations": [{"passage_id", "document", "start", "end", "score", "text", "read_as", "tokens"}],
      "tokens": {"prompt", "memory", "text_equivalent", "generated"},
      "seconds": {"search", "query", "generate", "total"},
      "context"}
 
-    start and end count characters of the document's text; text_equivalent is the prompt's length with the passages as
-    text.
+    start and end count characters of the document's text. quote is where the answer stands word for word. read_as is
+    how a passage was read: text, memory or null for one that was only found. text_equivalent is the prompt's length
+    with the passages as text. answered is false where the evidence says that the documents hold no answer.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
-    wanted = Wanted(k, mode, context, wording, max_new_tokens, as_json)
+    from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
+
+    worded = None if wording == "auto" else wording
+    options = AnswerOptions(k, mode, context, worded, max_new_tokens, always_answer, latent_weight)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
-        answer(rag, question, wanted)
+        answer(rag, question, options, as_json=as_json)
 
 
 def register(app: typer.Typer) -> None:

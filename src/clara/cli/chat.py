@@ -9,9 +9,10 @@ from typing import TextIO
 
 import typer
 
-from clara.cli.answers import Wanted, answer
+from clara.cli.answers import answer
 from clara.cli.options import (
     DEFAULT_STORE,
+    AlwaysAnswerOption,
     AnswerTokensOption,
     AttentionOption,
     BaseOption,
@@ -21,6 +22,7 @@ from clara.cli.options import (
     DtypeOption,
     JsonOption,
     KOption,
+    LatentWeightOption,
     MemoryCheckOption,
     ModelChoice,
     ModelOption,
@@ -43,8 +45,10 @@ def chat(
     base: BaseOption = None,
     k: KOption = None,
     mode: ModeOption = "hybrid",
-    context: ContextOption = "memory",
+    context: ContextOption = "auto",
     wording: WordingOption = "auto",
+    latent_weight: LatentWeightOption = None,
+    always_answer: AlwaysAnswerOption = False,
     max_new_tokens: AnswerTokensOption = 64,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
@@ -61,13 +65,16 @@ def chat(
 
     --json prints one object a question, as ask does, or {"error"}.
     """
-    wanted = Wanted(k, mode, context, wording, max_new_tokens, as_json)
+    from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
+
+    worded = None if wording == "auto" else wording
+    options = AnswerOptions(k, mode, context, worded, max_new_tokens, always_answer, latent_weight)
     with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
         # On a terminal stdout shows the prompt too, unless it is to hold JSON alone.
         prompt = sys.stdout if sys.stdout.isatty() and not as_json else sys.stderr
         for question in _questions(prompt):
             try:
-                answer(rag, question, wanted)
+                answer(rag, question, options, as_json=as_json)
             except ClaraError as error:
                 if as_json:
                     print_json({"error": str(error)})

@@ -25,8 +25,9 @@ from clara.cli.session import open_rag
 from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
 
 if TYPE_CHECKING:
+    from clara.indexing import AddProgress, AddReport
     from clara.ingest import IngestReport, Skipped
-    from clara.pipeline import AddProgress, AddReport, Clara
+    from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
 
@@ -67,6 +68,7 @@ def index(
      "passages", "tokens", "seconds",                  compressed by this run
      "files", "documents", "characters", "hidden",     read by this run
      "skipped": {reason: [{"uri", "message"}]},
+     "left_out": {kind: count},                        of the documents read, such as menus of web pages
      "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.ingest import check_paths  # noqa: PLC0415
@@ -104,6 +106,7 @@ def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
             reason: [{"uri": skipped.uri, "message": skipped.message} for skipped in group]
             for reason, group in _by_reason(report.ingest).items()
         },
+        "left_out": dict(report.ingest.left_out),
         "store": {
             "path": str(path),
             "model": filled_by.name,
@@ -136,6 +139,8 @@ def _show(report: AddReport, store: dict[str, Any]) -> None:
             write(f"    {shown(skipped.message)}")
         if len(group) > _SHOWN_A_REASON:
             write(f"    … and {len(group) - _SHOWN_A_REASON:,} more (--json names all)")
+    if report.ingest.left_out:
+        write(f"left out:  {', '.join(f'{number:,} {kind}' for kind, number in report.ingest.left_out.items())}")
     if report.ingest.hidden:
         write(f"passed over: {report.ingest.hidden:,} hidden (names that begin with a dot)")
     write(

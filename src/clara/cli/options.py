@@ -84,22 +84,41 @@ CacheOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice by default.")]
 KOption = Annotated[
     int | None,
-    typer.Option("--k", min=1, help=f"Passages to find; as the model was trained by default, else {DEFAULT_K}."),
+    typer.Option(
+        "--k",
+        min=1,
+        help=f"Passages to find; by default what measured best for the model and --context, else {DEFAULT_K}.",
+    ),
 ]
 ModeOption = Annotated[
     Literal["latent", "text", "hybrid"],
     typer.Option("--mode", help="Search: latent by memories, text by words (BM25), hybrid by both."),
 ]
 ContextOption = Annotated[
-    Literal["memory", "text", "none"],
-    typer.Option("--context", help="What is read of the passages: their memories, their text, or nothing."),
+    Literal["auto", "memory", "text", "none"],
+    typer.Option(
+        "--context",
+        help="What is read of the passages: auto the best as text, memory all as memories, text all as text, or none.",
+    ),
+]
+AlwaysAnswerOption = Annotated[
+    bool,
+    typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
+]
+LatentWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        "--latent-weight",
+        min=0,
+        help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
+    ),
 ]
 WordingOption = Annotated[
     Literal["auto", "free", "quoted"],
     typer.Option(
         "--wording",
-        help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: from memories as the "
-        "checkpoint says, else free.",
+        help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
+        "where it reads with trained weights, else free.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]

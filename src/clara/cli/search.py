@@ -28,6 +28,8 @@ from clara.cli.session import check_question, open_rag, without_model
 from clara.cli.terminal import console, print_json, shown, snippet, write
 from clara.records import Citation
 
+_OF_AN_ANSWER = frozenset({"read_as", "tokens"})
+
 
 def search(
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
@@ -56,12 +58,13 @@ def search(
     check_question(question)
     plain = mode == "text"
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
-    from clara.pipeline import cite  # noqa: PLC0415
+    from clara.answering import citation  # noqa: PLC0415
 
     with without_model(store) if plain else open_rag(store, choice) as rag:
-        found = cite(rag.search(question, k or (DEFAULT_K if plain else rag.model.default_k), mode=mode))
+        hits = rag.search(question, k or (DEFAULT_K if plain else rag.model.default_k), mode=mode)
+    found = [citation(hit) for hit in hits]
     if as_json:
-        print_json([asdict(citation) for citation in found])
+        print_json([{name: value for name, value in asdict(one).items() if name not in _OF_AN_ANSWER} for one in found])
     else:
         _show(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,15 @@ def snippet(text: str) -> str:
     """The beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= SNIPPET else line[: SNIPPET - 1].rstrip() + "…"
+
+
+def emphasised(text: str, start: int, end: int) -> str:
+    """A text on one line with ``text[start:end]`` marked: bold on a terminal, else between guillemets."""
+    before, marked, after = (" ".join(part.split()) for part in (text[:start], text[start:end], text[end:]))
+    left = before + " " * (text[:start] != text[:start].rstrip() and bool(before))
+    right = " " * (text[end:] != text[end:].lstrip() and bool(after)) + after
+    opening, closing = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("«", "»")
+    return f"{left}{opening}{marked}{closing}{right}"
 
 
 def shown(uri: str) -> str:

@@ -180,7 +180,8 @@ class ExactIndex:
 
     def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
         """Ranked ids with their passages and memories."""
-        return [Hit(self._rows[item.id].passage, item.score, self._rows[item.id].memory) for item in ranked]
+        found = [(item.score, self._rows[item.id]) for item in ranked]
+        return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
 
 
 def _words(text: str) -> list[str]:

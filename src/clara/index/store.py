@@ -329,7 +329,8 @@ class LanceStore:
     def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
         """Ranked ids with their passages and memories."""
         rows = self._table.rows([item.id for item in ranked])
-        return [Hit(rows[item.id].passage, item.score, rows[item.id].memory) for item in ranked]
+        found = [(item.score, rows[item.id]) for item in ranked]
+        return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
 
     def _current(self) -> Catalogue:
         """The catalogue of the newest version."""

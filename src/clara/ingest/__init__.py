@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from clara.ingest.boundaries import sentence_around
 from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
+from clara.ingest.location import Location, location_of, passage_metadata
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
-from clara.ingest.report import TEXTLESS, IngestReport, Reason, Skipped
+from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "TEXTLESS",
     "FileListing",
     "IngestReport",
+    "LeftOut",
+    "Location",
     "Reader",
     "Reason",
     "Skipped",
@@ -25,8 +29,11 @@ __all__ = [
     "document_uri",
     "find_files",
     "iter_passages",
+    "location_of",
     "make_document",
+    "passage_metadata",
     "read_file",
+    "sentence_around",
     "source_of",
     "split",
 ]

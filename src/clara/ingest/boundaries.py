@@ -30,6 +30,7 @@ _ABBREVIATIONS = frozenset([
     "rep", "resp", "rev", "sen", "sep", "sept", "sgt", "sr", "st", "vol", "vols", "vs",
 ])
 # fmt: on
+_ITEM = re.compile(r"\s*(?:[-*+•‣◦#|]|\d{1,3}[.)])|[^\n]*\S \| \S")
 _LONGEST_CLUSTER = 64  # characters looked back over for the start of a cluster: text of people has fewer
 
 
@@ -131,3 +132,29 @@ def _joined(text: str, position: int, floor: int) -> bool:
             count += 1
         return count % 2 == 1
     return False
+
+
+def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where the sentence, or sentences, that hold ``text[start:end]`` begin and end, white space left out.
+
+    A heading, a paragraph and a line of a list or table end a sentence, too.
+    """
+    first, last = 0, len(text)
+    for cut in cuts(text, 0, len(text)):
+        if cut.grade > Grade.SENTENCE and not _begins_item(text, cut.position):
+            continue
+        if cut.position <= start:
+            first = cut.position
+        elif cut.position >= end:
+            last = cut.position
+            break
+    stretch = text[first:last]
+    return first + len(stretch) - len(stretch.lstrip()), first + len(stretch.rstrip())
+
+
+def _begins_item(text: str, position: int) -> bool:
+    """Whether a line that is a list's item, a table's row or a heading begins or has just ended here."""
+    if "\n" not in text[max(0, position - 1) : position]:
+        return False
+    before = text.rfind("\n", 0, position - 1) + 1
+    return any(_ITEM.match(text, at) is not None for at in (position, before))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clara.ingest.report import Skipped, fault
-from clara.records import Document
+from clara.records import Document, Heading
 
 _RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)
 """The uri of a record (``read_jsonl``); a name may hold any other mark."""
@@ -24,19 +24,25 @@ _RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """What a format's reader found in a file.
+    r"""What a format's reader found in a file.
 
     Attributes:
         title: a title the source itself states, or the empty string.
         text: its plain text, not yet cleaned.
         metadata: small facts (media type, page count).
         skipped: parts of the file that could not be read.
+        pages: as in ``Document``; a text with pages or headings is given with its newlines as ``\n``.
+        headings: as in ``Document``.
+        left_out: what ``text`` leaves out, kind to how many (``LeftOut``).
     """
 
     title: str
     text: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    pages: tuple[int, ...] = ()
+    headings: tuple[Heading, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def document_uri(path: Path) -> str:
@@ -54,7 +60,15 @@ def source_of(uri: str) -> str:
     return found[1] if found else uri
 
 
-def make_document(uri: str, title: str, text: str, metadata: Mapping[str, str] | None = None) -> Document:
+def make_document(
+    uri: str,
+    title: str,
+    text: str,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    pages: tuple[int, ...] = (),
+    headings: tuple[Heading, ...] = (),
+) -> Document:
     r"""Make a document of a text.
 
     Args:
@@ -62,6 +76,8 @@ def make_document(uri: str, title: str, text: str, metadata: Mapping[str, str] |
         title: its title or the empty string; white space in it is reduced to single spaces.
         text: its text; ``\r\n`` and ``\r`` become ``\n``, a leading byte order mark is dropped.
         metadata: small facts to keep with it.
+        pages: as in ``Document``; for a text whose newlines are ``\n`` already.
+        headings: likewise.
 
     Raises:
         DocumentError: the text holds nothing but white space, or characters that no file can hold as UTF-8.
@@ -81,7 +97,7 @@ def make_document(uri: str, title: str, text: str, metadata: Mapping[str, str] |
         raise fault(
             uri, "encoding", f"holds half a surrogate pair (U+{character:04X}), which is no character; write it again"
         ) from None
-    return Document(uri=uri, title=title, text=text, content_hash=content_hash, metadata=dict(metadata or {}))
+    return Document(uri, title, text, content_hash, dict(metadata or {}), pages, headings)
 
 
 def _content_hash(title: str, text: str) -> str:

@@ -6,6 +6,7 @@ Finding files is ``files``' work, each format's own matters are in ``read_*``.
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +14,34 @@ from pathlib import Path
 from clara.errors import DocumentError
 from clara.ingest.document import Extract, document_uri, make_document
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing
+from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
+from clara.ingest.process import ReadingProcess
 from clara.ingest.read_jsonl import read_jsonl
 from clara.ingest.read_text import extract_markdown, extract_plain
-from clara.ingest.report import IngestReport, Skipped, fault, skip
+from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 DEFAULT_MAX_BYTES = 64 * 2**20
+# No parser looks at these: decoding takes memory and time in proportion to the file, whose size is limited.
+_DECODED_ONLY = frozenset([".txt"])
 _SHOWN = 120  # characters of a parser's own message that are shown
 
 _SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)}"
 
 
-def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Document | Skipped]:
-    """Read one file.
+def read_file(
+    path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[Document | Skipped | LeftOut]:
+    """Read one file in this process; ``Reader`` does it in another, where a file can do no harm.
 
     Args:
         path: a file with one of ``SUPPORTED_SUFFIXES``, upper or lower case.
         max_bytes: largest file; for JSON Lines, longest line; for Word files, also their unpacked size.
+        limits: of them, the characters; time and memory can be kept only from outside.
 
     Yields:
         One document; for JSON Lines, one for each record. Parts that cannot be read (a line, a page) come as
-        ``Skipped`` in their place.
+        ``Skipped`` in their place, and what a document leaves out follows it as ``LeftOut``.
 
     Raises:
         DocumentError: while iterating: the file as a whole cannot be read. Nothing else is raised for what a file
@@ -48,27 +56,51 @@ def read_file(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[Doc
             _regular_size(path, uri)
             yield from read_jsonl(path, uri, max_bytes)
             return
-        extract = _extract(suffix, _load(path, uri, max_bytes), uri, max_bytes)
-        yield make_document(uri, extract.title, extract.text, extract.metadata)
+        data = _load(path, uri, max_bytes)
+        extract = _extract(suffix, data, uri, max_bytes)
+        document = make_document(
+            uri, extract.title, extract.text, extract.metadata, pages=extract.pages, headings=extract.headings
+        )
+        yield limits.check(document, len(data))
         yield from extract.skipped
+        for kind, number in extract.left_out.items():
+            yield LeftOut(uri, kind, number)
 
 
 class Reader:
     """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
 
+    Parsers run in a process of their own (``process``), which ends with ``close`` or with the reader.
+
     Args:
         listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
         max_bytes: as for ``read_file``.
+        limits: what reading one file may take.
     """
 
-    def __init__(self, listing: FileListing, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self, listing: FileListing, *, max_bytes: int = DEFAULT_MAX_BYTES, limits: ReadLimits = DEFAULT_LIMITS
+    ) -> None:
         self._listing = listing
         self._max_bytes = max_bytes
+        self._limits = limits
+        self._process = ReadingProcess(limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
+        self._left_out = Counter[str]()
         for path in listing.unsupported:
             suffix = path.suffix.lower() or "files without a suffix"
             self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {suffix}; {_SUPPORTED}"))
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that reads, if there is one."""
+        self._process.close()
 
     def documents(self) -> Iterator[Document]:
         """Every document of every file, in the listing's order."""
@@ -79,18 +111,26 @@ class Reader:
         """The documents of one file of the listing; none if it cannot be read."""
         count = 0
         try:
-            for item in read_file(path, max_bytes=self._max_bytes):
+            for item in self._items(path):
                 if isinstance(item, Skipped):
                     self._skipped.append(item)
+                    continue
+                if isinstance(item, LeftOut):
+                    self._left_out[item.kind] += item.count
                     continue
                 count += 1
                 self._documents += 1
                 self._characters += len(item.text)
                 yield item
         except DocumentError as error:
-            # An error from a consumer of this generator cannot arrive here: only ``read_file`` is inside.
+            # An error from a consumer of this generator cannot arrive here: only reading is inside.
             self._skipped.append(Skipped(document_uri(path), error.reason, str(error)))
         self._files += count > 0
+
+    def _items(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
+        if path.suffix.lower() in _DECODED_ONLY:
+            return read_file(path, max_bytes=self._max_bytes, limits=self._limits)
+        return self._process.read(path, max_bytes=self._max_bytes)
 
     def report(self) -> IngestReport:
         """What was read so far."""
@@ -100,6 +140,7 @@ class Reader:
             characters=self._characters,
             hidden=self._listing.hidden,
             skipped=tuple(self._skipped),
+            left_out=dict(self._left_out),
         )
 
 

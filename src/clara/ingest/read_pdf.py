@@ -35,13 +35,25 @@ def extract_pdf(data: bytes, uri: str) -> Extract:
         raise fault(
             uri, "no text", f"{len(pages)} page(s) without text, so it is scanned; run OCR on it first (e.g. ocrmypdf)"
         )
-    empty = sum(not text for text in pages)
-    metadata = {"media_type": "application/pdf", "pages": str(len(pages) + len(skipped))}
+    empty = sum(not text for text in pages) - len(skipped)
+    metadata = {"media_type": "application/pdf", "pages": str(len(pages))}
     if empty:
         metadata["pages_without_text"] = str(empty)
-    return Extract(
-        title="", text="\n\n".join(text for text in pages if text), metadata=metadata, skipped=tuple(skipped)
-    )
+    text, starts = _joined(pages)
+    return Extract(title="", text=text, metadata=metadata, skipped=tuple(skipped), pages=starts)
+
+
+def _joined(pages: list[str]) -> tuple[str, tuple[int, ...]]:
+    """The pages' texts with a blank line between them, and where each page begins."""
+    parts: list[str] = []
+    starts: list[int] = []
+    length = 0
+    for page in pages:
+        starts.append(length)
+        if page:
+            parts.append(page)
+            length += len(page) + 2
+    return "\n\n".join(parts), tuple(starts)
 
 
 def _page_texts(data: bytes, uri: str) -> tuple[list[str], list[Skipped]]:
@@ -59,6 +71,7 @@ def _page_texts(data: bytes, uri: str) -> tuple[list[str], list[Skipped]]:
             try:
                 texts.append(_page_text(pdf, number))
             except pypdfium2.PdfiumError:
+                texts.append("")
                 page = f"{uri}#page={number + 1}"
                 skipped.append(skip(page, "broken", "this page cannot be read; save the PDF again"))
     finally:

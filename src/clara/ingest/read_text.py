@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
+from clara.ingest.location import markdown_headings
 
 _TITLE_WITHIN = 1 << 14  # characters: further down, a heading is a section's; some texts take the parser long
 # Pandoc's rule: a line of --- before a blank line is a ruler.
@@ -24,13 +25,13 @@ def extract_markdown(data: bytes, uri: str) -> Extract:
 
     Both are looked for in its first pages only.
     """
-    text = decode_text(data, uri)
+    text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
     head = text if len(text) <= _TITLE_WITHIN else text[:_TITLE_WITHIN].rpartition("\n")[0]
-    return Extract(title=_title(head), text=text, metadata={"media_type": "text/markdown"})
+    metadata = {"media_type": "text/markdown"}
+    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text))
 
 
 def _title(text: str) -> str:
-    text = re.sub(r"\r\n?", "\n", text)
     front = _FRONT_MATTER.match(text)
     settings = _settings(front[1], front[2]) if front else None
     if front is None or settings is None:

@@ -5,6 +5,7 @@ Knows nothing of file formats: those are in the ``read_*`` modules.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ Reason = Literal[
     "encrypted",
     "no text",
     "too large",
+    "too slow",
     "unreadable",
     "unsupported",
 ]
@@ -42,6 +44,21 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a document's text leaves out of its source: on purpose, or because the format's reader cannot give it.
+
+    Attributes:
+        uri: the document.
+        kind: what it is, in the plural ("menus", "hidden parts"); reports count by it.
+        count: how many.
+    """
+
+    uri: str
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class IngestReport:
     """What one reading of files and folders came to.
 
@@ -51,6 +68,7 @@ class IngestReport:
         characters: characters of their texts, titles not counted.
         hidden: hidden files and folders that were passed over (a hidden folder counts once).
         skipped: everything that was named or found and not read, in the order found.
+        left_out: what the documents leave out of their sources: kind to how many.
     """
 
     files: int
@@ -58,6 +76,7 @@ class IngestReport:
     characters: int
     hidden: int
     skipped: tuple[Skipped, ...]
+    left_out: Mapping[str, int]
 
     def by_reason(self) -> dict[str, tuple[str, ...]]:
         """The skipped sources by kind of fault: reason to ``uri``s, both in the order found."""

@@ -1,4 +1,4 @@
-"""The three roles as named LoRA adapters on one backbone, and the only place where the active one changes.
+"""The roles as named LoRA adapters on one backbone, and the only place where the active one changes.
 
 PEFT's names for layers and files are known here and in ``checkpoint``, nowhere else.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from threading import RLock
 from typing import Literal
 
@@ -20,10 +21,12 @@ from transformers import PreTrainedModel
 from clara.config import LoraSettings
 from clara.model.attention import speed_up
 
-Role = Literal["compressor", "query_reasoner", "generator"]
+Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
 AdapterName = Role | Literal["teacher"]
 """A role, or the frozen reader that a run is taught by."""
-ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator")
+ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
+MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
+"""Roles that decide what a memory is, of a passage or a question."""
 
 MERGE_LIMIT = 500_000_000
 """Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
@@ -45,7 +48,7 @@ class Adapters:
     """The adapters of one backbone.
 
     The query reasoner may be absent; it then shares the compressor's weights, which is where it starts from
-    (clara.md section 1).
+    (clara.md section 1). So may the text reader; passages' text is then read by the backbone alone.
     """
 
     def __init__(self, peft_model: PeftModel) -> None:
@@ -116,13 +119,13 @@ class Adapters:
                     layer.reset_lora_parameters("query_reasoner", init_lora_weights=True)
             self._activate(None)
 
-    def add_teacher(self, settings: LoraSettings) -> None:
-        """Add a frozen adapter that no checkpoint holds; it has no effect until it is given values."""
+    def add_frozen(self, name: AdapterName, settings: LoraSettings, *, dtype: torch.dtype = torch.float32) -> None:
+        """Add an adapter that is not trained; it has no effect until it is given values."""
         config = lora_config(settings.model_copy(update={"dropout": 0.0}))
-        self.peft_model.add_adapter("teacher", config, autocast_adapter_dtype=False)
-        for name, parameter in self.peft_model.named_parameters():
-            if ".teacher." in name:
-                parameter.data = parameter.data.float()
+        self.peft_model.add_adapter(name, config, autocast_adapter_dtype=False)
+        for parameter_name, parameter in self.peft_model.named_parameters():
+            if f".{name}." in parameter_name:
+                parameter.data = parameter.data.to(dtype)
                 parameter.requires_grad = False
         self._activate(None)
 
@@ -153,10 +156,26 @@ class Adapters:
         return self.peft_model.get_base_model()
 
     def merged(self, role: Role) -> PreTrainedModel:
-        """A copy of the causal LM with the role's adapter added into its weights, in evaluation mode."""
-        twin = copy.deepcopy(self.peft_model)
-        plain = twin.merge_and_unload(adapter_names=[self.weights_of(role)])
-        return plain.eval().requires_grad_(requires_grad=False)
+        """The causal LM with the role's adapter added into its weights, in evaluation mode.
+
+        What has no adapter (embeddings, norms, LM head) is shared with the backbone, not copied.
+        """
+        owner = self.weights_of(role)
+        bare = self.bare()
+        # Whatever deepcopy finds here it takes instead of copying.
+        kept: dict[int, object] = {id(tensor): tensor for tensor in chain(bare.parameters(), bare.buffers())}
+        kept |= {id(layer): _merged_layer(layer, owner) for layer in self._layers}
+        plain: PreTrainedModel = copy.deepcopy(bare, kept)
+        return plain.eval()
+
+
+def _merged_layer(layer: LoraLayer, adapter: str) -> nn.Module:
+    """The linear layer under a LoRA layer with the adapter added into its weight."""
+    base = layer.get_base_layer()
+    merged = copy.copy(base)
+    merged._parameters = dict(base._parameters)  # a shallow copy would share the dictionary, and with it the weight
+    merged.weight = nn.Parameter(base.weight.data + layer.get_delta_weight(adapter), requires_grad=False)
+    return merged
 
 
 class RoleWeights:
@@ -200,7 +219,7 @@ class RoleWeights:
         with self._turn:
             if owner not in self._merged:
                 made = self._adapters.merged(owner)
-                if owner != "generator":
+                if owner in MEMORY_ROLES:
                     speed_up(made)
                 else:
                     self._attending(made, owner)
@@ -210,7 +229,7 @@ class RoleWeights:
     def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
         """The model with the attention that the role is to use."""
         if self._attention is not None:
-            reads = role is None or role == "generator"
+            reads = role not in MEMORY_ROLES
             model.set_attn_implementation(self._attention if reads else self._compression_attention)
         return model
 

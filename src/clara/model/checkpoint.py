@@ -25,7 +25,7 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.adapters import ROLES, Adapters, Role
+from clara.model.adapters import MEMORY_ROLES, Adapters, Role
 from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
@@ -53,6 +53,20 @@ class Origin(Settings):
     dtypes: dict[str, Literal["float32", "bfloat16", "float16"]]
 
 
+class ReadingRule(Settings):
+    """How passages that were found are read, as measured for a checkpoint.
+
+    Attributes:
+        auto_texts: passages that context ``auto`` reads as text, the best first.
+        memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
+        text_k: the same of context ``text``.
+    """
+
+    auto_texts: int = Field(default=1, ge=1)
+    memory_k: int | None = Field(default=None, ge=1)
+    text_k: int | None = Field(default=None, ge=1)
+
+
 class Manifest(Settings):
     """What ``clara.json`` holds.
 
@@ -74,6 +88,7 @@ class Manifest(Settings):
         contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
             (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
             interaction, whose centre of passages is the blank. A training run takes it out.
+        reading: how passages are read, where that was measured for this checkpoint.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -92,6 +107,7 @@ class Manifest(Settings):
     latent_weight: float | None = Field(default=None, ge=0)
     wording: Wording | None = None
     contrast: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
+    reading: ReadingRule | None = None
     stage: str = "untrained"
     trained: dict[str, Any] = Field(default_factory=dict)
     official: Origin | None = None
@@ -114,6 +130,8 @@ class Manifest(Settings):
             del values["wording"]
         if not self.contrast:
             del values["contrast"]
+        if self.reading is None:
+            del values["reading"]
         return values
 
     @model_validator(mode="after")
@@ -339,6 +357,8 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
     if "query_reasoner" in manifest.roles:
         adapters.split_query_reasoner()
+    if "text_reader" in manifest.roles:
+        adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
     for role in manifest.roles:
         load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
     return Network(adapters, manifest.compression, table.to(base.model.device), vocabulary)
@@ -403,10 +423,10 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 def fingerprint(network: Network, manifest: Manifest) -> str:
     """A hash of all that decides what a memory is: 16 hex digits.
 
-    Base model, compression settings, compressor, query reasoner and memory table; not the generator, which may be
-    trained on without making stored memories useless.
+    Base model, compression settings, compressor, query reasoner and memory table; not the generator or the text
+    reader, which may be trained on without making stored memories useless.
     """
-    roles = [role for role in ROLES if role != "generator" and role in network.adapters.roles]
+    roles = [role for role in MEMORY_ROLES if role in network.adapters.roles]
     return _fingerprint(network, manifest, roles)
 
 

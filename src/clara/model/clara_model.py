@@ -19,6 +19,7 @@ from clara.errors import CheckpointError, InputError, MemoryMismatchError
 from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
+from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, place_checkpoint
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.inspection import Inside, Inspector
@@ -148,6 +149,16 @@ class ClaraModel:
         return self.manifest.wording or "free"
 
     @property
+    def reading(self) -> ReadingRule:
+        """How passages that were found are read."""
+        return self.manifest.reading or ReadingRule()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it has weights that were trained to answer from text."""
+        return "text_reader" in self.manifest.roles
+
+    @property
     def width(self) -> int:
         """H, the hidden size of the backbone."""
         return self.manifest.hidden_size
@@ -241,9 +252,17 @@ class ClaraModel:
         chosen = sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         return self._generate([GenerationRequest(question, memories=tuple(memories))], chosen)[0]
 
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]:
-        """Greedy answers to several requests at once; they may have different numbers of passages."""
-        return self._generate(requests, sampling(max_new_tokens=max_new_tokens))
+    def generate_many(
+        self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64, scored: bool = False
+    ) -> list[Generation]:
+        """Greedy answers to several requests at once; they may have different numbers of passages.
+
+        Args:
+            requests: the questions with what is read.
+            max_new_tokens: longest answer.
+            scored: report each answer's log-probability.
+        """
+        return self._generate(requests, sampling(max_new_tokens=max_new_tokens), scored=scored)
 
     def stream(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, None]:
         """Pieces of one answer as they are generated; close it to leave the rest.
@@ -260,20 +279,21 @@ class ClaraModel:
         acting = partial(self._weights.acting_as, self._reader(request))
         return self._generator.stream(acting, request, sampling)
 
-    def _generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generation]:
+    def _generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
+    ) -> list[Generation]:
         self._check(requests)
         answers: dict[int, Generation] = {}
-        for reader in ("generator", "base"):
+        for reader in dict.fromkeys(request.reader for request in requests):
             places = [i for i, request in enumerate(requests) if request.reader == reader]
-            if places:
-                with self._weights.acting_as(self._reader(requests[places[0]])) as model:
-                    made = self._generator.generate(model, [requests[i] for i in places], sampling)
-                answers.update(zip(places, made, strict=True))
+            with self._weights.acting_as(self._reader(requests[places[0]])) as model:
+                made = self._generator.generate(model, [requests[i] for i in places], sampling, scored=scored)
+            answers.update(zip(places, made, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     @staticmethod
     def _reader(request: GenerationRequest) -> Role | None:
-        return "generator" if request.reader == "generator" else None
+        return None if request.reader == "base" else request.reader
 
     def _contrast(self, request: GenerationRequest) -> Contrast | None:
         """What an answer quoted from memories is held against, where the checkpoint wants that at their rate."""

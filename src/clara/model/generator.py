@@ -116,9 +116,15 @@ class Generator:
         return self._prompter.from_memories(request.question, [len(memory.values) for memory in request.memories])
 
     def generate(
-        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling
+        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
         """One answer a request; they may have different numbers of passages.
+
+        Args:
+            model: acting as the requests' reader.
+            requests: all for one reader.
+            sampling: how tokens are chosen.
+            scored: report the answers' log-probabilities, which keeps all scores until the end.
 
         Raises:
             InputError: a prompt is longer than the model's context.
@@ -131,10 +137,13 @@ class Generator:
                 attention_mask=inputs.mask,
                 generation_config=self._config(model, sampling),
                 logits_processor=self._processors(model, requests, sampling),
+                output_logits=scored,
+                return_dict_in_generate=True,
             )
         stops = _stop_ids(model, self._tokenizer)
-        rows = zip(out.tolist(), prompts, requests, strict=True)
-        return [self._generation(ids, prompt, request, stops) for ids, prompt, request in rows]
+        logprobs = _logprobs(out.logits, out.sequences).tolist() if scored else [None] * len(requests)
+        rows = zip(out.sequences.tolist(), logprobs, prompts, requests, strict=True)
+        return [self._generation(*row, stops) for row in rows]
 
     def stream(
         self,
@@ -234,7 +243,9 @@ class Generator:
             **chosen,
         )
 
-    def _generation(self, ids: list[int], prompt: Prompt, request: GenerationRequest, stops: set[int]) -> Generation:
+    def _generation(
+        self, ids: list[int], logprobs: list[float] | None, prompt: Prompt, request: GenerationRequest, stops: set[int]
+    ) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in stops), None)
         kept = ids if end is None else ids[:end]
         if end is None and request.quote_from:
@@ -252,7 +263,14 @@ class Generator:
                 generated=len(kept),
             ),
             finish_reason="length" if end is None else "stop",
+            logprob=None if logprobs is None else sum(logprobs[: len(ids) if end is None else end + 1]),
         )
+
+
+def _logprobs(logits: Sequence[Tensor], ids: Tensor) -> Tensor:
+    """Log-probabilities [B, generated] of generated ids [B, generated], given the scores [B, V] of each step."""
+    steps = zip(logits, ids.T, strict=True)
+    return torch.stack([one.float().log_softmax(-1).gather(1, step[:, None])[:, 0] for one, step in steps], dim=1)
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:

@@ -27,14 +27,30 @@ LONGEST = 160
 BESIDE = ("yes", "no", "Yes", "No")
 """Answers that need not stand in a source."""
 
-# Scripts without spaces word by character; else letters and digits with points, commas and the like between them (3.5,
-# 1,889, U.S., O'Brien). Marks (accents, vowel signs) go with the letter before. A sign belongs to a word that it stands
-# at: before any ($5, #3), before a number that nothing is joined to (-52, but not 1868-1869), after (25%, C++).
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
-_LETTERS = rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}]\p{{M}}*)+"
-_BEFORE = r"(?:(?<![\p{L}\p{M}\p{N}])[-−+±~<>≤≥](?=[$€£¥]?\p{N}))?[$€£¥#@]?"
-_AFTER = r"(?:[%°]|(?:\+\+|[+#])(?![\p{L}\p{N}]))?"
-_WORD = regex.compile(rf"{_UNSPACED}|{_BEFORE}{_LETTERS}(?:[.,:'’/]{_LETTERS})*{_AFTER}")
+# Scripts without spaces are quoted character by character, a mark (vowel sign, tone) with the letter before it.
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*")
+# All else in runs without white space: an identifier, a path, a version or a date is never divided. A run may be
+# divided at a dash, an ellipsis, a comma or semicolon that stands in no number, and between the years of a span.
+_CHUNK = regex.compile(r"\S+")
+_DIVIDER = regex.compile(
+    r"[–—―…]+|(?<!\p{N})[,;]|[,;](?!\p{N})|(?<=(?<![\p{L}\p{N}.,-])\p{N}{4})-(?=\p{N}{4}(?![\p{L}\p{N}-]))"
+)
+# What a sentence puts around a word, and an author or a markup language.
+_OPENING = regex.compile(r"""(?:[(\[{<"'“‘«„‚¿¡`|]|\*(?=[*\p{L}\p{N}]))+""")
+_CLOSING = regex.compile(r"""[)\]}>"'”’»“‘.,;:!?`*|]+$""")
+_BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
+_WRITTEN = regex.compile(r"[\p{L}\p{N}]")
+_NUMBER = regex.compile(r"[-−+±~<>≤≥]*\p{N}(?:[\p{N}.,]*\p{N})?")
+# fmt: off
+_UNITS = frozenset([  # as symbols; a unit that is a word of the language may be left out of an answer
+    "%", "‰", "°", "°C", "°F", "K", "bar", "mbar", "Pa", "hPa", "kPa", "MPa", "psi", "atm", "nm", "µm", "mm", "cm",
+    "m", "km", "ft", "mi", "px", "pt", "em", "dpi", "m²", "km²", "m³", "ha", "mg", "g", "kg", "t", "lb", "lbs", "oz",
+    "ml", "mL", "cl", "dl", "l", "L", "ns", "µs", "us", "ms", "s", "sec", "min", "h", "hr", "hrs", "B", "kB", "KB",
+    "MB", "GB", "TB", "PB", "KiB", "MiB", "GiB", "TiB", "kbit/s", "Mbit/s", "Gbit/s", "MB/s", "GB/s", "bps", "Mbps",
+    "Gbps", "Hz", "kHz", "MHz", "GHz", "rpm", "dB", "V", "mV", "kV", "A", "mA", "W", "mW", "kW", "MW", "Wh", "kWh",
+    "J", "kJ", "MJ", "cal", "kcal", "N", "Nm", "Ω", "km/h", "m/s", "mph",
+])
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +142,55 @@ class _Piece:
 def _pieces(text: str) -> Iterator[_Piece]:
     """A piece for each word of a text."""
     for line in text.splitlines():
-        words = list(_WORD.finditer(line))
-        for first, word in enumerate(words):
-            start = word.start()
-            ends = [later.end() - start for later in words[first:] if later.end() - start <= LONGEST]
+        words = _words(line)
+        for first, (start, _) in enumerate(words):
+            ends = [end - start for _, end in words[first:] if end - start <= LONGEST]
             if ends:
                 yield _Piece(line[start : start + ends[-1]], frozenset(ends))
+
+
+def _words(line: str) -> list[tuple[int, int]]:
+    """Start and end of each stretch of a line that is quoted whole; a number goes with its unit."""
+    words: list[tuple[int, int]] = []
+    for start, end in _parts(line):
+        before = words[-1] if words else None
+        if (
+            before is not None
+            and line[start:end] in _UNITS
+            and line[before[1] : start].isspace()
+            and _NUMBER.fullmatch(line, *before)
+        ):
+            words[-1] = (before[0], end)
+        else:
+            words.append((start, end))
+    return words
+
+
+def _parts(line: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each word of a line, what stands around it left out."""
+    for chunk in _CHUNK.finditer(line):
+        at = chunk.start()
+        borders = [*_DIVIDER.finditer(line, chunk.start(), chunk.end()), *_UNSPACED.finditer(line, *chunk.span())]
+        for border in sorted(borders, key=lambda match: match.start()):
+            yield from _stripped(line, at, border.start())
+            if border.re is _UNSPACED:
+                yield border.span()
+            at = border.end()
+        yield from _stripped(line, at, chunk.end())
+
+
+def _stripped(line: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A word without the punctuation around it; nothing where there is nothing else."""
+    opening = _OPENING.match(line, start, end)
+    start = opening.end() if opening is not None else start
+    while (closing := _CLOSING.search(line, start, end)) is not None:
+        sign = line[end - 1]
+        opener = _BRACKETS.get(sign)
+        if opener is not None and opener in line[start : closing.start()]:
+            break  # its own: f(x), a[0]
+        end -= 1
+    if _WRITTEN.search(line, start, end) is not None:
+        yield start, end
 
 
 class QuotesOnly(LogitsProcessor):  # type: ignore[misc]

@@ -51,12 +51,12 @@ def add_teacher(loaded: Loaded, folder: Path) -> None:
     manifest = read_reader_manifest(folder)
     check_base(folder, manifest, loaded.base)
     adapters = loaded.network.adapters
-    adapters.add_teacher(manifest.lora)
+    adapters.add_frozen("teacher", manifest.lora)
     checkpoint.load_adapter(adapters.peft_model, folder / checkpoint.ADAPTER, ADAPTER)
 
 
 def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:
-    """The fingerprint of the reader that ``add_teacher`` added."""
+    """The fingerprint of the reader that was added."""
     return reader_fingerprint(read_reader_manifest(folder), loaded.network.adapters, ADAPTER)
 
 

@@ -1,0 +1,229 @@
+"""From passages found to an answer: what is read as text and what as memory, and where the quotation stands.
+
+Knows hits and requests; finding is ``pipeline``'s and ``index``'s work, generating ``model``'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack, get_args
+
+from clara import prompts
+from clara.errors import InputError
+from clara.ingest import location_of, sentence_around
+from clara.model import ClaraModel
+from clara.model.quoting import BESIDE
+from clara.records import (
+    Citation,
+    ContextChoice,
+    ContextKind,
+    GenerationRequest,
+    Hit,
+    Quote,
+    SearchMode,
+    Wording,
+)
+
+NOT_FOUND = "Not found in your documents."
+"""The text of an answer that was withheld for want of evidence."""
+
+_WORDS = re.compile(r"\w+")
+
+
+def check_choice(name: str, value: str, kind: object) -> None:
+    """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
+    if value not in get_args(kind):
+        raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """How a question is answered.
+
+    Attributes:
+        k: passages to find; None for what measured best for the model and the context.
+        mode: how they are found: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
+        context: what is read of them: ``auto`` the best as text (where the model has a text reader, else memories),
+            ``memory`` all as memories, ``text`` all as text, ``none`` nothing (no search then).
+        wording: ``quoted``: the answer is a stretch of a passage, word for word, or yes or no; ``free``: any. None:
+            as the checkpoint says where it reads with trained weights, else free.
+        max_new_tokens: longest answer.
+        always_answer: answer even where the evidence says that the documents hold no answer.
+        latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
+            checkpoint's.
+
+    Raises:
+        InputError: a choice that there is not.
+    """
+
+    k: int | None = None
+    mode: SearchMode = "hybrid"
+    context: ContextChoice = "auto"
+    wording: Wording | None = None
+    max_new_tokens: int = 64
+    always_answer: bool = False
+    latent_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, SearchMode)
+        check_choice("context", self.context, ContextChoice)
+        if self.wording is not None:
+            check_choice("wording", self.wording, Wording)
+        if self.latent_weight is not None and not self.latent_weight >= 0:
+            raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
+
+    def changed(self, k: int | None, **changes: Unpack[AnswerKeywords]) -> AnswerOptions:
+        """These options with others in their place; ``k`` None leaves it."""
+        return replace(self, **changes, **({} if k is None else {"k": k}))
+
+
+DEFAULT_OPTIONS = AnswerOptions()
+
+
+class AnswerKeywords(TypedDict, total=False):
+    """The fields of ``AnswerOptions`` but ``k``, as keywords of ``Clara.ask`` and ``Clara.stream``."""
+
+    mode: SearchMode
+    context: ContextChoice
+    wording: Wording | None
+    max_new_tokens: int
+    always_answer: bool
+    latent_weight: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What the model reads to answer a question.
+
+    Attributes:
+        request: for the model.
+        hits: the passages found, best first.
+        read_as: of each hit, how it is read; None for one that is not.
+    """
+
+    request: GenerationRequest
+    hits: Sequence[Hit]
+    read_as: Sequence[ContextKind | None]
+
+    def read(self) -> list[Hit]:
+        """The hits that are read, best first."""
+        return [hit for hit, how in zip(self.hits, self.read_as, strict=True) if how is not None]
+
+
+def passages_to_find(model: ClaraModel, options: AnswerOptions) -> int:
+    """The number of passages to search for."""
+    if options.k is not None:
+        return options.k
+    return {
+        "auto": model.default_k,
+        "memory": model.reading.memory_k or model.default_k,
+        "text": model.reading.text_k or model.default_k,
+        "none": 0,
+    }[options.context]
+
+
+def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Reading:
+    """Decide what is read of the passages found, and build the request for the model.
+
+    Raises:
+        InputError: nothing is read, so nothing can be quoted.
+    """
+    if options.context == "none":
+        if options.wording == "quoted":
+            raise InputError("without passages (context none) there is nothing to quote; use wording free")
+        return Reading(GenerationRequest(question, reader="base"), hits, [None] * len(hits))
+    as_text = options.context == "text" or (options.context == "auto" and model.reads_text)
+    count = len(hits)
+    if options.context == "auto" and as_text:
+        count = min(count, model.reading.auto_texts)
+    read = hits[:count]
+    texts = tuple(passage_text(hit) for hit in read)
+    trained = not as_text or model.reads_text
+    wording = options.wording or (model.wording if trained else "free")
+    quoted = texts if wording == "quoted" else ()
+    how: ContextKind = "text" if as_text else "memory"
+    if as_text:
+        reader = "text_reader" if model.reads_text else "base"
+        request = GenerationRequest(question, texts=texts, reader=reader, quote_from=quoted)
+    else:
+        request = GenerationRequest(question, memories=tuple(hit.memory for hit in read), quote_from=quoted)
+    return Reading(request, hits, [how] * count + [None] * (len(hits) - count))
+
+
+def passage_text(hit: Hit) -> str:
+    """The text a model reads of a hit."""
+    return prompts.passage_text(hit.passage.title, hit.passage.text)
+
+
+def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
+    """Where an answer stands word for word in the passages that were read.
+
+    Where it stands more than once, the place whose sentence shares most words with the question counts, and among
+    equals the first of the best passage.
+
+    Returns:
+        None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
+    """
+    if not answer or answer in BESIDE:
+        return None
+    asked = {word.lower() for word in _WORDS.findall(question)}
+    best: tuple[int, Quote] | None = None
+    for hit in hits:
+        passage = hit.passage
+        for start in _places(answer, passage.text):
+            end = start + len(answer)
+            first, last = sentence_around(passage.text, start, end)
+            words = {word.lower() for word in _WORDS.findall(passage.text[first:last])}
+            shared = len(asked & words)
+            if best is None or shared > best[0]:
+                place = location_of(hit.metadata, passage.start + start)
+                best = (
+                    shared,
+                    Quote(
+                        passage_id=passage.id,
+                        document=passage.document,
+                        start=passage.start + start,
+                        end=passage.start + end,
+                        sentence_start=passage.start + first,
+                        sentence=passage.text[first:last],
+                        page=place.page,
+                        heading=place.heading,
+                    ),
+                )
+    return None if best is None else best[1]
+
+
+def _places(answer: str, text: str) -> list[int]:
+    """Starts of an answer in a text, in whole words."""
+    before = r"(?<!\w)" if answer[0].isalnum() else ""
+    after = r"(?!\w)" if answer[-1].isalnum() else ""
+    return [match.start() for match in re.finditer(before + re.escape(answer) + after, text)]
+
+
+def cite(reading: Reading, model: ClaraModel) -> tuple[Citation, ...]:
+    """Citations of the passages found, in their order, with how each was read."""
+    return tuple(
+        citation(
+            hit,
+            how,
+            0 if how is None else len(hit.memory.values) if how == "memory" else model.token_count(passage_text(hit)),
+        )
+        for hit, how in zip(reading.hits, reading.read_as, strict=True)
+    )
+
+
+def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> Citation:
+    """The citation of a hit, with what the model read of it."""
+    passage = hit.passage
+    return Citation(
+        passage_id=passage.id,
+        document=passage.document,
+        start=passage.start,
+        end=passage.end,
+        score=hit.score,
+        text=passage.text,
+        read_as=read_as,
+        tokens=tokens,
+    )

@@ -1,0 +1,64 @@
+"""Pages and headings: from a document through a stored passage's metadata to a character."""
+
+from __future__ import annotations
+
+import pytest
+
+from clara.ingest import Location, location_of, make_document, passage_metadata
+from clara.ingest.location import markdown_headings
+from clara.records import Document, Heading, Passage
+
+
+def _passage(document: Document, start: int, end: int) -> Passage:
+    return Passage("id", document.uri, document.title, document.text[start:end], start, end)
+
+
+def test_every_character_of_every_passage_has_its_page() -> None:
+    pages = ["first page", "", "third", "fourth page\n\nwith two paragraphs"]
+    text, starts = "", []
+    for page in pages:
+        starts.append(len(text))
+        text += f"{page}\n\n" if page else ""
+    document = make_document("/a", "", text, {"media_type": "application/pdf"}, pages=tuple(starts))
+    expected = {0: 1, text.index("third"): 3, text.index("fourth"): 4, len(text) - 1: 4, text.index("page\n"): 1}
+    for size in (1, 3, 7, len(text)):
+        for start in range(0, len(text), size):
+            passage = _passage(document, start, min(start + size, len(text)))
+            metadata = passage_metadata(document, passage)
+            assert metadata["media_type"] == "application/pdf"
+            for offset, page in expected.items():
+                if passage.start <= offset < passage.end:
+                    assert location_of(metadata, offset).page == page
+
+
+def test_headings_at_above_and_inside_a_passage() -> None:
+    text = "Intro.\n# Fees\nTen euro.\n# Refunds\nNone.\n"
+    document = make_document("/a", "", text, headings=markdown_headings(text))
+    whole = passage_metadata(document, _passage(document, 0, len(text)))
+    assert location_of(whole, 0) == Location(None, "")
+    assert location_of(whole, text.index("Ten")) == Location(None, "Fees")
+    assert location_of(whole, text.index("None")) == Location(None, "Refunds")
+    start = text.index("# Refunds")
+    assert passage_metadata(document, _passage(document, start, len(text))) == {"heading": "Refunds"}
+    assert passage_metadata(document, _passage(document, start - 4, start)) == {"heading": "Fees"}
+
+
+def test_a_passage_of_a_store_without_places() -> None:
+    assert location_of({"media_type": "text/plain"}, 7) == Location(None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "headings"),
+    [
+        ("# One #\n\n## Two\n", [(0, "One"), (9, "Two")]),
+        ("One\n===\nText\n---\n", [(0, "One")]),
+        ("```sh\n# comment\n```\n# Real\n", [(20, "Real")]),
+        ("~~~\n```\n# a\n~~~ x\n# b\n~~~~\n# Real", [(27, "Real")]),
+        ("``` a`b\n# Real\n", [(8, "Real")]),
+        ("#hashtag\n#\n    # code\n", []),
+        ("a\u2028# no line of its own\n", []),
+        ("# C#\n", [(0, "C#")]),
+    ],
+)
+def test_markdown_headings(text: str, headings: list[tuple[int, str]]) -> None:
+    assert markdown_headings(text) == tuple(Heading(start, words) for start, words in headings)

@@ -1,0 +1,57 @@
+"""Superscripts and subscripts: which numbers they are kept apart from, and how."""
+
+from __future__ import annotations
+
+import pytest
+
+from clara.ingest.scripts import subscript, superscript
+
+
+@pytest.mark.parametrize(
+    ("before", "script", "after", "text"),
+    [
+        ("3×10", "6", " cells", "^6"),
+        ("10", "−4", "", "^−4"),
+        ("10", "n+1", "", "^(n+1)"),
+        ("25 m", "2", " of", "^2"),
+        ("per km", "2", ".", "^2"),
+        ("2", "10", " bytes", "^10"),
+        ("10", "6", "8", "^6 "),
+        ("e", "x", "", "^x"),
+        ("Na", "+", "", "^+"),
+        ("(a+b)", "2", "", "^2"),
+        ("in 2019", "1", " only", "[1]"),
+        ("cost 1,250", "3", "", "[3]"),
+        ("of 3.5", "2", "", "[2]"),
+        ("the depot", "12", "", "[12]"),
+        ("open daily.", "1,2", "", "[1,2]"),
+        ("text", "[4]", "", "[4]"),
+        ("(see the annex)", "1", "", "[1]"),
+        ("the 21", "st", " of", "st"),
+        ("M", "lle", " Curie", "lle"),
+        ("Mada", "me", " Curie", "me"),
+        ("Acme", "™", "", "™"),
+        ("2019", "*", "", "*"),
+        ("", "1", "See", "1 "),
+        ("word", " ", "", ""),
+    ],
+)
+def test_superscript(before: str, script: str, after: str, text: str) -> None:
+    assert superscript(before, script, after) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "script", "after", "text"),
+    [
+        ("CO", "2", " levels", "2"),
+        ("(OH)", "2", "", "2"),
+        ("101", "2", "", "_2"),
+        ("log", "2", "8", "_2 "),
+        ("x", "i+1", "", "_(i+1)"),
+        ("x", "i", "", "_i"),
+        ("", "2", "", "2"),
+        ("x", "", "", ""),
+    ],
+)
+def test_subscript(before: str, script: str, after: str, text: str) -> None:
+    assert subscript(before, script, after) == text
