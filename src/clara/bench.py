@@ -126,11 +126,11 @@ def bench_compress(
     """
     rate = rate or model.default_rate
     model.compress(texts[:8], rate=rate)
-    before = matmul_peak(dtype)
+    before = _matmul_peak(dtype)
     started = time.perf_counter()
     memories = model.compress(texts, rate=rate, progress=progress)
     seconds = time.perf_counter() - started
-    peak = median([before, matmul_peak(dtype)])
+    peak = median([before, _matmul_peak(dtype)])
     tokens = sum(memory.token_count for memory in memories)
     flops = sum(model.compression_flops(memory.token_count, rate=rate) for memory in memories)
     return CompressSpeed(
@@ -146,7 +146,7 @@ def bench_compress(
     )
 
 
-def matmul_peak(dtype: torch.dtype) -> float:
+def _matmul_peak(dtype: torch.dtype) -> float:
     """Billions of floating-point operations a second of a large square matrix product, median over a second."""
     a, b = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype), torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
     torch.mm(a, b)

@@ -28,7 +28,7 @@ from clara.evaluate.run import (
     Grid,
     GridProgress,
     GridResult,
-    Run,
+    GridRun,
     RunSettings,
     capped,
     plan,
@@ -147,7 +147,7 @@ def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
     groups = [(trial.data, trial.setting) for trial in found]
     assert [group for n, group in enumerate(groups) if n == 0 or groups[n - 1] != group] == list(dict.fromkeys(groups))
-    assert Run("a", "oracle", "candidates", 5, None, "z", None) in found
+    assert GridRun("a", "oracle", "candidates", 5, None, "z", None) in found
 
 
 def test_a_trial_caps_every_block() -> None:

@@ -19,8 +19,8 @@ from clara.model.inspection import States
 from clara.prompts import passage_text
 from clara.records import FloatArray
 
-NEIGHBOURS = 10
-MIN_TEXTS = 4
+_NEIGHBOURS = 10
+_MIN_TEXTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def embedding_map(
 
     Args:
         insight: the model.
-        texts: at least ``MIN_TEXTS``, each in one window.
+        texts: at least ``_MIN_TEXTS``, each in one window.
         model: its name, for the record.
         fingerprint: likewise.
         mse_weight: lambda that it was trained with, if known.
@@ -125,8 +125,8 @@ def embedding_map(
         InputError: there are too few texts.
         MissingExtraError: scikit-learn is not installed.
     """
-    if len(texts) < MIN_TEXTS:
-        raise InputError(f"a map needs at least {MIN_TEXTS} texts, got {len(texts)}; raise --limit")
+    if len(texts) < _MIN_TEXTS:
+        raise InputError(f"a map needs at least {_MIN_TEXTS} texts, got {len(texts)}; raise --limit")
     states = insight.states(texts, role="compressor", rate=rate)
     document, memory = means(states)
     points = tsne(np.concatenate([document, memory]), seed=seed)
@@ -153,7 +153,7 @@ def means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
     return np.stack([s.text_mean for s in states]), np.stack([s.hidden.mean(axis=0) for s in states])
 
 
-def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = NEIGHBOURS) -> float:
+def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOURS) -> float:
     """Mean share of the nearest neighbours of each point that are of the other set.
 
     Args:

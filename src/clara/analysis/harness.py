@@ -22,7 +22,7 @@ from clara.metrics import Interval, bootstrap_interval
 from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
 from clara.records import FloatArray, Generation, GenerationRequest, Memory
 
-RowT = TypeVar("RowT")
+_RowT = TypeVar("_RowT")
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with questions done and questions in all."""
@@ -108,7 +108,7 @@ class AnalysisReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured(Generic[RowT]):
+class Measured(Generic[_RowT]):
     """Rows of the questions that could be measured, and the others counted.
 
     Attributes:
@@ -117,7 +117,7 @@ class Measured(Generic[RowT]):
         unusable: records that could not be asked, by reason.
     """
 
-    rows: tuple[RowT, ...]
+    rows: tuple[_RowT, ...]
     errors: Counter[str]
     unusable: Counter[str]
 
@@ -131,11 +131,11 @@ class Measured(Generic[RowT]):
             "unusable": dict(self.unusable),
         }
 
-    def mean(self, value: Callable[[RowT], float]) -> float:
+    def mean(self, value: Callable[[_RowT], float]) -> float:
         """Mean of a value over the rows; 0 without rows."""
         return mean([value(row) for row in self.rows])
 
-    def interval(self, value: Callable[[RowT], float], seed: int) -> Interval:
+    def interval(self, value: Callable[[_RowT], float], seed: int) -> Interval:
         """Its 95 % bootstrap interval."""
         return bootstrap_interval([value(row) for row in self.rows] or [0.0], seed=seed)
 
@@ -169,9 +169,9 @@ def choose(records: Sequence[DataRecord], limit: int | None) -> tuple[tuple[Mult
 def measure_questions(
     records: Sequence[DataRecord],
     limit: int | None,
-    measure: Callable[[int, MultiHop], RowT | str],
+    measure: Callable[[int, MultiHop], _RowT | str],
     on_progress: OnProgress | None = None,
-) -> Measured[RowT]:
+) -> Measured[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
     Args:
@@ -185,7 +185,7 @@ def measure_questions(
         ConfigError: a setting is wrong for every question alike.
     """
     questions, unusable = choose(records, limit)
-    rows, errors = list[RowT](), Counter[str]()
+    rows, errors = list[_RowT](), Counter[str]()
     for place, question in enumerate(questions):
         found = each([question], lambda one, place=place: [measure(place, one[0])])[0]  # type: ignore[misc]
         if isinstance(found, Failure):

@@ -151,7 +151,7 @@ class LensSettings(AnalysisSettings):
     top: int = Field(default=5, ge=1)
 
 
-SILENT = "questions whose lens shows no word of its own"
+_SILENT = "questions whose lens shows no word of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def lens_hits(
         words = [word.word.lower() for word in condense(lens(question.question), question.question, common)]
         words = words[: settings.words]
         if not words:
-            return SILENT
+            return _SILENT
         texts = [_words(passage_text(question.docs[i].title, question.docs[i].text)) for i in question.gold]
         others = [_words(passage_text(d.title, d.text)) for d in distractors(question, len(question.gold), rng)]
         found = tuple(word for word in words if any(word in text for text in texts))
@@ -219,8 +219,8 @@ def lens_hits(
         model=model.name,
         fingerprint=model.fingerprint,
         n=len(measured.rows),
-        errors={reason: count for reason, count in measured.errors.items() if reason != SILENT},
-        unusable=dict(measured.unusable + Counter({SILENT: measured.errors[SILENT]})),
+        errors={reason: count for reason, count in measured.errors.items() if reason != _SILENT},
+        unusable=dict(measured.unusable + Counter({_SILENT: measured.errors[_SILENT]})),
         gold=measured.mean(lambda row: row.gold),
         other=measured.mean(lambda row: row.other),
         gold_ci95=measured.interval(lambda row: row.gold, settings.seed),

@@ -38,7 +38,7 @@ from clara.metrics import Interval, bootstrap_interval, normalize_answer, recall
 from clara.records import Generation
 
 Disturbance = Literal["k", "order", "poison", "distractors"]
-DISTURBANCES: tuple[Disturbance, ...] = ("k", "order", "poison", "distractors")
+_DISTURBANCES: tuple[Disturbance, ...] = ("k", "order", "poison", "distractors")
 NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
 NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
 
@@ -53,14 +53,14 @@ class RobustnessSettings(AskSettings):
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
 
-    vary: tuple[Disturbance, ...] = DISTURBANCES
+    vary: tuple[Disturbance, ...] = _DISTURBANCES
     ks: tuple[int, ...] = tuple(range(1, 11))
     counts: tuple[int, ...] = (0, 1, 2, 4, 8)
     around: int = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PerturbedPrompt:
     """One prompt.
 
     Attributes:
@@ -159,7 +159,7 @@ def robustness(
         return len(prompts)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
-    names = sorted({*scored, *failed}, key=lambda name: (DISTURBANCES.index(name[0]), _place(name, settings)))
+    names = sorted({*scored, *failed}, key=lambda name: (_DISTURBANCES.index(name[0]), _place(name, settings)))
     return RobustnessReport(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -170,10 +170,10 @@ def robustness(
     )
 
 
-def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[Prompt]:
+def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[PerturbedPrompt]:
     """The best k for each k that there are candidates for."""
     return [
-        Prompt(
+        PerturbedPrompt(
             "k",
             str(k),
             tuple(question.docs[i] for i in ranking[:k]),
@@ -190,7 +190,7 @@ def static_prompts(
     settings: RobustnessSettings,
     rng: np.random.Generator,
     unusable: Counter[str],
-) -> list[Prompt]:
+) -> list[PerturbedPrompt]:
     """The prompts that need no ranking.
 
     Args:
@@ -202,7 +202,7 @@ def static_prompts(
     """
     gold = [question.docs[i] for i in sorted(question.gold)]
     others = distractors(question, max(settings.around, *settings.counts), rng)
-    prompts: list[Prompt] = []
+    prompts: list[PerturbedPrompt] = []
     if "order" in settings.vary:
         around = others[: settings.around]
         half = len(around) // 2
@@ -212,14 +212,14 @@ def static_prompts(
             "gold last": [*around, *gold],
             "shuffled": _shuffled([*gold, *around], rng),
         }
-        prompts += [Prompt("order", name, tuple(docs)) for name, docs in orders.items()]
+        prompts += [PerturbedPrompt("order", name, tuple(docs)) for name, docs in orders.items()]
     if "poison" in settings.vary:
         prompts += _poisoned(question, wrong, gold, others[: settings.around], unusable)
     if "distractors" in settings.vary:
         for count in settings.counts:
             if count <= len(others):
                 docs = _shuffled([*gold, *others[:count]], rng)
-                prompts.append(Prompt("distractors", str(count), tuple(docs)))
+                prompts.append(PerturbedPrompt("distractors", str(count), tuple(docs)))
     return prompts
 
 
@@ -249,7 +249,7 @@ def poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText |
 
 def _poisoned(
     question: MultiHop, wrong: str | None, gold: Sequence[DocText], around: Sequence[DocText], unusable: Counter[str]
-) -> list[Prompt]:
+) -> list[PerturbedPrompt]:
     if wrong is None:
         unusable[NO_WRONG] += 1
         return []
@@ -266,7 +266,7 @@ def _poisoned(
         "added last": [*clean, poison],
         "instead of gold": [*replaced, *around],
     }
-    return [Prompt("poison", name, tuple(docs), wrong=wrong) for name, docs in prompts.items()]
+    return [PerturbedPrompt("poison", name, tuple(docs), wrong=wrong) for name, docs in prompts.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ class _Scored:
     wrong_f1: float | None
 
 
-def _scored(question: MultiHop, prompt: Prompt, answer: Generation) -> _Scored:
+def _scored(question: MultiHop, prompt: PerturbedPrompt, answer: Generation) -> _Scored:
     scores = score_answer(answer.text, question.answers)
     wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
     return _Scored(scores.em, scores.f1, scores.cover_em, 1.0 if prompt.recall is None else prompt.recall, wrong)

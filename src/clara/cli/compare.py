@@ -59,7 +59,7 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate.report import GridReport
-    from clara.evaluate.run import Grid, GridProgress, Run
+    from clara.evaluate.run import Grid, GridProgress, GridRun
 
 _SECONDS_A_LINE = 30.0
 _INTERRUPTED = 130
@@ -228,7 +228,7 @@ def _grid(asked: EvalChoice) -> Grid:
     return check(Grid, values, source="command line")
 
 
-def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[Run]) -> GridReport:
+def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]) -> GridReport:
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.report import make_report  # noqa: PLC0415

@@ -14,10 +14,10 @@ import numpy as np
 from clara.evaluate.failures import Failure, each
 from clara.records import Memory
 
-T = TypeVar("T")
-ItemT = TypeVar("ItemT", bound=Hashable)
+_T = TypeVar("_T")
+_ItemT = TypeVar("_ItemT", bound=Hashable)
 
-BUDGET_BYTES = 1_500_000_000
+_BUDGET_BYTES = 1_500_000_000
 """The memories of 10,000 documents of SmolLM2-135M at 4x."""
 
 _ITEMS_A_CALL = 64
@@ -31,7 +31,7 @@ class Cache:
         budget_bytes: of derived values; loaded models are not counted and stay.
     """
 
-    def __init__(self, *, budget_bytes: int = BUDGET_BYTES) -> None:
+    def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget = budget_bytes
         self._kept: OrderedDict[tuple[str, Hashable], object] = OrderedDict()
         self._opened: dict[tuple[str, Hashable], object] = {}
@@ -42,15 +42,15 @@ class Cache:
         """Bytes of the derived values held now."""
         return self._bytes
 
-    def opened(self, kind: str, name: Hashable, make: Callable[[], T]) -> T:
+    def opened(self, kind: str, name: Hashable, make: Callable[[], _T]) -> _T:
         """The value that ``make`` gave the first time it was called for ``kind`` and ``name``."""
         if (kind, name) not in self._opened:
             self._opened[kind, name] = make()
-        return cast("T", self._opened[kind, name])
+        return cast("_T", self._opened[kind, name])
 
     def derived(
-        self, maker: str, items: Sequence[ItemT], make: Callable[[Sequence[ItemT]], Sequence[T | Failure]]
-    ) -> list[T | Failure]:
+        self, maker: str, items: Sequence[_ItemT], make: Callable[[Sequence[_ItemT]], Sequence[_T | Failure]]
+    ) -> list[_T | Failure]:
         """One result an item, in order; missing ones are made now, and one that cannot be made is its ``Failure``.
 
         Args:
@@ -58,12 +58,12 @@ class Cache:
             items: may repeat.
             make: gives one result an item, in order.
         """
-        found: dict[ItemT, T | Failure] = {}
-        missing: list[ItemT] = []
+        found: dict[_ItemT, _T | Failure] = {}
+        missing: list[_ItemT] = []
         for item in dict.fromkeys(items):
             if (maker, item) in self._kept:
                 self._kept.move_to_end((maker, item))
-                found[item] = cast("T | Failure", self._kept[maker, item])
+                found[item] = cast("_T | Failure", self._kept[maker, item])
             else:
                 missing.append(item)
         for start in range(0, len(missing), _ITEMS_A_CALL):

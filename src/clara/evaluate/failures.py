@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from clara.errors import ConfigError, MemoryMismatchError, ModelError
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+_ItemT = TypeVar("_ItemT")
+_ResultT = TypeVar("_ResultT")
 _REASON_LENGTH = 200
 
 
@@ -38,7 +38,7 @@ class WrongCountError(ModelError):
     """A batch gave another number of results than items: a fault of the model's code, of no single item."""
 
 
-def each(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], Sequence[ResultT]]) -> list[ResultT | Failure]:
+def each(items: Sequence[_ItemT], work: Callable[[Sequence[_ItemT]], Sequence[_ResultT]]) -> list[_ResultT | Failure]:
     """``work(items)``, with a ``Failure`` in the place of each item that it cannot do even alone.
 
     Args:
@@ -69,13 +69,13 @@ def each(items: Sequence[ItemT], work: Callable[[Sequence[ItemT]], Sequence[Resu
     return each(items[:middle], work) + each(items[middle:], work)
 
 
-def unwrap(found: Iterable[ResultT | Failure]) -> list[ResultT]:
+def unwrap(found: Iterable[_ResultT | Failure]) -> list[_ResultT]:
     """The results, if there is no failure among them.
 
     Raises:
         Exception: the error of the first failure.
     """
-    results: list[ResultT] = []
+    results: list[_ResultT] = []
     for result in found:
         if isinstance(result, Failure):
             raise result.error

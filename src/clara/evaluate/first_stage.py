@@ -19,7 +19,7 @@ import numpy.typing as npt
 from clara.data import DocText, GoldRef, Question
 from clara.errors import InputError
 from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply
-from clara.evaluate.rankers import TextEncoder, WordIndex
+from clara.evaluate.rankers import Bm25Index, TextEncoder
 from clara.prompts import passage_text
 from clara.records import Hit
 
@@ -63,7 +63,7 @@ class CorpusSearch:
         self._corpus = corpus
         self._kind = kind
         texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
-        self._words = WordIndex.of(texts) if kind != "dense" else None
+        self._words = Bm25Index.of(texts) if kind != "dense" else None
         self._encoder = encoder
         self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
 

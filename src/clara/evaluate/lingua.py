@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MAX_CLASSIFIER_TOKENS = 512
+_MAX_CLASSIFIER_TOKENS = 512
 """Longest input of the published encoders, and the length that the package cuts texts into."""
 
 _CLASSIFIERS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
@@ -143,7 +143,7 @@ class ClassifierCompressor:
         self._inner.model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
         self._inner.use_llmlingua2 = True
         self._inner.max_batch_size = 8
-        self._inner.max_seq_len = MAX_CLASSIFIER_TOKENS
+        self._inner.max_seq_len = _MAX_CLASSIFIER_TOKENS
         self._inner.max_force_token = 0  # no token is forced, so the package's extra tokens are not needed
         self._inner.added_tokens = []
         self._inner.special_tokens = set(tokenizer.all_special_tokens)

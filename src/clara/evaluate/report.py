@@ -24,12 +24,12 @@ from clara.evaluate.run import GridResult
 from clara.evaluate.statistics import Benefit, Comparison, KeptBenefit, compare_all, kept_benefits
 from clara.metrics import Abstention, Interval
 
-ItemT = TypeVar("ItemT")
+_ItemT = TypeVar("_ItemT")
 
 _SHOWN_REASONS = 5
 _SHOWN_HASH = 12
-DASH = "–"
-SIGNIFICANT = 0.05
+_DASH = "–"
+_SIGNIFICANT = 0.05
 """Corrected p below which a difference is shown in bold."""
 _PAPER = Path(__file__).with_name("paper.md")
 """The paper's own figures (clara.md section 9): another backbone, other candidates, shown for orientation."""
@@ -183,10 +183,10 @@ def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
         parts.append(f"## {names.data(group)}, {group.setting}, given {group.given}{names.k(group)}\n")
         parts += _data_set(own, report.comparisons.get(group, ()))
     if report.kept:
-        parts += ["## Kept benefit\n", _BENEFIT, benefit_table(report.kept, names)]
+        parts += ["## Kept benefit\n", _BENEFIT, _benefit_table(report.kept, names)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures]
     parts += ["## Runs\n", runs_table(report.grid.results)]
-    parts += left_out(report)
+    parts += _left_out(report)
     return "\n".join(parts)
 
 
@@ -202,13 +202,13 @@ def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> lis
         "Scores are means in percent with 95 % bootstrap intervals over the questions that were answered.\n",
     ]
     if any(result.n or result.errors for result in group):
-        parts.append(answers_table([result for result in group if result.n or result.errors]))
-    for table in (retrieval_table(group), abstention_table(group)):
+        parts.append(_answers_table([result for result in group if result.n or result.errors]))
+    for table in (_retrieval_table(group), _abstention_table(group)):
         parts += [table] if table is not None else []
     if comparisons:
         parts += [
             "Paired permutation tests on F1; bold: p below 0.05 after Holm's correction over this table.\n",
-            comparison_table(comparisons),
+            _comparison_table(comparisons),
         ]
     for result in group:
         for reason, count in list(result.error_reasons.items())[:_SHOWN_REASONS]:
@@ -220,7 +220,7 @@ def runs_table(results: Sequence[Result]) -> str:
     """Where each run's numbers come from."""
 
     def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
-        return ", ".join(dict.fromkeys(show(str(origin.get(name, DASH))) for origin in result.origins)) or DASH
+        return ", ".join(dict.fromkeys(show(str(origin.get(name, _DASH))) for origin in result.origins)) or _DASH
 
     columns: dict[str, Callable[[Result], str]] = {
         "run": lambda result: f"`{result.key}`",
@@ -252,7 +252,7 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
     )
 
 
-def left_out(report: GridReport) -> list[str]:
+def _left_out(report: GridReport) -> list[str]:
     """What the tables do not hold: systems that were not run, what of the data was left out."""
     same: dict[str, list[str]] = {}
     for name, reason in report.grid.not_run.items():
@@ -305,10 +305,10 @@ def page(report: GridReport, *, note: str = "") -> str:
         parts += [
             "### Kept benefit\n",
             "(F1 system - F1 none) / (F1 text - F1 none), 95 % bootstrap interval in brackets.\n",
-            benefit_table(report.kept, names),
+            _benefit_table(report.kept, names),
         ]
     parts.append(_PAPER.read_text(encoding="utf-8"))
-    parts += ["## Runs\n", runs_table(results), *left_out(report)]
+    parts += ["## Runs\n", runs_table(results), *_left_out(report)]
     return "\n".join(parts)
 
 
@@ -366,13 +366,13 @@ def _rankings(results: Sequence[Result], names: GroupNames) -> list[str]:
     rows = []
     for label in dict.fromkeys(result.label for result in ranked):
         own = {names.data(result): result for result in ranked if result.label == label}
-        cells = [percent(mean(own.get(name), "R@5")) for name in columns]
-        means = [percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
+        cells = [_percent(mean(own.get(name), "R@5")) for name in columns]
+        means = [_percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
         rows.append([label, *cells, *means])
     headings = ["ranking", *columns, "mean", "Recall@1, mean", "MRR, mean"]
     counts = ", ".join(f"{name} {len(shared[name])}" for name in columns)
     what = f"Recall@5 of rankings of the same candidates, on the questions that all of these ranked ({counts}):\n"
-    return [what, markdown(headings, rows)]
+    return [what, _markdown(headings, rows)]
 
 
 def _count(own: Sequence[Result]) -> str:
@@ -391,15 +391,15 @@ def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *,
         if all(value is None for value in values.values()):
             continue
         cells = [
-            with_interval(values[name], ci["f1"])
+            _with_interval(values[name], ci["f1"])
             if intervals and name in own and (ci := own[name].ci95) is not None
-            else percent(values[name])
+            else _percent(values[name])
             for name in columns
         ]
         known = [value for value in values.values() if value is not None]
-        mean = percent(fmean(known) if len(known) == len(columns) else None)
+        mean = _percent(fmean(known) if len(known) == len(columns) else None)
         rows.append([label, _count(list(own.values())), *cells, mean])
-    return markdown(["system", "n", *columns, "mean"], rows)
+    return _markdown(["system", "n", *columns, "mean"], rows)
 
 
 def _costs(results: Sequence[Result]) -> str:
@@ -414,49 +414,49 @@ def _costs(results: Sequence[Result]) -> str:
         seconds = [result.first_token_seconds for result in own if result.first_token_seconds is not None]
         context = fmean(result.context_tokens or 0.0 for result in own)
         share, time = fmean(shares) if shares else None, fmean(seconds) if seconds else None
-        rows.append([label, f"{context:,.0f}", _compressed(share), milliseconds(time)])
-    return markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
+        rows.append([label, f"{context:,.0f}", _compressed(share), _milliseconds(time)])
+    return _markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _table(items: Iterable[ItemT], columns: Mapping[str, Callable[[ItemT], str]]) -> str:
+def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str]]) -> str:
     """A Markdown table with a row an item; each column says how it shows one."""
-    return markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
+    return _markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
 
 
-def percent(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     """0.1234 as 12.3."""
-    return DASH if value is None else f"{100 * value:.1f}"
+    return _DASH if value is None else f"{100 * value:.1f}"
 
 
-def with_interval(value: float | None, interval: Interval | None) -> str:
+def _with_interval(value: float | None, interval: Interval | None) -> str:
     """12.3 (10.1 to 14.9)."""
     if value is None or interval is None:
-        return percent(value)
-    return f"{percent(value)} ({percent(interval.low)} to {percent(interval.high)})"
+        return _percent(value)
+    return f"{_percent(value)} ({_percent(interval.low)} to {_percent(interval.high)})"
 
 
-def milliseconds(seconds: float | None) -> str:
+def _milliseconds(seconds: float | None) -> str:
     """Seconds as whole milliseconds."""
-    return DASH if seconds is None else f"{1000 * seconds:,.0f}"
+    return _DASH if seconds is None else f"{1000 * seconds:,.0f}"
 
 
 def _with_interval_of(result: Result, name: str) -> str:
     """A mean score with its interval."""
-    return with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
+    return _with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
 
 
 def _compressed(share: float | None) -> str:
-    return f"{1 / share:.1f}x" if share else DASH
+    return f"{1 / share:.1f}x" if share else _DASH
 
 
-def answers_table(results: Sequence[Result]) -> str:
+def _answers_table(results: Sequence[Result]) -> str:
     """Answer scores, context and time of the systems on one data set."""
     columns: dict[str, Callable[[Result], str]] = {
         "system": lambda result: result.label,
@@ -466,16 +466,16 @@ def answers_table(results: Sequence[Result]) -> str:
         "F1": lambda result: _with_interval_of(result, "f1"),
         "cover-EM": lambda result: _with_interval_of(result, "cover_em"),
         "context": lambda result: (
-            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else DASH
+            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else _DASH
         ),
         "compressed": lambda result: _compressed(result.compressed_to),
-        "first token, ms": lambda result: milliseconds(result.first_token_seconds),
+        "first token, ms": lambda result: _milliseconds(result.first_token_seconds),
         "run": lambda result: f"`{result.key}`",
     }
     return _table(results, columns)
 
 
-def retrieval_table(results: Sequence[Result]) -> str | None:
+def _retrieval_table(results: Sequence[Result]) -> str | None:
     """Rankings of the systems on one data set; None if nothing was ranked."""
     ranked = [result for result in results if result.retrieval is not None]
     shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
@@ -485,33 +485,33 @@ def retrieval_table(results: Sequence[Result]) -> str | None:
             result.label,
             f"{result.ranked:,}",
             f"{result.without_gold:,}",
-            *(percent((result.retrieval or {})[name]) for name in shown),
+            *(_percent((result.retrieval or {})[name]) for name in shown),
             f"`{result.key}`",
         ]
         for result in ranked
     ]
-    return markdown(["system", "ranked", "no gold", *headings, "run"], rows) if ranked else None
+    return _markdown(["system", "ranked", "no gold", *headings, "run"], rows) if ranked else None
 
 
-def abstention_table(results: Sequence[Result]) -> str | None:
+def _abstention_table(results: Sequence[Result]) -> str | None:
     """Abstentions against unanswerable questions; None if there are none."""
     found = [(result.label, result.abstention) for result in results if result.abstention is not None]
     columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
         "system": lambda item: item[0],
         "unanswerable": lambda item: f"{item[1].unanswerable:,}",
         "abstained": lambda item: f"{item[1].abstained:,}",
-        "precision": lambda item: percent(item[1].precision),
-        "recall": lambda item: percent(item[1].recall),
+        "precision": lambda item: _percent(item[1].precision),
+        "recall": lambda item: _percent(item[1].recall),
     }
     return _table(found, columns) if found else None
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> str:
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Pairs of systems, the clear differences in bold."""
     columns: dict[str, Callable[[Comparison], str]] = {
         "pair": lambda found: f"{found.first} – {found.second}",
         "n": lambda found: f"{found.n:,}",
-        "difference in F1": lambda found: f"{'**' * (found.p_holm < SIGNIFICANT)}".join(
+        "difference in F1": lambda found: f"{'**' * (found.p_holm < _SIGNIFICANT)}".join(
             ("", f"{100 * found.difference:+.1f}", "")
         ),
         "p": lambda found: f"{found.p:.4f}",
@@ -520,16 +520,16 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     return _table(comparisons, columns)
 
 
-def benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
+def _benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
     """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
     columns: dict[str, Callable[[KeptBenefit], str]] = {
         "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
         "between": lambda item: item.pair,
         "system": lambda item: item.system,
         "n": lambda item: f"{item.n:,}",
-        "F1 none": lambda item: percent(item.none),
-        "F1 text": lambda item: percent(item.text),
-        "F1 system": lambda item: percent(item.memory),
+        "F1 none": lambda item: _percent(item.none),
+        "F1 text": lambda item: _percent(item.text),
+        "F1 system": lambda item: _percent(item.memory),
         "kept": _ratio,
     }
     return _table(kept, columns)

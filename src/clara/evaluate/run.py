@@ -84,7 +84,7 @@ class Grid(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class GridRun:
     """One system on one data set: one line of the results."""
 
     data: str
@@ -162,20 +162,20 @@ def capped(blocks: Sequence[Block], limit: int | None) -> tuple[Block, ...]:
     return tuple(block.model_copy(update={"limit": min(limit, block.limit or limit)}) for block in blocks)
 
 
-def plan(blocks: Sequence[Block]) -> list[Run]:
+def plan(blocks: Sequence[Block]) -> list[GridRun]:
     """Every run once, those on the same documents together, so that their memories are shared."""
-    found: dict[Run, None] = {}
+    found: dict[GridRun, None] = {}
     for block in blocks:
         for data in block.data:
             for setting in block.settings:
                 for rate in block.rates or (None,):
                     for system in block.systems:
-                        found[Run(data, setting, block.given, block.k, block.limit, system, rate)] = None
+                        found[GridRun(data, setting, block.given, block.k, block.limit, system, rate)] = None
     groups = list(dict.fromkeys((run.data, run.setting) for run in found))
     return sorted(found, key=lambda run: groups.index((run.data, run.setting)))
 
 
-def check_systems(runs: Sequence[Run], systems: Mapping[str, Build]) -> None:
+def check_systems(runs: Sequence[GridRun], systems: Mapping[str, Build]) -> None:
     """Refuse systems that do not exist, all at once.
 
     Raises:
@@ -259,7 +259,7 @@ def _checked(query: Query, found: Prediction | Failure) -> Prediction | Failure:
 
 
 def run_grid(
-    runs: Sequence[Run],
+    runs: Sequence[GridRun],
     systems: Mapping[str, Build],
     settings: SystemSettings,
     loader: TaskLoader,
@@ -318,23 +318,23 @@ def run_grid(
 _TaskKey: TypeAlias = tuple[str, Setting, Given, int, int | None]
 
 
-def _task_key(run: Run) -> _TaskKey:
+def _task_key(run: GridRun) -> _TaskKey:
     return run.data, run.setting, run.given, run.k, run.limit
 
 
-def _load(run: Run, loader: TaskLoader, settings: SystemSettings) -> Task:
+def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
     return loader.load(
         run.data, run.setting, given=run.given, k=run.k, max_new_tokens=settings.max_new_tokens, limit=run.limit
     )
 
 
-def _refuse_twice(asked: Sequence[tuple[Run, Task]]) -> None:
+def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
     """Refuse a system that would stand twice in one place of a table, as with two limits.
 
     Raises:
         ConfigError: names it.
     """
-    seen: dict[tuple[Group, str], Run] = {}
+    seen: dict[tuple[Group, str], GridRun] = {}
     for run, task in asked:
         other = seen.setdefault((Group.of(task), run.label), run)
         if other is not run:
@@ -362,7 +362,7 @@ def _questions(limit: int | None) -> str:
     return "all questions" if limit is None else f"the first {limit} questions"
 
 
-def _without_needless_rates(runs: Sequence[Run], builder: _Builder) -> list[Run]:
+def _without_needless_rates(runs: Sequence[GridRun], builder: _Builder) -> list[GridRun]:
     """The runs, each once, without a rate where it decides nothing."""
     free: dict[tuple[str, Given, int], bool] = {}
     for run in runs:
@@ -384,7 +384,7 @@ class _Builder:
         self._settings = settings
         self._failed: dict[tuple[str, int | None, Given], ClaraError] = {}
 
-    def build(self, run: Run) -> System:
+    def build(self, run: GridRun) -> System:
         kind = (run.system, run.rate, run.given)
         if kind in self._failed:
             raise self._failed[kind]
@@ -395,7 +395,7 @@ class _Builder:
             self._failed[kind] = error
             raise
 
-    def is_rate_free(self, run: Run, rates: set[int | None]) -> bool:
+    def is_rate_free(self, run: GridRun, rates: set[int | None]) -> bool:
         """Whether a system has the same fingerprint at every rate: those asked for, and those the model serves."""
         served = getattr(self._settings.model, "rates", ())
         try:

@@ -24,7 +24,7 @@ from clara.evaluate.questions import Group
 from clara.evaluate.results import Result, grouped, plain
 from clara.metrics import Interval
 
-RESAMPLES = 9999
+_RESAMPLES = 9999
 
 
 class Benefit(Settings):
@@ -129,7 +129,7 @@ def paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) 
         mean,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=RESAMPLES,
+        n_resamples=_RESAMPLES,
         batch=1000,
         rng=np.random.default_rng(seed),
     )

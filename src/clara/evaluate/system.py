@@ -204,7 +204,7 @@ class Answerer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Answering:
     """Who answers from what.
 
     Attributes:
@@ -256,7 +256,7 @@ class RagSystem:
         reading: None for a system that only ranks.
     """
 
-    def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Reading | None) -> None:
+    def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Answering | None) -> None:
         self.name = name
         self._settings = settings
         self._ranker = ranker if settings.given == "candidates" else None

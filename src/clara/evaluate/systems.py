@@ -15,12 +15,12 @@ from clara.evaluate.contexts import MemoryContext, NoContext, ShortenedContext, 
 from clara.evaluate.rankers import Bm25, Dense, Latent, bge, bge_reranker, dro_selector, minilm
 from clara.evaluate.system import (
     Answerer,
+    Answering,
     AnswerModel,
     Build,
     ContextMaker,
     RagSystem,
     Ranker,
-    Reading,
     SystemSettings,
     digest,
 )
@@ -38,11 +38,11 @@ from clara.evaluate.weights import (
     weights_hash,
 )
 
-LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
+_LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SystemParts:
     """A row of the table.
 
     Attributes:
@@ -62,30 +62,30 @@ class Parts:
 
 
 _RANKERS = ("bm25", "minilm", "bge")
-_QUOTABLE: dict[str, Parts] = {
-    **{f"text-{name}": Parts(name, "text", "base") for name in _RANKERS},
-    **{f"reader-{name}": Parts(name, "text", "reader") for name in _RANKERS},
-    "clara": Parts("reasoner", "memory", "generator"),
-    "clara-bm25": Parts("bm25", "memory", "generator"),
-    "clara-scp": Parts("reasoner", "memory", "generator", option="scp", stage="scp"),
-    "clara-instruct": Parts("reasoner", "memory", "generator", option="instruct", stage="instruct"),
-    "clara-end-to-end": Parts("reasoner", "memory", "generator", option="end_to_end", stage="end_to_end"),
+_QUOTABLE: dict[str, SystemParts] = {
+    **{f"text-{name}": SystemParts(name, "text", "base") for name in _RANKERS},
+    **{f"reader-{name}": SystemParts(name, "text", "reader") for name in _RANKERS},
+    "clara": SystemParts("reasoner", "memory", "generator"),
+    "clara-bm25": SystemParts("bm25", "memory", "generator"),
+    "clara-scp": SystemParts("reasoner", "memory", "generator", option="scp", stage="scp"),
+    "clara-instruct": SystemParts("reasoner", "memory", "generator", option="instruct", stage="instruct"),
+    "clara-end-to-end": SystemParts("reasoner", "memory", "generator", option="end_to_end", stage="end_to_end"),
 }
-TABLE: Mapping[str, Parts] = MappingProxyType(
+TABLE: Mapping[str, SystemParts] = MappingProxyType(
     {
-        "closed-book": Parts(None, "none", "base"),
-        "closed-book-reader": Parts(None, "none", "closed_book_reader"),
+        "closed-book": SystemParts(None, "none", "base"),
+        "closed-book-reader": SystemParts(None, "none", "closed_book_reader"),
         **_QUOTABLE,
         **{f"{name}-quoted": parts for name, parts in _QUOTABLE.items()},
-        "pisco": Parts("bm25", "memory", "generator", option="pisco", stage="instruct"),
-        "llmlingua": Parts("bm25", "llmlingua", "base"),
-        "llmlingua2": Parts("bm25", "llmlingua2", "base"),
-        "dro": Parts("dro", "text", "dro_reader"),
-        "bm25": Parts("bm25"),
-        "minilm": Parts("minilm"),
-        "bge-reranker": Parts("bge-reranker"),
-        "latent": Parts("latent"),
-        "supervised": Parts("latent", option="supervised", stage="retriever"),
+        "pisco": SystemParts("bm25", "memory", "generator", option="pisco", stage="instruct"),
+        "llmlingua": SystemParts("bm25", "llmlingua", "base"),
+        "llmlingua2": SystemParts("bm25", "llmlingua2", "base"),
+        "dro": SystemParts("dro", "text", "dro_reader"),
+        "bm25": SystemParts("bm25"),
+        "minilm": SystemParts("minilm"),
+        "bge-reranker": SystemParts("bge-reranker"),
+        "latent": SystemParts("latent"),
+        "supervised": SystemParts("latent", option="supervised", stage="retriever"),
     }
 )
 """The parts of systems by their names."""
@@ -128,7 +128,7 @@ def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagS
     """
     if context == "none" and settings.quoted:
         raise ConfigError("with context none there is nothing to quote; use wording free")
-    parts = Parts("latent", context, reader)
+    parts = SystemParts("latent", context, reader)
     reading = _reading(parts, settings, settings.model, documents=True)
     return RagSystem("model", settings, _ranker(parts.ranker, settings, settings.model), reading)
 
@@ -137,7 +137,7 @@ SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(build, name) for 
 """Makers of systems by their names."""
 
 
-def _model(name: str, parts: Parts, settings: SystemSettings) -> AnswerModel:
+def _model(name: str, parts: SystemParts, settings: SystemSettings) -> AnswerModel:
     """The model that compresses, ranks and answers."""
     if parts.option is None or parts.stage is None:
         return settings.model
@@ -171,8 +171,8 @@ def _ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> R
 
 
 def _reading(
-    parts: Parts, settings: SystemSettings, model: AnswerModel, *, documents: bool | None = None
-) -> Reading | None:
+    parts: SystemParts, settings: SystemSettings, model: AnswerModel, *, documents: bool | None = None
+) -> Answering | None:
     if parts.context is None:
         return None
     weights: Weights = "generator" if parts.reader == "generator" else "base"
@@ -185,7 +185,7 @@ def _reading(
         reader = open_reader(settings, parts.reader, "none" if parts.context == "none" else "text")
         answerer, fingerprint = reader, reader.fingerprint
     maker = _context(parts.context, weights, settings, model)
-    return Reading(maker, answerer, fingerprint, parts.context != "none" if documents is None else documents)
+    return Answering(maker, answerer, fingerprint, parts.context != "none" if documents is None else documents)
 
 
 def _context(name: str, reader: Weights, settings: SystemSettings, model: AnswerModel) -> ContextMaker:
@@ -215,7 +215,7 @@ def _llmlingua(settings: SystemSettings) -> tuple[TextCompressor, str]:
 
 def _llmlingua2(settings: SystemSettings) -> tuple[TextCompressor, str]:
     """LLMLingua-2's published encoder, from the hub or the option ``llmlingua2``, and its identity."""
-    folder = hub_folder(LLMLINGUA2, settings.options.get("llmlingua2"), option="llmlingua2")
+    folder = hub_folder(_LLMLINGUA2, settings.options.get("llmlingua2"), option="llmlingua2")
 
     def load() -> TextCompressor:
         from transformers import AutoTokenizer  # noqa: PLC0415 - slow

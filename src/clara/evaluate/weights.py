@@ -28,10 +28,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def weights_hash(folder: Path) -> str:
-    """Hash of a folder's weight files, names included: 16 hex digits."""
+def weights_hash(folder: Path, *, without: str | None = None) -> str:
+    """Hash of a folder's weight files, names included, without those below a folder of that name: 16 hex digits."""
     found = hashlib.sha256()
     for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern)):
+        if without in path.relative_to(folder).parts:
+            continue
         found.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)};".encode())
     return found.hexdigest()[:16]
 
@@ -59,7 +61,9 @@ def whole_identity(model: AnswerModel) -> str:
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415 - slow, and a model is loaded already
 
     decoding = f"-{list(manifest.contrast)}" if any(manifest.contrast) else ""
-    return f"{model.fingerprint}-{weights_hash(find_checkpoint(model.name))}{decoding}"
+    # The text reader answers in none of the systems: a checkpoint that gained one keeps its journals.
+    weights = weights_hash(find_checkpoint(model.name), without="text_reader")
+    return f"{model.fingerprint}-{weights}{decoding}"
 
 
 def identity(settings: SystemSettings, model: AnswerModel) -> str:

@@ -44,7 +44,7 @@ _BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SplitPrompt:
     """A prompt in its two parts.
 
     Attributes:
@@ -56,13 +56,13 @@ class Asked:
     question: str
 
 
-def at_last_question(prompt: str) -> Asked:
+def at_last_question(prompt: str) -> SplitPrompt:
     """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
     places = list(_QUESTION.finditer(prompt))
     if not places:
-        return Asked("", _ANSWER.sub("", prompt).strip())
+        return SplitPrompt("", _ANSWER.sub("", prompt).strip())
     question = _ANSWER.sub("", prompt[places[-1].end() :])
-    return Asked(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
+    return SplitPrompt(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
 
 
 @register_model("clara")
@@ -93,7 +93,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         reader: str | None = None,
         batch_size: int | str | None = None,
         device: str | None = None,
-        cut: Callable[[str], Asked] = at_last_question,
+        cut: Callable[[str], SplitPrompt] = at_last_question,
         **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
     ) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
             texts.append(text)
         return texts
 
-    def _request(self, asked: Asked) -> GenerationRequest:
+    def _request(self, asked: SplitPrompt) -> GenerationRequest:
         reader: Any = self._reader
         if not asked.background or self._context == "none":
             return GenerationRequest(asked.question, reader="base" if self._context != "none" else reader)
