@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version as distribution_version
 from typing import Annotated, Any
 
@@ -20,26 +21,6 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from clara.cli import (
-    analyse,
-    ask,
-    bench,
-    chat,
-    compare,
-    convert,
-    doctor,
-    eval,  # noqa: A004 - a command's name is its file's
-    export,
-    index,
-    info,
-    inspect,
-    pull,
-    push,
-    remove,
-    search,
-    synth,
-    train,
-)
 from clara.errors import ClaraError
 
 INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
@@ -72,16 +53,12 @@ def _interrupted(error: BaseException) -> bool:
     return False
 
 
-app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
 def _show_version(value: bool) -> None:
     if value:
         sys.stdout.write(f"clara {distribution_version('clara-rag')}\n")
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context,
     *,
@@ -99,27 +76,36 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-for _command in (
-    index,
-    ask,
-    search,
-    chat,
-    remove,
-    info,
-    doctor,
-    train,
-    eval,
-    compare,
-    inspect,
-    analyse,
-    bench,
-    synth,
-    convert,
-    export,
-    push,
-    pull,
-):
-    _command.register(app)
+COMMANDS = (
+    "index",
+    "ask",
+    "search",
+    "chat",
+    "remove",
+    "info",
+    "doctor",
+    "train",
+    "eval",
+    "compare",
+    "inspect",
+    "analyse",
+    "bench",
+    "synth",
+    "convert",
+    "export",
+    "push",
+    "pull",
+)
+"""Each is a file of this room with a function ``register``."""
+
+
+def application(command: str | None = None) -> typer.Typer:
+    """The command line with one command, or with all where there is none of that name: others are not imported."""
+    app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_root)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        import_module(f"clara.cli.{name}").register(app)
+    return app
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -142,7 +128,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shall not end the command
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="clara", standalone_mode=False)
+        called = next((argument for argument in arguments if not argument.startswith("-")), None)
+        code = typer.main.get_command(application(called)).main(arguments, prog_name="clara", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
         if debug:
             traceback.print_exception(error)
