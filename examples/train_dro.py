@@ -2,7 +2,7 @@
 
     python examples/train_dro.py --config RECIPE --data FILE… --out DIR
 
-Writes DIR/dro, which ``clara eval --system dro --option dro=DIR/dro`` reads. Recipes: recipes/dro-*.toml.
+Writes DIR/dro, which ``clara compare --system dro --option dro=DIR/dro`` reads. Recipes: recipes/dro-*.toml.
 """
 
 from __future__ import annotations
