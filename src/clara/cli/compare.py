@@ -297,7 +297,7 @@ def _say_left_out(report: GridReport) -> None:
             note(f"{name}: left out: {count} {reason}")
     for result in report.grid.results:
         for reason, count in list(result.error_reasons.items())[:SHOWN_REASONS]:
-            note(f"{report.names.data(result)} {result.label}: error, {count} times: {reason}")
+            note(f"{report.names.data(result.group)} {result.label}: error, {count} times: {reason}")
 
 
 def _show(report: GridReport) -> None:
@@ -312,7 +312,7 @@ def _show(report: GridReport) -> None:
         interval = result.ci95["f1"] if result.ci95 is not None else None
         seconds = result.first_token_seconds
         table.add_row(
-            f"{names.data(result)} {result.setting}{names.k(result)}",
+            f"{names.data(result.group)} {result.setting}{names.k(result.group)}",
             result.label,
             f"{result.n:,}",
             f"{result.errors:,}",

@@ -63,7 +63,7 @@ def draw_all(results: Sequence[Result], kept: Sequence[KeptBenefit], folder: Pat
         InputError: two results are of one system on the same questions.
         MissingExtraError: matplotlib is not installed.
     """
-    names = GroupNames(results)
+    names = GroupNames(result.group for result in results)
     figures = {
         "f1_rate.png": _f1_rate(results, names),
         "recall.png": _recall(results, names),

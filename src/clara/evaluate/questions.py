@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from clara.data import Question, QuestionSet, read_questions, sha256_of
 from clara.errors import InputError, RecordError
@@ -57,6 +57,17 @@ class Candidacy:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """What results that are compared have in common; the fields are those of ``Task``."""
+
+    data: str
+    data_sha256: str
+    setting: Setting
+    given: Given
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """The questions of one data set in one setting.
 
@@ -83,6 +94,11 @@ class Task:
     max_new_tokens: int
     left_out: Mapping[str, int] = field(default_factory=dict)
     summary: str = ""
+
+    @property
+    def group(self) -> Group:
+        """What its results are compared by."""
+        return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
 
     def queries(self) -> list[Query]:
         """The questions as a system sees them."""
@@ -274,46 +290,6 @@ def _folder_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
-class Grouped(Protocol):
-    """A task, or the result of one: what has the attributes of a group."""
-
-    @property
-    def data(self) -> str:
-        """The data set's name."""
-
-    @property
-    def data_sha256(self) -> str:
-        """Of its file."""
-
-    @property
-    def setting(self) -> Setting:
-        """``oracle`` or ``normal``."""
-
-    @property
-    def given(self) -> Given:
-        """What systems saw of the candidates."""
-
-    @property
-    def k(self) -> int:
-        """Documents in the prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What results that are compared have in common."""
-
-    data: str
-    data_sha256: str
-    setting: Setting
-    given: Given
-    k: int
-
-    @classmethod
-    def of(cls, about: Grouped) -> Group:
-        """The group of a task or a result."""
-        return cls(about.data, about.data_sha256, about.setting, about.given, about.k)
-
-
 _SHOWN_HASH = 8
 
 
@@ -324,19 +300,19 @@ class GroupNames:
         among: all that stand in one report.
     """
 
-    def __init__(self, among: Iterable[Grouped]) -> None:
+    def __init__(self, among: Iterable[Group]) -> None:
         self._files: dict[tuple[str, Setting], set[str]] = {}
         self._ks: dict[tuple[Setting, Given], set[int]] = {}
         for one in among:
             self._files.setdefault((one.data, one.setting), set()).add(one.data_sha256)
             self._ks.setdefault((one.setting, one.given), set()).add(one.k)
 
-    def data(self, group: Grouped) -> str:
+    def data(self, group: Group) -> str:
         """The data set, with the head of its file's hash where another file of the setting has the same name."""
         if len(self._files[group.data, group.setting]) == 1:
             return group.data
         return f"{group.data} ({group.data_sha256[:_SHOWN_HASH]})"
 
-    def k(self, group: Grouped) -> str:
+    def k(self, group: Group) -> str:
         """``, k 5`` where results of the same setting, given the same, differ in it; else nothing."""
         return f", k {group.k}" if len(self._ks[group.setting, group.given]) > 1 else ""

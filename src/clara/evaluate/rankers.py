@@ -7,10 +7,10 @@ weights are safetensors, read as data: no code of a model's repository, or of th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ from clara.evaluate.system import AnswerModel, Query, Ranking, SystemSettings, d
 from clara.evaluate.weights import base_folder, hub_folder, sha256_of, weights_hash
 from clara.prompts import passage_text
 from clara.records import FloatArray, Memory
-
-if TYPE_CHECKING:
-    from clara.train.dro import Selector
 
 _STOP_WORDS = "english"
 _METHOD, _K1, _B = "lucene", 1.5, 0.75
@@ -188,53 +185,21 @@ class Dense:
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
 
 
-class CrossEncoderRanker:
-    """Ranks candidates by a cross-encoder, which reads question and passage together.
+class PairRanker:
+    """Ranks candidates by a model that reads question and passage together.
 
     Args:
-        model: predicts a score for each pair of texts.
+        score: of each text for a question.
         fingerprint: of its weights.
     """
 
-    def __init__(self, model: Any, fingerprint: str) -> None:  # noqa: ANN401 - the library's own type
-        self._model = model
-        self.fingerprint = digest({"cross-encoder": fingerprint})
+    def __init__(self, score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any]]], fingerprint: str) -> None:
+        self._score = score
+        self.fingerprint = fingerprint
 
     def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
         """All candidates, best first."""
-        return each(queries, lambda some: [_best_first(self._scores(query)) for query in some])
-
-    def _scores(self, query: Query) -> npt.NDArray[np.float32]:
-        pairs = [(query.question, text) for text in _texts(query)]
-        return np.asarray(self._model.predict(pairs, show_progress_bar=False), dtype=np.float32)
-
-
-class SelectorRanker:
-    """Ranks candidates by a selector trained by DRO, which reads question and passage together.
-
-    Args:
-        selector: scores passages for a question.
-        fingerprint: of its weights.
-    """
-
-    def __init__(self, selector: Selector, fingerprint: str) -> None:
-        self._selector = selector
-        self.fingerprint = digest({"selector": fingerprint})
-
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates, best first."""
-        return each(queries, lambda some: [_best_first(self._scores(query)) for query in some])
-
-    def _scores(self, query: Query) -> npt.NDArray[np.float64]:
-        import torch  # noqa: PLC0415 - slow, loaded by now
-
-        texts = _texts(query)
-        scores: list[float] = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), _PASSAGES_OF_A_SELECTOR):
-                part = self._selector.scores(query.question, texts[start : start + _PASSAGES_OF_A_SELECTOR])
-                scores.extend(part.float().cpu().tolist())
-        return np.array(scores)
+        return each(queries, lambda some: [_best_first(self._score(query.question, _texts(query))) for query in some])
 
 
 class Latent:
@@ -304,7 +269,7 @@ def bge(settings: SystemSettings) -> SentenceEncoder:
     return settings.cache.opened("encoder", "bge", load)
 
 
-def bge_reranker(settings: SystemSettings) -> CrossEncoderRanker:
+def bge_reranker(settings: SystemSettings) -> PairRanker:
     """BGE's cross-encoder from the hub, or from the option ``bge_reranker``.
 
     Raises:
@@ -312,34 +277,51 @@ def bge_reranker(settings: SystemSettings) -> CrossEncoderRanker:
         ModelError: there is no such folder, and the hub cannot be reached.
     """
 
-    def load() -> CrossEncoderRanker:
+    def load() -> PairRanker:
         library = _sentence_transformers()
         folder = hub_folder(_BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
         model = library.CrossEncoder(
             str(folder), device=settings.device, max_length=_PAIR_TOKENS, local_files_only=True
         )
-        return CrossEncoderRanker(model, weights_hash(folder))
+
+        def score(question: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            pairs = [(question, text) for text in texts]
+            return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
+
+        return PairRanker(score, digest({"cross-encoder": weights_hash(folder)}))
 
     return settings.cache.opened("cross-encoder", _BGE_RERANKER, load)
 
 
-def dro_selector(settings: SystemSettings, folder: Path) -> SelectorRanker:
-    """The selector in a folder, on the backbone of the run.
+def dro_selector(settings: SystemSettings, folder: Path) -> PairRanker:
+    """The selector that DRO trained, in a folder, on the backbone of the run.
 
     Raises:
         CheckpointError: it is not there, or is damaged.
     """
 
-    def load() -> Selector:
+    def load() -> PairRanker:
+        import torch  # noqa: PLC0415 - slow, loaded by now
+
         from clara.model.backbone import load_base  # noqa: PLC0415 - slow
         from clara.model.placement import natural_dtype  # noqa: PLC0415 - slow
         from clara.train.dro import load_selector  # noqa: PLC0415 - slow
 
         dtype = natural_dtype(settings.device)
         base = load_base(str(base_folder(settings)), settings.weights_cache, dtype=dtype, device=settings.device)
-        return load_selector(folder, base)
+        selector = load_selector(folder, base)
 
-    return SelectorRanker(settings.cache.opened("selector", str(folder), load), weights_hash(folder))
+        def score(question: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+            scores: list[float] = []
+            with torch.inference_mode():
+                for start in range(0, len(texts), _PASSAGES_OF_A_SELECTOR):
+                    part = selector.scores(question, texts[start : start + _PASSAGES_OF_A_SELECTOR])
+                    scores.extend(part.float().cpu().tolist())
+            return np.array(scores)
+
+        return PairRanker(score, digest({"selector": weights_hash(folder)}))
+
+    return settings.cache.opened("selector", str(folder), load)
 
 
 def check_minilm(folder: Path) -> None:

@@ -56,7 +56,7 @@ class GridReport:
     @property
     def names(self) -> GroupNames:
         """Names of its groups."""
-        return GroupNames(self.grid.results)
+        return GroupNames(result.group for result in self.grid.results)
 
     def to_json(self) -> dict[str, object]:
         """The object in ``results.json``."""
@@ -317,7 +317,7 @@ def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
     first = results[0]
     what = "the gold documents only" if first.given == "gold" else "all candidates"
     parts = [
-        f"### {first.setting.capitalize()}, {what} given{names.k(first)}\n",
+        f"### {first.setting.capitalize()}, {what} given{names.k(first.group)}\n",
         f"Percent; n: questions of each data set, counted from its first. {_fewer(results)}\n",
     ]
     measured: list[tuple[str, _ValueOf]] = [
@@ -349,7 +349,7 @@ def _rankings(results: Sequence[Result], names: GroupNames) -> list[str]:
     shared: dict[str, set[int]] = {}
     for result in ranked:
         places = {place for place, row in enumerate(result.rows) if row.ranking is not None}
-        name = names.data(result)
+        name = names.data(result.group)
         shared[name] = shared.get(name, places) & places
     columns = [name for name, places in shared.items() if places]
     if not columns:
@@ -358,14 +358,14 @@ def _rankings(results: Sequence[Result], names: GroupNames) -> list[str]:
     def mean(result: Result | None, measure: str) -> float | None:
         if result is None:
             return None
-        return fmean((result.rows[place].ranking or {})[measure] for place in shared[names.data(result)])
+        return fmean((result.rows[place].ranking or {})[measure] for place in shared[names.data(result.group)])
 
     def over_all(own: dict[str, Result], measure: str) -> float | None:
         return fmean(mean(own[name], measure) or 0.0 for name in columns) if own.keys() >= set(columns) else None
 
     rows = []
     for label in dict.fromkeys(result.label for result in ranked):
-        own = {names.data(result): result for result in ranked if result.label == label}
+        own = {names.data(result.group): result for result in ranked if result.label == label}
         cells = [_percent(mean(own.get(name), "R@5")) for name in columns]
         means = [_percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
         rows.append([label, *cells, *means])
@@ -383,10 +383,10 @@ def _count(own: Sequence[Result]) -> str:
 
 def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *, intervals: bool) -> str:
     """Systems down, data sets across, a mean at the end where a system was measured on all of them."""
-    columns = list(dict.fromkeys(names.data(result) for result in results))
+    columns = list(dict.fromkeys(names.data(result.group) for result in results))
     rows = []
     for label in dict.fromkeys(result.label for result in results):
-        own = {names.data(result): result for result in results if result.label == label}
+        own = {names.data(result.group): result for result in results if result.label == label}
         values = {name: value_of(own[name]) if name in own else None for name in columns}
         if all(value is None for value in values.values()):
             continue

@@ -157,6 +157,11 @@ class Result:
         """The system, with its rate."""
         return self.system if self.rate is None else f"{self.system} {self.rate}x"
 
+    @property
+    def group(self) -> Group:
+        """What it is compared by."""
+        return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
+
     def to_json(self) -> dict[str, object]:
         """Plain values, without the rows."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
@@ -243,7 +248,7 @@ def grouped(results: Sequence[Result]) -> dict[Group, list[Result]]:
     """
     found: dict[Group, list[Result]] = {}
     for result in results:
-        own = found.setdefault(Group.of(result), [])
+        own = found.setdefault(result.group, [])
         if any(other.label == result.label for other in own):
             raise InputError(
                 f"two results of {result.label} on {result.data} {result.setting}, given {result.given}, "

@@ -336,7 +336,7 @@ def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
     """
     seen: dict[tuple[Group, str], GridRun] = {}
     for run, task in asked:
-        other = seen.setdefault((Group.of(task), run.label), run)
+        other = seen.setdefault((task.group, run.label), run)
         if other is not run:
             raise ConfigError(
                 f"{run.label} is to be asked twice on {task.data} {task.setting}, given {task.given}, k {task.k}: "
@@ -346,10 +346,10 @@ def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
 
 def _left_out(tasks: Mapping[_TaskKey, Task]) -> dict[str, Mapping[str, int]]:
     """What was left out of each data set and setting; of each task where they differ in it."""
-    names = GroupNames(tasks.values())
+    names = GroupNames(task.group for task in tasks.values())
     by_data: dict[str, dict[str, Mapping[str, int]]] = {}
     for (_, setting, given, _, limit), task in tasks.items():
-        data = f"{names.data(task)} {setting}"
+        data = f"{names.data(task.group)} {setting}"
         by_data.setdefault(data, {})[f"{data}, given {given}, {_questions(limit)}"] = task.left_out
     found: dict[str, Mapping[str, int]] = {}
     for data, own in by_data.items():
