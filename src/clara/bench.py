@@ -1,16 +1,15 @@
 """Speed, as ratios with both sides measured in one run.
 
 Bulk compression against the machine's own peak; the time to the first token from memories against the same passages as
-text; and from candidates whose memories an index holds against candidates that are compressed when asked. Knows no
-data files and prints nothing; absolute seconds are given beside the ratios because they are cheap, not because they
-compare between machines.
+text; and from candidates whose memories an index holds against candidates that are compressed when asked. Absolute
+seconds are given beside the ratios because they are cheap, not because they compare between machines.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
@@ -58,7 +57,7 @@ class CompressSpeed:
         seconds: wall clock.
         tokens_per_second: text tokens.
         gflops: model arithmetic a second, useful work only: no padding, no masked attention.
-        peak_gflops: bf16 matrix product of the same process, median of a measurement before and one after.
+        peak_gflops: matrix product of the same process, median of a measurement before and one after.
         share_of_peak: ``gflops / peak_gflops``.
         threads: torch threads.
     """
@@ -73,10 +72,6 @@ class CompressSpeed:
     share_of_peak: float
     threads: int
 
-    def to_json(self) -> dict[str, float | int]:
-        """Plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class AskSpeed:
@@ -90,7 +85,7 @@ class AskSpeed:
         text_seconds: to the first token from the text of the same passages.
         memory_prompt: prompt positions with memories.
         text_prompt: prompt positions with text.
-        ratio: median over the questions of text seconds / memory seconds.
+        ratio: text seconds / memory seconds.
     """
 
     questions: int
@@ -102,9 +97,30 @@ class AskSpeed:
     text_prompt: float
     ratio: float
 
-    def to_json(self) -> dict[str, float | int]:
-        """Plain values."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class CandidateSpeed:
+    """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
+
+    Attributes:
+        questions: questions asked.
+        candidates: passages that each question is to choose from.
+        k: passages that it chooses.
+        rate: compression rate.
+        docs_per_second: candidates compressed a second, all questions together.
+        indexed_seconds: to the first token where the candidates' memories are there already.
+        compressed_seconds: to the first token where they are compressed first, as one call.
+        ratio: compressed seconds / indexed seconds.
+    """
+
+    questions: int
+    candidates: int
+    k: int
+    rate: int
+    docs_per_second: float
+    indexed_seconds: float
+    compressed_seconds: float
+    ratio: float
 
 
 def bench_compress(
@@ -122,7 +138,7 @@ def bench_compress(
         texts: each fits the model's window.
         rate: compression rate; the model's default when None.
         dtype: of the peak's matrices; that of the model's weights.
-        progress: told how many texts each batch finished.
+        progress: called with the number of texts that each batch finished.
     """
     rate = rate or model.default_rate
     model.compress(texts[:8], rate=rate)
@@ -132,31 +148,18 @@ def bench_compress(
     seconds = time.perf_counter() - started
     peak = median([before, _matmul_peak(dtype)])
     tokens = sum(memory.token_count for memory in memories)
-    flops = sum(model.compression_flops(memory.token_count, rate=rate) for memory in memories)
+    gflops = sum(model.compression_flops(memory.token_count, rate=rate) for memory in memories) / seconds / 1e9
     return CompressSpeed(
         passages=len(texts),
         tokens=tokens,
         rate=rate,
         seconds=seconds,
         tokens_per_second=tokens / seconds,
-        gflops=flops / seconds / 1e9,
+        gflops=gflops,
         peak_gflops=peak,
-        share_of_peak=flops / seconds / 1e9 / peak,
+        share_of_peak=gflops / peak,
         threads=torch.get_num_threads(),
     )
-
-
-def _matmul_peak(dtype: torch.dtype) -> float:
-    """Billions of floating-point operations a second of a large square matrix product, median over a second."""
-    a, b = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype), torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
-    torch.mm(a, b)
-    rates: list[float] = []
-    until = time.perf_counter() + PEAK_SECONDS
-    while time.perf_counter() < until:
-        started = time.perf_counter()
-        torch.mm(a, b)
-        rates.append(2 * PEAK_SIZE**3 / (time.perf_counter() - started) / 1e9)
-    return median(rates)
 
 
 def bench_ask(
@@ -172,58 +175,27 @@ def bench_ask(
         passages: the texts each question is answered from.
         rate: compression rate of the memories.
     """
-    memory_seconds, text_seconds, memory_prompt, text_prompt = [], [], [], []
-    warm = True
-    for question, texts in [(questions[0], passages[0]), *zip(questions, passages, strict=True)]:
-        memories = tuple(model.compress(texts, rate=rate))
-        memory = _first_token(model, GenerationRequest(question, memories=memories))
-        text = _first_token(model, GenerationRequest(question, texts=tuple(texts), reader="base"))
-        if warm:  # the first question only loads and merges weights
-            warm = False
-            continue
-        memory_seconds.append(memory.seconds)
-        text_seconds.append(text.seconds)
-        memory_prompt.append(memory.prompt)
-        text_prompt.append(text.prompt)
+
+    def side(request: GenerationRequest) -> tuple[float, int]:
+        started = time.perf_counter()
+        generation = model.generate_many([request], max_new_tokens=1)[0]
+        return time.perf_counter() - started, generation.tokens.prompt
+
+    rows = []
+    for question, texts in _after_a_warm_up(questions, passages):
+        memory = side(GenerationRequest(question, memories=tuple(model.compress(texts, rate=rate))))
+        rows.append((memory, side(GenerationRequest(question, texts=tuple(texts), reader="base"))))
+    measured = rows[1:]
     return AskSpeed(
         questions=len(questions),
         passages=len(passages[0]),
         rate=rate,
-        memory_seconds=median(memory_seconds),
-        text_seconds=median(text_seconds),
-        memory_prompt=median(memory_prompt),
-        text_prompt=median(text_prompt),
-        ratio=median(t / m for t, m in zip(text_seconds, memory_seconds, strict=True)),
+        memory_seconds=median(memory[0] for memory, _ in measured),
+        text_seconds=median(text[0] for _, text in measured),
+        memory_prompt=median(memory[1] for memory, _ in measured),
+        text_prompt=median(text[1] for _, text in measured),
+        ratio=median(text[0] / memory[0] for memory, text in measured),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateSpeed:
-    """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
-
-    Attributes:
-        questions: questions asked.
-        candidates: passages that each question is to choose from.
-        k: passages that it chooses.
-        rate: compression rate.
-        docs_per_second: candidates compressed a second, all questions together.
-        indexed_seconds: to the first token where the candidates' memories are there already.
-        compressed_seconds: to the first token where they are compressed first, as one call.
-        ratio: median over the questions of compressed seconds / indexed seconds.
-    """
-
-    questions: int
-    candidates: int
-    k: int
-    rate: int
-    docs_per_second: float
-    indexed_seconds: float
-    compressed_seconds: float
-    ratio: float
-
-    def to_json(self) -> dict[str, float | int]:
-        """Plain values."""
-        return asdict(self)
 
 
 def bench_candidates(
@@ -243,48 +215,47 @@ def bench_candidates(
         rate: compression rate; the model's default when None.
     """
     rate = rate or model.default_rate
-    indexed, late, compressing = [], [], 0.0
-    warm = True
-    for question, texts in [(questions[0], candidates[0]), *zip(questions, candidates, strict=True)]:
+
+    def answer(question: str, memories: Sequence[Memory]) -> None:
+        query = model.encode_queries([question], rate=rate)[0]
+        best = tuple(memories[i] for i in ranking(query, memories)[:k])
+        model.generate_many([GenerationRequest(question, memories=best)], max_new_tokens=1)
+
+    rows = []
+    for question, texts in _after_a_warm_up(questions, candidates):
         started = time.perf_counter()
         memories = model.compress(texts, rate=rate)
         compressed = time.perf_counter()
-        _choose_and_answer(model, question, memories, k=k, rate=rate)
-        ended = time.perf_counter()
-        if not warm:
-            compressing += compressed - started
-            late.append(ended - started)
-        started = time.perf_counter()
-        _choose_and_answer(model, question, memories, k=k, rate=rate)
-        if not warm:
-            indexed.append(time.perf_counter() - started)
-        warm = False  # the first question only loads and merges weights
+        answer(question, memories)
+        late = time.perf_counter()
+        answer(question, memories)
+        rows.append((compressed - started, late - started, time.perf_counter() - late))
+    measured = rows[1:]
     return CandidateSpeed(
         questions=len(questions),
         candidates=len(candidates[0]),
         k=k,
         rate=rate,
-        docs_per_second=sum(map(len, candidates)) / compressing,
-        indexed_seconds=median(indexed),
-        compressed_seconds=median(late),
-        ratio=median(after / before for before, after in zip(indexed, late, strict=True)),
+        docs_per_second=sum(map(len, candidates)) / sum(compressing for compressing, _, _ in measured),
+        indexed_seconds=median(indexed for _, _, indexed in measured),
+        compressed_seconds=median(late for _, late, _ in measured),
+        ratio=median(late / indexed for _, late, indexed in measured),
     )
 
 
-def _choose_and_answer(model: SpeedModel, question: str, memories: Sequence[Memory], *, k: int, rate: int) -> None:
-    """Encode a question, choose by similarity, and make the first token of the answer."""
-    query = model.encode_queries([question], rate=rate)[0]
-    best = tuple(memories[i] for i in ranking(query, memories)[:k])
-    model.generate_many([GenerationRequest(question, memories=best)], max_new_tokens=1)
+def _after_a_warm_up(questions: Sequence[str], texts: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    """The questions with their texts, the first one twice: its first time only loads and merges weights."""
+    return [(questions[0], texts[0]), *zip(questions, texts, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class _FirstToken:
-    seconds: float
-    prompt: int
-
-
-def _first_token(model: SpeedModel, request: GenerationRequest) -> _FirstToken:
-    started = time.perf_counter()
-    generation = model.generate_many([request], max_new_tokens=1)[0]
-    return _FirstToken(time.perf_counter() - started, generation.tokens.prompt)
+def _matmul_peak(dtype: torch.dtype) -> float:
+    """Billions of floating-point operations a second of a large square matrix product, median over a second."""
+    a, b = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype), torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
+    torch.mm(a, b)
+    rates: list[float] = []
+    until = time.perf_counter() + PEAK_SECONDS
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        torch.mm(a, b)
+        rates.append(2 * PEAK_SIZE**3 / (time.perf_counter() - started) / 1e9)
+    return median(rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -73,7 +74,7 @@ def compress(
 
         speed = bench_compress(loaded, texts, rate=rate, progress=progress)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"{speed.passages} passages, {speed.tokens} tokens at {speed.rate}x on {speed.threads} threads: "
@@ -111,7 +112,7 @@ def ask(
     texts = cycle(_windows(_texts(data, loaded), loaded))
     speed = bench_ask(loaded, [QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"first token, median of {speed.questions} questions: {speed.memory_seconds:.2f} s from {speed.rate}x memories "
@@ -151,7 +152,7 @@ def candidates(
     passages = [list(islice(texts, count)) for _ in range(questions)]
     speed = bench_candidates(loaded, [QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"compression: {speed.docs_per_second:.2f} passages/s; first token, median of {speed.questions} questions with "
