@@ -17,6 +17,7 @@ from clara.ingest import (
     TEXTLESS,
     IngestReport,
     Reader,
+    ReadLimits,
     document_uri,
     find_files,
     iter_passages,
@@ -89,23 +90,29 @@ class Indexer:
         self._batch = _Batch(store, model, self._counts)
 
     def add(
-        self, roots: Sequence[Path], *, prune: bool, max_bytes: int, progress: Callable[[AddProgress], None] | None
+        self,
+        roots: Sequence[Path],
+        *,
+        prune: bool,
+        max_bytes: int,
+        limits: ReadLimits,
+        progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
         listing = find_files(roots)
-        reader = Reader(listing, max_bytes=max_bytes)
         counts, seen = self._counts, set[str]()
         self._store.keep_promises()
         known = self._store.documents()
-        for number, path in enumerate(listing.files, start=1):
-            for document in reader.read(path):
-                seen.add(document.uri)
-                self._take(document, known.get(document.uri))
+        with Reader(listing, max_bytes=max_bytes, limits=limits) as reader:
+            for number, path in enumerate(listing.files, start=1):
+                for document in reader.read(path):
+                    seen.add(document.uri)
+                    self._take(document, known.get(document.uri))
+                    if progress is not None:
+                        progress(AddProgress(number - 1, len(listing.files), counts.passages))
                 if progress is not None:
-                    progress(AddProgress(number - 1, len(listing.files), counts.passages))
-            if progress is not None:
-                progress(AddProgress(number, len(listing.files), counts.passages))
+                    progress(AddProgress(number, len(listing.files), counts.passages))
         self._batch.flush()
         pruned = (
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0

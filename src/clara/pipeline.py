@@ -26,7 +26,7 @@ from clara.answering import (
 from clara.errors import InputError, StoreError
 from clara.index import LanceStore, StoreModel
 from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
-from clara.ingest import DEFAULT_MAX_BYTES, iter_passages, make_document
+from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, ReadLimits, iter_passages, make_document
 from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.records import (
@@ -98,6 +98,7 @@ class Clara:
         *,
         prune: bool = False,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        limits: ReadLimits = DEFAULT_LIMITS,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -108,6 +109,7 @@ class Clara:
             paths: files and folders, read recursively; or one of them.
             prune: remove documents that came from these paths and are there no more, or hold no text any more.
             max_bytes: larger files are skipped and reported.
+            limits: what reading one file may take; files that need more are skipped and reported.
             progress: told after each file and each commit.
 
         Raises:
@@ -116,7 +118,7 @@ class Clara:
         """
         try:
             return Indexer(self.store, self.model).add(
-                checked_paths(paths), prune=prune, max_bytes=max_bytes, progress=progress
+                checked_paths(paths), prune=prune, max_bytes=max_bytes, limits=limits, progress=progress
             )
         except BaseException:
             # Whoever comes next may write: what is stored so far is whole documents, and marked where not.

@@ -103,3 +103,62 @@ def _rc4(key: bytes, data: bytes) -> bytes:
         state[i], state[j] = state[j], state[i]
         out.append(byte ^ state[(state[i] + state[j]) % 256])
     return bytes(out)
+
+
+def make_drawn_pdf(contents: Sequence[str], *, page: str = "", fields: Sequence[str] = ()) -> bytes:
+    """A PDF from the content streams of its pages.
+
+    Args:
+        contents: what draws each page, in Windows-1252; Helvetica is ``/F1``.
+        page: further entries of every page (``/Rotate 90``).
+        fields: entries of form fields (widgets), all on the first page; ``10 0 R`` is an empty appearance.
+    """
+    first = 11  # object number of the first page
+    count, shown = len(contents), len(fields)
+    numbers = range(first + 2 * count, first + 2 * count + shown)
+    widgets = " ".join(f"{number} 0 R" for number in numbers)
+    kids = " ".join(f"{first + 2 * number} 0 R" for number in range(count))
+    form = f"/AcroForm << /Fields [{widgets}] /DA (/F1 12 Tf) /DR << /Font << /F1 3 0 R >> >> >>" if fields else ""
+    objects = [
+        f"<< /Type /Catalog /Pages 2 0 R {form} >>".encode(),
+        f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        *[b"null"] * 6,
+        b"<< /Type /XObject /Subtype /Form /BBox [0 0 10 10] /Length 0 >>\nstream\n\nendstream",
+    ]
+    for number, content in enumerate(contents):
+        notes = f"/Annots [{widgets}]" if number == 0 else ""
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {first + 2 * number + 1} 0 R "
+            f"/Resources << /Font << /F1 3 0 R >> >> {notes} {page} >>".encode()
+        )
+        data = content.encode("cp1252")
+        objects.append(f"<< /Length {len(data)} >>\nstream\n".encode() + data + b"\nendstream")
+    objects.extend(f"<< /Type /Annot /Subtype /Widget {field} >>".encode() for field in fields)
+    return _assembled(objects, b"")
+
+
+def make_form_bomb(levels: int, times: int = 10) -> bytes:
+    """A PDF whose page shows a form that shows a form ``times`` times, and so on: ``times ** levels`` lines of text."""
+    fonts = "/Font << /F1 3 0 R >>"
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 5 0 R "
+        b"/Resources << /XObject << /X 6 0 R >> >> >>",
+        b"<< /Length 4 >>\nstream\n/X Do\nendstream",
+    ]
+    for level in range(levels):
+        content = b"/X Do\n" * times
+        resources = f"/XObject << /X {7 + level} 0 R >>"
+        objects.append(_form(content, resources))
+    objects.append(_form(b"BT /F1 12 Tf 60 700 Td (All work and no play.) Tj ET", fonts))
+    return _assembled(objects, b"")
+
+
+def _form(content: bytes, resources: str) -> bytes:
+    head = (
+        f"<< /Type /XObject /Subtype /Form /BBox [0 0 595 842] /Resources << {resources} >> /Length {len(content)} >>"
+    )
+    return head.encode() + b"\nstream\n" + content + b"\nendstream"

@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clara.cli.compare import ALWAYS, run_comparison
+from clara.cli.eval_bed import (
+    DEFAULT_BED,
+    DEFAULT_DOCS,
+    BedDocsOption,
+    BedOption,
+    BedSystemOption,
+    HalfOption,
+    ask_bed,
+)
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     BatchOption,
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
     from clara.records import ContextKind
 
 _FIDELITY = ALWAYS | {"data", "rate", "fidelity", "encoder"}
+_BED = (ALWAYS - {"limit"}) | {"data", "bed", "bed_docs", "bed_system", "half"}
 _SINGLE = (
     ALWAYS
     | {"data", "rate", "given", "context", "wording", "k", "reader", "batch_size", "max_new_tokens", "seed", "setting"}
@@ -125,6 +135,10 @@ def evaluate(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
     ] = None,
+    bed: BedOption = False,
+    bed_docs: BedDocsOption = DEFAULT_DOCS,
+    bed_system: BedSystemOption = None,
+    half: HalfOption = "reporting",
     recipe: RecipeOption = None,
     seed: SeedOption = 0,
     out: Annotated[
@@ -155,11 +169,20 @@ def evaluate(
 
     Several systems side by side: clara compare (--system and --recipe do the same here). What memories keep of their
     passages: clara analyse fidelity (--fidelity does the same here).
+
+    Test bed: clara eval --bed --out DIR indexes people's documents, asks them whole and prints right, wrong and
+    abstained answers, where the evidence was found, tokens read and seconds, by collection and system. DIR then holds
+    bed.json, rows.jsonl (an answer a line) and the stores. --json prints what bed.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     choice = ModelChoice(model, base, device, dtype, cache, threads)
     systems = bool(system or recipe)
     if systems and context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
+    if bed:
+        refuse_foreign(ctx, _BED, "with --bed")
+        folder = Path(data[0]) if data else DEFAULT_BED
+        ask_bed(folder, bed_docs, bed_system or (), half=half, out=out, choice=choice, as_json=as_json)
+        return
     if fidelity:
         from clara.cli.fidelity import measure  # noqa: PLC0415
 

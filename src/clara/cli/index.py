@@ -49,6 +49,15 @@ def index(
     max_file_mb: Annotated[
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
     ] = 64,
+    max_memory_mb: Annotated[
+        int, typer.Option("--max-memory-mb", min=64, help="Files whose parser needs more (MiB) are skipped.")
+    ] = 2048,
+    max_seconds: Annotated[
+        int, typer.Option("--max-seconds", min=1, help="Files that take longer to read are skipped.")
+    ] = 120,
+    max_characters: Annotated[
+        int, typer.Option("--max-characters", min=1, help="Documents with a longer text are skipped.")
+    ] = 2**26,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
@@ -71,9 +80,10 @@ def index(
      "left_out": {kind: count},                        of the documents read, such as menus of web pages
      "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    from clara.ingest import check_paths  # noqa: PLC0415
+    from clara.ingest import ReadLimits, check_paths  # noqa: PLC0415
 
     check_paths(paths)  # before the model is loaded
+    limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     with open_rag(store, choice, rate=rate, create=True) as rag:
         with bar("files") as show:
@@ -82,7 +92,7 @@ def index(
                 if show is not None:
                     show(progress.files, progress.files_total, counted(progress.passages, "passage"))
 
-            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), progress=tell)
+            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), limits=limits, progress=tell)
         result = _as_json(report, rag, store)
     if as_json:
         print_json(result)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from clara.ingest.boundaries import sentence_around
 from clara.ingest.document import document_uri, make_document, source_of
 from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
+from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
 from clara.ingest.location import Location, location_of, passage_metadata
 from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
 from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
 from clara.ingest.split import TokenSpans, iter_passages, split
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "DEFAULT_MAX_BYTES",
     "SUPPORTED_SUFFIXES",
     "TEXTLESS",
@@ -21,6 +23,7 @@ __all__ = [
     "IngestReport",
     "LeftOut",
     "Location",
+    "ReadLimits",
     "Reader",
     "Reason",
     "Skipped",

@@ -15,8 +15,8 @@ import webencodings
 _WITHIN = 1 << 16  # bytes; the standard looks at 1024 first, and at the rest while it parses
 # Comments, scripts, declarations, tags: in this order, so that none is looked for inside another.
 _MARKUP = re.compile(
-    rb"<!--(?:>|->|.*?--!?>)"
-    rb"|<(?:script|style|title|textarea|template)\b.*?</(?:script|style|title|textarea|template)\b[^>]*>"
+    rb"<!--(?:>|->|.*?(?:--!?>|\Z))"
+    rb"|<(?:script|style|title|textarea|template)\b.*?(?:</(?:script|style|title|textarea|template)\b[^>]*>|\Z)"
     rb"""|<(?P<tag>/?[a-z][^\s/>]*)(?P<attributes>(?:[^>"']|"[^"]*"|'[^']*')*)"""
     rb"|<[!?/](?P<declaration>[^>]*)>",
     re.IGNORECASE | re.DOTALL,

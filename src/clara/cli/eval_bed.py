@@ -1,0 +1,137 @@
+"""``clara eval --bed``: the test bed. Options into a run, and its table; what is right is ``clara.evaluate.bed``'s."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.session import load_model, make_folder, resolved
+from clara.cli.terminal import bar, console, note, print_json
+
+if TYPE_CHECKING:
+    from clara.evaluate.bed import BedScore
+
+BedOption = Annotated[
+    bool,
+    typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
+]
+BedDocsOption = Annotated[
+    Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
+]
+BedSystemOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bed-system",
+        metavar="NAME",
+        help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
+    ),
+]
+HalfOption = Annotated[
+    Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
+]
+DEFAULT_BED = Path("benchmarks/manuals")
+DEFAULT_DOCS = Path(".bed")
+
+
+def ask_bed(
+    bed: Path,
+    documents: Path,
+    systems: Sequence[str],
+    *,
+    half: Literal["tuning", "reporting", "all"],
+    out: Path | None,
+    choice: ModelChoice,
+    as_json: bool,
+) -> None:
+    """Ask a bed's questions and print how many answers are right.
+
+    Args:
+        bed: the folder with the questions.
+        documents: the folder with the collections' documents.
+        systems: names of systems; empty for all.
+        half: which questions.
+        out: folder for ``bed.json``, ``rows.jsonl`` (a line an answer, as they come) and the stores, which the next
+            run then need not fill; None keeps nothing.
+        choice: the model.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        ClaraError: something the user gave cannot be used.
+    """
+    from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
+
+    collections = read_bed(bed, documents, half=None if half == "all" else half)
+    if out is not None:
+        make_folder(out)
+    choice = resolved(choice)
+    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    with _folder(out) as folder, (folder / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
+
+        def on_progress(done: int, total: int, words: str) -> None:
+            if show is not None:
+                show(done, total, words)
+
+        rows = []
+        stores = folder / "stores"
+        for row in run_bed(collections, model, stores, systems or tuple(SYSTEMS), on_progress=on_progress):
+            rows.append(row)
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            file.flush()  # a run of an hour that is stopped keeps what it has
+    scores = score_bed(rows)
+    command = ["clara", *sys.argv[1:]]
+    origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
+    value = {
+        "half": half,
+        "model": model.name,
+        "provenance": origin.to_json(),
+        "scores": [asdict(score) for score in scores],
+    }
+    if out is not None:
+        write_whole(out / "bed.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        note(f"answers: {out / 'rows.jsonl'}")
+    if as_json:
+        print_json(value)
+    else:
+        _show(scores)
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="clara-bed-") as scratch:
+        yield Path(scratch)
+
+
+def _show(scores: Sequence[BedScore]) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    headings = ("system", "collection", "right", "wrong", "abstained", "of", "exact", "refused", "of", "found 1/3/5")
+    for place, heading in enumerate((*headings, "tokens", "seconds")):
+        table.add_column(heading, justify="left" if place < 2 else "right")
+    for score in scores:
+        counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact)
+        table.add_row(
+            score.system,
+            score.collection,
+            *map(str, (*counts, score.refused, score.unanswerable)),
+            "" if score.found is None else "/".join(map(str, score.found)),
+            f"{score.prompt_tokens:,.0f}",
+            f"{score.seconds:.1f}",
+            end_section=score.collection == "total",
+        )
+    console().print(table)

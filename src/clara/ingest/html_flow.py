@@ -1,0 +1,241 @@
+"""Lines of text as they are gathered from a page: white space as browsers show it, blank lines, cells of tables.
+
+Knows lines, not elements; those are ``html_text``'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+_CHECK_MARKS = "☒☐ "
+_LONG_CELL = (1000, 3)  # characters and lines from which a cell is a part of a page, not a value
+_LARGE_TABLE = 20  # rows of a table inside a cell
+_REPEATED = 100  # characters of a cell that stands beside several rows
+_DEEPEST_VALUE = 4  # tables within tables; deeper ones lay out a page
+
+
+class Gap(IntEnum):
+    """What separates a line from the one before."""
+
+    NONE = 0
+    LINE = 1
+    BLANK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line.
+
+    Attributes:
+        text: what it says; for the row of a table, empty.
+        gap: what separates it from the line before.
+        kind: what it is.
+        cells: a row's cells.
+    """
+
+    text: str
+    gap: Gap
+    kind: Literal["text", "heading", "item", "pre", "row"] = "text"
+    cells: tuple[str, ...] = ()
+
+    def shown(self) -> str:
+        """The line as the page's text has it."""
+        return self.text if self.kind != "row" else " ".join(" | ".join(self.cells).split())
+
+
+class Flow:
+    """A page's lines, or those of one cell."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self._pieces: list[str] = []
+        self._gap = Gap.NONE
+        self._marker = ""
+        self._kind: Literal["text", "heading", "item", "pre"] = "text"
+
+    def add(self, text: str) -> None:
+        """More of the current line; its white space will be collapsed."""
+        self._pieces.append(text)
+
+    def add_preformatted(self, text: str) -> None:
+        """More text whose newlines and blanks count."""
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                empty = not "".join(self._pieces).strip()
+                self._end_line("pre")
+                self._gap = Gap.BLANK if empty and self.lines else max(self._gap, Gap.LINE)
+            self._pieces.append(part)
+
+    def end(self, gap: Gap = Gap.LINE, *, preformatted: bool = False) -> None:
+        """End the current line; at least ``gap`` comes before the next one."""
+        self._end_line("pre" if preformatted else self._kind)
+        self._gap = max(self._gap, gap)
+
+    def mark(self, marker: str, kind: Literal["heading", "item"]) -> None:
+        """What the next line begins with."""
+        self._marker, self._kind = marker, kind
+
+    def unmark(self) -> None:
+        """Forget a marker that no text followed."""
+        self._marker, self._kind = "", "text"
+
+    def position(self) -> tuple[int, int]:
+        """A place in the current line, for ``cut``."""
+        return len(self.lines), len(self._pieces)
+
+    def cut(self, position: tuple[int, int]) -> str | None:
+        """Take back what was added since; None if the line has ended meanwhile."""
+        if position[0] != len(self.lines) or position[1] > len(self._pieces):
+            return None
+        taken = "".join(self._pieces[position[1] :])
+        del self._pieces[position[1] :]
+        return taken
+
+    def tail(self, length: int) -> str:
+        """The end of the current line so far."""
+        found = ""
+        for piece in reversed(self._pieces):
+            found = piece + found
+            if len(found) >= length:
+                break
+        return found[-length:]
+
+    def is_empty(self) -> bool:
+        """Whether the current line says nothing yet."""
+        return not any(piece.strip() for piece in self._pieces)
+
+    def extend(self, lines: list[Line], gap: Gap) -> None:
+        """Whole lines, such as those of a cell."""
+        self.end(gap)
+        for line in lines:
+            together = max(line.gap, self._gap)
+            self.lines.append(line if together == line.gap else Line(line.text, together, line.kind, line.cells))
+            self._gap = Gap.NONE
+
+    def text(self) -> str:
+        """All lines."""
+        self.end()
+        parts: list[str] = []
+        for line in self.lines:
+            parts.append("\n" * max(line.gap, Gap.LINE) if parts else "")
+            parts.append(line.shown())
+        return "".join(parts)
+
+    def _end_line(self, kind: Literal["text", "heading", "item", "pre"]) -> None:
+        joined = "".join(self._pieces)
+        self._pieces.clear()
+        text = joined.rstrip() if kind == "pre" else " ".join(joined.split())
+        if not text.strip(_CHECK_MARKS):  # a check box without a word is a switch of the page itself
+            return
+        self.lines.append(Line(self._marker + text, self._gap, kind))
+        self._gap = Gap.NONE
+        self.unmark()
+
+
+@dataclass(slots=True)
+class Cell:
+    """A cell of a table with what it holds."""
+
+    lines: list[Line]
+    rows: int = 1
+    columns: int = 1
+
+    def is_value(self) -> bool:
+        """Whether it reads as one value of a row, not as a part of the page."""
+        kinds = [line.kind for line in self.lines]
+        characters, count = _LONG_CELL
+        long = len(self.lines) >= count and sum(len(line.text) for line in self.lines) > characters
+        return not long and "heading" not in kinds and kinds.count("pre") < 2 and kinds.count("row") <= _LARGE_TABLE
+
+    def value(self) -> str:
+        """The cell on one line: rows of a table inside it as ``name: value``, divided by semicolons."""
+        parts: list[str] = []
+        before = "text"
+        for line in self.lines:
+            if parts:
+                parts.append("; " if {line.kind, before} & {"row", "item"} else " ")
+            first, *others = [cell for cell in line.cells if cell] or [line.text.strip().removeprefix("- ")]
+            parts.append(f"{first}: {', '.join(others)}" if others else first)
+            before = line.kind
+        return " ".join("".join(parts).split())
+
+
+@dataclass(slots=True)
+class Table:
+    """A table while it is read.
+
+    Attributes:
+        depth: how many tables it is in, itself included.
+        layout: whether the page says that it only places things.
+        rows: its cells.
+    """
+
+    depth: int
+    layout: bool
+    rows: list[list[Cell]] = field(default_factory=list)
+
+    def holds_values(self) -> bool:
+        """Whether its cells may be values; else they are parts of the page, written where they stand."""
+        return not self.layout and self.depth <= _DEEPEST_VALUE
+
+    def add(self, cell: Cell) -> None:
+        """The next cell of the current row."""
+        if not self.rows:
+            self.rows.append([])
+        self.rows[-1].append(cell)
+
+    def write(self, flow: Flow) -> None:
+        """A line for each row; a row that holds parts of a page gives their lines instead."""
+        reach = _Reach(sum(len(line.text) for row in self.rows for cell in row for line in cell.lines))
+        for row in self.rows:
+            if not all(cell.is_value() for cell in row):
+                reach.clear()
+                for cell in row:
+                    flow.extend(cell.lines, Gap.LINE if len(cell.lines) < 2 else Gap.BLANK)
+                continue
+            cells = reach.filled(row)
+            while cells and not cells[-1]:
+                cells.pop()
+            if len(cells) == 1:
+                flow.extend([Line(cells[0], Gap.LINE)], Gap.LINE)
+            elif cells:
+                flow.extend([Line("", Gap.LINE, "row", tuple(cells))], Gap.LINE)
+
+
+class _Reach:
+    """Cells that stand beside several rows: each row says them, or a value would lose its subject."""
+
+    def __init__(self, allowance: int) -> None:
+        self._allowance = allowance  # characters that may be repeated: a table grows to twice its size at most
+        self._open: dict[int, tuple[str, int]] = {}  # column to text and rows left
+
+    def clear(self) -> None:
+        self._open.clear()
+
+    def filled(self, row: list[Cell]) -> list[str]:
+        if self._allowance <= 0:
+            self.clear()
+        cells: list[str] = []
+        still_open: dict[int, tuple[str, int]] = {}
+        pending = iter(row)
+        cell = next(pending, None)
+        column = 0
+        while cell is not None or column in self._open:
+            if column in self._open:
+                text, left = self._open[column]
+                self._allowance -= len(text)
+                cells.append(text)
+                if left > 1:
+                    still_open[column] = (text, left - 1)
+                column += 1
+            elif cell is not None:
+                text = cell.value()
+                cells.append(text)
+                if cell.rows > 1 and len(text) <= _REPEATED:
+                    still_open[column] = (text, cell.rows - 1)
+                column += cell.columns
+                cell = next(pending, None)
+        self._open = still_open
+        return cells

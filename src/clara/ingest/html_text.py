@@ -1,0 +1,355 @@
+"""What a page shows, as lines of text: headings, lists, rows of tables. Only navigation and what is hidden is left out.
+
+Nothing is judged by an element's name or class alone, because prose stands in every kind of box. What is left out is
+counted. Bytes and parsing are ``read_html``'s work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import lxml.etree
+
+from clara.ingest.html_flow import Cell, Flow, Gap, Table
+from clara.ingest.html_math import math_text
+from clara.ingest.html_menus import Menus
+from clara.ingest.scripts import subscript, superscript
+
+# fmt: off
+# Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
+_SILENT = frozenset([
+    "applet", "audio", "base", "canvas", "col", "colgroup", "datalist", "defs", "desc", "embed", "head", "link", "meta",
+    "metadata", "noembed", "param", "rp", "rt", "rtc", "script", "source", "style", "template", "title", "track",
+    "video",
+])
+_BLANK_AROUND = frozenset([
+    "address", "article", "aside", "blockquote", "center", "details", "dir", "dl", "fieldset", "figure", "footer",
+    "form", "header", "hgroup", "hr", "main", "menu", "noframes", "ol", "p", "pre", "search", "section", "table", "ul",
+])
+_OWN_LINE = frozenset([
+    "body", "caption", "dd", "dialog", "div", "dt", "figcaption", "frameset", "html", "legend", "li", "option",
+    "optgroup", "summary", "svg", "tbody", "td", "text", "tfoot", "th", "thead", "tr",
+])
+# fmt: on
+_HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
+_LISTS = frozenset(["dir", "menu", "ol", "ul"])
+_PREFORMATTED = frozenset(["listing", "plaintext", "pre", "xmp"])
+_SCRIPTS = frozenset(["sub", "sup"])
+_AROUND = {"q": ("“", "”"), "s": ("~~", "~~"), "strike": ("~~", "~~")}
+_HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
+_PERMALINK = frozenset(["", "¶", "#", "§", "🔗", "\uf0c1", "\u200b"])
+_NOTE = re.compile(r"[\[(]?(\d{1,4}|[*†‡§¶]+)[\])]?")
+_TEXT_INPUTS = frozenset(["", "date", "datetime-local", "email", "month", "number", "tel", "text", "time", "url"])
+_NOTICE_WITHIN = 300  # characters: a longer text for browsers without scripts says more than to turn them on
+_SIGN_WITHIN = 8  # characters of a sign
+_INDENTED = 8  # lists within lists whose items are set in further and further
+_WORDS = re.compile(r"\w+")
+_BEFORE = 32  # characters before a superscript that tell what it is
+
+
+def page_text(root: Any, frame: Callable[[str], Any]) -> tuple[str, Counter[str]]:  # noqa: ANN401 - lxml has no types
+    """The text of a page and what was left out of it, by kind.
+
+    Args:
+        root: its tree, without comments and namespaces.
+        frame: parses a page that stands inside it (``<iframe srcdoc>``).
+    """
+    page = _Page(root, frame)
+    return page.flow.text(), page.left_out
+
+
+class _Page:
+    """One walk over a page's elements."""
+
+    def __init__(self, root: Any, frame: Callable[[str], Any]) -> None:  # noqa: ANN401
+        self.flow = Flow()
+        self.left_out = Counter[str]()
+        self._frame = frame
+        self._menus = Menus(root)
+        self._tables: list[Table] = []
+        self._cells: list[tuple[Any, Flow]] = []  # the open cells, each with the flow around it
+        self._lists: list[int | None] = []  # the next number of each open list, None for one with bullets
+        self._scripts: list[tuple[Any, tuple[int, int]]] = []
+        self._preformatted = 0
+        self._heading: Any = None
+        self._walk(root)
+
+    def _walk(self, root: Any) -> None:  # noqa: ANN401
+        walk = lxml.etree.iterwalk(root, events=("start", "end"))
+        skipped: Any = None
+        for event, element in walk:
+            if event == "start":
+                name = element.tag if isinstance(element.tag, str) else ""  # an entity that was not expanded has none
+                if self._is_left_out(element, name) or self._is_replaced(element, name):
+                    skipped = element
+                    walk.skip_subtree()
+                    continue
+                self._open(element, name)
+                if element.text:
+                    self._text(element.text)
+            else:
+                if element is skipped:
+                    skipped = None
+                else:
+                    self._close(element, element.tag)
+                if element.tail and element is not root:
+                    self._text(element.tail)
+
+    def _text(self, text: str) -> None:
+        if self._preformatted:
+            self.flow.add_preformatted(text)
+        else:
+            self.flow.add(text)
+
+    def _is_left_out(self, element: Any, name: str) -> bool:  # noqa: ANN401
+        """Whether an element is none of the page's text; counted where a reader might miss it."""
+        if not name or name in _SILENT:
+            return True
+        if kind := self._kind_left_out(element, name):
+            self.left_out[kind] += 1
+        return bool(kind) or (name == "a" and _is_permalink(element))
+
+    def _kind_left_out(self, element: Any, name: str) -> str:  # noqa: ANN401
+        if name == "del":
+            return "deleted parts"
+        if _is_hidden(element, name):
+            return "hidden parts"
+        if element.get("aria-hidden") == "true" and _follows_formula(element):
+            return "formulas shown twice"
+        if name == "noscript" and _is_notice(element):
+            return "notices to turn scripts on"
+        if name == "pre" and not self._preformatted and _is_line_numbers(element):
+            return "columns of line numbers"
+        return "menus" if self._menus.has(element, name) else ""
+
+    def _is_replaced(self, element: Any, name: str) -> bool:  # noqa: ANN401
+        """Whether other words than the ones inside an element stand for it; adds them."""
+        if name == "math":
+            self.flow.add(math_text(element))
+        elif name == "img":
+            self.flow.add(_shown_alternative(element))
+        elif name == "input":
+            self._input(element)
+        elif name == "iframe":
+            self._inner_page(element.get("srcdoc"))
+        elif name == "object":
+            return element.get("data") is not None  # what it holds otherwise is for browsers that cannot show it
+        elif name == "select":
+            self.flow.add(_chosen(element))
+        else:
+            return False
+        return True
+
+    def _input(self, element: Any) -> None:  # noqa: ANN401
+        kind = element.get("type", "").lower()
+        if kind in ("checkbox", "radio"):
+            self.flow.add("☒ " if element.get("checked") is not None else "☐ ")
+        elif kind in _TEXT_INPUTS:
+            self.flow.add(element.get("value", ""))
+
+    def _inner_page(self, source: str | None) -> None:
+        if not source or not source.strip():
+            return
+        inner = _Page(self._frame(source), lambda _: lxml.etree.Element("p"))  # pages inside it have no text
+        self.left_out.update(inner.left_out)
+        inner.flow.end()
+        self.flow.extend(inner.flow.lines, Gap.BLANK)
+        self.flow.end(Gap.BLANK)
+
+    def _open(self, element: Any, name: str) -> None:  # noqa: ANN401
+        self._separate(name)
+        if name in _HEADINGS:
+            self.flow.mark(_HEADINGS[name], "heading")
+            self._heading = element
+        elif name in _LISTS:
+            self._lists.append(_number(element, "start", 1) if name == "ol" else None)
+        elif name == "li":
+            self._item(element)
+        elif name in _PREFORMATTED:
+            self._preformatted += 1
+        elif name in _SCRIPTS or (name == "a" and _is_note_mark(element)):
+            self._scripts.append((element, self.flow.position()))
+        elif name in _AROUND:
+            self.flow.add(_AROUND[name][0])
+        else:
+            self._open_table_part(element, name)
+
+    def _close(self, element: Any, name: str) -> None:  # noqa: ANN401
+        if name in _LISTS:
+            if self._lists:
+                self._lists.pop()
+        elif name == "br":
+            self.flow.end(Gap.BLANK if self.flow.is_empty() else Gap.LINE)
+            return
+        elif name in _AROUND:
+            self.flow.add(_AROUND[name][1])
+        elif self._scripts and self._scripts[-1][0] is element:
+            self._script(element, name)
+        else:
+            self._close_table_part(element, name)
+        self._separate(name, closes=True)
+        if name in _PREFORMATTED:
+            self._preformatted -= 1
+        elif element is self._heading:
+            self._heading = None
+            self.flow.unmark()
+        elif name == "li":
+            self.flow.unmark()
+
+    def _separate(self, name: str, *, closes: bool = False) -> None:
+        """Begin a new line where a browser does; a heading stays one line whatever it holds."""
+        preformatted = self._preformatted > 0
+        if name in _HEADINGS:
+            self.flow.end(Gap.BLANK)
+        elif self._heading is not None and not self._cells:
+            self.flow.add(" " if name in _BLANK_AROUND or name in _OWN_LINE else "")
+        elif name in _BLANK_AROUND or name in _PREFORMATTED:
+            nested = name in _LISTS and len(self._lists) > (0 if closes else 1)
+            self.flow.end(Gap.LINE if nested else Gap.BLANK, preformatted=preformatted)
+        elif name in _OWN_LINE:
+            self.flow.end(Gap.LINE, preformatted=preformatted)
+
+    def _item(self, element: Any) -> None:  # noqa: ANN401
+        if not self._lists:
+            return
+        indent = "  " * min(len(self._lists) - 1, _INDENTED)
+        number = self._lists[-1]
+        if number is None:
+            self.flow.mark(f"{indent}- ", "item")
+            return
+        number = _number(element, "value", number)
+        self._lists[-1] = number + 1
+        self.flow.mark(f"{indent}{_numeral(number, element.getparent().get('type'))}. ", "item")
+
+    def _script(self, element: Any, name: str) -> None:  # noqa: ANN401
+        script = self.flow.cut(self._scripts.pop()[1])
+        if script is None or not script.strip():
+            return
+        before, after = self.flow.tail(_BEFORE), element.tail or ""
+        note = _NOTE.fullmatch(script.strip())
+        if name == "sub":
+            self.flow.add(subscript(before, script, after))
+        elif note and (name == "a" or _holds_link(element)):
+            self.flow.add(f"[{note[1]}]")
+        else:
+            self.flow.add(superscript(before, script, after))
+
+    def _open_table_part(self, element: Any, name: str) -> None:  # noqa: ANN401
+        if name == "table":
+            self._tables.append(Table(len(self._tables) + 1, _is_layout(element)))
+        elif name == "tr" and self._tables:
+            self._tables[-1].rows.append([])
+        elif name in ("td", "th") and self._tables and self._tables[-1].holds_values():
+            self._cells.append((element, self.flow))
+            self.flow = Flow()
+
+    def _close_table_part(self, element: Any, name: str) -> None:  # noqa: ANN401
+        if self._cells and self._cells[-1][0] is element:
+            self.flow.end()
+            cell = Cell(self.flow.lines, _number(element, "rowspan", 1), _number(element, "colspan", 1))
+            self.flow = self._cells.pop()[1]
+            self._tables[-1].add(cell)
+        elif name == "table" and self._tables:
+            self._tables.pop().write(self.flow)
+
+
+def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
+    """Whether the page hides a part; a formula is hidden only where a picture of it is shown."""
+    attributes = element.attrib
+    hidden = "hidden" in attributes and attributes["hidden"].lower() != "until-found"
+    if not (
+        hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))
+    ):
+        return False
+    return not _holds_formula(element)
+
+
+def _holds_formula(element: Any) -> bool:  # noqa: ANN401
+    return next(element.iter("math"), None) is not None
+
+
+def _follows_formula(element: Any) -> bool:  # noqa: ANN401
+    before = element.getprevious()
+    return before is not None and _holds_formula(before)
+
+
+def _is_notice(element: Any) -> bool:  # noqa: ANN401
+    """Whether a text for browsers without scripts asks for scripts and says nothing else; a number says more."""
+    text = _text_within(element, _NOTICE_WITHIN)
+    return text is not None and "javascript" in text.lower() and not any(map(str.isdigit, text))
+
+
+def _text_within(element: Any, limit: int) -> str | None:  # noqa: ANN401
+    """All text of a small element, None for a larger one: elements nest, and each is read no further than that."""
+    found = ""
+    for number, text in enumerate(element.itertext()):
+        found += text.strip() if limit == _SIGN_WITHIN else text
+        if len(found) > limit or number > limit:
+            return None
+    return found.strip()
+
+
+def _is_line_numbers(element: Any) -> bool:  # noqa: ANN401
+    numbers = "".join(element.itertext()).split()
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        return False
+    first = int(numbers[0])
+    return [int(number) for number in numbers] == list(range(first, first + len(numbers)))
+
+
+def _is_permalink(element: Any) -> bool:  # noqa: ANN401
+    """Whether a link is the sign beside a heading that leads to the heading itself, or skips the menus."""
+    if not element.get("href", "").startswith("#"):
+        return False
+    return "skip" in element.get("class", "") or _text_within(element, _SIGN_WITHIN) in _PERMALINK
+
+
+def _is_note_mark(element: Any) -> bool:  # noqa: ANN401
+    """Whether a link is the number of a note, in the text or at the note, which a style sheet may set apart."""
+    named = f"{element.get('role', '')} {element.get('class', '')}"
+    return any(name in named for name in ("noteref", "footnote-ref", "fn-backref", "doc-backlink"))
+
+
+def _holds_link(element: Any) -> bool:  # noqa: ANN401
+    link = element.find(".//a")
+    if link is None:
+        parent = element.getparent()
+        link = parent if parent is not None and parent.tag == "a" else None
+    return link is not None and link.get("href") is not None
+
+
+def _is_layout(element: Any) -> bool:  # noqa: ANN401
+    return element.get("role") in ("none", "presentation")
+
+
+def _shown_alternative(element: Any) -> str:  # noqa: ANN401
+    """The words that stand for a picture; a single one mostly names an icon."""
+    words = element.get("alt", "")
+    if len(_WORDS.findall(words)) < 2 or _follows_formula(element):
+        return ""
+    return f" {words} "
+
+
+def _chosen(element: Any) -> str:  # noqa: ANN401
+    """What a field shows of a list of choices."""
+    chosen = [option for option in element.iter("option") if option.get("selected") is not None]
+    return ", ".join("".join(option.itertext()).strip() for option in chosen)
+
+
+def _number(element: Any, name: str, default: int) -> int:  # noqa: ANN401
+    value = element.get(name, "").strip()
+    return int(value) if re.fullmatch(r"-?[0-9]{1,6}", value) else default
+
+
+def _numeral(number: int, kind: str | None) -> str:
+    """A list's number as the page shows it: a, B, iv, or digits."""
+    if kind in ("a", "A") and 0 < number <= 26:
+        return chr(ord(kind) + number - 1)
+    if kind in ("i", "I") and 0 < number < 40:
+        tens, ones = divmod(number, 10)
+        roman = "x" * tens + ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")[ones]
+        return roman if kind == "i" else roman.upper()
+    return str(number)

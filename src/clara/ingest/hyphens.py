@@ -1,0 +1,73 @@
+"""Hyphens at the ends of lines: those that only break a word go, those of the word itself stay.
+
+Characters alone do not tell ``infor-/mation`` from ``price-/determining``: the rest of the document does, and what
+stands on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# A word broken at a line's end; U+FFFE is PDFium's mark for a hyphen whose line break it has dropped.
+_BREAK = re.compile("(?<=[^\\W_])(?:\ufffe\n?|-\n)(?=[^\\W_])")
+_MARK = re.compile("\ufffe\n?")
+_REACH = 200  # characters looked at on both sides: the longest addresses
+_WORD = r"[^\W_]+(?:-[^\W_]+)*"
+_WORDS, _LAST_WORD = re.compile(_WORD), re.compile(rf"{_WORD}\Z")
+_ADDRESS = re.compile(r"://|www\.|@|\w/\w")
+_TENS = frozenset(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
+_UNITS = frozenset(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+_ORDINALS = frozenset(["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"])
+_SUSPENDED = frozenset(["und", "oder", "bis", "sowie", "and"])  # what follows the hyphen of "Ein- und Ausgang"
+
+
+def join_lines(pages: list[str]) -> list[str]:
+    r"""Join the words that lines break.
+
+    Args:
+        pages: texts of a document's pages with ``\n`` at each line's end.
+
+    Returns:
+        The same texts: a word's own hyphen without the line break behind it, others gone with it.
+    """
+    known = {word.lower() for page in pages for word in _whole_words(page)}
+    return [_MARK.sub("-", _joined(page, known)) for page in pages]
+
+
+def _whole_words(page: str) -> Iterator[str]:
+    """The words that no line breaks: the others are no evidence."""
+    parts = _BREAK.split(page)
+    for number, part in enumerate(parts):
+        words = _WORDS.findall(part)
+        yield from words[number > 0 : len(words) - (number < len(parts) - 1)]
+
+
+def _joined(page: str, known: set[str]) -> str:
+    def hyphen(match: re.Match[str]) -> str:
+        left = page[max(0, match.start() - _REACH) : match.start()]
+        right = page[match.end() : match.end() + _REACH]
+        return _hyphen(left.split()[-1], right.split()[0], known)
+
+    return _BREAK.sub(hyphen, page)
+
+
+def _hyphen(left: str, right: str, known: set[str]) -> str:
+    """What stands between the two parts of a broken word; ``left`` ends and ``right`` begins in letters or digits."""
+    first, second = _LAST_WORD.findall(left)[0], _WORDS.findall(right)[0]
+    if second in _SUSPENDED and second == right:
+        return "- "
+    if _ADDRESS.search(left) or f"{first}-{second}".lower() in known:
+        return "-"
+    if (first + second).lower() in known and not second[0].isdigit():
+        return ""
+    return "-" if _is_own(first, second) else ""
+
+
+def _is_own(first: str, second: str) -> bool:
+    """Whether the hyphen is the word's own, by its parts alone."""
+    if second[0].isupper() or second[0].isdigit() or first[-1].isdigit():
+        return True
+    if len(first) == 1 or first.isupper() or "-" in first + second:
+        return True
+    return first.lower() in _TENS and second.lower() in _UNITS | _ORDINALS

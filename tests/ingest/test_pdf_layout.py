@@ -1,0 +1,228 @@
+"""PDF pages: superscripts, turned pages, hyphens at line ends, columns, form fields, pages that are pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pdf_files import make_drawn_pdf
+
+from clara.ingest import Skipped, document_uri, read_file
+from clara.ingest.hyphens import join_lines
+from clara.records import Document
+
+_IMAGE = "q 500 0 0 700 40 40 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x7f EI Q"
+
+
+def _document(folder: Path, data: bytes) -> tuple[Document, list[Skipped]]:
+    path = folder / "a.pdf"
+    path.write_bytes(data)
+    document, *others = read_file(path)
+    assert isinstance(document, Document)
+    return document, [item for item in others if isinstance(item, Skipped)]
+
+
+def _text(folder: Path, content: str, *, page: str = "", fields: tuple[str, ...] = ()) -> str:
+    return _document(folder, make_drawn_pdf([content], page=page, fields=fields))[0].text
+
+
+def _at(x: float, y: float, text: str, size: float = 11) -> str:
+    return f"BT /F1 {size} Tf {x} {y} Td ({text}) Tj ET\n"
+
+
+# Superscripts
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        # Drawn one after the other, as writers do: the place goes on where the last word ended.
+        ("BT /F1 11 Tf 72 760 Td (about 10) Tj /F1 7 Tf 4 Ts (6) Tj /F1 11 Tf 0 Ts ( cells) Tj ET", "about 10^6 cells"),
+        ("BT /F1 11 Tf 72 760 Td (about 10) Tj /F1 7 Tf 4 Ts (-4) Tj /F1 11 Tf 0 Ts (.) Tj ET", "about 10^-4."),
+        ("BT /F1 11 Tf 72 760 Td (in 2019) Tj /F1 7 Tf 4 Ts (1) Tj /F1 11 Tf 0 Ts ( only) Tj ET", "in 2019[1] only"),
+        ("BT /F1 11 Tf 72 760 Td (CO) Tj /F1 7 Tf -2 Ts (2) Tj /F1 11 Tf 0 Ts ( is) Tj ET", "CO2 is"),
+        ("BT /F1 11 Tf 72 760 Td (101) Tj /F1 7 Tf -2 Ts (2) Tj /F1 11 Tf 0 Ts ( is five) Tj ET", "101_2 is five"),
+        # The size stands in the matrix, not in the font.
+        (
+            "BT /F1 1 Tf 11 0 0 11 72 760 Tm (per m) Tj 7 0 0 7 100.1 764 Tm (2) Tj 11 0 0 11 104 760 Tm ( or) Tj ET",
+            "per m^2 or",
+        ),
+        # A note begins with its mark.
+        ("BT /F1 6 Tf 72 764 Td (3) Tj /F1 9 Tf 4 -4 Td (See the annex.) Tj ET", "3 See the annex."),
+        # Small words, capitals at the start of a chapter and lines in small print are no superscripts.
+        ("BT /F1 11 Tf 72 760 Td (The ) Tj /F1 8 Tf (SMALL) Tj /F1 11 Tf ( word) Tj ET", "The SMALL word"),
+        (_at(72, 700, "T", 60) + _at(112, 735, "he king went home that day.", 11), "T he king went home that day."),
+        (_at(72, 760, "A line.") + _at(72, 748, "Small print below it.", 7), "A line.\nSmall print below it."),
+    ],
+)
+def test_superscripts_keep_numbers_apart(tmp_path: Path, content: str, text: str) -> None:
+    assert _text(tmp_path, content) == text
+
+
+# Turned pages
+
+
+_TABLE = [("Region", "Sales"), ("Graz", "451"), ("Linz", "388")]
+
+
+def test_a_page_that_is_shown_turned(tmp_path: Path) -> None:
+    turned = "".join(
+        f"BT /F1 11 Tf 0 1 -1 0 {95 + 20 * row} {60 + 200 * column} Tm ({cell}) Tj ET\n"
+        for row, cells in enumerate(_TABLE)
+        for column, cell in enumerate(cells)
+    )
+    for page in ("/Rotate 90", ""):
+        assert _text(tmp_path, turned, page=page) == "Region Sales\nGraz 451\nLinz 388"
+
+
+def test_superscripts_on_a_turned_page(tmp_path: Path) -> None:
+    content = (
+        "BT /F1 11 Tf 0 1 -1 0 95 60 Tm (about 10) Tj /F1 7 Tf 4 Ts (6) Tj /F1 11 Tf 0 Ts ( cells) Tj ET\n"
+        "BT /F1 11 Tf 0 1 -1 0 115 60 Tm (and more) Tj ET"
+    )
+    assert _text(tmp_path, content, page="/Rotate 90") == "about 10^6 cells\nand more"
+
+
+def test_text_outside_the_visible_page_is_left_out(tmp_path: Path) -> None:
+    content = _at(72, 760, "Seen.") + _at(72, 20, "Printer's mark.")
+    assert _text(tmp_path, content, page="/CropBox [0 100 595 842]") == "Seen."
+
+
+# Hyphens
+
+
+@pytest.mark.parametrize(
+    ("broken", "joined"),
+    [
+        ("infor-\nmation", "information"),
+        ("infor\ufffemation", "information"),
+        ("COVID-\n19", "COVID-19"),
+        ("Jean\ufffePierre", "Jean-Pierre"),
+        ("F-\n16", "F-16"),
+        ("AB-\nCD", "AB-CD"),
+        ("DNA-\nbased", "DNA-based"),
+        ("X-\nray", "X-ray"),
+        ("2019-\n2020", "2019-2020"),
+        ("030-555-\n1234", "030-555-1234"),
+        ("19-\nyear", "19-year"),
+        ("state\ufffeof-the-art", "state-of-the-art"),
+        ("state-of-\nthe-art", "state-of-the-art"),
+        ("twenty-\none", "twenty-one"),
+        ("https://intranet.example/user-\nguide", "https://intranet.example/user-guide"),
+        ("name@mail-\nserver.example", "name@mail-server.example"),
+        ("price-\ndetermining and price-determining", "price-determining and price-determining"),
+        ("non-\nlinear or nonlinear", "nonlinear or nonlinear"),
+        ("Donau-\ndampf-\nschiff", "Donaudampfschiff"),
+        ("Ein-\nund Ausgang", "Ein- und Ausgang"),
+        ("a range -\nand more", "a range -\nand more"),
+        ("-\nitem", "-\nitem"),
+        ("page ends in a bro\ufffe", "page ends in a bro-"),
+    ],
+)
+def test_hyphens_at_line_ends(broken: str, joined: str) -> None:
+    assert join_lines([broken]) == [joined]
+
+
+def test_another_page_tells_whose_a_hyphen_is() -> None:
+    assert join_lines(["a well-\nknown man", "He is well-known."]) == ["a well-known man", "He is well-known."]
+    assert join_lines(["a WELL-\nKNOWN man", "wellknown"])[0] == "a WELLKNOWN man"
+
+
+def test_a_page_of_one_word_takes_no_time() -> None:
+    assert join_lines(["a" * 200_000 + "-\n" + "b" * 200_000])[0] == "a" * 200_000 + "b" * 200_000
+
+
+def test_hyphens_of_a_pdf(tmp_path: Path) -> None:
+    lines = ["The COVID-", "19 clause of infor-", "mation; bye."]
+    assert _text(tmp_path, "".join(_at(72, 760 - 14 * n, line) for n, line in enumerate(lines))) == (
+        "The COVID-19 clause of information; bye."
+    )
+
+
+# Columns
+
+_LEFT = [
+    "The treaty was signed in",
+    "the town of Lisbon by two",
+    "ministers, in the presence of",
+    "many of their coun-",
+    "trymen.",
+]
+_RIGHT = [
+    "The bridge has a span of",
+    "four hundred metres and it",
+    "was opened in the spring of",
+    "the year 1932 by the two",
+    "ministers.",
+]
+
+
+def _rows(left: list[str], right: list[str], *, gutter: float = 320) -> str:
+    rows = zip(left, right, strict=True)
+    return "".join(_at(72, 760 - 14 * n, a) + _at(gutter, 760 - 14 * n, b) for n, (a, b) in enumerate(rows))
+
+
+def test_columns_that_are_drawn_row_by_row(tmp_path: Path) -> None:
+    heading = _at(72, 790, "A heading that reaches over both of the columns of this page, from left to right")
+    text = _text(tmp_path, heading + _rows(_LEFT, _RIGHT))
+    left = "\n".join(_LEFT[:3]) + "\nmany of their countrymen."
+    assert text.splitlines()[0].startswith("A heading")
+    assert text.partition("\n")[2] == left + "\n" + "\n".join(_RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (["Region North with Graz", "Region South with Linz", "Region East with Wels"], ["Sales of 451 tonnes"] * 3),
+        (["item", "price", "sum"], ["one of many things", "two of many things", "all of many things"]),
+        (["a b c", "d e f"], ["g h i", "j k l"]),
+    ],
+)
+def test_a_table_is_read_row_by_row(tmp_path: Path, left: list[str], right: list[str]) -> None:
+    rows = [f"{a} {b}" for a, b in zip(left, right, strict=True)]
+    assert _text(tmp_path, _rows(left, right)) == "\n".join(rows)
+
+
+# Form fields
+
+
+def test_form_fields_stand_where_the_page_shows_them(tmp_path: Path) -> None:
+    box = "/AP << /N << /Yes 10 0 R /Off 10 0 R >> >>"
+    fields = (
+        "/FT /Tx /T (n) /V (Ottilie Brandt) /Rect [120 756 300 770]",
+        "/FT /Tx /T (empty) /Rect [120 706 300 720]",
+        "/FT /Tx /T (secret) /V (hidden) /F 2 /Rect [120 656 300 670]",
+        "/FT /Tx /T (key) /V (password) /Ff 8192 /Rect [120 656 300 670]",
+        f"/FT /Btn /T (yes) /V /Yes /AS /Yes {box} /Rect [120 736 130 746]",
+        f"/FT /Btn /T (no) /V /Off /AS /Off {box} /Rect [180 736 190 746]",
+        "/FT /Ch /T (town) /V (Graz) /Opt [(Graz) (Linz)] /Ff 131072 /Rect [72 500 300 514]",
+    )
+    content = (
+        _at(72, 760, "Name:")
+        + _at(72, 738, "Smoker?")
+        + _at(135, 738, "yes")
+        + _at(195, 738, "no")
+        + _at(72, 400, "Signed in Wels.")
+    )
+    assert _text(tmp_path, content, fields=fields) == (
+        "Name: Ottilie Brandt\nSmoker? ☒ yes ☐ no\nGraz\nSigned in Wels."
+    )
+
+
+def test_a_form_whose_only_text_are_its_values(tmp_path: Path) -> None:
+    field = "/FT /Tx /T (n) /V (Ottilie Brandt) /Rect [120 756 300 770]"
+    assert _text(tmp_path, "", fields=(field,)) == "Ottilie Brandt"
+
+
+# Pages without text
+
+
+def test_pages_that_are_pictures_are_named(tmp_path: Path) -> None:
+    pages = [_at(72, 760, "Cover."), _IMAGE, _IMAGE, "", _at(72, 760, "Text."), _IMAGE]
+    document, (skipped,) = _document(tmp_path, make_drawn_pdf(pages))
+    assert document.text == "Cover.\n\nText."
+    assert document.pages == (0, 8, 8, 8, 8, 13)
+    assert document.metadata["pages_without_text"] == "4"
+    assert skipped.reason == "no text"
+    assert skipped.uri == f"{document_uri(tmp_path)}/a.pdf#page=2-3,6"
+    assert "3 of 6 pages hold no text: scanned? run OCR" in skipped.message
