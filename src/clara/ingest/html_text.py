@@ -260,9 +260,7 @@ def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
     """Whether the page hides a part; a formula is hidden only where a picture of it is shown."""
     attributes = element.attrib
     hidden = "hidden" in attributes and attributes["hidden"].lower() != "until-found"
-    if not (
-        hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))
-    ):
+    if not (hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))):
         return False
     return not _holds_formula(element)
 

@@ -72,12 +72,7 @@ def _xml_tree(page: str) -> Any:  # noqa: ANN401
     """The tree of well-formed XML, else None. Nothing outside the page is loaded, no entity of its own is expanded."""
     page = _NAMED_CHARACTER.sub(lambda found: html.unescape(found[0]), _XML_DECLARATION.sub("", page, count=1))
     parser = lxml.etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        remove_comments=True,
-        remove_pis=True,
-        collect_ids=False,
+        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True, collect_ids=False
     )
     try:
         tree = lxml.etree.fromstring(page.encode(), parser)
