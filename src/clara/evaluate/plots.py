@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -119,52 +120,50 @@ class _Styles:
         """Twenty colours, then from the first again."""
         return _COLORS[self.systems.index(system) % len(_COLORS)]
 
-    def marker(self, rate: int | None) -> str:
-        """A plain dot without a rate."""
-        return "o" if rate is None else _MARKERS[self.rates.index(rate) % len(_MARKERS)]
-
-    def line(self, rate: int | None) -> str:
-        """A full line without a rate."""
-        return "-" if rate is None else _LINES[self.rates.index(rate) % len(_LINES)]
+    def of_result(self, result: Result) -> dict[str, str]:
+        """Colour, marker and line of a result; a plain dot and a full line without a rate."""
+        place = None if result.rate is None else self.rates.index(result.rate)
+        return {
+            "color": self.color(result.system),
+            "marker": "o" if place is None else _MARKERS[place % len(_MARKERS)],
+            "linestyle": "-" if place is None else _LINES[place % len(_LINES)],
+        }
 
 
 def _title(group: Group, names: GroupNames) -> str:
     return f"{names.data(group)}, {group.setting}, {group.given}{names.k(group)}"
 
 
+def _panels(results: Sequence[Result], names: GroupNames, draw: Callable[..., None]) -> list[_Panel]:
+    """A panel a group, in one style."""
+    styles = _Styles.of(results)
+    return [(_title(group, names), partial(draw, group=own, styles=styles)) for group, own in grouped(results).items()]
+
+
 def _f1_rate(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """F1 with its interval at each rate; systems without a rate as level lines."""
-    styles = _Styles.of([result for result in results if result.f1 is not None])
-    return [
-        (_title(group, names), lambda axes, own=own: _draw_f1_rate(axes, own, styles))  # type: ignore[misc]
-        for group, own in grouped(results).items()
-        if any(result.rate is not None and result.f1 is not None for result in own)
-    ]
+    scored = [result for result in results if result.f1 is not None]
+    rated = {result.group for result in scored if result.rate is not None}
+    return _panels([result for result in scored if result.group in rated], names, _draw_f1_rate)
 
 
 def _draw_f1_rate(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - no types here
-    scored = [result for result in group if result.f1 is not None and result.ci95 is not None]
     drawn = 0
-    for name in dict.fromkeys(result.system for result in scored):
-        points = sorted((result for result in scored if result.system == name), key=lambda result: result.rate or 0)
+    for name in dict.fromkeys(result.system for result in group):
+        points = sorted((result for result in group if result.system == name), key=lambda result: result.rate or 0)
         values = [100 * (result.f1 or 0.0) for result in points]
         if points[0].rate is None:
             axes.axhline(values[0], linestyle="--", linewidth=1, color=styles.color(name), label=name)
             continue
-        spread = [
-            [
-                100 * abs((result.f1 or 0.0) - bound)
-                for result in points
-                for bound in [getattr((result.ci95 or {})["f1"], side)]
-            ]
-            for side in ("low", "high")
-        ]
+        intervals = [(point.ci95 or {})["f1"] for point in points]
+        below = [value - 100 * interval.low for value, interval in zip(values, intervals, strict=True)]
+        above = [100 * interval.high - value for value, interval in zip(values, intervals, strict=True)]
         shift = 1 + _SHIFT * drawn
         drawn = -drawn if drawn > 0 else 1 - drawn
         rates = [shift * (result.rate or 0) for result in points]
-        axes.errorbar(rates, values, yerr=spread, marker="o", capsize=3, color=styles.color(name), label=name)
+        axes.errorbar(rates, values, yerr=[below, above], marker="o", capsize=3, color=styles.color(name), label=name)
     axes.set_xscale("log", base=2)
-    ticks = sorted({result.rate for result in scored if result.rate is not None})
+    ticks = sorted({result.rate for result in group if result.rate is not None})
     axes.set_xticks(ticks, [f"{rate}x" for rate in ticks])
     axes.set_xlabel("compression rate")
     axes.set_ylabel("F1, %")
@@ -173,21 +172,13 @@ def _draw_f1_rate(axes: Any, group: Sequence[Result], styles: _Styles) -> None: 
 def _recall(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """Recall@k of the systems that only rank; of those that answer too only where nothing else ranked."""
     ranked = [result for result in results if result.retrieval is not None]
-    ranked = [result for result in ranked if not result.n] or ranked
-    styles = _Styles.of(ranked)
-    return [
-        (_title(group, names), lambda axes, own=own: _draw_recall(axes, own, styles))  # type: ignore[misc]
-        for group, own in grouped(ranked).items()
-    ]
+    return _panels([result for result in ranked if not result.n] or ranked, names, _draw_recall)
 
 
 def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - as above
     for result in group:
-        if result.retrieval is not None:
-            name, rate = result.system, result.rate
-            values = [100 * result.retrieval[f"R@{depth}"] for depth in RECALL_DEPTHS]
-            style = {"color": styles.color(name), "marker": styles.marker(rate), "linestyle": styles.line(rate)}
-            axes.plot(RECALL_DEPTHS, values, label=result.label, **style)
+        values = [100 * (result.retrieval or {})[f"R@{depth}"] for depth in RECALL_DEPTHS]
+        axes.plot(RECALL_DEPTHS, values, label=result.label, **styles.of_result(result))
     axes.set_xticks(RECALL_DEPTHS)
     axes.set_xlabel("k")
     axes.set_ylabel("Recall@k, %")
@@ -196,20 +187,15 @@ def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  
 def _first_token(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
     """F1 against the time to the first token, a point a system."""
     timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
-    styles = _Styles.of(timed)
-    return [
-        (_title(group, names), lambda axes, own=own: _draw_first_token(axes, own, styles))  # type: ignore[misc]
-        for group, own in grouped(timed).items()
-    ]
+    return _panels(timed, names, _draw_first_token)
 
 
 def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - as above
     from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - optional; loaded by now
 
     for result in group:
-        name, rate = result.system, result.rate
         seconds = 1000 * (result.first_token_seconds or 0.0)
-        style = {"color": styles.color(name), "marker": styles.marker(rate), "linestyle": ""}
+        style = {**styles.of_result(result), "linestyle": ""}
         axes.plot([seconds], [100 * (result.f1 or 0.0)], label=result.label, **style)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -225,10 +211,7 @@ def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[_Panel]:
     for item in kept:
         if item.kept is not None:
             found.setdefault(f"{_title(item.group, names)}: {item.pair}", []).append(item)
-    return [
-        (title, lambda axes, items=items: _draw_kept(axes, items))  # type: ignore[misc]
-        for title, items in found.items()
-    ]
+    return [(title, partial(_draw_kept, items=items)) for title, items in found.items()]
 
 
 def _draw_kept(axes: Any, items: Sequence[KeptBenefit]) -> None:  # noqa: ANN401 - as above
