@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from clara.cli import evaluation
 from clara.cli.compare import ALWAYS, run_comparison
 from clara.cli.eval_bed import (
     DEFAULT_BED,
@@ -27,26 +28,7 @@ from clara.cli.eval_bed import (
 )
 from clara.cli.evaluation import (
     SHOWN_REASONS,
-    BatchOption,
-    CandidatesOption,
-    CorpusOption,
-    DataDirOption,
-    DataOption,
     EvalChoice,
-    EvalModelOption,
-    FirstStageOption,
-    FolderOption,
-    LengthOption,
-    LimitOption,
-    PassagesOption,
-    RatesOption,
-    RecipeOption,
-    RetryOption,
-    SeedOption,
-    SettingOption,
-    SystemOption,
-    TimedOption,
-    YesNoOption,
     candidacy,
     folders,
     given_options,
@@ -85,7 +67,7 @@ _SINGLE = (
 def evaluate(
     ctx: typer.Context,
     *,
-    data: DataOption = None,
+    data: evaluation.DataOption = None,
     given: Annotated[
         Literal["gold", "candidates"] | None,
         typer.Option(
@@ -101,9 +83,9 @@ def evaluate(
             "has its own.",
         ),
     ] = None,
-    rate: RatesOption = None,
-    limit: LimitOption = None,
-    k: PassagesOption = 5,
+    rate: evaluation.RatesOption = None,
+    limit: evaluation.LimitOption = None,
+    k: evaluation.PassagesOption = 5,
     reader: Annotated[
         str | None,
         typer.Option(
@@ -119,18 +101,18 @@ def evaluate(
             help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted.",
         ),
     ] = "free",
-    batch_size: BatchOption = 8,
-    max_new_tokens: LengthOption = 32,
-    setting: SettingOption = None,
-    system: SystemOption = None,
-    option: FolderOption = None,
-    data_dir: DataDirOption = None,
-    corpus: CorpusOption = None,
-    first_stage: FirstStageOption = "bm25",
-    candidates: CandidatesOption = 20,
-    yes_no: YesNoOption = False,
-    timed: TimedOption = 8,
-    retry_errors: RetryOption = False,
+    batch_size: evaluation.BatchOption = 8,
+    max_new_tokens: evaluation.LengthOption = 32,
+    setting: evaluation.SettingOption = None,
+    system: evaluation.SystemOption = None,
+    option: evaluation.FolderOption = None,
+    data_dir: evaluation.DataDirOption = None,
+    corpus: evaluation.CorpusOption = None,
+    first_stage: evaluation.FirstStageOption = "bm25",
+    candidates: evaluation.CandidatesOption = 20,
+    yes_no: evaluation.YesNoOption = False,
+    timed: evaluation.TimedOption = 8,
+    retry_errors: evaluation.RetryOption = False,
     fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
@@ -139,14 +121,14 @@ def evaluate(
     bed_docs: BedDocsOption = DEFAULT_DOCS,
     bed_system: BedSystemOption = None,
     half: HalfOption = "reporting",
-    recipe: RecipeOption = None,
-    seed: SeedOption = 0,
+    recipe: evaluation.RecipeOption = None,
+    seed: evaluation.SeedOption = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
     ] = None,
     as_json: JsonOption = False,
-    model: EvalModelOption = DEFAULT_MODEL,
+    model: evaluation.EvalModelOption = DEFAULT_MODEL,
     base: BaseOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
