@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from bag_model import BagModel, sentence_split
 from clara.config import check
 from clara.data import DocText
-from clara.errors import ConfigError
+from clara.errors import ConfigError, ModelError
 from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.memories import DocumentMemories, rank_documents
 from clara.evaluate.run import Block
-from clara.records import Memory
+from clara.evaluate.system import Context, answer_all
+from clara.records import GenerationRequest, Memory
 
 
 @given(st.lists(st.integers(-3, 3), max_size=20))
@@ -48,6 +49,34 @@ def test_a_batch_too_large_goes_through_in_parts() -> None:
 
     assert each(range(10), limited) == [item * 2 for item in range(10)]
     assert max(size for size in sizes if size <= 3) > 1
+
+
+def test_a_batch_with_another_number_of_results_is_no_items_fault() -> None:
+    def short(batch: Sequence[int]) -> list[int]:
+        return list(batch)[1:]
+
+    with pytest.raises(ModelError, match="1 results for a batch of 2"):
+        each([1, 2], lambda batch: each(batch, short))
+
+
+def test_unwrapping_raises_the_first_failure() -> None:
+    assert unwrap([1, 2]) == [1, 2]
+    with pytest.raises(KeyError, match="first"):
+        unwrap([1, Failure(KeyError("first")), Failure(ValueError("second"))])
+
+
+def test_answers_come_in_order_though_the_longest_is_asked_first() -> None:
+    model = BagModel()
+    texts = ("Ann met Bo.", "Ann met Bo in Ullmere by the old tarn.", "")
+    contexts: list[Context | Failure] = [
+        Context(GenerationRequest("Who?", texts=(text,) if text else ()), tokens=len(text)) for text in texts
+    ]
+    contexts.insert(1, Failure(ValueError("no context")))
+    answers = answer_all(model, contexts, batch_size=2, max_new_tokens=4)
+    assert [request.texts for request in model.requests] == [(texts[1],), (texts[0],), ()]
+    assert answers[1] is contexts[1]
+    alone = [model.generate_many([item.request])[0].text for item in contexts if isinstance(item, Context)]
+    assert [answer.text for answer in answers if not isinstance(answer, Failure)] == alone
 
 
 def test_an_interrupt_ends_the_run() -> None:

@@ -18,6 +18,7 @@ from clara.errors import ClaraError, ConfigError
 from clara.evaluate.failures import Failure
 from clara.evaluate.system import Prediction, Query
 from clara.evaluate.systems import SYSTEMS, model_system
+from clara.evaluate.weights import whole_identity
 from clara.ingest import make_document, split
 from clara.model import ClaraModel, checkpoint
 from clara.model.adapters import Adapters
@@ -285,6 +286,18 @@ def test_fingerprints_change_with_what_decides_replies(
         checkpoint.save(loaded.network, loaded.manifest.model_copy(update=late | changed), folder, card="# Other\n")
         different.append(of("clara", model=ClaraModel.load(folder)))
     assert len(set(different)) == len(different)
+
+
+def test_a_checkpoint_that_gains_a_text_reader_keeps_its_journals(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    before = whole_identity(ClaraModel.load(folder))
+    reader = folder / "adapters" / "text_reader"
+    shutil.copytree(folder / "adapters" / "generator", reader)
+    assert whole_identity(ClaraModel.load(folder)) == before
+    other = folder / "adapters" / "other"
+    shutil.copytree(reader, other)
+    assert whole_identity(ClaraModel.load(folder)) != before, "any other weights count"
 
 
 def test_a_missing_package_names_its_extra(
