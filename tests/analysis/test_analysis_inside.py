@@ -10,8 +10,9 @@ import pytest
 
 from clara.analysis import attention
 from clara.analysis.attention import AttentionSettings, answer_attention
-from clara.analysis.embedding_map import embedding_map, means, mixing, texts_of
+from clara.analysis.embedding_map import embedding_map, means, mixing
 from clara.analysis.gradients import GradientSettings, helpful, push_of, selection_gradients
+from clara.analysis.harness import first_windows
 from clara.data import MultiHop, read_records
 from clara.errors import InputError
 from clara.evaluate import plots
@@ -101,7 +102,7 @@ def test_means_are_what_the_mse_term_compares() -> None:
 
 
 def test_a_map_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None:
-    texts = texts_of(RECORDS, tiny_model.token_spans, max_tokens=64, limit=6)
+    texts = [text for _, text in first_windows(RECORDS, tiny_model, 6)]
     gold = [passage_text(r.docs[i].title, r.docs[i].text) for r in WITH_GOLD for i in r.gold]
     assert len(texts) == len(set(texts)) == 6
     for text in texts:

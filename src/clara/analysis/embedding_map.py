@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clara.analysis.harness import AnalysisSettings, Insight, InspectableModel, OnProgress
-from clara.data import DataRecord, MultiHop, PassageQA
+from clara.analysis.harness import AnalysisSettings, Insight, InspectableModel, OnProgress, first_windows
+from clara.data import DataRecord
 from clara.errors import InputError, MissingExtraError
-from clara.ingest import TokenSpans, make_document, split
 from clara.model.inspection import States
-from clara.prompts import passage_text
 from clara.records import FloatArray
 
 _NEIGHBOURS = 10
@@ -63,7 +61,7 @@ def document_map(
         InputError: there are too few texts.
         MissingExtraError: scikit-learn is not installed.
     """
-    texts = texts_of(records, model.token_spans, max_tokens=model.window_tokens, limit=settings.limit)
+    texts = [text for _, text in first_windows(records, model, settings.limit)]
     return embedding_map(
         model.inspector(),
         texts,
@@ -73,31 +71,6 @@ def document_map(
         rate=settings.rate or model.default_rate,
         seed=settings.seed,
     )
-
-
-def texts_of(
-    records: Sequence[DataRecord], token_spans: TokenSpans, *, max_tokens: int, limit: int | None
-) -> list[str]:
-    """What the compressor reads of passages and gold documents: the first window of each, each text once.
-
-    Args:
-        records: of either kind.
-        token_spans: the model's.
-        max_tokens: the model's window.
-        limit: texts, from the first record; None is all.
-    """
-    texts: dict[str, None] = {}
-    for record in records:
-        docs = (
-            [(record.title, record.text)] if isinstance(record, PassageQA) else [_pair(record, i) for i in record.gold]
-        )
-        for title, text in docs:
-            document = make_document(f"analysis:{title}", title, text)
-            passages = split(document, token_spans, max_tokens=max_tokens)
-            texts.update({passage_text(p.title, p.text): None for p in passages[:1]})
-        if limit is not None and len(texts) >= limit:
-            break
-    return list(texts)[:limit]
 
 
 def embedding_map(
@@ -184,10 +157,6 @@ def tsne(points: FloatArray, *, seed: int) -> FloatArray:
     perplexity = min(30.0, (len(points) - 1) / 3)
     placed: FloatArray = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
     return placed
-
-
-def _pair(record: MultiHop, index: int) -> tuple[str, str]:
-    return record.docs[index].title, record.docs[index].text
 
 
 def _cosine(first: FloatArray, second: FloatArray) -> float:

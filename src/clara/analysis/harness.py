@@ -18,8 +18,10 @@ from clara.evaluate.cache import Cache
 from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.memories import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Context, answer_all
+from clara.ingest import make_document, split
 from clara.metrics import Interval, bootstrap_interval
 from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
+from clara.prompts import passage_text
 from clara.records import FloatArray, Generation, GenerationRequest, Memory
 
 _RowT = TypeVar("_RowT")
@@ -244,6 +246,34 @@ class Asker:
 
         contexts = each(prompts, lambda some: [context(prompt) for prompt in some])
         return answer_all(self._model, contexts, batch_size=self._batch_size, max_new_tokens=self._max_new_tokens)
+
+
+def first_windows(records: Sequence[DataRecord], model: AnswerModel, limit: int | None) -> list[tuple[str, str]]:
+    """What the compressor reads of passages and gold documents: the first window of each, each text once.
+
+    Args:
+        records: of either kind.
+        model: cuts documents.
+        limit: texts, from the first record; None is all.
+
+    Returns:
+        Identifier and text of each: the record's, with the document's index for a question's.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        if isinstance(record, MultiHop):
+            docs = [(f"{record.id}#{i}", record.docs[i].title, record.docs[i].text) for i in record.gold]
+        else:
+            docs = [(record.id, record.title, record.text)]
+        for name, title, text in docs:
+            passages = split(
+                make_document(f"analysis:{title}", title, text), model.token_spans, max_tokens=model.window_tokens
+            )
+            for passage in passages[:1]:
+                found.setdefault(passage_text(passage.title, passage.text), name)
+        if limit is not None and len(found) >= limit:
+            break
+    return [(name, text) for text, name in found.items()][:limit]
 
 
 def distractors(question: MultiHop, count: int, rng: np.random.Generator) -> list[DocText]:

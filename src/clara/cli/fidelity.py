@@ -16,7 +16,6 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.analysis.fidelity import Fidelity, TokenVectors
-    from clara.model import ClaraModel
 
 
 def measure(
@@ -44,20 +43,22 @@ def measure(
         ClaraError: something the user gave cannot be used.
     """
     from clara.analysis.fidelity import measure_fidelity  # noqa: PLC0415
-    from clara.data import write_jsonl  # noqa: PLC0415
+    from clara.analysis.harness import first_windows  # noqa: PLC0415
+    from clara.data import read_records, write_jsonl  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
-    texts, sha256 = _texts(data)
+    reading = read_records(data, plain_passages=True)
+    note(reading.summary())
     make_folder(out)
     choice = resolved(choice)
     model = load_model(choice, choice.model or DEFAULT_MODEL)
     for served in rates:
         model.memory_tokens(served)  # refuses what the model does not serve, before the first rate is measured
-    passages = _windows(model, texts[:limit])
+    passages = first_windows(reading.records, model, limit)
     vectors = _vectors(encoder, choice.device) if encoder is not None else None
     results: list[Fidelity] = []
     for rate in rates or (None,):
@@ -70,7 +71,7 @@ def measure(
             results.append(measure_fidelity(model, passages, rate=rate, vectors=vectors, on_progress=on_progress))
     command = ["clara", *sys.argv[1:]]
     origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
-    found = {"data": str(data), "data_sha256": sha256, "model": model.name, "checkpoint": model.fingerprint}
+    found = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
     value = {**found, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
@@ -79,36 +80,6 @@ def measure(
         print_json(value)
     else:
         _show(results)
-
-
-def _texts(data: Path) -> tuple[list[tuple[str, str, str]], str]:
-    """Identifier, title and text of each passage, each text once; and the file's SHA-256."""
-    from clara.data import MultiHop, read_records  # noqa: PLC0415
-
-    reading = read_records(data, plain_passages=True)
-    note(reading.summary())
-    found: dict[str, tuple[str, str, str]] = {}
-    for record in reading.records:
-        if isinstance(record, MultiHop):
-            for index in record.gold:
-                doc = record.docs[index]
-                found.setdefault(doc.text, (f"{record.id}#{index}", doc.title, doc.text))
-        else:
-            found.setdefault(record.text, (record.id, record.title, record.text))
-    return list(found.values()), reading.sha256
-
-
-def _windows(model: ClaraModel, texts: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:
-    """The first window of each text, as the compressor reads it."""
-    from clara.ingest import make_document, split  # noqa: PLC0415
-    from clara.prompts import passage_text  # noqa: PLC0415
-
-    found: list[tuple[str, str]] = []
-    for name, title, text in texts:
-        document = make_document(f"evaluation:{name}", title, text)
-        windows = split(document, model.token_spans, max_tokens=model.window_tokens)
-        found.extend((name, passage_text(window.title, window.text)) for window in windows[:1])
-    return found
 
 
 def _vectors(folder: Path, device: str) -> TokenVectors:

@@ -6,8 +6,9 @@ A system that is killed goes on after its last batch, and nothing is asked twice
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -405,61 +406,49 @@ class _Builder:
         return len({system.fingerprint for system in systems}) == 1
 
 
-@dataclass(slots=True)
-class _Work:
-    """One run's questions, and what is known of their cost."""
-
-    kind: tuple[str, int | None]
-    total: int
-    done: int = 0
-
-
-@dataclass(slots=True)
 class _Pace:
     """Counts questions, and estimates the time left from the seconds a question of each system."""
 
-    planned: list[tuple[str, int | None, int]]
-    on_progress: Callable[[GridProgress], None] | None
-    _work: list[_Work] = field(init=False)
-    _seconds: dict[tuple[str, int | None], float] = field(default_factory=dict)
-    _asked: dict[tuple[str, int | None], int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._work = [_Work((system, rate), total) for system, rate, total in self.planned]
+    def __init__(
+        self, planned: Sequence[tuple[str, int | None, int]], on_progress: Callable[[GridProgress], None] | None
+    ) -> None:
+        self._kinds = [(system, rate) for system, rate, _ in planned]
+        self._totals = [total for *_, total in planned]
+        self._done = [0] * len(planned)
+        self._seconds: defaultdict[tuple[str, int | None], float] = defaultdict(float)
+        self._asked: Counter[tuple[str, int | None]] = Counter()
+        self._on_progress = on_progress
 
     def start(self, place: int, label: str) -> Callable[[int, int], None]:
         """What to call after each batch of a run."""
-        work = self._work[place]
-        last = [time.monotonic(), 0.0]
+        kind, last, before = self._kinds[place], time.monotonic(), 0
 
         def on_batch(asked: int, known: int) -> None:
+            nonlocal last, before
             now = time.monotonic()
-            self._seconds[work.kind] = self._seconds.get(work.kind, 0.0) + now - last[0]
-            self._asked[work.kind] = self._asked.get(work.kind, 0) + asked - int(last[1])
-            last[:] = [now, asked]
-            work.done = asked + known
-            if self.on_progress is not None:
-                done, total = sum(one.done for one in self._work), sum(one.total for one in self._work)
-                self.on_progress(GridProgress(label, done, total, self._left()))
+            self._seconds[kind] += now - last
+            self._asked[kind] += asked - before
+            last, before = now, asked
+            self._done[place] = asked + known
+            if self._on_progress is not None:
+                self._on_progress(GridProgress(label, sum(self._done), sum(self._totals), self._left()))
 
         return on_batch
 
     def skip(self, place: int) -> None:
         """A run that cannot be made."""
-        self._work[place].total = self._work[place].done = 0
+        self._totals[place] = self._done[place] = 0
 
     def finish(self, place: int) -> None:
         """A run whose questions are all done."""
-        self._work[place].done = self._work[place].total
+        self._done[place] = self._totals[place]
 
     def _left(self) -> float | None:
-        asked = sum(self._asked.values())
+        asked = self._asked.total()
         if not asked:
             return None
         usual = sum(self._seconds.values()) / asked
         return sum(
-            (work.total - work.done) * self._seconds[work.kind] / self._asked[work.kind]
-            if self._asked.get(work.kind)
-            else (work.total - work.done) * usual
-            for work in self._work
+            (total - done) * (self._seconds[kind] / self._asked[kind] if self._asked[kind] else usual)
+            for kind, total, done in zip(self._kinds, self._totals, self._done, strict=True)
         )
