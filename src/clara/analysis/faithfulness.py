@@ -97,7 +97,7 @@ def faithfulness(
         ConfigError: the rate is not served.
     """
     asker, rng = Asker.of(model, settings), np.random.default_rng(settings.seed)
-    shown = [_shown(question, settings.distractors, rng) for question in choose(records, settings.limit)[0]]
+    shown = [_shown(question, settings.distractors, rng) for question in choose(records, settings.limit).questions]
 
     def measure(place: int, question: MultiHop) -> QuestionFaith | str:
         answer = unwrap(asker.answers(question.question, [shown[place]]))[0]

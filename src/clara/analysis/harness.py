@@ -147,8 +147,21 @@ def mean(values: Sequence[float]) -> float:
     return fmean(values) if values else 0.0
 
 
-def choose(records: Sequence[DataRecord], limit: int | None) -> tuple[tuple[MultiHop, ...], Counter[str]]:
-    """The first ``limit`` records that ask a question with a gold document, and the others counted by reason.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Questions that an analysis can use, and what it leaves out.
+
+    Attributes:
+        questions: at least one.
+        unusable: records left out, by reason.
+    """
+
+    questions: tuple[MultiHop, ...]
+    unusable: Counter[str]
+
+
+def choose(records: Sequence[DataRecord], limit: int | None) -> Chosen:
+    """The first ``limit`` records that ask a question with a gold document.
 
     Raises:
         RecordError: nothing is left.
@@ -165,7 +178,7 @@ def choose(records: Sequence[DataRecord], limit: int | None) -> tuple[tuple[Mult
     if not questions:
         listed = ", ".join(f"{count} {reason}" for reason, count in unusable.items()) or "no records"
         raise RecordError(f"nothing to ask: expected questions with gold documents, got {listed}")
-    return tuple(questions), unusable
+    return Chosen(tuple(questions), unusable)
 
 
 def measure_questions(
@@ -186,10 +199,10 @@ def measure_questions(
         RecordError: no question can be asked.
         ConfigError: a setting is wrong for every question alike.
     """
-    questions, unusable = choose(records, limit)
+    chosen = choose(records, limit)
     rows, errors = list[_RowT](), Counter[str]()
-    for place, question in enumerate(questions):
-        found = each([question], lambda one, place=place: [measure(place, one[0])])[0]  # type: ignore[misc]
+    for done, item in enumerate(enumerate(chosen.questions), start=1):
+        found = each([item], lambda some: [measure(*pair) for pair in some])[0]
         if isinstance(found, Failure):
             errors[found.reason] += 1
         elif isinstance(found, str):
@@ -197,8 +210,8 @@ def measure_questions(
         else:
             rows.append(found)
         if on_progress is not None:
-            on_progress(place + 1, len(questions))
-    return Measured(tuple(rows), errors, unusable)
+            on_progress(done, len(chosen.questions))
+    return Measured(tuple(rows), errors, chosen.unusable)
 
 
 class Asker:

@@ -134,7 +134,10 @@ def robustness(
         RecordError: no question can be asked.
         ConfigError: the rate is not served.
     """
-    asker, pool = Asker.of(model, settings), choose(records, None)[0]  # it begins with the questions that are asked
+    asker, pool = (
+        Asker.of(model, settings),
+        choose(records, None).questions,
+    )  # it begins with the questions that are asked
     scored: defaultdict[tuple[Disturbance, str], list[_Scored]] = defaultdict(list)
     errors, unusable = Counter[str](), Counter[str]()
     failed: Counter[tuple[Disturbance, str]] = Counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -235,23 +235,32 @@ def _measure(
     choice = resolved(choice)
     with ExitStack() as opened:
         journals = asked.out / "journals" if asked.out else Path(opened.enter_context(TemporaryDirectory()))
-        task, result, origin, rate = _asked(asked, choice, journals, context, weights, quoted=quoted)
-    compressed = context == "memory" or asked.given == "candidates"
+        run = _run(asked, choice, journals, context, weights, quoted=quoted)
     name = str(folder) if folder is not None else choice.model or DEFAULT_MODEL
-    summary = model_summary(result, model=name, context=context, rate=rate if compressed else None)
-    _say_left_out(task, result)
+    summary = model_summary(run.result, model=name, context=context, rate=run.rate)
+    _say_left_out(run.task, run.result)
     if asked.out is not None:
-        write_model_report(asked.out, task, result, summary, replace(origin, model=name))
+        write_model_report(asked.out, run.task, run.result, summary, replace(run.origin, model=name))
     if as_json:
         print_json(summary)
     else:
-        _show(result)
+        _show(run.result)
 
 
-def _asked(
+@dataclass(frozen=True, slots=True)
+class _ModelRun:
+    """A finished run of one model; ``rate`` is that of its memories, None if it made none."""
+
+    task: Task
+    result: Result
+    origin: Provenance
+    rate: int | None
+
+
+def _run(
     asked: EvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str, *, quoted: bool
-) -> tuple[Task, Result, Provenance, int]:
-    """Ask one model; with the result come the task, the provenance and the rate of its memories."""
+) -> _ModelRun:
+    """Ask one model what its journal does not hold yet."""
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
@@ -297,7 +306,8 @@ def _asked(
                 show(done + known, len(task.questions), "")
 
         result = run_system(system, task, how, rate=settings.rate, scoring=scoring, on_progress=on_progress)
-    return task, result, origin, rate_of(settings, model)
+    compressed = context == "memory" or asked.given == "candidates"
+    return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
 
 
 def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path:

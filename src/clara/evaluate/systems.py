@@ -195,14 +195,11 @@ def _context(name: str, reader: Weights, settings: SystemSettings, model: Answer
         return TextContext(settings.model, settings.cache, reader)
     if name == "memory":
         return MemoryContext(model, rate_of(settings, model), settings.cache, reader)
-    compressor, fingerprint = _llmlingua2(settings) if name == "llmlingua2" else _llmlingua(settings)
-    return ShortenedContext(
-        compressor, fingerprint, target=_window_memory(settings), model=settings.model, cache=settings.cache
-    )
+    return _llmlingua2(settings) if name == "llmlingua2" else _llmlingua(settings)
 
 
-def _llmlingua(settings: SystemSettings) -> tuple[TextCompressor, str]:
-    """LLMLingua on the run's own base weights, and their identity."""
+def _llmlingua(settings: SystemSettings) -> ContextMaker:
+    """Text shortened by LLMLingua on the run's own base weights."""
 
     def load() -> TextCompressor:
         from clara.evaluate.lingua import PerplexityCompressor  # noqa: PLC0415 - slow
@@ -210,11 +207,11 @@ def _llmlingua(settings: SystemSettings) -> tuple[TextCompressor, str]:
         return PerplexityCompressor(base_folder(settings), settings.device)
 
     name = base_identity(settings.model)
-    return settings.cache.opened("llmlingua", name, load), name
+    return _shortened(settings, settings.cache.opened("llmlingua", name, load), name)
 
 
-def _llmlingua2(settings: SystemSettings) -> tuple[TextCompressor, str]:
-    """LLMLingua-2's published encoder, from the hub or the option ``llmlingua2``, and its identity."""
+def _llmlingua2(settings: SystemSettings) -> ContextMaker:
+    """Text shortened by LLMLingua-2's published encoder, from the hub or the option ``llmlingua2``."""
     folder = hub_folder(_LLMLINGUA2, settings.options.get("llmlingua2"), option="llmlingua2")
 
     def load() -> TextCompressor:
@@ -225,7 +222,12 @@ def _llmlingua2(settings: SystemSettings) -> tuple[TextCompressor, str]:
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings), local_files_only=True)
         return ClassifierCompressor(folder, TokenCounter(tokenizer), settings.device)
 
-    return settings.cache.opened("llmlingua2", str(folder), load), weights_hash(folder)
+    return _shortened(settings, settings.cache.opened("llmlingua2", str(folder), load), weights_hash(folder))
+
+
+def _shortened(settings: SystemSettings, compressor: TextCompressor, fingerprint: str) -> ShortenedContext:
+    target = _window_memory(settings)
+    return ShortenedContext(compressor, fingerprint, target=target, model=settings.model, cache=settings.cache)
 
 
 def _window_memory(settings: SystemSettings) -> int:

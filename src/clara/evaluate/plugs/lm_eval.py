@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clara.data import DocText
 from clara.errors import ConfigError, MissingExtraError
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import unwrap
+from clara.evaluate.memories import DocumentMemories
 from clara.evaluate.system import AnswerModel
-from clara.ingest import make_document, split
-from clara.prompts import passage_text
 from clara.records import ContextKind, GenerationRequest
 
 try:
@@ -100,7 +102,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         chosen = pretrained or model
         self._model = _loaded(chosen, device or "cpu") if isinstance(chosen, str | Path) else chosen
         self._context = context
-        self._rate = None if rate is None else int(rate)
+        self._memories = DocumentMemories(self._model, None if rate is None else int(rate), Cache())
         self._reader = reader or ("generator" if context == "memory" else "base")
         self._batch = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else _BATCH
         self._cut = cut
@@ -150,10 +152,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
             return GenerationRequest(asked.question, reader="base" if self._context != "none" else reader)
         if self._context == "text":
             return GenerationRequest(asked.question, texts=(asked.background,), reader=reader)
-        document = make_document("evaluation:prompt", "", asked.background)
-        passages = split(document, self._model.token_spans, max_tokens=self._model.window_tokens)
-        texts = [passage_text(passage.title, passage.text) for passage in passages]
-        memories = tuple(self._model.compress(texts, rate=self._rate))
+        memories = unwrap(self._memories.of([DocText("", asked.background)]))[0]
         return GenerationRequest(asked.question, memories=memories, reader=reader)
 
 
