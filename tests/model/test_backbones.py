@@ -126,7 +126,7 @@ def test_every_linear_layer_but_the_head_has_an_adapter(base: Path) -> None:
     linear = {
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
-    state = checkpoint.adapter_tensors(trained(base, PAPER).network.adapters.peft_model, "compressor")
+    state = trained(base, PAPER).network.adapters.tensors("compressor")
     names = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in state}
     assert names == linear
     assert any("qkv_proj" in name for name in names) is (base.name == "phi")

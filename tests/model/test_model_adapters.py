@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig
-from clara.model import adapters as module
-from clara.model.adapters import Adapters, Role, RoleWeights
-from clara.model.create import Loaded
+from clara.model import checkpoint, default_cache
+from clara.model import roles as module
+from clara.model.adapters import Adapters
+from clara.model.create import Loaded, from_checkpoint, open_checkpoint
+from clara.model.network import StoredNetwork
+from clara.model.placement import Placement
+from clara.model.roles import Role, RoleWeights
 
 IDS = torch.tensor([[5, 80, 301, 44, 7, 599]])
 ROLES: tuple[Role | None, ...] = (None, "compressor", "generator")
@@ -134,3 +142,31 @@ def test_one_backward_pass_reaches_two_adapters(adapters: Adapters) -> None:
         assert sum(float(g.abs().sum()) > 0 for g in grads if g is not None) == len(grads)
     frozen = [p for name, p in adapters.peft_model.named_parameters() if "lora_" not in name]
     assert all(p.grad is None for p in frozen)
+
+
+def test_stored_adapters_merge_as_peft_does(tiny_checkpoint: Path) -> None:
+    """Two ways to the same weights: a checkpoint's numbers added in, and PEFT's own merge."""
+    cache = default_cache()
+    manifest = checkpoint.read_manifest(tiny_checkpoint)
+    whole = from_checkpoint(tiny_checkpoint, cache, dtype=torch.bfloat16)
+    stored = open_checkpoint(tiny_checkpoint, cache, Placement(dtype=torch.bfloat16))
+    assert isinstance(stored.network, StoredNetwork)
+    assert checkpoint.fingerprint(stored.network, manifest) == checkpoint.fingerprint(whole.network, manifest)
+    for role in manifest.roles:
+        twin = copy.deepcopy(whole.network.adapters.peft_model)
+        wanted = twin.merge_and_unload(adapter_names=[role]).state_dict()
+        for adapters in (stored.network.adapters, whole.network.adapters):
+            merged = adapters.merged(role).state_dict()
+            assert merged.keys() == wanted.keys()
+            assert all(torch.equal(merged[name], wanted[name]) for name in wanted)
+
+
+def test_a_checkpoint_is_read_without_peft(tiny_checkpoint: Path) -> None:
+    code = (
+        "import sys; from clara.model import ClaraModel\n"
+        f"model = ClaraModel.load({str(tiny_checkpoint)!r})\n"
+        "model.generate('Who?', model.compress(['The tower is high.']), max_new_tokens=2)\n"
+        "print('peft' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

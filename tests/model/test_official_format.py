@@ -294,7 +294,7 @@ def test_an_instruct_checkpoint_keeps_its_generator_whatever_pure_inference_says
     made = content(tiny_base, training_stage="stage1_2", pure_inference=False)
     folder = made.write(tmp_path / "made")
     loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
-    state = checkpoint.adapter_tensors(loaded.network.adapters.peft_model, "generator")
+    state = loaded.network.adapters.tensors("generator")
     for name, tensor in made.adapters["decoder_adapter"].items():
         assert torch.equal(state["base_model.model." + name], tensor)
 

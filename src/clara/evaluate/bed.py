@@ -36,7 +36,7 @@ _ANSWER_TOKENS = 64  # as `clara ask`
 
 
 class Evidence(Settings):
-    """The stretch of a document that holds the answer, word for word; signs and white space between them do not count."""
+    """The stretch of a document that holds the answer, word for word; signs and white space do not count."""
 
     document: str
     text: str

@@ -1,6 +1,7 @@
-"""The roles as named LoRA adapters on one backbone, and the only place where the active one changes.
+"""The roles as named LoRA adapters on one backbone, for training and for models too large to keep merged copies of.
 
-PEFT's names for layers and files are known here and in ``checkpoint``, nowhere else.
+The only file that knows PEFT: its layers, its names, its folder format. Who only reads a small checkpoint does without
+(``roles``).
 """
 
 from __future__ import annotations
@@ -8,29 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from threading import RLock
-from typing import Literal
+from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
-from clara.model.attention import speed_up
-
-Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
-AdapterName = Role | Literal["teacher"]
-"""A role, or the frozen reader that a run is taught by."""
-ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
-MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
-"""Roles that decide what a memory is, of a passage or a question."""
-
-MERGE_LIMIT = 500_000_000
-"""Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
-the layer's at rank 16, and a second copy of the weights costs more than they do."""
+from clara.model.roles import ROLES, AdapterName, Role, merged_copy, sharing
+from clara.model.tensors import ADAPTER, check_finite, checked_tensors
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:
@@ -86,7 +76,11 @@ class Adapters:
 
     def weights_of(self, role: Role) -> Role:
         """The role whose weights ``role`` uses."""
-        return "compressor" if role == "query_reasoner" and role not in self.peft_model.peft_config else role
+        return sharing(role, self.peft_model.peft_config)
+
+    def tensors(self, role: AdapterName) -> dict[str, Tensor]:
+        """An adapter's LoRA tensors by PEFT's names."""
+        return adapter_tensors(self.peft_model, role)
 
     def split_query_reasoner(self) -> None:
         """Give the query reasoner weights of its own, a copy of the compressor's; nothing happens if it has some."""
@@ -161,78 +155,47 @@ class Adapters:
         What has no adapter (embeddings, norms, LM head) is shared with the backbone, not copied.
         """
         owner = self.weights_of(role)
-        bare = self.bare()
-        # Whatever deepcopy finds here it takes instead of copying.
-        kept: dict[int, object] = {id(tensor): tensor for tensor in chain(bare.parameters(), bare.buffers())}
-        kept |= {id(layer): _merged_layer(layer, owner) for layer in self._layers}
-        plain: PreTrainedModel = copy.deepcopy(bare, kept)
-        return plain.eval()
+        layers = {layer: (layer.get_base_layer(), layer.get_delta_weight(owner)) for layer in self._layers}
+        return merged_copy(self.bare(), layers)
 
 
-def _merged_layer(layer: LoraLayer, adapter: str) -> nn.Module:
-    """The linear layer under a LoRA layer with the adapter added into its weight."""
-    base = layer.get_base_layer()
-    merged = copy.copy(base)
-    merged._parameters = dict(base._parameters)  # a shallow copy would share the dictionary, and with it the weight
-    merged.weight = nn.Parameter(base.weight.data + layer.get_delta_weight(adapter), requires_grad=False)
-    return merged
+def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write an adapter in PEFT's folder format; the folder may exist.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = adapter_tensors(peft_model, name)
+    check_finite(state, f"adapter {name}")
+    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
+    config: LoraConfig = peft_model.peft_config[name]
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    config.inference_mode = False
 
 
-class RoleWeights:
-    """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
+def load_adapter(peft_model: PeftModel, path: Path, role: str) -> None:
+    """Give an adapter the values of a file, which must hold exactly its tensors, all finite.
 
-    def __init__(self, adapters: Adapters, *, merge: bool = True, attention: str | None = None) -> None:
-        """Wrap adapters.
+    Raises:
+        CheckpointError: it does not.
+    """
+    set_adapter(peft_model, checked_tensors(path, adapter_shapes(peft_model, role)), role)
 
-        Args:
-            adapters: of the backbone.
-            merge: whether there is memory for merged copies.
-            attention: transformers' name of the attention for whoever reads prompts; compression keeps its own, which
-                takes the masks of memory tokens.
-        """
-        self._adapters = adapters
-        self._turn = RLock()
-        self._merged: dict[Role, PreTrainedModel] = {}
-        self._attention = attention
-        model = adapters.bare()
-        base = sum(p.numel() for p in model.parameters())
-        # Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
-        plain = not getattr(model, "is_quantized", False) and len(getattr(model, "hf_device_map", {})) <= 1
-        self._merge = merge and plain and base <= MERGE_LIMIT
-        self._compression_attention: str = model.config._attn_implementation
 
-    @contextmanager
-    def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
-        """The causal LM as ``role``; None is the backbone alone.
+def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: str) -> None:
+    """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of ``adapter_shapes``."""
+    set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
 
-        One thread at a time has the backbone; others wait until its block ends. A block therefore holds a whole
-        computation and no ``yield`` to a caller.
-        """
-        if role is None or not self._merge:
-            with self._turn, self._adapters.use(role):
-                yield self._attending(self._adapters.bare(), role)
-            return
-        yield self._copy(self._adapters.weights_of(role))
 
-    def _copy(self, owner: Role) -> PreTrainedModel:
-        """The merged copy of a role, made when it is first asked for."""
-        with self._turn:
-            if owner not in self._merged:
-                made = self._adapters.merged(owner)
-                if owner in MEMORY_ROLES:
-                    speed_up(made)
-                else:
-                    self._attending(made, owner)
-                self._merged[owner] = made
-            return self._merged[owner]
+def adapter_shapes(peft_model: PeftModel, role: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a role's LoRA tensors by PEFT's names."""
+    return {name: tuple(tensor.shape) for name, tensor in adapter_tensors(peft_model, role).items()}
 
-    def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
-        """The model with the attention that the role is to use."""
-        if self._attention is not None:
-            reads = role not in MEMORY_ROLES
-            model.set_attn_implementation(self._attention if reads else self._compression_attention)
-        return model
 
-    def forget(self) -> None:
-        """Drop merged copies; call after the adapters changed."""
-        self._merged.clear()
+def adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:
+    """A role's LoRA tensors by PEFT's names."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
+    return state

@@ -11,31 +11,29 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.adapters import MEMORY_ROLES, Adapters, Role
 from clara.model.backbone import BaseModel
 from clara.model.memory import MemoryTable
-from clara.model.network import Network
-from clara.model.official_vocabulary import VOCABULARY, from_tensors
+from clara.model.network import Network, StoredNetwork
+from clara.model.official_vocabulary import VOCABULARY, Vocabulary, from_tensors
+from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
+from clara.model.tensors import ADAPTER, check_finite, checked_tensors, read_tensors
 from clara.records import Wording
 
 FORMAT_VERSION = 1
 MANIFEST = "clara.json"
 MEMORY = "memory.safetensors"
-ADAPTER = "adapter_model.safetensors"
 
 
 class Origin(Settings):
@@ -292,36 +290,21 @@ def settle(folder: Path) -> None:
 
 
 def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype) -> None:
+    from clara.model.adapters import save_adapter  # noqa: PLC0415 - PEFT takes seconds that reading does without
+
     peft_model = network.adapters.peft_model
     for role in manifest.roles:
         save_adapter(peft_model, role, folder / "adapters" / role, dtype=dtype)
     table = {name: t.to("cpu", torch.float32).contiguous() for name, t in network.table.state_dict().items()}
-    _check_finite(table, MEMORY)
+    check_finite(table, MEMORY)
     save_file(table, folder / MEMORY, metadata={"format": "pt"})
     if network.vocabulary is not None:
         tensors = {name: tensor.contiguous() for name, tensor in network.vocabulary.tensors().items()}
-        _check_finite(tensors, VOCABULARY)
+        check_finite(tensors, VOCABULARY)
         save_file(tensors, folder / VOCABULARY, metadata={"format": "pt"})
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write an adapter in PEFT's folder format; the folder may exist.
-
-    Raises:
-        CheckpointError: a value is not finite.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = adapter_tensors(peft_model, name)
-    _check_finite(state, f"adapter {name}")
-    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
-    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
-    config: LoraConfig = peft_model.peft_config[name]
-    config.inference_mode = True
-    config.save_pretrained(folder)
-    config.inference_mode = False
 
 
 def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: torch.dtype) -> Network:
@@ -336,6 +319,32 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
     Raises:
         CheckpointError: another base model, or a tensor that is missing, unknown, of the wrong shape or not finite.
     """
+    from clara.model.adapters import Adapters, load_adapter  # noqa: PLC0415 - as in _write
+
+    table, vocabulary = _table(folder, manifest, base)
+    adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
+    if "query_reasoner" in manifest.roles:
+        adapters.split_query_reasoner()
+    if "text_reader" in manifest.roles:
+        adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
+    for role in manifest.roles:
+        load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
+    return Network(adapters, manifest.compression, table, vocabulary)
+
+
+def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetwork:
+    """A checkpoint to be read only: its adapters stay numbers until a role acts; arguments and errors as ``load``."""
+    table, vocabulary = _table(folder, manifest, base)
+    tensors: dict[Role, dict[str, Tensor]] = {}
+    for role in manifest.roles:
+        path = folder / "adapters" / role / ADAPTER
+        tensors[role] = checked_tensors(path, StoredAdapters.shapes(base.model, manifest.lora.rank))
+    scale = manifest.lora.alpha / manifest.lora.rank
+    return StoredNetwork(StoredAdapters(base.model, tensors, scale), manifest.compression, table, vocabulary)
+
+
+def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTable, Vocabulary | None]:
+    """A checkpoint's memory table and, in Apple's format, its vocabulary, which is put into the base model."""
     if base.identity != manifest.base_identity:
         raise CheckpointError(
             f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
@@ -347,80 +356,17 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
         table.split_query_read_out()
     table.project_queries(projected=manifest.query_projection, late=manifest.late_interaction)
     expected = {name: tuple(tensor.shape) for name, tensor in table.state_dict().items()}
-    table.load_state_dict(_checked(folder / MEMORY, expected))
+    table.load_state_dict(checked_tensors(folder / MEMORY, expected))
     vocabulary = None
     if manifest.official is not None and table.tokens is not None:
         path = folder / VOCABULARY
         count, width = table.tokens.shape
-        vocabulary = from_tensors(_read(path), memory_tokens=count, width=width, source=str(path))
+        vocabulary = from_tensors(read_tensors(path), memory_tokens=count, width=width, source=str(path))
         vocabulary.apply(base.model, table.tokens)
-    adapters = Adapters.fresh(base.model, manifest.lora, dtype=adapter_dtype)
-    if "query_reasoner" in manifest.roles:
-        adapters.split_query_reasoner()
-    if "text_reader" in manifest.roles:
-        adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
-    for role in manifest.roles:
-        load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
-    return Network(adapters, manifest.compression, table.to(base.model.device), vocabulary)
+    return table.to(base.model.device), vocabulary
 
 
-def load_adapter(peft_model: PeftModel, path: Path, role: str) -> None:
-    """Give an adapter the values of a file, which must hold exactly its tensors, all finite.
-
-    Raises:
-        CheckpointError: it does not.
-    """
-    set_adapter(peft_model, _checked(path, adapter_shapes(peft_model, role)), role)
-
-
-def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: str) -> None:
-    """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of ``adapter_shapes``."""
-    set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
-
-
-def adapter_shapes(peft_model: PeftModel, role: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of a role's LoRA tensors by PEFT's names."""
-    return {name: tuple(tensor.shape) for name, tensor in adapter_tensors(peft_model, role).items()}
-
-
-def adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:
-    """A role's LoRA tensors by PEFT's names."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
-    return state
-
-
-def _checked(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors of a file, which must be exactly those expected."""
-    tensors = _read(path)
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise CheckpointError(f"{path} misses {len(missing)} tensor(s), the first is {missing[0]}")
-    if unknown:
-        raise CheckpointError(f"{path} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
-    _check_finite(tensors, str(path))
-    return tensors
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint has no {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    return tensors
-
-
-def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{source}: {name} has values that are not finite")
-
-
-def fingerprint(network: Network, manifest: Manifest) -> str:
+def fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
     """A hash of all that decides what a memory is: 16 hex digits.
 
     Base model, compression settings, compressor, query reasoner and memory table; not the generator or the text
@@ -430,16 +376,16 @@ def fingerprint(network: Network, manifest: Manifest) -> str:
     return _fingerprint(network, manifest, roles)
 
 
-def memory_fingerprint(network: Network, manifest: Manifest) -> str:
+def memory_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
     """``fingerprint`` without the query reasoner: a hash of what decides the memory of a document, not a question's."""
     return _fingerprint(network, manifest, ["compressor"])
 
 
-def _fingerprint(network: Network, manifest: Manifest, roles: Sequence[Role]) -> str:
+def _fingerprint(network: Network | StoredNetwork, manifest: Manifest, roles: Sequence[Role]) -> str:
     digest = hashlib.sha256(manifest.base_identity.encode())
     digest.update(manifest.compression.model_dump_json().encode())
     for role in roles:
-        state = adapter_tensors(network.adapters.peft_model, role)
+        state = network.adapters.tensors(role)
         for name in sorted(state):
             digest.update(f"{role}/{name}".encode())
             digest.update(

@@ -17,14 +17,14 @@ from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError
 from clara.model import checkpoint, hub, hub_checkpoint, official
-from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
-from clara.model.create import Loaded, place_checkpoint
+from clara.model.create import Loaded, open_checkpoint
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.inspection import Inside, Inspector
-from clara.model.network import encode
+from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
+from clara.model.roles import Role, RoleWeights
 from clara.records import Generation, GenerationRequest, Memory, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -54,11 +54,13 @@ class ClaraModel:
         manifest: what the checkpoint says of itself.
     """
 
-    def __init__(self, name: str, loaded: Loaded, *, attention: str | None = None) -> None:
+    def __init__(self, name: str, loaded: Loaded[Network | StoredNetwork], *, attention: str | None = None) -> None:
         self.name = name
         self.manifest = loaded.manifest
         self.fingerprint = loaded.fingerprint or checkpoint.fingerprint(loaded.network, loaded.manifest)
-        self._network = loaded.network.eval()
+        self._network = loaded.network
+        if isinstance(self._network, Network):
+            self._network.eval()
         self._tokenizer = loaded.base.tokenizer
         self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
@@ -103,7 +105,7 @@ class ClaraModel:
         """
         where = placement(dtype, device, attention)
         folder = find_checkpoint(str(name), progress=progress)
-        loaded = place_checkpoint(
+        loaded = open_checkpoint(
             folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
         )
         # A store keeps the name, and is opened from other working folders.

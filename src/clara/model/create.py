@@ -9,26 +9,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Generic
 
 import torch
+from typing_extensions import TypeVar
 
 from clara.config import CompressionConfig, LoraSettings
 from clara.errors import BaseModelError, CheckpointError
-from clara.model import checkpoint, estimate, hub, official, official_load
-from clara.model.adapters import MERGE_LIMIT, Adapters
+from clara.model import checkpoint, estimate, hub, official
 from clara.model.backbone import BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
 from clara.model.estimate import Estimate
 from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
-from clara.model.network import Network, read_out
+from clara.model.network import Network, StoredNetwork, read_out
 from clara.model.official_prompting import OfficialPrompter
 from clara.model.placement import Placement
 from clara.model.prompting import Prompter
+from clara.model.roles import MERGE_LIMIT, StoredAdapters
+from clara.model.tensors import ADAPTER
+
+AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Network | StoredNetwork, default=Network, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Generic[AnyNetwork_co]):
     """A network with what belongs to it.
 
     Attributes:
@@ -39,7 +44,7 @@ class Loaded:
         fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
     """
 
-    network: Network
+    network: AnyNetwork_co
     base: BaseModel
     manifest: Manifest
     merge: bool = True
@@ -73,6 +78,8 @@ def fresh(
         counted: texts that tokens are counted in, where spans are cut by information; beside the samples.
         seed: of memory tokens and LoRA weights; the global generator is left as it was.
     """
+    from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading does without
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
@@ -159,6 +166,8 @@ def place_checkpoint(
     """
     adapter_dtype = adapter_dtype or where.dtype
     if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
+        from clara.model import official_load  # noqa: PLC0415 - as in fresh
+
         found = official.read(folder)
         name, files = _official_base(found, cache, base_name, progress)
         size = AdapterSize(found.adapter_parameters(), len(found.adapters))
@@ -166,6 +175,42 @@ def place_checkpoint(
         base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits)
         network = official_load.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
         return _cast(Loaded(network, base, official_load.manifest_of(found, base, network), merge=merge), adapter_dtype)
+    manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
+    network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
+    return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
+
+
+def open_checkpoint(
+    folder: Path,
+    cache: Path,
+    where: Placement,
+    *,
+    base_name: str | None = None,
+    check_memory: bool = True,
+    progress: Progress | None = None,
+) -> Loaded[Network | StoredNetwork]:
+    """A checkpoint for inference; arguments and errors as ``place_checkpoint``.
+
+    A small native one is read without PEFT, and without adapter layers that nothing would train.
+    """
+    if checkpoint.is_checkpoint(folder) and where.dtype != torch.float16:
+        manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
+        if merge and StoredAdapters.can_hold(base.model):
+            return Loaded(checkpoint.load_stored(folder, manifest, base), base, manifest)
+        network = checkpoint.load(folder, manifest, base, adapter_dtype=where.dtype)
+        return Loaded(network, base, manifest, merge=merge)
+    return place_checkpoint(folder, cache, where, base_name=base_name, check_memory=check_memory, progress=progress)
+
+
+def _native_base(
+    folder: Path,
+    cache: Path,
+    where: Placement,
+    base_name: str | None,
+    check_memory: bool,  # noqa: FBT001 - internal
+    progress: Progress | None,
+) -> tuple[Manifest, BaseModel, bool]:
+    """Manifest and base model of a native checkpoint, and whether there is room for merged copies."""
     manifest = checkpoint.read_manifest(folder)
     name = base_name or manifest.base_model
     merge = True
@@ -173,8 +218,7 @@ def place_checkpoint(
         files = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
         merge = _fits(files, where, adapter_size(folder, manifest), name)
     base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits, progress=progress)
-    network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
-    return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
+    return manifest, base, merge
 
 
 def _read_as(dtype: torch.dtype) -> torch.dtype:
@@ -208,7 +252,7 @@ class AdapterSize:
 
 def adapter_size(folder: Path, manifest: Manifest) -> AdapterSize:
     """That of a native checkpoint, whose files hold bf16 as a rule; one that is missing is for the loader to name."""
-    files = [folder / "adapters" / role / checkpoint.ADAPTER for role in manifest.roles]
+    files = [folder / "adapters" / role / ADAPTER for role in manifest.roles]
     return AdapterSize(sum(path.stat().st_size for path in files if path.is_file()) // 2, len(files))
 
 

@@ -20,10 +20,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from clara.errors import InputError
-from clara.model.adapters import Role, RoleWeights
 from clara.model.backbone import Tokenizer
-from clara.model.network import Encoded, Network, encode, splice
+from clara.model.network import Encoded, Network, StoredNetwork, encode, splice
 from clara.model.prompting import Prompt, Prompter
+from clara.model.roles import Role, RoleWeights
 from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_k
 from clara.records import FloatArray, Memory
 from clara.similarity import similarities
@@ -51,7 +51,7 @@ class Inside:
         ids: checked token ids of (text, name of the text in errors).
     """
 
-    network: Network
+    network: Network | StoredNetwork
     weights: RoleWeights
     tokenizer: Tokenizer
     prompter: Prompter

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.model import packing
-from clara.model.adapters import AdapterName, Adapters, Role
 from clara.model.memory import (
     MemoryTable,
     Spans,
@@ -27,7 +27,11 @@ from clara.model.memory import (
     right_padded,
 )
 from clara.model.official_vocabulary import Vocabulary
+from clara.model.roles import AdapterName, Role, StoredAdapters
 from clara.model.selection import cosine_matrix, late_matrix
+
+if TYPE_CHECKING:
+    from clara.model.adapters import Adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,16 @@ def encode_documents(
     """The compressor's memories of texts, float32 [B, N, H] by rate; arguments as ``read_outs``."""
     found = read_outs(model, table, config, ids, mask, rates=rates)
     return {rate: table.assemble(parts.read, parts.residual, rate=rate, query=False) for rate, parts in found.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredNetwork:
+    """What inference needs of a network: its attributes are those of ``Network``, its adapters are not trainable."""
+
+    adapters: StoredAdapters
+    config: CompressionConfig
+    table: MemoryTable
+    vocabulary: Vocabulary | None = None
 
 
 class Network(nn.Module):

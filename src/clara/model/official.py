@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.adapters import Role
+from clara.model.roles import Role
 
 CONFIG = "config.json"
 ADAPTERS = "adapters.pth"

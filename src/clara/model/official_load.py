@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from clara.errors import CheckpointError
-from clara.model import checkpoint, official
-from clara.model.adapters import Adapters
+from clara.model import official
+from clara.model.adapters import Adapters, adapter_shapes, set_adapter
 from clara.model.backbone import BaseModel
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.memory import MemoryTable
@@ -45,10 +45,10 @@ def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: 
     if "query_reasoner" in found.adapters:
         adapters.split_query_reasoner()
     for role, tensors in found.adapters.items():
-        shapes = checkpoint.adapter_shapes(adapters.peft_model, role)
+        shapes = adapter_shapes(adapters.peft_model, role)
         source = f"{found.folder / official.ADAPTERS}: {official.ADAPTER_NAMES[role]}"
         named = official.peft_names(tensors, shapes, rank=lora.rank, source=source)
-        checkpoint.set_adapter(adapters.peft_model, named, role)
+        set_adapter(adapters.peft_model, named, role)
     return Network(adapters, compression, table.to(base.model.device), vocabulary)
 
 

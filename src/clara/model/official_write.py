@@ -109,7 +109,7 @@ def _adapters(network: Network, origin: Origin, matrices: dict[str, Tensor]) -> 
         name = official.ADAPTER_NAMES[role]
         # A query reasoner that was trained here has no dtype of its own yet; it started as the compressor.
         usual = origin.dtypes.get(name, origin.dtypes[official.ADAPTER_NAMES["compressor"]])
-        tensors = official.official_names(checkpoint.adapter_tensors(network.adapters.peft_model, role))
+        tensors = official.official_names(network.adapters.tensors(role))
         made[name] = {
             key: tensor.detach()
             .to("cpu", getattr(torch, origin.dtypes.get(official.place(name, key), usual)))

@@ -18,12 +18,14 @@ from pydantic import Field
 from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError, InputError
 from clara.model import checkpoint
-from clara.model.adapters import Adapters, RoleWeights
+from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
 from clara.model.generator import Generator, sampling
 from clara.model.hub import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
+from clara.model.roles import AdapterName, RoleWeights
+from clara.model.tensors import ADAPTER
 from clara.records import Generation, GenerationRequest
 
 FORMAT_VERSION = 1
@@ -101,7 +103,7 @@ class Reader:
         loaded = load_base(base or manifest.base_model, cache, dtype=chosen, device=device, progress=progress)
         check_base(path, manifest, loaded)
         adapters = Adapters.fresh(loaded.model, manifest.lora, dtype=chosen, roles=("generator",))
-        checkpoint.load_adapter(adapters.peft_model, path / checkpoint.ADAPTER, "generator")
+        load_adapter(adapters.peft_model, path / ADAPTER, "generator")
         return cls(str(folder), manifest, loaded, adapters)
 
     @property
@@ -194,17 +196,17 @@ def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, c
     """
     checkpoint.check_replaceable(folder, manifest=MANIFEST, kind="a reader")
     with checkpoint.replacing(folder) as scratch:
-        checkpoint.save_adapter(adapters.peft_model, "generator", scratch)
+        save_adapter(adapters.peft_model, "generator", scratch)
         (scratch / "README.md").write_text(card, encoding="utf-8")
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
         (scratch / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def reader_fingerprint(manifest: ReaderManifest, adapters: Adapters, name: str) -> str:
+def reader_fingerprint(manifest: ReaderManifest, adapters: Adapters, name: AdapterName) -> str:
     """A hash of all that decides a reader's answers, 16 hex digits; ``name`` is the adapter that holds it."""
     facts: Mapping[str, object] = {"base": manifest.base_identity, "context": manifest.context}
     digest = hashlib.sha256(json.dumps([facts, manifest.lora.model_dump()], sort_keys=True).encode())
-    for key, tensor in sorted(checkpoint.adapter_tensors(adapters.peft_model, name).items()):
+    for key, tensor in sorted(adapters.tensors(name).items()):
         digest.update(key.encode())
         digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -25,12 +25,13 @@ import torch
 
 from clara import prompts
 from clara.errors import TrainingError
-from clara.model import checkpoint
+from clara.model.adapters import load_adapter
 from clara.model.create import Loaded
 from clara.model.generator import Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
+from clara.model.tensors import ADAPTER as TENSORS
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator, Teaching
 from clara.train.examples import Example, Target, is_question
@@ -52,7 +53,7 @@ def add_teacher(loaded: Loaded, folder: Path) -> None:
     check_base(folder, manifest, loaded.base)
     adapters = loaded.network.adapters
     adapters.add_frozen("teacher", manifest.lora)
-    checkpoint.load_adapter(adapters.peft_model, folder / checkpoint.ADAPTER, ADAPTER)
+    load_adapter(adapters.peft_model, folder / TENSORS, ADAPTER)
 
 
 def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from clara.model import checkpoint
-from clara.model.adapters import RoleWeights
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
 from clara.model.network import encode_documents
+from clara.model.roles import RoleWeights
 from clara.train.batch import padded_texts
 from clara.train.memory_cache import MemoryCache, digest_of
 from clara.train.processes import Processes

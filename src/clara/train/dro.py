@@ -32,7 +32,7 @@ from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.data import DataRecord, MultiHop
 from clara.errors import CheckpointError, TrainingError
 from clara.model import checkpoint
-from clara.model.adapters import Adapters
+from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
 from clara.model.hub import Progress as HubProgress
 from clara.model.memory import MemoryTable
@@ -40,6 +40,7 @@ from clara.model.network import Network
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
+from clara.model.tensors import ADAPTER
 from clara.prompts import passage_text
 from clara.train.batch import Collator, decoder_attention
 from clara.train.bm25 import WordIndex
@@ -285,7 +286,7 @@ class _Run:
             torch.manual_seed(config.seed)
             adapters = Adapters.fresh(base.model, config.lora, roles=(SELECTOR, "generator"))
         if config.reader is not None:
-            checkpoint.load_adapter(adapters.peft_model, Path(config.reader) / checkpoint.ADAPTER, "generator")
+            load_adapter(adapters.peft_model, Path(config.reader) / ADAPTER, "generator")
         self._selector = new_selector(base, adapters, passage_tokens=config.passage_tokens)
         self._network, self._adapters = self._selector.network, adapters
         self._network.requires_grad_(requires_grad=False)
@@ -376,7 +377,7 @@ class _Run:
         )
         save_reader(self._adapters, reader, folder / "reader", card=card)
         with checkpoint.replacing(folder / "selector") as scratch:
-            checkpoint.save_adapter(self._adapters.peft_model, SELECTOR, scratch)
+            save_adapter(self._adapters.peft_model, SELECTOR, scratch)
             save_file({"head": self._selector.head.detach().cpu().contiguous()}, scratch / HEAD)
             manifest = SelectorManifest(
                 base_model=base.name,
@@ -427,7 +428,7 @@ def load_selector(folder: Path, base: BaseModel) -> Selector:
             f"{base.name} ({base.identity}); use it with its own base model"
         )
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=base.model.dtype, roles=(SELECTOR,))
-    checkpoint.load_adapter(adapters.peft_model, folder / checkpoint.ADAPTER, SELECTOR)
+    load_adapter(adapters.peft_model, folder / ADAPTER, SELECTOR)
     selector = new_selector(base, adapters, passage_tokens=manifest.passage_tokens)
     head = load_file(folder / HEAD).get("head")
     if head is None or head.shape != selector.head.shape or not bool(torch.isfinite(head).all()):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clara.model.adapters import AdapterName
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
 from clara.model.network import Network, ReadOut, splice
+from clara.model.roles import AdapterName
 from clara.train.batch import Batch, decoder_attention
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clara import prompts
 from clara.data import MultiHop, PassageQA
-from clara.model.adapters import Adapters, Role
+from clara.model.adapters import Adapters
 from clara.model.backbone import BaseModel, load_base
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
@@ -20,6 +20,7 @@ from clara.model.hub import Progress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
+from clara.model.roles import Role
 from clara.train.batch import padded_texts
 from clara.train.candidates import passages_of
 from clara.train.config import Stage, TrainConfig

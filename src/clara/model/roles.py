@@ -1,0 +1,218 @@
+"""Which weights act as which role, for whoever only reads a model: merged copies, or a backbone that switches.
+
+Knows no PEFT: a checkpoint that is only read needs its adapters' numbers, not layers that can be trained
+(``adapters``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
+from threading import RLock
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from clara.model.attention import speed_up
+
+Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
+AdapterName = Role | Literal["teacher"]
+"""A role, or the frozen reader that a run is taught by."""
+ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
+MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
+"""Roles that decide what a memory is, of a passage or a question."""
+
+MERGE_LIMIT = 500_000_000
+"""Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
+the layer's at rank 16, and a second copy of the weights costs more than they do."""
+
+
+_PREFIX = "base_model.model."  # PEFT's, before a layer's own name
+
+
+class RoleSource(Protocol):
+    """Adapters of one backbone, as inference needs them."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles with weights of their own."""
+
+    def weights_of(self, role: Role) -> Role:
+        """The role whose weights ``role`` uses."""
+
+    def tensors(self, role: Role) -> Mapping[str, Tensor]:
+        """A role's LoRA tensors by PEFT's names."""
+
+    def bare(self) -> PreTrainedModel:
+        """The causal LM."""
+
+    def merged(self, role: Role) -> PreTrainedModel:
+        """The causal LM with the role's adapter added into its weights, in evaluation mode."""
+
+    def use(self, role: AdapterName | None) -> AbstractContextManager[None]:
+        """Run the causal LM of ``bare`` as ``role`` for a while; None is the backbone alone."""
+
+
+class StoredAdapters:
+    """Adapters as a checkpoint's files hold them, on a backbone without adapter layers.
+
+    They act through merged copies only, and a role costs nothing before it first acts.
+    """
+
+    def __init__(self, model: PreTrainedModel, tensors: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
+        """Hold the adapters.
+
+        Args:
+            model: the backbone.
+            tensors: of each role, by PEFT's names: ``base_model.model.LAYER.lora_A.weight`` [r, in] and
+                ``….lora_B.weight`` [out, r].
+            scale: LoRA's alpha / r.
+        """
+        self._model = model
+        self._tensors = tensors
+        self._scale = scale
+
+    @staticmethod
+    def can_hold(model: PreTrainedModel) -> bool:
+        """Whether merged copies of a backbone are cheap, and all its layers that take an adapter plain linear ones."""
+        return mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
+
+    @staticmethod
+    def shapes(model: PreTrainedModel, rank: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of an adapter's tensors on a backbone, by PEFT's names: one on every linear layer but the LM head."""
+        found: dict[str, tuple[int, ...]] = {}
+        head = model.get_output_embeddings()
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Linear) and layer is not head:
+                found[f"{_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
+                found[f"{_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
+        return found
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles with weights of their own."""
+        return tuple(role for role in ROLES if role in self._tensors)
+
+    def weights_of(self, role: Role) -> Role:
+        """The role whose weights ``role`` uses."""
+        return sharing(role, self._tensors)
+
+    def tensors(self, role: Role) -> Mapping[str, Tensor]:
+        """A role's LoRA tensors by PEFT's names."""
+        return self._tensors[role]
+
+    def bare(self) -> PreTrainedModel:
+        """The causal LM without adapters."""
+        return self._model
+
+    def merged(self, role: Role) -> PreTrainedModel:
+        """The causal LM with the role's adapter added into its weights; all else is shared with the backbone."""
+        tensors = self._tensors[self.weights_of(role)]
+        layers: dict[nn.Module, Tensor] = {}
+        for name in tensors:
+            if name.endswith(".lora_A.weight"):
+                path = name.removesuffix(".lora_A.weight")
+                layer = self._model.get_submodule(path.removeprefix(_PREFIX))
+                a, b = tensors[name].float(), tensors[f"{path}.lora_B.weight"].float()
+                layers[layer] = (b @ a * self._scale).to(layer.weight)
+        return merged_copy(self._model, {layer: (layer, delta) for layer, delta in layers.items()})
+
+    @contextmanager
+    def use(self, role: AdapterName | None) -> Iterator[None]:
+        """The backbone alone; no role can act in it."""
+        if role is not None:
+            raise ValueError(f"stored adapters act through merged copies, not as {role} in the backbone")
+        yield
+
+
+def mergeable(model: PreTrainedModel) -> bool:
+    """Whether merged copies of a causal LM are cheap and possible.
+
+    Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
+    """
+    plain = not getattr(model, "is_quantized", False) and len(getattr(model, "hf_device_map", {})) <= 1
+    return plain and sum(p.numel() for p in model.parameters()) <= MERGE_LIMIT
+
+
+def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -> Role:
+    """The role whose weights ``role`` uses: the query reasoner starts as the compressor (clara.md section 1)."""
+    return "compressor" if role == "query_reasoner" and role not in present else role
+
+
+def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Module, Tensor]]) -> PreTrainedModel:
+    """A causal LM with some layers changed, in evaluation mode; all other weights are shared with ``model``.
+
+    Args:
+        model: the causal LM.
+        layers: for each layer to replace, the linear layer that takes its place, and what is added to its weight.
+    """
+    # Whatever deepcopy finds here it takes instead of copying.
+    kept: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for old, (linear, delta) in layers.items():
+        made = copy.copy(linear)
+        made._parameters = dict(linear._parameters)  # a shallow copy would share the dictionary, and so the weight
+        made.weight = nn.Parameter(linear.weight.data + delta, requires_grad=False)
+        kept[id(old)] = made
+    twin: PreTrainedModel = copy.deepcopy(model, kept)
+    return twin.eval()
+
+
+class RoleWeights:
+    """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
+
+    def __init__(self, adapters: RoleSource, *, merge: bool = True, attention: str | None = None) -> None:
+        """Wrap adapters.
+
+        Args:
+            adapters: of the backbone.
+            merge: whether there is memory for merged copies.
+            attention: transformers' name of the attention for whoever reads prompts; compression keeps its own, which
+                takes the masks of memory tokens.
+        """
+        self._adapters = adapters
+        self._turn = RLock()
+        self._merged: dict[Role, PreTrainedModel] = {}
+        self._attention = attention
+        model = adapters.bare()
+        self._merge = merge and mergeable(model)
+        self._compression_attention: str = model.config._attn_implementation
+
+    @contextmanager
+    def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
+        """The causal LM as ``role``; None is the backbone alone.
+
+        One thread at a time has the backbone; others wait until its block ends. A block therefore holds a whole
+        computation and no ``yield`` to a caller.
+        """
+        if role is None or not self._merge:
+            with self._turn, self._adapters.use(role):
+                yield self._attending(self._adapters.bare(), role)
+            return
+        yield self._copy(self._adapters.weights_of(role))
+
+    def _copy(self, owner: Role) -> PreTrainedModel:
+        """The merged copy of a role, made when it is first asked for."""
+        with self._turn:
+            if owner not in self._merged:
+                made = self._adapters.merged(owner)
+                if owner in MEMORY_ROLES:
+                    speed_up(made)
+                else:
+                    self._attending(made, owner)
+                self._merged[owner] = made
+            return self._merged[owner]
+
+    def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
+        """The model with the attention that the role is to use."""
+        if self._attention is not None:
+            reads = role not in MEMORY_ROLES
+            model.set_attn_implementation(self._attention if reads else self._compression_attention)
+        return model
+
+    def forget(self) -> None:
+        """Drop merged copies; call after the adapters changed."""
+        self._merged.clear()
