@@ -19,9 +19,9 @@ from clara.model import checkpoint
 from clara.model.create import from_checkpoint
 from clara.model.placement import natural_dtype
 from clara.train.candidates import passages_of
+from clara.train.data import TrainingData, sample_questions
 from clara.train.documents import Documents
-from clara.train.plan import TrainingData
-from clara.train.start import WHITENING_DOCUMENTS, sample_questions, whiten
+from clara.train.start import WHITENING_DOCUMENTS, WHITENING_QUESTIONS, whiten
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     texts = list(
         dict.fromkeys(text for rows in data.sources.values() for record in rows for text in passages_of(record))
     )
-    asked = sample_questions(data)
+    asked = sample_questions(data, WHITENING_QUESTIONS)
     if not asked:
         sys.exit(f"{records} holds no question; give records that have some")
     print(f"whitened by {min(len(texts), WHITENING_DOCUMENTS)} of {len(texts)} passages and by {len(asked)} questions")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clara.errors import ConfigError, ModelError
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage, TokenCounts
+from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory, TokenCounts
 
 STOP_WORDS = frozenset(["a", "an", "the", "is", "was", "of", "in", "on", "at", "it", "and", "by", "what", "who", "how"])
 HIDDEN = 64
@@ -54,8 +54,9 @@ class BagModel:
         self._texts.update({memory.values.tobytes(): text for memory, text in zip(memories, texts, strict=True)})
         return memories
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
-        return [self._bag(question, rate) for question in questions]
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
+        bags = (self._bag(question, rate) for question in questions)
+        return [QueryMemory(bag.values, bag.fingerprint, bag.rate, bag.token_count) for bag in bags]
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
         self.max_new_tokens.add(max_new_tokens)

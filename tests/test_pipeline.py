@@ -18,6 +18,7 @@ import torch
 from clara import indexing
 from clara.config import CompressionConfig
 from clara.errors import ConfigError, InputError, StoreError, StoreModelError, StoreNotFoundError
+from clara.index import store
 from clara.index.store import LanceStore
 from clara.index.table import PassageTable
 from clara.indexing import AddProgress, AddReport
@@ -192,10 +193,81 @@ def test_what_holds_no_text_any_more_is_pruned(tmp_path: Path, tiny_model: Clara
         assert list(rag.store.documents()) == [str(folder / "mill.txt")], "what cannot be read keeps what it had"
 
 
+def test_what_moves_keeps_its_memories(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    """By its words: renamed files, records that others were put before, copies, and what an edit left as it was."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    records = [{"title": f"Tower {i}", "text": f"Tower {i} is {3 * i} metres high."} for i in range(9)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "bees.txt").write_text("Bees dance to show where nectar is. " * 40)
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        first = rag.add([folder])
+        assert (first.reused, first.added) == (0, 10)
+        (folder / "bees.txt").rename(folder / "insects.txt")
+        moved = rag.add([folder], prune=True)
+        assert (moved.added, moved.pruned, moved.passages, moved.tokens) == (1, 1, 0, 0)
+        assert moved.reused > 1
+        new = {"title": "Mill", "text": "A mill grinds corn."}
+        (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [new, *records]))
+        shifted = rag.add([folder], prune=True)
+        assert (shifted.passages, shifted.reused) == (1, 9)
+        (folder / "copy.txt").write_text((folder / "insects.txt").read_text())
+        copied = rag.add([folder])
+        assert (copied.passages, copied.reused) == (0, moved.reused)
+        (folder / "copy.txt").write_text((folder / "insects.txt").read_text() + "\n\n" + "A new end. " * 20)
+        edited = rag.add([folder])
+        assert edited.reused > 0
+        assert 0 < edited.passages < moved.reused
+        final = contents(rag)
+    with Clara.open(tmp_path / "fresh", model=tiny_model) as fresh:
+        fresh.add([folder])
+        assert contents(fresh)["documents"] == final["documents"]
+        rows = zip(contents(fresh)["rows"], final["rows"], strict=True)  # type: ignore[call-overload]
+        for (passage, values, *rest), (other, stored, *others) in rows:
+            assert (passage, rest) == (other, others)
+            # A batch of other texts rounds otherwise, and so does fp16.
+            np.testing.assert_allclose(np.asarray(values), np.asarray(stored), atol=0.02, rtol=0.01)
+
+
+def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
+    tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 4)
+    monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
+    monkeypatch.setattr(store, "_FRAGMENTS", 8)
+    monkeypatch.setattr(store, "_WASTE_BYTES", 0)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}.txt").write_text(f"Tower {number} is {number * 3} metres high.")
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        rag.add([folder])
+        table = rag.store._table
+        assert table.fragments() <= 10
+        # Besides the tenth, manifests of some kB: a second copy would be 150.
+        assert table.bytes_on_disk() <= 1.1 * table.live_bytes() + 64 * 1024
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    refreshed = 0
+    refresh = PassageTable.refresh
+
+    def counted(self: PassageTable) -> int:
+        nonlocal refreshed
+        refreshed += 1
+        return refresh(self)
+
+    monkeypatch.setattr(PassageTable, "refresh", counted)
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        assert rag.add([folder]).unchanged == 60
+    assert refreshed < 10, "not once a document"
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert {path.name for path in files if files[path] != after.get(path)} <= {"write.lock"}
+
+
 def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(
     tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 2)
+    monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
+    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 2)
     file = tmp_path / "tower.txt"
     file.write_text("The tower is 330 metres high.")
     with Clara.open(tmp_path / "store", model=tiny_model) as rag:
@@ -262,7 +334,8 @@ def test_one_path_is_one_path(docs: Path, tmp_path: Path, tiny_model: ClaraModel
 def test_a_call_that_failed_lets_others_write(
     docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 1)
+    monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
+    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 1)
 
     def stop(_: AddProgress) -> None:
         if rag.store._lock.is_locked:
@@ -308,7 +381,7 @@ def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:
 VICTIM = """
 import sys
 from clara import Clara, ClaraModel, indexing
-indexing.PASSAGES_A_COMMIT = 4
+indexing.PASSAGES_A_BATCH, indexing._COMMIT_SECONDS = 4, 0
 store, checkpoint, docs = sys.argv[1:]
 def tell(progress):
     print(progress.passages, flush=True)
@@ -337,7 +410,8 @@ def test_a_killed_add_is_finished_by_the_same_call(
                 break
     assert process.returncode == -signal.SIGKILL
 
-    monkeypatch.setattr(indexing, "PASSAGES_A_COMMIT", 4)
+    monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
+    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 4)
     with Clara.open(tmp_path / "undisturbed", model=tiny_model) as rag:
         whole = rag.add([docs])
         wanted = contents(rag)
@@ -509,3 +583,61 @@ def test_split_text_covers_the_text(tiny_model: ClaraModel) -> None:
     memories = tiny_model.compress([passage_text(passage.title, passage.text) for passage in passages])
     assert len(memories) == len(passages)
     assert split_text("short", tiny_model)[0].text == "short"
+
+
+def test_a_k_beyond_the_store_is_all_and_wrong_types_are_said(filled: Clara) -> None:
+    everything = filled.search(QUESTION, k=2**40, mode="hybrid")
+    assert len(everything) == filled.store.count()
+    assert filled.ask(QUESTION, k=2**70, max_new_tokens=1).citations
+    wrong: Any
+    for wrong in (2.5, "5", 0, -1):
+        with pytest.raises(InputError, match="k must be a whole number of at least 1, got"):
+            filled.search(QUESTION, k=wrong)
+        with pytest.raises(InputError, match="max_new_tokens must be a whole number"):
+            filled.ask(QUESTION, max_new_tokens=wrong)
+    wrong = 5
+    with pytest.raises(InputError, match="a question is a text, got 5"):
+        filled.ask(wrong)
+    with pytest.raises(InputError, match="a path is a text or a Path, got 5"):
+        filled.add(wrong)
+
+
+def test_progress_tells_how_many_passages_there_will_be(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    """About, while one long text, many records and files of several kinds are read; exactly at the end."""
+    texts = [f"Sentence {n} of the story tells about the mill on the river. " for n in range(400)]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "long.txt").write_text("".join(texts), "utf-8")
+    records = (json.dumps({"title": f"T{n}", "text": "".join(texts[4 * n : 4 * n + 4])}) for n in range(100))
+    (tmp_path / "docs" / "many.jsonl").write_text("\n".join(records) + "\n", "utf-8")
+    for n in range(20):
+        (tmp_path / "docs" / f"page{n}.md").write_text("".join(texts[20 * n : 20 * n + 20]), "utf-8")
+    told: list[AddProgress] = []
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        total = rag.add([tmp_path / "docs"], progress=told.append).passages
+        compressing = [progress for progress in told if progress.passages]
+        assert compressing[0].passages == 8, "the first commit comes soon"
+        for progress in compressing:
+            assert progress.passages_expected is not None
+            assert 0.6 * total < progress.passages_expected < 1.6 * total, progress
+            assert progress.seconds_left is not None
+            assert progress.passages_per_second == progress.passages / progress.seconds
+        assert told[-1].passages_expected == total
+        assert [progress.passages for progress in told] == sorted(progress.passages for progress in told)
+        told.clear()
+        with (tmp_path / "docs" / "page3.md").open("a") as page:
+            page.write("A last sentence about something else entirely. " * 60)
+        rag.add([tmp_path / "docs"], progress=told.append)
+        assert told[0].passages_expected is None, "what is unchanged says nothing of what is to do"
+        assert told[-1].seconds_left is not None
+
+
+def test_the_first_passages_are_stored_at_once(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    (tmp_path / "long.txt").write_text("Sentence of the story about the mill on the river. " * 200, "utf-8")
+
+    def stop(_: AddProgress) -> None:
+        raise KeyboardInterrupt
+
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        with pytest.raises(KeyboardInterrupt):
+            rag.add([tmp_path / "long.txt"], progress=stop)
+        assert rag.store.count() == 8

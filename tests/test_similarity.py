@@ -8,7 +8,7 @@ import torch
 
 from clara.errors import MemoryMismatchError
 from clara.model.selection import late_matrix
-from clara.records import FloatArray, LateQuery, Memory
+from clara.records import FloatArray, Memory, QueryMemory
 from clara.similarity import COVERAGE, covering, late_interaction, ranking, similarities, token_matches
 
 
@@ -33,7 +33,7 @@ def test_late_interaction_equals_a_loop_also_under_gradient() -> None:
     queries, passages, centre = drawn(3, 4, 8, seed=0), drawn(5, 4, 8, seed=1), drawn(8, seed=2)
     passages[2, 1] = centre  # nothing is left of this memory token
     wanted = [[looped(query, centre, passage) for passage in passages] for query in queries]
-    found = [[late_interaction(LateQuery(q, centre), passage) for passage in passages] for q in queries]
+    found = [[late_interaction(QueryMemory(q, "m", 4, 1, centre), passage) for passage in passages] for q in queries]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     parts = [torch.from_numpy(part) for part in (queries, passages, centre)]
     parts[0].requires_grad_()
@@ -46,7 +46,7 @@ def test_late_interaction_equals_a_loop_also_under_gradient() -> None:
 
 def test_a_question_of_zeros_is_near_to_nothing() -> None:
     nothing = np.zeros((4, 8), dtype=np.float32)
-    assert late_interaction(LateQuery(nothing, drawn(8, seed=0)), drawn(4, 8, seed=1)) == 0.0
+    assert late_interaction(QueryMemory(nothing, "m", 4, 1, drawn(8, seed=0)), drawn(4, 8, seed=1)) == 0.0
     assert bool((late_matrix(torch.zeros(2, 4, 8), torch.ones(3, 4, 8), torch.zeros(8)) == 0).all())
 
 
@@ -57,7 +57,7 @@ def test_one_word_among_many_is_found_by_late_interaction_and_lost_in_the_mean()
         others = 3 * drawn(7, 16, seed=seed)
         last = word if holds else 3 * drawn(16, seed=6)
         passages.append(Memory(np.concatenate([others, last[None]]), "m", 4, 8))
-    late, whole = (Memory(np.tile(word, (8, 1)), "m", 4, 1, own) for own in (centre, None))
+    late, whole = (QueryMemory(np.tile(word, (8, 1)), "m", 4, 1, own) for own in (centre, None))
     assert similarities(late, [passages[0]])[0] == pytest.approx(1, abs=1e-5)
     assert similarities(late, [passages[1]])[0] < 0.8
     for passage in passages:
@@ -95,25 +95,23 @@ def test_a_question_about_two_things_finds_a_passage_on_each() -> None:
     tower, bee, rest, centre = *np.eye(3, 16, dtype=np.float32), np.zeros(16, dtype=np.float32)
     about = [Memory(np.stack([rest + part * tower, rest]), "m", 8, 2) for part in (5, 4, 3)]
     about.append(Memory(np.stack([rest + 2 * bee, rest]), "m", 8, 2))
-    query = Memory(np.stack([1.5 * tower, bee]), "m", 8, 2, centre)
+    query = QueryMemory(np.stack([1.5 * tower, bee]), "m", 8, 2, centre)
     assert np.argsort(similarities(query, about)).tolist() == [3, 2, 1, 0]
     assert ranking(query, about) == [0, 3, 1, 2]
-    late = query.late
-    assert late is not None
-    first = covering([token_matches(late, memory.values) for memory in about], 1)[0]
-    assert first.score == pytest.approx(late_interaction(late, about[0].values))
+    first = covering([token_matches(query, memory.values) for memory in about], 1)[0]
+    assert first.score == pytest.approx(late_interaction(query, about[0].values))
 
 
 def test_equals_keep_their_order() -> None:
     same = [Memory(np.ones((2, 8), dtype=np.float32), "m", 8, 2)] * 4
     for centre in (None, np.zeros(8, dtype=np.float32)):
-        assert ranking(Memory(drawn(2, 8, seed=0), "m", 8, 2, centre), same) == [0, 1, 2, 3]
-        assert ranking(Memory(np.zeros((2, 8), dtype=np.float32), "m", 8, 2, centre), same) == [0, 1, 2, 3]
+        assert ranking(QueryMemory(drawn(2, 8, seed=0), "m", 8, 2, centre), same) == [0, 1, 2, 3]
+        assert ranking(QueryMemory(np.zeros((2, 8), dtype=np.float32), "m", 8, 2, centre), same) == [0, 1, 2, 3]
 
 
 def test_the_search_vector_of_a_late_question_is_its_mean_at_each_memory_token() -> None:
     values, centre = drawn(4, 8, seed=6), drawn(8, seed=7)
-    vector = Memory(values.copy(), "m", 4, 1, centre).search_vector().reshape(4, 8)
+    vector = QueryMemory(values.copy(), "m", 4, 1, centre).search_vector().reshape(4, 8)
     assert float(np.linalg.norm(vector)) == pytest.approx(1)
     mean = values.mean(axis=0)
     np.testing.assert_allclose(vector, np.tile(mean / np.linalg.norm(mean) / 2, (4, 1)), atol=1e-6)
@@ -122,4 +120,4 @@ def test_the_search_vector_of_a_late_question_is_its_mean_at_each_memory_token()
 @pytest.mark.parametrize("centre", [np.zeros(7, dtype=np.float32), np.full(8, np.nan, dtype=np.float32)])
 def test_a_centre_that_does_not_fit_is_refused(centre: FloatArray) -> None:
     with pytest.raises(MemoryMismatchError, match=r"centre .* \[8\]"):
-        Memory(drawn(4, 8, seed=0), "m", 4, 1, centre)
+        QueryMemory(drawn(4, 8, seed=0), "m", 4, 1, centre)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TypedDict, Unpack, get_args
 
 from clara import prompts
@@ -19,6 +20,7 @@ from clara.records import (
     Citation,
     ContextChoice,
     ContextKind,
+    Generation,
     GenerationRequest,
     Hit,
     Quote,
@@ -55,7 +57,7 @@ class AnswerOptions:
             checkpoint's.
 
     Raises:
-        InputError: a choice that there is not.
+        InputError: a choice that there is not, or a number that cannot be.
     """
 
     k: int | None = None
@@ -71,6 +73,10 @@ class AnswerOptions:
         check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             check_choice("wording", self.wording, Wording)
+        given: dict[str, object] = {"k": self.k, "max_new_tokens": self.max_new_tokens}
+        for name, number in given.items():
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
 
@@ -106,6 +112,22 @@ class Reading:
     request: GenerationRequest
     hits: Sequence[Hit]
     read_as: Sequence[ContextKind | None]
+
+    def withheld(self, model: ClaraModel, generation: Generation) -> bool:
+        """Whether the evidence for an answer is too weak to show it: the model itself hardly believes it.
+
+        The likelihood tells answers from guesses better than the retrieval scores do (LOG.md, 2026-11-29).
+        """
+        wanted = self.evidence_wanted(model)
+        if wanted is None or generation.logprob is None:
+            return False
+        return generation.logprob / (len(generation.token_ids) + 1) < wanted
+
+    def evidence_wanted(self, model: ClaraModel) -> float | None:
+        """Mean log-probability a token below which an answer is withheld; None withholds none."""
+        if "text" in self.read_as:
+            return model.reading.text_evidence if self.request.reader == "text_reader" else None
+        return model.reading.memory_evidence if "memory" in self.read_as else None
 
     def read(self) -> list[Hit]:
         """The hits that are read, best first."""
@@ -145,8 +167,9 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
     quoted = texts if wording == "quoted" else ()
     how: ContextKind = "text" if as_text else "memory"
     if as_text:
-        reader = "text_reader" if model.reads_text else "base"
-        request = GenerationRequest(question, texts=texts, reader=reader, quote_from=quoted)
+        request = GenerationRequest(
+            question, texts=texts, reader="text_reader" if model.reads_text else "base", quote_from=quoted
+        )
     else:
         request = GenerationRequest(question, memories=tuple(hit.memory for hit in read), quote_from=quoted)
     return Reading(request, hits, [how] * count + [None] * (len(hits) - count))

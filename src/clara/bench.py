@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from clara.records import Generation, GenerationRequest, Memory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 from clara.similarity import ranking
 
 PEAK_SIZE = 2048
@@ -36,7 +36,7 @@ class SpeedModel(Protocol):
     ) -> list[Memory]:
         """One memory a text."""
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """One memory a question, in the space of the texts'."""
 
     def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:

@@ -7,6 +7,7 @@ synthesis run) live in that room.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from clara.errors import ConfigError
+from clara.errors import ConfigError, InputError
 
 RATES = (4, 8, 16, 32, 64, 128)
 ReadOut = Literal["memory_tokens", "mean_pool"]
@@ -119,22 +120,36 @@ class LoraSettings(Settings):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def check(kind: type[SettingsT], values: dict[str, Any], *, source: str) -> SettingsT:
+def check(kind: type[SettingsT], values: dict[str, Any], *, source: str, faults: Sequence[str] = ()) -> SettingsT:
     """Build settings from plain values.
 
     Args:
         kind: the settings class.
         values: plain values, as read from TOML or JSON.
         source: named in the error (a path, ``command line``).
+        faults: what the caller found wrong already, to be named with the rest.
 
     Raises:
         ConfigError: names every fault at once.
     """
+    found = list(faults)
     try:
-        return kind.model_validate(values)
+        made = kind.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(str(part) for part in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{source}: {len(faults)} fault(s): " + "; ".join(faults)) from None
+        found += [f"{'.'.join(str(part) for part in e['loc']) or 'settings'}: {e['msg']}" for e in error.errors()]
+    if found:
+        raise ConfigError(f"{source}: {len(found)} fault(s): " + "; ".join(found))
+    return made
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a socket, of which reading may never end; a missing path is for whoever opens it.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe, a device or a socket, not a regular file")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -143,6 +158,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, cannot be read or is not TOML.
     """
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

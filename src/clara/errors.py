@@ -15,7 +15,11 @@
     │   ├── StoreNotFoundError    no store at that path
     │   └── StoreModelError       a store that another model filled
     ├── TrainingError             a run that cannot start or go on
+    ├── LLMError                  a language model's server refuses everything (key, address, model, quota)
+    │   ├── LLMRefusedError       it refuses one request
+    │   └── LLMUnavailableError   it is not reached, or gives no usable reply in all attempts
     ├── SynthesisError            a synthesis run that cannot start or go on
+    ├── OutputError               the command line's output takes no text: closed, full, nobody reads
     └── MissingExtraError         an optional dependency is not installed
 
 A message says what was expected, what came, and what to do. The command line prints it as one line and exits with
@@ -93,8 +97,24 @@ class TrainingError(ClaraError):
     """A training run cannot start or go on."""
 
 
+class LLMError(ClaraError):
+    """A language model's server cannot be used: it refuses the key, the address or the model, or writes nothing."""
+
+
+class LLMRefusedError(LLMError):
+    """The server refused this one request (too long, not allowed); asking again would not help."""
+
+
+class LLMUnavailableError(LLMError):
+    """The server gave no usable reply in all attempts."""
+
+
 class SynthesisError(ClaraError):
     """A data synthesis run cannot start or go on."""
+
+
+class OutputError(ClaraError):
+    """Standard output takes no text; the message is empty where whoever read it has left."""
 
 
 class MissingExtraError(ClaraError):

@@ -6,12 +6,13 @@ Knows neither files' formats, nor tensors, nor tables; those are its rooms'. Ans
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from clara import prompts
-from clara.errors import InputError
+from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore
 from clara.ingest import (
     TEXTLESS,
@@ -25,10 +26,17 @@ from clara.ingest import (
     source_of,
 )
 from clara.model import ClaraModel
-from clara.records import Document, Passage
+from clara.records import Document, Memory, Passage
 
-PASSAGES_A_COMMIT = 64
-"""Passages compressed and stored at once: enough to sort by length, few enough that a kill costs little."""
+PASSAGES_A_BATCH = 64
+"""Passages compressed at once: enough to sort by length."""
+_FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
+_COMMIT_SECONDS = 30.0
+# What a kill costs at most, besides a batch: seconds of work, or so many bytes of memories held back. The first batch
+# is stored at once.
+_COMMIT_BYTES = 64 << 20
+# Memories of documents that changed or went are kept up to this size, for the documents that hold their text now.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +47,28 @@ class AddProgress:
         files: files read so far.
         files_total: files to read.
         passages: passages compressed so far.
+        passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
+            the first. Files that turn out to be unchanged make it fewer.
+        seconds: since the call.
     """
 
     files: int
     files_total: int
     passages: int
+    passages_expected: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def passages_per_second(self) -> float:
+        """Passages compressed a second, of the whole call."""
+        return self.passages / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end; None before the first passage is compressed."""
+        if not self.passages or self.passages_expected is None:
+            return None
+        return max(0.0, self.seconds * (self.passages_expected / self.passages - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +81,9 @@ class AddReport:
         unchanged: documents that were left as they were.
         pruned: documents that were removed because their source is gone.
         passages: passages compressed.
-        tokens: their tokens, titles included.
+        reused: passages that took their memory from the store: moved, renamed or copied documents, and unchanged parts
+            of changed ones.
+        tokens: tokens of those compressed, titles included.
         seconds: wall-clock seconds of all of it.
         ingest: what was read, and what was skipped and why.
     """
@@ -66,6 +93,7 @@ class AddReport:
     unchanged: int
     pruned: int
     passages: int
+    reused: int
     tokens: int
     seconds: float
     ingest: IngestReport
@@ -77,6 +105,7 @@ class _Counts:
     updated: int = 0
     unchanged: int = 0
     passages: int = 0
+    reused: int = 0
     tokens: int = 0
 
 
@@ -88,6 +117,8 @@ class Indexer:
         self._model = model
         self._counts = _Counts()
         self._batch = _Batch(store, model, self._counts)
+        self._extent = _Extent((), 0, self._counts, None)
+        self._sources: dict[str, str] = {}  # uri of a document in the store by its content hash
 
     def add(
         self,
@@ -101,30 +132,30 @@ class Indexer:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
         listing = find_files(roots)
+        extent = self._extent = _Extent(listing.files, max_bytes, self._counts, progress)
         counts, seen = self._counts, set[str]()
-        self._store.keep_promises()
+        self._store.begin()
         known = self._store.documents()
+        self._sources = {entry.content_hash: entry.uri for entry in known.values()}
         with Reader(listing, max_bytes=max_bytes, limits=limits) as reader:
             for number, path in enumerate(listing.files, start=1):
                 for document in reader.read(path):
                     seen.add(document.uri)
                     self._take(document, known.get(document.uri))
-                    if progress is not None:
-                        progress(AddProgress(number - 1, len(listing.files), counts.passages))
-                if progress is not None:
-                    progress(AddProgress(number, len(listing.files), counts.passages))
-        self._batch.flush()
+                extent.end_file(number)
+        self._batch.commit()
+        extent.report()
         pruned = (
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
         )
-        if not self._store.settled():
-            self._store.optimize()
+        self._store.optimize()
         return AddReport(
             added=counts.added,
             updated=counts.updated,
             unchanged=counts.unchanged,
             pruned=pruned,
             passages=counts.passages,
+            reused=counts.reused,
             tokens=counts.tokens,
             seconds=time.perf_counter() - started,
             ingest=reader.report(),
@@ -142,11 +173,15 @@ class Indexer:
         else:
             counts.updated += 1
         stored = self._store.passage_ids(document.uri)
+        source = self._sources.get(document.content_hash)
+        batch.reuse(stored if source is None else stored | self._store.passage_ids(source))
         total = 0
         for passage in iter_passages(document, self._model.token_spans, max_tokens=self._model.window_tokens):
             total += 1
             if passage.id not in stored:
                 batch.add(passage, document)
+                self._extent.take(document, passage)
+        self._extent.end_document(document)
         batch.finish(DocumentEntry(document.uri, document.content_hash, total))
 
     def _prune(self, roots: Sequence[Path], seen: set[str], read: set[str], report: IngestReport) -> int:
@@ -196,52 +231,176 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
     return len(chosen)
 
 
-@dataclass(slots=True)
 class _Batch:
-    """Passages on their way into the store."""
+    """Passages on their way into the store: taken, given a memory, then committed with the documents that are whole."""
 
-    store: LanceStore
-    model: ClaraModel
-    counts: _Counts
-    passages: list[tuple[Passage, Document]] = field(default_factory=list)
-    whole: list[DocumentEntry] = field(default_factory=list)
+    def __init__(self, store: LanceStore, model: ClaraModel, counts: _Counts) -> None:
+        self._store = store
+        self._model = model
+        self._counts = counts
+        self._taken: list[tuple[Passage, Document]] = []
+        self._sources: set[str] = set()  # ids of passages whose memories may be wanted again
+        self._kept = _Kept()
+        self._rows: list[IndexRow] = []
+        self._whole: list[DocumentEntry] = []
+        self._due = 0.0
+        self._size = min(_FIRST_BATCH, PASSAGES_A_BATCH)
+
+    def reuse(self, passage_ids: set[str]) -> None:
+        """Name passages in the store whose memories fit passages that have the same text, of whatever document."""
+        self._sources |= passage_ids
 
     def add(self, passage: Passage, document: Document) -> None:
-        """Take a passage; a full batch is stored."""
-        self.passages.append((passage, document))
-        if len(self.passages) >= PASSAGES_A_COMMIT:
-            self.flush()
+        """Take a passage; a full batch gets its memories."""
+        self._taken.append((passage, document))
+        if len(self._taken) >= self._size:
+            self._flush()
+            self._size = PASSAGES_A_BATCH
 
     def finish(self, entry: DocumentEntry) -> None:
         """Note that all passages of a document have been taken."""
-        self.whole.append(entry)
-        if len(self.whole) >= PASSAGES_A_COMMIT:
-            self.flush()
+        self._whole.append(entry)
+        if len(self._whole) >= PASSAGES_A_BATCH:
+            self._flush()
 
-    def flush(self) -> None:
-        """Compress and store what is held, then record the documents that are whole by now."""
-        if self.passages:
-            texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self.passages]
-            memories = self.model.compress(texts, rate=self.store.model.rate)
-            self.store.add(
-                [
-                    IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage))
-                    for (passage, document), memory in zip(self.passages, memories, strict=True)
-                ]
-            )
-            self.counts.passages += len(memories)
-            self.counts.tokens += sum(memory.token_count for memory in memories)
-            self.passages.clear()
-        if self.whole:
-            self.store.finish_documents(self.whole)
-            self.whole.clear()
+    def commit(self) -> None:
+        """Store what is held, then record the documents that are whole by now."""
+        self._remember()
+        if self._rows or self._whole:
+            self._store.add(self._rows)
+            self._store.finish_documents(self._whole)
+        self._rows, self._whole = [], []
+        self._due = time.monotonic() + _COMMIT_SECONDS
+
+    def _flush(self) -> None:
+        """Give memories to the passages taken; commit if that is due."""
+        self._remember()
+        held = len(self._rows) * 4 * self._store.model.values
+        if time.monotonic() >= self._due or held >= _COMMIT_BYTES:
+            self.commit()
+
+    def _remember(self) -> None:
+        """Memories of the passages taken: those of the same text, else made now."""
+        self._kept.load(self._store, self._sources)
+        self._sources = set()
+        texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
+        new = [text for text in texts if text not in self._kept]
+        made = self._model.compress(new, rate=self._store.model.rate) if new else []
+        unused = iter(made)
+        for text, (passage, document) in zip(texts, self._taken, strict=True):
+            memory = self._kept[text] if text in self._kept else next(unused)
+            self._rows.append(IndexRow(passage, memory, document.content_hash, passage_metadata(document, passage)))
+        self._counts.passages += len(new)
+        self._counts.reused += len(texts) - len(new)
+        self._counts.tokens += sum(memory.token_count for memory in made)
+        self._taken = []
+
+
+class _Kept:
+    """Memories of the store by what was compressed, the newest up to a number of bytes."""
+
+    def __init__(self) -> None:
+        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._bytes = 0
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._memories
+
+    def __getitem__(self, text: str) -> Memory:
+        return self._memories[text]
+
+    def load(self, store: LanceStore, passage_ids: set[str]) -> None:
+        """Read the memories of passages before they are deleted."""
+        if not passage_ids:
+            return
+        try:
+            rows = store.get(sorted(passage_ids))
+        except StoreError:
+            return  # a damaged row: its text is compressed again
+        for row in rows:
+            text = prompts.passage_text(row.passage.title, row.passage.text)
+            if text not in self._memories:
+                self._memories[text] = row.memory
+                self._bytes += row.memory.values.nbytes
+        while self._bytes > _KEPT_BYTES:
+            self._bytes -= self._memories.popitem(last=False)[1].values.nbytes
+
+
+class _Extent:
+    """How much of a run is done, by the bytes of its files, and whom to tell."""
+
+    def __init__(
+        self, files: Sequence[Path], max_bytes: int, counts: _Counts, tell: Callable[[AddProgress], None] | None
+    ) -> None:
+        self._sizes = [_size(path, max_bytes) for path in files]
+        self._left = sum(self._sizes)  # bytes of files not begun, and of the one begun
+        self._counts = counts
+        self._tell = tell
+        self._files = 0
+        self._taken = 0  # passages
+        self._bytes = 0.0  # of the files that those came from
+        self._characters = 0  # of the documents of the file begun that are done
+        self._share = 0.0  # of the file begun
+        self._told = 0  # passages compressed when somebody was told last
+        self._started = time.perf_counter()
+
+    def take(self, document: Document, passage: Passage) -> None:
+        """Note that a passage was taken; tell if more have been compressed since."""
+        self._taken += 1
+        if source_of(document.uri) == document.uri:
+            self._share = passage.end / len(document.text)
+        else:  # a record of a file of many, whose text is most of the file
+            size = self._sizes[self._files]
+            self._share = min(1.0, (self._characters + passage.end) / max(1, size))
+        if self._counts.passages != self._told:
+            self.report()
+
+    def end_document(self, document: Document) -> None:
+        """Note that all passages of a document have been taken."""
+        self._characters += len(document.text)
+
+    def end_file(self, number: int) -> None:
+        """Note that ``number`` files have been read."""
+        self._files, self._characters = number, 0
+        size = self._sizes[number - 1]
+        self._left -= size
+        if self._share:  # else nothing in it was new
+            self._bytes += size
+        self._share = 0.0
+        self.report()
+
+    def report(self) -> None:
+        """Tell how far the run is."""
+        if self._tell is None:
+            return
+        begun = self._share * self._sizes[self._files] if self._share else 0.0
+        seen = self._bytes + begun
+        expected = round(self._taken * (self._bytes + self._left) / seen) if seen else None
+        self._told = self._counts.passages
+        seconds = time.perf_counter() - self._started
+        self._tell(AddProgress(self._files, len(self._sizes), self._told, expected, seconds))
+
+
+def _size(path: Path, most: int) -> int:
+    """Bytes of a file; none where it will not be read."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0
+    return size if size <= most else 0
 
 
 def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    given = [paths] if isinstance(paths, str | Path) else paths
+    given = list(given) if isinstance(given, Iterable) else [given]
+    wrong = [path for path in given if not isinstance(path, str | Path)]
+    if wrong:
+        raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")
     if "" in given:
         raise InputError("a path is empty; write . for the working folder")
+    if any("\0" in str(path) for path in given):
+        raise InputError("a path holds the character 0, which no path can")
     return [Path(path) for path in given]
 
 

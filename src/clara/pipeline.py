@@ -15,6 +15,7 @@ from typing import Unpack
 from clara import indexing
 from clara.answering import (
     DEFAULT_OPTIONS,
+    NOT_FOUND,
     AnswerKeywords,
     AnswerOptions,
     Reading,
@@ -48,20 +49,29 @@ class Clara:
         self.model = model
 
     @classmethod
-    def open(cls, path: str | Path, *, model: ClaraModel, rate: int | None = None, create: bool = True) -> Clara:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        model: ClaraModel,
+        rate: int | None = None,
+        codec: str | None = None,
+        create: bool = True,
+    ) -> Clara:
         """Open a store.
 
         Args:
             path: its folder.
             model: the model that filled it, or that is to fill it.
             rate: compression rate of a new store; the model's default when None. An existing store keeps its own.
+            codec: how a new store keeps memories: ``fp16`` (when None), ``int8``, ``int4`` or ``residual``.
             create: make the store if there is none.
 
         Raises:
             StoreNotFoundError: no store there, and ``create`` is false.
             StoreModelError: another model, or another rate than the one asked for, filled it.
             StoreError: the folder is not a store, or cannot be read.
-            ConfigError: the model does not serve the rate.
+            ConfigError: the model does not serve the rate, there is no such codec, or the store has another.
         """
         if rate is None:
             rate = _stored_rate(Path(path))
@@ -73,8 +83,9 @@ class Clara:
             rate=rate,
             memory_tokens=model.memory_tokens(rate),
             width=model.width,
+            query_space=model.query_space,
         )
-        store = LanceStore.create(Path(path), wanted) if create else LanceStore.open(Path(path), wanted)
+        store = LanceStore.create(Path(path), wanted, codec=codec) if create else LanceStore.open(Path(path), wanted)
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -136,7 +147,7 @@ class Clara:
 
         Args:
             question: in words.
-            k: at least 1.
+            k: at least 1; more than there are gives all.
             mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
             latent_weight: see ``AnswerOptions``.
 
@@ -173,16 +184,21 @@ class Clara:
         found = self._found(question, chosen)
         before = time.perf_counter()
         reading = plan_reading(self.model, question, found.hits, chosen)
-        generation = self.model.generate_many([reading.request], max_new_tokens=chosen.max_new_tokens)[0]
+        generation = self.model.generate_many(
+            [reading.request], max_new_tokens=chosen.max_new_tokens, scored=not chosen.always_answer
+        )[0]
         now = time.perf_counter()
+        withheld = not chosen.always_answer and reading.withheld(self.model, generation)
+        text = NOT_FOUND if withheld else generation.text
         return Answer(
-            text=generation.text,
+            text=text,
             citations=cite(reading, self.model),
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
             context=chosen.context,
             finish_reason=generation.finish_reason,
-            quote=find_quote(generation.text, question, reading.read()),
+            quote=None if withheld else find_quote(text, question, reading.read()),
+            answered=not withheld,
         )
 
     def stream(
@@ -193,11 +209,24 @@ class Clara:
         options: AnswerOptions = DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream:
-        """As ``ask``, with the text in pieces as it is generated."""
+        """As ``ask``, with the text in pieces as it is generated.
+
+        Where an answer may be withheld, it comes in one piece: it is judged whole.
+        """
         chosen = options.changed(k, **changes)
         reading = plan_reading(self.model, question, self._found(question, chosen).hits, chosen)
+        if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
+            return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
         return AnswerStream(reading, citations=cite(reading, self.model), pieces=pieces)
+
+    def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
+        """An answer that may be withheld."""
+        request, tokens = reading.request, options.max_new_tokens
+        generation = self.model.generate_many([request], max_new_tokens=tokens, scored=True)[0]
+        answered = not reading.withheld(self.model, generation)
+        text = generation.text if answered else NOT_FOUND
+        return AnswerStream(reading, cite(reading, self.model), (piece for piece in (text,)), answered)
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -210,22 +239,25 @@ class Clara:
         return found
 
     def _search(self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None) -> _Found:
+        if not isinstance(question, str):
+            raise InputError(f"a question is a text, got {question!r}")
         if not question.strip():
             raise InputError("the question is empty")
-        if self.store.count() == 0:
+        passages = self.store.count()
+        if passages == 0:
             raise StoreError("the store is empty; add documents first: clara index PATH --store STORE")
+        k = min(k, passages)
         started = time.perf_counter()
         if mode == "text":
             hits = self.store.search_text(question, k)
             return _Found(hits, 0.0, time.perf_counter() - started)
         query = self.model.encode_queries([question], rate=self.rate)[0]
-        vector, late = query.search_vector(), query.late
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = self.store.search_latent(vector, k, late=late)
+            hits = self.store.search_latent(query, k)
         else:
             weight = self.model.latent_weight if latent_weight is None else latent_weight
-            hits = self.store.search_hybrid(vector, question, k, late=late, latent_weight=weight)
+            hits = self.store.search_hybrid(query, question, k, latent_weight=weight)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
 
@@ -239,14 +271,24 @@ def _stored_rate(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerStream:
-    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest."""
+    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest.
+
+    Attributes:
+        reading: what is read.
+        citations: the passages found.
+        pieces: of the text.
+        answered: false where the evidence says that the documents hold no answer.
+    """
 
     reading: Reading
     citations: tuple[Citation, ...]
     pieces: Pieces[str, None, None]
+    answered: bool = True
 
     def quote(self, text: str) -> Quote | None:
         """Where the answer stands word for word, given its whole text."""
+        if not self.answered:
+            return None
         return find_quote(text.strip(), self.reading.request.question, self.reading.read())
 
 

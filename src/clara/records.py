@@ -20,6 +20,7 @@ ContextKind = Literal["memory", "text", "none"]
 ContextChoice = Literal["auto", "memory", "text", "none"]
 SearchMode = Literal["latent", "text", "hybrid"]
 Wording = Literal["free", "quoted"]
+QuerySpace = Literal["flat", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,6 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LateQuery:
-    """A question as late interaction compares it: memory token by memory token.
-
-    Attributes:
-        tokens: float32 [N, H], its memory tokens.
-        centre: float32 [H], what memory tokens of passages have in common; taken off them first.
-    """
-
-    tokens: FloatArray
-    centre: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """A compressed text: N memory vectors, and which model made them.
 
@@ -109,8 +97,32 @@ class Memory:
         fingerprint: fingerprint of the model that made it; memories of two models cannot be mixed.
         rate: compression rate, window tokens / N.
         token_count: tokens of the text that was compressed.
-        centre: float32 [H], of a question that is compared with passages by late interaction (see ``LateQuery``);
-            None for a passage, and for a question that is compared as one vector.
+    """
+
+    values: FloatArray
+    fingerprint: str
+    rate: int
+    token_count: int
+
+    def __post_init__(self) -> None:
+        _check_values(self.values)
+
+    def search_vector(self) -> FloatArray:
+        """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``)."""
+        return _unit(self.values.reshape(-1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryMemory:
+    """A question in the space of memories. Passages are compared with it; nothing is answered from it.
+
+    Attributes:
+        values: float32 [N, H], finite, read-only.
+        fingerprint: fingerprint of the model that made it.
+        rate: compression rate of the memories that it is compared with.
+        token_count: tokens of the question.
+        centre: float32 [H], what memory tokens of passages have in common, where passages are compared by late
+            interaction; None where the question is compared as one vector.
     """
 
     values: FloatArray
@@ -120,32 +132,38 @@ class Memory:
     centre: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        values = self.values
-        if values.ndim != 2 or values.dtype != np.float32:
-            raise MemoryMismatchError(f"memory values must be float32 [N, H], got {values.dtype} {values.shape}")
-        if not np.isfinite(values).all():
-            raise MemoryMismatchError("memory values must be finite; the model that made them is broken")
-        if self.centre is not None and (self.centre.shape != values.shape[1:] or not np.isfinite(self.centre).all()):
+        _check_values(self.values)
+        if self.centre is not None and (
+            self.centre.shape != self.values.shape[1:] or not np.isfinite(self.centre).all()
+        ):
             raise MemoryMismatchError(
-                f"the centre of a question must be finite, [{values.shape[1]}], got {self.centre.shape}"
+                f"the centre of a question must be finite, [{self.values.shape[1]}], got {self.centre.shape}"
             )
-        values.flags.writeable = False
-
-    @property
-    def late(self) -> LateQuery | None:
-        """The question as late interaction compares it; None where it is compared as one vector."""
-        return None if self.centre is None else LateQuery(self.values, self.centre)
 
     def search_vector(self) -> FloatArray:
-        """The flattened memory at unit length: float32 [N * H] (clara.md section 5, ``vec``).
+        """What flattened memories are compared with by cosine: float32 [N * H], of unit length.
 
-        Of a question with late interaction, each memory token is their mean: what finds the passages that late
-        interaction then puts in order. Which token stands where says nothing about a passage.
+        With late interaction each memory token is their mean: what finds the passages that late interaction then puts
+        in order. Which token stands where says nothing about a passage.
         """
-        values = self.values if self.centre is None else np.broadcast_to(self.values.mean(axis=0), self.values.shape)
-        flat: FloatArray = values.reshape(-1)
-        norm = float(np.linalg.norm(flat))
-        return flat / norm if norm > 0 else flat.copy()
+        if self.centre is None:
+            return _unit(self.values.reshape(-1))
+        return _unit(np.broadcast_to(self.values.mean(axis=0), self.values.shape).reshape(-1))
+
+
+def _check_values(values: FloatArray) -> None:
+    """Refuse what is no memory, and make the rest read-only."""
+    if values.ndim != 2 or values.dtype != np.float32:
+        raise MemoryMismatchError(f"memory values must be float32 [N, H], got {values.dtype} {values.shape}")
+    if not np.isfinite(values).all():
+        raise MemoryMismatchError("memory values must be finite; the model that made them is broken")
+    values.flags.writeable = False
+
+
+def _unit(flat: FloatArray) -> FloatArray:
+    """A vector at unit length; one of zeros stays."""
+    norm = float(np.linalg.norm(flat))
+    return flat / norm if norm > 0 else flat.copy()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,8 +270,8 @@ class Generation:
         token_ids: generated ids, without the end token.
         tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
-        logprob: natural logarithm of the answer's probability, end token included, before anything held it to
-            quotations; None where that was not asked for.
+        logprob: natural logarithm of the answer's probability, end token included, among all that it could have been
+            (of quotations, if it was held to them); None where that was not asked for.
     """
 
     text: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clara.records import FloatArray, LateQuery, Memory
+from clara.records import FloatArray, Memory, QueryMemory
 
 COVERAGE = 0.5
 """Share of a passage's score that is what it adds to the passages above it; chosen on training questions (LOG.md)."""
@@ -31,25 +31,23 @@ class Placed:
     score: float
 
 
-def ranking(query: Memory, passages: Sequence[Memory]) -> list[int]:
+def ranking(query: QueryMemory, passages: Sequence[Memory]) -> list[int]:
     """Indices of all passages, best first, of equals the first first; by ``covering`` for late interaction."""
-    late = query.late
-    if late is not None and passages:
-        return [placed.index for placed in covering([token_matches(late, p.values) for p in passages], len(passages))]
+    if query.centre is not None and passages:
+        return [placed.index for placed in covering([token_matches(query, p.values) for p in passages], len(passages))]
     order: list[int] = np.argsort(-np.array(similarities(query, passages)), kind="stable").tolist()
     return order
 
 
-def similarities(query: Memory, passages: Iterable[Memory]) -> list[float]:
+def similarities(query: QueryMemory, passages: Iterable[Memory]) -> list[float]:
     """What passages are ranked by: late interaction for a question that asks for it, else the cosine of both, flat."""
-    late = query.late
-    if late is not None:
-        return [late_interaction(late, passage.values) for passage in passages]
+    if query.centre is not None:
+        return [late_interaction(query, passage.values) for passage in passages]
     vector = query.search_vector()
     return [float(vector @ passage.search_vector()) for passage in passages]
 
 
-def late_interaction(query: LateQuery, passage: FloatArray) -> float:
+def late_interaction(query: QueryMemory, passage: FloatArray) -> float:
     """For each memory token of the question the best cosine among the passage's; their mean, weighted by length.
 
     ColBERT's operator (Khattab and Zaharia, arXiv 2004.12832) on memory tokens. The lengths of the question's tokens
@@ -65,12 +63,22 @@ def late_interaction(query: LateQuery, passage: FloatArray) -> float:
     return float(token_matches(query, passage).sum())
 
 
-def token_matches(query: LateQuery, passage: FloatArray) -> FloatArray:
-    """What each memory token of the question adds to ``late_interaction``, whose arguments these are: float32 [N]."""
-    centred = passage - query.centre
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), _SMALLEST)
-    best: FloatArray = (query.tokens @ centred.T).max(axis=1)
-    best /= np.maximum(np.linalg.norm(query.tokens, axis=1).sum(), _SMALLEST)
+def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
+    """What each memory token of the question adds to ``late_interaction``.
+
+    Args:
+        query: the question.
+        passages: float32 [N, H], or several [P, N, H].
+
+    Returns:
+        float32 [N], or [P, N].
+    """
+    centred = passages - (0 if query.centre is None else query.centre)
+    lengths = np.sqrt(np.einsum("...nh,...nh->...n", centred, centred))
+    products = centred @ query.values.T
+    products /= np.maximum(lengths, _SMALLEST)[..., None]
+    best: FloatArray = products.max(axis=-2)
+    best /= np.maximum(np.linalg.norm(query.values, axis=1).sum(), _SMALLEST)
     return best
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import runpy
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +80,21 @@ def test_every_command_has_help(clara: Clara, command: str) -> None:
         (("train", "scp", "--out", "o", "--config", "c.toml"), "--data"),
         (("train", "scp", "--data", "d.jsonl", "--out", "o", "--config", "c.toml"), "c.toml"),
         (("eval", "--data", "none.jsonl"), "none.jsonl"),
+        (("info", "--store", ""), "--store is empty"),
+        (("info", "--store="), "--store is empty"),
+        (("info", "--store", "~nobody-of-that-name/s"), "--store"),
+        (("index", "missing.txt", "--max-memory-mb", str(2**70)), "--max-memory-mb"),
+        (("remove", "a\0b", "--store", "s"), "clara index PATH"),
+        (("ask", "q", "--model", ""), "--model is empty"),
+        (("push", "", "somebody/something"), "a path is empty"),
+        (("info", "--store", "/dev/null"), "/dev/null is a file; a store is a folder"),
+        (("search", "q", "--k", "many"), "--k"),
+        (("search", "q", "--k", "2.5"), "--k"),
+        (("ask", "q", "--threads", "99999999999999999999"), "--threads"),
+        (("index", "missing.txt", "--max-file-mb", "inf"), "missing.txt"),
+        (("index", "missing.txt", "--max-file-mb", "nan"), "--max-file-mb"),
+        (("info", "--sore\x1b[31m", "x"), "--sore\\x1b[31m"),
+        (("index", "a\x1b[2J\nb"), r"a\x1b[2J b"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(clara: Clara, arguments: tuple[str, ...], named: str) -> None:
@@ -84,6 +103,44 @@ def test_a_users_mistake_is_one_line_and_exit_2(clara: Clara, arguments: tuple[s
     assert one_line(called.err), called.err
     assert named in called.err
     assert called.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "--document", "PIPE"),
+        ("synth", "PIPE", "--out", "o.jsonl", "--config", "PIPE"),
+        ("train", "scp", "--data", "PIPE", "--out", "o", "--config", "PIPE"),
+        ("train", "scp", "--data", "PIPE", "--out", "o", "--config", str(ROOT / "recipes" / "tiny.toml")),
+        ("convert-records", "PIPE", "out.jsonl", "--to", "official"),
+        ("convert-records", "PIPE", "out.jsonl", "--to", "records"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_said_not_waited_for(
+    clara: Clara, tiny_checkpoint: Path, arguments: tuple[str, ...]
+) -> None:
+    os.mkfifo("pipe.jsonl")
+    model = ("--model", tiny_checkpoint) if arguments[0] == "inspect" else ()
+    with _at_most(60):
+        called = clara(*(argument.replace("PIPE", "pipe.jsonl") for argument in arguments), *model)
+    assert called.code == 2
+    assert one_line(called.err)
+    assert "pipe.jsonl" in called.err
+    assert "is a pipe, a device or a socket, not a regular file" in called.err
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_store_that_is_something_else_is_named(clara: Clara, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from calling import Clara
 
 from clara.samples import sample_folder
 
+pytest_plugins = ["cli_fixtures"]
+
 ANSWERABLE = {
     "id": "places-01",
     "question": "How tall is the Eiffel Tower?",
@@ -18,7 +20,12 @@ ANSWERABLE = {
     "evidence": {"document": "eiffel-tower.md", "text": "The tower is 330 metres tall"},
     "half": "reporting",
 }
-UNANSWERABLE = {"id": "places-02", "question": "Who was the second architect?", "answers": [], "evidence": None}
+UNANSWERABLE: dict[str, object] = {
+    "id": "places-02",
+    "question": "Who was the second architect?",
+    "answers": [],
+    "evidence": None,
+}
 
 
 @pytest.fixture
@@ -36,8 +43,9 @@ def test_a_bed_is_asked_and_its_answers_are_kept(
     clara: Clara, bed: tuple[object, ...], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = ("--bed-system", "bm25-plain", "--bed-system", "closed-book", "--model", tiny_checkpoint, "--out", out)
-    value = clara(*bed, *options, "--json").json()
+    systems = ("bm25-plain", "default")
+    options = [word for name in systems for word in ("--bed-system", name)]
+    value = clara(*bed, *options, "--model", tiny_checkpoint, "--out", out, "--json").json()
     assert value["half"] == "reporting"
     assert value == json.loads((out / "bed.json").read_text())
     by_words = value["scores"][1]
@@ -47,8 +55,8 @@ def test_a_bed_is_asked_and_its_answers_are_kept(
     assert [(row["system"], row["id"]) for row in rows] == [
         ("bm25-plain", "places-01"),
         ("bm25-plain", "places-02"),
-        ("closed-book", "places-01"),
-        ("closed-book", "places-02"),
+        ("default", "places-01"),
+        ("default", "places-02"),
     ]
 
 

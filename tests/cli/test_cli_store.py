@@ -53,6 +53,21 @@ def test_index_reports_in_json(clara: Clara, tiny_checkpoint: Path, filled: Path
     assert "16x" in refused.err
 
 
+def test_index_keeps_to_the_limits_of_reading(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("Skerry Light was built in 1868, and it has 96 steps.")
+    (docs / "b.md").write_text("It has 96 steps.")
+    options = ("--store", tmp_path / "s", "--model", tiny_checkpoint, "--json")
+    limits = ("--max-characters", 20, "--max-seconds", 60, "--max-memory-mb", 512)
+    report = clara("index", docs, *options, *limits).json()
+    assert report["added"] == 1
+    (skipped,) = report["skipped"]["too large"]
+    assert skipped["message"].endswith("has 52 characters, the limit is 20; raise it with --max-characters")
+    assert clara("index", docs, *options).json()["added"] == 1
+    assert "256" in clara("index", docs, *options, "--max-memory-mb", 1).err
+
+
 def test_index_shows_a_report_to_people(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -66,6 +81,35 @@ def test_index_shows_a_report_to_people(clara: Clara, tiny_checkpoint: Path, tmp
     assert "skipped:   12 sources" in called.out
     assert called.out.count("empty0") == 10
     assert "and 2 more" in called.out
+
+
+def test_index_says_what_documents_leave_out(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<nav>Menu</nav><p>Skerry Light was built in 1868.</p><p hidden>x</p>")
+    options = ("--store", tmp_path / "s", "--model", tiny_checkpoint)
+    assert "left out:  menus (1), hidden parts (1)" in clara("index", tmp_path / "a.html", *options).out
+    (tmp_path / "b.html").write_text("<nav>Menu</nav><p>It has 96 steps.</p>")
+    assert clara("index", tmp_path / "b.html", *options, "--json").json()["left_out"] == {"menus": 1}
+
+
+def test_index_of_nothing_is_an_error(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    options = ("--store", tmp_path / "s", "--model", tiny_checkpoint)
+    nothing = clara("index", docs, *options)
+    assert nothing.code == 2
+    assert f"no document was found in {docs} (no files there)" in nothing.err
+    (docs / "photo.jpg").touch()
+    (docs / "empty.txt").touch()
+    (docs / ".hidden").touch()
+    skipped = clara("index", docs, *options, "--json")
+    assert skipped.code == 2
+    assert "(1 unsupported, 1 empty, 1 hidden); give files that are read" in skipped.err
+    assert set(json.loads(skipped.out)["skipped"]) == {"unsupported", "empty"}
+    (docs / "a.txt").write_text("Skerry Light was built in 1868.")
+    assert clara("index", docs, *options).code == 0
+    assert clara("index", docs, *options).code == 0  # unchanged is found
+    (docs / "a.txt").unlink()
+    assert clara("index", docs, *options, "--prune").code == 0  # it was asked to remove, and did
 
 
 def test_index_shows_a_bar_on_a_terminal(
@@ -176,3 +220,22 @@ def test_a_store_of_another_model_is_refused(clara: Clara, tiny_checkpoint: Path
     refused = clara("search", QUESTION, "--store", filled / "store", "--model", other)
     assert refused.code == 2
     assert "speed" in refused.err
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone", "overwritten", "manifest"])
+def test_a_damaged_store_is_said_without_its_inner_files(
+    clara: Clara, filled: Path, tmp_path: Path, damage: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(filled / "store", copy)
+    for file in (copy / "passages.lance" / ("_versions" if damage == "manifest" else "data")).iterdir():
+        if damage == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:100] if damage == "cut off" else b"junk" * 100)
+    called = clara("search", "chess", "--store", copy, "--mode", "text")
+    assert (called.code, called.out) == (2, "")
+    assert called.err.count("\n") == 1
+    assert "index the documents again into another --store" in called.err
+    for inner in ("passages.lance", ".lance", ".rs", "cargo", "rustc", "LanceError", "lance error"):
+        assert inner not in called.err.replace(str(copy), ""), called.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from calling import Clara, on_a_terminal
 
-from clara.train import stage
+from clara.train import run
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -73,7 +73,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "train", interrupted)
+    monkeypatch.setattr(run, "train", interrupted)
     called = clara("train", "scp", PASSAGES, "--out", tmp_path / "run", "--config", recipe)
     assert called.code == 130
     assert called.err.splitlines()[-1] == "clara: interrupted; the same command goes on from the last checkpoint"

@@ -74,6 +74,15 @@ def make_bed(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     return make
 
 
+def test_evidence_is_found_however_its_reader_marks_items(make_bed: Callable[..., tuple[Path, Path]]) -> None:
+    text = "- The tower in Paris * is 330 metres tall."
+    bed, documents = make_bed({**TOWER, "evidence": {"document": "paris.txt", "text": text}})
+    (documents / "towers" / "paris.txt").write_text("Towers\n- The tower in Paris\n  - is 330 metres tall.")
+    ((_, place),) = read_bed(bed, documents)[0].questions
+    assert place is not None
+    assert (place.start, place.end) == (9, 50)
+
+
 def test_evidence_is_found_across_line_breaks_and_halves_are_kept_apart(
     make_bed: Callable[..., tuple[Path, Path]],
 ) -> None:
@@ -81,7 +90,7 @@ def test_evidence_is_found_across_line_breaks_and_halves_are_kept_apart(
     (collection,) = read_bed(bed, documents)
     (_, place), (_, nowhere) = collection.questions
     assert place is not None
-    assert (place.start, place.end) == (0, 38)
+    assert (place.start, place.end) == (0, 37)
     assert nowhere is None
     assert [question.id for question, _ in read_bed(bed, documents, half="reporting")[0].questions] == ["towers-02"]
 

@@ -25,7 +25,7 @@ from clara.evaluate.system import AnswerModel, SystemSettings
 from clara.evaluate.systems import model_system
 from clara.metrics import bootstrap_interval, cover_em, exact_match, f1
 from clara.prompts import passage_text
-from clara.records import Generation, GenerationRequest, Memory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
 READING = read_records(FIXTURES / "multi_hop.jsonl")
@@ -194,7 +194,7 @@ def test_candidates_are_ranked_by_their_memories(rate: int) -> None:
 
 def test_recall_looks_at_five_and_tells_good_rankings_from_bad() -> None:
     class Backwards(BagModel):
-        def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+        def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
             return [replace(memory, values=-memory.values) for memory in super().encode_queries(questions, rate=rate)]
 
     forward = run(BagModel(), given="candidates", k=1, context="none")

@@ -20,7 +20,7 @@ from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.memories import DocumentMemories, rank_documents
 from clara.evaluate.run import Block
 from clara.evaluate.system import Context, answer_all
-from clara.records import GenerationRequest, Memory
+from clara.records import GenerationRequest, Memory, QueryMemory
 
 
 @given(st.lists(st.integers(-3, 3), max_size=20))
@@ -120,7 +120,8 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
         norm = math.hypot(*a) * math.hypot(*b)
         return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
 
-    order = rank_documents(memory(query), [[memory(window) for window in doc] for doc in docs])
+    asked = QueryMemory(memory(query).values, "f", 4, 8)
+    order = rank_documents(asked, [[memory(window) for window in doc] for doc in docs])
     best = [max(cosine(query, window) for window in doc) for doc in docs]
     assert sorted(order) == list(range(len(docs)))
     for before, after in itertools.pairwise(order):
@@ -129,7 +130,7 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
 
 def test_equal_documents_keep_their_order() -> None:
     same = [Memory(np.ones((2, 2), dtype=np.float32), "f", 4, 8)]
-    assert rank_documents(same[0], [same] * 5) == (0, 1, 2, 3, 4)
+    assert rank_documents(QueryMemory(same[0].values, "f", 4, 8), [same] * 5) == (0, 1, 2, 3, 4)
 
 
 def test_settings_name_all_faults_at_once() -> None:

@@ -14,7 +14,7 @@ from clara.errors import ConfigError, MissingExtraError
 from clara.evaluate.plugs.mteb import LatentEncoder
 from clara.ingest import make_document, split
 from clara.model import ClaraModel
-from clara.records import GenerationRequest, Memory
+from clara.records import GenerationRequest, QueryMemory
 
 CORPUS = [
     {"title": "Insects", "text": "Bees make honey out of nectar."},
@@ -26,7 +26,7 @@ CORPUS = [
 class NeverAsked(BagModel):
     """Refuses to swap documents and questions."""
 
-    def encode_queries(self, questions: Any, *, rate: int | None = None) -> list[Memory]:  # noqa: ANN401 - as its base
+    def encode_queries(self, questions: Any, *, rate: int | None = None) -> list[QueryMemory]:  # noqa: ANN401 - as its base
         assert all("?" in question for question in questions)
         return super().encode_queries(questions, rate=rate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from system_cases import ASKS, replies, settings
 
-from clara.config import check, read_toml
+from clara.config import Settings, check, read_toml
 from clara.data import DataRecord, MultiHop
 from clara.errors import CheckpointError, ConfigError, TrainingError
 from clara.evaluate.systems import SYSTEMS
@@ -24,17 +25,14 @@ from clara.model.backbone import BaseModel, load_base
 from clara.model.reader import Reader
 from clara.prompts import passage_text
 from clara.records import GenerationRequest
-from clara.train.dro import (
-    DroConfig,
-    draw_choices,
-    importance_weights,
-    load_selector,
-    log_probability,
-    selector_loss,
-    train_dro,
-)
+from clara.train.dro import load_selector
 
 ROOT = Path(__file__).parents[2]
+EXAMPLE = runpy.run_path(str(ROOT / "examples" / "train_dro.py"))
+DroConfig: type[Settings] = EXAMPLE["DroConfig"]
+draw_choices, log_probability = EXAMPLE["draw_choices"], EXAMPLE["log_probability"]
+importance_weights, selector_loss = EXAMPLE["importance_weights"], EXAMPLE["selector_loss"]
+train_dro: Callable[..., Path] = EXAMPLE["train_dro"]
 SCORES = [1.5, -0.5, 0.3, 0.9, -2.0]
 
 
@@ -90,7 +88,7 @@ RECORDS: list[DataRecord] = [
 
 
 @pytest.fixture
-def config(tiny_base: Path) -> DroConfig:
+def config(tiny_base: Path) -> Settings:
     """A run of four steps."""
     values: dict[str, Any] = {
         "base": str(tiny_base),
@@ -114,7 +112,7 @@ def base(tiny_base: Path) -> Callable[[], BaseModel]:
 
 
 def test_a_run_tunes_both_and_its_folder_is_a_system(
-    config: DroConfig, base: Callable[[], BaseModel], tiny_model: ClaraModel, tmp_path: Path
+    config: Settings, base: Callable[[], BaseModel], tiny_model: ClaraModel, tmp_path: Path
 ) -> None:
     folder = train_dro(RECORDS, config, tmp_path / "run", cache=tmp_path)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -145,7 +143,7 @@ def test_a_run_tunes_both_and_its_folder_is_a_system(
     assert SYSTEMS["dro"](replace(run, options={"dro": other})).fingerprint != system.fingerprint
 
 
-def test_what_dro_cannot_use_is_said(config: DroConfig, tiny_model: ClaraModel, tmp_path: Path) -> None:
+def test_what_dro_cannot_use_is_said(config: Settings, tiny_model: ClaraModel, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="questions with at least 7 passages"):
         train_dro(RECORDS, config.model_copy(update={"k": 6, "candidates": 9}), tmp_path, cache=tmp_path)
     with pytest.raises(ConfigError, match="nothing to choose 3 from"):

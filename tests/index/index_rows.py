@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clara.index import IndexRow, StoreModel
-from clara.records import FloatArray, Memory, Passage
+from clara.records import FloatArray, Memory, Passage, QueryMemory
 
 MODEL = StoreModel(fingerprint="f" * 64, name="tiny", rate=4, memory_tokens=4, width=16)
 
@@ -38,6 +38,11 @@ def values(*parts: object, model: StoreModel = MODEL, scale: float = 1.0) -> Flo
     rng = np.random.default_rng(int(digest(*parts)[:16], 16))
     drawn = rng.standard_normal((model.memory_tokens, model.width)) * scale
     return drawn.astype(np.float16).astype(np.float32)
+
+
+def question(numbers: FloatArray, *, centre: FloatArray | None = None, model: StoreModel = MODEL) -> QueryMemory:
+    """A question of the given memory values, compared by late interaction where it has a centre."""
+    return QueryMemory(np.array(numbers, dtype=np.float32), model.fingerprint, model.rate, 3, centre)
 
 
 def words(*parts: object, count: int = 12) -> str:

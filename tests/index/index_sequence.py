@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from index_rows import MODEL, digest, document, plain, values
+from index_rows import MODEL, digest, document, plain, question, values
 
 from clara.index import DocumentEntry, LanceStore, PassageIndex
 
@@ -39,7 +39,7 @@ def bring_up_to_date(index: PassageIndex, corpus: Corpus, *, batch: int = 2) -> 
         rows = [row for row in document(uri, version, passages) if row.passage.id not in have]
         for start in range(0, len(rows), batch):
             index.add(rows[start : start + batch])
-        index.finish_document(DocumentEntry(uri, content_hash, passages))
+        index.finish_documents([DocumentEntry(uri, content_hash, passages)])
     index.optimize()
 
 
@@ -47,7 +47,7 @@ def contents(index: PassageIndex) -> dict[str, object]:
     """Every row, the ledger, and what searches find."""
     uris = sorted(index.documents().keys() | index.unfinished())
     ids = sorted(passage_id for uri in uris for passage_id in index.passage_ids(uri))
-    query = values("question").reshape(-1)
+    query = question(values("question"))
     searches = {
         "latent": index.search_latent(query, 7),
         "text": index.search_text("copper karst loam", 7),

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exact import ExactIndex
 from index_rows import MODEL, digest
 from index_sequence import AFTER, BEFORE, FIRST, Corpus, bring_up_to_date, contents, index_twice, many
 
-from clara.index import ExactIndex, LanceStore, description, store, table
+from clara.index import LanceStore, description, store, table
 from clara.index.ledger import Ledger
 from clara.index.table import PassageTable
 
@@ -50,7 +51,7 @@ class Steps:
         monkeypatch.setattr(PassageTable, "create", staticmethod(self.counted(PassageTable.create)))
         monkeypatch.setattr(store, "write_description", self.counted(description.write_description))
         # Small commits and eager compaction, so that a small corpus goes through every kind of step.
-        monkeypatch.setattr(table, "_COMMIT_ROWS", 1)
+        monkeypatch.setattr(table, "_COMMIT_BYTES", 1)
         monkeypatch.setattr(store, "_FRAGMENTS", 3)
 
     def counted(self, step: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,13 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from exact import ExactIndex
 from filelock import FileLock
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,20 +27,23 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from index_rows import MODEL, digest, document, plain, row, values
+from index_rows import MODEL, digest, document, plain, question, row, values
 from index_sequence import AFTER, BEFORE, bring_up_to_date, contents
 
-from clara.errors import StoreError, StoreModelError, StoreNotFoundError
-from clara.index import DocumentEntry, ExactIndex, LanceStore, store
-from clara.index.description import LOCK_FILE, write_description
-from clara.index.ledger import LEDGER_FILE
+from clara.errors import ConfigError, StoreError, StoreModelError, StoreNotFoundError
+from clara.index import DocumentEntry, LanceStore, folder, store
+from clara.index.codecs import CODECS
+from clara.index.description import LOCK_FILE, Description, write_description
+from clara.index.ledger import LEDGER_FILE, Ledger
+from clara.index.table import PassageTable
+from clara.index.upgrade import upgrade
 
 V1 = Path(__file__).with_name("store_v1")
 
 
 def add_document(index: LanceStore | ExactIndex, uri: str, version: str, passages: int) -> None:
     index.add(document(uri, version, passages))
-    index.finish_document(DocumentEntry(uri, digest(uri, version), passages))
+    index.finish_documents([DocumentEntry(uri, digest(uri, version), passages)])
 
 
 class Histories(RuleBasedStateMachine):
@@ -68,7 +72,7 @@ class Histories(RuleBasedStateMachine):
         outcomes = []
         for index in (self.store, self.oracle):
             try:
-                index.finish_document(entry)
+                index.finish_documents([entry])
                 outcomes.append("finished")
             except StoreError as error:
                 outcomes.append(str(error))
@@ -103,8 +107,8 @@ class Histories(RuleBasedStateMachine):
             if sum(one.content_hash == entry.content_hash for one in self.oracle.get(sorted(ids[uri])))
             == entry.passages
         }
-        vector = values("question").reshape(-1)
-        found, wanted = (index.search_latent(vector, 6) for index in (self.store, self.oracle))
+        query = question(values("question"))
+        found, wanted = (index.search_latent(query, 6) for index in (self.store, self.oracle))
         assert [hit.passage for hit in found] == [hit.passage for hit in wanted]
 
     def teardown(self) -> None:
@@ -164,9 +168,9 @@ def test_a_store_of_another_model_is_refused_with_the_remedy(other: object, tmp_
 
 def test_no_store(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "nothing", tmp_path / "empty"):
+    for empty in (tmp_path / "nothing", tmp_path / "empty"):
         with pytest.raises(StoreNotFoundError, match="clara index PATH --store"):
-            LanceStore.open(folder, MODEL)
+            LanceStore.open(empty, MODEL)
         assert not (tmp_path / "nothing").exists()
 
 
@@ -190,12 +194,13 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"store format 2, this clara reads format 1; upgrade clara-rag"),
+        ({"version": 3}, r"store format 3, this clara reads format 2; upgrade clara-rag"),
+        ({"codec": "int8"}, r"its checksum does not fit"),
         ({"model": {"name": "tiny"}}, r"is damaged \(fingerprint: Field required; rate"),
         ({"model": None}, "is damaged"),
         (None, "is damaged"),
     ],
-    ids=["newer", "missing keys", "no model", "cut off"],
+    ids=["newer", "another codec", "missing keys", "no model", "cut off"],
 )
 def test_a_description_that_cannot_be_used(change: dict[str, object] | None, message: str, tmp_path: Path) -> None:
     LanceStore.create(tmp_path / "store", MODEL).close()
@@ -214,7 +219,7 @@ def test_a_creation_that_was_cut_short_goes_on(tmp_path: Path) -> None:
         (stage / LOCK_FILE).touch()
     (stages[1] / "store.json.draft").write_text('{"format":')
     for stage in stages[2:]:
-        write_description(stage, MODEL)
+        write_description(stage, Description(MODEL))
     for stage in stages[3:]:
         sqlite3.connect(stage / LEDGER_FILE).close()  # makes a file without tables
         (stage / LEDGER_FILE).touch()
@@ -224,7 +229,7 @@ def test_a_creation_that_was_cut_short_goes_on(tmp_path: Path) -> None:
         with LanceStore.create(stage, MODEL) as made:
             add_document(made, "d", "v1", 2)
             made.optimize()
-            assert made.count() == len(made.search_latent(values("q").reshape(-1), 9)) == 2
+            assert made.count() == len(made.search_latent(question(values("q")), 9)) == 2
     for stage in stages[2:]:
         shutil.rmtree(stage / "passages.lance")
         if stage.name == "folder":
@@ -234,7 +239,7 @@ def test_a_creation_that_was_cut_short_goes_on(tmp_path: Path) -> None:
 
 
 def test_one_process_writes_and_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(folder, "_LOCK_SECONDS", 0.05)
     with LanceStore.create(tmp_path / "store", MODEL) as first, LanceStore.open(tmp_path / "store", MODEL) as second:
         add_document(first, "d", "v1", 1)
         for change in (
@@ -277,9 +282,9 @@ def test_another_process_holds_the_lock(tmp_path: Path) -> None:
 
 
 def test_reading_a_half_made_store_waits_for_its_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(folder, "_LOCK_SECONDS", 0.05)
     (tmp_path / "store").mkdir()
-    write_description(tmp_path / "store", MODEL)
+    write_description(tmp_path / "store", Description(MODEL))
     with (
         FileLock(tmp_path / "store" / LOCK_FILE),
         pytest.raises(StoreError, match="another process is writing"),
@@ -290,7 +295,7 @@ def test_reading_a_half_made_store_waits_for_its_maker(tmp_path: Path, monkeypat
 
 def test_searching_while_another_writes_and_compacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_FRAGMENTS", 2)
-    vector = values("a", "v1", 0).reshape(-1)
+    query = question(values("a", "v1", 0))
     with LanceStore.create(tmp_path / "store", MODEL) as writer, LanceStore.open(tmp_path / "store", MODEL) as reader:
         add_document(writer, "a", "v1", 1)
         writer.optimize()
@@ -302,8 +307,8 @@ def test_searching_while_another_writes_and_compacts(tmp_path: Path, monkeypatch
             nonlocal searches
             try:
                 while not done.is_set():
-                    assert reader.search_latent(vector, 3)[0].passage.document == "a"
-                    assert reader.search_hybrid(vector, "karst", 3)
+                    assert reader.search_latent(query, 3)[0].passage.document == "a"
+                    assert reader.search_hybrid(query, "karst", 3)
                     assert "a" in reader.documents()
                     searches += 1
             except BaseException as error:  # noqa: BLE001 - handed to the main thread
@@ -324,18 +329,18 @@ def test_searching_while_another_writes_and_compacts(tmp_path: Path, monkeypatch
 
 
 def test_compaction_keeps_every_row_and_gives_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LanceStore.create(tmp_path / "store", MODEL) as index:
-        bring_up_to_date(index, BEFORE, batch=1)
-        bring_up_to_date(index, AFTER, batch=1)
-        before, files = contents(index), index._table.fragments()
-        assert files > 2
-        monkeypatch.setattr(store, "_FRAGMENTS", 2)
-        monkeypatch.setattr("clara.index.table._KEEP_VERSIONS", timedelta(milliseconds=1))
-        size = index._table.bytes_on_disk()
-        index.optimize()
-        assert contents(index) == before
-        assert index._table.fragments() == 1
-        assert index._table.bytes_on_disk() < size
+    found, sizes, fragments = [], [], []
+    for name, files in (("scattered", 128), ("compacted", 2)):
+        monkeypatch.setattr(store, "_FRAGMENTS", files)
+        with LanceStore.create(tmp_path / name, MODEL) as index:
+            bring_up_to_date(index, BEFORE, batch=1)
+            bring_up_to_date(index, AFTER, batch=1)
+            found.append(contents(index))
+            sizes.append(index._table.bytes_on_disk())
+            fragments.append(index._table.fragments())
+    assert fragments[1] <= 2 < fragments[0]
+    assert found[0] == found[1]
+    assert sizes[1] < sizes[0]
 
 
 def test_optimize_does_nothing_when_nothing_changed(tmp_path: Path) -> None:
@@ -367,28 +372,95 @@ def test_no_room_is_a_store_error_and_leaves_the_store_whole(tmp_path: Path) -> 
             index.add(big)
         assert index.count() == 2
         with largest_file(2_000), pytest.raises(StoreError, match=r"cannot be used: .*make room"):
-            index.finish_document(DocumentEntry("a", digest("a", "v1"), 2))
+            index.finish_documents([DocumentEntry("a", digest("a", "v1"), 2)])
         index.add(big)
-        index.finish_document(DocumentEntry("b", big[0].content_hash, 20))
+        index.finish_documents([DocumentEntry("b", big[0].content_hash, 20)])
         index.optimize()
         assert index.count() == 22
         assert index.documents().keys() == {"a", "b"}
 
 
-def test_a_store_of_format_1_still_loads(tmp_path: Path) -> None:
+def test_a_store_of_format_1_is_upgraded_without_a_model(tmp_path: Path) -> None:
     """``make_store_v1.py`` wrote it; it holds ``AFTER`` and must go on saying so."""
     shutil.copytree(V1, tmp_path / "store")
     oracle = ExactIndex(MODEL)
     bring_up_to_date(oracle, AFTER)
     wanted = contents(oracle)
+    for way in (LanceStore.create, LanceStore.open):
+        with pytest.raises(StoreError, match=r"of format 1, this clara uses format 2; .*: clara upgrade .*store"):
+            way(tmp_path / "store", MODEL)
+    done = upgrade(tmp_path / "store")
+    assert (done.passages, done.before.version, done.after.version) == (wanted["count"], 1, 2)
+    assert upgrade(tmp_path / "store").passages == 0
     with LanceStore.open(tmp_path / "store", MODEL) as index:
         found = contents(index)
         for name in ("documents", "unfinished", "count", "rows"):
             assert found[name] == wanted[name], name
         assert len(index.search_text("copper karst loam", 9)) == len(oracle.search_text("copper karst loam", 9))
+        assert index.damaged() == []
         bring_up_to_date(index, BEFORE)
         bring_up_to_date(oracle, BEFORE)
         assert contents(index)["rows"] == contents(oracle)["rows"]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_store_goes_from_codec_to_codec(codec: str, tmp_path: Path) -> None:
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        bring_up_to_date(index, AFTER)
+        before = contents(index)
+    done = upgrade(tmp_path / "store", codec=codec)
+    assert (done.before.codec, done.after.codec) == ("fp16", codec)
+    with LanceStore.create(tmp_path / "store", MODEL, codec=codec) as index:
+        after = contents(index)
+        for name in ("documents", "unfinished", "count"):
+            assert after[name] == before[name]
+        assert index.codec == codec
+    with pytest.raises(ConfigError, match=r"clara upgrade .* --codec"):
+        LanceStore.create(tmp_path / "store", MODEL, codec="fp16" if codec != "fp16" else "int8")
+
+
+def test_an_upgrade_may_die_before_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base"
+    with LanceStore.create(base, MODEL) as index:
+        bring_up_to_date(index, AFTER)
+        wanted, rows = contents(index)["rows"], index.count()
+
+    class DeathError(Exception):
+        """Stands for a kill."""
+
+    died, death = True, 0
+    while died:
+        here = tmp_path / str(death)
+        shutil.copytree(base, here)
+        left, died = death, False
+
+        def step(original: Callable[..., object]) -> Callable[..., object]:
+            def run(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 - stands for any function
+                nonlocal left, died
+                if left == 0:
+                    died = True
+                    raise DeathError
+                left -= 1
+                return original(*args, **kwargs)
+
+            return run
+
+        with monkeypatch.context() as patched:
+            for owner, name in ((PassageTable, "append"), (Path, "rename"), (Path, "replace"), (Ledger, "remember")):
+                patched.setattr(owner, name, step(getattr(owner, name)))
+            patched.setattr(shutil, "rmtree", step(shutil.rmtree))
+            with suppress(DeathError):
+                upgrade(here, codec="int8")
+        with LanceStore.open(here, MODEL) as index:
+            assert index.codec in {"fp16", "int8"}
+            found = contents(index)["rows"]
+            assert found == wanted or (index.codec == "int8" and index.count() == rows)
+        upgrade(here, codec="int8")
+        with LanceStore.open(here, MODEL) as index:
+            assert (index.codec, index.settled()) == ("int8", True)
+            assert sorted(path.name for path in here.iterdir()) == sorted(path.name for path in base.iterdir())
+        death += 1
+    assert death >= 8
 
 
 def test_the_room_imports_no_torch() -> None:

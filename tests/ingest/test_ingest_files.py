@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_finds_supported_files_in_order_and_names_the_others(tmp_path: Path) -> 
     _make(tmp_path, "b/z.TXT", "b/a.md", "a.html", "c.htm", "d.pdf", "e.docx", "f.jsonl", "g.txt", "b.png", "Makefile")
     listing = find_files([tmp_path])
     assert _names(listing.files, tmp_path) == [
+        "Makefile",
         "a.html",
         "b/a.md",
         "b/z.TXT",
@@ -37,7 +39,7 @@ def test_finds_supported_files_in_order_and_names_the_others(tmp_path: Path) -> 
         "f.jsonl",
         "g.txt",
     ]
-    assert _names(listing.unsupported, tmp_path) == ["Makefile", "b.png"]
+    assert _names(listing.unsupported, tmp_path) == ["b.png"]
     assert listing.hidden == 0
     assert listing.skipped == ()
 
@@ -78,9 +80,16 @@ def test_a_link_is_read_by_its_own_suffix(tmp_path: Path) -> None:
     assert document.uri == (tmp_path / ".blobs" / "1f3a").resolve().as_posix()
 
 
-def test_a_pipe_is_unsupported_not_read(tmp_path: Path) -> None:
+def test_pipes_devices_and_sockets_are_skipped_as_such_and_never_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    assert _names(find_files([tmp_path]).unsupported, tmp_path) == ["pipe.txt"]
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.md"))
+        listing = find_files([tmp_path, Path(os.devnull)])
+    assert [Path(skipped.uri).name for skipped in listing.skipped] == ["pipe.txt", "socket.md", "null"]
+    for skipped in listing.skipped:
+        assert skipped.reason == "unreadable"
+        assert "is a pipe, a device or a socket, not a regular file" in skipped.message
+    assert listing.files == listing.unsupported == ()
 
 
 def test_missing_paths_are_all_named(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from clara.ingest import Location, location_of, make_document, passage_metadata
@@ -26,9 +28,9 @@ def test_every_character_of_every_passage_has_its_page() -> None:
             passage = _passage(document, start, min(start + size, len(text)))
             metadata = passage_metadata(document, passage)
             assert metadata["media_type"] == "application/pdf"
-            for offset, page in expected.items():
+            for offset, number in expected.items():
                 if passage.start <= offset < passage.end:
-                    assert location_of(metadata, offset).page == page
+                    assert location_of(metadata, offset).page == number
 
 
 def test_headings_at_above_and_inside_a_passage() -> None:
@@ -41,6 +43,16 @@ def test_headings_at_above_and_inside_a_passage() -> None:
     start = text.index("# Refunds")
     assert passage_metadata(document, _passage(document, start, len(text))) == {"heading": "Refunds"}
     assert passage_metadata(document, _passage(document, start - 4, start)) == {"heading": "Fees"}
+
+
+def test_many_headings_cost_a_passage_nothing() -> None:
+    text = "# A heading\n" * 100_000
+    document = make_document("/a", "", text, headings=markdown_headings(text), pages=tuple(range(0, len(text), 12)))
+    started = time.process_time()
+    for start in range(0, len(text), 1200):
+        metadata = passage_metadata(document, _passage(document, start, start + 24))
+        assert location_of(metadata, start + 12) == Location(start // 12 + 2, "A heading")
+    assert time.process_time() - started < 5  # looking at all of them took minutes
 
 
 def test_a_passage_of_a_store_without_places() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def _gone(pid: int, *, within: float = 20) -> bool:
 @pytest.mark.parametrize(
     ("limits", "reason", "message"),
     [
-        (ReadLimits(memory_mb=128), "too large", "needs more than the 128 MB of memory"),
+        (ReadLimits(memory_mb=256), "too large", "needs more than the 256 MB of memory"),
         (ReadLimits(memory_mb=8192, seconds=1), "too slow", "takes longer than 1 s to read; raise it with"),
     ],
 )
@@ -100,7 +101,7 @@ def test_characters_of_a_document(tmp_path: Path, suffix: str) -> None:
 def test_a_text_that_outgrows_its_file(tmp_path: Path) -> None:
     source = docx.Document()
     source.add_paragraph("a" * 5_000_000)
-    source.save(tmp_path / "a.docx")
+    source.save(str(tmp_path / "a.docx"))
     texts, report = _read(tmp_path, _ROOMY)
     assert texts == []
     assert (report.skipped[0].reason, "characters of" in report.skipped[0].message) == ("too large", True)
@@ -108,14 +109,12 @@ def test_a_text_that_outgrows_its_file(tmp_path: Path) -> None:
 
 def test_a_process_that_was_ended_between_two_files_is_started_again(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("One.")
-    (tmp_path / "b.md").write_text("Two.")
     with Reader(find_files([tmp_path])) as reader:
-        documents = reader.documents()
-        assert next(documents).text == "One."
-        child = _child()
-        child.kill()
-        assert _gone(child.pid)
-        assert next(documents).text == "Two."
+        for _ in range(2):
+            assert [document.text for document in reader.documents()] == ["One."]
+            child = _child()
+            child.kill()
+            assert _gone(child.pid)
         assert reader.report().skipped == ()
 
 
@@ -130,6 +129,35 @@ def test_a_reader_that_stops_in_the_middle_of_a_file_reads_the_next(tmp_path: Pa
         records.close()  # type: ignore[attr-defined] # a generator
         assert [document.text for document in reader.read(listing.files[1])] == ["Two."]
     assert psutil.Process().children() == []
+
+
+def test_files_come_in_their_order_whatever_process_reads_them(tmp_path: Path) -> None:
+    for number in range(10, 50):
+        (tmp_path / f"{number}.md").write_text(f"Text {number}. " * (20_000 if number % 7 == 0 else 1))
+    (tmp_path / "20.txt").write_text("Plain.")
+    for number in (33, 50):
+        (tmp_path / f"{number}.pdf").write_bytes(make_form_bomb(9))
+    (tmp_path / "40.pdf").write_bytes(b"no PDF")
+    listing = find_files([tmp_path])
+    with Reader(listing, limits=ReadLimits(memory_mb=256)) as reader:
+        names = [Path(document.uri).name for document in reader.documents()]
+        report = reader.report()
+    assert names == [path.name for path in listing.files if path.suffix != ".pdf"]
+    assert [(Path(item.uri).name, item.reason) for item in report.skipped] == [
+        ("33.pdf", "too large"),
+        ("40.pdf", "broken"),
+        ("50.pdf", "too large"),
+    ]
+    assert psutil.Process().children() == []
+
+
+def test_files_may_be_read_in_any_order(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}.md").write_text(f"Text {number}.")
+    listing = find_files([tmp_path])
+    with Reader(listing) as reader:
+        for number in (3, 1, 2, 2, 39, 0):
+            assert [document.text for document in reader.read(listing.files[number])] == [f"Text {number}."]
 
 
 def test_ctrl_c_is_the_parents_matter(tmp_path: Path) -> None:
@@ -185,6 +213,18 @@ def test_the_process_inherits_no_file(tmp_path: Path) -> None:
         assert str(tmp_path / "lock") not in held
 
 
+def test_a_large_program_has_small_readers(tmp_path: Path) -> None:
+    """What the system calls the most memory of a process begins with what its parent holds."""
+    held = bytearray(300 * 2**20)
+    held[:: resource.getpagesize()] = b"1" * len(held[:: resource.getpagesize()])
+    (tmp_path / "a.md").write_text("One.")
+    with Reader(find_files([tmp_path]), limits=ReadLimits(memory_mb=256)) as reader:
+        assert len(list(reader.documents())) == 1
+        child = _child()
+        assert len(list(reader.documents())) == 1
+        assert _child().pid == child.pid
+
+
 def test_memory_is_watched_where_the_kernel_does_not_limit_it() -> None:
     program = (
         "from clara.ingest.worker import watch_memory\n"
@@ -201,5 +241,5 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it() -> None:
 
 
 def test_limits_name_all_their_faults() -> None:
-    with pytest.raises(ConfigError, match=r"memory_mb must be at least 64, got 1; seconds must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"memory_mb must be at least 256, got 1; seconds must be at least 1, got 0"):
         ReadLimits(memory_mb=1, seconds=0)

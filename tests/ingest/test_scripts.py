@@ -31,6 +31,7 @@ from clara.ingest.scripts import subscript, superscript
         ("M", "lle", " Curie", "lle"),
         ("Mada", "me", " Curie", "me"),
         ("Acme", "™", "", "™"),
+        ("L", "A", "TEX", "A"),
         ("2019", "*", "", "*"),
         ("", "1", "See", "1 "),
         ("word", " ", "", ""),

@@ -32,8 +32,8 @@ from clara.model.official_prompting import OfficialPrompter
 from clara.model.official_write import convert, export
 from clara.pipeline import Clara
 from clara.records import GenerationRequest
-from clara.train import start
-from clara.train.config import Stage, TrainConfig
+from clara.train.stages import stage_class
+from clara.train.start import release
 
 TEXT = "The lighthouse keeper wrote three letters."
 
@@ -332,9 +332,9 @@ def test_a_long_question_keeps_the_assistants_header(model: ClaraModel) -> None:
 def test_memory_embeddings_train_after_the_first_stage_too(make_network: Callable[[CompressionConfig], Loaded]) -> None:
     """With the official code they never do: only the first stage puts them to the optimiser."""
     network = make_network(CompressionConfig(window_tokens=64, rates=(16,))).network
-    stages: dict[Stage, bool] = {"scp": True, "instruct": True, "end_to_end": False}  # there the compressor is frozen
-    for stage, trained in stages.items():
-        start._release(network, stage, TrainConfig())
+    for name, trained in {"scp": True, "instruct": True, "end-to-end": False}.items():  # there the compressor is frozen
+        kind = stage_class(name)
+        release(network, kind(kind.Config()).trains())
         assert network.table.tokens is not None
         assert network.table.tokens.requires_grad is trained
 

@@ -7,10 +7,9 @@ from cases import passage, replies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.synth.checks import check_pair, check_paraphrase, copied
-from clara.synth.checks.language import language_of
+from clara.synth.checks import check_copied, check_pair, check_paraphrase, language_of
 from clara.synth.drafts import Pair, SourcePassage
-from clara.synth.judges.lexical import LexicalJudge
+from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
 from clara.synth.words import content_stems, longest_common_run, names, numbers, sentences, stem, stems, words
 
@@ -208,4 +207,4 @@ def test_any_text_can_be_checked(text: str) -> None:
     check_pair(Pair(text, text), PASSAGE, (Pair(text[1:], text),), LIMITS)
     check_paraphrase(text, PASSAGE, LIMITS)
     check_paraphrase(GOOD, SourcePassage("x", "", text, text), LIMITS)
-    assert copied.check_paraphrase(PASSAGE.text, PASSAGE, LIMITS) is not None
+    assert check_copied(PASSAGE.text, PASSAGE, LIMITS) is not None

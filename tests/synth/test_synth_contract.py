@@ -18,10 +18,9 @@ from clara.synth.contract import (
     parse_verdict,
 )
 from clara.synth.drafts import Draft, Fault, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.rounds import Drafted, Work, without, wrong_items
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, packaged_templates, read_templates
-from clara.synth.verdicts import without, wrong_items
-from clara.synth.work import Work
 
 PAIR = {"question": "Who?", "answer": "Ada"}
 GOOD = json.dumps({"pairs": [PAIR, {"question": "Where?", "answer": "Turku"}]})
@@ -193,8 +192,6 @@ def test_a_verdict_takes_out_what_it_names_or_all(remarks: tuple[str, ...], left
 
 def test_complex_questions_are_not_asked_for_for_ever() -> None:
     """A passage of one fact has none: after two tries, or an empty reply, the record goes without."""
-    from clara.synth.draft import Drafted  # noqa: PLC0415
-
     settings = SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}})
     work = Work(settings)
     rejected = Rejection("complex_qa", "Question: x", Fault("length", "too short"))

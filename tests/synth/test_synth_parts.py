@@ -12,14 +12,14 @@ from cases import passage, replies, write_passages
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from verifier_bench import score_verifier
 
 from clara.data import PassageQA, QAPair, read_records
+from clara.data.official_rows import export_official, from_official, import_official, to_official
 from clara.errors import InputError, RecordError, SynthesisError
-from clara.synth.bench import score_verifier
-from clara.synth.budget import Budget, Usage
-from clara.synth.cache import Reply, ReplyCache, request_key
-from clara.synth.faults import BudgetSpentError
-from clara.synth.official_jsonl import export_official, from_official, import_official, to_official
+from clara.llm.client import Reply, Usage
+from clara.synth.budget import Budget, BudgetSpentError
+from clara.synth.cache import ReplyCache, request_key
 from clara.synth.report import RunFigures, SynthReport, write_report
 from clara.synth.settings import BudgetSettings, CheckSettings, LexicalSettings
 from clara.synth.sources import Sources, read_sources
@@ -37,7 +37,7 @@ def test_the_cache_keeps_replies_under_the_whole_request(tmp_path: Path) -> None
         cache.put(key, Reply("another", "stop", Usage(30, 20)))
         cache.learn("way", "none")
     with ReplyCache(tmp_path / "c.sqlite3") as cache:
-        assert cache.get(key) == Reply("hallo", "stop", Usage(3, 2), cached=True)
+        assert cache.get(key) == Reply("hallo", "stop", Usage(3, 2))
         assert cache.spent() == Usage(3, 2)
         assert cache.keys() == {key}
         assert (cache.fact("way"), cache.fact("other")) == ("none", None)

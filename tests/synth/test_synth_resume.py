@@ -17,7 +17,6 @@ from cases import knowledge, passage, write_passages
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from llm_server import LLMServer, serving
 
 from clara.errors import SynthesisError
 from clara.synth.cache import ReplyCache, request_key
@@ -26,6 +25,7 @@ from clara.synth.output import Output, read_accepted, read_dropped
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
+from llm_server import LLMServer, serving
 
 _PASSAGES = 24
 _CONCURRENCY = 4

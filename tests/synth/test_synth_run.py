@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from cases import knowledge, passage, replies, write_passages
-from llm_server import LLMServer, always, first, serving
 
 from clara.data import read_records
 from clara.errors import SynthesisError
 from clara.synth.drafts import SourcePassage
 from clara.synth.report import SynthReport
-from clara.synth.run import Job, Progress, synthesize
+from clara.synth.run import Job, SynthProgress, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources, read_sources
+from llm_server import LLMServer, always, first, serving
 
 PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
 
@@ -405,7 +405,7 @@ def test_passages_out_of_the_cache_do_not_make_a_refusal_theirs(tmp_path: Path) 
 
 
 def test_progress_tells_speed_and_the_time_left(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[SynthProgress] = []
     with serving(LLMServer(knowledge(4), delay=0.01)) as server:
         sources = read_sources([write_passages(tmp_path / "in.jsonl", 4)], passage_words=190, min_passage_words=8)
         synthesize(sources, settings(server), Job(tmp_path / "out.jsonl", on_progress=seen.append))

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, serving
+import verifier_bench
+from verifier_bench import POOLED, VerifierScore, score_verifier
 
 from clara.data import PassageQA, read_records
-from clara.synth.bench import VerifierScore, score_verifier
+from clara.errors import RecordError
 from clara.synth.report import SynthReport
 from clara.synth.run import Job, synthesize
 from clara.synth.settings import CheckSettings, LexicalSettings, SynthSettings
 from clara.synth.sources import read_sources
+from llm_server import LLMServer, serving
 
 FIXTURE = Path(__file__).parent / "fixtures" / "human_pairs.jsonl"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "train" / "passage_qa"
-POOLED = ("squad", "nq_qed", "nq_open", "clara_scp")
-_SAMPLE = 80  # passages a data set; all of them take minutes (scripts/verify_bench.py)
+_SAMPLE = 80  # passages a data set; all of them take minutes (verifier_bench.py)
 
 
 def score(records: tuple[PassageQA, ...]) -> VerifierScore:
@@ -46,6 +47,14 @@ def test_human_pairs_of_the_pooled_data_sets() -> None:
     assert pooled.pairs > 500
     assert pooled.recall >= 0.95
     assert pooled.rejection >= 0.95
+
+
+def test_the_table_names_what_it_cannot_measure(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(FIXTURE.read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+    with pytest.raises(SystemExit, match="expected at least two"):
+        verifier_bench.main([tmp_path / "one.jsonl"])
+    with pytest.raises(RecordError, match="nothing"):
+        verifier_bench.main([tmp_path / "nothing"])
 
 
 def in_other_words(text: str) -> str:

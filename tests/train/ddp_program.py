@@ -10,16 +10,17 @@ import signal
 import sys
 from pathlib import Path
 
-from train_cases import passages, questions, settings
+from train_cases import made, passages, questions
 
-from clara.train.config import TrainConfig
-from clara.train.run_log import Progress
-from clara.train.stage import train
+from clara.train.log import TrainProgress
+from clara.train.run import train
+from clara.train.stages.base import Stage
 
 
-def config(base: Path, steps: int, *, frozen: bool = False) -> TrainConfig:
+def stage(base: Path, steps: int, *, frozen: bool = False) -> Stage:
     """A run without dropout, whose masks depend on how a batch is cut; examples of very different length."""
-    return settings(
+    return made(
+        "instruct",
         base,
         steps=steps,
         batch_size=8,
@@ -39,12 +40,12 @@ def main() -> None:
     """Train; with a fourth argument, be killed after that step."""
     base, out, steps, more = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), "".join(sys.argv[4:])
 
-    def die(progress: Progress) -> None:
+    def die(progress: TrainProgress) -> None:
         if more not in {"", "frozen"} and progress.step == int(more):
             os.kill(os.getpid(), signal.SIGKILL)
 
     records = [*passages(24), *questions(6)]
-    train("instruct", records, config(base, steps, frozen=more == "frozen"), out, cache=out, tell=die)
+    train(stage(base, steps, frozen=more == "frozen"), records, out, cache=out, on_progress=die)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from train_cases import passages, questions, settings
+from train_cases import made, passages, questions
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import TrainingError
-from clara.train.bm25 import K1, B, WordIndex
-from clara.train.candidates import Candidates, key_of
-from clara.train.plan import divide
+from clara.train.candidates import K1, B, CandidateSampler, Neighbours, WordIndex, key_of
+from clara.train.data import Surroundings, divide
+from clara.train.examples import CandidateExample
 
 
 def slow_bm25(question: str, texts: list[str]) -> list[float]:
@@ -69,7 +69,7 @@ RECORDS: list[DataRecord] = [
 
 
 def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
-    made = Candidates(RECORDS, 6, labelled=False).example(RECORDS[0], np.random.default_rng(0))
+    made = CandidateSampler(Neighbours(RECORDS), 6, labelled=False).example(RECORDS[0], np.random.default_rng(0))
     assert made is not None
     own = {f"tower 0 {d}\nThe tower 0 {d} stands alone." for d in range(3)}
     assert own <= set(made.candidates)
@@ -82,8 +82,8 @@ def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
 
 def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
     rng = np.random.default_rng
-    free = Candidates(RECORDS, 9, labelled=False).example(RECORDS[0], rng(0))
-    told = Candidates(RECORDS, 9, labelled=True).example(RECORDS[0], rng(0))
+    free = CandidateSampler(Neighbours(RECORDS), 9, labelled=False).example(RECORDS[0], rng(0))
+    told = CandidateSampler(Neighbours(RECORDS), 9, labelled=True).example(RECORDS[0], rng(0))
     assert free is not None
     assert told is not None
     holder = "Towers\nA tower is in Mainz."
@@ -93,7 +93,7 @@ def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
 
 
 def test_few_candidates_keep_the_gold_ones_and_places_are_random() -> None:
-    maker = Candidates(RECORDS, 2, labelled=True)
+    maker = CandidateSampler(Neighbours(RECORDS), 2, labelled=True)
     made = [maker.example(RECORDS[2], np.random.default_rng(seed)) for seed in range(12)]
     assert all(m is not None and len(m.candidates) == 2 and len(m.positives) == 1 for m in made)
     assert {m.positives for m in made if m is not None} == {(0,), (1,)}
@@ -107,28 +107,29 @@ def test_equal_texts_count_once() -> None:
         *RECORDS,
         PassageQA("p2", "p", "TOWERS", "a tower  is in mainz.", (QAPair("What is the tower?", ("high",)),)),
     ]
-    made = Candidates(twins, 9, labelled=False).example(RECORDS[3], np.random.default_rng(0))
+    made = CandidateSampler(Neighbours(twins), 9, labelled=False).example(RECORDS[3], np.random.default_rng(0))
     assert made is not None
     assert len({key_of(text) for text in made.candidates}) == 9
     with pytest.raises(TrainingError, match="candidates is 12, the records of this run hold 11 different passages"):
-        Candidates(twins, 12, labelled=False)
+        CandidateSampler(Neighbours(twins), 12, labelled=False)
 
 
 def test_only_drawn_records_give_candidates() -> None:
-    config = settings(Path("base"), start="x", steps=1, batch_size=2, accumulation=1, held_out=1, candidates=3)
-    data = divide([*questions(30), *passages(10), record(1, "tower")], "retriever", config)
+    values = {"start": "x", "steps": 1, "batch_size": 2, "accumulation": 1, "held_out": 1, "candidates": 3}
+    stage = made("retriever", Path("base"), **values)
+    data = divide([*questions(30), *passages(10), record(1, "tower")], stage)
     assert data.rejected == {"PassageQA record without a question has no use in stage retriever": 2}
-    assert data.candidates is not None
-    made = data.candidates.example(record(1, "tower"), np.random.default_rng(0))
-    assert made is not None
-    pool = data.candidates.example(record(2, "river", docs=2), np.random.default_rng(0))
-    assert pool is not None
+    around = Surroundings(data)
+    assert stage.example(record(1, "tower"), np.random.default_rng(0), around) is not None
+    pool = stage.example(record(2, "river", docs=2), np.random.default_rng(0), around)
+    assert isinstance(pool, CandidateExample)
     assert len(pool.candidates) == 3
 
 
 def test_a_record_without_gold_is_not_for_the_retriever() -> None:
     bare = MultiHop("b", "m", "Where?", ("there",), (DocText("", "One text."),), ())
-    config = settings(Path("base"), start="x", steps=1, held_out=0, candidates=2)
-    rejected = divide([bare, *questions(4)], "retriever", config).rejected
+    values = {"start": "x", "steps": 1, "held_out": 0, "candidates": 2}
+    retriever, end_to_end = (made(name, Path("base"), **values) for name in ("retriever", "end-to-end"))
+    rejected = divide([bare, *questions(4)], retriever).rejected
     assert rejected == {"MultiHop record without a gold document has no use in stage retriever": 1}
-    assert divide([bare, *questions(4)], "end_to_end", config).rejected == {}
+    assert divide([bare, *questions(4)], end_to_end).rejected == {}

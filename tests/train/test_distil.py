@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
-from train_cases import losses, passages, questions, settings
+from train_cases import losses, made, passages, questions
 from transformers import AutoModelForCausalLM
 
 from clara import prompts
@@ -25,13 +25,12 @@ from clara.model.prompting import Prompter
 from clara.model.reader import Reader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator
-from clara.train.config import TrainConfig
-from clara.train.distil import DistillingCollator, TeacherAnswers, add_teacher, teacher_fingerprint
+from clara.train.data import divide
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss
-from clara.train.plan import divide
-from clara.train.stage import train
-from clara.train.start import start
+from clara.train.run import train
+from clara.train.stages.base import Stage
+from clara.train.teacher import DistillingCollator, TeacherAnswers, add_teacher, teacher_fingerprint
 
 RATE = 16
 EXAMPLES = (
@@ -53,18 +52,18 @@ def teacher(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader whose adapter changes every answer."""
     out = tmp_path_factory.mktemp("teacher")
     values: dict[str, Any] = {"steps": 4, "learning_rate": 0.05, "held_out": 0, "rate_weights": ()}
-    return train("reader", passages(12), settings(tiny_base, **values), out, cache=out)
+    return train(made("reader", tiny_base, **values), passages(12), out, cache=out)
 
 
-def distilling(base: Path, teacher: Path, **values: Any) -> TrainConfig:  # noqa: ANN401
+def distilling(name: str, base: Path, teacher: Path, **values: Any) -> Stage:  # noqa: ANN401
     plain: dict[str, Any] = {"targets": "both", "teacher": str(teacher), "dtype": "fp32"}
-    return settings(base, **plain | values)
+    return made(name, base, **plain | values)
 
 
 @pytest.fixture(scope="module")
 def student(tiny_base: Path, teacher: Path) -> Loaded:
-    config = distilling(tiny_base, teacher)
-    loaded = start("scp", divide(passages(12), "scp", config), config, tiny_base, "cpu", None)
+    stage = distilling("scp", tiny_base, teacher)
+    loaded = stage.network(divide(passages(12), stage), tiny_base, "cpu", None)
     with torch.no_grad():
         for role in ("compressor", "generator"):
             for parameter in loaded.network.adapters.parameters_of(role):
@@ -182,9 +181,9 @@ def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, t
 def test_a_distilled_run(targets: str, kl_weight: float, tiny_base: Path, teacher: Path, tmp_path: Path) -> None:
     records: list[DataRecord] = [*passages(8), *questions(6)]
     values: dict[str, Any] = {"steps": 2, "save_every": 1, "held_out_answers": 0}
-    config = distilling(tiny_base, teacher, targets=targets, kl_weight=kl_weight, **values)
-    folder = train("instruct", records, config, tmp_path / "run", cache=tmp_path)
-    gold = train("instruct", records, settings(tiny_base, dtype="fp32", **values), tmp_path / "gold", cache=tmp_path)
+    stage = distilling("instruct", tiny_base, teacher, targets=targets, kl_weight=kl_weight, **values)
+    folder = train(stage, records, tmp_path / "run", cache=tmp_path)
+    gold = train(made("instruct", tiny_base, dtype="fp32", **values), records, tmp_path / "gold", cache=tmp_path)
     manifest = checkpoint.read_manifest(folder)
     assert manifest.roles == ("compressor", "generator")
     assert manifest.trained["teacher"]["reader"] == str(teacher)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from train_cases import passages, questions, settings
+from train_cases import made, passages, questions
 
 from clara import prompts
 from clara.config import CompressionConfig
@@ -20,7 +20,7 @@ from clara.train.batch import Batch, Collator
 from clara.train.documents import FOLDER, Documents
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss, quoted_loss, reply_logits
-from clara.train.stage import train
+from clara.train.run import train
 
 RATE = 16
 TEXTS = ("The tower is 330 metres high, they say.", "Bees dance.")
@@ -108,11 +108,11 @@ def test_memories_computed_before_give_the_same_loss(loaded: Loaded, tmp_path: P
 
 
 def test_a_frozen_compressor_stays_and_compresses_once(tiny_base: Path, tmp_path: Path) -> None:
-    first = train("scp", passages(20), settings(tiny_base), tmp_path / "first", cache=tmp_path)
+    first = train(made("scp", tiny_base), passages(20), tmp_path / "first", cache=tmp_path)
     records = [*passages(20), *questions(10)]
     values = {"start": str(first), "freeze_compressor": True, "quoted_weight": 1.0, "distractors": 1}
     values |= {"table_learning_rate": 1e-4}  # as unset: no table is trained
-    second = train("instruct", records, settings(tiny_base, **values), tmp_path / "second", cache=tmp_path)
+    second = train(made("instruct", tiny_base, **values), records, tmp_path / "second", cache=tmp_path)
     for name, changes in (
         ("adapters/compressor/adapter_model", False),
         ("memory", False),
@@ -124,5 +124,5 @@ def test_a_frozen_compressor_stays_and_compresses_once(tiny_base: Path, tmp_path
     kept = sorted((tmp_path / FOLDER).rglob("values.f16"))
     assert len(kept) == 2  # one a rate
     sizes = [file.stat().st_size for file in kept]
-    train("instruct", records, settings(tiny_base, **values), tmp_path / "third", cache=tmp_path)
+    train(made("instruct", tiny_base, **values), records, tmp_path / "third", cache=tmp_path)
     assert [file.stat().st_size for file in kept] == sizes

@@ -18,8 +18,7 @@ from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.model.memory import MemoryTable
 from clara.model.network import encode_documents
-from clara.train.documents import Documents
-from clara.train.memory_cache import KEYS, VALUES, MemoryCache
+from clara.train.documents import KEYS, VALUES, Documents, MemoryCache
 from clara.train.processes import Processes
 
 TEXTS = ["Bees dance.", "The tower is 330 metres high.", "Gutenberg printed in Mainz.", "Coffee"]

@@ -63,9 +63,7 @@ def test_faults_of_what_is_given_are_said_without_a_traceback(
     call: Callable[..., None], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     nothing, cache, out = tmp_path / "nothing", tmp_path / "cache", tmp_path / "out"
-    write_records(tmp_path / "some.jsonl.gz", passages(3))
-    one, unasked = tmp_path / "one.jsonl.gz", tmp_path / "unasked.jsonl.gz"
-    write_records(one, passages(1))
+    unasked = tmp_path / "unasked.jsonl.gz"
     write_records(unasked, passages(10)[9:])
     with pytest.raises(SystemExit, match="is not a clara checkpoint"):
         call("average_checkpoints.py", nothing, tiny_checkpoint, out)
@@ -78,22 +76,5 @@ def test_faults_of_what_is_given_are_said_without_a_traceback(
     with pytest.raises(SystemExit, match="nothing"):
         call("respan.py", nothing, tmp_path, cache, out)
     with pytest.raises(SystemExit, match="nothing"):
-        call("fit_queries.py", nothing, tmp_path / "some.jsonl.gz", tmp_path, cache, out)
-    with pytest.raises(SystemExit, match="nothing"):
         call("question_sample.py", nothing, tmp_path / "sample.jsonl.gz")
-    with pytest.raises(SystemExit, match="nothing"):
-        call("verify_bench.py", nothing)
-    with pytest.raises(SystemExit, match="expected at least two"):
-        call("verify_bench.py", one)
     assert not out.exists()
-
-
-def test_records_that_the_fit_must_not_learn_from_are_no_training_data(
-    call: Callable[..., None], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    held_out, cache, whitened = tmp_path / "train" / "r.jsonl.gz", tmp_path / "cache", tmp_path / "whitened"
-    held_out.parent.mkdir()
-    write_records(held_out, passages(8))
-    call("whiten_queries.py", "--mean", tiny_checkpoint, held_out, cache, whitened)
-    with pytest.raises(SystemExit, match="holds no question with its passage that"):
-        call("fit_queries.py", whitened, held_out, held_out.parent, cache, tmp_path / "out")

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional
-from train_cases import losses, passages, questions, settings
+from train_cases import losses, made, passages, questions
 
 from clara.config import CompressionConfig
 from clara.data import DataRecord, PassageQA, QAPair
@@ -28,21 +28,22 @@ from clara.model.create import Loaded
 from clara.model.network import Network, splice
 from clara.model.prompting import Prompter
 from clara.train.batch import decoder_attention, padded
-from clara.train.candidate_batch import CandidateBatch, CandidateCollator
-from clara.train.end_to_end import choose, end_to_end_loss, query_memories
-from clara.train.examples import Question
-from clara.train.retriever import retriever_loss
-from clara.train.run_log import Progress
-from clara.train.stage import train
+from clara.train.examples import CandidateExample
+from clara.train.log import TrainProgress
+from clara.train.run import train
+from clara.train.stages.base import Stage
+from clara.train.stages.end_to_end import choose, end_to_end_loss
+from clara.train.stages.retriever import retriever_loss
+from clara.train.stages.selecting import CandidateBatch, CandidateCollator, query_memories
 from clara.train.start import QUESTIONS_A_BATCH, question_memories
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
 DOCS = tuple(f"{topic.title()} {i * i}: the {topic} is number {i} of the list." for i, topic in enumerate(TOPICS))
 ASKED = (
-    Question("How high is the tower?", "330 metres", DOCS[:4], (0,)),
-    Question("Who dances?", "bees", (DOCS[5], DOCS[1], DOCS[4], DOCS[3]), (1,)),
-    Question("What flows, and where?", "the river", DOCS[2:6], (0, 3)),
+    CandidateExample("How high is the tower?", "330 metres", DOCS[:4], (0,)),
+    CandidateExample("Who dances?", "bees", (DOCS[5], DOCS[1], DOCS[4], DOCS[3]), (1,)),
+    CandidateExample("What flows, and where?", "the river", DOCS[2:6], (0, 3)),
 )
 
 
@@ -78,12 +79,12 @@ def compressed(loaded: Loaded) -> Callable[[Sequence[str], int], Tensor]:
 
 def batch_of(loaded: Loaded, *, top_k: int = 2, answers: bool = True, cached: bool = True) -> CandidateBatch:
     memories = compressed(loaded) if cached else None
-    prompter = Prompter(loaded.base.tokenizer)
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=top_k, memories=memories, answers=answers)
+    prompter, selected = Prompter(loaded.base.tokenizer), top_k if answers else 0
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=selected, memories=memories)
     return collator(ASKED, rate=RATE)
 
 
-def slow_loss(loaded: Loaded, question: Question, top_k: int) -> tuple[Tensor, int]:
+def slow_loss(loaded: Loaded, question: CandidateExample, top_k: int) -> tuple[Tensor, int]:
     """Section 5 of clara.md for one question, slot by slot and passage by passage; sum of nats, and labels."""
     network, prompter = loaded.network, Prompter(loaded.base.tokenizer)
     ids = torch.tensor([prompter.plain(question.question)])
@@ -179,7 +180,7 @@ def test_selection_learns_which_document_explains_the_answer(network: Loaded) ->
 
 def test_retriever_loss_equals_the_slow_version(network: Loaded) -> None:
     batch = batch_of(network, answers=False)
-    assert not batch.writes
+    assert not batch.labels.numel()
     found = retriever_loss(network.network, batch, temperature=TAU)
     total = 0.0
     for question, query in zip(ASKED, query_memories(network.network, batch).detach(), strict=True):
@@ -195,7 +196,7 @@ def test_retriever_loss_equals_the_slow_version(network: Loaded) -> None:
 
 def test_a_part_of_a_batch_keeps_the_others_as_negatives(network: Loaded) -> None:
     prompter = Prompter(network.base.tokenizer)
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network), answers=False)
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=0, memories=compressed(network))
     whole, parts = collator(ASKED, rate=RATE), [collator(ASKED, rate=RATE, asked=[i]) for i in range(3)]
     assert all(part.memories.shape == whole.memories.shape for part in parts)
     with torch.no_grad():
@@ -225,7 +226,7 @@ def test_retriever_raises_recall(network: Loaded) -> None:
 
 def test_questions_are_read_at_the_rate_of_the_memories(network: Loaded) -> None:
     prompter = Prompter(network.base.tokenizer)
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network), answers=True)
+    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network))
     for rate in (4, RATE):
         batch = collator(ASKED, rate=rate)
         with torch.no_grad():
@@ -235,9 +236,9 @@ def test_questions_are_read_at_the_rate_of_the_memories(network: Loaded) -> None
         assert batch.tokens() == queries + int((batch.segments >= 0).sum())
 
 
-def selecting(base: Path, start: Path, **values: Any) -> Any:  # noqa: ANN401
+def selecting(name: str, base: Path, start: Path, **values: Any) -> Stage:  # noqa: ANN401
     plain: dict[str, Any] = {"start": str(start), "candidates": 5, "evaluate_every": 6}
-    return settings(base, **plain | values)
+    return made(name, base, **plain | values)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -251,37 +252,37 @@ RECORDS: list[DataRecord] = [*questions(10), *passages(10)]
 
 
 @pytest.mark.parametrize(
-    ("stage", "values", "trained"),
+    ("name", "values", "trained"),
     [
-        ("end_to_end", {"top_k": 2}, {"query_reasoner", "generator"}),
+        ("end-to-end", {"top_k": 2}, {"query_reasoner", "generator"}),
         (
-            "end_to_end",
+            "end-to-end",
             {"top_k": 1, "train_compressor": True, "dtype": "fp32"},
             {"compressor", "query_reasoner", "generator"},
         ),
         ("retriever", {"reasoner_start": "random", "query_read_out": False}, {"query_reasoner"}),
         ("retriever", {}, {"query_reasoner"}),
         ("retriever", {"query_projection": True}, {"query_reasoner"}),
-        ("end_to_end", {"top_k": 2, "query_projection": True}, {"query_reasoner", "generator"}),
+        ("end-to-end", {"top_k": 2, "query_projection": True}, {"query_reasoner", "generator"}),
         ("retriever", {"query_projection": True, "late_interaction": True}, {"query_reasoner"}),
         (
-            "end_to_end",
+            "end-to-end",
             {"top_k": 2, "query_projection": True, "late_interaction": True},
             {"query_reasoner", "generator"},
         ),
     ],
 )
 def test_what_a_stage_leaves(
-    stage: Any,  # noqa: ANN401
+    name: str,
     values: dict[str, Any],
     trained: set[str],
     tiny_base: Path,
     tiny_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    config = selecting(tiny_base, tiny_checkpoint, steps=2, **values)
+    stage = selecting(name, tiny_base, tiny_checkpoint, steps=2, **values)
     cache = tmp_path / "cache"
-    folder = train(stage, RECORDS, config, tmp_path / "run", cache=cache)
+    folder = train(stage, RECORDS, tmp_path / "run", cache=cache)
     before, after = files(tiny_checkpoint), files(folder)
     for role in ("compressor", "generator"):
         same = before[ADAPTER.format(role)] == after[ADAPTER.format(role)]
@@ -296,7 +297,7 @@ def test_what_a_stage_leaves(
     assert all(not torch.equal(table[name], table[name.removeprefix("query_")]) for name in READ_OUT if own)
     assert ADAPTER.format("query_reasoner") in after
     manifest = checkpoint.read_manifest(folder)
-    assert manifest.stage == stage
+    assert manifest.stage == stage.name == name.replace("-", "_")
     assert manifest.roles == ("compressor", "query_reasoner", "generator")
     assert manifest.trained["start"]["checkpoint"] == str(tiny_checkpoint)
     card = (folder / "README.md").read_text()
@@ -311,7 +312,7 @@ def test_what_a_stage_leaves(
     assert (query.values != memory.values).any()
     one_vector = bool((query.values == query.values[0]).all())
     assert one_vector == bool(projected and not late), "one vector at every memory token, but for late interaction"
-    assert manifest.late_interaction == (query.late is not None) == bool(late)
+    assert manifest.late_interaction == (query.centre is not None) == bool(late)
     if query.centre is not None:
         np.testing.assert_array_equal(query.centre, table["query_passage_centre"][0].numpy())
         assert bool(query.centre.any())
@@ -321,22 +322,22 @@ def test_a_projection_is_gone_on_with_and_not_started_anew(
     tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    config = selecting(tiny_base, tiny_checkpoint, steps=2, query_projection=True, projection_learning_rate=0.01)
-    first = train("retriever", RECORDS, config, tmp_path / "a", cache=cache)
+    begun: dict[str, Any] = {"query_projection": True, "projection_learning_rate": 0.01}
+    stage = selecting("retriever", tiny_base, tiny_checkpoint, steps=2, **begun)
+    first = train(stage, RECORDS, tmp_path / "a", cache=cache)
     still: dict[str, Any] = {
         "reasoner_start": "checkpoint",
         "query_projection": True,
         "projection_learning_rate": 1e-12,
     }
-    again = selecting(tiny_base, first, steps=1, save_every=1, **still)
-    second = train("retriever", RECORDS, again, tmp_path / "b", cache=cache)
+    again = selecting("retriever", tiny_base, first, steps=1, save_every=1, **still)
+    second = train(again, RECORDS, tmp_path / "b", cache=cache)
     before, after = (load(files(folder)["memory.safetensors"]) for folder in (first, second))
     torch.testing.assert_close(after["query_projection"], before["query_projection"], rtol=0, atol=1e-9)
-    fresh = train(
-        "retriever", RECORDS, selecting(tiny_base, first, steps=1, query_projection=True), tmp_path / "c", cache=cache
-    )
+    anew = selecting("retriever", tiny_base, first, steps=1, query_projection=True)
+    fresh = train(anew, RECORDS, tmp_path / "c", cache=cache)
     assert not torch.equal(load(files(fresh)["memory.safetensors"])["query_projection"], before["query_projection"])
-    dropped = train("retriever", RECORDS, selecting(tiny_base, first, steps=1), tmp_path / "d", cache=cache)
+    dropped = train(selecting("retriever", tiny_base, first, steps=1), RECORDS, tmp_path / "d", cache=cache)
     assert "query_projection" not in load(files(dropped)["memory.safetensors"])
 
 
@@ -349,12 +350,13 @@ def test_the_documents_of_two_stages_are_compressed_once(
     def tell(what: str, _done: int, _total: int) -> None:
         told.append(what)
 
-    config = selecting(tiny_base, tiny_checkpoint, steps=1, save_every=1)
-    train("retriever", RECORDS, config, tmp_path / "a", cache=cache, hub_progress=tell)
+    stage = selecting("retriever", tiny_base, tiny_checkpoint, steps=1, save_every=1)
+    train(stage, RECORDS, tmp_path / "a", cache=cache, hub_progress=tell)
     assert "compressing the documents of this run" in told
     told.clear()
-    again = selecting(tiny_base, tmp_path / "a" / "checkpoint", steps=1, reasoner_start="checkpoint", top_k=1)
-    folder = train("end_to_end", RECORDS, again, tmp_path / "b", cache=cache, hub_progress=tell)
+    retrieved: dict[str, Any] = {"reasoner_start": "checkpoint", "top_k": 1}
+    again = selecting("end-to-end", tiny_base, tmp_path / "a" / "checkpoint", steps=1, **retrieved)
+    folder = train(again, RECORDS, tmp_path / "b", cache=cache, hub_progress=tell)
     assert told == [], "the retriever's compressor is the same, and so are the records"
     old, new = (files(tmp_path / name / "checkpoint") for name in "ab")
     assert old[ADAPTER.format("compressor")] == new[ADAPTER.format("compressor")]
@@ -364,12 +366,12 @@ def test_the_documents_of_two_stages_are_compressed_once(
 def killed_run(base: Path, start: Path, out: Path, cache: Path, step: int | None) -> None:
     """The run of the test below; hangs after a step so that it can be killed."""
 
-    def hang(progress: Progress) -> None:
+    def hang(progress: TrainProgress) -> None:
         if progress.step == step:
             time.sleep(600)
 
-    config = selecting(base, start, top_k=2, steps=4, save_every=2, evaluate_every=2, held_out_answers=2)
-    train("end_to_end", RECORDS, config, out, cache=cache, tell=hang)
+    values: dict[str, Any] = {"top_k": 2, "save_every": 2, "evaluate_every": 2, "held_out_answers": 2}
+    train(selecting("end-to-end", base, start, steps=4, **values), RECORDS, out, cache=cache, on_progress=hang)
 
 
 def test_a_killed_end_to_end_run_goes_on_with_the_same_losses(
@@ -404,8 +406,8 @@ def fall(base: Path, start: Path, out: Path, **values: Any) -> float:  # noqa: A
     """Share of the loss that is left when the same six questions were asked thirty times."""
     plain: dict[str, Any] = {"batch_size": 6, "accumulation": 1, "held_out": 0, "dtype": "fp32", "temperature": 0.1}
     rates: dict[str, Any] = {"learning_rate": 0.02, "rate_weights": (1, 0)}
-    config = selecting(base, start, steps=30, save_every=30, **plain | rates | values)
-    train("retriever", towns(6), config, out, cache=out)
+    stage = selecting("retriever", base, start, steps=30, save_every=30, **plain | rates | values)
+    train(stage, towns(6), out, cache=out)
     log = losses(out)
     return log[-1]["cross_entropy"] / log[0]["cross_entropy"]
 

@@ -15,21 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
-from train_cases import passages, questions, settings
+from train_cases import made, passages, questions
 
 from clara import prompts
 from clara.config import CompressionConfig
 from clara.data import PassageQA, QAPair
-from clara.errors import TrainingError
+from clara.errors import ConfigError, TrainingError
 from clara.model.create import Loaded
 from clara.model.network import splice
 from clara.model.prompting import Prompter
-from clara.train import instruct, scp
 from clara.train.batch import REPLY_TOKENS, Batch, Collator, decoder_attention
-from clara.train.config import RestateSettings, Stage, TrainConfig
+from clara.train.data import PlannedBatches, TrainingData, divide, held_out_batches, held_out_examples
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss
-from clara.train.plan import PlannedBatches, TrainingData, divide, held_out_batches, held_out_examples
+from clara.train.stages.base import Stage
+from clara.train.stages.instruct import BackgroundConfig, background_example
+from clara.train.stages.scp import PassageConfig, RestateSettings, passage_example
 from clara.train.validation import asked_questions
 
 RATE = 16
@@ -159,20 +160,20 @@ class Recorder:
         return rate, tuple(examples)
 
 
-def plan(data: TrainingData, config: TrainConfig, stage: Stage = "scp") -> Any:  # noqa: ANN401
+def plan(data: TrainingData, stage: Stage) -> Any:  # noqa: ANN401
     recorder: Any = Recorder()
-    return PlannedBatches(data, stage, config, recorder)
+    return PlannedBatches(data, stage, recorder)
 
 
 def texts_of(batches: Any) -> Counter[str]:  # noqa: ANN401
     return Counter(text for i in range(len(batches)) for example in batches[i][1] for text in example.texts)
 
 
-@pytest.mark.parametrize("stage", ["scp", "instruct"])
-def test_a_batch_is_a_function_of_seed_and_index(stage: Stage, tiny_base: Path) -> None:
-    config = settings(tiny_base)
+@pytest.mark.parametrize("name", ["scp", "instruct"])
+def test_a_batch_is_a_function_of_seed_and_index(name: str, tiny_base: Path) -> None:
+    stage = made(name, tiny_base)
     records = passages(12) + questions(12)
-    first, again = (plan(divide(records, stage, config), config, stage) for _ in range(2))
+    first, again = (plan(divide(records, stage), stage) for _ in range(2))
     assert len(first) == 12
     forwards = [first[i] for i in range(len(first))]
     np.random.seed(5)  # noqa: NPY002 - global state must not matter
@@ -181,15 +182,15 @@ def test_a_batch_is_a_function_of_seed_and_index(stage: Stage, tiny_base: Path) 
     assert forwards == backwards
     assert len({repr(batch) for batch in forwards}) > 8
     assert {rate for rate, _ in forwards} == {4, 16}
-    other = settings(tiny_base, seed=1)
-    changed = plan(divide(records, stage, other), other, stage)
-    assert forwards != [changed[i] for i in range(len(changed))]
+    other = made(name, tiny_base, seed=1)
+    seeded = plan(divide(records, other), other)
+    assert forwards != [seeded[i] for i in range(len(seeded))]
 
 
 def test_real_batches_are_the_same_twice(tiny_base: Path, collator: Collator) -> None:
-    config = settings(tiny_base)
-    data = divide(passages(12), "scp", config)
-    left, right = (PlannedBatches(data, "scp", config, collator) for _ in range(2))
+    stage = made("scp", tiny_base)
+    data = divide(passages(12), stage)
+    left, right = (PlannedBatches(data, stage, collator) for _ in range(2))
     right[5]
     a, b = left[3], right[3]
     pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)]
@@ -197,11 +198,11 @@ def test_real_batches_are_the_same_twice(tiny_base: Path, collator: Collator) ->
 
 
 def test_weights_are_respected(tiny_base: Path) -> None:
-    config = settings(tiny_base, mix={"a": 3.0, "b": 1.0, "c": 0.0}, steps=100, rate_weights=(9, 1))
-    data = divide(passages(20, "a") + passages(20, "b") + passages(20, "c"), "scp", config)
+    stage = made("scp", tiny_base, mix={"a": 3.0, "b": 1.0, "c": 0.0}, steps=100, rate_weights=(9, 1))
+    data = divide(passages(20, "a") + passages(20, "b") + passages(20, "c"), stage)
     assert set(data.sources) == {"a", "b"}
     assert data.rejected == {"source c has weight 0 in the mix": 20}
-    batches = plan(data, config)
+    batches = plan(data, stage)
     drawn = Counter(text.split()[1][0] for text in texts_of(batches).elements())
     assert drawn.total() == 400
     assert 0.68 < drawn["a"] / 400 < 0.82
@@ -209,12 +210,12 @@ def test_weights_are_respected(tiny_base: Path) -> None:
     assert 0.82 < rates[4] / 200 < 0.97
 
 
-@pytest.mark.parametrize("stage", ["scp", "instruct"])
-def test_held_out_records_are_never_trained_on(stage: Stage, tiny_base: Path) -> None:
-    config = settings(tiny_base, steps=40, held_out=6)
-    data = divide(passages(30), stage, config)
+@pytest.mark.parametrize("name", ["scp", "instruct"])
+def test_held_out_records_are_never_trained_on(name: str, tiny_base: Path) -> None:
+    stage = made(name, tiny_base, steps=40, held_out=6)
+    data = divide(passages(30), stage)
     assert len(data.held_out) == 6
-    trained = texts_of(plan(data, config, stage))
+    trained = texts_of(plan(data, stage))
     kept_back = {prompts.passage_text(r.title, r.text) for r in data.held_out if isinstance(r, PassageQA)}
     assert len(kept_back) == 6
     assert not kept_back & set(trained)
@@ -222,30 +223,30 @@ def test_held_out_records_are_never_trained_on(stage: Stage, tiny_base: Path) ->
 
 
 def test_held_out_batches_are_the_same_each_time(tiny_base: Path, collator: Collator) -> None:
-    config = settings(tiny_base, held_out=5)
-    data = divide(passages(20), "scp", config)
-    first, again = (held_out_batches(data, "scp", config, collator) for _ in range(2))
+    stage = made("scp", tiny_base, held_out=5)
+    data = divide(passages(20), stage)
+    first, again = (held_out_batches(data, stage, collator, rate=4) for _ in range(2))
     assert [len(batch.decoder_ids) for batch in first] == [2, 2, 1]
     assert {batch.rate for batch in first} == {4}
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(first, again, strict=True))
 
 
 def test_records_without_use_are_counted(tiny_base: Path) -> None:
-    config = settings(tiny_base, held_out=0)
-    assert divide(passages(3) + questions(2), "scp", config).rejected == {"MultiHop record has no use in stage scp": 2}
-    assert divide(passages(5), "instruct", config).rejected == {"PassageQA record has no use in stage instruct": 1}
+    scp, instruct = (made(name, tiny_base, held_out=0) for name in ("scp", "instruct"))
+    assert divide(passages(3) + questions(2), scp).rejected == {"MultiHop record has no use in stage scp": 2}
+    assert divide(passages(5), instruct).rejected == {"PassageQA record has no use in stage instruct": 1}
     with pytest.raises(TrainingError, match=r"no record is left to train stage scp on, out of 2: .*MultiHop"):
-        divide(questions(2), "scp", config)
+        divide(questions(2), scp)
     with pytest.raises(TrainingError, match="no record is left"):
-        divide(passages(3), "scp", settings(tiny_base, held_out=3))
+        divide(passages(3), made("scp", tiny_base, held_out=3))
 
 
 @given(seed=st.integers(0, 200))
 def test_scp_examples(seed: int) -> None:
-    config = TrainConfig(pairs=1, restate=RestateSettings(repeat=0.5, resume=0.5, tokens=8))
+    config = PassageConfig(pairs=1, restate=RestateSettings(repeat=0.5, resume=0.5, tokens=8))
     record = passages(5)[seed % 5]
     assert isinstance(record, PassageQA)
-    example = scp.example(record, config, np.random.default_rng(seed))
+    example = passage_example(record, config, np.random.default_rng(seed))
     assert example is not None
     assert example.texts == (prompts.passage_text(record.title, record.text),)
     assert example.targets, "there is always something to write"
@@ -264,9 +265,9 @@ def test_scp_examples(seed: int) -> None:
 
 @given(seed=st.integers(0, 200), documents=st.integers(1, 5), distractors=st.integers(0, 4))
 def test_instruct_examples(seed: int, documents: int, distractors: int) -> None:
-    config = TrainConfig(documents=documents, distractors=distractors)
+    config = BackgroundConfig(documents=documents, distractors=distractors)
     record = questions(3)[seed % 3]
-    example = instruct.example(record, config, np.random.default_rng(seed))
+    example = background_example(record, config, np.random.default_rng(seed))
     assert example is not None
     whole = {prompts.passage_text(d.title, d.text) for d in getattr(record, "docs")}  # noqa: B009
     gold = [prompts.passage_text(f"D{i}", f"Document {i} of {record.id}.") for i in (0, 2)]
@@ -287,8 +288,8 @@ def test_instruct_examples(seed: int, documents: int, distractors: int) -> None:
     ],
 )
 def test_wrong_settings(values: dict[str, Any], message: str, tiny_base: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        settings(tiny_base, **values)
+    with pytest.raises(ConfigError, match=message):
+        made("instruct", tiny_base, **values)
 
 
 def test_a_passage_of_several_prompts_is_compressed_once(loaded: Loaded, collator: Collator) -> None:
@@ -308,11 +309,11 @@ def test_a_passage_of_several_prompts_is_compressed_once(loaded: Loaded, collato
 
 
 def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collator) -> None:
-    config = settings(tmp_path, batch_size=6, accumulation=1, distractors=2, shared_distractors=True, steps=4)
-    data = divide(passages(30), "instruct", config)
-    planned = PlannedBatches(data, "instruct", config, collator)
+    values = {"batch_size": 6, "accumulation": 1, "distractors": 2, "shared_distractors": True, "steps": 4}
+    stage = made("instruct", tmp_path, **values)
+    planned = PlannedBatches(divide(passages(30), stage), stage, collator)
     several = 0
-    for index in range(len(planned)):
+    for index in range(stage.config.steps):
         examples = planned.examples(index)
         own = {example.texts[0] for example in examples if isinstance(example, Example) and len(example.texts) == 1}
         for example in examples:
@@ -327,18 +328,18 @@ def test_shared_distractors_come_from_the_batch(tmp_path: Path, collator: Collat
 @pytest.mark.parametrize("near", [False, True])
 def test_distractors_are_others_and_held_out_records_have_them_too(near: bool, tmp_path: Path) -> None:  # noqa: FBT001
     values = {"distractors": 3, "near_distractors": near, "held_out": 6, "held_out_answers": 6, "documents": 4}
-    config = settings(tmp_path, batch_size=6, accumulation=1, steps=6, **values)
+    stage = made("instruct", tmp_path, batch_size=6, accumulation=1, steps=6, **values)
     records = [record for record in passages(40) if isinstance(record, PassageQA) and record.pairs]
-    data = divide(records, "instruct", config)
-    planned = plan(data, config, "instruct")
-    trained = [example for index in range(len(planned)) for example in planned.examples(index)]
-    held_out = held_out_examples(data, "instruct", config)
-    asked = [one.example for one in asked_questions(data, "instruct", config)]
+    data = divide(records, stage)
+    planned = plan(data, stage)
+    trained = [example for index in range(stage.config.steps) for example in planned.examples(index)]
+    held_out = held_out_examples(data, stage)
+    asked = [one.example for one in asked_questions(data, stage)]
     for examples in (trained, held_out, asked):
         texts = [example.texts for example in examples if isinstance(example, Example)]
         assert all(len(set(several)) == len(several) for several in texts), "its own passage stands there once"
         assert max(map(len, texts)) > 1
-    assert held_out_examples(data, "instruct", config) == held_out
+    assert held_out_examples(data, stage) == held_out
 
 
 def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator: Collator) -> None:
@@ -353,10 +354,11 @@ def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator:
         about(2, "An iron bridge of 1883 was pulled down.", "What happened to the iron bridge?", "pulled down"),
         about(3, "Bees dance.", "Who dances?", "Bees"),
     ]
-    config = settings(tmp_path, batch_size=4, distractors=1, near_distractors=True, steps=8, held_out=0)
-    planned = PlannedBatches(divide(records, "instruct", config), "instruct", config, collator)
+    values = {"batch_size": 4, "distractors": 1, "near_distractors": True, "steps": 8, "held_out": 0}
+    stage = made("instruct", tmp_path, **values)
+    planned = PlannedBatches(divide(records, stage), stage, collator)
     beside: dict[str, set[str]] = {record.text: set() for record in records}
-    for index in range(len(planned)):
+    for index in range(stage.config.steps):
         for example in planned.examples(index):
             assert isinstance(example, Example)
             (own,) = (r for r in records if prompts.QUESTION + r.pairs[0].question == example.targets[0].instruction)

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from train_cases import passages, settings
+from train_cases import made, passages
 
 from clara.errors import TrainingError
-from clara.train.curves import FIGURE, Curve, add_curves, read_curves
-from clara.train.stage import train
+from clara.train.log import FIGURE, Curve, add_curves, read_curves
+from clara.train.run import train
 
 LINES = [
     {"step": 1, "cross_entropy": 4.0, "mse": 0.0, "learning_rate": 0.1, "validation": None},
@@ -47,7 +47,7 @@ def test_curves_are_what_the_log_says(tmp_path: Path) -> None:
 def test_a_run_leaves_its_curves_beside_the_card(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train("scp", passages(12), settings(tiny_base, steps=3, held_out_answers=2), tmp_path, cache=tmp_path)
+    folder = train(made("scp", tiny_base, steps=3, held_out_answers=2), passages(12), tmp_path, cache=tmp_path)
     assert (folder / FIGURE).read_bytes().startswith(b"\x89PNG\r\n")
     card = folder / "README.md"
     assert card.read_text().endswith(f"## Learning curves\n\n![Learning curves]({FIGURE})\n")

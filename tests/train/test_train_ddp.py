@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_program import config
+from ddp_program import stage
 from torch import Tensor
-from train_cases import losses, passages, questions
+from train_cases import changed, losses, passages, questions
 
 from clara.config import CompressionConfig
 from clara.errors import ConfigError
@@ -21,12 +21,11 @@ from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.train.batch import Batch, Collator
-from clara.train.documents import FOLDER
-from clara.train.memory_cache import KEYS, VALUES
+from clara.train.data import PlannedBatches, divide
+from clara.train.documents import FOLDER, KEYS, VALUES
 from clara.train.objective import generation_loss
-from clara.train.plan import PlannedBatches, divide
 from clara.train.processes import Processes
-from clara.train.stage import train
+from clara.train.run import train
 
 STEPS = 20
 KILLED_AT = 10
@@ -48,7 +47,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_two_processes_do_what_one_does(tiny_base: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train("instruct", [*passages(24), *questions(6)], config(tiny_base, STEPS), alone, cache=alone)
+    train(stage(tiny_base, STEPS), [*passages(24), *questions(6)], alone, cache=alone)
     assert torchrun(tiny_base, together, STEPS, KILLED_AT).returncode != 0
     assert 8 <= len(losses(together)) < STEPS
     assert not (together / "checkpoint").exists()
@@ -72,7 +71,7 @@ def test_two_processes_do_what_one_does(tiny_base: Path, tmp_path: Path) -> None
 
 def test_two_processes_share_the_memories_of_a_frozen_compressor(tiny_base: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train("instruct", [*passages(24), *questions(6)], config(tiny_base, 5, frozen=True), alone, cache=alone)
+    train(stage(tiny_base, 5, frozen=True), [*passages(24), *questions(6)], alone, cache=alone)
     done = torchrun(tiny_base, together, 5, "frozen")
     assert done.returncode == 0, done.stderr
     for a, b in zip(losses(alone), losses(together), strict=True):
@@ -94,9 +93,9 @@ def test_parts_of_a_batch_have_its_loss_and_gradient(
     make_network: Callable[[CompressionConfig], Loaded], tiny_base: Path, *, count: int, shared: bool
 ) -> None:
     """Means over parts of unequal size, weighted as the whole batch weighs them; a text may stand in several parts."""
-    settings = config(tiny_base, 3).model_copy(update={"accumulation": 1, "shared_distractors": shared})
-    loaded = make_network(settings.compression)
-    data = divide([*passages(24), *questions(6)], "instruct", settings)
+    undivided = changed(stage(tiny_base, 3), accumulation=1, shared_distractors=shared)
+    loaded = make_network(undivided.config.compression)
+    data = divide([*passages(24), *questions(6)], undivided)
     collator = Collator(Prompter(loaded.base.tokenizer), window_tokens=64)
     trained = [*loaded.network.adapters.parameters_of("compressor"), *loaded.network.table.parameters()]
     for parameter in trained:
@@ -106,11 +105,9 @@ def test_parts_of_a_batch_have_its_loss_and_gradient(
         losses = generation_loss(loaded.network, batch, mse_weight=0.5)
         return losses.total.detach(), list(torch.autograd.grad(losses.total, trained, allow_unused=True))
 
-    whole = PlannedBatches(data, "instruct", settings, collator)[1]
+    whole = PlannedBatches(data, undivided, collator)[1]
     loss, gradient = measured(whole)
-    parts = [
-        PlannedBatches(data, "instruct", settings, collator, processes=Processes(i, count))[1] for i in range(count)
-    ]
+    parts = [PlannedBatches(data, undivided, collator, processes=Processes(i, count))[1] for i in range(count)]
     weights = [float(part.weights.sum()) for part in parts]
     assert len(set(weights)) > 1, "a plain mean of the parts' means would be wrong"
     assert sum(weights) == pytest.approx(float(whole.weights.sum()))

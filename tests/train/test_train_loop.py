@@ -15,21 +15,20 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file
-from train_cases import losses, passages, questions, settings
+from train_cases import COMPRESSION, changed, losses, made, passages, questions
 
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
+from clara.train.log import TrainProgress
 from clara.train.loop import WHOLE, last_whole_checkpoint
-from clara.train.run_folder import LOCK_FILE, RUN_CONFIG, claimed
-from clara.train.run_log import Progress
-from clara.train.stage import train
+from clara.train.run import LOCK_FILE, RUN_CONFIG, claimed, train
 from clara.train.weights import WEIGHTS
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    train(made("scp", tiny_base), passages(20), out, cache=out)
     return out
 
 
@@ -57,8 +56,8 @@ def test_a_killed_run_goes_on_with_the_same_losses(tiny_base: Path, undisturbed:
     with (out / "log.jsonl").open("a") as log:
         log.write('{"step": 6, "cross')  # a torn line
 
-    told: list[Progress] = []
-    folder = train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    told: list[TrainProgress] = []
+    folder = train(made("scp", tiny_base), passages(20), out, cache=out, on_progress=told.append)
     assert [progress.step for progress in told] == [5, 6]
     assert losses(out) == losses(undisturbed)
     fingerprints = [ClaraModel.load(one, dtype="fp32").fingerprint for one in (folder, undisturbed / "checkpoint")]
@@ -102,8 +101,8 @@ def test_a_torn_checkpoint_counts_for_nothing(tiny_base: Path, undisturbed: Path
     shutil.rmtree(out / "checkpoint")
     (out / "checkpoint-6" / WHOLE).unlink()
     (out / "checkpoint-6" / WEIGHTS).write_bytes(b"half")
-    told: list[Progress] = []
-    train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    told: list[TrainProgress] = []
+    train(made("scp", tiny_base), passages(20), out, cache=out, on_progress=told.append)
     assert [progress.step for progress in told] == [5, 6], "goes on from step 4"
     assert losses(out) == losses(undisturbed)
 
@@ -115,7 +114,7 @@ def test_what_a_user_puts_beside_the_checkpoints_stays(tiny_base: Path, undistur
         shutil.copytree(out / "checkpoint", folder)
     (out / "checkpoint-notes.txt").write_text("Dear")
     (out / "checkpoint-8").touch()
-    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    train(made("scp", tiny_base), passages(20), out, cache=out)
     assert all(checkpoint.is_checkpoint(folder) for folder in kept)
     assert (out / "checkpoint-notes.txt").read_text() == "Dear"
     assert last_whole_checkpoint(out) == out / "checkpoint-6"
@@ -123,8 +122,8 @@ def test_what_a_user_puts_beside_the_checkpoints_stays(tiny_base: Path, undistur
 
 def test_a_finished_run_is_not_trained_again(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "again"))
-    told: list[Progress] = []
-    train("scp", passages(20), settings(tiny_base), out, cache=out, tell=told.append)
+    told: list[TrainProgress] = []
+    train(made("scp", tiny_base), passages(20), out, cache=out, on_progress=told.append)
     assert told == []
     assert losses(out) == losses(undisturbed)
 
@@ -132,11 +131,11 @@ def test_a_finished_run_is_not_trained_again(tiny_base: Path, undisturbed: Path,
 def test_other_settings_in_the_same_folder(tiny_base: Path, undisturbed: Path) -> None:
     before = sorted(undisturbed.iterdir())
     with pytest.raises(TrainingError, match="holds a run with other settings; choose another --out"):
-        train("scp", passages(20), settings(tiny_base, steps=7), undisturbed, cache=undisturbed)
+        train(made("scp", tiny_base, steps=7), passages(20), undisturbed, cache=undisturbed)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
-        train("instruct", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+        train(made("instruct", tiny_base), passages(20), undisturbed, cache=undisturbed)
     with pytest.raises(TrainingError, match="holds a run with other data; choose another --out"):
-        train("scp", passages(21), settings(tiny_base), undisturbed, cache=undisturbed)
+        train(made("scp", tiny_base), passages(21), undisturbed, cache=undisturbed)
     assert sorted(undisturbed.iterdir()) == before
 
 
@@ -145,11 +144,11 @@ def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None
         FileLock(undisturbed / LOCK_FILE),
         pytest.raises(TrainingError, match=r"another process trains in .*; wait until it ends"),
     ):
-        train("scp", passages(20), settings(tiny_base), undisturbed, cache=undisturbed)
+        train(made("scp", tiny_base), passages(20), undisturbed, cache=undisturbed)
 
 
 def test_another_lock_that_is_held_is_not_mistaken_for_the_folders(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(Timeout), claimed(tmp_path / "run", "scp", settings(tiny_base), passages(2)):
+    with pytest.raises(Timeout), claimed(tmp_path / "run", made("scp", tiny_base), passages(2)):
         raise Timeout("cache.lock")
 
 
@@ -158,12 +157,13 @@ def test_a_run_from_before_the_data_was_recorded_goes_on(tiny_base: Path, undist
     held = json.loads((out / RUN_CONFIG).read_text())
     del held["data"]
     (out / RUN_CONFIG).write_text(json.dumps(held))
-    train("scp", passages(20), settings(tiny_base), out, cache=out)
+    train(made("scp", tiny_base), passages(20), out, cache=out)
     assert losses(out) == losses(undisturbed)
 
 
 def test_the_loss_falls_when_a_few_records_are_learnt(tiny_base: Path, tmp_path: Path) -> None:
-    config = settings(
+    stage = made(
+        "scp",
         tiny_base,
         steps=30,
         batch_size=3,
@@ -175,7 +175,7 @@ def test_the_loss_falls_when_a_few_records_are_learnt(tiny_base: Path, tmp_path:
         lora={"rank": 4, "alpha": 8, "dropout": 0.0},
         restate={"repeat": 0.0},
     )
-    train("scp", passages(3), config, tmp_path, cache=tmp_path)
+    train(stage, passages(3), tmp_path, cache=tmp_path)
     log = losses(tmp_path)
     first, last = (sum(line["cross_entropy"] for line in part) / 5 for part in (log[:5], log[-5:]))
     assert last < 0.5 * first
@@ -184,8 +184,8 @@ def test_the_loss_falls_when_a_few_records_are_learnt(tiny_base: Path, tmp_path:
 
 def test_instruct_goes_on_from_a_checkpoint(undisturbed: Path, tiny_base: Path, tmp_path: Path) -> None:
     start = undisturbed / "checkpoint"
-    config = settings(tiny_base, start=str(start), steps=1, held_out=1, documents=3, distractors=1)
-    folder = train("instruct", questions(8), config, tmp_path, cache=tmp_path)
+    stage = made("instruct", tiny_base, start=str(start), steps=1, held_out=1, documents=3, distractors=1)
+    folder = train(stage, questions(8), tmp_path, cache=tmp_path)
     before, after = checkpoint.read_manifest(start), checkpoint.read_manifest(folder)
     assert after.stage == "instruct"
     assert after.compression == before.compression
@@ -195,12 +195,10 @@ def test_instruct_goes_on_from_a_checkpoint(undisturbed: Path, tiny_base: Path, 
 
 
 def test_spans_of_information_are_counted_trained_with_and_kept(tiny_base: Path, tmp_path: Path) -> None:
-    plain = settings(tiny_base)
-    compression = plain.compression.model_copy(update={"spans": "information"})
-    config = plain.model_copy(update={"compression": compression})
-    folder = train("scp", passages(20), config, tmp_path / "run", cache=tmp_path)
-    again = config.model_copy(update={"start": str(folder), "steps": 1})
-    last = train("scp", passages(20), again, tmp_path / "again", cache=tmp_path)
+    stage = made("scp", tiny_base, compression=COMPRESSION | {"spans": "information"})
+    folder = train(stage, passages(20), tmp_path / "run", cache=tmp_path)
+    again = changed(stage, start=str(folder), steps=1)
+    last = train(again, passages(20), tmp_path / "again", cache=tmp_path)
     models = [ClaraModel.load(one, dtype="fp32") for one in (folder, last)]
     tables = [load_file(one / "memory.safetensors")["information"] for one in (folder, last)]
     assert torch.equal(*tables), "counted once, not trained"

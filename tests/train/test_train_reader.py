@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from train_cases import losses, passages, questions, settings
+from train_cases import changed, losses, made, passages, questions
 from transformers import AutoModelForCausalLM
 
 from clara import prompts
@@ -27,20 +27,19 @@ from clara.model.prompting import Prompter
 from clara.model.reader import MANIFEST, Reader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch
-from clara.train.config import Stage, TrainConfig
+from clara.train.data import PlannedBatches, divide
 from clara.train.examples import Example, Target
-from clara.train.losses import losses_of
 from clara.train.objective import quoted_loss, reply_logits
-from clara.train.plan import PlannedBatches, divide, make_example
-from clara.train.reader import ReaderCollator
-from clara.train.stage import train
+from clara.train.run import train
+from clara.train.stages.base import Stage
+from clara.train.stages.reader import ReaderCollator
 
 Context = Literal["text", "none"]
 TEXTS = ("The tower is 330 metres high.", "Bees dance " * 40)
 
 
-def reading(base: Path, **values: Any) -> Any:  # noqa: ANN401
-    return settings(base, **{"steps": 2, "evaluate_every": 2, "rate_weights": ()} | values)
+def reading(base: Path, **values: Any) -> Stage:  # noqa: ANN401
+    return made("reader", base, **{"steps": 2, "evaluate_every": 2} | values)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """A reader of text and one of nothing."""
     out = tmp_path_factory.mktemp("readers")
     return {
-        context: train("reader", passages(12), reading(tiny_base, reader_context=context), out / context, cache=out)
+        context: train(reading(tiny_base, reader_context=context), passages(12), out / context, cache=out)
         for context in ("text", "none")
     }
 
@@ -82,7 +81,7 @@ def test_a_reader_can_be_trained_among_quotations(
     batch = ReaderCollator(prompter, window_tokens=64, context="text", quoted=True)(examples, rate=4)
     assert batch.quotable is not None
     assert len(batch.quotable.rows) == len(prompter.plain("330 metres")) + 1, "ants stand in no text"
-    free, quoted = (losses_of(network, batch, reading(tiny_base, quoted_weight=w)).total for w in (0.0, 0.5))
+    free, quoted = (reading(tiny_base, quoted_weight=w).loss(network, batch).total for w in (0.0, 0.5))
     among = quoted_loss(batch, reply_logits(network, batch, None))
     assert among > 0
     assert float(quoted) == pytest.approx(float(free + 0.5 * among))
@@ -94,25 +93,23 @@ def test_a_reader_sees_what_the_stage_would_see(tiny_base: Path) -> None:
             raise NotImplementedError
 
     records: list[DataRecord] = [*passages(9), *questions(9)]
-    stages: tuple[Stage, ...] = ("scp", "instruct")
-    for imitated in stages:
+    for imitated in ("scp", "instruct"):
         mine = reading(tiny_base, reader_examples=imitated, steps=6)
-        theirs = settings(tiny_base, steps=6)
-        pairs: list[tuple[Stage, TrainConfig]] = [("reader", mine), (imitated, theirs)]
-        plans = [PlannedBatches(divide(records, stage, config), stage, config, Recorder()) for stage, config in pairs]
-        assert all(plans[0].examples(i) == plans[1].examples(i) for i in range(12))
+        stages = (mine, made(imitated, tiny_base, steps=6))
+        plans = [PlannedBatches(divide(records, stage), stage, Recorder()) for stage in stages]
+        assert all(plans[0].examples(i) == plans[1].examples(i) for i in range(6))
 
 
 def test_without_context_only_questions_are_left(tiny_base: Path) -> None:
-    config = reading(tiny_base, reader_context="none", reader_examples="scp", restate={"repeat": 1.0})
+    stage = reading(tiny_base, reader_context="none", reader_examples="scp", restate={"repeat": 1.0})
     record = passages(5)[0]
-    made = make_example(record, "reader", config, np.random.default_rng(0))
-    assert isinstance(made, Example)
-    assert all(target.instruction.startswith(prompts.QUESTION) for target in made.targets)
+    example = stage.example(record, np.random.default_rng(0))
+    assert isinstance(example, Example)
+    assert all(target.instruction.startswith(prompts.QUESTION) for target in example.targets)
     bare = passages(5)[4]
     assert isinstance(bare, PassageQA)
     assert not bare.pairs
-    assert divide(passages(5), "reader", config.model_copy(update={"held_out": 1})).rejected == {
+    assert divide(passages(5), changed(stage, held_out=1)).rejected == {
         "PassageQA record has no use in stage reader": 1
     }
 
@@ -147,8 +144,8 @@ def test_a_reader_answers_as_its_adapter_does(context: Context, folders: dict[st
 def test_the_untrained_reader_is_the_base_that_reads_text(
     tiny_base: Path, tiny_model: ClaraModel, tmp_path: Path
 ) -> None:
-    config = reading(tiny_base, steps=1, learning_rate=1e-12)
-    reader = Reader.load(train("reader", passages(6), config, tmp_path, cache=tmp_path), cache=tmp_path, dtype="fp32")
+    stage = reading(tiny_base, steps=1, learning_rate=1e-12)
+    reader = Reader.load(train(stage, passages(6), tmp_path, cache=tmp_path), cache=tmp_path, dtype="fp32")
     requests = [
         GenerationRequest("How high?", texts=TEXTS[:1], reader="base"),
         GenerationRequest("Who?", reader="base"),
@@ -197,13 +194,13 @@ def test_what_a_reader_refuses(
 
 def test_the_loss_is_plain_cross_entropy(folders: dict[str, Path], tiny_base: Path) -> None:
     """A log line of the run, made again from nothing but PEFT and the prompt."""
-    config = reading(tiny_base, steps=1, accumulation=1, dtype="fp32", lora={"rank": 4, "alpha": 8, "dropout": 0.0})
+    stage = reading(tiny_base, steps=1, accumulation=1, dtype="fp32", lora={"rank": 4, "alpha": 8, "dropout": 0.0})
     out = folders["text"].parent.parent / "again"
-    train("reader", questions(8), config, out, cache=out)
-    data = divide(questions(8), "reader", config)
+    train(stage, questions(8), out, cache=out)
+    data = divide(questions(8), stage)
     loaded = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
     prompter = Prompter(loaded.tokenizer)
-    plan: Any = PlannedBatches(data, "reader", config, ReaderCollator(prompter, window_tokens=64, context="text"))
+    plan: Any = PlannedBatches(data, stage, ReaderCollator(prompter, window_tokens=64, context="text"))
     total, count = 0.0, 0
     for example in plan.examples(0):
         for target in example.targets:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_cases import passages, questions, settings
+from train_cases import changed, made, passages, questions
 
 from clara import prompts
 from clara.config import CompressionConfig
@@ -21,11 +21,11 @@ from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.records import GenerationRequest
 from clara.train.batch import Collator
-from clara.train.candidate_batch import CandidateCollator
-from clara.train.config import TrainConfig
-from clara.train.examples import Example, Question
-from clara.train.plan import divide
-from clara.train.stage import train
+from clara.train.data import divide
+from clara.train.examples import CandidateExample, Example
+from clara.train.run import train
+from clara.train.stages.base import Stage
+from clara.train.stages.selecting import CandidateCollator
 from clara.train.validation import ANSWER_TOKENS, HeldOut, asked_questions, greedy, held_out, measure, rankings
 from clara.train.weights import BEST, WEIGHTS, Best, read_best
 
@@ -40,13 +40,13 @@ def loaded(make_network: Callable[[CompressionConfig], Loaded]) -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def config(tiny_base: Path) -> TrainConfig:
-    return settings(tiny_base, held_out=4, held_out_answers=6, dtype="fp32")
+def stage(tiny_base: Path) -> Stage:
+    return made("scp", tiny_base, held_out=4, held_out_answers=6, dtype="fp32")
 
 
-def made(loaded: Loaded, config: TrainConfig) -> HeldOut:
+def measured_on(loaded: Loaded, stage: Stage) -> HeldOut:
     collator = Collator(Prompter(loaded.base.tokenizer), window_tokens=64)
-    found = held_out(divide(passages(12), "scp", config), "scp", config, collator, loaded.base.tokenizer)
+    found = held_out(divide(passages(12), stage), stage, collator, loaded.base.tokenizer)
     assert found is not None
     return found
 
@@ -55,12 +55,12 @@ def log_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_answers_are_those_of_the_finished_model(loaded: Loaded, config: TrainConfig, tmp_path: Path) -> None:
+def test_answers_are_those_of_the_finished_model(loaded: Loaded, stage: Stage, tmp_path: Path) -> None:
     """The same weights through ``ClaraModel``: merged adapters, its own prompts, its own batches, no training code."""
     checkpoint.save(loaded.network, loaded.manifest, tmp_path / "saved", card="", dtype=torch.float32)
     model = ClaraModel.load(tmp_path / "saved", dtype="fp32")
-    validated = made(loaded, config)
-    asked = [one.example for one in asked_questions(divide(passages(12), "scp", config), "scp", config)]
+    validated = measured_on(loaded, stage)
+    asked = [one.example for one in asked_questions(divide(passages(12), stage), stage)]
     examples = [example for example in asked if isinstance(example, Example)]
     assert len(examples) == 6
     for rate in (4, 16):
@@ -82,13 +82,11 @@ def test_rankings_are_those_of_the_finished_model(loaded: Loaded, tmp_path: Path
     model = ClaraModel.load(tmp_path / "saved", dtype="fp32")
     texts = [f"Tower a{i} is {7 * i} metres high. " + "It is red. " * (i % 3) for i in range(7)]
     examples = [
-        Question("How high is tower a3?", "21", tuple(texts), positives=(3, 5)),
-        Question("Is tower a1 blue?", "no", tuple(texts[:4]), positives=()),
-        Question("What colour has tower a2?", "red", tuple(texts[4:]), positives=(0,)),
+        CandidateExample("How high is tower a3?", "21", tuple(texts), positives=(3, 5)),
+        CandidateExample("Is tower a1 blue?", "no", tuple(texts[:4]), positives=()),
+        CandidateExample("What colour has tower a2?", "red", tuple(texts[4:]), positives=(0,)),
     ]
-    collator = CandidateCollator(
-        Prompter(loaded.base.tokenizer), window_tokens=64, top_k=2, memories=None, answers=True
-    )
+    collator = CandidateCollator(Prompter(loaded.base.tokenizer), window_tokens=64, top_k=2, memories=None)
     with torch.no_grad():
         found = list(rankings(loaded.network, collator(examples, rate=rate)))
     assert len(found) == 2, "a question without a labelled passage has no recall"
@@ -101,21 +99,20 @@ def test_rankings_are_those_of_the_finished_model(loaded: Loaded, tmp_path: Path
     assert [ranking.gold for ranking in found] == [{3, 5}, {4}]
 
 
-def test_first_questions_of_all_records_come_first(config: TrainConfig) -> None:
+def test_first_questions_of_all_records_come_first(stage: Stage) -> None:
     records = [record for record in passages(12) if isinstance(record, PassageQA)]
-    data = divide(records, "scp", config)
-    asked = asked_questions(data, "scp", config)
+    data = divide(records, stage)
+    asked = asked_questions(data, stage)
     held = [record for record in data.held_out if isinstance(record, PassageQA)]
     firsts = [record.pairs[0].answers for record in held if record.pairs]
     seconds = [record.pairs[1].answers for record in held if record.pairs]
     assert [one.answers for one in asked] == [*firsts, *seconds][:6]
     assert all(len(getattr(one.example, "targets")) == 1 for one in asked)  # noqa: B009 - an Example here
-    none = config.model_copy(update={"held_out_answers": 0})
-    assert asked_questions(data, "scp", none) == []
+    assert asked_questions(data, changed(stage, held_out_answers=0)) == []
 
 
-def test_measuring_disturbs_nothing(loaded: Loaded, config: TrainConfig) -> None:
-    found = made(loaded, config)
+def test_measuring_disturbs_nothing(loaded: Loaded, stage: Stage) -> None:
+    found = measured_on(loaded, stage)
     loaded.network.train()
     before = torch.random.get_rng_state()
     scores = measure(loaded.network, lambda batch: float(batch.rate), found)
@@ -148,8 +145,8 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
     # A rate of learning that ruins the network: the best step is not the last one. With this seed the first is best by
     # a quarter of a nat, more than processors differ by.
     values = {"learning_rate": 0.3, "warmup": 0.0, "steps": 5, "seed": 1, "dtype": "fp32"}
-    config = settings(tiny_base, evaluate_every=1, keep=keep, **values)
-    folder = train("scp", passages(20), config, tmp_path, cache=tmp_path)
+    stage = made("scp", tiny_base, evaluate_every=1, keep=keep, **values)
+    folder = train(stage, passages(20), tmp_path, cache=tmp_path)
     log = log_of(tmp_path)
     best = min(log, key=lambda line: (-line["validation"]["f1"], line["validation"]["loss"]))
     assert best["step"] < 5
@@ -165,8 +162,8 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
 
 
 def test_nothing_held_out_keeps_the_last(tiny_base: Path, tmp_path: Path) -> None:
-    config = settings(tiny_base, held_out=0, steps=2)
-    train("instruct", questions(8), config, tmp_path, cache=tmp_path)
+    stage = made("instruct", tiny_base, held_out=0, steps=2)
+    train(stage, questions(8), tmp_path, cache=tmp_path)
     assert read_best(tmp_path) is None
     assert all(line["validation"] is None for line in log_of(tmp_path))
     assert "those after the last step" in (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
@@ -175,8 +172,9 @@ def test_nothing_held_out_keeps_the_last(tiny_base: Path, tmp_path: Path) -> Non
 def test_one_checkpoint_serves_four_rates(tiny_base: Path, tmp_path: Path) -> None:
     rates = (4, 8, 16, 32)
     compression = COMPRESSION.model_copy(update={"rates": rates}).model_dump()
-    config = settings(tiny_base, compression=compression, rate_weights=(1, 1, 1, 1), steps=8, evaluate_every=8)
-    folder = train("scp", passages(20), config, tmp_path, cache=tmp_path)
+    values: dict[str, Any] = {"rate_weights": (1, 1, 1, 1), "steps": 8, "evaluate_every": 8}
+    stage = made("scp", tiny_base, compression=compression, **values)
+    folder = train(stage, passages(20), tmp_path, cache=tmp_path)
     last = log_of(tmp_path)[-1]["validation"]
     assert list(last["rates"]) == ["4", "8", "16", "32"]
     assert len({scores["loss"] for scores in last["rates"].values()}) == 4

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from train_cases import passages, questions, settings
+from train_cases import made, passages, questions
 
 from clara.cli import main
 from clara.data import DocText, MultiHop, PassageQA, QAPair
 from clara.model.backbone import load_tokenizer
 from clara.model.prompting import Prompter
 from clara.prompts import passage_text
-from clara.train.window import within_window
+from clara.train.data import within_window
 
 WORDS = "The tower is made of iron and of wood . " * 12
 LONG = PassageQA(
@@ -29,7 +29,7 @@ LONG = PassageQA(
 
 
 def test_a_long_passage_keeps_what_stands_within_the_window(tiny_base: Path, tmp_path: Path) -> None:
-    (record,) = (cut := within_window([LONG], settings(tiny_base), tmp_path, None)).records
+    (record,) = (cut := within_window([LONG], made("scp", tiny_base).window(), tmp_path)).records
     assert isinstance(record, PassageQA)
     assert [pair.question for pair in record.all_pairs] == ["How high?", "Is it?", "Who, of what?"]
     assert record.paraphrase is None
@@ -47,7 +47,7 @@ def test_short_records_stay_and_a_question_without_its_answer_goes(tiny_base: Pa
     short = [*passages(6), *questions(3)]
     docs = (DocText("Tower", LONG.text), DocText("Bees", "Bees dance."))
     kept, lost = (MultiHop("x", "m", "Who?", (answer,), docs, (0, 1)) for answer in ("Bees", "Gustave Eiffel"))
-    cut = within_window([*short, kept, lost], settings(tiny_base), tmp_path, None)
+    cut = within_window([*short, kept, lost], made("scp", tiny_base).window(), tmp_path)
     assert cut.records[:-1] == short
     last = cut.records[-1]
     assert isinstance(last, MultiHop)

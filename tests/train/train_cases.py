@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
-from clara.train.config import TrainConfig
-from clara.train.run_log import Progress
-from clara.train.stage import train
+from clara.train.log import TrainProgress
+from clara.train.run import train
+from clara.train.stages import stage_of
+from clara.train.stages.base import Stage
 
 COMPRESSION = {
     "window_tokens": 64,
@@ -56,8 +58,8 @@ def questions(count: int, source: str = "m") -> list[DataRecord]:
     ]
 
 
-def settings(base: Path, **values: Any) -> TrainConfig:  # noqa: ANN401 - any setting
-    """Settings of a run of six steps."""
+def made(name: str, base: Path, **values: Any) -> Stage:  # noqa: ANN401 - any setting
+    """A stage with settings of a run of six steps, as a recipe gives them."""
     plain: dict[str, Any] = {
         "base": str(base),
         "compression": COMPRESSION,
@@ -72,7 +74,12 @@ def settings(base: Path, **values: Any) -> TrainConfig:  # noqa: ANN401 - any se
         "evaluate_every": 3,
         "restate": {"repeat": 0.5, "resume": 0.3, "tokens": 16},
     }
-    return TrainConfig.model_validate(plain | values)
+    return stage_of(name, plain | values, source="test")
+
+
+def changed(stage: Stage, **values: Any) -> Stage:  # noqa: ANN401 - any setting
+    """The same stage with other settings, unchecked."""
+    return replace(stage, config=stage.config.model_copy(update=values))
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -86,11 +93,11 @@ def main() -> None:
     """Train, and hang for ever after a step: BASE OUT STEP."""
     base, out, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 
-    def hang(progress: Progress) -> None:
+    def hang(progress: TrainProgress) -> None:
         if progress.step == step:
             time.sleep(600)
 
-    train("scp", passages(20), settings(base), out, cache=out, tell=hang)
+    train(made("scp", base), passages(20), out, cache=out, on_progress=hang)
 
 
 if __name__ == "__main__":

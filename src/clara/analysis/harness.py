@@ -22,7 +22,7 @@ from clara.ingest import make_document, split
 from clara.metrics import Interval, bootstrap_interval
 from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
 from clara.prompts import passage_text
-from clara.records import FloatArray, Generation, GenerationRequest, Memory
+from clara.records import FloatArray, Generation, GenerationRequest, Memory, QueryMemory
 
 _RowT = TypeVar("_RowT")
 
@@ -45,7 +45,14 @@ class Insight(Protocol):
         """Log-likelihood of an answer under each context."""
 
     def selection_gradient(
-        self, question: str, query: Memory, candidates: Sequence[Memory], answer: str, *, k: int, temperature: float
+        self,
+        question: str,
+        query: QueryMemory,
+        candidates: Sequence[Memory],
+        answer: str,
+        *,
+        k: int,
+        temperature: float,
     ) -> SelectionGradient:
         """The straight-through selector on one question."""
 
@@ -235,7 +242,7 @@ class Asker:
         """
         return unwrap(self._memories.of(docs))
 
-    def query(self, question: str) -> Memory:
+    def query(self, question: str) -> QueryMemory:
         """Memory of a question."""
         return self._model.encode_queries([question], rate=self._rate)[0]
 

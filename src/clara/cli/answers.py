@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from clara.cli.session import check_question
-from clara.cli.terminal import emphasised, print_json, shown, snippet, write
+from clara.cli.terminal import plain, print_json, shown, snippet, write, write_emphasised
 from clara.records import Answer, Citation, Quote
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
     write()
     if quote is not None:
         start = quote.start - quote.sentence_start
-        write(f"    {emphasised(quote.sentence, start, start + quote.end - quote.start)}")
+        write_emphasised(quote.sentence, start, start + quote.end - quote.start)
     for number, cited in enumerate(citations, start=1):
         quoted = quote is not None and cited.passage_id == quote.passage_id
         place = _place(cited, quote if quoted else None)
@@ -79,5 +79,5 @@ def _place(cited: Citation, quote: Quote | None) -> str:
     if quote is None:
         return f"{shown(cited.document)}:{cited.start}-{cited.end}"
     page = f", page {quote.page}" if quote.page is not None else ""
-    heading = f", {quote.heading}" if quote.heading else ""
+    heading = f", {plain(quote.heading)}" if quote.heading else ""
     return f"{shown(quote.document)}:{quote.start}-{quote.end}{page}{heading}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,7 +22,7 @@ from clara.cli.options import (
     ThreadsOption,
 )
 from clara.cli.session import cache_folder, load_model, prepare_torch
-from clara.cli.terminal import bar, note, print_json, write
+from clara.cli.terminal import bar, megabytes, note, print_json, write
 from clara.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ BenchModelOption = Annotated[
     str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
 ]
 QUESTION = "What is this about?"
+# Questions of a store's measurement: the first words of real passages.
+_QUESTIONS = 40
+_QUESTION_WORDS = 12
 
 
 @bench.command("compress")
@@ -195,7 +199,7 @@ def train(
     from clara.evaluate.train_speed import TrainBench, bench_train  # noqa: PLC0415
     from clara.model.checkpoint import read_manifest  # noqa: PLC0415
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
-    from clara.train.config import STAGES  # noqa: PLC0415
+    from clara.train.stages import STAGES  # noqa: PLC0415
 
     stages = stage or list(STAGES)
     unknown = [name for name in stages if name not in STAGES]
@@ -231,6 +235,55 @@ def train(
         )
     if gain is not None and gain.trained_seconds is not None:
         write(f"with gradients to the compressor: {gain.trained_seconds:.2f} s, {gain.trained_ratio:.1f} times")
+
+
+@bench.command("store")
+def store(
+    *,
+    data: DataOption = None,
+    passages: Annotated[int, typer.Option("--passages", min=10, help="Passages of the store.")] = 10_000,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    codec: Annotated[
+        Literal["fp16", "int8", "int4", "residual"], typer.Option("--codec", help="How the store keeps memories.")
+    ] = "fp16",
+    real: Annotated[
+        int, typer.Option("--real", min=16, help="Real passages that are compressed, and that the others are like.")
+    ] = 256,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """What a store of many passages costs: filling, bytes, memory, searches, and recall against an exact search.
+
+    Memories are drawn from a Gaussian fitted to real ones, with those among them. The store is made in the system's
+    folder for temporary files and deleted. Times of searches are CPU time of all threads, of the process that holds the
+    store and no model; rss_bytes is that process's peak.
+
+    --json prints one object: {"passages", "bytes_per_passage", "add_seconds", "index_seconds", "rss_bytes",
+    "latent_ms": {"p50", "p95"}, "text_ms", "hybrid_ms", "recall_at_10"}; text_ms and hybrid_ms are as latent_ms.
+    """
+    from clara.evaluate.bench_store import StoreBench, bench_store  # noqa: PLC0415
+
+    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    texts = list(dict.fromkeys(_texts(data, loaded)))[:real]
+    questions = [" ".join(text.split()[:_QUESTION_WORDS]) for text in texts[:_QUESTIONS]]
+    plan = StoreBench.of(loaded, texts, questions, passages=passages, rate=rate, codec=codec)
+    with TemporaryDirectory(prefix="clara-bench-") as folder:
+        speed = bench_store(plan, Path(folder) / "store")
+    if as_json:
+        print_json(speed.to_json())
+        return
+    write(
+        f"{speed.passages:,} passages at {rate}x as {codec}: {speed.bytes_per_passage:,.0f} bytes each; added in "
+        f"{speed.add_seconds:.1f} s, indexed in {speed.index_seconds:.1f} s, peak memory {megabytes(speed.rss_bytes)}"
+    )
+    for name, one in (("latent", speed.latent_ms), ("text", speed.text_ms), ("hybrid", speed.hybrid_ms)):
+        write(f"{name}: {one.p50:.1f} ms of CPU a question, one in twenty {one.p95:.1f} ms or more")
+    write(f"recall at 10 against an exact search: {speed.recall_at_10:.3f}")
 
 
 def _records(data: Path | None) -> list[DataRecord]:

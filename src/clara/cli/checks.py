@@ -243,6 +243,7 @@ class _Subject:
             return Check("store", "ok", f"none at {self._store} yet; clara index PATH makes one")
         with open_store(self._store) as store:
             documents, unfinished, passages = len(store.documents()), len(store.unfinished()), store.count()
+            damaged = store.damaged()
         detail = (
             f"{self._store}: {counted(documents, 'document')}, {counted(passages, 'passage')}, "
             f"{shown(filled_by.name)} at {filled_by.rate}x"
@@ -250,6 +251,11 @@ class _Subject:
         if self._model is not None and self._model.fingerprint != filled_by.fingerprint:
             remedy = f"use --model {filled_by.name}, or index the documents again into another --store"
             return Check("store", "fail", f"{detail}; filled by another model than {self._name()}", remedy)
+        if damaged:
+            names = sorted({document for _, document in damaged})
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            remedy = f"clara remove {shown(names[0])}{more}, then clara index them again; the disk may be failing"
+            return Check("store", "fail", f"{detail}; {counted(len(damaged), 'passage')} damaged on disk", remedy)
         if unfinished:
             remedy = "run the same clara index again; it finishes them"
             return Check("store", "warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from clara.cli.options import BaseOption, CacheOption, JsonOption
+from clara.cli.options import BaseOption, CacheOption, JsonOption, given_path
 from clara.cli.session import cache_folder, prepare_torch
 from clara.cli.terminal import download_progress, print_json, write
 
 
 def convert(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint in Apple's format: folder or hub id.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", parser=given_path, help="Checkpoint in Apple's format: folder or hub id."),
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the native checkpoint.")],
     base: BaseOption = None,

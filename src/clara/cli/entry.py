@@ -12,20 +12,24 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import version as distribution_version
-from typing import Annotated, Any
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from clara.errors import ClaraError
+from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
+from clara.errors import ClaraError, ConfigError, OutputError
 
-INTERRUPTED = 130  # as shells report a process ended by Ctrl-C
 _USER_ERROR = 2
 _BUG = 1
+_UNREAD = 1
 
 
 class _Group(TyperGroup):
@@ -37,20 +41,10 @@ class _Group(TyperGroup):
         except typer.Exit:  # a command that has said it itself
             raise
         except (Exception, KeyboardInterrupt) as error:
-            if not _interrupted(error):
+            if not interrupted(error):
                 raise
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt):
-            return True
-        cause = cause.__context__
-    return False
 
 
 def _show_version(value: bool) -> None:
@@ -82,6 +76,7 @@ COMMANDS = (
     "search",
     "chat",
     "remove",
+    "upgrade",
     "info",
     "doctor",
     "train",
@@ -124,21 +119,46 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
     if not debug:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it would rather have
+        os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings name files inside the store
+    closed = sys.stdout is None
+    with _screens():
+        if closed:  # said before anything is done whose result nobody would see
+            return _report(OutputError("the output cannot be written: stdout is closed; give it a file, or /dev/null"))
+        try:
+            _refuse_empty(arguments)
+            called = next((argument for argument in arguments if not argument.startswith("-")), None)
+            code = typer.main.get_command(application(called)).main(arguments, prog_name="clara", standalone_mode=False)
+            sys.stdout.flush()
+        except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
+            if debug:
+                traceback.print_exception(error)
+            with suppress(OutputError):
+                sys.stdout.flush()
+            return _report(error)
+        return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _screens() -> Iterator[None]:
+    """Stdout and stderr as ``Screen``; a stream that the caller closed leads nowhere.
+
+    Otherwise a file that is opened later would take its number, and what is said be written into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open to the end, as streams are
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shall not end the command
             stream.reconfigure(errors="backslashreplace")
-    try:
-        called = next((argument for argument in arguments if not argument.startswith("-")), None)
-        code = typer.main.get_command(application(called)).main(arguments, prog_name="clara", standalone_mode=False)
-    except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
-        if debug:
-            traceback.print_exception(error)
-        return _report(error)
-    return code if isinstance(code, int) else 0
+    out, err = Screen(sys.stdout, bars=False, needed=True), Screen(sys.stderr, bars=True, needed=False)
+    with redirect_stdout(cast("TextIO", out)), redirect_stderr(cast("TextIO", err)):
+        yield
 
 
 def _report(error: Exception) -> int:
     """Say an error in one line; returns the exit code."""
+    if isinstance(error, OutputError) and not str(error):
+        return _UNREAD
     if isinstance(error, ClaraError):
         _say(str(error))
         return _USER_ERROR
@@ -157,8 +177,20 @@ def _report(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    line = re.sub(r"\s*[\r\n]+\s*", " ", message).strip()
-    sys.stderr.write(f"clara: {line}\n")
+    note("clara: " + re.sub(r"\s*[\r\n]+\s*", " ", message).strip())
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an option that is empty, as from a variable that is not set.
+
+    As a path it would be the working folder, as a name the default.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for option, value in pairwise([*arguments, "more"]):
+        if option.startswith("-") and (not value or (option.startswith("--") and option.endswith("="))):
+            raise ConfigError(f"{option.removesuffix('=')} is empty; give a value (the working folder is .)")
 
 
 def _take_debug(arguments: list[str]) -> bool:

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from clara.cli.options import BaseOption, CacheOption, JsonOption
+from clara.cli.options import BaseOption, CacheOption, JsonOption, given_path
 from clara.cli.session import cache_folder, prepare_torch
 from clara.cli.terminal import download_progress, print_json, write
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Native checkpoint.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=given_path, help="Native checkpoint.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must be new or empty.")],
     to: Annotated[Literal["official"], typer.Option("--format", help="official: Apple's.")] = "official",

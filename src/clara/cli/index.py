@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +25,19 @@ from clara.cli.options import (
     given_path,
 )
 from clara.cli.session import open_rag
-from clara.cli.terminal import bar, counted, megabytes, print_json, shown, write
+from clara.cli.terminal import (
+    INTERRUPTED,
+    bar,
+    clock,
+    counted,
+    interrupted,
+    megabytes,
+    note,
+    print_json,
+    shown,
+    write,
+)
+from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport
@@ -30,6 +45,8 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
+_SECONDS_A_LINE = 30.0
+_MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
 def index(
@@ -43,6 +60,10 @@ def index(
     rate: Annotated[
         int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
+    codec: Annotated[
+        Literal["fp16", "int8", "int4", "residual"] | None,
+        typer.Option("--codec", help="How a new store keeps memories; fp16 by default (docs/scale.md)."),
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what came from these paths and is there no more, or empty.")
     ] = False,
@@ -50,7 +71,8 @@ def index(
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
     ] = 64,
     max_memory_mb: Annotated[
-        int, typer.Option("--max-memory-mb", min=64, help="Files whose parser needs more (MiB) are skipped.")
+        int,
+        typer.Option("--max-memory-mb", min=256, max=2**30, help="Files whose parser needs more (MiB) are skipped."),
     ] = 2048,
     max_seconds: Annotated[
         int, typer.Option("--max-seconds", min=1, help="Files that take longer to read are skipped.")
@@ -67,37 +89,45 @@ def index(
 ) -> None:
     """Compress documents into the store.
 
-    Reads .txt .md .html .pdf .docx .jsonl ({"title", "text"} a line). Unchanged documents are not touched; a run that
-    was killed is finished by the same command. Whatever cannot be read is skipped, named and counted.
+    Reads .txt .md .rst .html .xhtml .pdf .docx .odt .epub .pptx .xlsx .csv .tsv .eml, source code, .jsonl
+    ({"title", "text"} a line), and files without a suffix by their content. Unchanged documents are not touched; a run
+    that was killed or interrupted is finished by the same command. Whatever cannot be read is skipped, named and
+    counted; a run that finds no document at all is an error.
 
     --json prints one object:
 
     \b
     {"added", "updated", "unchanged", "pruned",        documents
      "passages", "tokens", "seconds",                  compressed by this run
+     "reused",                                         passages whose memories were in the store already
      "files", "documents", "characters", "hidden",     read by this run
      "skipped": {reason: [{"uri", "message"}]},
      "left_out": {kind: count},                        of the documents read, such as menus of web pages
-     "store": {"path", "model", "rate", "documents", "passages", "memory_bytes"}}
+     "store": {"path", "model", "rate", "codec", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.ingest import ReadLimits, check_paths  # noqa: PLC0415
 
     check_paths(paths)  # before the model is loaded
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
-    with open_rag(store, choice, rate=rate, create=True) as rag:
-        with bar("files") as show:
-
-            def tell(progress: AddProgress) -> None:
-                if show is not None:
-                    show(progress.files, progress.files_total, counted(progress.passages, "passage"))
-
-            report = rag.add(paths, prune=prune, max_bytes=int(max_file_mb * 2**20), limits=limits, progress=tell)
+    size = int(min(max_file_mb, _MOST_MB) * 2**20)
+    with open_rag(store, choice, rate=rate, codec=codec, create=True) as rag:
+        try:
+            with bar("passages") as show:
+                tell = _telling(show)
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, progress=tell)
+        except (Exception, KeyboardInterrupt) as error:
+            if not interrupted(error):
+                raise
+            note(f"clara: interrupted; {_kept(rag)} in {store}; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
         result = _as_json(report, rag, store)
     if as_json:
         print_json(result)
     else:
         _show(report, result["store"])
+    if not report.ingest.documents and not report.pruned:
+        raise InputError(_nothing_found(paths, report.ingest))
 
 
 def register(app: typer.Typer) -> None:
@@ -105,8 +135,35 @@ def register(app: typer.Typer) -> None:
     app.command()(index)
 
 
+def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:
+    """Who tells how far it is: the bar, or a line every half minute where there is none."""
+    due = time.monotonic() + _SECONDS_A_LINE
+
+    def tell(progress: AddProgress) -> None:
+        nonlocal due
+        expected = max(progress.passages, progress.passages_expected or 0)
+        parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
+        if progress.passages:
+            parts.append(f"{progress.passages_per_second:,.1f} a second")
+        if progress.seconds_left is not None:
+            parts.append(f"about {clock(progress.seconds_left)} left")
+        if show is not None:
+            show(progress.passages, expected, ", ".join(parts))
+        elif time.monotonic() >= due:
+            due = time.monotonic() + _SECONDS_A_LINE
+            note(f"{progress.passages:,} of about {counted(expected, 'passage')}: {', '.join(parts)}")
+            sys.stderr.flush()
+
+    return tell
+
+
+def _kept(rag: Clara) -> str:
+    documents, passages = len(rag.store.documents()), rag.store.count()
+    return f"{counted(documents, 'whole document')} and {counted(passages, 'passage')} are kept"
+
+
 def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
-    counts = ("added", "updated", "unchanged", "pruned", "passages", "tokens", "seconds")
+    counts = ("added", "updated", "unchanged", "pruned", "passages", "tokens", "seconds", "reused")
     read = ("files", "documents", "characters", "hidden")
     passages, filled_by = rag.store.count(), rag.store.model
     return {
@@ -121,9 +178,10 @@ def _as_json(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
             "path": str(path),
             "model": filled_by.name,
             "rate": filled_by.rate,
+            "codec": rag.store.codec,
             "documents": len(rag.store.documents()),
             "passages": passages,
-            "memory_bytes": 2 * passages * filled_by.values,  # fp16
+            "memory_bytes": passages * rag.store.memory_bytes,
         },
     }
 
@@ -135,11 +193,22 @@ def _by_reason(ingest: IngestReport) -> dict[str, list[Skipped]]:
     return groups
 
 
+def _nothing_found(paths: list[Path], ingest: IngestReport) -> str:
+    reasons = [f"{len(group):,} {reason}" for reason, group in _by_reason(ingest).items()]
+    reasons += [f"{ingest.hidden:,} hidden"] if ingest.hidden else []
+    return (
+        f"no document was found in {', '.join(map(str, paths))} ({', '.join(reasons) or 'no files there'}); "
+        "give files that are read: clara index --help"
+    )
+
+
 def _show(report: AddReport, store: dict[str, Any]) -> None:
     parts = [f"{getattr(report, name):,} {name}" for name in ("added", "updated", "unchanged", "pruned")]
     write(f"documents: {', '.join(parts)}")
     speed = f" ({report.tokens / report.seconds:,.0f} tokens/s)" if report.passages else ""
     write(f"passages:  {report.passages:,} compressed, {report.tokens:,} tokens in {report.seconds:.1f} s{speed}")
+    if report.reused:
+        write(f"reused:    {counted(report.reused, 'passage')} whose text was in the store already")
     groups = _by_reason(report.ingest)
     if groups:
         write(f"skipped:   {counted(len(report.ingest.skipped), 'source')}")
@@ -150,7 +219,7 @@ def _show(report: AddReport, store: dict[str, Any]) -> None:
         if len(group) > _SHOWN_A_REASON:
             write(f"    … and {len(group) - _SHOWN_A_REASON:,} more (--json names all)")
     if report.ingest.left_out:
-        write(f"left out:  {', '.join(f'{number:,} {kind}' for kind, number in report.ingest.left_out.items())}")
+        write(f"left out:  {', '.join(f'{kind} ({number:,})' for kind, number in report.ingest.left_out.items())}")
     if report.ingest.hidden:
         write(f"passed over: {report.ingest.hidden:,} hidden (names that begin with a dot)")
     write(

@@ -27,7 +27,7 @@ def info(
 
     \b
     {"store", "model", "fingerprint", "rate", "memory_tokens", "width",
-     "documents", "unfinished", "passages", "memory_bytes", "bytes_on_disk"}
+     "codec", "documents", "unfinished", "passages", "memory_bytes", "bytes_on_disk"}
 
     and with --documents also "listing": [{"document", "passages"}]. unfinished counts documents that a killed run left
     half-way; the same clara index finishes them.
@@ -60,10 +60,11 @@ def _facts(store: LanceStore, path: Path) -> dict[str, Any]:
         "rate": model.rate,
         "memory_tokens": model.memory_tokens,
         "width": model.width,
+        "codec": store.codec,
         "documents": len(store.documents()),
         "unfinished": len(store.unfinished()),
         "passages": passages,
-        "memory_bytes": 2 * passages * model.values,  # fp16
+        "memory_bytes": passages * store.memory_bytes,
         "bytes_on_disk": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
     }
 
@@ -83,6 +84,6 @@ def _show(facts: dict[str, Any]) -> None:
     if facts["unfinished"]:
         table.add_row("unfinished", f"{facts['unfinished']:,} (clara index with the same paths finishes them)")
     table.add_row("passages", f"{facts['passages']:,}")
-    table.add_row("memories", megabytes(facts["memory_bytes"]))
+    table.add_row("memories", f"{megabytes(facts['memory_bytes'])} as {facts['codec']}")
     table.add_row("on disk", megabytes(facts["bytes_on_disk"]))
     console().print(table)

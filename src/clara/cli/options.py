@@ -21,6 +21,10 @@ DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 
 
+MOST_THREADS = 4096
+"""Of one process; what libraries make of more is their own affair."""
+
+
 def given_path(text: str) -> Path:
     """A path as typed. Empty, as from a variable that is not set, it would become the working folder."""
     if not text:
@@ -28,10 +32,17 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def _at_home(path: Path) -> Path:
+    # A shell does not expand ~ after --store=, nor in a variable.
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"there is no home folder for {path}") from None
+
+
 StoreOption = Annotated[
     Path,
-    # A shell does not expand ~ after --store=, nor in a variable.
-    typer.Option("--store", envvar="CLARA_STORE", callback=Path.expanduser, help="Folder of the store."),
+    typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store."),
 ]
 ModelOption = Annotated[
     str | None,
@@ -81,7 +92,9 @@ CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", envvar="CLARA_CACHE", help="Folder for base weights; the user's cache folder by default."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice by default.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads; torch's choice by default.")
+]
 KOption = Annotated[
     int | None,
     typer.Option(

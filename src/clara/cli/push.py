@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from clara.cli.options import JsonOption
+from clara.cli.options import JsonOption, given_path
 from clara.cli.terminal import download_progress, print_json, write
 
 
 def push(
-    checkpoint: Annotated[Path, typer.Argument(help="Native checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", parser=given_path, help="Native checkpoint.")],
     repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="Repository on the hub: owner/name.")],
     *,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,

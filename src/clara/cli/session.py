@@ -50,26 +50,29 @@ def without_model(path: Path) -> Clara:
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
-def open_rag(path: Path, choice: ModelChoice, *, rate: int | None = None, create: bool = False) -> Clara:
+def open_rag(
+    path: Path, choice: ModelChoice, *, rate: int | None = None, codec: str | None = None, create: bool = False
+) -> Clara:
     """Open a store with its model; what is wrong with the store is said before the model is loaded.
 
     Args:
         path: the store's folder.
         choice: the user's choice of model; the store's own model unless he names one.
         rate: compression rate of a new store.
+        codec: how a new store keeps memories.
         create: make a store if there is none.
 
     Raises:
         StoreError: no store and ``create`` is false, or one that does not fit.
         ModelError: the model cannot be loaded.
-        ConfigError: the device or the rate cannot be had.
+        ConfigError: the device, the rate or the codec cannot be had.
     """
     stored = stored_model(path) if create else _existing(path)
     name = choice.model or (stored.name if stored is not None else DEFAULT_MODEL)
     model = load_model(choice, name)
     from clara.pipeline import Clara  # noqa: PLC0415
 
-    return Clara.open(path, model=model, rate=rate, create=create)
+    return Clara.open(path, model=model, rate=rate, codec=codec, create=create)
 
 
 def load_model(choice: ModelChoice, name: str) -> ClaraModel:

@@ -5,12 +5,12 @@ Only the command line: options to settings, progress and tables to the terminal.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clara.cli.llm import api_key
 from clara.cli.options import JsonOption, given_path
 from clara.cli.terminal import bar, clock, console, counted, note, print_json, write
 from clara.config import check, read_toml
@@ -18,12 +18,21 @@ from clara.errors import ConfigError
 
 if TYPE_CHECKING:
     from clara.synth.report import SynthReport
-    from clara.synth.run import Progress
+    from clara.synth.run import SynthProgress
 
-_KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
 _UNFINISHED_EXIT = 1
 _INTERRUPTED_EXIT = 130  # as shells report a process ended by Ctrl-C
 _SHOWN_MESSAGES = 5
+
+
+def _without_ray(value: str | int | None) -> str | int | None:
+    if value in ("local", None):
+        return value
+    raise ConfigError(
+        "--engine ray and --workers are gone: one process keeps a server's whole --concurrency busy, in half the time; "
+        "leave them out, and for several servers run one clara synth on each, with a part of the documents and an "
+        "--out of its own"
+    )
 
 
 def synth(
@@ -55,10 +64,8 @@ def synth(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first passages.")] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Reply cache [OUT.cache.sqlite3].")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Folder of prompt templates of your own.")] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Where: ray needs the extra scale.")
-    ] = "local",
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Ray workers.")] = 2,
+    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", hidden=True, callback=_without_ray)] = "local",
+    workers: Annotated[int | None, typer.Option("--workers", hidden=True, callback=_without_ray)] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write the table (.md) and a plot beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,6 +77,7 @@ def synth(
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
     from clara.synth.templates import read_templates  # noqa: PLC0415
 
+    del engine, workers
     given: dict[str, Any] = {
         "server": {"url": llm, "model": llm_model, "concurrency": concurrency, "timeout_seconds": timeout},
         "sampling": {"temperature": temperature},
@@ -88,16 +96,14 @@ def synth(
         note(message)
     if len(sources.messages) > _SHOWN_MESSAGES:
         note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
-    key = next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
     with bar("passages") as show:
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: SynthProgress) -> None:
             if show is not None:
                 show(progress.finished, progress.total, _described(progress))
 
-        cluster = os.environ.get("RAY_ADDRESS", "")
         try:
-            job = Job(out, resume, cache, key, templates, tell, engine, workers, cluster)
+            job = Job(out, resume, cache, api_key(), templates, tell)
             result = synthesize(sources, settings, job)
         except KeyboardInterrupt:
             note("interrupted; go on with --resume")
@@ -123,7 +129,7 @@ def convert_records(
     ],
 ) -> None:
     """Turn training records into the rows of Apple's published code, or back."""
-    from clara.synth.official_jsonl import export_official, import_official  # noqa: PLC0415
+    from clara.data.official_rows import export_official, import_official  # noqa: PLC0415
 
     if to == "official":
         count, reading = export_official(source, target)
@@ -164,7 +170,7 @@ def _require_server(values: dict[str, Any]) -> None:
         raise ConfigError(f"no language model: give {' and '.join(missing)}, or set them under [server] in --config")
 
 
-def _described(progress: Progress) -> str:
+def _described(progress: SynthProgress) -> str:
     parts = [f"{progress.accepted:,} accepted", f"{progress.tokens_per_second:,.0f} tokens/s"]
     if progress.cost:
         parts.append(f"cost {progress.cost:.4g}")

@@ -1,14 +1,21 @@
-"""How things look: JSON, bars that only a terminal sees, names and numbers for people. Knows no commands."""
+"""How things look: JSON, bars that only a terminal sees, names and numbers for people. Knows no commands.
+
+What documents, names and models say is foreign text: ``Screen`` and ``plain`` keep it from steering the terminal.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
+
+from clara.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,13 +23,98 @@ if TYPE_CHECKING:
 SNIPPET = 160
 """Characters of a passage shown on a terminal."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells report it."""
+
 DownloadProgress = Callable[[str, int, int], None]
+
+
+# C0, DEL and C1 steer a terminal; the others make letters that follow run the other way, which disguises a name.
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SHOWN_AS = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+_KEPT_IN_TEXT = {code: text for code, text in _SHOWN_AS.items() if chr(code) not in "\t\n"}
+_KEPT_IN_BARS = {code: text for code, text in _KEPT_IN_TEXT.items() if chr(code) != "\r"}
+_IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 0x7F}  # json has escaped the others
+_NARROWEST = 40
+_UNLIMITED = 100_000  # columns: where nobody looks, a name stays on one line
+
+
+class Screen:
+    """Stdout or stderr on which foreign text is harmless: control characters come out as escapes that can be seen.
+
+    Args:
+        stream: where the text goes.
+        bars: leave carriage returns as they are, with which libraries draw progress.
+        needed: a stream that takes no text is an error; otherwise what cannot be said is dropped.
+
+    Raises:
+        OutputError: ``write`` and ``flush``: a needed stream takes no text.
+    """
+
+    def __init__(self, stream: TextIO, *, bars: bool, needed: bool) -> None:
+        self.stream = stream
+        self._table = _KEPT_IN_BARS if bars else _KEPT_IN_TEXT
+        self._needed = needed
+
+    def write(self, text: str) -> int:
+        """Write a text, control characters escaped."""
+        with self._faults():
+            self.stream.write(text.translate(self._table))
+        return len(text)
+
+    def control(self, sequence: str) -> None:
+        """Write a control sequence of our own."""
+        with self._faults():
+            self.stream.write(sequence)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        with self._faults():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self.stream, name)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            drain(self.stream)
+            if not self._needed:
+                return
+            if error.errno == errno.EPIPE:  # whoever read has seen enough: ``clara … | head``
+                raise OutputError("") from None
+            raise OutputError(f"the output cannot be written: {error.strerror or error}") from None
+
+
+def drain(stream: TextIO) -> None:
+    """Let what is still buffered for a stream that takes no text go nowhere, or Python fails once more at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__context__
+    return False
+
+
+def plain(text: str) -> str:
+    """A name or another short text for one line of a terminal: every control character as an escape."""
+    return text.translate(_SHOWN_AS)
 
 
 def print_json(value: object) -> None:
     """Print one JSON value as one line on stdout."""
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    write(json.dumps(value, ensure_ascii=plain))
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    write(json.dumps(value, ensure_ascii=ascii_only).translate(_IN_JSON))
 
 
 def write(line: str = "") -> None:
@@ -32,35 +124,54 @@ def write(line: str = "") -> None:
 
 def note(line: str) -> None:
     """Print a line on stderr."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(line.translate(_KEPT_IN_TEXT) + "\n")
 
 
 def console() -> Console:
-    """Rich's view of stdout, for tables."""
+    """Rich's view of stdout, for tables: as wide as the terminal, of any width where there is none."""
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(highlight=False, markup=False, emoji=False)
+    width = _columns() if sys.stdout.isatty() else _UNLIMITED
+    return Console(file=sys.stdout, color_system=None, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _error_console() -> Console:
+    """Rich's view of stderr, for what moves; its own control sequences must reach the terminal."""
+    from rich.console import Console  # noqa: PLC0415
+
+    stream = sys.stderr.stream if isinstance(sys.stderr, Screen) else sys.stderr
+    return Console(file=stream, width=_columns())
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, _NARROWEST)  # a width of 0 is unknown there: 80
 
 
 def snippet(text: str) -> str:
     """The beginning of a text on one line."""
-    line = " ".join(text.split())
+    line = plain(" ".join(text.split()))
     return line if len(line) <= SNIPPET else line[: SNIPPET - 1].rstrip() + "…"
 
 
-def emphasised(text: str, start: int, end: int) -> str:
-    """A text on one line with ``text[start:end]`` marked: bold on a terminal, else between guillemets."""
-    before, marked, after = (" ".join(part.split()) for part in (text[:start], text[start:end], text[end:]))
+def write_emphasised(text: str, start: int, end: int) -> None:
+    """Print a text on one line with ``text[start:end]`` marked: bold on a terminal, else between guillemets."""
+    before, marked, after = (plain(" ".join(part.split())) for part in (text[:start], text[start:end], text[end:]))
     left = before + " " * (text[:start] != text[:start].rstrip() and bool(before))
     right = " " * (text[end:] != text[end:].lstrip() and bool(after)) + after
-    opening, closing = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("«", "»")
-    return f"{left}{opening}{marked}{closing}{right}"
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and isinstance(sys.stdout, Screen):
+        sys.stdout.write(f"    {left}")
+        sys.stdout.control("\x1b[1m")
+        sys.stdout.write(marked)
+        sys.stdout.control("\x1b[0m")
+        write(right)
+    else:
+        write(f"    {left}«{marked}»{right}")
 
 
 def shown(uri: str) -> str:
     """A document's name as a person would type it here: relative to the working folder where it lies below that."""
     here = Path.cwd().as_posix().rstrip("/") + "/"
-    return uri.removeprefix(here)
+    return plain(uri.removeprefix(here))
 
 
 def megabytes(count: int) -> str:
@@ -90,15 +201,14 @@ def bar(label: str) -> Iterator[Callable[[int, int, str], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=_error_console(), transient=True) as progress:
         task = progress.add_task("", total=None)
 
         def show(done: int, total: int, words: str) -> None:
-            progress.update(task, total=total, completed=done, description=words)
+            progress.update(task, total=total, completed=done, description=plain(words))
 
         yield show
 
@@ -121,11 +231,10 @@ def download_progress() -> Iterator[DownloadProgress]:
     if not sys.stderr.isatty():
         yield download_lines()
         return
-    from rich.console import Console  # noqa: PLC0415
 
-    with Console(stderr=True).status("loading the model") as status:
+    with _error_console().status("loading the model") as status:
 
         def show(what: str, done: int, total: int) -> None:
-            status.update(what if done < total else f"{what}: done")
+            status.update(plain(what) if done < total else f"{plain(what)}: done")
 
         yield show

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +18,11 @@ from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOpti
 from clara.cli.session import cache_folder, make_folder, prepare_torch
 from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
 from clara.errors import InputError
+from clara.train.stages import StageName
 
 if TYPE_CHECKING:
     from clara.data import DataRecord
-    from clara.train.config import Stage, TrainConfig
-    from clara.train.run_log import Progress
+    from clara.train.log import TrainProgress
     from clara.train.validation import Validation
 
 EVAL_FOLDER = "eval"
@@ -31,9 +31,7 @@ _INTERRUPTED = 130
 
 
 def train(
-    stage: Annotated[
-        Literal["scp", "instruct", "end-to-end", "retriever", "reader"], typer.Argument(help="Training stage.")
-    ],
+    stage: Annotated[StageName, typer.Argument(help="Training stage.")],
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="More data files.")] = None,
     *,
     data: Annotated[
@@ -67,35 +65,35 @@ def train(
     --json prints {"checkpoint", "steps", "records", "rejected": {reason: count}, "cross_entropy", "mse", "held_out"},
     with the losses of the last step this run made (null if there was none left to make).
     """
-    from clara.config import check, read_toml  # noqa: PLC0415
-    from clara.train.config import STAGES, TrainConfig  # noqa: PLC0415
+    from clara.config import read_toml  # noqa: PLC0415
+    from clara.train.stages import stage_of  # noqa: PLC0415
 
     paths = [*(data or ()), *(files or ())]
     if not paths:
         raise InputError("nothing to train on: give --data FILE")
     _refuse_eval(paths)
     given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
-    recipe = check(TrainConfig, read_toml(config) | given, source=str(config))
+    chosen_stage = stage_of(stage, read_toml(config) | given, source=str(config))
     speaks = _first_process()
-    records, rejected = _read(paths, plain=_restates(STAGES[stage], recipe), say=note if speaks else _silence)
+    records, rejected = _read(paths, plain=chosen_stage.restates_passages, say=note if speaks else _silence)
     make_folder(out)
     chosen = prepare_torch(device, threads)
-    from clara.train.stage import train as run  # noqa: PLC0415
+    from clara.train.run import train as run  # noqa: PLC0415
 
     last = _Last()
     try:
-        with _progress() if speaks else nullcontext(_silence) as tell:
-            last.then = tell
+        with _progress() if speaks else nullcontext(_silence) as say_step:
+            last.then = say_step
             folder = run(
-                STAGES[stage],
+                chosen_stage,
                 records,
-                recipe,
                 out,
                 cache=cache_folder(cache),
                 device=chosen,
-                tell=last,
+                on_progress=last,
                 hub_progress=download_lines() if speaks else None,
-                unused=_Unused(rejected, say=note if speaks else _silence),
+                on_unused=_Unused(rejected, say=note if speaks else _silence),
+                on_notice=note if speaks else _silence,
             )
     except KeyboardInterrupt:
         note("clara: interrupted; the same command goes on from the last checkpoint")
@@ -104,7 +102,7 @@ def train(
         return
     if as_json:
         losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
-        counts = {"steps": recipe.steps, "records": len(records), "rejected": dict(rejected)}
+        counts = {"steps": chosen_stage.config.steps, "records": len(records), "rejected": dict(rejected)}
         print_json({"checkpoint": str(folder), **counts, **losses})
     else:
         write(f"checkpoint: {folder}")
@@ -133,12 +131,6 @@ def _refuse_eval(paths: Sequence[Path]) -> None:
                 f"{path} is under a folder named {EVAL_FOLDER}: what is measured on is never trained on; "
                 "name other data files"
             )
-
-
-def _restates(stage: Stage, recipe: TrainConfig) -> bool:
-    """Whether a passage that nothing is asked about can be trained on: by restating it."""
-    read_so = stage == "reader" and recipe.reader_examples == "scp" and recipe.reader_context == "text"
-    return stage == "scp" or read_so
 
 
 def _read(paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]) -> tuple[list[DataRecord], Counter[str]]:
@@ -172,22 +164,22 @@ class _Unused:
 class _Last:
     """Keeps the last thing the run said, and passes it on."""
 
-    progress: Progress | None = None
-    then: Callable[[Progress], None] = field(default=lambda _: None)
+    progress: TrainProgress | None = None
+    then: Callable[[TrainProgress], None] = field(default=lambda _: None)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TrainProgress) -> None:
         self.progress = progress
         self.then(progress)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
+def _progress() -> Iterator[Callable[[TrainProgress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
     with bar("steps") as show:
         measured: list[str] = []
         spoken = [-_SECONDS_A_LINE]
 
-        def tell(progress: Progress) -> None:
+        def say_step(progress: TrainProgress) -> None:
             if progress.validation is not None:
                 measured[:] = _measured(progress.validation)
             words = _words(progress, measured)
@@ -201,10 +193,10 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
                 note(f"step {progress.step}/{progress.steps}: {words}")
                 sys.stderr.flush()
 
-        yield tell
+        yield say_step
 
 
-def _words(progress: Progress, measured: Sequence[str]) -> str:
+def _words(progress: TrainProgress, measured: Sequence[str]) -> str:
     parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}", *measured]
     parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
     return ", ".join([*parts, f"{clock(progress.seconds_left)} left"])

@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 
+from clara.config import refuse_special
 from clara.data.parsing import parse
 from clara.data.records import DataRecord, MultiHop, PassageQA, UnusableRecordError
 from clara.errors import RecordError
@@ -141,6 +142,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             yield file

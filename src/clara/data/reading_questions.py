@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from clara.config import refuse_special
 from clara.data.formats import FORMATS, Format
 from clara.data.questions import Question
 from clara.data.records import UnusableRecordError
@@ -104,6 +105,7 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
 
 
 def _bytes(path: Path) -> bytes:
+    refuse_special(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -36,7 +36,7 @@ _ANSWER_TOKENS = 64  # as `clara ask`
 
 
 class Evidence(Settings):
-    """The stretch of a document that holds the answer, word for word; signs and white space do not count."""
+    """The stretch of a document that holds the answer, word for word; signs and white space between do not count."""
 
     document: str
     text: str
@@ -267,8 +267,7 @@ class _System:
 def _shipped(**how: Any) -> _System:  # noqa: ANN401 - options of ``Clara.ask``
     def ask(rag: Clara, question: str) -> _Said:
         answer = rag.ask(question, **how)
-        answered = getattr(answer, "answered", True)
-        return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, _facts(answer), answered)
+        return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, _facts(answer), answer.answered)
 
     return _System(ask, lambda rag, question: rag.search(question, DEPTH))
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from clara.evaluate.failures import Failure, each
-from clara.records import Memory
+from clara.records import Memory, QueryMemory
 
 _T = TypeVar("_T")
 _ItemT = TypeVar("_ItemT", bound=Hashable)
@@ -86,7 +86,7 @@ def _size(value: object) -> int:
     if isinstance(value, np.ndarray):
         array: np.ndarray[Any, Any] = value
         return array.nbytes
-    if isinstance(value, Memory):
+    if isinstance(value, Memory | QueryMemory):
         return value.values.nbytes
     if isinstance(value, tuple | list):
         return _SMALL + sum(map(_size, value))

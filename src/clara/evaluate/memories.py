@@ -13,7 +13,7 @@ from clara.evaluate.system import AnswerModel, Splitter
 from clara.evaluate.weights import base_identity, compressor_identity
 from clara.ingest import make_document, split
 from clara.prompts import passage_text
-from clara.records import Memory
+from clara.records import Memory, QueryMemory
 from clara.similarity import ranking
 
 
@@ -85,7 +85,7 @@ class DocumentMemories:
         return memories
 
 
-def rank_documents(query: Memory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
+def rank_documents(query: QueryMemory, docs: Sequence[Sequence[Memory]]) -> tuple[int, ...]:
     """Rank documents by their first window in the ranking of all windows (``similarity.ranking``).
 
     Args:

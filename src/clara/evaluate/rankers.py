@@ -22,7 +22,7 @@ from clara.evaluate.memories import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Query, Ranking, SystemSettings, digest
 from clara.evaluate.weights import base_folder, hub_folder, sha256_of, weights_hash
 from clara.prompts import passage_text
-from clara.records import FloatArray, Memory
+from clara.records import FloatArray, QueryMemory
 
 _STOP_WORDS = "english"
 _METHOD, _K1, _B = "lucene", 1.5, 0.75
@@ -223,12 +223,12 @@ class Latent:
         docs = list(dict.fromkeys(doc for query in queries for doc in query.docs))
         memories = dict(zip(docs, self._memories.of(docs), strict=True))
 
-        def order(memory: Memory | Failure, query: Query) -> Ranking:
+        def order(memory: QueryMemory | Failure, query: Query) -> Ranking:
             return rank_documents(unwrap([memory])[0], unwrap(memories[doc] for doc in query.docs))
 
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
 
-    def _encode(self, questions: Sequence[str]) -> list[Memory]:
+    def _encode(self, questions: Sequence[str]) -> list[QueryMemory]:
         return self._model.encode_queries(questions, rate=self._rate)
 
 

@@ -20,7 +20,7 @@ from clara.evaluate.cache import Cache
 from clara.evaluate.failures import Failure, each, unwrap
 from clara.ingest import TokenSpans
 from clara.prompts import passage_text
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage
+from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory
 
 Given: TypeAlias = Literal["gold", "candidates"]
 """What systems see of a question's documents: the gold ones, all read in order, or the candidates, to be ranked."""
@@ -54,7 +54,7 @@ class AnswerModel(Protocol):
     def compress(self, texts: Sequence[str], *, rate: int | None = None) -> list[Memory]:
         """One memory a text, in order; ``rate`` None is the model's default."""
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """One query memory a question, in the space of ``compress`` at the same rate."""
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:

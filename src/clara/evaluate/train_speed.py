@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,16 +25,13 @@ from clara.model import packing
 from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
-from clara.train.batch import Collator
-from clara.train.candidate_batch import CandidateCollator
-from clara.train.config import SELECTING, STAGES, Stage, TrainConfig
+from clara.train.data import PlannedBatches, TrainingData, divide
 from clara.train.documents import Documents
-from clara.train.examples import Question
 from clara.train.loop import StageModule, optimizer
-from clara.train.plan import AnyExample, Collate, PlannedBatches, TrainingData, divide
 from clara.train.processes import check_device
-from clara.train.reader import ReaderCollator
-from clara.train.start import start
+from clara.train.stages import stage_class
+from clara.train.stages.base import Stage
+from clara.train.stages.end_to_end import EndToEndStage
 
 PASSAGE_WORDS = 110
 """Words of a made passage: some 150 tokens, between Wikipedia's mean (clara.md section 2) and a whole window."""
@@ -191,9 +188,9 @@ def bench_train(
         if progress is not None:
             progress(name)
         with tempfile.TemporaryDirectory() as scratch:
-            job = _job(STAGES[name], records, bench, cache, Path(scratch))
+            job = _job(name, records, bench, cache, Path(scratch))
             speeds.append(_speed(name, [job.step(number) for number in range(bench.steps + 1)][1:]))
-            if name == "end-to-end":
+            if isinstance(job.stage, EndToEndStage):
                 gain = _gain(job, bench)
         del job
         gc.collect()
@@ -231,7 +228,6 @@ class _Job:
     loaded: Loaded
     data: TrainingData
     stage: Stage
-    config: TrainConfig
     batches: PlannedBatches
     module: StageModule
     optimizer: torch.optim.Optimizer
@@ -247,7 +243,7 @@ class _Job:
         losses.total.backward()
         marks.append(_now(device))
         trained = [p for p in self.module.parameters() if p.grad is not None]
-        torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(trained, self.stage.config.max_grad_norm)
         self.optimizer.step()
         self.module.zero_grad(set_to_none=True)
         marks.append(_now(device))
@@ -261,55 +257,43 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _job(stage: Stage, records: Sequence[DataRecord], bench: TrainBench, cache: Path, scratch: Path) -> _Job:
+def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Path, scratch: Path) -> _Job:
+    stage = _stage(name, bench)
+    data = divide(records, stage)
+    loaded = stage.network(data, cache, bench.device, None)
+    stage = replace(stage, config=stage.config.model_copy(update={"compression": loaded.manifest.compression}))
+    documents = Documents(loaded, scratch) if stage.keeps_memories else None
+    batches = PlannedBatches(data, stage, stage.collator(loaded, documents))
+    if documents is not None:  # before the first step, as in a run
+        shown = (text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.texts)
+        documents.prepare({bench.rate: list(dict.fromkeys(shown))})
+    packing.enable(loaded.network.adapters.bare())  # as in a run
+    module = StageModule(loaded.network, stage)
+    module.train()
+    return _Job(loaded, data, stage, batches, module, optimizer(loaded.network, stage))
+
+
+def _stage(name: str, bench: TrainBench) -> Stage:
+    """A stage with the settings that the measurement asks for, as far as it has them."""
     manifest = read_manifest(find_checkpoint(bench.start))
     rates = manifest.compression.rates
     manifest.compression.memory_tokens(bench.rate)  # refuses a rate that the checkpoint does not serve
-    config = TrainConfig(
-        base=manifest.base_model,
-        start=None if stage == "reader" else bench.start,
-        compression=manifest.compression,
-        lora=manifest.lora,
+    values = {
+        "base": manifest.base_model,
+        "start": bench.start,
+        "compression": manifest.compression,
+        "lora": manifest.lora,
         # A run tops candidates up from the records that it draws: enough of them for different questions.
-        steps=max(bench.steps + 1, -(-POOL * bench.candidates // bench.batch_size)),
-        batch_size=bench.batch_size,
-        rate_weights=() if stage == "reader" else tuple(float(rate == bench.rate) for rate in rates),
-        candidates=bench.candidates,
-        top_k=min(5, bench.candidates),
-        held_out=0,
-        dtype=bench.dtype,
-    )
-    data = divide(records, stage, config)
-    loaded = start(stage, data, config, cache, bench.device, None)
-    config = config.model_copy(update={"compression": loaded.manifest.compression})
-    documents = Documents(loaded, scratch) if stage in SELECTING else None
-    batches = PlannedBatches(data, stage, config, _collator(loaded, stage, config, documents))
-    if documents is not None:  # before the first step, as in a run
-        shown = [text for number in range(bench.steps + 1) for text in _candidates(batches.examples(number))]
-        documents.prepare({bench.rate: list(dict.fromkeys(shown))})
-    packing.enable(loaded.network.adapters.bare())  # as in a run
-    module = StageModule(loaded.network, config)
-    module.train()
-    return _Job(loaded, data, stage, config, batches, module, optimizer(loaded.network, config))
-
-
-def _candidates(examples: Sequence[AnyExample]) -> list[str]:
-    return [text for example in examples if isinstance(example, Question) for text in example.candidates]
-
-
-def _collator(loaded: Loaded, stage: Stage, config: TrainConfig, documents: Documents | None) -> Collate:
-    window = config.compression.window_tokens
-    if stage == "reader":
-        return ReaderCollator(loaded.prompter(), window_tokens=window, context=config.reader_context)
-    if stage in SELECTING:
-        return CandidateCollator(
-            loaded.prompter(),
-            window_tokens=window,
-            top_k=config.top_k,
-            memories=documents,
-            answers=stage == "end_to_end",
-        )
-    return Collator(loaded.prompter(), window_tokens=window)
+        "steps": max(bench.steps + 1, -(-POOL * bench.candidates // bench.batch_size)),
+        "batch_size": bench.batch_size,
+        "rate_weights": tuple(float(rate == bench.rate) for rate in rates),
+        "candidates": bench.candidates,
+        "top_k": min(5, bench.candidates),
+        "held_out": 0,
+        "dtype": bench.dtype,
+    }
+    kind = stage_class(name)
+    return kind(kind.Config.model_validate({key: values[key] for key in values if key in kind.Config.model_fields}))
 
 
 def _speed(name: str, times: Sequence[_Times]) -> StageSpeed:
@@ -328,7 +312,7 @@ def _speed(name: str, times: Sequence[_Times]) -> StageSpeed:
 
 def _gain(job: _Job, bench: TrainBench) -> CacheGain:
     """The ways to have a candidate's memory, step by step in turn, on the same questions and candidates."""
-    texts = PlannedBatches(job.data, job.stage, job.config, _collator(job.loaded, job.stage, job.config, None))
+    texts = PlannedBatches(job.data, job.stage, job.stage.collator(job.loaded, None))
     cached, encoded, trained = [], [], []
     for number in range(bench.steps + 1):
         cached.append(job.step(number).seconds)

@@ -31,6 +31,9 @@ class Catalogue:
         for passage_id, place in places:
             self.put(passage_id, place)
 
+    def __contains__(self, passage_id: str) -> bool:
+        return passage_id in self._places
+
     def put(self, passage_id: str, place: Place) -> None:
         """Add a passage, or move it if its id is known."""
         self.drop([passage_id])

@@ -1,24 +1,27 @@
-"""``store.json``: what says that a folder is a clara store, of which format, and whose memories it holds.
+"""``store.json``: what says that a folder is a clara store, of which format and codec, and whose memories it holds.
 
 The file is the first thing a store gets and is written whole or not at all, so a folder is either not yet a store or
-knows its model. What else lies in the folder is ``store``'s business.
+knows its model. Format 1 held memories as fp16 without checksums; ``upgrade`` brings its stores to format 2. What else
+lies in the folder is ``store``'s business.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clara.errors import StoreError, StoreModelError
+from clara.errors import ConfigError, StoreError, StoreModelError
+from clara.index.codecs import CODECS, DEFAULT_CODEC
 from clara.index.protocol import StoreModel
 
 FORMAT = "clara-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "store.json"
 LOCK_FILE = "write.lock"
 _DRAFT_FILE = "store.json.draft"
@@ -33,17 +36,37 @@ class _Model(BaseModel):
     rate: int
     memory_tokens: int
     width: int
+    query_space: Literal["flat", "mean"] = "flat"
 
 
-def read_description(folder: Path) -> StoreModel | None:
-    """The model of the store in a folder.
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``store.json`` says.
+
+    Attributes:
+        model: whose memories the store holds.
+        codec: how they are stored.
+        version: of the format.
+    """
+
+    model: StoreModel
+    codec: str = DEFAULT_CODEC
+    version: int = FORMAT_VERSION
+
+
+def read_description(folder: Path, *, older: bool = False) -> Description | None:
+    """What is said of the store in a folder.
+
+    Args:
+        folder: the store's.
+        older: take a store of format 1 too, which can only be upgraded.
 
     Returns:
         ``None`` if the folder can become a store: it does not exist, is empty, or holds no more than what a creation
         leaves that was cut short.
 
     Raises:
-        StoreError: a file, a folder of something else, a damaged description, or a newer format.
+        StoreError: a file, a folder of something else, a damaged description, or another format.
     """
     path = folder / DESCRIPTION_FILE
     try:
@@ -57,7 +80,13 @@ def read_description(folder: Path) -> StoreModel | None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"the store {folder} cannot be read: {error}") from error
-    return _parse(text, path)
+    described = _parse(text, path)
+    if described.version != FORMAT_VERSION and not older:
+        raise StoreError(
+            f"the store {folder} is of format {described.version}, this clara uses format {FORMAT_VERSION}; "
+            f"bring it there, without compressing anything again: clara upgrade {folder}"
+        )
+    return described
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -70,13 +99,19 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def write_description(folder: Path, model: StoreModel) -> None:
-    """Make a folder a store of ``model``; atomic.
+def write_description(folder: Path, described: Description) -> None:
+    """Make a folder a store of a model; atomic.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    content = {"format": FORMAT, "version": FORMAT_VERSION, "model": asdict(model)}
+    content = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "codec": described.codec,
+        "model": asdict(described.model),
+    }
+    content["crc"] = _checksum(content)
     draft = folder / _DRAFT_FILE
     try:
         with draft.open("w", encoding="utf-8") as file:
@@ -101,8 +136,24 @@ def check_model(folder: Path, stored: StoreModel, wanted: StoreModel) -> None:
         )
 
 
-def _parse(text: str, path: Path) -> StoreModel:
-    """The model in the text of a description."""
+def check_codec(codec: str | None) -> None:
+    """Refuse a codec that there is not; ``None`` stands for the default.
+
+    Raises:
+        ConfigError: names those that there are.
+    """
+    if codec is not None and codec not in CODECS:
+        raise ConfigError(f"no codec named {codec!r}; there are {', '.join(CODECS)}")
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    """CRC-32 of all but itself."""
+    rest = {name: value for name, value in content.items() if name != "crc"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _parse(text: str, path: Path) -> Description:
+    """What the text of a description says."""
     content: Any
     try:
         content = json.loads(text)
@@ -111,13 +162,21 @@ def _parse(text: str, path: Path) -> StoreModel:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StoreError(f"{path} does not describe a clara store; name another folder as --store")
     version = content.get("version")
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise StoreError(
             f"{path} is of store format {version!r}, this clara reads format {FORMAT_VERSION}; "
             "upgrade clara-rag, or index the documents again into another --store"
         )
     try:
-        return StoreModel(**_Model.model_validate(content.get("model")).model_dump())
+        model = StoreModel(**_Model.model_validate(content.get("model")).model_dump())
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise StoreError(f"{path} is damaged ({faults}); index the documents again into another --store") from None
+    if version == 1:
+        return Description(model, version=1)
+    if content.get("codec") not in CODECS or content.get("crc") != _checksum(content):
+        raise StoreError(
+            f"{path} is damaged (its checksum does not fit); put it back from a copy of the store, or index the "
+            "documents again into another --store"
+        )
+    return Description(model, content["codec"])

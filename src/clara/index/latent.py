@@ -1,106 +1,107 @@
-"""Exact cosine search over all memories of a table, with the memories kept in RAM while they fit.
+"""Search by memory: the rows whose search vectors are near, then the best of them by the memories themselves.
 
-Two passes: products in float32 for every row, then float64 cosines for the few that can be among the best. Knows no
-approximate index; which search is used when is ``store``'s business.
+Exact over the whole search column while it fits the memory set aside for it, through an approximate index beyond.
+Which rows a text search adds is ``store``'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from clara.index import codec
-from clara.index.ranking import Ranked, best, best_together
-from clara.index.table import PassageTable
-from clara.records import FloatArray, LateQuery
+from clara.index.ranking import Ranked, best, best_together, late_depth, rescore_depth
+from clara.index.search_column import SearchColumn, cosines, dot, exact_dot
+from clara.index.table import PassageTable, Scanned, joined
+from clara.records import FloatArray, QueryMemory
 from clara.similarity import token_matches
 
-# Float32 cosines of 36,864 values were within 2e-6 of the true ones (tests); rows nearer than this to the k-th are
-# scored again exactly.
+# Float32 products of 1,024 values were within 2e-6 of the true ones (tests); rows nearer than this to the last place
+# are scored again exactly.
 _MARGIN = 2e-5
-_SMALLEST = np.float32(1e-30)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """R rows: ids [R], norms float32 [R], stored memories fp16 [R, N * H]."""
-
-    ids: list[str]
-    norms: FloatArray
-    stored: codec.HalfArray
-
-
-class LatentScan:
-    """Exact search over one table.
+class LatentSearch:
+    """Search by memory over one table.
 
     Args:
         table: the table.
-        cache_bytes: memories up to this size are kept in RAM after the first search.
-        row_bytes: size of one stored memory.
+        column: how its search vectors were made.
+        exact_bytes: a search column up to this size is searched whole, and kept in RAM after the first search.
     """
 
-    def __init__(self, table: PassageTable, *, cache_bytes: int, row_bytes: int) -> None:
+    def __init__(self, table: PassageTable, column: SearchColumn, *, exact_bytes: int) -> None:
         self._table = table
-        self._cache_rows = cache_bytes // row_bytes
-        self._cached: list[_Part] | None = None
+        self._column = column
+        self._exact_rows = exact_bytes // (2 * column.width)
+        self._cached: Scanned | None = None
         self._cached_version = -1
 
-    def search(self, vector: FloatArray, k: int, *, version: int, rows: int) -> list[Ranked]:
-        """The ``k`` passages with the highest cosine.
+    def wants_index(self, rows: int) -> bool:
+        """Whether so many rows are too many to search one by one."""
+        return rows > self._exact_rows
+
+    def search(self, query: QueryMemory, k: int, *, version: int) -> list[Ranked]:
+        """The ``k`` best passages: by late interaction for a question with a centre, else by cosine.
 
         Args:
-            vector: float32 [N * H], finite.
+            query: the question.
             k: at least 1.
             version: the table's version, at which it stands.
-            rows: the table's rows.
-
-        Returns:
-            Ids with float64 cosines, ties by id.
         """
-        length = float(np.linalg.norm(vector.astype(np.float64)))
-        unit = (vector / length).astype(np.float32) if length > 0 else np.zeros_like(vector)
-        ids: list[str] = []
-        cosines: list[FloatArray] = [np.empty(0, dtype=np.float32)]
-        for part in self._parts(version, rows):
-            ids.extend(part.ids)
-            # A memory of zeros has product 0: any length but 0 leaves it so.
-            products = codec.dot(part.stored, unit)
-            products /= np.maximum(part.norms, _SMALLEST)
-            cosines.append(products)
-        rough = np.concatenate(cosines)
-        if rough.size == 0:
-            return []
-        kth = np.partition(rough, -k)[-k] if k <= rough.size else rough.min()
-        near = np.flatnonzero(rough >= kth - _MARGIN)
-        return best(self.score([ids[index] for index in near], vector), k)
-
-    def score(self, passage_ids: list[str], vector: FloatArray) -> list[Ranked]:
-        """Exact cosines of the given passages."""
-        return [
-            Ranked(passage_id, codec.cosine(stored, vector)) for passage_id, stored in self._table.stored(passage_ids)
-        ]
-
-    def reorder(self, passage_ids: list[str], query: LateQuery, k: int) -> list[Ranked]:
-        """The best ``k`` of the given passages by late interaction."""
-        stored = self._table.stored(passage_ids)
-        return best_together({i: token_matches(query, codec.decode(row, query.tokens.shape)) for i, row in stored}, k)
+        vector = self._column.query(query)
+        if query.centre is not None:
+            return self._late(self._near(vector, late_depth(k), version), query, k)
+        if self._column.exact:
+            return self._near(vector, k, version)
+        return best(self._rescored(self._near(vector, rescore_depth(k), version), query), k)
 
     def clear(self) -> None:
         """Give the memory back."""
         self._cached, self._cached_version = None, -1
 
-    def _parts(self, version: int, rows: int) -> Iterator[_Part]:
-        """All rows, from RAM if this version is there."""
+    def _near(self, vector: FloatArray, limit: int, version: int) -> list[Ranked]:
+        """The ``limit`` rows of highest dot product, ties by id."""
+        near: list[Ranked] = []
+        for part in self._parts(vector, limit, version):
+            rough = dot(part.vectors, vector)
+            least = np.partition(rough, -limit)[-limit] - _MARGIN if rough.size > limit else -np.inf
+            chosen = np.flatnonzero(rough >= least)
+            scores = exact_dot(part.vectors[chosen], vector)
+            near += [
+                Ranked(part.ids[i], float(score), int(part.places[i])) for i, score in zip(chosen, scores, strict=True)
+            ]
+        return best(near, limit)
+
+    def _late(self, near: Sequence[Ranked], query: QueryMemory, k: int) -> list[Ranked]:
+        """The best ``k`` by late interaction."""
+        places = {item.id: item.place for item in near}
+        matches: dict[str, FloatArray] = {}
+        for ids, memories in self._table.memories(list(places.values())):
+            matches.update(zip(ids, token_matches(query, memories), strict=True))
+        return [Ranked(item.id, item.score, places[item.id]) for item in best_together(matches, k)]
+
+    def _rescored(self, near: Sequence[Ranked], query: QueryMemory) -> list[Ranked]:
+        """Passages with the cosines of their memories."""
+        places = {item.id: item.place for item in near}
+        vector = query.search_vector()
+        scored: list[Ranked] = []
+        for ids, memories in self._table.memories(list(places.values())):
+            exact = cosines(memories.reshape(len(memories), -1), vector)
+            scored += [Ranked(i, float(score), places[i]) for i, score in zip(ids, exact, strict=True)]
+        return scored
+
+    def _parts(self, vector: FloatArray, limit: int, version: int) -> Iterator[Scanned]:
+        """Parts of the search column that hold the nearest rows: of RAM, of the index, or else all there are."""
         if self._cached is not None and self._cached_version == version:
-            yield from self._cached
+            yield self._cached
             return
         self.clear()
-        kept: list[_Part] | None = [] if rows <= self._cache_rows else None
-        for ids, norms, stored in self._table.memories():
-            part = _Part(ids, norms, stored)
-            if kept is not None:
-                kept.append(part)
-            yield part
-        self._cached, self._cached_version = kept, version
+        large = self.wants_index(self._table.count())
+        if large and self._table.unindexed("search") is not None:
+            yield self._table.nearest(vector, limit)
+        elif large:
+            yield from self._table.search_vectors()
+        else:
+            self._cached, self._cached_version = joined(list(self._table.search_vectors())), version
+            yield self._cached

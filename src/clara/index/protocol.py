@@ -1,7 +1,7 @@
 """What every passage index offers, and the records that go in and out.
 
-Two implementations: :class:`clara.index.store.LanceStore` on disk and :class:`clara.index.exact.ExactIndex` in
-memory, the oracle. How a question becomes a vector is ``model``'s business; when to add and remove is ``pipeline``'s.
+Two implementations: :class:`clara.index.store.LanceStore` on disk, and the oracle of the tests in memory. How a
+question becomes a vector is ``model``'s business; when to add and remove is ``pipeline``'s.
 Shape letters: N memory tokens, H hidden size of the backbone.
 """
 
@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.records import FloatArray, Hit, LateQuery, Memory, Passage
+from clara.records import Hit, Memory, Passage, QueryMemory, QuerySpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,8 @@ class StoreModel:
         rate: compression rate of the memories.
         memory_tokens: N, memory tokens of a passage.
         width: H, hidden size of the backbone.
+        query_space: what its questions are: ``mean``, one vector at each memory token (or late interaction, whose
+            first stage is that); ``flat``, N vectors.
     """
 
     fingerprint: str
@@ -34,6 +34,7 @@ class StoreModel:
     rate: int
     memory_tokens: int
     width: int
+    query_space: QuerySpace = "flat"
 
     @property
     def values(self) -> int:
@@ -86,7 +87,7 @@ class PassageIndex(Protocol):
     """Passages of documents with their memories, searched by memory, by words, or by both.
 
     The order of calls for one document: ``passage_ids`` tells what is there already, ``add`` brings the rest (in as
-    many calls as wanted, several documents mixed), ``finish_document`` makes it complete. Doing that again, or again
+    many calls as wanted, several documents mixed), ``finish_documents`` makes it complete. Doing that again, or again
     from the start after the process was killed, ends in the same index. All searches order by falling score, equal
     scores by passage id, and find nothing in an empty index.
     """
@@ -109,19 +110,11 @@ class PassageIndex(Protocol):
         """Ids of a document's passages in the index, of every version of it."""
         ...
 
-    def finish_document(self, entry: DocumentEntry) -> None:
-        """Record a document as complete and drop its passages of other versions.
-
-        Raises:
-            StoreError: the index does not hold ``entry.passages`` passages of that version.
-        """
-        ...
-
     def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
-        """As :meth:`finish_document` for several at once, each uri once; much faster than one by one on disk.
+        """Record documents, each uri once, as complete and drop their passages of other versions.
 
         Raises:
-            StoreError: passages of one of them are missing; none is recorded.
+            StoreError: the index does not hold ``passages`` passages of one of them; none is recorded.
         """
         ...
 
@@ -153,42 +146,37 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
-        """The ``k`` passages whose flattened memories have the highest cosine with ``vector``.
+    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+        """The ``k`` passages whose flattened memories have the highest cosine with ``query.search_vector()``.
 
-        Args:
-            vector: float32 [N * H], any length but finite; of length 0 it has cosine 0 with everything.
-            k: at least 1.
-            late: puts the best :func:`clara.index.ranking.late_depth` of them in order anew, by late interaction
-                (:func:`clara.similarity.covering`), whose score they then have.
+        Where the question has a centre, the best :func:`clara.index.ranking.late_depth` of them are put in order anew
+        by late interaction (:func:`clara.similarity.covering`), whose score they then have. A question of zeros has
+        cosine 0 with everything.
 
         Raises:
-            StoreError: the question has another shape or is not finite.
+            StoreError: the question is of another shape or model.
             InputError: ``k`` is below 1.
         """
         ...
 
-    def search_text(self, query: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int) -> list[Hit]:
         """The ``k`` passages with the highest BM25 score over title and text.
 
-        ``query`` is plain words: no character in it has a meaning of its own. Only passages that share a word with
-        it are found.
+        ``words`` are plain words: no character in them has a meaning of its own. Only passages that share a word with
+        them are found.
 
         Raises:
             InputError: ``k`` is below 1.
         """
         ...
 
-    def search_hybrid(
-        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
-    ) -> list[Hit]:
+    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
 
         Args:
-            vector: as :meth:`search_latent`.
-            query: as :meth:`search_text`.
+            query: as :meth:`search_latent`.
+            words: as :meth:`search_text`.
             k: at least 1.
-            late: as :meth:`search_latent`.
             latent_weight: what a rank by memory counts beside 1 for a rank by words.
 
         Raises:
@@ -208,11 +196,6 @@ class PassageIndex(Protocol):
     def close(self) -> None:
         """Give locks and caches back; the index is not used afterwards."""
         ...
-
-
-def lexical_text(passage: Passage) -> str:
-    """The words a text search sees: the title, which often names what the passage is about, then the text."""
-    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
 def check_rows(model: StoreModel, rows: Sequence[IndexRow]) -> None:
@@ -249,25 +232,23 @@ def check_complete(entry: DocumentEntry, found: int) -> None:
         )
 
 
-def check_question(model: StoreModel, vector: FloatArray, late: LateQuery | None) -> None:
+def check_query(model: StoreModel, query: QueryMemory) -> None:
     """Refuse a question that cannot be compared with the memories of ``model``.
 
     Raises:
-        StoreError: wrong shape or not finite.
+        StoreError: it was made by another model, has another shape, or is N vectors where the store expects one.
     """
-    if vector.shape != (model.values,):
+    shape = (model.memory_tokens, model.width)
+    if (query.fingerprint, query.values.shape) != (model.fingerprint, shape):
         raise StoreError(
-            f"a search vector for memories of {model.describe()} has shape ({model.values},), got {vector.shape}; "
-            "encode the question with the index's model and rate"
+            f"this index holds memories of {model.describe()}, got a question of fingerprint {query.fingerprint[:12]} "
+            f"{list(query.values.shape)}; encode the question with the index's model and rate"
         )
-    if late is not None and (late.tokens.size != model.values or late.centre.shape != late.tokens.shape[1:]):
+    if model.query_space == "mean" and query.centre is None and (query.values != query.values[0]).any():
         raise StoreError(
-            f"late interaction with memories of {model.describe()} needs {model.values} values and a centre, got "
-            f"{late.tokens.shape} and {late.centre.shape}; encode the question with the index's model and rate"
+            f"this index is searched by one vector a question, got {len(query.values)} different ones; "
+            "encode the question with the index's model"
         )
-    parts = [vector] if late is None else [vector, late.tokens, late.centre]
-    if not all(np.isfinite(part).all() for part in parts):
-        raise StoreError("the search vector must be finite; the model that encoded the question is broken")
 
 
 def check_k(k: int) -> None:

@@ -6,7 +6,7 @@ Knows ids and scores, not where they come from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clara.records import FloatArray
 from clara.similarity import covering
@@ -18,10 +18,17 @@ RRF_CONSTANT = 60
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage id with its score; higher is better."""
+    """A passage id with its score; higher is better.
+
+    Attributes:
+        id: the passage's.
+        score: what it is ranked by.
+        place: where its row lies in the table searched; -1 where that is of no use.
+    """
 
     id: str
     score: float
+    place: int = field(default=-1, compare=False)
 
 
 def best(scored: Iterable[Ranked], k: int) -> list[Ranked]:
@@ -57,6 +64,11 @@ def late_depth(k: int) -> int:
     return max(4 * k, 200)
 
 
+def rescore_depth(k: int) -> int:
+    """How many passages whose sketches are near are compared by their memories, for ``k`` results."""
+    return max(20 * k, 500)
+
+
 def reciprocal_rank_fusion(
     rankings: Sequence[Sequence[Ranked]], *, weights: Sequence[float] | None = None, constant: int = RRF_CONSTANT
 ) -> list[Ranked]:
@@ -72,7 +84,8 @@ def reciprocal_rank_fusion(
     """
     # Summed per id in the order of the rankings: the same float whatever the order of ids.
     fused: dict[str, float] = {}
+    places = {item.id: item.place for ranking in rankings for item in ranking}
     for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
         for rank, item in enumerate(ranking, start=1):
             fused[item.id] = fused.get(item.id, 0.0) + weight / (constant + rank)
-    return best((Ranked(passage_id, score) for passage_id, score in fused.items()), len(fused))
+    return best((Ranked(passage_id, score, places[passage_id]) for passage_id, score in fused.items()), len(fused))

@@ -1,8 +1,9 @@
 """The store on disk: a folder with a LanceDB table, a ledger of complete documents, a description and a write lock.
 
-    store.json         whose memories these are, and the format version     description.py
-    passages.lance/    passages with their memories, indexes                table.py
-    documents.sqlite   complete documents, promised deletions               ledger.py
+    store.json         whose memories these are, the codec, the format version     description.py
+    passages.lance/    passages with their memories, indexes                       table.py
+    documents.sqlite   complete documents, promised deletions                      ledger.py
+    codebook.npz       what a codec learnt, if it learns                           codecs/
     write.lock         held by the one process that writes
 
 What this file knows is the order of steps. A process may be killed between any two: every single step is atomic, a
@@ -15,17 +16,36 @@ Knows no files to index and no questions; that is ``pipeline``'s business.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from filelock import FileLock, Timeout
+import numpy as np
 
-from clara.errors import StoreError, StoreNotFoundError
+from clara.errors import ConfigError, StoreError, StoreNotFoundError
 from clara.index.catalogue import Catalogue, Place
-from clara.index.description import LOCK_FILE, check_model, read_description, write_description
-from clara.index.latent import LatentScan
+from clara.index.codecs import DEFAULT_CODEC
+from clara.index.description import (
+    Description,
+    check_codec,
+    check_model,
+    read_description,
+    write_description,
+)
+from clara.index.folder import (
+    SETTLED,
+    acquire,
+    complete_creation,
+    complete_upgrade,
+    held,
+    make_format,
+    write_lock,
+)
+from clara.index.latent import LatentSearch
 from clara.index.ledger import Ledger, Stale
 from clara.index.protocol import (
     DocumentEntry,
@@ -33,31 +53,35 @@ from clara.index.protocol import (
     StoreModel,
     check_complete,
     check_k,
-    check_question,
+    check_query,
     check_rows,
 )
-from clara.index.ranking import Ranked, best, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
 from clara.index.table import PassageTable
-from clara.records import FloatArray, Hit, LateQuery
+from clara.records import Hit, QueryMemory
 
-# Up to here every latent search is exact; above, an approximate index is built and used.
-EXACT_ROWS = 100_000
-# Memories kept in RAM between searches: 14,500 passages at 4x, 58,000 at 16x of SmolLM2-135M.
-CACHE_BYTES = 1 << 30
+T = TypeVar("T")
 
-# Seconds to wait for another writer: long enough for one that is closing, short enough for a user.
-_LOCK_SECONDS = 2.0
-# Compacting rewrites everything, so it waits until the folder is this much larger than its rows …
-_WASTE_SHARE = 0.5
-_WASTE_BYTES = 64 << 20
-# … or until this many files make scans slow.
+# A search column up to this size is searched whole and kept in RAM: 1.16 million passages of SmolLM2-135M, 0.3 s of one
+# core. Beyond, an approximate index is built and used, which is no faster at the same recall but needs no RAM.
+EXACT_BYTES = 1280 << 20
+
+# A run leaves at most this share of the live bytes, or so many bytes, of old versions and deleted rows …
+_WASTE_SHARE = 0.1
+_WASTE_BYTES = 1 << 20
+# … and at most so many files, or in a large store one for so many rows. Compacting rewrites every row, so a run that
+# writes small commits does it after its rows have grown by a share, not after a number of commits.
 _FRAGMENTS = 128
-# A row besides its memory: text twice, ids, and its share of the text index; only for the estimate of waste.
-_TEXT_BYTES = 4096
-# The approximate index is built anew when this share of rows is not in it; until then those are scanned.
-_UNINDEXED_SHARE = 0.2
+_FRAGMENT_ROWS = 256
+_COMMITS_A_CHECK = 32
+# A store up to this size has its text index built anew after each run, which makes scores a function of the rows alone.
+# Beyond, so many rows may wait outside of it; LanceDB reads them one by one.
+_SMALL_ROWS = 20_000
+_UNINDEXED_ROWS = 1000
+# Rows that may wait outside of the approximate index; they are compared one by one.
+_UNINDEXED_VECTORS = 10_000
 
-_TEXT_INDEX = "text_index_version"
+_DELETED = "deleted_rows"
 
 
 class LanceStore:
@@ -66,28 +90,33 @@ class LanceStore:
     Any number of processes may read; one writes, from its first change to ``optimize`` or ``close``. A store object
     may be used from several threads; they take turns.
 
-    Latent search is exact up to ``exact_rows`` passages. Text search leaves English stop words out and compares word
-    stems, so a query of stop words alone finds nothing. After ``optimize`` the results of every exact search depend on
-    the passages alone, not on the order or the number of steps in which they came; before it, BM25 scores of older
-    passages do not yet count the newer ones.
+    Latent search is exact while the search column is at most ``exact_bytes``. Text search leaves English stop words
+    out and compares word stems, so a query of stop words alone finds nothing. After ``optimize`` the results of every
+    exact search in a store of up to 20,000 passages depend on the passages alone, not on the order or the number of
+    steps in which they came; before it, BM25 scores of older passages do not yet count the newer ones.
+
+    Every row that is read is compared with its checksum; one that is damaged is an error, never a result.
     """
 
-    def __init__(self, folder: Path, model: StoreModel, *, exact_rows: int, cache_bytes: int) -> None:
+    def __init__(self, folder: Path, described: Description, *, exact_bytes: int) -> None:
         """Open what is there; use :meth:`create` or :meth:`open`."""
         self._folder = folder
-        self._model = model
-        self._exact_rows = exact_rows
+        self._described = described
+        self._model = described.model
+        self._process = os.getpid()
         self._turn = threading.RLock()
-        self._lock = _write_lock(folder)
+        self._lock = write_lock(folder)
         self._ledger = Ledger(folder)
-        self._table = PassageTable(folder, model)
-        self._latent = LatentScan(self._table, cache_bytes=cache_bytes, row_bytes=2 * model.values)
-        self._catalogue = Catalogue()
-        self._catalogue_version = -1
+        self._form = make_format(folder, described)
+        self._table = PassageTable(folder, self._form)
+        self._latent = LatentSearch(self._table, self._form.column, exact_bytes=exact_bytes)
+        self._catalogue: _Catalogued | None = None
+        self._damaged: list[int] = []  # key checksums of the rows that the catalogue leaves out
+        self._commits = 0
 
     @classmethod
     def create(
-        cls, path: Path, model: StoreModel, *, exact_rows: int = EXACT_ROWS, cache_bytes: int = CACHE_BYTES
+        cls, path: Path, model: StoreModel, *, codec: str | None = None, exact_bytes: int = EXACT_BYTES
     ) -> LanceStore:
         """Make a store, or open it if it is there.
 
@@ -95,51 +124,60 @@ class LanceStore:
             path: a folder that does not exist, is empty, is a store of the same model, or was left by a creation
                 that was cut short.
             model: the model whose memories it is to hold.
-            exact_rows: up to this many passages latent search is exact.
-            cache_bytes: memories up to this size stay in RAM between latent searches.
+            codec: how memories are stored, one of ``codecs.CODECS``; fp16 when None. A store that is there keeps its
+                own.
+            exact_bytes: up to this size the search column is searched whole, and kept in RAM after the first search.
 
         Raises:
             StoreError: a file, a folder of something else, another process is writing, or no room.
             StoreModelError: a store of another model.
+            ConfigError: there is no such codec, or the store that is there has another.
         """
+        check_codec(codec)
         folder = Path(path).absolute()
+        complete_upgrade(folder)
         stored = read_description(folder)
         if stored is None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"the store {folder} cannot be created: {error}") from error
-            with _held(_write_lock(folder), folder):
+            with held(write_lock(folder), folder):
                 stored = read_description(folder)  # another process may have been faster
                 if stored is None:
-                    write_description(folder, model)
-        return cls.open(path, model, exact_rows=exact_rows, cache_bytes=cache_bytes)
+                    write_description(folder, Description(model, codec or DEFAULT_CODEC))
+        opened = cls.open(path, model, exact_bytes=exact_bytes)
+        if codec is not None and codec != opened.codec:
+            opened.close()
+            raise ConfigError(
+                f"the store {folder} holds memories as {opened.codec}, not {codec}; leave the codec out, or convert "
+                f"the store without compressing anything again: clara upgrade {path} --codec {codec}"
+            )
+        return opened
 
     @classmethod
-    def open(
-        cls, path: Path, model: StoreModel | None, *, exact_rows: int = EXACT_ROWS, cache_bytes: int = CACHE_BYTES
-    ) -> LanceStore:
+    def open(cls, path: Path, model: StoreModel | None, *, exact_bytes: int = EXACT_BYTES) -> LanceStore:
         """Open a store.
 
         Args:
             path: its folder.
             model: the model in use; ``None`` takes the store as it is (``.model`` then names the model to load).
-            exact_rows: as in :meth:`create`.
-            cache_bytes: as in :meth:`create`.
+            exact_bytes: as in :meth:`create`.
 
         Raises:
             StoreNotFoundError: no store there.
             StoreModelError: a store of another model; the message names both and the remedies.
-            StoreError: a folder of something else, a damaged store, or a newer format.
+            StoreError: a folder of something else, a damaged store, or another format.
         """
         folder = Path(path).absolute()
+        complete_upgrade(folder)
         stored = read_description(folder)
         if stored is None:
             raise StoreNotFoundError(f"there is no store at {folder}; make one with: clara index PATH --store {path}")
         if model is not None:
-            check_model(folder, stored, model)
-        _complete_creation(folder, stored)
-        return cls(folder, stored, exact_rows=exact_rows, cache_bytes=cache_bytes)
+            check_model(folder, stored.model, model)
+        complete_creation(folder, stored)
+        return cls(folder, stored, exact_bytes=exact_bytes)
 
     def __enter__(self) -> LanceStore:
         return self
@@ -152,24 +190,46 @@ class LanceStore:
         """The model whose memories the store holds."""
         return self._model
 
+    @property
+    def codec(self) -> str:
+        """How memories are stored."""
+        return self._described.codec
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of one stored memory."""
+        return self._form.codec.memory_bytes
+
+    def begin(self) -> None:
+        """Take the write lock for a round of changes, which ``optimize`` ends, and finish what was cut short before.
+
+        Raises:
+            StoreError: another process is writing.
+        """
+        with self._writing():
+            pass
+
     def add(self, rows: Sequence[IndexRow]) -> None:
         """Add or replace passages."""
         check_rows(self._model, rows)
         unique = {row.passage.id: row for row in rows}
         with self._writing() as catalogue:
             if unique:
-                self._table.upsert(list(unique.values()))
+                self._form.codec.prepare(np.stack([row.memory.values for row in unique.values()]))
+            known = [row for passage_id, row in unique.items() if passage_id in catalogue]
+            new = [row for passage_id, row in unique.items() if passage_id not in catalogue]
+            self._table.replace(known)
+            self._table.append(new)
             for passage_id, row in unique.items():
                 catalogue.put(passage_id, Place(row.passage.document, row.content_hash))
+            self._commits += 1
+            if self._commits % _COMMITS_A_CHECK == 0 and self._scattered():
+                self._table.compact()
 
     def passage_ids(self, uri: str) -> set[str]:
         """Ids of a document's passages, of every version."""
         with self._turn:
             return self._current().ids(uri)
-
-    def finish_document(self, entry: DocumentEntry) -> None:
-        """Record a document as complete and drop its other versions."""
-        self.finish_documents([entry])
 
     def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
         """Record documents as complete and drop their other versions."""
@@ -210,77 +270,64 @@ class LanceStore:
 
     def count(self) -> int:
         """Number of passages."""
-        with self._turn:
-            self._table.refresh()
-            return self._table.count()
+        return self._read(lambda _: self._table.count())
 
     def get(self, passage_ids: Sequence[str]) -> list[IndexRow]:
         """Passages by id, in the order asked for."""
-        with self._turn:
-            self._table.refresh()
-            found = self._table.rows(passage_ids)
+        found = self._read(lambda _: self._table.rows_by_id(passage_ids))
         missing = [passage_id for passage_id in passage_ids if passage_id not in found]
         if missing:
             raise StoreError(f"the store {self._folder} has no passage {missing[0]} ({len(missing)} missing)")
         return [found[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, vector: FloatArray, k: int, *, late: LateQuery | None = None) -> list[Hit]:
-        """The ``k`` passages of highest cosine."""
+    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+        """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
-        check_question(self._model, vector, late)
-        with self._turn:
-            return self._hits(self._rank_latent(vector, k, self._table.refresh(), late))
+        check_query(self._model, query)
+        return self._read(lambda version: self._hits(self._latent.search(query, k, version=version)))
 
-    def search_text(self, query: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
-        with self._turn:
-            self._table.refresh()
-            return self._hits(self._rank_text(query, k))
+        return self._read(lambda _: self._hits(self._rank_text(words, k)))
 
-    def search_hybrid(
-        self, vector: FloatArray, query: str, k: int, *, late: LateQuery | None = None, latent_weight: float = 1.0
-    ) -> list[Hit]:
+    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
-        check_question(self._model, vector, late)
+        check_query(self._model, query)
         depth = fusion_depth(k)
-        with self._turn:
-            version = self._table.refresh()
-            rankings = (self._rank_latent(vector, depth, version, late), self._rank_text(query, depth))
+
+        def search(version: int) -> list[Hit]:
+            rankings = (self._latent.search(query, depth, version=version), self._rank_text(words, depth))
             return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
+
+        return self._read(search)
+
+    def damaged(self) -> list[tuple[str, str]]:
+        """Id and document of every passage that is not what was written; reads the whole store."""
+        return self._read(lambda _: list(self._table.damaged_rows()))
 
     def settled(self) -> bool:
         """Whether no change, of this process or of one that was killed, waits for ``optimize``."""
         with self._turn:
-            return not self._lock.is_locked and self._ledger.fact(_TEXT_INDEX) == self._table.refresh()
+            return not self._lock.is_locked and self._ledger.fact(SETTLED) == self._table.refresh()
 
     def optimize(self) -> None:
         """End a round of changes: compact if worth while, bring indexes up to date, let other processes write.
 
-        Compacting needs room for the store once more, and memory for some thousands of rows. Versions of the last five
-        minutes stay for a later call to delete, so that searches of other processes come to their end; one that reads
-        an older version at that moment fails, and may be asked again.
+        Compacting needs room for the store once more until it is done, and memory for some thousands of rows. What
+        other processes read of an older version meanwhile, they read again.
         """
         with self._writing():
-            rows = self._table.count()
-            live = rows * (2 * self._model.values + _TEXT_BYTES)
-            waste = self._table.bytes_on_disk() - live
-            if waste > max(_WASTE_BYTES, _WASTE_SHARE * live) or self._table.fragments() > _FRAGMENTS:
-                self._table.compact()
-            if self._ledger.fact(_TEXT_INDEX) != self._table.refresh():
-                self._table.build_text_index()
-                self._index_memories(rows)
-                self._ledger.remember(_TEXT_INDEX, self._table.refresh())
-            self._catalogue_version = self._table.refresh()
+            if self._ledger.fact(SETTLED) != self._table.refresh():
+                compacted = self._wasteful() or self._scattered()
+                if compacted:
+                    self._table.compact()
+                    self._ledger.remember(_DELETED, 0)
+                self._build_indexes(anew=compacted)
+                self._ledger.remember(SETTLED, self._table.refresh())
+            self._table.drop_old_indexes()
         self._release()
-
-    def keep_promises(self) -> None:
-        """Delete what a call that was cut short had promised to delete: only then is ``passage_ids`` what will stay."""
-        with self._turn:
-            if self._ledger.stale():
-                with self._writing() as catalogue:
-                    self._keep(catalogue, self._ledger.stale())
 
     def release(self) -> None:
         """Let other processes write although changes wait for ``optimize``, as after a call that failed."""
@@ -289,38 +336,52 @@ class LanceStore:
 
     def close(self) -> None:
         """Give the write lock and all caches back."""
+        if os.getpid() != self._process:
+            return  # a forked copy: lock and table are the parent's
         with self._turn:
             self._latent.clear()
             self._release()
             self._table.close()
 
-    def _index_memories(self, rows: int) -> None:
-        """Build the approximate index where it is wanted and old or missing."""
-        if rows <= self._exact_rows:
-            return
-        unindexed = self._table.unindexed("memory")
-        if unindexed is None or unindexed > _UNINDEXED_SHARE * rows:
-            self._table.build_vector_index()
-
-    def _rank_latent(self, vector: FloatArray, k: int, version: int, late: LateQuery | None) -> list[Ranked]:
-        """Best ``k`` by cosine, or by late interaction among those that are near by cosine."""
-        if late is None:
-            return self._rank_whole(vector, k, version)
-        near = self._rank_whole(vector, late_depth(k), version)
-        return self._latent.reorder([item.id for item in near], late, k)
-
-    def _rank_whole(self, vector: FloatArray, k: int, version: int) -> list[Ranked]:
-        """Best ``k`` by cosine: exact, or exact among what the approximate index hands over."""
+    def _build_indexes(self, *, anew: bool) -> None:
+        """Build what is missing or old: text index and, where the search column is large, the approximate index."""
         rows = self._table.count()
-        if rows > self._exact_rows and self._table.unindexed("memory") is not None:
-            return best(self._latent.score(self._table.nearest(vector, fusion_depth(k)), vector), k)
-        return self._latent.search(vector, k, version=version, rows=rows)
+        waiting = self._table.unindexed("lexical")
+        if anew or waiting is None or rows <= _SMALL_ROWS or waiting > _UNINDEXED_ROWS:
+            self._table.build_text_index()
+        if self._latent.wants_index(rows):
+            waiting = self._table.unindexed("search")
+            if waiting is None or waiting > _UNINDEXED_VECTORS:
+                self._table.build_vector_index(rows)
 
-    def _rank_text(self, query: str, k: int) -> list[Ranked]:
+    def _wasteful(self) -> bool:
+        """Whether old versions, leftovers and deleted rows take too much room."""
+        live = self._table.live_bytes()
+        deleted = (self._ledger.fact(_DELETED) or 0) * self._form.row_bytes
+        waste = self._table.bytes_on_disk() - live + deleted
+        return waste > max(_WASTE_BYTES, _WASTE_SHARE * live)
+
+    def _scattered(self) -> bool:
+        """Whether the rows lie in too many files."""
+        return self._table.fragments() > max(_FRAGMENTS, self._table.count() // _FRAGMENT_ROWS)
+
+    def _read(self, read: Callable[[int], T]) -> T:
+        """What is read of the newest version; again if a writer has deleted that version's files meanwhile."""
+        with self._turn:
+            version = self._table.refresh()
+            while True:
+                try:
+                    return read(version)
+                except StoreError:
+                    before, version = version, self._table.refresh()
+                    if version == before:
+                        raise
+
+    def _rank_text(self, words: str, k: int) -> list[Ranked]:
         """Best ``k`` by BM25: asks for more until everything that ties with the last place has been seen."""
         limit = fusion_depth(k)
         while True:
-            found = self._table.search_text(query, limit)
+            found = self._table.search_text(words, limit)
             ranked = best(found, k)
             if len(found) < limit or min(item.score for item in found) < ranked[-1].score:
                 return ranked
@@ -328,17 +389,21 @@ class LanceStore:
 
     def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
         """Ranked ids with their passages and memories."""
-        rows = self._table.rows([item.id for item in ranked])
+        rows = self._table.rows([item.place for item in ranked])
+        lost = [item.id for item in ranked if item.id not in rows]
+        if lost:
+            raise StoreError(f"passage {lost[0]} of the store {self._folder} is damaged on disk; see clara doctor")
         found = [(item.score, rows[item.id]) for item in ranked]
         return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
 
     def _current(self) -> Catalogue:
-        """The catalogue of the newest version."""
-        version = self._table.refresh()
-        if version != self._catalogue_version:
-            self._catalogue = Catalogue(self._table.places())
-            self._catalogue_version = version
-        return self._catalogue
+        """The catalogue of the newest version; while the lock is held, nobody else makes a newer one."""
+        if self._catalogue is None or not self._lock.is_locked:
+            version = self._table.refresh()
+            if self._catalogue is None or self._catalogue.version != version:
+                whole, self._damaged = self._read(lambda _: self._table.keys())
+                self._catalogue = _Catalogued(Catalogue(whole), version)
+        return self._catalogue.passages
 
     @contextmanager
     def _writing(self) -> Iterator[Catalogue]:
@@ -348,25 +413,39 @@ class LanceStore:
             The catalogue, which the change must bring up to date.
         """
         with self._turn:
+            self._check_process()
             if not self._lock.is_locked:
-                _acquire(self._lock, self._folder)
+                acquire(self._lock, self._folder)
                 try:
                     self._begin()
                 except BaseException:
                     self._release()
                     raise
             catalogue = self._current()
-            self._catalogue_version = -1  # if the change fails half-way, the catalogue is read again
+            self._catalogue = None  # if the change fails half-way, the catalogue is read again
             yield catalogue
-            self._catalogue_version = self._table.refresh()
+            self._catalogue = _Catalogued(catalogue, self._table.refresh())
 
     def _begin(self) -> None:
         """What a writer does before its first change: keep promises, and see to it that words can be searched."""
         if self._table.unindexed("lexical") is None:
             # An empty index is enough: LanceDB splits and scores new rows by the settings of the index there is.
             self._table.build_text_index()
-        self._keep(self._current(), self._ledger.stale())
-        self._catalogue_version = self._table.refresh()
+        self._catalogue = None  # read anew with the lock held
+        catalogue = self._current()
+        if self._damaged:
+            # Nobody can name them, so nobody else could remove them; their documents count as unfinished.
+            self._table.delete_damaged(self._damaged)
+        self._keep(catalogue, self._ledger.stale())
+        self._catalogue = _Catalogued(catalogue, self._table.refresh())
+
+    def _check_process(self) -> None:
+        """Refuse a copy of this store that ``fork`` made: its lock is the parent's."""
+        if os.getpid() != self._process:
+            raise StoreError(
+                f"the store {self._folder} was opened before this process was forked; start the process with "
+                'multiprocessing.get_context("spawn") and open the store in it'
+            )
 
     def _keep(self, catalogue: Catalogue, promises: Sequence[Stale]) -> None:
         """Delete the passages that promises name, from table and catalogue, then strike the promises out."""
@@ -376,6 +455,7 @@ class LanceStore:
         if doomed:
             self._table.delete(doomed)
             catalogue.drop(doomed)
+            self._ledger.remember(_DELETED, (self._ledger.fact(_DELETED) or 0) + len(doomed))
         self._ledger.deleted(promises)
 
     def _release(self) -> None:
@@ -384,38 +464,9 @@ class LanceStore:
             self._lock.release()
 
 
-def _write_lock(folder: Path) -> FileLock:
-    """The write lock of a folder; any thread may take and release it."""
-    return FileLock(folder / LOCK_FILE, timeout=_LOCK_SECONDS, thread_local=False)
+@dataclass(frozen=True, slots=True)
+class _Catalogued:
+    """A catalogue and the table's version that it is of."""
 
-
-def _acquire(lock: FileLock, folder: Path) -> None:
-    """Take the write lock."""
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(
-            f"another process is writing to the store {folder}; wait until it ends, or use another --store"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"the store {folder} cannot be written: {error}") from error
-
-
-@contextmanager
-def _held(lock: FileLock, folder: Path) -> Iterator[None]:
-    """Hold a write lock for a while."""
-    _acquire(lock, folder)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _complete_creation(folder: Path, model: StoreModel) -> None:
-    """Make what a store still lacks: nothing, unless its creation was cut short."""
-    ledger = Ledger(folder)
-    if ledger.exists() and PassageTable.exists(folder):
-        return
-    with _held(_write_lock(folder), folder):
-        ledger.create()
-        PassageTable.create(folder, model)
+    passages: Catalogue
+    version: int

@@ -1,78 +1,160 @@
 """The LanceDB table of a store: its columns, and every call to LanceDB.
 
 Knows rows, filters and index kinds; in what order things happen so that a kill does no harm is ``store``'s business.
-LanceDB starts threads of its own and does not survive ``fork``: start worker processes with ``spawn``.
+LanceDB starts threads of its own, which do not survive ``fork``: a process that was forked is refused.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from lancedb.expr import col
-from lancedb.index import FTS, IvfRq
+from lancedb.index import FTS, IvfSq
 from lancedb.query import MatchQuery
 
 from clara.errors import StoreError
-from clara.index import codec
 from clara.index.catalogue import Place
-from clara.index.protocol import IndexRow, StoreModel, lexical_text
+from clara.index.checksum import GROUPS, checksums, damaged
+from clara.index.codecs import ByteArray, Codec
+from clara.index.lexical import lexical_text, normalised
+from clara.index.protocol import IndexRow, StoreModel
 from clara.index.ranking import Ranked
+from clara.index.search_column import HalfArray, SearchColumn
 from clara.records import FloatArray, Memory, Passage
 
 TABLE = "passages"
+TABLE_FOLDER = f"{TABLE}.lance"
 
-# Rows of one commit: 75 MB of memories at 4x. Larger commits need more memory, smaller ones leave more files.
-_COMMIT_ROWS = 1024
-# Rows read at a time when all memories are read. LanceDB's own default of 8,192 is 600 MB at 4x.
-_SCAN_ROWS = 128
+# Bytes of one commit. Larger ones need more memory, smaller ones leave more files.
+_COMMIT_BYTES = 64 << 20
+# Bytes read at a time when all rows are read. LanceDB's own default of 8,192 rows would be 600 MB at 4x.
+_SCAN_BYTES = 8 << 20
+# Age of versions that compacting keeps: none but the newest. LanceDB warns of 0.
+_KEEP_VERSIONS = timedelta(milliseconds=1)
 # Ids in one filter or one fetch.
 _FETCH_ROWS = 1024
-# An old version of the table is deleted when it is this old; searches start from the newest, so none needs it longer.
-_KEEP_VERSIONS = timedelta(minutes=5)
-# Neighbours that the approximate index hands over for exact scoring, per passage wanted. RaBitQ keeps one bit a
-# value: with 1 its ten best held half of the true ten on clustered memories of 36,864 values, with 4 all of them.
-_REFINE = 4
-# Cells of the approximate index, and training vectors for each: LanceDB's defaults (square root of rows, 256) would
-# hold 12 GB of training vectors for 100,000 memories at 4x; these hold 300 MB.
-_CELLS = 32
+# A row's text twice, ids and numbers, and its share of the text index; only for estimates.
+TEXT_BYTES = 4096
+# LanceDB keeps what it has read of indexes up to this size; its own default is 6 GB.
+_INDEX_CACHE_BYTES = 1 << 30
+
+# The share of its cells that the approximate index looks into, and the rows it hands over for exact scoring per row
+# wanted. Questions lie apart from passages, so the cells near a question hold few of its best passages: of the 200 best
+# of 30,000 a tenth of the cells held half, three quarters 98 %, all 99.7 % (LOG.md).
+_PROBED = 7 / 8
+_REFINE = 2
+# Training vectors for each cell.
 _CELL_SAMPLES = 64
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+_INNER = re.compile(r"^(?:lance error: |LanceError\([^)]*\): |Generic \w+ error: )+|,?\s*\S*/\S+")
+
+# English words that no search is about (NLTK's 127). LanceDB's own list for this tokenizer is of all its languages
+# together: it leaves out "dog", which is Danish for "though", and "cat".
+_STOP_WORDS = (
+    "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers "
+    "herself it its itself they them their theirs themselves what which who whom this that these those am is are "
+    "was were be been being have has had having do does did doing a an the and but if or because as until while of "
+    "at by for with about against between into through during before after above below to from up down in out on "
+    "off over under again further then once here there when where why how all any both each few more most other "
+    "some such no nor not only own same so than too very s t can will just don should now"
+)
+
+_TEXT_COLUMNS = ("id", "document", "title", "text", "lexical", "content_hash", "metadata")
+_NUMBER_COLUMNS = ("start", "end", "token_count")
+# Where a message of LanceDB's says which line of its source it comes from.
+_SOURCE_LINE = re.compile(r",? ?\S+\.rs:\d+(:\d+)?")
+_PROCESS = os.getpid()
 
 
-def schema(model: StoreModel) -> pa.Schema:
-    """Columns of a store of ``model``.
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a store writes its rows: whose memories, by which codec, searched by which column."""
 
-    ``memory`` is both the stored memory and the search vector: the search vector is the flattened memory at unit
-    length, the cosine does not depend on length, and a second column would double a store that is 98 % memories
-    (73.7 kB a passage at 4x of SmolLM2-135M). ``norm`` is the flattened memory's length, so that a scan divides
-    instead of measuring; ``lexical`` holds title and text, since a text index covers one column.
-    """
-    memory = pa.list_(pa.field("item", pa.float16(), nullable=False), model.values)
-    text = ("id", "document", "title", "text", "lexical", "content_hash", "metadata", "fingerprint")
-    return pa.schema(
-        [pa.field(name, pa.string(), nullable=False) for name in text]
-        + [pa.field(name, pa.int64(), nullable=False) for name in ("start", "end", "token_count")]
-        + [pa.field("norm", pa.float32(), nullable=False), pa.field("memory", memory, nullable=False)]
-    )
+    model: StoreModel
+    codec: Codec
+    column: SearchColumn
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row takes."""
+        return self.codec.memory_bytes + 2 * self.column.width + TEXT_BYTES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scanned:
+    """R rows of the search column: where they lie [R], ids [R], and vectors fp16 [R, S]."""
+
+    places: npt.NDArray[np.uint64]
+    ids: list[str]
+    vectors: HalfArray
+
+
+def joined(parts: Sequence[Scanned]) -> Scanned:
+    """Parts of a search column as one."""
+    if not parts:
+        return Scanned(np.empty(0, dtype=np.uint64), [], np.empty((0, 1), dtype=np.float16))
+    places = np.concatenate([part.places for part in parts])
+    ids = [passage_id for part in parts for passage_id in part.ids]
+    return Scanned(places, ids, np.concatenate([part.vectors for part in parts]))
+
+
+def schema(form: Format) -> pa.Schema:
+    """Columns of a store: ``lexical`` is what a text index covers, ``*_crc`` are ``checksum``'s."""
+    search = pa.list_(pa.field("item", pa.float16(), nullable=False), form.column.width)
+    types = {
+        **dict.fromkeys(_TEXT_COLUMNS, pa.string()),
+        **dict.fromkeys(_NUMBER_COLUMNS, pa.int64()),
+        "search": search,
+        "memory": pa.binary(form.codec.memory_bytes),
+        **dict.fromkeys(GROUPS, pa.uint32()),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
 
 
 @contextmanager
-def _lance_errors(action: str) -> Iterator[None]:
-    """Turn what LanceDB raises (it has no tree of its own) into a store error."""
+def lance_errors(action: str) -> Iterator[None]:
+    """Around every call to LanceDB: what it raises (it has no tree of its own) becomes a store error."""
+    if os.getpid() != _PROCESS:
+        raise StoreError(
+            f"{action} failed: this process was forked from one that had loaded the store's engine, whose threads do "
+            'not survive that; start it with multiprocessing.get_context("spawn") and open the store in it'
+        )
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-        first_line = str(error).partition("\n")[0]
-        raise StoreError(
-            f"{action} failed: {first_line}; if the disk is full, make room and run the same command again"
-        ) from error
+        raise _store_error(action, error) from error
+    except BaseException as error:
+        # A panic in LanceDB's own code, as on damaged files; its classes cannot be imported, and one is no Exception.
+        if type(error).__name__ not in {"PanicException", "RustPanic"}:
+            raise
+        raise _store_error(action, error) from error
+
+
+def _store_error(action: str, error: BaseException) -> StoreError:
+    return StoreError(
+        f"{action} failed: {_reason(error)}; if the disk is full, make room and run the same command again, if its "
+        "files are damaged, index the documents again into another --store"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """LanceDB's words without its files and the lines of its source, which say nothing to a user."""
+    line = _SOURCE_LINE.sub("", str(error).partition("\n")[0])
+    numbered = _SYSTEM_ERROR.search(line)
+    return os.strerror(int(numbered[1])) if numbered else _INNER.sub("", line).strip(" ,:;")
 
 
 class PassageTable:
@@ -80,15 +162,16 @@ class PassageTable:
 
     Args:
         folder: the store's folder.
-        model: the model whose memories it holds.
+        form: how its rows are written.
     """
 
-    def __init__(self, folder: Path, model: StoreModel) -> None:
-        self._model = model
-        self._folder = folder / f"{TABLE}.lance"
-        self._schema = schema(model)
-        with _lance_errors(f"opening the store {folder}"):
-            self._database: Any = lancedb.connect(str(folder))
+    def __init__(self, folder: Path, form: Format) -> None:
+        self._form = form
+        self._folder = folder / TABLE_FOLDER
+        self._schema = schema(form)
+        with lance_errors(f"opening the store {folder}"):
+            session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE_BYTES)
+            self._database: Any = lancedb.connect(str(folder), session=session)
             self._opened: Any = self._database.open_table(TABLE)
 
     @property
@@ -100,7 +183,7 @@ class PassageTable:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether the table has been made; what a creation leaves that was cut short does not count."""
-        with _lance_errors(f"opening the store {folder}"):
+        with lance_errors(f"opening the store {folder}"):
             database: Any = lancedb.connect(str(folder))
             if TABLE not in database.list_tables().tables:
                 return False
@@ -112,26 +195,31 @@ class PassageTable:
         return True
 
     @staticmethod
-    def create(folder: Path, model: StoreModel) -> None:
+    def create(folder: Path, form: Format) -> None:
         """Make the empty table; nothing happens if it is there."""
-        with _lance_errors(f"creating the store {folder}"):
-            lancedb.connect(str(folder)).create_table(TABLE, schema=schema(model), exist_ok=True)
+        with lance_errors(f"creating the store {folder}"):
+            lancedb.connect(str(folder)).create_table(TABLE, schema=schema(form), exist_ok=True)
 
     def refresh(self) -> int:
         """Go to the newest version, as written by any process, and return its number."""
-        with _lance_errors("reading the store"):
+        with lance_errors("reading the store"):
             self._table.checkout_latest()
             return int(self._table.version)
 
     def count(self) -> int:
         """Number of rows."""
-        with _lance_errors("reading the store"):
+        with lance_errors("reading the store"):
             return int(self._table.count_rows())
 
     def fragments(self) -> int:
         """Number of data files, about one a commit."""
-        with _lance_errors("reading the store"):
+        with lance_errors("reading the store"):
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
+
+    def live_bytes(self) -> int:
+        """Size of the files that the newest version reads, deleted rows in them included."""
+        with lance_errors("reading the store"):
+            return int(self._table.stats()["total_bytes"])
 
     def bytes_on_disk(self) -> int:
         """Size of the table's folder: rows, deleted rows, old versions and what killed processes left."""
@@ -143,72 +231,140 @@ class PassageTable:
                 continue  # deleted by a writer meanwhile
         return total
 
-    def upsert(self, rows: Sequence[IndexRow]) -> None:
-        """Add rows, replacing those with the same id; each part of 1,024 rows is atomic."""
-        for start in range(0, len(rows), _COMMIT_ROWS):
-            batch = self._batch(rows[start : start + _COMMIT_ROWS])
-            with _lance_errors("writing to the store"):
+    def append(self, rows: Sequence[IndexRow]) -> None:
+        """Add rows whose ids are not in the table; each part of some MiB is atomic."""
+        for batch in self._batches(rows):
+            with lance_errors("writing to the store"):
+                self._table.add(batch)
+
+    def replace(self, rows: Sequence[IndexRow]) -> None:
+        """Put rows in the place of those with the same ids; reads the ids of all rows."""
+        for batch in self._batches(rows):
+            with lance_errors("writing to the store"):
                 merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(batch)
 
     def delete(self, passage_ids: Sequence[str]) -> None:
         """Delete rows by id."""
         for start in range(0, len(passage_ids), _FETCH_ROWS):
-            with _lance_errors("deleting from the store"):
+            with lance_errors("deleting from the store"):
                 self._table.delete(col("id").isin(passage_ids[start : start + _FETCH_ROWS]))
 
-    def places(self) -> Iterator[tuple[str, Place]]:
-        """Id and place of every row."""
-        for batch in self._scan(["id", "document", "content_hash"], 8192):
-            columns = (batch.column(name).to_pylist() for name in ("id", "document", "content_hash"))
-            for passage_id, document, content_hash in zip(*columns, strict=True):
-                yield passage_id, Place(document, content_hash)
+    def delete_damaged(self, checksums_told: Sequence[int]) -> None:
+        """Delete rows whose keys are damaged, by the checksums that stand in them."""
+        for start in range(0, len(checksums_told), _FETCH_ROWS):
+            with lance_errors("deleting from the store"):
+                self._table.delete(col("key_crc").isin(list(checksums_told[start : start + _FETCH_ROWS])))
 
-    def memories(self) -> Iterator[tuple[list[str], FloatArray, codec.HalfArray]]:
-        """All memories in parts of R rows: ids [R], norms float32 [R], stored memories fp16 [R, N * H]."""
-        for batch in self._scan(["id", "norm", "memory"], _SCAN_ROWS):
-            norms = batch.column("norm").to_numpy(zero_copy_only=False)
-            yield batch.column("id").to_pylist(), norms, self._stored(batch)
+    def keys(self) -> tuple[list[tuple[str, Place]], list[int]]:
+        """Id and place of every row that is whole, and the key checksums in those that are not."""
+        whole: list[tuple[str, Place]] = []
+        broken: list[int] = []
+        for batch in self._scan([*GROUPS["key_crc"], "key_crc"], 8192):
+            columns = _columns(batch)
+            bad = damaged(columns, "key_crc")
+            broken += [columns["key_crc"][i] for i in np.flatnonzero(bad)]
+            whole += [
+                (columns["id"][i], Place(columns["document"][i], columns["content_hash"][i]))
+                for i in np.flatnonzero(~bad)
+            ]
+        return whole, broken
 
-    def stored(self, passage_ids: Sequence[str]) -> Iterator[tuple[str, codec.HalfArray]]:
-        """Stored memories, fp16 [N * H], of the given ids, in no particular order; unknown ids are passed over."""
-        for batch in self._by_id(passage_ids, ["id", "memory"]):
-            yield from zip(batch.column("id").to_pylist(), self._stored(batch), strict=True)
+    def search_vectors(self) -> Iterator[Scanned]:
+        """The search column of all rows, in parts.
 
-    def rows(self, passage_ids: Sequence[str]) -> dict[str, IndexRow]:
-        """Whole rows by id; unknown ids are missing from the result."""
+        Raises:
+            StoreError: a row is damaged.
+        """
+        rows = max(1, _SCAN_BYTES // (2 * self._form.column.width))
+        for batch in self._scan(["id", "search", "search_crc"], rows, places=True):
+            columns = _columns(batch)
+            _check(columns, ("search_crc",))
+            places = np.asarray(columns["_rowid"], dtype=np.uint64)
+            yield Scanned(places, columns["id"], columns["search"])
+
+    def memories(self, places: Sequence[int]) -> Iterator[tuple[list[str], FloatArray]]:
+        """Ids [R] and memories float32 [R, N, H] of the given rows, in parts, in no particular order.
+
+        Raises:
+            StoreError: a row is damaged.
+        """
+        rows = max(1, _SCAN_BYTES // (4 * self._form.model.values))
+        for start in range(0, len(places), rows):
+            columns = self._take(places[start : start + rows], ["id", "memory", "memory_crc"])
+            _check(columns, ("memory_crc",))
+            yield columns["id"], self._form.codec.decode(columns["memory"])
+
+    def rows(self, places: Sequence[int]) -> dict[str, IndexRow]:
+        """Whole rows by id.
+
+        Raises:
+            StoreError: a row is damaged.
+        """
         found: dict[str, IndexRow] = {}
-        columns = [name for name in self._schema.names if name not in {"lexical", "norm"}]
-        for batch in self._by_id(passage_ids, columns):
-            plain = batch.drop_columns(["memory"]).to_pylist()
-            for record, stored in zip(plain, self._stored(batch), strict=True):
-                found[record["id"]] = self._row(record, stored)
+        for start in range(0, len(places), _FETCH_ROWS):
+            found.update(self._whole(self._take(places[start : start + _FETCH_ROWS], self._row_columns())))
         return found
 
-    def search_text(self, query: str, limit: int) -> list[Ranked]:
+    def rows_by_id(self, passage_ids: Sequence[str]) -> dict[str, IndexRow]:
+        """As :meth:`rows`, found by reading the ids of all rows; unknown ids are missing from the result."""
+        found: dict[str, IndexRow] = {}
+        for start in range(0, len(passage_ids), _FETCH_ROWS):
+            part = list(passage_ids[start : start + _FETCH_ROWS])
+            with lance_errors("reading the store"):
+                table = self._table.search().where(col("id").isin(part)).select(self._row_columns()).to_arrow()
+            found.update(self._whole(_columns(table)))
+        return found
+
+    def all_rows(self) -> Iterator[IndexRow]:
+        """Every row.
+
+        Raises:
+            StoreError: a row is damaged.
+        """
+        for batch in self._scan(self._row_columns(), max(1, _SCAN_BYTES // self._form.row_bytes)):
+            yield from self._whole(_columns(batch)).values()
+
+    def damaged_rows(self) -> Iterator[tuple[str, str]]:
+        """Id and document, as far as they can be read, of each row that is not what was written."""
+        columns = [*self._schema.names]
+        for batch in self._scan(columns, max(1, _SCAN_BYTES // self._form.row_bytes)):
+            read = _columns(batch)
+            bad = np.logical_or.reduce([damaged(read, group) for group in GROUPS])
+            titles, texts = read["title"], read["text"]
+            wanted = [
+                normalised(f"{title}\n{text}" if title else text) for title, text in zip(titles, texts, strict=True)
+            ]
+            bad |= np.array([one != two for one, two in zip(wanted, read["lexical"], strict=True)], dtype=bool)
+            yield from ((read["id"][i], read["document"][i]) for i in np.flatnonzero(bad))
+
+    def search_text(self, words: str, limit: int) -> list[Ranked]:
         """BM25 over ``lexical``: at most ``limit`` passages, best first, ties in no particular order.
 
-        The query is handed over as words to match, never as a query expression. Rows that are not in the text index
-        yet are searched too (LanceDB reads them one by one).
+        The words are handed over to be matched, never as a query expression. Rows that are not in the text index yet
+        are searched too (LanceDB reads them one by one).
         """
-        # Half a surrogate pair cannot be written as UTF-8, and no stored word contains one.
-        plain = query.encode("utf-8", "replace").decode("utf-8")
-        words = MatchQuery(plain, "lexical")  # type: ignore[call-arg] # the defaults are pydantic's, unseen by mypy
-        with _lance_errors("searching the store"):
-            search = self._table.search(words, query_type="fts").select(["id", "_score"]).limit(limit)
-            found = search.to_arrow().to_pylist()
-        return [Ranked(record["id"], float(record["_score"])) for record in found]
+        query = MatchQuery(normalised(words), "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
+        with lance_errors("searching the store"):
+            search = self._table.search(query, query_type="fts").select(["id", "_score"]).with_row_id(with_row_id=True)
+            found = search.limit(limit).to_arrow().to_pylist()
+        return [Ranked(record["id"], float(record["_score"]), record["_rowid"]) for record in found]
 
-    def nearest(self, vector: FloatArray, limit: int) -> list[str]:
-        """Ids of about the nearest passages by cosine, through the approximate index."""
-        with _lance_errors("searching the store"):
-            search = self._table.search(vector, vector_column_name="memory").distance_type("cosine")
-            search = search.nprobes(_CELLS).refine_factor(_REFINE).select(["id", "_distance"]).limit(limit)
-            return [str(passage_id) for passage_id in search.to_arrow().column("id").to_pylist()]
+    def nearest(self, vector: FloatArray, limit: int) -> Scanned:
+        """About the ``limit`` rows whose search vectors have the highest dot product, through the index."""
+        with lance_errors("searching the store"):
+            search = self._table.search(vector, vector_column_name="search").distance_type("dot")
+            cells = _cells(self.count())
+            search = search.nprobes(max(1, round(_PROBED * cells))).refine_factor(_REFINE)
+            search = search.select(["id", "search", "search_crc", "_distance"])
+            found = search.with_row_id(with_row_id=True).limit(limit).to_arrow()
+        columns = _columns(found)
+        _check(columns, ("search_crc",))
+        return Scanned(np.asarray(columns["_rowid"], dtype=np.uint64), columns["id"], columns["search"])
 
     def unindexed(self, column: str) -> int | None:
         """Rows that the index on a column does not cover, ``None`` if there is no such index."""
-        with _lance_errors("reading the store"):
+        with lance_errors("reading the store"):
             found = [index for index in self._table.list_indices() if list(index.columns) == [column]]
             if not found:
                 return None
@@ -217,25 +373,42 @@ class PassageTable:
     def build_text_index(self) -> None:
         """Build the text index anew over all rows: its scores then depend on the rows alone, not on their history.
 
-        English stemming, lower case, accents folded, stop words left out; no word positions (no phrase queries).
+        Words as Unicode parts them in any script, also within what punctuation joins (``icu/split``); English stemming,
+        lower case, accents folded, stop words left out; no word positions (no phrase queries).
         """
-        config = FTS(language="English", stem=True, lower_case=True, ascii_folding=True, remove_stop_words=True)
-        with _lance_errors("building the text index"):
+        config = FTS(
+            base_tokenizer="icu/split",
+            max_token_length=200,
+            language="English",
+            stem=True,
+            lower_case=True,
+            ascii_folding=True,
+            remove_stop_words=True,
+            custom_stop_words=_STOP_WORDS.split(),
+        )
+        with lance_errors("building the text index"):
             self._table.create_index("lexical", config=config, replace=True)
 
-    def build_vector_index(self) -> None:
-        """Build the approximate index on the memories anew.
+    def build_vector_index(self, rows: int) -> None:
+        """Build the approximate index on the search column anew."""
+        config = IvfSq(distance_type="dot", num_partitions=_cells(rows), sample_rate=_CELL_SAMPLES)
+        with lance_errors("building the vector index"):
+            self._table.create_index("search", config=config, replace=True)
 
-        IVF with RaBitQ, one bit a value: of LanceDB's kinds the one that is built in minutes at tens of thousands of
-        values (product quantisation took fifty times as long and found less).
-        """
-        config = IvfRq(distance_type="cosine", num_partitions=_CELLS, sample_rate=_CELL_SAMPLES)
-        with _lance_errors("building the vector index"):
-            self._table.create_index("memory", config=config, replace=True)
+    def drop_old_indexes(self) -> None:
+        """Delete the files of indexes that the newest version does not use; the caller holds the write lock."""
+        with lance_errors("reading the store"):
+            used = {index.index_uuid for index in self._table.list_indices()}
+        for folder in (self._folder / "_indices").glob("*"):
+            if folder.name not in used:
+                shutil.rmtree(folder, ignore_errors=True)  # what cannot be deleted now is found again
 
     def compact(self) -> None:
-        """Rewrite all rows into one file and delete old versions and leftovers; the caller holds the write lock."""
-        with _lance_errors("compacting the store"):
+        """Rewrite rows into few files and delete all that the newest version does not read.
+
+        The caller holds the write lock. What another process reads of an older version fails, and is read again.
+        """
+        with lance_errors("compacting the store"):
             # Unverified files are those of writers that died: with the lock held there is no other writer.
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
 
@@ -244,28 +417,34 @@ class PassageTable:
         # LanceDB's own handles have no close; they end with the last reference.
         self._opened = self._database = None
 
-    def _scan(self, columns: list[str], batch_rows: int) -> Iterator[Any]:
+    def _row_columns(self) -> list[str]:
+        return [name for name in self._schema.names if name not in {"lexical", "search", "search_crc"}]
+
+    def _scan(self, columns: list[str], batch_rows: int, *, places: bool = False) -> Iterator[Any]:
         """Record batches of all rows."""
-        with _lance_errors("reading the store"):
-            yield from self._table.search().select(columns).to_batches(batch_rows)
+        with lance_errors("reading the store"):
+            yield from self._table.search().select(columns).with_row_id(places).to_batches(batch_rows)
 
-    def _by_id(self, passage_ids: Sequence[str], columns: list[str]) -> Iterator[Any]:
-        """Tables of the rows with the given ids."""
-        for start in range(0, len(passage_ids), _FETCH_ROWS):
-            part = list(passage_ids[start : start + _FETCH_ROWS])
-            with _lance_errors("reading the store"):
-                yield self._table.search().where(col("id").isin(part)).select(columns).to_arrow()
+    def _take(self, places: Sequence[int], columns: list[str]) -> dict[str, Any]:
+        """Columns of the rows at the given places of the version at which the table stands."""
+        with lance_errors("reading the store"):
+            taken = self._table.take_row_ids([int(place) for place in places]).select(columns).to_arrow()
+        return _columns(taken)
 
-    def _stored(self, batch: Any) -> codec.HalfArray:  # noqa: ANN401 - a pyarrow batch or table; pyarrow is untyped
-        """The memory column of a batch or table: fp16 [R, N * H]."""
-        column = batch.column("memory")
-        flat = column.combine_chunks().flatten() if isinstance(column, pa.ChunkedArray) else column.flatten()
-        values: codec.HalfArray = flat.to_numpy(zero_copy_only=True)
-        return values.reshape(-1, self._model.values)
+    def _whole(self, columns: dict[str, Any]) -> dict[str, IndexRow]:
+        """Rows by id, their checksums compared and their memories decoded."""
+        _check(columns, ("key_crc", "memory_crc", "text_crc"))
+        if not columns["id"]:
+            return {}
+        memories = self._form.codec.decode(columns["memory"])
+        return {
+            columns["id"][i]: self._row({name: column[i] for name, column in columns.items()}, memories[i].copy())
+            for i in range(len(memories))
+        }
 
-    def _row(self, record: dict[str, Any], stored: codec.HalfArray) -> IndexRow:
-        """A stored record as it was added, the memory rounded to fp16."""
-        model = self._model
+    def _row(self, record: dict[str, Any], values: FloatArray) -> IndexRow:
+        """A stored record as it was added, the memory as its codec keeps it."""
+        model = self._form.model
         passage = Passage(
             id=record["id"],
             document=record["document"],
@@ -274,31 +453,85 @@ class PassageTable:
             start=record["start"],
             end=record["end"],
         )
-        values = codec.decode(stored, (model.memory_tokens, model.width))
-        memory = Memory(values, record["fingerprint"], model.rate, record["token_count"])
+        memory = Memory(values, model.fingerprint, model.rate, record["token_count"])
         return IndexRow(passage, memory, record["content_hash"], json.loads(record["metadata"]))
+
+    def _batches(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
+        """Rows as Arrow tables, one a commit."""
+        size = max(1, _COMMIT_BYTES // self._form.row_bytes)
+        for start in range(0, len(rows), size):
+            yield self._batch(rows[start : start + size])
 
     def _batch(self, rows: Sequence[IndexRow]) -> Any:  # noqa: ANN401 - a pyarrow table; pyarrow is untyped
         """Rows as an Arrow table."""
-        stored = np.stack([codec.encode(row.memory.values, name=f"passage {row.passage.id}") for row in rows])
+        values = np.stack([row.memory.values for row in rows])
         columns: dict[str, Any] = {
             "id": [row.passage.id for row in rows],
             "document": [row.passage.document for row in rows],
             "title": [row.passage.title for row in rows],
             "text": [row.passage.text for row in rows],
-            "lexical": [lexical_text(row.passage) for row in rows],
             "content_hash": [row.content_hash for row in rows],
             "metadata": [json.dumps(dict(row.metadata), sort_keys=True, ensure_ascii=False) for row in rows],
-            "fingerprint": [row.memory.fingerprint for row in rows],
             "start": [row.passage.start for row in rows],
             "end": [row.passage.end for row in rows],
             "token_count": [row.memory.token_count for row in rows],
-            "norm": codec.norms(stored),
-            "memory": pa.FixedSizeListArray.from_arrays(
-                pa.array(stored.reshape(-1)), type=self._schema.field("memory").type
-            ),
+            "search": self._form.column.passages(values),
+            "memory": self._form.codec.encode(values),
         }
+        columns |= {group: checksums(columns, group) for group in GROUPS}
+        columns["lexical"] = [lexical_text(row.passage) for row in rows]
+        columns["search"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(columns["search"].reshape(-1)), type=self._schema.field("search").type
+        )
+        columns["memory"] = _binary(columns["memory"])
         try:
-            return pa.table(columns, schema=self._schema)
+            return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
         except UnicodeEncodeError as error:
             raise StoreError(f"a passage holds text that is not Unicode ({error.reason}); read it again") from error
+
+
+def _cells(rows: int) -> int:
+    """Cells of the approximate index: LanceDB's default."""
+    return max(1, int(rows**0.5))
+
+
+def _binary(stored: ByteArray) -> Any:  # noqa: ANN401 - a pyarrow array; pyarrow is untyped
+    """Bytes [R, B] as a pyarrow array of R values."""
+    rows, width = stored.shape
+    buffer = pa.py_buffer(np.ascontiguousarray(stored))
+    return pa.Array.from_buffers(pa.binary(width), rows, [None, buffer])
+
+
+def _columns(batch: Any) -> dict[str, Any]:  # noqa: ANN401 - a pyarrow batch or table; pyarrow is untyped
+    """A batch's columns: lists, but ``search`` as fp16 [R, S] and ``memory`` as bytes [R, B]."""
+    columns: dict[str, Any] = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if name == "search":
+            flat = whole.flatten().to_numpy(zero_copy_only=True)
+            columns[name] = flat.reshape(len(whole), whole.type.list_size)
+        elif name == "memory":
+            width = whole.type.byte_width
+            buffer = whole.buffers()[1]
+            stored = np.frombuffer(buffer, dtype=np.uint8) if buffer is not None else np.empty(0, dtype=np.uint8)
+            columns[name] = stored[whole.offset * width : (whole.offset + len(whole)) * width].reshape(-1, width)
+        else:
+            columns[name] = whole.to_pylist()
+    return columns
+
+
+def _check(columns: dict[str, Any], groups: Sequence[str]) -> None:
+    """Refuse rows that are not what was written.
+
+    Raises:
+        StoreError: names the first.
+    """
+    for group in groups:
+        bad = np.flatnonzero(damaged(columns, group))
+        if bad.size:
+            where = f" of {columns['document'][bad[0]]}" if "document" in columns else ""
+            raise StoreError(
+                f"passage {columns['id'][bad[0]]}{where} is damaged on disk: its bytes are not what was written; "
+                "clara doctor names all that are, clara remove and clara index put them right"
+            )

@@ -66,7 +66,8 @@ def decoder_name(label: str) -> str | None:
     """The decoder for a declared label: the standard's, else Python's own of that name, else None."""
     known = webencodings.lookup(label)
     if known is not None and known.name != "replacement":  # browsers refuse these, because scripts hid in them
-        return _DECODERS.get(known.name, known.name)
+        name = str(known.name)
+        return _DECODERS.get(name, name)
     try:
         # An encoding that no browser reads (IBM's code pages) is better read as declared than as another one.
         found = codecs.lookup(label)

@@ -2,8 +2,8 @@ r"""How every document is made, whatever its format: its uri, its cleaned text a
 
 Decoding bytes is ``decode``'s work, taking a format apart that of the ``read_*`` modules.
 
-What is done to a text, and nothing else: newlines become ``\n``, and a byte order mark goes. Offsets count the
-characters of the result, ``Document.text``.
+What is done to the text of a file is ``clean``'s work; here newlines become ``\n``, and a byte order mark goes. Offsets
+count the characters of the result, ``Document.text``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clara.ingest.clean import Layout
 from clara.ingest.report import Skipped, fault
 from clara.records import Document, Heading
 
@@ -28,12 +29,13 @@ class Extract:
 
     Attributes:
         title: a title the source itself states, or the empty string.
-        text: its plain text, not yet cleaned.
+        text: its plain text, not yet cleaned (``clean``).
         metadata: small facts (media type, page count).
         skipped: parts of the file that could not be read.
         pages: as in ``Document``; a text with pages or headings is given with its newlines as ``\n``.
         headings: as in ``Document``.
         left_out: what ``text`` leaves out, kind to how many (``LeftOut``).
+        layout: what blanks in ``text`` mean.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Extract:
     pages: tuple[int, ...] = ()
     headings: tuple[Heading, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    layout: Layout = "prose"
 
 
 def document_uri(path: Path) -> str:

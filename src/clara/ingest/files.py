@@ -15,7 +15,24 @@ from clara.errors import InputError
 from clara.ingest.document import document_uri
 from clara.ingest.report import Skipped, skip
 
-SUPPORTED_SUFFIXES = (".docx", ".htm", ".html", ".jsonl", ".md", ".pdf", ".txt")
+# fmt: off
+SUPPORTED_SUFFIXES = (
+    ".csv", ".docx", ".eml", ".epub", ".htm", ".html", ".jsonl", ".markdown", ".md", ".odt", ".pdf", ".pptx", ".rst",
+    ".text", ".tsv", ".txt", ".xhtml", ".xlsx",
+)
+CODE_SUFFIXES = (
+    ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".cfg", ".clj", ".cmake", ".conf", ".cpp", ".cs", ".css", ".cu",
+    ".cxx", ".dart", ".el", ".erl", ".ex", ".exs", ".f90", ".fish", ".fs", ".go", ".gradle", ".graphql", ".groovy",
+    ".h", ".hpp", ".hs", ".ini", ".ipp", ".java", ".jl", ".js", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".mk",
+    ".ml", ".nim", ".nix", ".pas", ".php", ".pl", ".pm", ".proto", ".ps1", ".py", ".pyi", ".r", ".rb", ".rs", ".sass",
+    ".scala", ".scm", ".scss", ".sh", ".sql", ".swift", ".tcl", ".tex", ".tf", ".toml", ".ts", ".tsx", ".v", ".vb",
+    ".vim", ".vue", ".yaml", ".yml", ".zig", ".zsh",
+)
+# fmt: on
+"""Source code and settings: text whose blanks count."""
+
+READ_SUFFIXES = frozenset(["", *SUPPORTED_SUFFIXES, *CODE_SUFFIXES])
+"""All suffixes that are read; a file without one is told by what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +40,8 @@ class FileListing:
     """The files found, each once however many names lead to it.
 
     Attributes:
-        files: supported files, absolute, in the order of the paths given and by name within a folder.
+        files: files with a supported suffix or none, absolute, in the order of the paths given and by name within a
+            folder.
         unsupported: files of other kinds, in the same order; named so that a report can name them.
         skipped: what could not be looked at: folders without permission, links to nothing.
         hidden: hidden files and folders passed over (a hidden folder counts once).
@@ -97,7 +115,10 @@ class _Walk:
         except OSError as error:
             self.skipped.append(skip(_name(path), "unreadable", f"cannot be looked at: {error.strerror or error}"))
             return []
-        supported = stat.S_ISREG(mode) and path.suffix.lower() in SUPPORTED_SUFFIXES
+        if not stat.S_ISREG(mode):  # reading one may never end
+            self.skipped.append(skip(_name(path), "unreadable", "is a pipe, a device or a socket, not a regular file"))
+            return []
+        supported = path.suffix.lower() in READ_SUFFIXES
         (self.files if supported else self.unsupported).append(path)
         return []
 

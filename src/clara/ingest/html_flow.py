@@ -5,10 +5,15 @@ Knows lines, not elements; those are ``html_text``'s.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from clara.ingest.clean import BROKEN_AT_HYPHEN
+from clara.records import Heading
+
+_BROKEN = re.compile("\u2010[ \\t]*\n\\s*")
 _CHECK_MARKS = "☒☐ "
 _LONG_CELL = (1000, 3)  # characters and lines from which a cell is a part of a page, not a value
 _LARGE_TABLE = 20  # rows of a table inside a cell
@@ -114,19 +119,25 @@ class Flow:
             self.lines.append(line if together == line.gap else Line(line.text, together, line.kind, line.cells))
             self._gap = Gap.NONE
 
-    def text(self) -> str:
-        """All lines."""
+    def text(self) -> tuple[str, tuple[Heading, ...]]:
+        """All lines, and which of them are headings."""
         self.end()
         parts: list[str] = []
+        headings: list[Heading] = []
+        length = 0
         for line in self.lines:
             parts.append("\n" * max(line.gap, Gap.LINE) if parts else "")
+            length += len(parts[-1])
+            if line.kind == "heading":
+                headings.append(Heading(length, line.text.lstrip("# ")))
             parts.append(line.shown())
-        return "".join(parts)
+            length += len(parts[-1])
+        return "".join(parts), tuple(headings)
 
     def _end_line(self, kind: Literal["text", "heading", "item", "pre"]) -> None:
         joined = "".join(self._pieces)
         self._pieces.clear()
-        text = joined.rstrip() if kind == "pre" else " ".join(joined.split())
+        text = joined.rstrip() if kind == "pre" else " ".join(_BROKEN.sub(BROKEN_AT_HYPHEN, joined).split())
         if not text.strip(_CHECK_MARKS):  # a check box without a word is a switch of the page itself
             return
         self.lines.append(Line(self._marker + text, self._gap, kind))

@@ -12,7 +12,9 @@ import lxml.etree
 
 _ROLES = frozenset(["doc-toc", "menu", "menubar", "navigation"])
 _BOXES = frozenset(["aside", "div", "footer", "header", "ol", "p", "section", "span", "table", "td", "ul"])
-_NAMED_LIKE_MENUS = re.compile(r"nav|menu|sidebar|breadcrumb|pagination|pager|toctree|skip|(?:^|[\W_])toc", re.IGNORECASE)
+_NAMED_LIKE_MENUS = re.compile(
+    r"nav|menu|sidebar|breadcrumb|pagination|pager|toctree|skip|(?:^|[\W_])toc", re.IGNORECASE
+)
 _NAMED_LIKE_CONTENTS = re.compile(r"(?:^|[\W_])(?:toc|contents)(?:$|[\W_])", re.IGNORECASE)
 _LINKED = 0.5  # share of a menu's characters that are links; a paragraph with a few links has a tenth
 _STEPS = frozenset(["back", "contents", "forward", "home", "index", "next", "prev", "previous", "top", "up"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import lxml.etree
@@ -17,6 +18,7 @@ from clara.ingest.html_flow import Cell, Flow, Gap, Table
 from clara.ingest.html_math import math_text
 from clara.ingest.html_menus import Menus
 from clara.ingest.scripts import subscript, superscript
+from clara.records import Heading
 
 # fmt: off
 # Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
@@ -42,23 +44,40 @@ _AROUND = {"q": ("“", "”"), "s": ("~~", "~~"), "strike": ("~~", "~~")}
 _HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
 _PERMALINK = frozenset(["", "¶", "#", "§", "🔗", "\uf0c1", "\u200b"])
 _NOTE = re.compile(r"[\[(]?(\d{1,4}|[*†‡§¶]+)[\])]?")
+_EPUB_TYPE = "{http://www.idpf.org/2007/ops}type"
 _TEXT_INPUTS = frozenset(["", "date", "datetime-local", "email", "month", "number", "tel", "text", "time", "url"])
 _NOTICE_WITHIN = 300  # characters: a longer text for browsers without scripts says more than to turn them on
 _SIGN_WITHIN = 8  # characters of a sign
 _INDENTED = 8  # lists within lists whose items are set in further and further
 _WORDS = re.compile(r"\w+")
+SCRIPT_NOTICES = "notices to turn scripts on"
 _BEFORE = 32  # characters before a superscript that tell what it is
 
 
-def page_text(root: Any, frame: Callable[[str], Any]) -> tuple[str, Counter[str]]:  # noqa: ANN401 - lxml has no types
-    """The text of a page and what was left out of it, by kind.
+@dataclass(frozen=True, slots=True)
+class PageText:
+    """What a page shows.
+
+    Attributes:
+        text: its text.
+        headings: the headings in it.
+        left_out: what is not in it, kind to how many.
+    """
+
+    text: str
+    headings: tuple[Heading, ...]
+    left_out: Counter[str]
+
+
+def page_text(root: Any, frame: Callable[[str], Any]) -> PageText:  # noqa: ANN401 - lxml has no types
+    """The text of a page.
 
     Args:
         root: its tree, without comments and namespaces.
         frame: parses a page that stands inside it (``<iframe srcdoc>``).
     """
     page = _Page(root, frame)
-    return page.flow.text(), page.left_out
+    return PageText(*page.flow.text(), page.left_out)
 
 
 class _Page:
@@ -106,6 +125,8 @@ class _Page:
 
     def _is_left_out(self, element: Any, name: str) -> bool:  # noqa: ANN401
         """Whether an element is none of the page's text; counted where a reader might miss it."""
+        if name == "script" and element.get("type", "").startswith("math/") and not _follows_formula(element):
+            self.flow.add(f" {element.text or ''} ")  # the source of a formula that a script sets
         if not name or name in _SILENT:
             return True
         if kind := self._kind_left_out(element, name):
@@ -120,7 +141,7 @@ class _Page:
         if element.get("aria-hidden") == "true" and _follows_formula(element):
             return "formulas shown twice"
         if name == "noscript" and _is_notice(element):
-            return "notices to turn scripts on"
+            return SCRIPT_NOTICES
         if name == "pre" and not self._preformatted and _is_line_numbers(element):
             return "columns of line numbers"
         return "menus" if self._menus.has(element, name) else ""
@@ -182,7 +203,7 @@ class _Page:
             if self._lists:
                 self._lists.pop()
         elif name == "br":
-            self.flow.end(Gap.BLANK if self.flow.is_empty() else Gap.LINE)
+            self._break()
             return
         elif name in _AROUND:
             self.flow.add(_AROUND[name][1])
@@ -190,7 +211,7 @@ class _Page:
             self._script(element, name)
         else:
             self._close_table_part(element, name)
-        self._separate(name, closes=True)
+        self._separate(name)
         if name in _PREFORMATTED:
             self._preformatted -= 1
         elif element is self._heading:
@@ -199,7 +220,7 @@ class _Page:
         elif name == "li":
             self.flow.unmark()
 
-    def _separate(self, name: str, *, closes: bool = False) -> None:
+    def _separate(self, name: str) -> None:
         """Begin a new line where a browser does; a heading stays one line whatever it holds."""
         preformatted = self._preformatted > 0
         if name in _HEADINGS:
@@ -207,10 +228,17 @@ class _Page:
         elif self._heading is not None and not self._cells:
             self.flow.add(" " if name in _BLANK_AROUND or name in _OWN_LINE else "")
         elif name in _BLANK_AROUND or name in _PREFORMATTED:
-            nested = name in _LISTS and len(self._lists) > (0 if closes else 1)
+            nested = name in _LISTS and self._lists  # of the list around it, here and where it ends
             self.flow.end(Gap.LINE if nested else Gap.BLANK, preformatted=preformatted)
         elif name in _OWN_LINE:
             self.flow.end(Gap.LINE, preformatted=preformatted)
+
+    def _break(self) -> None:
+        if self._heading is not None:
+            self.flow.add(" ")
+            return
+        gap = Gap.BLANK if self.flow.is_empty() else Gap.LINE  # two of them end a paragraph
+        self.flow.end(gap, preformatted=self._preformatted > 0)
 
     def _item(self, element: Any) -> None:  # noqa: ANN401
         if not self._lists:
@@ -257,12 +285,17 @@ class _Page:
 
 
 def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
-    """Whether the page hides a part; a formula is hidden only where a picture of it is shown."""
+    """Whether the page hides a part.
+
+    A tab's panel is hidden only until somebody chooses the tab, a formula only where a picture of it is shown.
+    """
     attributes = element.attrib
     hidden = "hidden" in attributes and attributes["hidden"].lower() != "until-found"
-    if not (hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))):
+    if not (
+        hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))
+    ):
         return False
-    return not _holds_formula(element)
+    return element.get("role") != "tabpanel" and not _holds_formula(element)
 
 
 def _holds_formula(element: Any) -> bool:  # noqa: ANN401
@@ -307,7 +340,7 @@ def _is_permalink(element: Any) -> bool:  # noqa: ANN401
 
 def _is_note_mark(element: Any) -> bool:  # noqa: ANN401
     """Whether a link is the number of a note, in the text or at the note, which a style sheet may set apart."""
-    named = f"{element.get('role', '')} {element.get('class', '')}"
+    named = " ".join(element.get(name, "") for name in ("role", "class", "epub:type", _EPUB_TYPE))
     return any(name in named for name in ("noteref", "footnote-ref", "fn-backref", "doc-backlink"))
 
 

@@ -7,7 +7,7 @@ stands on both sides.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # A word broken at a line's end; U+FFFE is PDFium's mark for a hyphen whose line break it has dropped.
 _BREAK = re.compile("(?<=[^\\W_])(?:\ufffe\n?|-\n)(?=[^\\W_])")
@@ -31,25 +31,33 @@ def join_lines(pages: list[str]) -> list[str]:
     Returns:
         The same texts: a word's own hyphen without the line break behind it, others gone with it.
     """
-    known = {word.lower() for page in pages for word in _whole_words(page)}
-    return [_MARK.sub("-", _joined(page, known)) for page in pages]
+    known = whole_words(pages, _BREAK)
+    return [_MARK.sub("-", _BREAK.sub(lambda found: broken_word(found.string, found, known), page)) for page in pages]
 
 
-def _whole_words(page: str) -> Iterator[str]:
-    """The words that no line breaks: the others are no evidence."""
-    parts = _BREAK.split(page)
+def whole_words(pages: Iterable[str], breaks: re.Pattern[str]) -> set[str]:
+    """The words that no line breaks, in small letters: the others are no evidence."""
+    return {word.lower() for page in pages for word in _unbroken(page.replace("\u2010", "-"), breaks)}
+
+
+def _unbroken(page: str, breaks: re.Pattern[str]) -> Iterator[str]:
+    parts = breaks.split(page)
     for number, part in enumerate(parts):
         words = _WORDS.findall(part)
         yield from words[number > 0 : len(words) - (number < len(parts) - 1)]
 
 
-def _joined(page: str, known: set[str]) -> str:
-    def hyphen(match: re.Match[str]) -> str:
-        left = page[max(0, match.start() - _REACH) : match.start()]
-        right = page[match.end() : match.end() + _REACH]
-        return _hyphen(left.split()[-1], right.split()[0], known)
+def broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
+    """What stands between the parts of a word that a line breaks.
 
-    return _BREAK.sub(hyphen, page)
+    Args:
+        text: the text, with letters or digits on both sides of the break.
+        found: the hyphen with the line break.
+        known: the ``whole_words`` of the document.
+    """
+    left = text[max(0, found.start() - _REACH) : found.start()].replace("\u2010", "-")
+    right = text[found.end() : found.end() + _REACH].replace("\u2010", "-")
+    return _hyphen(left.split()[-1], right.split()[0], known)
 
 
 def _hyphen(left: str, right: str, known: set[str]) -> str:

@@ -12,6 +12,8 @@ from clara.records import Document
 _GROWTH = 100  # characters a byte of the file
 _GROWTH_FROM = 1_000_000  # characters: a small file may have a large font and little else
 
+_LEAST_MEMORY_MB = 256  # the parsers' own code takes up to 100
+
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
@@ -31,7 +33,7 @@ class ReadLimits:
         faults = [
             f"{name} must be at least {least}, got {value}"
             for name, value, least in (
-                ("memory_mb", self.memory_mb, 64),
+                ("memory_mb", self.memory_mb, _LEAST_MEMORY_MB),
                 ("seconds", self.seconds, 1),
                 ("characters", self.characters, 1),
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -44,16 +44,20 @@ def passage_metadata(document: Document, passage: Passage) -> dict[str, str]:
     metadata = dict(document.metadata)
     start, end = passage.start, passage.end
     if document.pages:
-        before = bisect_right(document.pages, start)
-        metadata["page"] = str(max(1, before))
-        if breaks := [offset for offset in document.pages[max(1, before) :] if offset < end]:
+        page = max(1, bisect_right(document.pages, start))
+        metadata["page"] = str(page)
+        if breaks := document.pages[page : bisect_left(document.pages, end)]:
             metadata["page_breaks"] = " ".join(map(str, breaks))
-    before = bisect_right(document.headings, start, key=lambda heading: heading.start)
-    if before:
-        metadata["heading"] = document.headings[before - 1].text
-    if inside := [[heading.start, heading.text] for heading in document.headings[before:] if heading.start < end]:
-        metadata["headings"] = json.dumps(inside, ensure_ascii=False)
+    first = bisect_right(document.headings, start, key=_start)
+    if first:
+        metadata["heading"] = document.headings[first - 1].text
+    if inside := document.headings[first : bisect_left(document.headings, end, key=_start)]:
+        metadata["headings"] = json.dumps([[heading.start, heading.text] for heading in inside], ensure_ascii=False)
     return metadata
+
+
+def _start(heading: Heading) -> int:
+    return heading.start
 
 
 def location_of(metadata: Mapping[str, str], offset: int) -> Location:

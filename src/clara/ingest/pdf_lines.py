@@ -1,12 +1,12 @@
 """Runs of text on a page to its lines: superscripts, lines that PDFium broke at one, columns drawn row by row.
 
-Knows places, not PDFium. In every line text runs to the right; ``size`` is the height of a font's line, about 1.2 times
-its point size.
+Knows places, not PDFium. In every line text runs to the right.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ _SMALL = 0.85  # size of a superscript at most
 _RAISED = (0.1, 0.75)  # by how much its baseline lies higher, or a subscript's lower
 _LOWERED = (-0.5, -0.03)
 _LONGEST_SCRIPT = 12  # characters
+_SCRIPT = re.compile(r"(?=.*[\w+\-−*†‡§¶™®])\S+")
+_BASE = re.compile(r"[\w)\].,;:!?}\"'”’»%°′″]\Z")  # what a script stands beside
 _LONGEST_RUN = 500  # characters: a longer one, of a file made for it, would be copied at every character
 _LEVEL = 0.15  # baselines of one line differ by less
 _TOUCHES = 0.5  # gap between a word and its superscript at most
@@ -45,6 +47,7 @@ class Run:
         bottom: lower edge of their font's line.
         top: upper edge of their font's line.
         baseline: height of their baseline.
+        size: their point size as the page shows them.
     """
 
     text: str
@@ -53,17 +56,14 @@ class Run:
     bottom: float
     top: float
     baseline: float
-
-    @property
-    def size(self) -> float:
-        """Height of their font's line."""
-        return self.top - self.bottom
+    size: float
 
     def takes(self, left: float, bottom: float, top: float) -> bool:
         """Whether a character with these edges goes on with the run."""
-        size = self.top - self.bottom
-        same = abs(bottom - self.bottom) < _SAME * size and abs(top - self.top) < _SAME * size
-        return same and _BACKWARDS * size < left - self.right < _WIDE_GAP * size and len(self.text) < _LONGEST_RUN
+        most = _SAME * self.size
+        if abs(bottom - self.bottom) > most or abs(top - self.top) > most or len(self.text) >= _LONGEST_RUN:
+            return False
+        return _BACKWARDS * self.size < left - self.right < _WIDE_GAP * self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Line:
     Attributes:
         pieces: its pieces in reading order.
         baseline: height of its baseline.
-        size: height of its font's line.
+        size: its point size.
     """
 
     pieces: list[Piece]
@@ -200,7 +200,7 @@ def _piece(runs: list[Run]) -> Piece:
     base: Run | None = None
     for number, run in enumerate(runs):
         after = runs[number + 1] if number + 1 < len(runs) else None
-        kind = _script_kind(run, base or after, after)
+        kind = _script_kind(run, base or after, after, text.rstrip())
         if kind:
             bare = run.text.rstrip()
             spaces = run.text[len(bare) :]
@@ -212,10 +212,12 @@ def _piece(runs: list[Run]) -> Piece:
     return Piece(_characters(text).strip(), runs[0].left, runs[-1].right, runs[0].baseline)
 
 
-def _script_kind(run: Run, beside: Run | None, after: Run | None) -> int:
-    """1 for a superscript, -1 for a subscript, 0 for other text."""
+def _script_kind(run: Run, beside: Run | None, after: Run | None, base_text: str) -> int:
+    """1 for a superscript, -1 for a subscript, 0 for other text such as what stands beside a root's sign."""
     bare = run.text.rstrip()
-    if beside is None or len(bare) > _LONGEST_SCRIPT or " " in bare:
+    if beside is None or len(bare) > _LONGEST_SCRIPT or not _SCRIPT.fullmatch(bare):
+        return 0
+    if base_text and not _BASE.search(base_text):
         return 0
     goes_back = after is None or after.size > run.size or _script(after, beside) != 0
     return _script(run, beside) if goes_back else 0

@@ -57,6 +57,7 @@ class _Layer:
         self._count = layer.count_chars()
         self._crop = crop
         self._box = pdfium.FS_RECTF()
+        self._matrix = pdfium.FS_MATRIX()
         self._x, self._y = ctypes.c_double(), ctypes.c_double()
         self._turn = _Turn(0.0)
 
@@ -97,7 +98,12 @@ class _Layer:
             return
         pdfium.FPDFText_GetCharOrigin(self._raw, index, self._x, self._y)
         baseline = self._turn.up(self._x.value, self._y.value)
-        line.append(Run(character, left, right, low, high, baseline))
+        line.append(Run(character, left, right, low, high, baseline, self._size(index) or high - low))
+
+    def _size(self, index: int) -> float:
+        """A character's point size: of fonts with larger signs, the box is higher than the size tells."""
+        pdfium.FPDFText_GetMatrix(self._raw, index, self._matrix)
+        return float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
 
 
 class _Turn:

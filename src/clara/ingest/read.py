@@ -5,28 +5,30 @@ Finding files is ``files``' work, each format's own matters are in ``read_*``.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from clara.errors import DocumentError
+from clara.ingest.clean import clean
 from clara.ingest.document import Extract, document_uri, make_document
-from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing
+from clara.ingest.files import READ_SUFFIXES, FileListing
+from clara.ingest.formats import PLAIN_SUFFIXES, SUPPORTED, extract
 from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
-from clara.ingest.process import ReadingProcess
+from clara.ingest.process import ReadingProcesses
 from clara.ingest.read_jsonl import read_jsonl
-from clara.ingest.read_text import extract_markdown, extract_plain
 from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 DEFAULT_MAX_BYTES = 64 * 2**20
-# No parser looks at these: decoding takes memory and time in proportion to the file, whose size is limited.
-_DECODED_ONLY = frozenset([".txt"])
+# Processes that read: a second one is worth its start (a quarter of a second of one core) from some files on.
+_MOST_PROCESSES = 4
+_FILES_A_PROCESS = 16
 _SHOWN = 120  # characters of a parser's own message that are shown
-
-_SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)}"
 
 
 def read_file(
@@ -35,8 +37,9 @@ def read_file(
     """Read one file in this process; ``Reader`` does it in another, where a file can do no harm.
 
     Args:
-        path: a file with one of ``SUPPORTED_SUFFIXES``, upper or lower case.
-        max_bytes: largest file; for JSON Lines, longest line; for Word files, also their unpacked size.
+        path: a file with a suffix that is read, upper or lower case, or without one.
+        max_bytes: largest file; for JSON Lines, longest line; for packages such as Word files, also their unpacked
+            size.
         limits: of them, the characters; time and memory can be kept only from outside.
 
     Yields:
@@ -49,28 +52,26 @@ def read_file(
     """
     uri = document_uri(path)
     suffix = path.suffix.lower()
-    if suffix not in SUPPORTED_SUFFIXES:
-        raise fault(uri, "unsupported", f"cannot read {suffix or 'files without a suffix'}; {_SUPPORTED}")
+    if suffix not in READ_SUFFIXES:
+        raise fault(uri, "unsupported", f"cannot read {suffix}; {SUPPORTED}")
     with _faults_named(uri):
         if suffix == ".jsonl":
             _regular_size(path, uri)
             yield from read_jsonl(path, uri, max_bytes)
             return
         data = _load(path, uri, max_bytes)
-        extract = _extract(suffix, data, uri, max_bytes)
-        document = make_document(
-            uri, extract.title, extract.text, extract.metadata, pages=extract.pages, headings=extract.headings
-        )
+        found = extract(suffix, data, uri, max_bytes)
+        document, left_out = _document(found, uri)
         yield limits.check(document, len(data))
-        yield from extract.skipped
-        for kind, number in extract.left_out.items():
+        yield from found.skipped
+        for kind, number in left_out.items():
             yield LeftOut(uri, kind, number)
 
 
 class Reader:
     """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
 
-    Parsers run in a process of their own (``process``), which ends with ``close`` or with the reader.
+    Parsers run in processes of their own (``process``), which end with ``close`` or with the reader.
 
     Args:
         listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
@@ -84,13 +85,15 @@ class Reader:
         self._listing = listing
         self._max_bytes = max_bytes
         self._limits = limits
-        self._process = ReadingProcess(limits)
+        parsed = [path for path in listing.files if not _is_plain(path)]
+        count = min(_MOST_PROCESSES, _cores(), 1 + len(parsed) // _FILES_A_PROCESS)
+        self._processes = ReadingProcesses(parsed, count=count, max_bytes=max_bytes, limits=limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
         self._left_out = Counter[str]()
         for path in listing.unsupported:
-            suffix = path.suffix.lower() or "files without a suffix"
-            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {suffix}; {_SUPPORTED}"))
+            kind = path.suffix.lower() if path.suffix and path.is_file() else "what is no regular file"
+            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {kind}; {SUPPORTED}"))
 
     def __enter__(self) -> Reader:
         return self
@@ -99,8 +102,8 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """End the process that reads, if there is one."""
-        self._process.close()
+        """End the processes that read, if there are any."""
+        self._processes.close()
 
     def documents(self) -> Iterator[Document]:
         """Every document of every file, in the listing's order."""
@@ -128,9 +131,9 @@ class Reader:
         self._files += count > 0
 
     def _items(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
-        if path.suffix.lower() in _DECODED_ONLY:
+        if _is_plain(path):
             return read_file(path, max_bytes=self._max_bytes, limits=self._limits)
-        return self._process.read(path, max_bytes=self._max_bytes)
+        return self._processes.read(path)
 
     def report(self) -> IngestReport:
         """What was read so far."""
@@ -144,23 +147,32 @@ class Reader:
         )
 
 
-def _extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:
-    if suffix == ".txt":
-        return extract_plain(data, uri)
-    if suffix == ".md":
-        return extract_markdown(data, uri)
-    # Imported when first needed: together they take most of a second, and most commands have no use for them.
-    if suffix == ".pdf":
-        from clara.ingest.read_pdf import extract_pdf  # noqa: PLC0415
+def _is_plain(path: Path) -> bool:
+    """Whether no parser looks at a file: decoding takes memory and time in proportion to its size, which is limited."""
+    return path.suffix.lower() in PLAIN_SUFFIXES
 
-        return extract_pdf(data, uri)
-    if suffix == ".docx":
-        from clara.ingest.read_docx import extract_docx  # noqa: PLC0415
 
-        return extract_docx(data, uri, max_bytes)
-    from clara.ingest.read_html import extract_html  # noqa: PLC0415
+def _cores() -> int:
+    """Cores that this process may use; macOS does not say, and gives those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    return extract_html(data, uri)
+
+def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
+    """The document of what a reader found, and what it leaves out."""
+    places = sorted({*found.pages, *(heading.start for heading in found.headings)})
+    cleaned = clean(found.text, found.layout, places)
+    if cleaned.left_out and not cleaned.text:
+        raise fault(uri, "no text", "holds nothing but encoded data (base64 or the like)")
+    now_at = dict(zip(places, cleaned.places, strict=True))
+    document = make_document(
+        uri,
+        found.title,
+        cleaned.text or found.text,  # what is only white space is refused as that
+        found.metadata,
+        pages=tuple(now_at[page] for page in found.pages),
+        headings=tuple(replace(heading, start=now_at[heading.start]) for heading in found.headings),
+    )
+    return document, Counter(found.left_out) + Counter(cleaned.left_out)
 
 
 def _load(path: Path, uri: str, max_bytes: int) -> bytes:
@@ -197,7 +209,7 @@ def _faults_named(uri: str) -> Iterator[None]:
     except OSError as error:
         raise fault(uri, "unreadable", f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
-        raise fault(uri, "too large", "needs more memory than there is") from None
+        raise fault(uri, "too large", "needs more memory than there is, or than --max-memory-mb allows") from None
     except Exception as error:  # parsers of foreign formats raise anything for a broken file
         detail = " ".join(str(error).split())[:_SHOWN] or "no details"
         raise fault(

@@ -1,58 +1,75 @@
-"""Word files: paragraphs and tables of the body, in order, by python-docx.
+"""Word files: header, body and footer, in that order.
 
-Headers, footers, footnotes and comments are not read. The body is walked by its XML, because python-docx's own
-``paragraph.text`` leaves out tracked insertions, form fields, equations and symbols. What the last two say is
-``docx_signs``'s work.
+Opening is ``docx_package``'s work, what a part says ``docx_text``'s.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import docx
 from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml.ns import qn
 
+from clara.errors import DocumentError
+from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
-from clara.ingest.docx_signs import equation_text, symbol_text
+from clara.ingest.docx_package import Package
+from clara.ingest.docx_text import Block, Story
 from clara.ingest.report import fault
+from clara.records import Heading
 
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a .doc, or the container of an encrypted .docx
-
-_PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
-_TEXT_TAGS = {
-    qn("w:tab"): "\t",
-    qn("w:br"): "\n",
-    qn("w:cr"): "\n",
-    qn("w:noBreakHyphen"): "-",
-}
-_TEXT, _SYMBOL, _EQUATION = qn("w:t"), qn("w:sym"), qn("m:oMath")
-# Deleted text is no longer the document's; a fallback repeats, for old programs, what stands beside it; properties
-# hold tab stops, which have the tag of a tab.
-_PASSED_OVER = frozenset(
-    [
-        qn("w:del"),
-        qn("w:moveFrom"),
-        qn("w:pPr"),
-        qn("w:rPr"),
-        "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback",
-    ]
-)
+_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+_TAKEN_IN_DEEPEST = 2  # files within files within the document
 
 
 def extract_docx(data: bytes, uri: str, max_bytes: int) -> Extract:
     """Read a Word file; the title among its properties is its title, else a paragraph in the style "Title".
 
-    A table gives one line for each row, cells divided by ``|``.
+    A table gives one line for each row, cells divided by ``|``. Headings have the marks of Markdown, list items and
+    clauses their numbers, notes stand behind the paragraph that refers to them as ``[1] …``. Each header stands once
+    before the body, each footer once behind it. What a text cannot give (pictures, comments) is counted.
 
     Raises:
         DocumentError: an old or encrypted file, or one that unpacks to more than ``max_bytes``.
     """
+    return _extract(data, uri, max_bytes, depth=0)
+
+
+def _extract(data: bytes, uri: str, max_bytes: int, *, depth: int) -> Extract:
     if data.startswith(_OLD_OFFICE_FILE):
         raise fault(uri, "encrypted", "is encrypted, or a .doc by another name; save it as .docx without a password")
+    _check_size(data, uri, max_bytes)
+    package = Package(data)
+
+    def take_in(reference: str) -> str:
+        kind, part = package.imported(reference)
+        text = _taken_in(kind, part, uri, max_bytes, depth + 1)
+        story.left_out["parts taken in from other files"] += not text
+        return text
+
+    notes = {
+        qn("w:footnoteReference"): package.root(RELATIONSHIP_TYPE.FOOTNOTES),
+        qn("w:endnoteReference"): package.root(RELATIONSHIP_TYPE.ENDNOTES),
+    }
+    story = Story(package.styles, package.root(RELATIONSHIP_TYPE.NUMBERING), notes, take_in)
+    headers, footers = package.headers_and_footers()
+    blocks = [*_once(story, headers), *story.blocks(package.body), *_once(story, footers)]
+    text, headings = _joined(blocks)
+    title = package.stated_title() or package.styled_title()
+    return Extract(
+        title,
+        text,
+        {"media_type": _MEDIA_TYPE},
+        headings=headings,
+        left_out={k: n for k, n in story.left_out.items() if n},
+    )
+
+
+def _check_size(data: bytes, uri: str, max_bytes: int) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max_bytes:
@@ -62,69 +79,40 @@ def extract_docx(data: bytes, uri: str, max_bytes: int) -> Extract:
             f"unpacks to {unpacked / 2**20:,.0f} MB, more than the limit of {max_bytes / 2**20:,.0f} MB; "
             "raise it with --max-file-mb",
         )
-    source = docx.Document(io.BytesIO(data))
-    blocks = [block for block in _blocks(source.element.body) if block.strip()]
-    title = _stated_title(source) or _styled_title(source)
-    media_type = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-    return Extract(title=title, text="\n\n".join(blocks), metadata={"media_type": media_type})
 
 
-def _stated_title(source: docx.document.Document) -> str:
-    # Where a package has no properties, python-docx makes some up, with the title "Word Document".
-    parts = {relation.reltype for relation in source.part.package.rels.values()}
-    return source.core_properties.title.strip() if RELATIONSHIP_TYPE.CORE_PROPERTIES in parts else ""
+def _once(story: Story, parts: Iterable[Any]) -> list[Block]:
+    """The paragraphs of headers or footers; sections repeat them."""
+    found = (Block(block.text) for part in parts for block in story.blocks(part))
+    return list(dict.fromkeys(found))
 
 
-def _styled_title(source: docx.document.Document) -> str:
-    for paragraph in source.paragraphs:
-        if paragraph.text.strip():  # only the first paragraph that holds text can be the document's title
-            style = paragraph.style
-            return paragraph.text if style is not None and style.name == "Title" else ""
-    return ""
-
-
-def _blocks(parent: Any) -> Iterator[str]:  # noqa: ANN401 - lxml elements have no type here
-    """The text of each paragraph and table under ``parent``, content controls and the like looked into."""
-    for child in parent:
-        if child.tag == _PARAGRAPH:
-            yield from _paragraph(child)
-        elif child.tag == _TABLE:
-            yield "\n".join(_row(row) for row in child.iter(_ROW) if _owner(row, _TABLE) is child)
-        elif child.tag == _EQUATION:
-            yield equation_text(child)
-        elif child.tag not in _PASSED_OVER:
-            yield from _blocks(child)
-
-
-def _row(row: Any) -> str:  # noqa: ANN401
-    cells = (cell for cell in row.iter(_CELL) if _owner(cell, _ROW) is row)
-    return " | ".join(" ".join(" ".join(_blocks(cell)).split()) for cell in cells)
-
-
-def _owner(element: Any, tag: str) -> Any:  # noqa: ANN401
-    """The nearest enclosing element with that tag: rows of a table inside a cell are not the outer table's."""
-    return next(element.iterancestors(tag))
-
-
-def _paragraph(paragraph: Any) -> list[str]:  # noqa: ANN401
-    """A paragraph's own text, then the paragraphs of the text boxes that hang on it."""
-    own: list[str] = []
-    boxes: list[str] = []
-    pending = list(reversed(paragraph))
-    while pending:
-        element = pending.pop()
-        if element.tag in _PASSED_OVER:
+def _joined(blocks: Iterable[Block]) -> tuple[str, tuple[Heading, ...]]:
+    """The blocks with a blank line between them, and where the headings stand."""
+    parts: list[str] = []
+    headings: list[Heading] = []
+    length = 0
+    for block in blocks:
+        if not block.text.strip():
             continue
-        if element.tag == _TEXT:
-            own.append(element.text or "")
-        elif element.tag in _TEXT_TAGS:
-            own.append(_TEXT_TAGS[element.tag])
-        elif element.tag == _SYMBOL:
-            own.append(symbol_text(element))
-        elif element.tag == _EQUATION:
-            own.append(equation_text(element))
-        elif element.tag in (_PARAGRAPH, _TABLE):
-            boxes.extend(_blocks([element]))
-        else:
-            pending.extend(reversed(element))
-    return ["".join(own), *boxes]
+        if block.level:
+            headings.append(Heading(length, " ".join(block.text.split())))
+        parts.append(block.written())
+        length += len(parts[-1]) + 2
+    return "\n\n".join(parts), tuple(headings)
+
+
+def _taken_in(kind: str, part: bytes, uri: str, max_bytes: int, depth: int) -> str:
+    """The text of a file that a document takes in (``w:altChunk``); empty where its format is not read."""
+    try:
+        if kind in ("text/html", "application/xhtml+xml"):
+            from clara.ingest.read_html import extract_html  # noqa: PLC0415 - as in ``read``
+
+            return extract_html(part, uri).text
+        if kind.startswith("text/plain"):
+            return decode_text(part, uri)
+        if "wordprocessingml" in kind and depth <= _TAKEN_IN_DEEPEST:
+            return _extract(part, uri, max_bytes, depth=depth).text
+    except DocumentError:
+        return ""
+    return ""

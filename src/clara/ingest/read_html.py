@@ -1,4 +1,4 @@
-"""Web pages: parsed by lxml as browsers parse them; what they show is ``html_text``'s work, their encoding ``decode``'s."""
+"""Web pages, parsed by lxml. What they show is ``html_text``'s work, their encoding ``decode``'s."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import lxml.html
 
 from clara.ingest.decode import decode_html
 from clara.ingest.document import Extract
-from clara.ingest.html_text import page_text
+from clara.ingest.html_text import SCRIPT_NOTICES, PageText, page_text
 from clara.ingest.report import fault
 
 _XML_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}\?>", re.IGNORECASE)
@@ -34,26 +34,58 @@ def extract_html(data: bytes, uri: str) -> Extract:
     return _extract(_html_tree(decode_html(data, uri), uri), uri, "text/html")
 
 
+def page_of(data: bytes, uri: str) -> PageText:
+    """What a page shows that is a part of something else, such as a message; its text may be empty.
+
+    Raises:
+        DocumentError: as ``extract_html``.
+    """
+    return _page(_html_tree(decode_html(data, uri), uri), uri)
+
+
+def xhtml_page_of(data: bytes, uri: str) -> PageText:
+    """As ``page_of``, for a page in XHTML.
+
+    Raises:
+        DocumentError: as ``extract_html``.
+    """
+    return _page(_xhtml_tree(data, uri), uri)
+
+
 def extract_xhtml(data: bytes, uri: str) -> Extract:
     """Read a page in XHTML, in which any element may close itself; one that is no XML is read as HTML.
 
     Raises:
         DocumentError: as ``extract_html``.
     """
-    page = decode_html(data, uri)
-    tree = _xml_tree(page)
-    return _extract(_html_tree(page, uri) if tree is None else tree, uri, "application/xhtml+xml")
+    return _extract(_xhtml_tree(data, uri), uri, "application/xhtml+xml")
 
 
 def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 - lxml elements have no type here
-    text, left_out = page_text(tree, lambda source: _html_tree(source, uri))
-    if not text:
-        raise fault(
-            uri,
-            "no text",
-            "shows no text; a page that scripts fill has to be saved from a browser, after it has loaded",
-        )
-    return Extract(title=_title(tree), text=text, metadata={"media_type": media_type}, left_out=left_out)
+    page = _page(tree, uri)
+    if not page.text:
+        kinds = ", ".join(kind for kind in page.left_out if kind != SCRIPT_NOTICES)
+        shown = f"shows nothing but {kinds}" if kinds else "shows no text"
+        remedy = "a page that scripts fill has to be saved from a browser, after it has loaded"
+        raise fault(uri, "no text", f"{shown}; {remedy}")
+    return Extract(
+        title=_title(tree),
+        text=page.text,
+        metadata={"media_type": media_type},
+        headings=page.headings,
+        left_out=page.left_out,
+        layout="markup",
+    )
+
+
+def _page(tree: Any, uri: str) -> PageText:  # noqa: ANN401
+    return page_text(tree, lambda source: _html_tree(source, uri))
+
+
+def _xhtml_tree(data: bytes, uri: str) -> Any:  # noqa: ANN401
+    page = decode_html(data, uri)
+    tree = _xml_tree(page)
+    return _html_tree(page, uri) if tree is None else tree
 
 
 def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401
@@ -72,7 +104,12 @@ def _xml_tree(page: str) -> Any:  # noqa: ANN401
     """The tree of well-formed XML, else None. Nothing outside the page is loaded, no entity of its own is expanded."""
     page = _NAMED_CHARACTER.sub(lambda found: html.unescape(found[0]), _XML_DECLARATION.sub("", page, count=1))
     parser = lxml.etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True, collect_ids=False
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        remove_comments=True,
+        remove_pis=True,
+        collect_ids=False,
     )
     try:
         tree = lxml.etree.fromstring(page.encode(), parser)

@@ -7,23 +7,26 @@ limit holds for each line, not for the file, because only a line is ever in memo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from clara.errors import DocumentError
+from clara.ingest.clean import clean
 from clara.ingest.document import make_document
-from clara.ingest.report import Skipped, fault, skip
+from clara.ingest.report import LeftOut, Skipped, fault, skip
 from clara.records import Document
 
 _HEAD = 1 << 13  # bytes looked at to tell text from data before any line is
 _STEP = 1 << 20  # bytes read at a time to get past a line that is too long
 _UTF8_MARK = b"\xef\xbb\xbf"
 _NOT_UTF8_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_CARRIAGE_RETURN = re.compile(rb"\r\s*[\[{]")
 _SHOWN = 60  # characters of a wrong value shown in a message
 
 
-def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skipped]:
+def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skipped | LeftOut]:
     """Read a JSON Lines file.
 
     Args:
@@ -32,10 +35,10 @@ def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skip
         max_bytes: longest line.
 
     Yields:
-        A document, or why there is none, for each line that is not blank.
+        A document, or why there is none, for each line that is not blank; what a document leaves out follows it.
 
     Raises:
-        DocumentError: the file is empty, binary, or not UTF-8 by its byte order mark.
+        DocumentError: the file is empty, binary, not UTF-8 by its byte order mark, or JSON of another shape.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -45,6 +48,8 @@ def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skip
             raise fault(uri, "encoding", "is UTF-16, JSON Lines is UTF-8; save it as UTF-8")
         if b"\0" in head:
             raise fault(uri, "binary", "expected JSON Lines, found NUL bytes")
+        if other := _other_shape(head):
+            raise fault(uri, "bad record", other)
         file.seek(len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0)
         seen = False
         for item in _items(file, uri, max_bytes):
@@ -54,7 +59,28 @@ def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skip
             raise fault(uri, "empty", "holds no record, only blank lines")
 
 
-def _items(file: IO[bytes], uri: str, max_bytes: int) -> Iterator[Document | Skipped]:
+def _other_shape(head: bytes) -> str:
+    """What a file is that is JSON and not JSON Lines, or the empty string: one message instead of one a line."""
+    head = head.removeprefix(_UTF8_MARK)
+    if b"\n" not in head and _CARRIAGE_RETURN.search(head):
+        return "has carriage returns (CR) for newlines, JSON Lines has LF; convert it: tr '\\r' '\\n' < OLD > NEW"
+    first, _, rest = head.lstrip().partition(b"\n")
+    if first.strip() == b"{":
+        return "is one JSON object over several lines, not an object a line; convert it: jq -c . OLD > NEW"
+    if first.startswith(b"[") and not (_is_json(first) and rest.strip()):
+        return "is a JSON array, not an object a line; convert it: jq -c '.[]' OLD > NEW"
+    return ""
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _items(file: IO[bytes], uri: str, max_bytes: int) -> Iterator[Document | Skipped | LeftOut]:
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1
@@ -63,7 +89,7 @@ def _items(file: IO[bytes], uri: str, max_bytes: int) -> Iterator[Document | Ski
             limit = f"{max_bytes / 2**20:,.0f} MB"
             yield skip(f"{uri}#{number}", "too large", f"a line longer than {limit}; raise it with --max-file-mb")
         elif line.strip():
-            yield _record(line, f"{uri}#{number}")
+            yield from _record(line, f"{uri}#{number}")
 
 
 def _pass_line(file: IO[bytes], line: bytes) -> None:
@@ -72,7 +98,24 @@ def _pass_line(file: IO[bytes], line: bytes) -> None:
         line = file.readline(_STEP)
 
 
-def _record(line: bytes, uri: str) -> Document | Skipped:
+def _record(line: bytes, uri: str) -> Iterator[Document | Skipped | LeftOut]:
+    record = _parsed(line, uri)
+    if isinstance(record, Skipped):
+        yield record
+        return
+    cleaned = clean(record["text"], "markup")
+    try:
+        yield make_document(
+            uri, record.get("title") or "", cleaned.text or record["text"], {"media_type": "application/jsonl"}
+        )
+    except DocumentError as error:
+        yield Skipped(uri, "bad record", str(error))
+        return
+    for kind, count in cleaned.left_out.items():
+        yield LeftOut(uri, kind, count)
+
+
+def _parsed(line: bytes, uri: str) -> dict[str, Any] | Skipped:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -83,10 +126,8 @@ def _record(line: bytes, uri: str) -> Document | Skipped:
         return skip(uri, "bad record", f"not usable JSON: {error}")
     if wrong := _wrong(record):
         return skip(uri, "bad record", wrong)
-    try:
-        return make_document(uri, record.get("title") or "", record["text"], {"media_type": "application/jsonl"})
-    except DocumentError as error:
-        return Skipped(uri, "bad record", str(error))
+    fields: dict[str, Any] = record
+    return fields
 
 
 def _wrong(record: object) -> str:

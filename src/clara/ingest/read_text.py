@@ -1,10 +1,14 @@
-"""Plain text and Markdown. Markdown stays as written: its marks tell a model what a heading or a list is."""
+"""Plain text, source code and Markdown.
+
+Markdown stays as written: its marks tell a model what a heading or a list is.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from itertools import pairwise
+from pathlib import PurePosixPath
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
@@ -20,6 +24,12 @@ def extract_plain(data: bytes, uri: str) -> Extract:
     return Extract(title="", text=decode_text(data, uri), metadata={"media_type": "text/plain"})
 
 
+def extract_code(data: bytes, uri: str) -> Extract:
+    """Read source code, settings or a text without a suffix; the file's name is its title."""
+    name = PurePosixPath(uri).name
+    return Extract(title=name, text=decode_text(data, uri), metadata={"media_type": "text/plain"}, layout="code")
+
+
 def extract_markdown(data: bytes, uri: str) -> Extract:
     """Read a Markdown file; the title in its front matter is its title, else its first level-1 heading.
 
@@ -28,7 +38,7 @@ def extract_markdown(data: bytes, uri: str) -> Extract:
     text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
     head = text if len(text) <= _TITLE_WITHIN else text[:_TITLE_WITHIN].rpartition("\n")[0]
     metadata = {"media_type": "text/markdown"}
-    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text))
+    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text), layout="markup")
 
 
 def _title(text: str) -> str:

@@ -91,6 +91,11 @@ def skip(uri: str, reason: Reason, detail: str) -> Skipped:
     return Skipped(uri, reason, f"{uri}: {detail}")
 
 
+def missing(uri: str, package: str) -> DocumentError:
+    """Word the error for a format whose reader is not installed."""
+    return fault(uri, "unsupported", f"needs {package}; install it with: pip install 'clara-rag[formats]'")
+
+
 def fault(uri: str, reason: Reason, detail: str) -> DocumentError:
     """Word an error: ``detail`` says what is wrong and what to do, without naming the source."""
     return DocumentError(f"{uri}: {detail}", reason=reason)

@@ -42,6 +42,8 @@ def superscript(before: str, script: str, after: str = "") -> str:
         return f"[{_MARKS.fullmatch(script)[1]}]"  # type: ignore[index] # ``_is_note`` has matched it
     if not any(character.isalnum() or character in "+-−" for character in script) or _reads_on(base, script):
         return script
+    if (base[-1], script, after[:1]) == ("L", "A", "T"):  # the logo of LaTeX
+        return script
     return _apart(f"^{_grouped(script)}", after)
 
 

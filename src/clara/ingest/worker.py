@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import queue
 import resource
 import signal
@@ -30,6 +31,7 @@ from clara.ingest.read import read_file
 OVER_MEMORY = 71
 """Exit status of a process that has taken more memory than it may."""
 
+_ON_LINUX = platform.system() == "Linux"
 _LOOKS_A_SECOND = 10  # at the memory taken, where the kernel does not limit it
 _SPENT = 0.5  # of the memory limit: a process that has held more is not used again, memory rarely goes back
 
@@ -51,27 +53,23 @@ def main() -> None:
 def limit_memory(allowed: int) -> None:
     """End or refuse what takes ``allowed`` bytes more than this process does now."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a parser that crashes leaves no dump of a document
-    if sys.platform != "linux":
+    if not _ON_LINUX:
         watch_memory(allowed)
         return
     with contextlib.suppress(OSError):
         # Where the whole machine runs short, this process is to end and not the one that holds the store.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = taken + allowed
+    wanted = _pages(0) + allowed
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def watch_memory(allowed: int) -> None:
     """Let a thread end this process when it has taken ``allowed`` bytes more than now."""
-    import psutil  # noqa: PLC0415 - not needed where the kernel keeps the limit
-
-    process = psutil.Process()
-    most = process.memory_info().rss + allowed
+    most = _held() + allowed
 
     def watch() -> None:
-        while process.memory_info().rss <= most:
+        while _held() <= most:
             time.sleep(1 / _LOOKS_A_SECOND)
         os._exit(OVER_MEMORY)
 
@@ -114,8 +112,22 @@ def _answer(request: dict[str, Any], answers: IO[bytes], limits: ReadLimits) -> 
 
 
 def _spent(limits: ReadLimits) -> bool:
-    unit = 1024 if sys.platform == "linux" else 1  # of ``ru_maxrss``, in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > _SPENT * limits.memory_mb * 2**20
+    """Whether this process has grown too far to read another file."""
+    return _held() > _SPENT * limits.memory_mb * 2**20
+
+
+def _held() -> int:
+    """Bytes that this process holds; what ``getrusage`` calls its most are its parent's, if that is larger."""
+    if _ON_LINUX:
+        return _pages(1)
+    import psutil  # noqa: PLC0415 - only where /proc does not tell
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _pages(field: int) -> int:
+    """A number of ``/proc/self/statm`` in bytes: 0 the whole address space, 1 what is in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[field]) * resource.getpagesize()
 
 
 def _write(answers: IO[bytes], message: dict[str, Any]) -> None:

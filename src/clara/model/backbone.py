@@ -81,6 +81,11 @@ def _tokenizer(folder: Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise BaseModelError(
+            f"the tokenizer in {folder} names no end token, which answers stop at: add eos_token to its "
+            "tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

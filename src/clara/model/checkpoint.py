@@ -58,11 +58,20 @@ class ReadingRule(Settings):
         auto_texts: passages that context ``auto`` reads as text, the best first.
         memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
         text_k: the same of context ``text``.
+        text_evidence: an answer from text is withheld if its mean log-probability a token is below this; None never
+            withholds one.
+        memory_evidence: the same for an answer from memories.
     """
 
     auto_texts: int = Field(default=1, ge=1)
     memory_k: int | None = Field(default=None, ge=1)
     text_k: int | None = Field(default=None, ge=1)
+    text_evidence: float | None = Field(default=None, lt=0)
+    memory_evidence: float | None = Field(default=None, lt=0)
+
+
+DECODING = ("latent_weight", "wording", "contrast", "reading")
+"""Fields of a manifest that are measured, not trained."""
 
 
 class Manifest(Settings):
@@ -80,12 +89,12 @@ class Manifest(Settings):
         query_projection: whether it compares questions through a projection.
         late_interaction: whether it does so memory token by memory token, not by their mean; needs a projection.
         latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
-            measured for this checkpoint; a training run takes it out.
-        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint; a
-            training run takes it out.
+            measured for this checkpoint. A training run keeps this and the next three, and names them in
+            ``trained["not_remeasured"]``: they were measured with other weights.
+        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint.
         contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
             (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
-            interaction, whose centre of passages is the blank. A training run takes it out.
+            interaction, whose centre of passages is the blank.
         reading: how passages are read, where that was measured for this checkpoint.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
@@ -143,9 +152,23 @@ class Manifest(Settings):
             raise ValueError("contrast needs late_interaction: the centre of its passages is what it contrasts with")
         return self
 
-    def unmeasured(self, **changed: object) -> Manifest:
-        """The manifest of other weights than it was measured with: without what was measured, and with changes."""
-        return self.model_copy(update={"latent_weight": None, "wording": None, "contrast": ()} | changed)
+    def unmeasured(self, **changed: Any) -> Manifest:  # noqa: ANN401 - any field
+        """The manifest of other weights than it was measured with.
+
+        What was measured is kept: dropping it would cost more than a value that is a little off. ``trained`` names it
+        under ``not_remeasured``.
+
+        Args:
+            changed: other fields.
+        """
+        made = self.model_copy(update=changed)
+        if not made.measured():
+            return made
+        return made.model_copy(update={"trained": made.trained | {"not_remeasured": list(made.measured())}})
+
+    def measured(self) -> tuple[str, ...]:
+        """Which of ``DECODING`` it sets: how it searches and answers, by measurements with its weights."""
+        return tuple(name for name in DECODING if getattr(self, name))
 
     def contrast_weight(self, rate: int) -> float:
         """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""
@@ -211,6 +234,7 @@ def save(
         "query_read_out": bool(table.read_out_of_queries()),
         "query_projection": bool(table.projection_of_queries()),
         "late_interaction": table.late,
+        "contrast": manifest.contrast if table.late else (),  # else there is no null memory
     }
     manifest = manifest.model_copy(update={"roles": network.adapters.roles, **own})
     with replacing(folder) as scratch:

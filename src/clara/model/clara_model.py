@@ -25,7 +25,7 @@ from clara.model.inspection import Inside, Inspector
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
 from clara.model.roles import Role, RoleWeights
-from clara.records import Generation, GenerationRequest, Memory, Wording
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -151,6 +151,14 @@ class ClaraModel:
         return self.manifest.wording or "free"
 
     @property
+    def query_space(self) -> QuerySpace:
+        """What a question is compared with passages by: the mean of its memory, projected, or all of it.
+
+        Late interaction finds the passages that it puts in order by the mean.
+        """
+        return "mean" if self.manifest.query_projection else "flat"
+
+    @property
     def reading(self) -> ReadingRule:
         """How passages that were found are read."""
         return self.manifest.reading or ReadingRule()
@@ -201,9 +209,12 @@ class ClaraModel:
         """
         return self._encode("compressor", texts, rate, "text", progress)
 
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """Map questions into the space of memories made at the same rate; arguments as ``compress``."""
-        return self._encode("query_reasoner", questions, rate, "question", None)
+        encoded = self._encode("query_reasoner", questions, rate, "question", None)
+        shared = self._network.table.passage_centre(self.default_rate if rate is None else rate)
+        centre = None if shared is None else shared.float().cpu().numpy()
+        return [QueryMemory(one.values, one.fingerprint, one.rate, one.token_count, centre) for one in encoded]
 
     @property
     def mse_weight(self) -> float | None:
@@ -338,8 +349,6 @@ class ClaraModel:
         alone = kind == "question" and len(texts) == 1
         rows = [self._ids(text, "the question" if alone else f"{kind} {i}") for i, text in enumerate(texts)]
         memories: dict[int, Memory] = {}
-        shared = self._network.table.passage_centre(rate) if role == "query_reasoner" else None
-        centre = None if shared is None else shared.float().cpu().numpy()
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
@@ -354,7 +363,7 @@ class ClaraModel:
                 )
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
-                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count, centre)
+                    memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)
                 if progress is not None:
                     progress(len(places))
         return [memories[i] for i in range(len(texts))]

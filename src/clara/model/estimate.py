@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -205,12 +206,15 @@ def _header(path: Path) -> dict[str, dict[str, list[int]]]:
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
+_SIZES = (("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"), ("num_attention_heads", "n_head"))
+"""Width, layers and heads, as most configurations name them and as GPT-2's do."""
+
+
 def _working(folder: Path, size: int) -> int:
     """Keys and values of all layers, and one layer's activations, for ``BATCH_TOKENS`` tokens."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-        heads = int(config["num_attention_heads"])
+        hidden, layers, heads = (_number(config, *names) for names in _SIZES)
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"{folder / 'config.json'} does not say the model's size: {error}") from None
     groups = int(config.get("num_key_value_heads") or heads)
@@ -219,3 +223,8 @@ def _working(folder: Path, size: int) -> int:
     # Gate, up and their product; input, norm, query, mixed values, residual in float32 (twice the bytes).
     activations = 3 * inner + 6 * hidden + 2 * heads * head
     return BATCH_TOKENS * size * (2 * layers * groups * head + activations)
+
+
+def _number(config: Mapping[str, Any], name: str, other: str) -> int:
+    """A number that has one of two names."""
+    return int(config[name] if name in config else config.get(other) or config[name])

@@ -135,13 +135,11 @@ class Generator:
             out = model.generate(
                 inputs_embeds=inputs.embeds,
                 attention_mask=inputs.mask,
-                generation_config=self._config(model, sampling),
+                generation_config=self._config(model, sampling, output_scores=scored, return_dict_in_generate=True),
                 logits_processor=self._processors(model, requests, sampling),
-                output_logits=scored,
-                return_dict_in_generate=True,
             )
         stops = _stop_ids(model, self._tokenizer)
-        logprobs = _logprobs(out.logits, out.sequences).tolist() if scored else [None] * len(requests)
+        logprobs = _logprobs(out.scores, out.sequences).tolist() if scored else [None] * len(requests)
         rows = zip(out.sequences.tolist(), logprobs, prompts, requests, strict=True)
         return [self._generation(*row, stops) for row in rows]
 
@@ -231,7 +229,7 @@ class Generator:
             made.append(QuotesOnly(quotations, _stop_ids(model, self._tokenizer)))
         return made
 
-    def _config(self, model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:
+    def _config(self, model: PreTrainedModel, sampling: Sampling, **outputs: bool) -> GenerationConfig:
         chosen = (
             {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
         )
@@ -241,6 +239,7 @@ class Generator:
             eos_token_id=sorted(_stop_ids(model, self._tokenizer)),
             pad_token_id=self._prompter.eos,
             **chosen,
+            **outputs,
         )
 
     def _generation(
@@ -267,9 +266,9 @@ class Generator:
         )
 
 
-def _logprobs(logits: Sequence[Tensor], ids: Tensor) -> Tensor:
+def _logprobs(scores: Sequence[Tensor], ids: Tensor) -> Tensor:
     """Log-probabilities [B, generated] of generated ids [B, generated], given the scores [B, V] of each step."""
-    steps = zip(logits, ids.T, strict=True)
+    steps = zip(scores, ids.T, strict=True)
     return torch.stack([one.float().log_softmax(-1).gather(1, step[:, None])[:, 0] for one, step in steps], dim=1)
 
 

@@ -1,6 +1,6 @@
 """A look inside a loaded model: hidden states, the logit lens, attention onto memories, gradients of the selection.
 
-The tensor side of ``clara inspect`` and of ``evaluate.analysis``, which see only the records of numpy arrays that are
+The tensor side of ``clara inspect`` and of ``clara.analysis``, which see only the records of numpy arrays that are
 made here. Knows texts, memories and answers; nothing of data sets, scores of answers, or figures.
 Shape letters: D candidates, K selected, N memory tokens, H hidden size, T answer tokens, L prompt positions.
 """
@@ -25,7 +25,7 @@ from clara.model.network import Encoded, Network, StoredNetwork, encode, splice
 from clara.model.prompting import Prompt, Prompter
 from clara.model.roles import Role, RoleWeights
 from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_k
-from clara.records import FloatArray, Memory
+from clara.records import FloatArray, Memory, QueryMemory
 from clara.similarity import similarities
 
 BoolArray = npt.NDArray[np.bool_]
@@ -226,7 +226,14 @@ class Inspector:
         return found
 
     def selection_gradient(
-        self, question: str, query: Memory, candidates: Sequence[Memory], answer: str, *, k: int, temperature: float
+        self,
+        question: str,
+        query: QueryMemory,
+        candidates: Sequence[Memory],
+        answer: str,
+        *,
+        k: int,
+        temperature: float,
     ) -> SelectionGradient:
         """The straight-through selector on one question (clara.md section 5).
 

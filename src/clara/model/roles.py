@@ -112,14 +112,15 @@ class StoredAdapters:
     def merged(self, role: Role) -> PreTrainedModel:
         """The causal LM with the role's adapter added into its weights; all else is shared with the backbone."""
         tensors = self._tensors[self.weights_of(role)]
-        layers: dict[nn.Module, Tensor] = {}
+        layers: dict[nn.Module, tuple[nn.Linear, Tensor]] = {}
         for name in tensors:
             if name.endswith(".lora_A.weight"):
                 path = name.removesuffix(".lora_A.weight")
                 layer = self._model.get_submodule(path.removeprefix(_PREFIX))
+                assert isinstance(layer, nn.Linear), "shapes() names no other layers"  # noqa: S101
                 a, b = tensors[name].float(), tensors[f"{path}.lora_B.weight"].float()
-                layers[layer] = (b @ a * self._scale).to(layer.weight)
-        return merged_copy(self._model, {layer: (layer, delta) for layer, delta in layers.items()})
+                layers[layer] = (layer, (b @ a * self._scale).to(layer.weight))
+        return merged_copy(self._model, layers)
 
     @contextmanager
     def use(self, role: AdapterName | None) -> Iterator[None]:
@@ -143,7 +144,7 @@ def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -
     return "compressor" if role == "query_reasoner" and role not in present else role
 
 
-def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Module, Tensor]]) -> PreTrainedModel:
+def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Linear, Tensor]]) -> PreTrainedModel:
     """A causal LM with some layers changed, in evaluation mode; all other weights are shared with ``model``.
 
     Args:

@@ -8,32 +8,17 @@ limit, the first request goes alone: before it nobody knows how this server coun
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
-from clara.synth.faults import BudgetSpentError
+from clara.errors import SynthesisError
+from clara.llm.client import Usage
 from clara.synth.settings import BudgetSettings
 
 _BYTES_A_TOKEN = 3  # an over-estimate of tokens for most text: English has 4 to 5 bytes a token
 _FIRST_GUESS = 4  # before any reply, one is taken to fill this part (1/4) of its limit
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens read and written by the server."""
-
-    prompt: int = 0
-    completion: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt + other.prompt, self.completion + other.completion)
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(self.prompt - other.prompt, self.completion - other.completion)
-
-    @property
-    def total(self) -> int:
-        """Prompt and completion tokens."""
-        return self.prompt + self.completion
+class BudgetSpentError(SynthesisError):
+    """What may be spent does not allow another request."""
 
 
 def price(usage: Usage, settings: BudgetSettings) -> float:

@@ -10,12 +10,11 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clara.errors import SynthesisError
-from clara.synth.budget import Usage
+from clara.llm.client import Reply, Usage
 
 _FORMAT = 1
 _TABLES = """
@@ -25,23 +24,6 @@ _TABLES = """
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the language model wrote.
-
-    Attributes:
-        text: the message; empty if there was none.
-        finish_reason: ``stop``, ``length``, … as the server says.
-        usage: tokens the server counted.
-        cached: whether it was there already, and cost nothing now.
-    """
-
-    text: str
-    finish_reason: str
-    usage: Usage
-    cached: bool = False
 
 
 def request_key(body: Mapping[str, Any], attempt: int) -> str:
@@ -106,7 +88,7 @@ class ReplyCache:
         row = self._run(
             "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM replies WHERE key = ?", key
         ).fetchone()
-        return Reply(row[0], row[1], Usage(row[2], row[3]), cached=True) if row else None
+        return Reply(row[0], row[1], Usage(row[2], row[3])) if row else None
 
     def put(self, key: str, reply: Reply) -> None:
         """Store a reply for good; the first one stored under a key stays."""

@@ -1,7 +1,8 @@
 """The two files that a run writes: accepted records, and dropped passages with the reasons.
 
-A passage is finished by one line in one of the two, so that a run that is killed anywhere leaves each passage either
-finished or untouched: ``--resume`` finishes the rest. Nothing else remembers what is done.
+Records are ``passage_qa``, as ``clara train scp`` reads them. A passage is finished by one line in one of the two, so
+that a run that is killed anywhere leaves each passage either finished or untouched: ``--resume`` finishes the rest.
+Nothing else remembers what is done.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +22,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clara.errors import SynthesisError
+from clara.synth.drafts import Pair, SourcePassage
+from clara.synth.rounds import Outcome
+from clara.synth.settings import SynthSettings
+from clara.synth.templates import Templates
 
 _LINE_START = b'{"id": "'  # how each line begins: what does not is not ours to cut
 _Keys = Mapping[str, type]
@@ -111,6 +119,50 @@ class Output:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordMaker:
+    """Makes the lines of one run.
+
+    Attributes:
+        settings: of the run.
+        templates: of the run.
+    """
+
+    settings: SynthSettings
+    templates: Templates
+
+    def accepted(self, passage: SourcePassage, outcome: Outcome) -> dict[str, Any]:
+        """A ``passage_qa`` record with ``paraphrase``, ``complex_qa``, ``rounds`` and ``provenance``."""
+        return {
+            **_passage(passage),
+            "qa": _pairs(outcome.draft.simple),
+            "paraphrase": outcome.draft.paraphrase,
+            "complex_qa": _pairs(outcome.draft.complex),
+            "rounds": outcome.rounds,
+            "provenance": self._provenance(outcome.rejections),
+        }
+
+    def dropped(self, passage: SourcePassage, outcome: Outcome) -> dict[str, Any]:
+        """A passage that was given up, with why."""
+        return {
+            **_passage(passage),
+            "dropped": outcome.dropped,
+            "rounds": outcome.rounds,
+            "provenance": self._provenance(outcome.rejections),
+        }
+
+    def _provenance(self, rejections: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "generator": f"clara-rag {version('clara-rag')}",
+            "model": self.settings.server.model,
+            "sampling": self.settings.sampling.model_dump(mode="json"),
+            "judge": self.settings.judge,
+            "templates": self.templates.hashes,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rejections": dict(sorted(rejections.items())),
+        }
+
+
 def text_digest(text: str) -> bytes:
     """Eight bytes that tell texts apart: millions of passages fit in memory."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -187,3 +239,12 @@ def _mend_last_line(path: Path, keys: _Keys) -> None:
             file.truncate(kept)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _passage(passage: SourcePassage) -> dict[str, Any]:
+    # "id" comes first: lines of a run are known by it.
+    return {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
+
+
+def _pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [{"question": pair.question, "answers": [pair.answer]} for pair in pairs]

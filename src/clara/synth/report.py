@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clara.errors import MissingExtraError, SynthesisError
-from clara.synth.budget import Usage
+from clara.llm.client import Usage
 from clara.synth.output import read_accepted, read_dropped
 
 Stop = Literal["", "budget", "server"]

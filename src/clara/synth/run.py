@@ -1,28 +1,66 @@
 """A whole synthesis: passages in, finished lines out, stopped and resumed at will.
 
-Opens the files and chooses the engine; how passages are finished is for ``engine_local`` and ``engine_ray``.
+Workers in this process share one client, whose server's concurrency is the limit; a budget or a failing server stops
+them. Each decision about a passage is made in ``rounds``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from clara.errors import SynthesisError
+from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, SynthesisError
+from clara.llm.client import Usage
+from clara.synth.budget import Budget, BudgetSpentError
 from clara.synth.cache import ReplyCache
-from clara.synth.drafts import SourcePassage
-from clara.synth.engine_local import Means, OnProgress, Progress, finish_passages
-from clara.synth.output import Output, text_digest
-from clara.synth.report import SynthReport, collect
+from clara.synth.client import ChatClient
+from clara.synth.drafts import Draft, SourcePassage
+from clara.synth.judges import Judge, LexicalJudge, LLMJudge, OfflineJudge
+from clara.synth.output import Output, RecordMaker, text_digest
+from clara.synth.report import RunFigures, Stop, SynthReport, collect
+from clara.synth.rounds import Drafter, Outcome, work_out
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 from clara.synth.templates import Templates, packaged_templates
 
-__all__ = ["Engine", "Job", "OnProgress", "Progress", "synthesize"]
+REFUSED = "request_refused"
+_UNAVAILABLE_IN_A_ROW = 5  # passages; a server that fails that often is down
+_MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
-Engine = Literal["local", "ray"]
+
+@dataclass(frozen=True, slots=True)
+class SynthProgress:
+    """Where a run stands.
+
+    Attributes:
+        total: passages to do in this run.
+        finished: passages accepted or dropped in this run.
+        accepted: passages accepted in this run.
+        spent: tokens of this run.
+        cost: price of all that was spent, earlier runs included.
+        seconds: since the start of this run.
+    """
+
+    total: int
+    finished: int
+    accepted: int
+    spent: Usage
+    cost: float
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prompt and completion tokens a second, of this run."""
+        return self.spent.total / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end, or None before the first passage is finished."""
+        return self.seconds / self.finished * (self.total - self.finished) if self.finished else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +74,6 @@ class Job:
         api_key: the server's key.
         templates: the prompts; the packaged ones if None.
         on_progress: called after each reply and each finished passage.
-        engine: ``local``: this process; ``ray``: workers of a Ray cluster (extra ``scale``).
-        workers: number of Ray workers; they share the server's concurrency.
-        ray_address: a cluster to join; empty for workers on this machine.
     """
 
     output: Path
@@ -46,10 +81,7 @@ class Job:
     cache: Path | None = None
     api_key: str = ""
     templates: Templates | None = None
-    on_progress: OnProgress | None = None
-    engine: Engine = "local"
-    workers: int = 2
-    ray_address: str = ""
+    on_progress: Callable[[SynthProgress], None] | None = None
 
     @property
     def cache_path(self) -> Path:
@@ -65,21 +97,11 @@ def synthesize(sources: Sources, settings: SynthSettings, job: Job) -> SynthRepo
 
     Raises:
         SynthesisError: the output or the cache cannot be used, the server refuses everything.
-        MissingExtraError: the engine is ``ray``, and Ray is not installed.
     """
     with Output(job.output, resume=job.resume) as output:
         todo = _unfinished(sources.passages, output)
         with ReplyCache(job.cache_path) as cache:
-            templates = job.templates or packaged_templates()
-            means = Means(settings, templates, job.api_key, cache.spent(), job.on_progress)
-            if job.engine == "ray":
-                # Imported here: Ray takes seconds, and is an extra.
-                from clara.synth.engine_ray import finish_passages_on_ray  # noqa: PLC0415
-
-                cluster = (job.workers, job.ray_address)
-                figures = finish_passages_on_ray(todo, means, job.cache_path, output, *cluster)
-            else:
-                figures = finish_passages(todo, means, cache, output)
+            figures = asyncio.run(_Run(settings, job, cache, output).run(todo))
         return collect(
             output.path,
             output.dropped_path,
@@ -100,3 +122,139 @@ def _unfinished(passages: Sequence[SourcePassage], output: Output) -> list[Sourc
                 "choose another --out"
             )
     return [passage for passage in passages if passage.id not in finished]
+
+
+class _Run:
+    """One run: its workers share the passages, the client and the counts."""
+
+    def __init__(self, settings: SynthSettings, job: Job, cache: ReplyCache, output: Output) -> None:
+        self._settings = settings
+        self._job = job
+        self._templates = job.templates or packaged_templates()
+        self._cache = cache
+        self._output = output
+        self._records = RecordMaker(settings, self._templates)
+        self._spent_before = cache.spent()
+        self._budget = Budget(settings.budget, self._spent_before)
+        self._total = self._finished = self._accepted = 0
+        self._unavailable = 0  # passages in a row
+        self._refused: list[SourcePassage] = []  # held back until a reply shows that the server works
+        self._refusal = ""
+        self._stopped: Stop = ""
+        self._message = ""
+        self._start = time.monotonic()
+
+    async def run(self, todo: Sequence[SourcePassage]) -> RunFigures:
+        """Finish the passages, or as many as budget and server allow."""
+        self._total = len(todo)
+        server, sampling = self._settings.server, self._settings.sampling
+        async with ChatClient(
+            server, sampling, self._cache, self._budget, api_key=self._job.api_key, on_reply=self._progress
+        ) as client:
+            drafter = Drafter(client, self._templates, self._settings)
+            judge: Judge = OfflineJudge(LexicalJudge(self._settings.lexical))
+            if self._settings.judge != "lexical":
+                judge = LLMJudge(client, self._templates, sampling.judge_temperature)
+            passages = iter(todo)
+            workers = [self._worker(passages, client, drafter, judge) for _ in range(server.concurrency)]
+            try:
+                await _all_or_first_error(workers)
+            except LLMUnavailableError as error:
+                self._stop("server", str(error))
+            except LLMError as error:
+                raise SynthesisError(f"{error}; go on with --resume") from None
+            self._settle_refused(client)
+            self._progress()
+            return RunFigures(
+                finished=self._finished,
+                requests=client.requests,
+                answered=client.answered,
+                retried=dict(client.retried),
+                spent=self._budget.spent,
+                spent_now=self._budget.spent - self._spent_before,
+                cost=self._budget.cost,
+                seconds=time.monotonic() - self._start,
+                stopped=self._stopped,
+                message=self._message,
+            )
+
+    async def _worker(
+        self, passages: Iterator[SourcePassage], client: ChatClient, drafter: Drafter, judge: Judge
+    ) -> None:
+        """Take passages until there is none, or the run is stopped."""
+        for passage in passages:
+            if self._stopped:
+                return
+            try:
+                outcome = await work_out(passage, drafter, judge, self._settings)
+            except BudgetSpentError as error:
+                self._stop("budget", str(error))
+                return
+            except LLMUnavailableError:
+                self._unavailable += 1
+                if self._unavailable >= _UNAVAILABLE_IN_A_ROW or not client.answered:
+                    raise
+                continue
+            except LLMRefusedError as error:
+                self._refused.append(passage)
+                self._refusal = str(error)
+            else:
+                self._finish(passage, outcome)
+            if client.answered or len(self._refused) >= _MOST_REFUSED:
+                self._settle_refused(client)
+
+    def _settle_refused(self, client: ChatClient) -> None:
+        """Drop the refused passages if the server answers others; else its refusals say nothing of the passages.
+
+        Raises:
+            SynthesisError: there are some, and it has answered nothing; they stay open.
+        """
+        if self._refused and not client.answered:
+            raise SynthesisError(
+                f"every passage so far ({len(self._refused)}) was refused: {self._refusal}; change the settings as the "
+                "server asks, then go on with --resume"
+            )
+        refused, self._refused = self._refused, []
+        for passage in refused:
+            self._finish(passage, Outcome(Draft(), 0, {REFUSED: 1}, REFUSED))
+
+    def _finish(self, passage: SourcePassage, outcome: Outcome) -> None:
+        if outcome.dropped:
+            self._output.drop(self._records.dropped(passage, outcome))
+        else:
+            self._output.accept(self._records.accepted(passage, outcome))
+            self._accepted += 1
+        self._finished += 1
+        self._unavailable = 0
+        self._progress()
+
+    def _stop(self, why: Stop, message: str) -> None:
+        if not self._stopped:
+            self._stopped, self._message = why, message
+
+    def _progress(self) -> None:
+        if self._job.on_progress:
+            self._job.on_progress(
+                SynthProgress(
+                    total=self._total,
+                    finished=self._finished,
+                    accepted=self._accepted,
+                    spent=self._budget.spent - self._spent_before,
+                    cost=self._budget.cost,
+                    seconds=time.monotonic() - self._start,
+                )
+            )
+
+
+async def _all_or_first_error(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run jobs together; the first that fails ends them all."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

@@ -6,51 +6,29 @@ Holds no secret: the server's key is passed apart, so that settings can be writt
 from __future__ import annotations
 
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from clara.config import Settings
+from clara.llm.settings import LLMSettings
 
 JudgeKind = Literal["both", "llm", "lexical"]
 StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
 
 
-class ServerSettings(Settings):
-    """Where the language model is and how patiently it is asked.
+class ServerSettings(LLMSettings):
+    """Where the language model is and how patiently it is asked; what is not named here is as in ``LLMSettings``.
 
     Attributes:
-        url: base address of an OpenAI-compatible server; ``/v1`` is added when the address has no path.
-        model: model name as the server knows it.
         concurrency: requests under way at once.
-        timeout_seconds: longest wait for one reply.
-        retries: further attempts after a 408, 409, 429, 5xx, a time-out, a broken connection or a reply that is not
-            a chat completion.
-        first_wait_seconds: wait before the first retry; it doubles each time, with jitter.
-        max_wait_seconds: longest wait between attempts; also the most that a ``Retry-After`` is obeyed.
         structured_output: how the server is asked to keep to the reply's JSON schema. ``auto`` tries ``json_schema``,
             then ``json_object``, then asks in words only, and remembers what the server took.
-        length_parameter: name under which the server takes the output limit.
     """
 
-    url: str
-    model: str = Field(min_length=1)
     concurrency: int = Field(default=8, ge=1, le=1024)
-    timeout_seconds: float = Field(default=120.0, gt=0)
     retries: int = Field(default=8, ge=0)
-    first_wait_seconds: float = Field(default=0.5, ge=0)
     max_wait_seconds: float = Field(default=60.0, ge=0)
     structured_output: StructuredOutput = "auto"
-    length_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-
-    @field_validator("url")
-    @classmethod
-    def _complete_url(cls, url: str) -> str:
-        parts = urlsplit(url.strip())
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
-        path = parts.path.rstrip("/").removesuffix("/chat/completions")
-        return urlunsplit((parts.scheme, parts.netloc, path or "/v1", parts.query, ""))
 
 
 class SamplingSettings(Settings):

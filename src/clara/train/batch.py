@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from clara.train.examples import Example, Target, is_question
 
 Memories = Callable[[Sequence[str], int], Tensor]
 """Memories float16 [U, N, H] of texts at a rate."""
+
+
+class Collate(Protocol):
+    """Makes a batch of examples of the stage's kind."""
+
+    def __call__(self, examples: Sequence[Any], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
+        """A batch of the examples ``asked`` (all when None); the others may serve as negatives."""
+
 
 REPLY_TOKENS = 96
 """Tokens a reply is cut to unless a run says otherwise: answers are far shorter, and a restatement teaches little more
@@ -42,8 +50,8 @@ class Batch:
         labels: int64 [T].
         weights: float32 [T].
         rate: compression rate of the whole batch.
-        label_share: of a process's part of a batch: its label weight over the parts' mean; 1 for a whole batch.
-            A mean over labels times this, averaged over the processes, is the mean over the whole batch's labels.
+        label_share: of a part of a step, be it a pass's or a process's: its label weight over the parts' mean; 1 for a
+            whole step. A mean over labels times this, averaged over the parts, is the mean over the step's labels.
         text_share: the same for means over texts.
         teaching: what a teacher reads of the same replies; None without one.
         memories: float16 [D, N, H] of the texts where they are computed before; ``text_ids`` has no rows then.

@@ -6,16 +6,84 @@ tokens or memories. A question's candidates are a function of the records, the s
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from clara import prompts
 from clara.data import DataRecord, MultiHop, PassageQA, QAPair
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
-from clara.train.bm25 import WordIndex
-from clara.train.examples import Question
+from clara.train.examples import CandidateExample
+
+K1 = 1.2
+B = 0.75
+"""The usual constants (Robertson and Zaragoza, 2009): how fast repeats saturate, how much length counts."""
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded, in order."""
+    return _WORD.findall(text.casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class _Postings:
+    """The texts with one word.
+
+    Attributes:
+        texts: int64 [n], ascending.
+        weights: float32 [n], what the word adds to the score of each.
+    """
+
+    texts: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+
+
+class WordIndex:
+    """Texts that can be ranked by a question's words, by BM25.
+
+    Our own and short, not a library's: which candidates a batch holds must be the same on every machine and after
+    every resume, ties included, and training needs no extra for it.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._size = len(texts)
+        found: dict[str, list[tuple[int, int]]] = {}
+        lengths = np.zeros(len(texts), dtype=np.float32)
+        for i, text in enumerate(texts):
+            counts = Counter(words(text))
+            lengths[i] = counts.total()
+            for word, count in counts.items():
+                found.setdefault(word, []).append((i, count))
+        damping = K1 * (1 - B + B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
+        self._postings = {word: self._weigh(rows, damping) for word, rows in found.items()}
+
+    def _weigh(self, rows: list[tuple[int, int]], damping: npt.NDArray[np.float32]) -> _Postings:
+        places, counts = np.array(rows, dtype=np.int64).T
+        rarity = np.log1p((self._size - len(rows) + 0.5) / (len(rows) + 0.5))
+        weights = rarity * counts * (K1 + 1) / (counts + damping[places])
+        return _Postings(places, weights.astype(np.float32))
+
+    def scores(self, question: str) -> npt.NDArray[np.float32]:
+        """BM25 of each text: float32 [texts]; 0 where no word is shared."""
+        total = np.zeros(self._size, dtype=np.float32)
+        for word in sorted(set(words(question))):  # sorted: sums of floats depend on their order
+            if (postings := self._postings.get(word)) is not None:
+                total[postings.texts] += postings.weights
+        return total
+
+    def ranked(self, question: str) -> npt.NDArray[np.int64]:
+        """Texts that share a word with the question, best first; the earlier text first among equals."""
+        scores = self.scores(question)
+        order = np.argsort(-scores, kind="stable")
+        return order[: int((scores > 0).sum())]
+
 
 ANSWER_LETTERS = 3
 """An answer shorter than this in normal form ("no", "7") occurs in passages that do not support it."""
@@ -71,15 +139,15 @@ class Neighbours:
         return ranked
 
 
-class Candidates:
+class CandidateSampler:
     """Makes questions with candidates out of records."""
 
-    def __init__(self, records: Iterable[DataRecord], count: int, *, labelled: bool) -> None:
-        """Index the passages to top up from.
+    def __init__(self, near: Neighbours, count: int, *, labelled: bool) -> None:
+        """Fix what all questions have in common.
 
         Args:
-            records: those of the run: the passages of records that it never draws are not looked at, because each
-                has to be compressed.
+            near: the passages to top up from: those of the records that the run draws, because each has to be
+                compressed.
             count: candidates a question.
             labelled: for a stage that is told which candidates are wrong. Passages of other records that hold an
                 answer are then left out, and a question may get fewer candidates.
@@ -87,15 +155,14 @@ class Candidates:
         Raises:
             TrainingError: there are fewer passages than candidates, and ``labelled`` is false.
         """
-        self._near = Neighbours(records)
-        if len(self._near) < count and not labelled:
+        if len(near) < count and not labelled:
             raise TrainingError(
-                f"candidates is {count}, the records of this run hold {len(self._near)} different passages; give more "
+                f"candidates is {count}, the records of this run hold {len(near)} different passages; give more "
                 "data or set fewer candidates"
             )
-        self._count, self._labelled = count, labelled
+        self._near, self._count, self._labelled = near, count, labelled
 
-    def example(self, record: DataRecord, rng: np.random.Generator) -> Question | None:
+    def example(self, record: DataRecord, rng: np.random.Generator) -> CandidateExample | None:
         """One question of a record, one of several at random; None for a record without questions.
 
         All gold passages come first, then the record's others at random, then those nearest in words. Texts that
@@ -113,7 +180,7 @@ class Candidates:
         chosen += self._others(pair, set(texts), self._count - len(own), rng)
         order = rng.permutation(len(chosen))
         positives = tuple(place for place, i in enumerate(order) if i < len(own) and own[i] in gold)
-        return Question(
+        return CandidateExample(
             question=pair.question.strip(),
             reply=pair.answers[0],
             candidates=tuple(chosen[i] for i in order),

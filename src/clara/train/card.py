@@ -1,4 +1,4 @@
-"""The model card that is written beside a checkpoint."""
+"""The cards that are written beside what a run made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clara.model.checkpoint import Manifest
+from clara.model.reader import ReaderManifest
 
 
 def model_card(manifest: Manifest, rejected: Mapping[str, int]) -> str:
@@ -17,9 +18,6 @@ def model_card(manifest: Manifest, rejected: Mapping[str, int]) -> str:
     """
     trained, compression = manifest.trained, manifest.compression
     rates = ", ".join(f"{rate}x" for rate in compression.rates)
-    rows = "\n".join(f"| {name} | {count} |" for name, count in trained["records"].items())
-    dropped = "\n".join(f"- {count} x {reason}" for reason, count in rejected.items()) or "- none"
-    settings = "\n".join(f"| {name} | `{value}` |" for name, value in trained["config"].items())
     return f"""---
 library_name: clara-rag
 base_model: {manifest.base_model}
@@ -31,7 +29,55 @@ from them. Stage `{manifest.stage}`: {trained["steps"]} steps, {trained["example
 {_started(trained)}{_kept(trained.get("weights", {}))}
 Read it with `clara.ClaraModel.load("FOLDER")` or `--model FOLDER`.
 
-## Data
+{_run(trained, rejected)}"""
+
+
+def _started(trained: Mapping[str, Any]) -> str:
+    """What a run started from, and what of it does not fit; nothing for a fresh start."""
+    start = trained.get("start")
+    if start is None:
+        return ""
+    reasoner = trained["config"].get("reasoner_start")
+    began = "" if reasoner is None else f", the query reasoner from: {reasoner}"
+    notices = "".join(f"\n- {notice}" for notice in trained.get("carried", ()))
+    return f"Started from `{start['checkpoint']}` (stage `{start['stage']}`){began}.\n{notices and notices + chr(10)}"
+
+
+def _kept(weights: Mapping[str, Any]) -> str:
+    """Which step's weights a checkpoint holds."""
+    if weights.get("kept") != "best":
+        return "The weights are those after the last step."
+    quality = weights["quality"]
+    scored = "" if quality is None else f" and scored {quality:.3f} on held-out questions"
+    return (
+        f"The weights are the best of the run: after step {weights['step']} they had a held-out loss of "
+        f"{weights['loss']:.3f} nats a label token{scored}."
+    )
+
+
+def reader_card(manifest: ReaderManifest, rejected: Mapping[str, int]) -> str:
+    """Text of a reader's ``README.md``: what it is, what it was trained on, and how."""
+    trained = manifest.trained
+    given = "the full text of passages" if manifest.context == "text" else "nothing but the question (closed book)"
+    return f"""---
+library_name: peft
+base_model: {manifest.base_model}
+---
+# Reader on {manifest.base_model}
+
+A LoRA that answers questions from {given}: what compressed answers are compared with, and a teacher for them.
+{trained["steps"]} steps, {trained["examples"]} examples. Use it with `clara eval --reader FOLDER` or, in training, with
+`teacher = "FOLDER"`.
+
+{_run(trained, rejected)}"""
+
+
+def _run(trained: Mapping[str, Any], rejected: Mapping[str, int]) -> str:
+    """What a run read, what of it it did not use, and its settings."""
+    rows = "\n".join(f"| {name} | {count} |" for name, count in trained["records"].items())
+    dropped = "\n".join(f"- {count} x {reason}" for reason, count in rejected.items()) or "- none"
+    settings = "\n".join(f"| {name} | `{value}` |" for name, value in trained["config"].items())
+    return f"""## Data
 
 | source | records |
 |---|---|
@@ -46,25 +92,3 @@ Not used:
 |---|---|
 {settings}
 """
-
-
-def _started(trained: Mapping[str, Any]) -> str:
-    """What a run started from; nothing for a fresh start."""
-    start = trained.get("start")
-    if start is None:
-        return ""
-    reasoner = trained["config"].get("reasoner_start")
-    began = "" if reasoner is None else f", the query reasoner from: {reasoner}"
-    return f"Started from `{start['checkpoint']}` (stage `{start['stage']}`){began}.\n"
-
-
-def _kept(weights: Mapping[str, Any]) -> str:
-    """Which step's weights a checkpoint holds."""
-    if weights.get("kept") != "best":
-        return "The weights are those after the last step."
-    quality = weights["quality"]
-    scored = "" if quality is None else f" and scored {quality:.3f} on held-out questions"
-    return (
-        f"The weights are the best of the run: after step {weights['step']} they had a held-out loss of "
-        f"{weights['loss']:.3f} nats a label token{scored}."
-    )

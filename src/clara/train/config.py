@@ -1,4 +1,8 @@
-"""Settings of a training run, checked whole before anything is loaded. Recipes (TOML files) hold these fields."""
+"""Settings of a training run that every stage has, checked whole before anything is loaded.
+
+What only some stages know stands in their own files (``stages``). Recipes are TOML files with the settings of one
+stage, or of several (``stages.stage_of``).
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,12 @@ from pydantic import Field, model_validator
 
 from clara.config import CompressionConfig, LoraSettings, Settings
 
-Stage = Literal["scp", "instruct", "end_to_end", "retriever", "reader"]
-STAGES: dict[str, Stage] = {
-    "scp": "scp",
-    "instruct": "instruct",
-    "end-to-end": "end_to_end",
-    "retriever": "retriever",
-    "reader": "reader",
-}
-"""The stages by their names on the command line."""
-
-SELECTING: tuple[Stage, ...] = ("end_to_end", "retriever")
-"""Stages whose questions choose among candidate memories."""
-
-
-class RestateSettings(Settings):
-    """Restating targets beside the questions of a passage.
-
-    Attributes:
-        repeat: share of passages with the target "repeat the passage", or its paraphrase where the record has one.
-        resume: share of passages with the target "go on after these words", at a random place of the passage.
-        tokens: longest such target, in words of the text; a paraphrase is taken whole, up to ``reply_tokens``.
-        weight: weight of each of its tokens in the loss, beside 1 for a token of an answer.
-    """
-
-    repeat: float = Field(default=0.3, ge=0, le=1)
-    resume: float = Field(default=0.0, ge=0, le=1)
-    tokens: int = Field(default=64, ge=4)
-    weight: float = Field(default=1.0, gt=0)
-
 
 class TrainConfig(Settings):
-    """One training run.
+    """What every stage's settings begin with.
 
     Attributes:
         base: base model by name, folder or hub id; ignored when ``start`` names a checkpoint.
-        start: checkpoint folder to go on from, or None for fresh adapters.
         compression: read-out and rates of a fresh start.
         lora: adapters of a fresh start.
         steps: optimisation steps.
@@ -54,43 +28,6 @@ class TrainConfig(Settings):
         warmup: share of the steps with a rising rate; a cosine falls to zero after it.
         weight_decay: AdamW's.
         max_grad_norm: gradients are scaled down to this norm.
-        mse_weight: lambda of clara.md section 3.
-        rate_weights: how often each rate is drawn, in the order of ``compression.rates``; all equal when empty.
-        pairs: most question-answer pairs of a passage in one example.
-        documents: most passages a question in stage ``instruct``.
-        distractors: most passages beside the gold ones, drawn anew for each example.
-        shared_distractors: take those of a passage record from its own batch: each passage is then compressed once
-            and stands in several prompts, which makes distractors cheap.
-        near_distractors: take those of a passage record from the passages of the run that are nearest its questions in
-            words and hold none of its answers, as what a search finds beside the right passage is.
-        candidates: passages a question chooses among, in stages ``end_to_end`` and ``retriever``.
-        top_k: passages it takes, in stage ``end_to_end``.
-        temperature: tau of clara.md section 5.
-        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
-            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
-        reader_context: what stage ``reader`` answers from: the passages' full ``text``, or nothing (``none``).
-        reader_examples: whose examples it takes: with the same seed it sees the same records, passages and targets as
-            that stage.
-        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
-            has one (``gain``); it starts as a copy.
-        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
-            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
-        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
-        projection_learning_rate: peak, of that matrix.
-        train_compressor: let the gradients of stage ``end_to_end`` reach the compressor and the memory table too;
-            candidates are then encoded at each step. Else both are frozen and each document is encoded once.
-        freeze_compressor: in stages ``scp`` and ``instruct`` train the generator alone: compressor and memory table
-            stay as they are, and each passage is compressed once.
-        quoted_weight: in the same stages and in stage ``reader`` with text, of the CE among the tokens that a
-            quotation allows, beside the CE over the whole vocabulary; for answers that can be quoted
-            (``clara.model.quoting``). 0 leaves it out.
-        targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
-            teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
-            the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers
-            plus ``kl_weight`` times KL(teacher || student), a mean over the answers' tokens (``distil``).
-        teacher: folder of a reader that was trained on full text, on the same base model.
-        kl_weight: of the KL term; 0 leaves it out.
-        restate: stage ``scp``.
         reply_tokens: longest reply, in tokens; what is longer is cut there and has no end.
         mix: weight of each source in the data; a source that is not named has weight 1.
         held_out: examples kept back for the validation loss.
@@ -108,7 +45,6 @@ class TrainConfig(Settings):
     """
 
     base: str = "smollm2-135m"
-    start: str | None = None
     compression: CompressionConfig = CompressionConfig()
     lora: LoraSettings = LoraSettings()
     steps: int = Field(default=1000, ge=1)
@@ -119,30 +55,6 @@ class TrainConfig(Settings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    mse_weight: float = Field(default=0.1, ge=0)
-    rate_weights: tuple[float, ...] = ()
-    pairs: int = Field(default=4, ge=1)
-    documents: int = Field(default=5, ge=1)
-    distractors: int = Field(default=3, ge=0)
-    shared_distractors: bool = False
-    near_distractors: bool = False
-    candidates: int = Field(default=20, ge=2)
-    top_k: int = Field(default=5, ge=1)
-    temperature: float = Field(default=0.02, gt=0)
-    reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
-    query_read_out: bool = True
-    query_projection: bool = False
-    late_interaction: bool = False
-    projection_learning_rate: float = Field(default=1e-5, gt=0)
-    train_compressor: bool = False
-    freeze_compressor: bool = False
-    quoted_weight: float = Field(default=0.0, ge=0)
-    reader_context: Literal["text", "none"] = "text"
-    reader_examples: Literal["scp", "instruct"] = "instruct"
-    targets: Literal["gold", "teacher", "both"] = "gold"
-    teacher: str | None = None
-    kl_weight: float = Field(default=1.0, ge=0)
-    restate: RestateSettings = RestateSettings()
     reply_tokens: int = Field(default=96, ge=2)
     mix: dict[str, float] = Field(default_factory=dict)
     held_out: int = Field(default=64, ge=0)
@@ -156,12 +68,26 @@ class TrainConfig(Settings):
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
+    def _check_division(self) -> TrainConfig:
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
-        if self.shared_distractors and self.near_distractors:
-            raise ValueError("shared_distractors and near_distractors exclude each other; set one of them")
-        fresh = self.start is None  # else the rates are the checkpoint's, and ``stage`` compares them
+        return self
+
+
+class MemoryConfig(TrainConfig):
+    """Settings of the stages that train a compressed model, and can go on from one.
+
+    Attributes:
+        start: checkpoint folder to go on from, or None for fresh adapters.
+        rate_weights: how often each rate is drawn, in the order of ``compression.rates``; all equal when empty.
+    """
+
+    start: str | None = None
+    rate_weights: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> MemoryConfig:
+        fresh = self.start is None  # else the rates are the checkpoint's, which ``start`` compares them with
         if fresh and self.rate_weights and len(self.rate_weights) != len(self.compression.rates):
             raise ValueError(f"rate_weights needs one weight for each of the rates {self.compression.rates}")
         return self

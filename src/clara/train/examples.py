@@ -44,9 +44,14 @@ class Example:
     texts: tuple[str, ...]
     targets: tuple[Target, ...]
 
+    @property
+    def length(self) -> int:
+        """Letters that are read, for batches of like length."""
+        return sum(map(len, self.texts))
+
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandidateExample:
     """One question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
 
     Attributes:
@@ -60,3 +65,13 @@ class Question:
     reply: str
     candidates: tuple[str, ...]
     positives: tuple[int, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The passages that need memories."""
+        return self.candidates
+
+    @property
+    def length(self) -> int:
+        """Letters that are read beside memories, for batches of like length."""
+        return len(self.question)

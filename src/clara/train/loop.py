@@ -11,7 +11,7 @@ import importlib.util
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ from clara.model.checkpoint import MANIFEST
 from clara.model.network import Network
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
-from clara.train.losses import losses_of
+from clara.train.data import PlannedBatches
+from clara.train.log import LOG, Pass, RunLog, TrainProgress
 from clara.train.objective import Losses
-from clara.train.plan import PlannedBatches
 from clara.train.processes import ALONE, Processes
-from clara.train.run_log import LOG, Pass, Progress, RunLog
+from clara.train.stages.base import Stage
 from clara.train.validation import HeldOut, Validation, measure
 from clara.train.weights import BEST, WEIGHTS, Best, load_trained, read_best, save_best, settle, trained_state
 
@@ -49,16 +49,16 @@ _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 class StageModule(nn.Module):
     """A network with its stage's loss as the forward pass, which is what the Trainer and DDP call."""
 
-    def __init__(self, network: Network, config: TrainConfig) -> None:
+    def __init__(self, network: Network, stage: Stage) -> None:
         super().__init__()
         self.network = network
-        self._config = config
+        self._stage = stage
         self._autocast = network.adapters.bare().dtype == torch.bfloat16
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of one batch."""
         with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self._autocast):
-            return losses_of(self.network, batch, self._config)
+            return self._stage.loss(self.network, batch)
 
 
 def _only(items: list[Batch]) -> dict[str, Batch]:
@@ -67,28 +67,33 @@ def _only(items: list[Batch]) -> dict[str, Batch]:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainRun:
     """What a run's loop needs beside the network.
 
     Attributes:
-        config: its settings.
+        stage: with the run's settings.
         folder: for checkpoints, the best weights and ``log.jsonl``.
         processes: those that train together.
         held_out: what to validate on; None to leave it.
-        tell: told after each step.
+        on_progress: told after each step.
     """
 
-    config: TrainConfig
+    stage: Stage
     folder: Path
     processes: Processes = ALONE
     held_out: HeldOut | None = None
-    tell: Callable[[Progress], None] | None = None
+    on_progress: Callable[[TrainProgress], None] | None = None
+
+    @property
+    def config(self) -> TrainConfig:
+        """Its settings."""
+        return self.stage.config
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """Trainer over whole batches that saves trained weights only."""
 
-    def __init__(self, module: StageModule, *, log: RunLog, run: Run, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, module: StageModule, *, log: RunLog, run: TrainRun, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(model=module, data_collator=_only, **kwargs)
         self._log, self._run = log, run
         if self.sharded and run.config.held_out_answers:
@@ -116,13 +121,18 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._log.add(Pass(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids)))
         return losses.total
 
+    def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
+        """The passes of a step, each knowing how much of the whole step it is."""
+        passes, items = super().get_batch_samples(*given, **named)
+        shared = with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
+        return [{"batch": batch} for batch in shared], items
+
     def _prepare_inputs(self, inputs: dict[str, Batch]) -> dict[str, Batch]:
-        batch = _with_shares(inputs["batch"], self._run.processes, self.args.device)
-        return {"batch": batch.to(self.args.device)}
+        return {"batch": inputs["batch"].to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
         """AdamW with a learning rate of its own for the memory table."""
-        self.optimizer = optimizer(self.model.network, self._run.config)
+        self.optimizer = optimizer(self.model.network, self._run.stage)
         return self.optimizer
 
     def save_best(self, best: Best) -> None:
@@ -182,55 +192,36 @@ class _disk:  # noqa: N801 - reads as a place where it is used
             ) from error
 
 
-def optimizer(network: Network, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, with learning rates of their own for memory table and projection."""
-    parts = split_parameters(network)
-    groups = [
-        {"params": parts.lora, "lr": config.learning_rate},
-        {"params": parts.table, "lr": config.table_learning_rate, "weight_decay": 0.0},
-        {"params": parts.projection, "lr": config.projection_learning_rate, "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+def optimizer(network: Network, stage: Stage) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters, each part with the learning rate that the stage gives it."""
+    filled = [group for group in stage.parameter_groups(network) if group["params"]]
+    return torch.optim.AdamW(filled, weight_decay=stage.config.weight_decay, betas=(0.9, 0.98))
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Trainable parameters, by the learning rate they have.
+def with_shares(
+    passes: Sequence[Batch], processes: Processes = ALONE, device: torch.device | None = None
+) -> list[Batch]:
+    """The passes of a step on one process, each knowing its share of all passes on all processes.
 
-    Attributes:
-        lora: of the adapters.
-        table: of the memory table, without the next.
-        projection: the matrix that questions are projected with; Adam moves every entry of a matrix at once, so a
-            rate that suits vectors would turn it over in a few steps.
+    The Trainer takes means over passes and processes; losses times their share make those the means over the step's
+    labels and texts. A whole batch stays as it is.
     """
-
-    lora: list[nn.Parameter]
-    table: list[nn.Parameter]
-    projection: list[nn.Parameter]
-
-
-def split_parameters(network: Network) -> Parts:
-    """The trainable parameters of a network."""
-    matrix = network.table.query_projection
-    table = [p for p in network.table.parameters() if p.requires_grad and p is not matrix]
-    lora = [p for p in network.backbone.parameters() if p.requires_grad]
-    return Parts(lora, table, [] if matrix is None or not matrix.requires_grad else [matrix])
-
-
-def _with_shares(batch: Batch, processes: Processes, device: torch.device) -> Batch:
-    """A process's part of a batch, knowing how much of the whole it is; a whole batch as it is."""
-    if processes.count == 1:
-        return batch
-    labels, texts = float(batch.weights.sum()), float(len(batch.text_index))
-    mean_labels, mean_texts = processes.mean([labels, texts], device)
-    return replace(batch, label_share=labels / mean_labels, text_share=texts / mean_texts if mean_texts else 1.0)
+    if processes.count * len(passes) <= 1:
+        return list(passes)
+    labels = [float(batch.weights.sum()) for batch in passes]
+    texts = [float(len(batch.text_index)) for batch in passes]
+    sums = processes.mean([sum(labels), sum(texts)], device)
+    mean_labels, mean_texts = (total / len(passes) for total in sums)
+    return [
+        replace(batch, label_share=own / mean_labels, text_share=read / mean_texts if mean_texts else 1.0)
+        for batch, own, read in zip(passes, labels, texts, strict=True)
+    ]
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Logs each step, validates, keeps the best weights, and marks checkpoints that are whole."""
 
-    def __init__(self, log: RunLog, module: StageModule, run: Run) -> None:
+    def __init__(self, log: RunLog, module: StageModule, run: TrainRun) -> None:
         self._log, self._module, self._run = log, module, run
         self._best = read_best(run.folder)
         self._rate = 0.0
@@ -274,7 +265,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
                 (folder / WHOLE).touch()
 
 
-def _reported(progress: Progress) -> dict[str, float]:
+def _reported(progress: TrainProgress) -> dict[str, float]:
     """The numbers of a step for TensorBoard and its like."""
     values = {
         "cross_entropy": progress.cross_entropy,
@@ -322,21 +313,21 @@ def check_reporters(config: TrainConfig) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrainedWeights:
     """What a finished run leaves.
 
     Attributes:
-        weights: file with the trained weights that count: the best ones or the last ones.
+        path: file with the trained weights that count: the best ones or the last ones.
         best: whose they are; None for the last ones.
         sharded: whether the network no longer holds whole weights.
     """
 
-    weights: Path
+    path: Path
     best: Best | None
     sharded: bool
 
 
-def run(network: Network, batches: PlannedBatches, given: Run) -> Outcome:
+def run(network: Network, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
     """Train to the end, from the last whole checkpoint in the run's folder if there is one.
 
     Args:
@@ -351,8 +342,8 @@ def run(network: Network, batches: PlannedBatches, given: Run) -> Outcome:
     config, folder, processes = given.config, given.folder, given.processes
     device = network.adapters.bare().device
     packing.enable(network.adapters.bare())
-    module = StageModule(network, config)
-    log = RunLog(folder / LOG, config, given.tell, processes=processes, device=device)
+    module = StageModule(network, given.stage)
+    log = RunLog(folder / LOG, config, given.on_progress, processes=processes, device=device)
     watch = _Watch(log, module, given)
     trainer = StageTrainer(
         module,
@@ -373,11 +364,11 @@ def run(network: Network, batches: PlannedBatches, given: Run) -> Outcome:
     processes.wait()
     best = read_best(folder) if config.keep == "best" else None
     if best is not None:
-        return Outcome(folder / BEST, best, trainer.sharded)
+        return TrainedWeights(folder / BEST, best, trainer.sharded)
     last = last_whole_checkpoint(folder)
     if last is None:
         raise TrainingError(f"{folder} holds no whole checkpoint after the last step; it was removed meanwhile")
-    return Outcome(last / WEIGHTS, None, trainer.sharded)
+    return TrainedWeights(last / WEIGHTS, None, trainer.sharded)
 
 
 def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> TrainingArguments:

@@ -40,7 +40,7 @@ def generation_loss(
         network: with gradients where the stage wants them.
         batch: texts and decoder sequences.
         mse_weight: lambda.
-        kl_weight: of the KL term (``distil``).
+        kl_weight: of the KL term (``teacher``).
         quoted_weight: of the CE among quotations.
     """
     memories, read = batch.memories, None

@@ -1,32 +1,31 @@
-"""What a stage starts from, and which weights it trains: the network before the first step."""
+"""The network before the first step: a checkpoint's or a fresh one, what is trained of it, questions whitened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from clara import prompts
-from clara.data import MultiHop, PassageQA
+from clara.errors import ConfigError
+from clara.model import checkpoint
 from clara.model.adapters import Adapters
-from clara.model.backbone import BaseModel, load_base
-from clara.model.checkpoint import Manifest, memory_fingerprint
+from clara.model.backbone import load_base
+from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, from_checkpoint
-from clara.model.hub import Progress
+from clara.model.hub import Progress as HubProgress
 from clara.model.memory import MemoryTable
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
 from clara.model.roles import Role
 from clara.train.batch import padded_texts
 from clara.train.candidates import passages_of
-from clara.train.config import Stage, TrainConfig
-from clara.train.distil import add_teacher, teacher_fingerprint
+from clara.train.config import MemoryConfig, TrainConfig
+from clara.train.data import TrainingData, sample_passages, sample_questions
 from clara.train.documents import Documents
-from clara.train.plan import TrainingData
 
 CALIBRATION_TEXTS = 32
 WHITENING_DOCUMENTS = 4000
@@ -34,37 +33,35 @@ WHITENING_DOCUMENTS = 4000
 WHITENING_QUESTIONS = 1024
 TOKENS_A_TEXT = 8
 QUESTIONS_A_BATCH = 32
+WHITENING_SHARE = 2
+"""Vectors of passages, and of questions, for each dimension of a covariance: fewer say less than the old whitening."""
+
+_QUESTIONS: tuple[Role, Role] = ("compressor", "query_reasoner")
 
 
-def start(
-    stage: Stage, data: TrainingData, config: TrainConfig, cache: Path, device: str, progress: Progress | None
+def compressed_model(
+    config: MemoryConfig, data: TrainingData, cache: Path, device: str, progress: HubProgress | None
 ) -> Loaded:
-    """The network of a run before its first step, gradients on where the stage trains.
+    """The checkpoint's network that a run goes on from, or a fresh one on its base model.
 
-    What the start cannot be is ``checks``' matter.
+    What the start cannot be is ``manifest_faults``' matter.
     """
     dtype = placement(config.dtype, device).dtype
-    if stage == "reader":
-        return _reader(load_base(config.base, cache, dtype=dtype, device=device, progress=progress), config)
     if config.start is not None:
         folder = find_checkpoint(config.start)
-        loaded = from_checkpoint(
+        return from_checkpoint(
             folder, cache, dtype=dtype, adapter_dtype=DTYPES["fp32"], device=device, progress=progress
         )
-    else:
-        base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
-        texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
-        loaded = fresh(base, config.compression, config.lora, _samples(data), counted=texts, seed=config.seed)
-    if "query_reasoner" in trained_roles(stage, config):
-        _start_reasoner(loaded, config)
-    if config.teacher is not None:
-        add_teacher(loaded, Path(config.teacher).expanduser())
-    _release(loaded.network, stage, config)  # last: PEFT turns gradients on and off as it adds adapters
-    return loaded
+    base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
+    texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
+    samples = sample_passages(data, CALIBRATION_TEXTS)
+    return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
 
 
-def _reader(base: BaseModel, config: TrainConfig) -> Loaded:
+def plain_model(config: TrainConfig, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
     """A backbone with a fresh generator; the rest of the network is there in name only."""
+    dtype = placement(config.dtype, device).dtype
+    base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
     compression = config.compression.model_copy(update={"rates": (config.compression.default_rate,)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -79,65 +76,64 @@ def _reader(base: BaseModel, config: TrainConfig) -> Loaded:
         lora=config.lora,
         roles=adapters.roles,
     )
-    _release(network, "reader", config)
     return Loaded(network, base, manifest)
 
 
-def trained_roles(stage: Stage, config: TrainConfig) -> tuple[Role, ...]:
-    """The adapters that a stage trains."""
-    if stage == "retriever":
-        return ("query_reasoner",)
-    if stage == "reader":
-        return ("generator",)
-    if stage == "end_to_end":
-        return (
-            ("compressor", "query_reasoner", "generator")
-            if config.train_compressor
-            else ("query_reasoner", "generator")
+def release(network: Network, roles: Sequence[Role]) -> None:
+    """Turn gradients on in the adapters of ``roles`` and in what belongs to the compressor, and off elsewhere."""
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    for role in roles:
+        for parameter in network.adapters.parameters_of(role):
+            parameter.requires_grad = True
+    for parameter in network.table.parameters():
+        parameter.requires_grad = "compressor" in roles
+    for parameter in [*network.table.read_out_of_queries(), *network.table.projection_of_queries()]:
+        parameter.requires_grad = False
+
+
+def start_manifest(start: str) -> Manifest:
+    """What a checkpoint to start from says of itself.
+
+    Raises:
+        ConfigError: it is in Apple's format.
+        ClaraError: it cannot be had or read.
+    """
+    folder = find_checkpoint(start)
+    if checkpoint.is_checkpoint(folder):
+        return checkpoint.read_manifest(folder)
+    raise ConfigError(
+        f"{start} is in Apple's format, which can be used but not trained here; start from a native checkpoint or from "
+        "a base model"
+    )
+
+
+def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
+    """What the settings say otherwise than the checkpoint to start from."""
+    faults = [
+        f"{name} is {given!r}, but {start} has {own!r}, which a run goes on with; leave it out"
+        for name, given, own in _of_the_start(config, manifest)
+        if given != own
+    ]
+    rates = manifest.compression.rates
+    if manifest.compression.input_format == "official":
+        faults.append(
+            f"start: {start} came in Apple's format, which can be used but not trained here; start from a checkpoint "
+            "that was trained here, or from a base model"
         )
-    return ("generator",) if config.freeze_compressor else ("compressor", "generator")
+    if config.rate_weights and len(config.rate_weights) != len(rates):
+        faults.append(f"rate_weights needs one weight for each rate of {start}: {rates}")
+    return faults
 
 
-def keeps_memories(stage: Stage, config: TrainConfig) -> bool:
-    """Whether the compressor stays as it is, so that each passage is compressed once."""
-    return stage != "reader" and "compressor" not in trained_roles(stage, config)
-
-
-def facts_of(loaded: Loaded, config: TrainConfig) -> dict[str, Any]:
-    """What a card says of the start (checkpoint, its last stage, its compressor's fingerprint) and of the teacher."""
-    facts: dict[str, Any] = {}
-    if config.start is not None:
-        mark = memory_fingerprint(loaded.network, loaded.manifest)
-        facts["start"] = {"checkpoint": config.start, "stage": loaded.manifest.stage, "compressor": mark}
-    if config.teacher is not None:
-        mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
-        facts["teacher"] = {"reader": config.teacher, "fingerprint": mark}
-    return facts
-
-
-def starts_projection(loaded: Loaded, config: TrainConfig) -> bool:
-    """Whether a run makes a projection of questions anew, rather than go on with its checkpoint's or have none."""
-    return config.query_projection and not _keeps_projection(loaded, config)
-
-
-def _keeps_projection(loaded: Loaded, config: TrainConfig) -> bool:
-    manifest = loaded.manifest
-    same = manifest.query_projection and manifest.late_interaction == config.late_interaction
-    return config.reasoner_start == "checkpoint" and same
-
-
-def _start_reasoner(loaded: Loaded, config: TrainConfig) -> None:
-    """Adapter and read-out of the reasoner as the run wants them before its first step."""
-    network, going_on = loaded.network, config.reasoner_start == "checkpoint"
-    if not config.query_read_out:
-        if not going_on:
-            network.table.share_query_read_out()
-    elif not (going_on and network.table.read_out_of_queries()):
-        network.table.split_query_read_out()
-    if not _keeps_projection(loaded, config):
-        network.table.project_queries(projected=config.query_projection, late=config.late_interaction)
-    if not going_on:
-        network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+def _of_the_start(config: MemoryConfig, manifest: Manifest) -> Iterator[tuple[str, object, object]]:
+    """What was set although the checkpoint to start from decides it: name, value set, the checkpoint's own."""
+    if "base" in config.model_fields_set:
+        yield "base", config.base, manifest.base_model
+    for part in ("compression", "lora"):
+        given, own = getattr(config, part), getattr(manifest, part)
+        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
+            yield f"{part}.{name}", getattr(given, name), getattr(own, name)
 
 
 @torch.no_grad()
@@ -185,38 +181,80 @@ def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Ite
         yield network.table.assemble(parts.read, parts.residual, rate=rate, query=True).float()
 
 
-def _release(network: Network, stage: Stage, config: TrainConfig) -> None:
-    roles = trained_roles(stage, config)
-    for parameter in network.parameters():
-        parameter.requires_grad = False
-    for role in roles:
-        for parameter in network.adapters.parameters_of(role):
-            parameter.requires_grad = True
-    for parameter in network.table.parameters():
-        parameter.requires_grad = "compressor" in roles
-    for parameter in network.table.read_out_of_queries():
-        parameter.requires_grad = "query_reasoner" in roles and config.query_read_out
-    for parameter in network.table.projection_of_queries():
-        parameter.requires_grad = "query_reasoner" in roles and config.query_projection
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a checkpoint to start from brings along that was made with other weights than the run will leave.
+
+    Attributes:
+        notices: what a user should know of it, before the first step and in the card.
+        derives_queries: whether the query reasoner is derived from the compressor again after the last step.
+    """
+
+    notices: tuple[str, ...] = ()
+    derives_queries: bool = False
 
 
-def sample_questions(data: TrainingData) -> list[str]:
-    """About a thousand questions, from all sources alike."""
-    each = -(-WHITENING_QUESTIONS // len(data.sources))
-    asked: list[str] = []
-    for rows in data.sources.values():
-        for record in rows[:each]:
-            pairs = [record] if isinstance(record, MultiHop) else record.all_pairs
-            asked.extend(pair.question.strip() for pair in pairs[:1])
-    return asked
+def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carried:
+    """Look at what of a checkpoint fits less well when ``roles`` are trained.
+
+    A query reasoner that was not trained is the compressor's copy with a whitened projection: both are derived again
+    when the compressor changes. One that was trained stays as it is.
+
+    Args:
+        loaded: as it was loaded.
+        data: of the run; whitening needs enough of its passages and questions.
+        roles: adapters that are trained.
+    """
+    notices = []
+    if loaded.manifest.measured():
+        notices.append(f"kept, though not measured again with the new weights: {', '.join(loaded.manifest.measured())}")
+    network, table = loaded.network, loaded.network.table
+    own = "query_reasoner" in network.adapters.roles
+    if "compressor" not in roles or "query_reasoner" in roles or not (own or table.query_projection is not None):
+        return Carried(tuple(notices))
+    if table.read_out_of_queries() or (own and not _copied(network)):
+        stale = "it was trained with the compressor as it was: train stage end-to-end or retriever on the result"
+    elif table.query_projection is not None and (few := _too_few(loaded, data)):
+        stale = f"{few}: give more records"
+    else:
+        notices.append("the query reasoner is derived from the compressor again after the last step")
+        return Carried(tuple(notices), derives_queries=True)
+    notices.append(
+        f"the query reasoner will be stale, because this run changes the compressor; {stale}, or let "
+        "scripts/whiten_queries.py give the result a new one"
+    )
+    return Carried(tuple(notices))
 
 
-def _samples(data: TrainingData) -> Sequence[str]:
-    texts = []
-    for rows in data.sources.values():
-        for record in rows[:CALIBRATION_TEXTS]:
-            if isinstance(record, PassageQA):
-                texts.append(prompts.passage_text(record.title, record.text))
-            else:
-                texts.extend(prompts.passage_text(doc.title, doc.text) for doc in record.docs[:1])
-    return texts[:: max(1, len(texts) // CALIBRATION_TEXTS)][:CALIBRATION_TEXTS]
+def _too_few(loaded: Loaded, data: TrainingData) -> str:
+    """Why a run's texts do not suffice to whiten questions; empty where they do."""
+    a_text = TOKENS_A_TEXT if loaded.network.table.late else 1
+    needed = -(-WHITENING_SHARE * loaded.manifest.hidden_size // a_text)
+    passages, asked = len(_passages(data)), len(sample_questions(data, WHITENING_QUESTIONS))
+    if min(passages, asked) >= needed:
+        return ""
+    return f"to whiten questions takes {needed} passages and as many questions, the run has {passages} and {asked}"
+
+
+def _passages(data: TrainingData) -> list[str]:
+    return list(dict.fromkeys(t for rows in data.sources.values() for record in rows for t in passages_of(record)))
+
+
+def _copied(network: Network) -> bool:
+    """Whether the query reasoner has the compressor's weights."""
+    pairs = zip(*(network.adapters.parameters_of(role) for role in _QUESTIONS), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def derive_queries(loaded: Loaded, data: TrainingData, cache: Path) -> None:
+    """Copy the compressor into the query reasoner and whiten questions anew, compared as they were before."""
+    network, table = loaded.network.eval(), loaded.network.table
+    if "query_reasoner" in network.adapters.roles:
+        network.adapters.reset_query_reasoner(seed=None)
+    if table.query_projection is None:
+        return
+    table.project_queries(projected=True, late=table.late)
+    table.to(network.adapters.bare().device)
+    asked = sample_questions(data, WHITENING_QUESTIONS)
+    wanted = dict.fromkeys(loaded.manifest.compression.rates, _passages(data))
+    whiten(loaded, Documents(loaded, cache), wanted, asked)

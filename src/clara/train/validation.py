@@ -20,13 +20,12 @@ from clara.data import DataRecord, PassageQA
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
 from clara.model.network import Network, splice
-from clara.train.batch import Batch
-from clara.train.candidate_batch import CandidateBatch
-from clara.train.config import RestateSettings, Stage, TrainConfig
-from clara.train.end_to_end import choose, query_memories
-from clara.train.examples import Question
+from clara.train.batch import Batch, Collate
+from clara.train.data import Surroundings, TrainingData, held_out_batches
+from clara.train.examples import CandidateExample, Example
 from clara.train.objective import passage_memories
-from clara.train.plan import AnyExample, Collate, TrainingData, held_out_batches, held_out_example
+from clara.train.stages.base import Stage
+from clara.train.stages.selecting import CandidateBatch, query_memories
 
 ANSWER_TOKENS = 32
 """Longest validation answer; the answers of the training sets are shorter, and a rambling one has lost by then."""
@@ -108,17 +107,17 @@ class HeldOut:
         losses: batches for the loss.
         questions: batches to answer; empty where answers are not measured.
         tokenizer: to read the answers.
-        config: of the run.
+        stage: of the run.
     """
 
     losses: Mapping[int, Sequence[Batch]]
     questions: Mapping[int, Sequence[Questions]]
     tokenizer: Tokenizer
-    config: TrainConfig
+    stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class HeldOutQuestion:
     """One held-out question.
 
     Attributes:
@@ -126,40 +125,36 @@ class Asked:
         answers: the gold answers.
     """
 
-    example: AnyExample
+    example: Example | CandidateExample
     answers: tuple[str, ...]
 
 
-def held_out(
-    data: TrainingData, stage: Stage, config: TrainConfig, collator: Collate, tokenizer: Tokenizer
-) -> HeldOut | None:
+def held_out(data: TrainingData, stage: Stage, collator: Collate, tokenizer: Tokenizer) -> HeldOut | None:
     """Make the batches to validate on, at every rate; None if no record is held out."""
     if not data.held_out:
         return None
-    # A reader reads no memories: its scores are the same at every rate.
-    rates = (config.compression.default_rate,) if stage == "reader" else config.compression.rates
-    asked = asked_questions(data, stage, config)
+    asked = asked_questions(data, stage)
     return HeldOut(
-        losses={rate: held_out_batches(data, stage, config, collator, rate=rate) for rate in rates},
-        questions={rate: _batched(asked, collator, rate) for rate in rates},
+        losses={rate: held_out_batches(data, stage, collator, rate=rate) for rate in stage.rates},
+        questions={rate: _batched(asked, collator, rate) for rate in stage.rates},
         tokenizer=tokenizer,
-        config=config,
+        stage=stage,
     )
 
 
-def asked_questions(data: TrainingData, stage: Stage, config: TrainConfig) -> list[Asked]:
+def asked_questions(data: TrainingData, stage: Stage) -> list[HeldOutQuestion]:
     """The first question of each held-out record, then the second ones, …, up to ``held_out_answers``."""
-    plain = config.model_copy(update={"restate": RestateSettings(repeat=0, resume=0)})
-    rng = np.random.default_rng([config.seed, 6])
+    asking, around = stage.asking(), Surroundings(data)
+    rng = np.random.default_rng([stage.config.seed, 6])
     singles = [_singles(record) for record in data.held_out]
-    asked: list[Asked] = []
+    asked: list[HeldOutQuestion] = []
     for number in range(max(map(len, singles), default=0)):
         for single in (row[number] for row in singles if number < len(row)):
-            if len(asked) == config.held_out_answers:
+            if len(asked) == stage.config.held_out_answers:
                 return asked
-            example = held_out_example(single.record, data, stage, plain, rng)
+            example = asking.example(single.record, rng, around)
             if example is not None:
-                asked.append(Asked(example, single.answers))
+                asked.append(HeldOutQuestion(example, single.answers))
     return asked
 
 
@@ -181,7 +176,7 @@ def measure(network: Network, loss: BatchLoss, held_out: HeldOut) -> Validation:
             rates[rate] = _scored(network, held_out, rate, value)
     means = {name: _mean([getattr(scores, name) for scores in rates.values()]) for name in _MEASURES}
     return Validation(
-        default_loss=rates[held_out.config.compression.default_rate].loss,
+        default_loss=rates[held_out.stage.config.compression.default_rate].loss,
         loss=fmean(scores.loss for scores in rates.values()),
         rates=rates,
         **means,
@@ -249,7 +244,7 @@ def greedy(network: Network, batch: Batch, held_out: HeldOut) -> list[str]:
     rows, places = batch.label_index // length, batch.label_index % length
     # The reply's first token is the first label; the position before it is the last of the prompt.
     sizes = [int(places[rows == row].min()) + 1 for row in range(len(batch.decoder_ids))]
-    embeds = decoder_embeds(network, batch, held_out.config)
+    embeds = decoder_embeds(network, batch, held_out.stage)
     longest = max(sizes)
     prompts = embeds.new_zeros(len(sizes), longest, embeds.shape[2])
     mask = torch.zeros(len(sizes), longest, dtype=torch.int64, device=embeds.device)
@@ -264,43 +259,33 @@ def greedy(network: Network, batch: Batch, held_out: HeldOut) -> list[str]:
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in out.tolist()]
 
 
-def decoder_embeds(network: Network, batch: Batch, config: TrainConfig) -> Tensor:
+def decoder_embeds(network: Network, batch: Batch, stage: Stage) -> Tensor:
     """What the generator reads of a batch, memories (compressed or selected) in their slots: [B, L, H]."""
-    embeds = network.embed(batch.decoder_ids)
-    if isinstance(batch, CandidateBatch):
-        chosen = choose(network, batch, top_k=config.top_k, temperature=config.temperature)
-        return splice(embeds, batch.slots, chosen.memories.flatten(0, 2))
-    if not bool(batch.slots.any()):  # a reader's prompt holds the text itself
-        return embeds
-    memory = passage_memories(network, batch)
-    return splice(embeds, batch.slots, memory.index_select(0, batch.text_index).flatten(0, 1))
+    embeds, memories = network.embed(batch.decoder_ids), stage.prompt_memories(network, batch)
+    return embeds if memories is None else splice(embeds, batch.slots, memories)
 
 
 @dataclass(frozen=True, slots=True)
-class _Single:
+class _SingleQuestion:
     """A record with one question, and its gold answers."""
 
     record: DataRecord
     answers: tuple[str, ...]
 
 
-def _singles(record: DataRecord) -> list[_Single]:
+def _singles(record: DataRecord) -> list[_SingleQuestion]:
     if not isinstance(record, PassageQA):
-        return [_Single(record, record.answers)]
+        return [_SingleQuestion(record, record.answers)]
     return [
-        _Single(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
+        _SingleQuestion(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
         for pair in record.all_pairs
     ]
 
 
-def _batched(asked: Sequence[Asked], collator: Collate, rate: int) -> list[Questions]:
-    by_length = sorted(asked, key=lambda one: _length(one.example))
+def _batched(asked: Sequence[HeldOutQuestion], collator: Collate, rate: int) -> list[Questions]:
+    by_length = sorted(asked, key=lambda one: one.example.length)
     parts = [by_length[i : i + ANSWERS_AT_ONCE] for i in range(0, len(by_length), ANSWERS_AT_ONCE)]
     return [Questions(collator([q.example for q in part], rate=rate), tuple(q.answers for q in part)) for part in parts]
-
-
-def _length(example: AnyExample) -> int:
-    return len(example.question) if isinstance(example, Question) else sum(map(len, example.texts))
 
 
 def _mean_loss(loss: BatchLoss, batches: Sequence[Batch]) -> float:

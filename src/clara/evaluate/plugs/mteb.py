@@ -21,7 +21,7 @@ import numpy as np
 from clara.errors import MissingExtraError
 from clara.evaluate.system import AnswerModel
 from clara.prompts import passage_text
-from clara.records import FloatArray, Memory
+from clara.records import FloatArray, Memory, QueryMemory
 
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
@@ -135,7 +135,7 @@ class LatentEncoder:
         self._width = width
         return np.stack([np.zeros(width, dtype=np.float32) if row is None else row for row in rows])
 
-    def _memories(self, texts: Sequence[str], *, queries: bool) -> list[Memory]:
+    def _memories(self, texts: Sequence[str], *, queries: bool) -> Sequence[Memory | QueryMemory]:
         if not texts:
             return []
         if queries:

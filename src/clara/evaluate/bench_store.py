@@ -1,0 +1,294 @@
+"""What a store of many passages costs: time to fill, bytes, memory, and milliseconds and recall of its searches.
+
+The memories are drawn from a Gaussian fitted to real ones, with the real ones among them, and their texts from the real
+texts' words: compressing a million passages would take days, and a store does not see the difference. Everything that
+is measured runs in a process of its own, so that its memory is the store's and not the model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
+from clara.index.ranking import Ranked, best, best_together, late_depth
+from clara.records import FloatArray, Memory, Passage, QueryMemory
+from clara.similarity import token_matches
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+
+_PASSAGES_A_DOCUMENT = 10
+_WORDS_A_PASSAGE = 120
+# Rows of one call of ``add``: 64 MiB of float32 memories at 16x, as ``indexing`` commits them.
+_COMMIT_BYTES = 64 << 20
+_WARM_UP = 3
+_K = 10
+# Share of each covariance that is its diagonal: fewer passages than dimensions leave directions without any spread.
+_SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Milliseconds:
+    """CPU milliseconds of a search, all threads together."""
+
+    p50: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpeed:
+    """What was measured.
+
+    Attributes:
+        passages: passages in the store.
+        bytes_per_passage: of the whole folder after the run.
+        add_seconds: in calls that add passages and record documents.
+        index_seconds: in the call that ends the run: compaction and indexes.
+        rss_bytes: peak of the process that did all of it.
+        latent_ms: search by memory, for ten passages.
+        text_ms: search by words.
+        hybrid_ms: search by both.
+        recall_at_10: share of the ten passages that an exact search finds by memory, mean of the questions.
+    """
+
+    passages: int
+    bytes_per_passage: float
+    add_seconds: float
+    index_seconds: float
+    rss_bytes: int
+    latent_ms: Milliseconds
+    text_ms: Milliseconds
+    hybrid_ms: Milliseconds
+    recall_at_10: float
+
+    def to_json(self) -> dict[str, object]:
+        """As ``clara bench store --json`` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreBench:
+    """What a measurement starts from.
+
+    Attributes:
+        model: the model that made the memories.
+        codec: how the store keeps them.
+        passages: how many the store is to hold.
+        texts: real passages.
+        values: their memories, float32 [T, N, H].
+        questions: real questions.
+        asked: them as memories, float32 [Q, N, H].
+        centre: float32 [H], of the questions; None without late interaction.
+    """
+
+    model: StoreModel
+    codec: str
+    passages: int
+    texts: Sequence[str]
+    values: FloatArray
+    questions: Sequence[str]
+    asked: FloatArray
+    centre: FloatArray | None
+
+    @classmethod
+    def of(
+        cls, model: ClaraModel, texts: Sequence[str], questions: Sequence[str], *, passages: int, rate: int, codec: str
+    ) -> StoreBench:
+        """Compress real passages and encode real questions; the other arguments as the attributes."""
+        memories = model.compress(texts, rate=rate)
+        asked = model.encode_queries(questions, rate=rate)
+        values = np.stack([memory.values for memory in memories])
+        kind = StoreModel(
+            fingerprint=model.fingerprint,
+            name=model.name,
+            rate=rate,
+            memory_tokens=model.memory_tokens(rate),
+            width=model.width,
+            query_space=model.query_space,
+        )
+        queries = np.stack([query.values for query in asked])
+        return cls(kind, codec, passages, texts, values, questions, queries, asked[0].centre)
+
+    def queries(self) -> list[QueryMemory]:
+        """The questions as a store takes them."""
+        model = self.model
+        return [QueryMemory(one.copy(), model.fingerprint, model.rate, 1, self.centre) for one in self.asked]
+
+
+def bench_store(plan: StoreBench, folder: Path) -> StoreSpeed:
+    """Fill and search a store in a process of its own.
+
+    Args:
+        plan: what it is to hold.
+        folder: empty; the store is made in it.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (plan, folder))
+
+
+def measure(plan: StoreBench, folder: Path) -> StoreSpeed:
+    """As :func:`bench_store`, in this process."""
+    add_seconds, index_seconds, exact = _fill(plan, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    queries = plan.queries()
+    with LanceStore.open(folder, plan.model) as store:
+        latent = _timed(lambda i: store.search_latent(queries[i], _K), len(queries))
+        text = _timed(lambda i: store.search_text(plan.questions[i], _K), len(queries))
+        hybrid = _timed(lambda i: store.search_hybrid(queries[i], plan.questions[i], _K), len(queries))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        recall = _recall(store, queries, exact)
+    return StoreSpeed(
+        passages=plan.passages,
+        bytes_per_passage=size / plan.passages,
+        add_seconds=add_seconds,
+        index_seconds=index_seconds,
+        rss_bytes=peak,
+        latent_ms=latent,
+        text_ms=text,
+        hybrid_ms=hybrid,
+        recall_at_10=recall,
+    )
+
+
+class _Exact:
+    """The passages nearest to each question by flattened cosine in float32, kept while passages go by."""
+
+    def __init__(self, queries: Sequence[QueryMemory], *, late: bool) -> None:
+        self._vectors = np.stack([query.search_vector() for query in queries])
+        self._depth = late_depth(_K) if late else _K
+        self.near: list[list[Ranked]] = [[] for _ in queries]
+
+    def see(self, rows: Sequence[IndexRow]) -> None:
+        """Take passages into account."""
+        flat = np.stack([row.memory.values.reshape(-1) for row in rows])
+        scores = (self._vectors @ flat.T) / np.maximum(np.linalg.norm(flat, axis=1), np.float32(1e-30))
+        for i, line in enumerate(scores):
+            least = self.near[i][-1].score if len(self.near[i]) == self._depth else -np.inf
+            new = [Ranked(rows[j].passage.id, float(line[j])) for j in np.flatnonzero(line >= least).tolist()]
+            self.near[i] = best([*self.near[i], *new], self._depth)
+
+
+def _fill(plan: StoreBench, folder: Path) -> tuple[float, float, _Exact]:
+    """Fill a store; seconds of adding and of ending the run, and what an exact search would find first."""
+    size = max(_PASSAGES_A_DOCUMENT, _COMMIT_BYTES // (4 * plan.model.values))
+    size -= size % _PASSAGES_A_DOCUMENT
+    exact = _Exact(plan.queries(), late=plan.centre is not None)
+    adding = 0.0
+    with LanceStore.create(folder, plan.model, codec=plan.codec) as store:
+        for rows in _rows(plan, size):
+            exact.see(rows)
+            before = time.perf_counter()
+            store.add(rows)
+            counts = Counter(row.passage.document for row in rows)
+            store.finish_documents([DocumentEntry(uri, _content_hash(uri), count) for uri, count in counts.items()])
+            adding += time.perf_counter() - before
+        before = time.perf_counter()
+        store.optimize()
+    return adding, time.perf_counter() - before, exact
+
+
+def _rows(plan: StoreBench, size: int) -> Iterator[list[IndexRow]]:
+    """The store's rows, ``size`` at a time: real passages spread evenly among drawn ones."""
+    rng = np.random.default_rng(0)
+    draw = _fitted(plan.values, rng)
+    words = Counter(word for text in plan.texts for word in text.split())
+    vocabulary = np.array(list(words))
+    share = np.cumsum([count / words.total() for count in words.values()])
+    every = max(1, plan.passages // len(plan.texts))
+    for start in range(0, plan.passages, size):
+        numbers = range(start, min(start + size, plan.passages))
+        values = draw(len(numbers))
+        places = np.searchsorted(share, rng.random((len(numbers), _WORDS_A_PASSAGE)))
+        drawn = vocabulary[np.minimum(places, len(vocabulary) - 1)]
+        rows: list[IndexRow] = []
+        for i, number in enumerate(numbers):
+            real, rest = divmod(number, every)
+            if rest == 0 and real < len(plan.texts):
+                rows.append(_row(plan.model, number, plan.texts[real], plan.values[real].copy()))
+            else:
+                rows.append(_row(plan.model, number, " ".join(drawn[i]), values[i].copy()))
+        yield rows
+
+
+def _row(model: StoreModel, number: int, text: str, values: FloatArray) -> IndexRow:
+    """A passage of a made-up document."""
+    document, place = divmod(number, _PASSAGES_A_DOCUMENT)
+    uri = f"/corpus/{document:07}.txt"
+    start = 2000 * place
+    passage_id = hashlib.sha256(f"{uri}{place}".encode()).hexdigest()[:16]
+    passage = Passage(passage_id, uri, f"Document {document}", text, start, start + len(text))
+    return IndexRow(passage, Memory(values, model.fingerprint, model.rate, 256), _content_hash(uri))
+
+
+def _content_hash(uri: str) -> str:
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def _fitted(values: FloatArray, rng: np.random.Generator) -> Callable[[int], FloatArray]:
+    """A function that draws memories as real ones are: passages differ, and the memory tokens of each from its mean.
+
+    Args:
+        values: real memories, float32 [T, N, H].
+        rng: what they are drawn with.
+    """
+    tokens, width = values.shape[1:]
+    means = values.mean(axis=1)
+    between = _root(means)
+    within = _root((values - means[:, None]).reshape(-1, width))
+    centre = means.mean(axis=0)
+
+    def draw(count: int) -> FloatArray:
+        apart = rng.standard_normal((count * tokens, width), dtype=np.float32) @ within
+        apart = apart.reshape(count, tokens, width)
+        apart -= apart.mean(axis=1, keepdims=True)
+        whole = centre + rng.standard_normal((count, width), dtype=np.float32) @ between
+        drawn: FloatArray = apart * np.float32(np.sqrt(tokens / max(tokens - 1, 1))) + whole[:, None]
+        return drawn
+
+    return draw
+
+
+def _root(samples: FloatArray) -> FloatArray:
+    """A square root of the covariance of samples [S, H]: standard normal numbers times it have that covariance."""
+    covariance = np.cov(samples.astype(np.float64), rowvar=False)
+    covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(np.diag(covariance))
+    roots, directions = np.linalg.eigh(covariance)
+    root: FloatArray = (np.sqrt(np.maximum(roots, 0))[:, None] * directions.T).astype(np.float32)
+    return root
+
+
+def _timed(search: Callable[[int], object], count: int) -> Milliseconds:
+    """CPU time of each of some searches, after a few to warm up."""
+    for i in range(_WARM_UP):
+        search(i % count)
+    times = []
+    for i in range(count):
+        before = time.process_time()
+        search(i)
+        times.append(1000 * (time.process_time() - before))
+    return Milliseconds(float(np.percentile(times, 50)), float(np.percentile(times, 95)))
+
+
+def _recall(store: LanceStore, queries: Sequence[QueryMemory], exact: _Exact) -> float:
+    """Mean share of the passages that an exact search finds which the store's search finds too."""
+    shares = []
+    for query, near in zip(queries, exact.near, strict=True):
+        if query.centre is None:
+            wanted = {item.id for item in near}
+        else:
+            rows = store.get([item.id for item in near])
+            matches = {row.passage.id: token_matches(query, row.memory.values) for row in rows}
+            wanted = {item.id for item in best_together(matches, _K)}
+        found = {hit.passage.id for hit in store.search_latent(query, _K)}
+        shares.append(len(found & wanted) / len(wanted))
+    return float(np.mean(shares))

@@ -1,0 +1,184 @@
+r"""What is done to every text before it becomes a document, whatever its format; ``Document.text`` is the result.
+
+Newlines become ``\n``. Words that a line breaks at U+2010 or a soft hyphen are joined, soft hyphens and other marks
+that show nothing go, U+2010 becomes the hyphen that people type. Encoded data (base64 images) goes and is counted. Runs
+of blanks become one: they cost tokens and say nothing. Places in the text (its pages, its headings) move along.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clara.ingest.hyphens import broken_word, whole_words
+
+Layout = Literal["prose", "markup", "code"]
+"""What blanks mean: that lines are set in (prose); lists and code by their indentation (markup); all of it (code)."""
+
+BROKEN_AT_HYPHEN = "\ufffe"
+"""For readers that lose line breaks: stands for a hyphen (U+2010) at the end of a line; no character by Unicode."""
+
+_BLANK = "[ \\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
+_NEWLINES = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
+# What terminals and printers act on: colours, letters struck twice, other control characters.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\n]\x08|[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+# Zero-width marks between ASCII letters; other scripts write them on purpose.
+_INVISIBLE = re.compile(f"\u00ad(?:{_BLANK}*\n{_BLANK}*(?=[^\\W_]))?|[\u2060\ufeff]|(?<=[!-~])\u200b|\u200b(?=[!-~])")
+_BROKEN = re.compile(f"(?<=[^\\W_])(?:\u2010{_BLANK}*\n{_BLANK}*|{BROKEN_AT_HYPHEN})(?=[^\\W_])")
+_HYPHEN = re.compile(f"[\u2010\u2011{BROKEN_AT_HYPHEN}]")
+_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/=_%-]*")
+_CODED = "[A-Za-z0-9+/=_-]"
+_LONG_RUN = re.compile(f"(?<!{_CODED}){_CODED}{{200,}}")
+_LAST_LINE = f"(?:[ \\t>|]*(?=\\S*[A-Z])(?=\\S*[a-z])(?=\\S*[0-9=]){_CODED}+[ \\t]*$)"
+_WRAPPED_RUN = re.compile(f"^(?:[ \\t>|]*{_CODED}{{40,}}[ \\t]*\n){{3,}}{_LAST_LINE}?", re.MULTILINE)
+_SAMPLE = 4096  # characters of a run that tell whether it is language
+_LONGEST_WORD = 40
+_SPACES = re.compile(f"{_BLANK}{{2,}}|{_BLANK}(?=\n|\\Z)|(?:(?<=\n)|\\A){_BLANK}")
+_INDENT = re.compile(f"^{_BLANK}*(?=\\S)", re.MULTILINE)
+_EMPTY_LINES = re.compile("\\A\n+|\n{3,}")
+_FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A cleaned text.
+
+    Attributes:
+        text: the text.
+        places: where the places asked for are now.
+        left_out: what was taken out, kind to how many.
+    """
+
+    text: str
+    places: tuple[int, ...]
+    left_out: dict[str, int]
+
+
+def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> Cleaned:
+    r"""Clean a text.
+
+    Args:
+        text: as read.
+        layout: what its blanks mean.
+        places: positions in it, ascending.
+
+    Returns:
+        The text with ``\n`` for newlines, no blanks at the ends of lines and no more than one empty line together.
+    """
+    edited = _Edited(text.removeprefix("\ufeff"), [max(0, place - text.startswith("\ufeff")) for place in places])
+    edited.replace(_NEWLINES, lambda _: "\n")
+    edited.replace(_CONTROL, lambda _: "")
+    edited.replace(_INVISIBLE, lambda _: "")
+    _join_words(edited)
+    edited.replace(_DATA_URI, edited.leave_out)
+    for pattern in (_WRAPPED_RUN, _LONG_RUN):
+        edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])
+    if layout == "prose":
+        edited.replace(_INDENT, _Levels().indent)
+    _squeeze(edited, layout)
+    if layout != "code":
+        edited.replace(_EMPTY_LINES, lambda found: "\n\n" if found.start() else "")
+    return Cleaned(edited.text, tuple(edited.places), dict(edited.left_out))
+
+
+class _Edited:
+    """A text under work, with the places in it."""
+
+    def __init__(self, text: str, places: list[int]) -> None:
+        self.text = text
+        self.places = places
+        self.left_out = Counter[str]()
+
+    def replace(self, pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str]) -> None:
+        """As ``pattern.sub``; a place inside what is replaced moves to its beginning."""
+        if not self.places:
+            self.text = pattern.sub(replacement, self.text)
+            return
+        parts: list[str] = []
+        starts, shifts = [0], [0]  # from each start on, the old text lies so much further right
+        done = 0
+        for found in pattern.finditer(self.text):
+            new = replacement(found)
+            if new == found[0]:
+                continue
+            parts += [self.text[done : found.start()], new]
+            done = found.end()
+            starts.append(done)
+            shifts.append(shifts[-1] + len(found[0]) - len(new))
+        if done:
+            parts.append(self.text[done:])
+            self.text = "".join(parts)
+            self.places = [_moved(place, starts, shifts) for place in self.places]
+
+    def leave_out(self, found: re.Match[str]) -> str:
+        """Take out encoded data."""
+        self.left_out["runs of encoded data"] += 1
+        return "\n" if found[0].endswith("\n") else ""
+
+
+def _moved(place: int, starts: list[int], shifts: list[int]) -> int:
+    at = bisect_left(starts, place + 1) - 1
+    moved = place - shifts[at]
+    if at + 1 < len(starts):  # not beyond where the next replaced part begins to differ
+        moved = min(moved, starts[at + 1] - shifts[at + 1])
+    return moved
+
+
+def _join_words(edited: _Edited) -> None:
+    if _BROKEN.search(edited.text):
+        text = edited.text
+        known = whole_words([text], _BROKEN)
+        edited.replace(_BROKEN, lambda found: broken_word(text, found, known))
+    edited.replace(_HYPHEN, lambda _: "-")
+
+
+def _is_encoded(run: str) -> bool:
+    """Whether a run without blanks is data: letters and digits mixed as in no word, path or number."""
+    sample = "".join(run[:_SAMPLE].split())
+    upper, lower = sum(map(str.isupper, sample)), sum(map(str.islower, sample))
+    digits = sum(map(str.isdigit, sample))
+    vowels = sum(character in "aeiouyAEIOUY" for character in sample)
+    if max(map(len, re.split(r"[-_/=+]+", sample))) <= _LONGEST_WORD and upper < 0.15 * len(sample):
+        return False  # a path, or words joined by hyphens
+    if "\n" in run:  # lines of digits and small letters may be a list of hashes, which people look for
+        return upper > 0.1 * len(sample) and lower > 0.1 * len(sample)
+    mixed = upper > 0.1 * len(sample) and lower > 0.1 * len(sample)
+    return mixed or digits > 0.04 * len(sample) or vowels < 0.2 * len(sample)
+
+
+class _Levels:
+    """Indentation as a blank a level: how far a line is set in says nothing, further than which others does."""
+
+    def __init__(self) -> None:
+        self._widths = [0]
+
+    def indent(self, found: re.Match[str]) -> str:
+        width = len(found[0].expandtabs())
+        while self._widths[-1] > width:
+            self._widths.pop()
+        if width > self._widths[-1]:
+            self._widths.append(width)
+        return " " * (len(self._widths) - 1)
+
+
+def _squeeze(edited: _Edited, layout: Layout) -> None:
+    """A run of blanks to one, or to a tab if there is one in it; none at the end of a line."""
+    text = edited.text
+    fences = [found.span() for found in _FENCED.finditer(text)] if layout == "markup" and "\n" in text else []
+    edges = [edge for span in fences for edge in span]
+
+    def squeezed(found: re.Match[str]) -> str:
+        start, end = found.span()
+        if end == len(text) or text[end] == "\n":
+            return ""
+        if start == 0 or text[start - 1] == "\n":
+            return found[0]  # indentation is the layout's own matter
+        if layout == "code" or bisect_left(edges, start) % 2:
+            return found[0]
+        return "\t" if "\t" in found[0] else " "
+
+    edited.replace(_SPACES, squeezed)

@@ -1,0 +1,350 @@
+"""The rounds of a passage: ask, check, judge, and ask again for what is lacking, until it is good or given up.
+
+``work_out`` is the loop. ``Drafter`` asks for one kind of draft and sorts what comes back; ``Work`` is what a passage
+has so far and what the language model is told about it; ``wrong_items`` reads which items a verdict means. A judge
+names items by label (``S2: …``); one that quotes the item instead is understood too, one that does neither leaves
+nothing that can be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from clara.synth.checks import NUMBER_REASON, check_duplicate, check_pair, check_paraphrase
+from clara.synth.client import ChatClient, Request
+from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
+from clara.synth.drafts import KINDS, Draft, Fault, Kind, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.judges import ANSWER_REASON, QUESTION_REASON, Judge, LexicalJudge
+from clara.synth.settings import SynthSettings
+from clara.synth.templates import Feedback, Templates, labelled
+from clara.synth.words import share_found, words
+
+TOO_MANY_REASON = "too_many_pairs"
+OFF_PASSAGE_REASON = "reply_off_passage"
+_SIGNS = frozenset({ANSWER_REASON, QUESTION_REASON, NUMBER_REASON})  # that a pair is about something else
+_FEWEST_SIGNS = 3
+_MOST_OFF = 2 / 3  # of a reply's pairs; beyond that the others only happen to share words with the passage
+NOT_COVERED_REASON = "judge_not_covered"
+TOO_FEW_PAIRS = "too_few_pairs"
+NO_PARAPHRASE = "no_paraphrase"
+_UNNAMED = ("some important facts of the passage",)
+WRONG_REASON = "judge_wrong"
+INCONSISTENT_REASON = "judge_inconsistent"
+_LABEL = re.compile(r"\W*(?:item\s+)?([SC]\d+|P)\b[\s.:;,)\]–—-]*", re.IGNORECASE)
+_SAME_ITEM = 0.8  # share of an item's words that a remark must repeat to mean it without naming its label
+_FRAME = frozenset({"question", "answer"})  # the words that ``labelled`` adds
+_KINDS: Mapping[str, Kind] = {"S": "simple_qa", "C": "complex_qa", "P": "paraphrase"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a passage ended.
+
+    Attributes:
+        draft: what was accepted; what there was at last if the passage is dropped.
+        rounds: rounds taken.
+        rejections: everything that was not taken, counted by reason.
+        dropped: why the passage is dropped; empty if it is accepted.
+    """
+
+    draft: Draft
+    rounds: int
+    rejections: Mapping[str, int]
+    dropped: str = ""
+
+
+async def work_out(passage: SourcePassage, drafter: Drafter, judge: Judge, settings: SynthSettings) -> Outcome:
+    """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
+
+    Raises:
+        LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
+        BudgetSpentError: the same.
+    """
+    work = Work(settings)
+    for attempt in range(1, settings.max_rounds + 1):
+        await _ask_open(work, passage, drafter, attempt)
+        if not work.ready:
+            continue
+        verdict = await judge.judge(passage, work.draft, attempt)
+        if isinstance(verdict, Fault):
+            work.note(Rejection("judge", "", verdict))
+        elif verdict.passes:
+            return Outcome(work.draft, attempt, dict(work.counted))
+        else:
+            work.apply(verdict)
+    return Outcome(work.draft, settings.max_rounds, dict(work.counted), work.shortcoming)
+
+
+async def _ask_open(work: Work, passage: SourcePassage, drafter: Drafter, attempt: int) -> None:
+    """Ask for everything that is still wanted, at once."""
+    kinds = work.open_kinds()
+    replies = await asyncio.gather(
+        *(drafter.draft(kind, passage, work.feedback(kind), taken=work.pairs, attempt=attempt) for kind in kinds),
+        return_exceptions=True,  # one fails: the others' replies are paid for, let them come in and be kept
+    )
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    for kind, reply in zip(kinds, replies, strict=True):
+        if not isinstance(reply, BaseException):
+            work.take(kind, reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """What one reply brought.
+
+    Attributes:
+        pairs: accepted pairs, for the two kinds of questions.
+        paraphrase: the accepted paraphrase, or the empty string.
+        rejections: everything else.
+        answered: whether the reply kept to the contract, however good its content.
+    """
+
+    pairs: tuple[Pair, ...]
+    paraphrase: str
+    rejections: tuple[Rejection, ...]
+    answered: bool
+
+
+class Drafter:
+    """Asks the language model for drafts and checks each item.
+
+    Args:
+        client: the language model.
+        templates: the prompts.
+        settings: limits and sampling; ``settings.judge`` says whether items must also satisfy the lexical judge.
+    """
+
+    def __init__(self, client: ChatClient, templates: Templates, settings: SynthSettings) -> None:
+        self._client = client
+        self._templates = templates
+        self._settings = settings
+        self._lexical = LexicalJudge(settings.lexical) if settings.judge != "llm" else None
+
+    async def draft(
+        self, kind: Kind, passage: SourcePassage, feedback: Feedback, *, taken: Sequence[Pair], attempt: int
+    ) -> Drafted:
+        """Ask for one kind of draft.
+
+        Args:
+            kind: what to ask for.
+            passage: about what.
+            feedback: what earlier attempts lacked.
+            taken: pairs of both kinds that the passage has already.
+            attempt: the round, from 1.
+
+        Raises:
+            LLMError: the server gives no reply (see ``ChatClient.ask``).
+        """
+        schema = PARAPHRASE_SCHEMA if kind == "paraphrase" else PAIRS_SCHEMA
+        messages = self._templates.draft(kind, passage, feedback)
+        reply = await self._client.ask(Request(messages, kind, schema, self._settings.sampling.temperature, attempt))
+        truncated = reply.finish_reason == "length"
+        if kind == "paraphrase":
+            return self.sort_paraphrase(reply.text, passage, truncated=truncated)
+        return self.sort_pairs(kind, reply.text, passage, taken=taken, truncated=truncated)
+
+    def sort_pairs(
+        self, kind: Kind, text: str, passage: SourcePassage, *, taken: Sequence[Pair], truncated: bool = False
+    ) -> Drafted:
+        """Read and check a reply of pairs."""
+        reply = parse_pairs(text, truncated=truncated)
+        rejections = [Rejection(kind, "", fault) for fault in reply.faults]
+        # What joins facts may compute its answer; whether rightly, only a language model can tell.
+        inferred = kind == "complex_qa" and self._settings.judge != "lexical"
+        accepted: list[Pair] = []
+        for pair in reply.pairs:
+            fault = check_pair(pair, passage, [*taken, *accepted], self._settings.checks, inferred=inferred)
+            if fault is None and self._lexical:
+                fault = self._lexical.check_pair(pair, passage, inferred=inferred)
+            if fault is None and len(accepted) >= self._settings.max_pairs:
+                fault = Fault(TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
+            if fault is None:
+                accepted.append(pair)
+            else:
+                rejections.append(Rejection(kind, _shown(pair), fault))
+        if self._lexical and _is_off_passage(rejections, len(accepted)):
+            fault = Fault(OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
+            rejections += [Rejection(kind, _shown(pair), fault) for pair in accepted]
+            accepted = []
+        return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
+
+    def sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool = False) -> Drafted:
+        """Read and check a reply that holds a paraphrase."""
+        paraphrase = parse_paraphrase(text, truncated=truncated)
+        if isinstance(paraphrase, Fault):
+            return Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
+        fault = check_paraphrase(paraphrase, passage, self._settings.checks)
+        if fault is None and self._lexical:
+            fault = self._lexical.check_paraphrase(paraphrase, passage)
+        if fault is None:
+            return Drafted((), paraphrase, (), answered=True)
+        return Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
+
+
+def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
+    """Whether so much of a reply is about something else that the rest is not to be trusted."""
+    off = sum(rejection.fault.reason in _SIGNS for rejection in rejections)
+    return off >= _FEWEST_SIGNS and off > _MOST_OFF * (off + accepted)
+
+
+def _shown(pair: Pair) -> str:
+    return f"Question: {pair.question} Answer: {pair.answer}"
+
+
+class Work:
+    """The state of one passage between rounds.
+
+    Attributes:
+        draft: what is accepted so far.
+        counted: everything that was not taken, by reason.
+    """
+
+    def __init__(self, settings: SynthSettings) -> None:
+        self.draft = Draft()
+        self.counted: Counter[str] = Counter()
+        self._settings = settings
+        self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in KINDS}
+        self._reopened: set[Kind] = set()
+        self._missing: tuple[str, ...] = ()
+        self._judge_fault = ""
+        self._complex_tries = 0
+        self._no_complex = False  # the language model says that the passage has none
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Accepted pairs of both kinds."""
+        return self.draft.simple + self.draft.complex
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is enough to be judged."""
+        enough = len(self.draft.simple) >= self._settings.min_pairs and bool(self.draft.paraphrase)
+        return enough and not self._wants_complex()
+
+    @property
+    def shortcoming(self) -> str:
+        """Why the passage would be dropped now."""
+        if len(self.draft.simple) < self._settings.min_pairs:
+            return TOO_FEW_PAIRS
+        return self._judge_fault if self.draft.paraphrase and self._judge_fault else NO_PARAPHRASE
+
+    def open_kinds(self) -> list[Kind]:
+        """What is to be asked for next."""
+        wanted: dict[Kind, bool] = {
+            "simple_qa": len(self.draft.simple) < self._settings.min_pairs
+            or bool(self._missing)
+            or "simple_qa" in self._reopened,
+            "complex_qa": self._wants_complex(),
+            "paraphrase": not self.draft.paraphrase,
+        }
+        return [kind for kind in KINDS if wanted[kind]]
+
+    def feedback(self, kind: Kind) -> Feedback:
+        """What the language model is told about earlier attempts at ``kind``; nothing at the first."""
+        missing = self._missing if kind == "simple_qa" else ()
+        kept = () if kind == "paraphrase" else tuple(pair.question for pair in self.pairs)
+        told = Feedback(kept, tuple(self._rejected[kind]), missing)
+        return told if told.rejected or told.missing else Feedback()
+
+    def take(self, kind: Kind, drafted: Drafted) -> None:
+        """Add what a reply brought."""
+        self._reopened.discard(kind)
+        for rejection in drafted.rejections:
+            self.note(rejection)
+        if kind == "paraphrase":
+            self.draft = replace(self.draft, paraphrase=drafted.paraphrase)
+            return
+        new = self._unrepeated(kind, drafted.pairs)
+        if kind == "simple_qa":
+            self.draft = replace(self.draft, simple=(self.draft.simple + new)[: self._settings.max_pairs])
+            return
+        self._complex_tries += 1
+        self._no_complex = drafted.answered and not drafted.pairs and not drafted.rejections
+        self.draft = replace(self.draft, complex=(self.draft.complex + new)[: self._settings.max_pairs])
+
+    def note(self, rejection: Rejection) -> None:
+        """Count a rejection, and remember it for the next attempt."""
+        self.counted[rejection.fault.reason] += 1
+        if rejection.kind == "judge":
+            self._judge_fault = rejection.fault.reason
+        else:
+            self._rejected[rejection.kind].append(rejection)
+
+    def apply(self, verdict: Verdict) -> None:
+        """Take out what a verdict that does not pass calls wrong, remember what it misses."""
+        wrong = wrong_items(verdict, self.draft)
+        for rejection in wrong.values():
+            self.note(rejection)
+            self._judge_fault = rejection.fault.reason
+            if rejection.kind != "judge":
+                self._reopened.add(rejection.kind)
+        self.draft = without(self.draft, frozenset(wrong))
+        self._missing = verdict.missing or (() if verdict.covered else _UNNAMED)
+        if self._missing:
+            self.counted[NOT_COVERED_REASON] += 1
+            self._judge_fault = NOT_COVERED_REASON
+
+    def _wants_complex(self) -> bool:
+        wanted = not self.draft.complex or "complex_qa" in self._reopened
+        return wanted and not self._no_complex and self._complex_tries < self._settings.complex_rounds
+
+    def _unrepeated(self, kind: Kind, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """The pairs less those that the other kind brought in the same round."""
+        new: list[Pair] = []
+        for pair in pairs:
+            fault = check_duplicate(pair, self.pairs)
+            if fault is None:
+                new.append(pair)
+            else:
+                self.note(Rejection(kind, f"Question: {pair.question}", fault))
+        return tuple(new)
+
+
+def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
+    """What a verdict takes out of a draft, by label; all of it if the verdict does not say what is wrong."""
+    items = labelled(draft)
+    if verdict.consistent and not verdict.wrong:
+        return {}
+    found: dict[str, str] = {}
+    unclear: list[str] = []
+    for remark in verdict.wrong:
+        match = _LABEL.match(remark)
+        label = match.group(1).upper() if match else _quoted(remark, items)
+        if label in items:
+            found[label] = remark[match.end() :].strip() if match else remark
+        else:
+            unclear.append(remark)
+    taken_out = {
+        label: Rejection(_KINDS[label[0]], items[label], Fault(WRONG_REASON, why or "this is wrong"))
+        for label, why in found.items()
+    }
+    if unclear or not found:
+        why = "; ".join(unclear) or "something here is not what the passage says"
+        for label in items.keys() - found.keys():
+            taken_out[label] = Rejection(_KINDS[label[0]], items[label], Fault(INCONSISTENT_REASON, why))
+    return taken_out
+
+
+def without(draft: Draft, labels: frozenset[str]) -> Draft:
+    """A draft less some of its items."""
+    return Draft(
+        tuple(pair for place, pair in enumerate(draft.simple, start=1) if f"S{place}" not in labels),
+        tuple(pair for place, pair in enumerate(draft.complex, start=1) if f"C{place}" not in labels),
+        "" if "P" in labels else draft.paraphrase,
+    )
+
+
+def _quoted(remark: str, items: Mapping[str, str]) -> str:
+    """The label of the item that a remark repeats, or the empty string."""
+    said = set(words(remark))
+    for label, text in items.items():
+        repeated = [word for word in words(text) if word not in _FRAME]
+        if share_found(repeated, said) >= _SAME_ITEM:
+            return label
+    return ""

@@ -1,0 +1,379 @@
+"""A run's records: cut to the window, divided, and planned into batches once from the seed.
+
+A batch is a pure function of (data, stage, index), so that any step can be made again after a crash: nothing is drawn
+from global random state.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from clara.data import DataRecord, DocText, MultiHop, PassageQA, mixture
+from clara.errors import TrainingError
+from clara.metrics import normalize_answer
+from clara.model.backbone import Tokenizer, load_tokenizer
+from clara.model.hub import Progress as HubProgress
+from clara.prompts import passage_text
+from clara.train.batch import Batch, Collate
+from clara.train.candidates import Neighbours, holds_answer
+from clara.train.config import TrainConfig
+from clara.train.examples import CandidateExample, Example
+from clara.train.processes import ALONE, Processes
+
+if TYPE_CHECKING:
+    from clara.train.stages.base import Stage
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+"""No reason for which anything was left out."""
+
+BUCKET_BATCHES = 16
+"""Steps whose examples are sorted by length together; larger wastes less padding and mixes less."""
+
+_RECORDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much of a text the compressor takes.
+
+    Attributes:
+        base: base model whose tokenizer counts.
+        tokens: longest text.
+        rates: at which it is compressed.
+    """
+
+    base: str
+    tokens: int
+    rates: tuple[int, ...]
+
+    @property
+    def memory_tokens(self) -> int:
+        """Of a text, at most."""
+        return self.tokens // min(self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class WithinWindow:
+    """Records within the window.
+
+    Attributes:
+        records: in their order, without those of which nothing is left.
+        left_out: what is not in them, counted by reason.
+        longest_question: tokens of the longest question that is left.
+    """
+
+    records: list[DataRecord]
+    left_out: Mapping[str, int]
+    longest_question: int
+
+
+def within_window(
+    records: Sequence[DataRecord], window: Window, cache: Path, progress: HubProgress | None = None
+) -> WithinWindow:
+    """Cut every passage to what the compressor takes of it, and leave out what is asked of the rest.
+
+    A question whose answer stands further on would teach the generator to guess, a paraphrase to invent. Questions that
+    are longer than the window themselves are left out too: the query reasoner would not see their end.
+
+    Args:
+        records: all of a run.
+        window: of the run's compressor.
+        cache: folder for base weights.
+        progress: told about downloads.
+    """
+    tokenizer = load_tokenizer(window.base, cache, progress=progress)
+    left_out: Counter[str] = Counter()
+    kept: list[DataRecord] = []
+    longest = 0
+    for start in range(0, len(records), _RECORDS_AT_ONCE):
+        part = records[start : start + _RECORDS_AT_ONCE]
+        cut = iter(_cut([doc for record in part for doc in _docs(record)], tokenizer, window.tokens))
+        lengths = _lengths([question for record in part for question in questions_of(record)], tokenizer)
+        for record in part:
+            docs = [next(cut) for _ in _docs(record)]
+            asked = _asked(record, lengths, left_out, window.tokens)
+            found = None if asked is None else _with(asked, docs, left_out, window.tokens)
+            if found is not None:
+                kept.append(found)
+                longest = max([longest, *(lengths[question] for question in questions_of(found))])
+    return WithinWindow(kept, left_out, longest)
+
+
+def questions_of(record: DataRecord) -> list[str]:
+    """The questions of a record."""
+    return [record.question] if isinstance(record, MultiHop) else [pair.question for pair in record.all_pairs]
+
+
+def _lengths(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """Tokens of each text."""
+    if not texts:
+        return {}
+    made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+    return dict(zip(texts, map(len, made.encodings), strict=True))
+
+
+def _asked(record: DataRecord, lengths: Mapping[str, int], left_out: Counter[str], window: int) -> DataRecord | None:
+    """A record without questions that are longer than the window; None if it was one."""
+    over = sum(lengths[question] > window for question in questions_of(record))
+    if not over:
+        return record
+    left_out[f"question longer than the window of {window} tokens"] += over
+    if isinstance(record, MultiHop):
+        return None
+    pairs, complex_pairs = (
+        tuple(pair for pair in some if lengths[pair.question] <= window)
+        for some in (record.pairs, record.complex_pairs)
+    )
+    return replace(record, pairs=pairs, complex_pairs=complex_pairs)
+
+
+def _docs(record: DataRecord) -> Sequence[DocText]:
+    return record.docs if isinstance(record, MultiHop) else [DocText(record.title, record.text)]
+
+
+def _cut(docs: Sequence[DocText], tokenizer: Tokenizer, window: int) -> list[DocText]:
+    """The documents with as much of their texts as a window holds beside the title."""
+    texts = [passage_text(doc.title, doc.text) for doc in docs]
+    made = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+    found = []
+    for doc, text, encoding in zip(docs, texts, made.encodings, strict=True):
+        end = encoding.offsets[window - 1][1] if len(encoding) > window else len(text)
+        found.append(replace(doc, text=doc.text[: max(0, len(doc.text) - (len(text) - end))]))
+    return found
+
+
+def _with(record: DataRecord, docs: Sequence[DocText], left_out: Counter[str], window: int) -> DataRecord | None:
+    """A record with its documents cut; None if nothing can be asked any more."""
+    whole = _docs(record)
+    shorter = sum(len(one.text) < len(other.text) for one, other in zip(docs, whole, strict=True))
+    if not shorter:
+        return record
+    left_out[f"text beyond the window of {window} tokens"] += shorter
+    gold = record.gold if isinstance(record, MultiHop) else (0,)
+    before, after = ("\n".join(texts[i].text for i in gold) for texts in (whole, docs))
+
+    def answerable(answers: Sequence[str]) -> bool:
+        normal = [normalize_answer(answer) for answer in answers]
+        if not holds_answer(before, normal) or holds_answer(after, normal):
+            return True
+        left_out[f"question whose answer stands beyond the window of {window} tokens"] += 1
+        return False
+
+    if isinstance(record, MultiHop):
+        return replace(record, docs=tuple(docs)) if answerable(record.answers) else None
+    if not docs[0].text.strip():
+        return None
+    if record.paraphrase is not None:
+        left_out[f"paraphrase of a text longer than the window of {window} tokens"] += 1
+    return replace(
+        record,
+        text=docs[0].text,
+        pairs=tuple(pair for pair in record.pairs if answerable(pair.answers)),
+        complex_pairs=tuple(pair for pair in record.complex_pairs if answerable(pair.answers)),
+        paraphrase=None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Records by source, with some kept back.
+
+    Attributes:
+        sources: usable records by source name.
+        held_out: records for the validation loss.
+        rejected: unusable records, counted by reason.
+        near: passages to find by a question's words, as candidates or distractors; None where the stage wants none.
+            Only passages of the run's own draws: others would have to be compressed, too.
+        passages: the passage records of all sources, for distractors at random.
+    """
+
+    sources: Mapping[str, Sequence[DataRecord]]
+    held_out: Sequence[DataRecord]
+    rejected: Mapping[str, int]
+    near: Neighbours | None = None
+    passages: Sequence[PassageQA] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an example may take beside its record's own passages.
+
+    Attributes:
+        data: the run's records.
+        batch: the other records of its batch; None for a held-out record.
+    """
+
+    data: TrainingData
+    batch: Sequence[DataRecord] | None = None
+
+
+def data_faults(records: Sequence[DataRecord], config: TrainConfig) -> list[str]:
+    """What in the settings does not fit the records."""
+    faults = []
+    known = {record.source for record in records}
+    # A weight of 0 keeps a source out; that it is not there at all is no fault.
+    unknown = sorted({name for name, weight in config.mix.items() if weight > 0} - known)
+    if unknown:
+        listed = ", ".join(sorted(known))
+        faults.append(f"mix names {', '.join(unknown)}, which no record has as its source (sources: {listed})")
+    if config.held_out >= len(records) > 0:
+        faults.append(f"held_out is {config.held_out}, which leaves nothing of {len(records)} records to train on")
+    return faults
+
+
+def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] = NOTHING) -> TrainingData:
+    """Sort records by source, drop what the stage cannot use, keep some back.
+
+    Args:
+        records: all of them.
+        stage: with the run's settings.
+        left_out: what was left out of the records before, counted by reason.
+
+    Raises:
+        TrainingError: nothing is left to train on.
+    """
+    config = stage.config
+    rng = np.random.default_rng([config.seed, 1])
+    rejected: Counter[str] = Counter(left_out)
+    usable = []
+    for record in records:
+        if config.mix.get(record.source, 1.0) <= 0:
+            rejected[f"source {record.source} has weight 0 in the mix"] += 1
+        elif (reason := stage.unusable(record, rng)) is not None:
+            rejected[reason] += 1
+        else:
+            usable.append(record)
+    order = rng.permutation(len(usable))
+    held_out = [usable[i] for i in order[: config.held_out]]
+    sources: dict[str, list[DataRecord]] = {}
+    for i in sorted(order[config.held_out :]):
+        sources.setdefault(usable[i].source, []).append(usable[i])
+    if not sources:
+        raise TrainingError(
+            f"no record is left to train stage {stage.name} on, out of {len(records)}: {dict(rejected)}"
+        )
+    near = stage.neighbours(_drawn(sources, _draws(sources, config)), held_out)
+    passages = [record for rows in sources.values() for record in rows if isinstance(record, PassageQA)]
+    return TrainingData(sources, held_out, rejected, near, passages)
+
+
+def _draws(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> npt.NDArray[np.int64]:
+    """What the run draws, in order: [examples, 2], number of the source among the sorted names, and item."""
+    names = sorted(sources)
+    weights = [config.mix.get(name, 1.0) for name in names]
+    length = config.steps * config.batch_size
+    return mixture([len(sources[name]) for name in names], weights, seed=config.seed, length=length)
+
+
+def _drawn(sources: Mapping[str, Sequence[DataRecord]], draws: npt.NDArray[np.int64]) -> list[DataRecord]:
+    """The records of a run's draws, each once, by source and item."""
+    names = sorted(sources)
+    return [sources[names[s]][int(i)] for s, i in np.unique(draws, axis=0)]
+
+
+class PlannedBatches(Dataset[Batch]):
+    """All batches of a run, each made when it is asked for; of several processes, this one's part of each.
+
+    What a step reads and at which rate does not depend on ``accumulation``: a step is planned whole, then divided into
+    passes.
+    """
+
+    def __init__(self, data: TrainingData, stage: Stage, collator: Collate, *, processes: Processes = ALONE) -> None:
+        self._data, self._stage, self._collator, self._processes = data, stage, collator, processes
+        self._config = config = stage.config
+        self._sources = [data.sources[name] for name in sorted(data.sources)]
+        self._size = config.batch_size // config.accumulation
+        drawn = _draws(data.sources, config)
+        self._order = self._bucketed(drawn) if stage.by_length else drawn
+        shares = np.array(stage.rate_shares())
+        picks = np.random.default_rng([config.seed, 2]).choice(len(shares), size=config.steps, p=shares / shares.sum())
+        self._rates = [config.compression.rates[int(i)] for i in picks]
+
+    def __len__(self) -> int:
+        return self._config.steps * self._config.accumulation
+
+    def __getitem__(self, index: int) -> Batch:
+        """The batch of a forward pass: examples of this process; those of the whole step may serve as negatives."""
+        step, number = divmod(index, self._config.accumulation)
+        part = [number * self._size + place for place in self._processes.part(self._size)]
+        if self._stage.contrasts:
+            return self._collator(self.examples(step), rate=self.rate(step), asked=part)
+        return self._collator(self.examples(step, part), rate=self.rate(step))
+
+    def rate(self, step: int) -> int:
+        """Compression rate of a step."""
+        rate: int = self._rates[step]
+        return rate
+
+    def examples(self, step: int, places: Sequence[int] | None = None) -> list[Example | CandidateExample]:
+        """The examples of a step, or those at some of its places."""
+        size = self._config.batch_size
+        records = [self._sources[source][item] for source, item in self._order[step * size : (step + 1) * size]]
+        made = []
+        for place in range(len(records)) if places is None else places:
+            rng = np.random.default_rng([self._config.seed, 3, step, place])
+            around = Surroundings(self._data, [*records[:place], *records[place + 1 :]])
+            example = self._stage.example(records[place], rng, around)
+            if example is None:
+                raise TrainingError(f"record {records[place].id} gave no example; divide() let it through")
+            made.append(example)
+        return made
+
+    def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The draws, sorted by length within runs of ``BUCKET_BATCHES`` steps, those steps then shuffled."""
+        size = self._config.batch_size
+        lengths = np.array([_length(self._sources[s][i]) for s, i in drawn])
+        rng = np.random.default_rng([self._config.seed, 4])
+        out: list[npt.NDArray[np.int64]] = []
+        for start in range(0, len(drawn), BUCKET_BATCHES * size):
+            rows = drawn[start : start + BUCKET_BATCHES * size]
+            rows = rows[np.argsort(lengths[start : start + len(rows)], kind="stable")]
+            steps = np.split(rows, range(size, len(rows), size))
+            out.extend(steps[i] for i in rng.permutation(len(steps)))
+        return np.concatenate(out)
+
+
+def held_out_batches(data: TrainingData, stage: Stage, collator: Collate, *, rate: int) -> list[Batch]:
+    """Batches for the validation loss at a rate, the same at each call."""
+    examples = held_out_examples(data, stage)
+    size = stage.config.batch_size // stage.config.accumulation
+    return [collator(examples[i : i + size], rate=rate) for i in range(0, len(examples), size)]
+
+
+def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | CandidateExample]:
+    """The examples of ``held_out_batches``, by length, among distractors as in training."""
+    rng = np.random.default_rng([stage.config.seed, 5])
+    around = Surroundings(data)
+    made = (stage.example(record, rng, around) for record in sorted(data.held_out, key=_length))
+    return [example for example in made if example is not None]
+
+
+def _length(record: DataRecord) -> int:
+    if isinstance(record, PassageQA):
+        return len(record.text)
+    return sum(len(record.docs[i].text) for i in record.gold)
+
+
+def sample_passages(data: TrainingData, count: int) -> list[str]:
+    """About ``count`` passages, from all sources alike."""
+    texts: list[str] = []
+    for rows in data.sources.values():
+        for record in rows[:count]:
+            texts.extend(passage_text(doc.title, doc.text) for doc in _docs(record)[:1])
+    return texts[:: max(1, len(texts) // count)][:count]
+
+
+def sample_questions(data: TrainingData, count: int) -> list[str]:
+    """About ``count`` questions, from all sources alike."""
+    each = -(-count // len(data.sources))
+    records = [record for rows in data.sources.values() for record in rows[:each]]
+    return [question.strip() for record in records for question in questions_of(record)[:1]]

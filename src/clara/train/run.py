@@ -1,0 +1,236 @@
+"""A whole training run: data and a stage with its settings in, a checkpoint out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from clara.data import DataRecord
+from clara.data.parsing import to_json
+from clara.errors import ConfigError, TrainingError
+from clara.model.backbone import load_tokenizer
+from clara.model.create import Loaded
+from clara.model.hub import Progress as HubProgress
+from clara.train.backbones import check_backbone, longest_prompt
+from clara.train.data import (
+    PlannedBatches,
+    TrainingData,
+    data_faults,
+    divide,
+    held_out_examples,
+    sample_questions,
+    within_window,
+)
+from clara.train.documents import Documents
+from clara.train.log import TrainProgress, add_curves
+from clara.train.loop import TrainedWeights, TrainRun, check_reporters, run
+from clara.train.processes import check_device, joined
+from clara.train.stages.base import Stage
+from clara.train.start import WHITENING_QUESTIONS, derive_queries, whiten
+from clara.train.validation import asked_questions, held_out
+from clara.train.weights import load_trained
+
+RUN_CONFIG = "config.json"
+LOCK_FILE = ".lock"
+
+
+def train(  # noqa: PLR0913 - each of the last four is told another thing
+    stage: Stage,
+    records: Sequence[DataRecord],
+    out: Path,
+    *,
+    cache: Path,
+    device: str = "cpu",
+    on_progress: Callable[[TrainProgress], None] | None = None,
+    hub_progress: HubProgress | None = None,
+    on_unused: Callable[[Mapping[str, int]], None] = lambda _: None,
+    on_notice: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
+
+    Goes on where a run with the same settings and data in ``out`` stopped.
+
+    Args:
+        stage: with the run's settings (``stages.stage_of``).
+        records: training records; those the stage cannot use are counted in the card.
+        out: folder of the run: resumable checkpoints, ``log.jsonl``, ``config.json`` and the final checkpoint.
+        cache: folder for base weights.
+        device: for the model.
+        on_progress: told after each step.
+        hub_progress: told about downloads.
+        on_unused: told before the first step what of the records the stage cannot use, counted by reason.
+        on_notice: told before the first step what of the checkpoint to start from will not fit its result.
+
+    Returns:
+        The folder of the native checkpoint, or of the reader.
+
+    Raises:
+        ConfigError: the settings do not fit the stage, the data or what they name.
+        TrainingError: nothing to train on, or ``out`` holds a run with other settings or data, or one that goes on.
+    """
+    check_device(device)
+    check_run(stage, records)
+    check_reporters(stage.config)
+    window = stage.window()
+    cut = within_window(records, window, cache, hub_progress)
+    prompt = longest_prompt(
+        stage.background(), cut.longest_question, stage.config.reply_tokens, load_tokenizer(window.base, cache)
+    )
+    check_backbone(window.base, cache, max(prompt, window.tokens + window.memory_tokens))
+    data = divide(cut.records, stage, left_out=cut.left_out)
+    on_unused(data.rejected)
+    with joined(device) as processes, ExitStack() as kept:
+        processes.check(stage.config.batch_size, stage.config.accumulation)
+        if processes.first:
+            kept.enter_context(claimed(out, stage, records))
+        processes.wait()
+        loaded = stage.network(data, cache, device, hub_progress)
+        carried = stage.carried(loaded, data)
+        facts = stage.facts(loaded) | ({"carried": list(carried.notices)} if carried.notices else {})
+        for notice in carried.notices:
+            on_notice(notice)
+        stage = _as_loaded(stage, loaded)
+        documents = Documents(loaded, cache) if stage.keeps_memories else None
+        collator = stage.collator(loaded, documents)
+        taught = stage.training_collator(collator, loaded, out / f"teacher-{processes.rank}.jsonl")
+        batches = PlannedBatches(data, stage, taught, processes=processes)
+        if documents is not None or stage.whitens(loaded):
+            wanted = _wanted(batches, data, stage)
+            found = documents or Documents(loaded, cache)
+            if documents is not None:
+                documents.prepare(wanted, hub_progress, share=processes)
+                processes.wait()
+                documents.prepare(wanted)  # finds what the others computed
+            if stage.whitens(loaded):
+                whiten(loaded, found, wanted, sample_questions(data, WHITENING_QUESTIONS))
+        kept_back = held_out(data, stage, collator, loaded.base.tokenizer)
+        weights = run(loaded.network, batches, TrainRun(stage, out, processes, kept_back, on_progress))
+        target = out / stage.writes
+        if processes.first:
+            if weights.sharded:  # no process has whole weights to write: make a network that has
+                loaded = stage.network(data, cache, "cpu", hub_progress)
+            load_trained(loaded.network, weights.path)
+            if carried.derives_queries:
+                derive_queries(loaded, data, cache)
+            _finish(loaded, weights, stage, data, facts, target)
+        processes.wait()
+    return target
+
+
+def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
+    """Refuse a run that cannot do what its settings say.
+
+    Args:
+        stage: with settings as they were given, so that what was set can be told from defaults.
+        records: all records that were read.
+
+    Raises:
+        ConfigError: names every fault.
+    """
+    faults = [*stage.faults(), *data_faults(records, stage.config)]
+    if faults:
+        raise ConfigError(f"stage {stage.name}: {len(faults)} fault(s): " + "; ".join(faults))
+
+
+def _as_loaded(stage: Stage, loaded: Loaded) -> Stage:
+    """The stage with what the loaded network decides."""
+    dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
+    own = {name: getattr(loaded.manifest, name) for name in ("compression", "lora")}
+    changed = {"base": loaded.manifest.base_model, "dtype": dtype, **own}
+    return replace(stage, config=stage.config.model_copy(update=changed))
+
+
+def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
+    """The passages that a run will need memories of, by rate, each once."""
+    texts: dict[int, dict[str, None]] = {rate: {} for rate in stage.config.compression.rates}
+    plan = [(batches.rate(step), batches.examples(step)) for step in range(stage.config.steps)]
+    kept_back = [*held_out_examples(data, stage), *(asked.example for asked in asked_questions(data, stage))]
+    for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
+        for example in examples:
+            texts[rate].update(dict.fromkeys(example.texts))
+    return {rate: list(found) for rate, found in texts.items()}
+
+
+def _finish(
+    loaded: Loaded,
+    weights: TrainedWeights,
+    stage: Stage,
+    data: TrainingData,
+    facts: Mapping[str, object],
+    target: Path,
+) -> None:
+    """Write what the run made with its card, and the curves beside it."""
+    config = stage.config
+    trained = {
+        "steps": config.steps,
+        "examples": config.steps * config.batch_size,
+        "records": {name: len(rows) for name, rows in sorted(data.sources.items())},
+        **facts,
+        "weights": {"kept": "last"} if weights.best is None else {"kept": "best", **asdict(weights.best)},
+        "config": config.model_dump(mode="json"),
+    }
+    stage.save(loaded, trained, data.rejected, target)
+    add_curves(target.parent, target)
+
+
+@contextmanager
+def claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[None]:
+    """Make ``out`` the folder of this run, or make sure that it already is, and keep others out of it.
+
+    Raises:
+        TrainingError: a run with other settings or other data is in it, or another process trains in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(out / LOCK_FILE, timeout=0).acquire()
+    except Timeout:
+        raise TrainingError(f"another process trains in {out}; wait until it ends, or choose another --out") from None
+    with lock:
+        _claim(out / RUN_CONFIG, stage, data_hash(records))
+        yield
+
+
+def data_hash(records: Iterable[DataRecord]) -> str:
+    """A hash of training records and their order: 16 hex digits."""
+    found = hashlib.sha256()
+    for record in records:
+        found.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
+    return found.hexdigest()[:16]
+
+
+def _claim(path: Path, stage: Stage, data: str) -> None:
+    if path.is_file():
+        differs = _difference(path, stage, data)
+        if differs is not None:
+            raise TrainingError(
+                f"{path.parent} holds a run with other {differs}; choose another --out, or remove that folder"
+            )
+        return
+    text = f'{{"stage": "{stage.name}", "data": "{data}", "config": {stage.config.model_dump_json()}}}\n'
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def _difference(path: Path, stage: Stage, data: str) -> str | None:
+    """What a run differs in.
+
+    A setting, and the data's hash, may be missing in one from before it existed; one from before settings had their
+    stages holds those of all of them.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        own = {name: value for name, value in held["config"].items() if name in stage.Config.model_fields}
+        settings = stage.Config.model_validate(own)
+        if held["stage"] != stage.name or settings.model_dump() != stage.config.model_dump():
+            return "settings"
+        return "data" if held.get("data", data) != data else None
+    except (ValueError, KeyError, TypeError, AttributeError):  # pydantic's errors are ValueErrors
+        return "settings"

@@ -1,0 +1,77 @@
+"""The stages by their names on the command line, and a recipe's settings given to one of them.
+
+This is the only list. Nothing is loaded before a stage is asked for: the command line shows the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+if TYPE_CHECKING:
+    from clara.train.stages.base import Stage
+
+StageName = Literal["scp", "instruct", "end-to-end", "retriever", "reader"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+"""``end-to-end`` is the class ``EndToEndStage`` in ``end_to_end.py``, and so on."""
+
+TABLE = "stage"
+"""A recipe's tables ``[stage.NAME]`` hold settings of one stage."""
+
+SHARED = frozenset({"pairs", "restate", "documents", "distractors", "shared_distractors"})
+"""How examples are made: a recipe of several stages says it once, and a stage that has no use for it passes it over."""
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The class of a stage, one of ``STAGES``."""
+    module = import_module(f"{__name__}.{name.replace('-', '_')}")
+    return cast("type[Stage]", getattr(module, "".join(part.title() for part in name.split("-")) + "Stage"))
+
+
+def stage_of(name: str, recipe: Mapping[str, Any], *, source: str) -> Stage:
+    """A stage with the settings that a recipe has for it.
+
+    Settings stand at the top of a recipe. What it holds for one stage alone may stand in a table ``[stage.NAME]``,
+    which counts more and which other stages pass over.
+
+    Args:
+        name: one of ``STAGES``.
+        recipe: plain values, as read from TOML.
+        source: named in the error.
+
+    Raises:
+        ConfigError: names every fault: unknown settings, those of another stage, wrong values.
+    """
+    from clara.config import check  # noqa: PLC0415 - the command line shows the names without it
+
+    kind = stage_class(name)
+    tables = recipe.get(TABLE, {})
+    values = {key: value for key, value in recipe.items() if key != TABLE}
+    faults = list(_foreign(name, values))
+    known = kind.Config.model_fields
+    values = {key: value for key, value in values.items() if key in known or not _owners(key)}
+    if isinstance(tables, Mapping) and all(isinstance(table, Mapping) for table in tables.values()):
+        faults += [
+            f"{TABLE}.{one}: no such stage; there are {', '.join(STAGES)}" for one in tables if one not in STAGES
+        ]
+        values |= tables.get(name, {})
+    else:
+        faults.append(f"{TABLE}: expected a table for each stage, [{TABLE}.{name}]")
+    return kind(check(kind.Config, values, source=source, faults=faults))
+
+
+def _foreign(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of other stages alone that say something: to set one here is a mistake about what will happen."""
+    known = stage_class(name).Config.model_fields
+    for key, value in values.items():
+        owners = _owners(key)
+        if key in known or key in SHARED or not owners:
+            continue
+        if value != stage_class(owners[0]).Config.model_fields[key].get_default(call_default_factory=True):
+            yield f"{key} is set, but only stage {' and '.join(owners)} reads it; write it in [{TABLE}.{owners[0]}]"
+
+
+def _owners(key: str) -> list[str]:
+    """Names of the stages that have a setting."""
+    return [name for name in STAGES if key in stage_class(name).Config.model_fields]

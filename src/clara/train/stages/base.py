@@ -1,0 +1,261 @@
+"""What a stage must say, and what the four that train a compressed model have in common.
+
+A run asks its stage for everything that depends on it: which examples a record gives, how they become a batch, what
+the loss is, which weights it moves, and what is written at the end. ``data``, ``loop`` and ``validation`` know no
+stage by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from clara.data import DataRecord
+from clara.errors import ClaraError
+from clara.model import checkpoint
+from clara.model.checkpoint import Manifest, memory_fingerprint
+from clara.model.clara_model import find_checkpoint
+from clara.model.create import Loaded
+from clara.model.hub import Progress as HubProgress
+from clara.model.network import Network
+from clara.model.roles import Role
+from clara.train.batch import Batch, Collate, Memories
+from clara.train.candidates import Neighbours
+from clara.train.card import model_card
+from clara.train.config import MemoryConfig, TrainConfig
+from clara.train.data import Surroundings, TrainingData, Window
+from clara.train.examples import CandidateExample, Example
+from clara.train.objective import Losses, passage_memories
+from clara.train.start import Carried, carried, compressed_model, manifest_faults, release, start_manifest
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """One way to train, with the settings of a run.
+
+    Attributes:
+        config: the settings.
+        Config: their class.
+        name: in manifests, cards and messages.
+        writes: the folder of a run that holds what it made.
+        by_length: whether batches are of texts of like length.
+        contrasts: whether a question is told from the passages of the whole batch, so that each of several processes
+            has to see all of it.
+        restates_passages: whether a passage that nothing is asked about can be trained on.
+    """
+
+    config: TrainConfig
+    Config: ClassVar[type[TrainConfig]]
+    name: ClassVar[str]
+    writes: ClassVar[str] = "checkpoint"
+    by_length: ClassVar[bool] = True
+    contrasts: ClassVar[bool] = False
+
+    @property
+    def restates_passages(self) -> bool:  # noqa: D102 - among the attributes
+        return False
+
+    # What it reads
+
+    def window(self) -> Window:
+        """What is cut off each text, and in whose tokens; read before anything is loaded."""
+        compression = self.config.compression
+        return Window(self.config.base, compression.window_tokens, compression.rates)
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """Why a record has no use here, in the same words for each such record; None if it has."""
+        if self.example(record, rng) is not None:
+            return None
+        return f"{type(record).__name__} record has no use in stage {self.name}"
+
+    def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - a stage may use them
+        """An index of passages for ``example`` to take some from; None where it takes none.
+
+        Args:
+            drawn: the records that the run draws, each once.
+            held_out: those kept back.
+        """
+        return None
+
+    @abstractmethod
+    def example(
+        self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
+    ) -> Example | CandidateExample | None:
+        """A record's example; None where the stage has no use for it.
+
+        Args:
+            record: the record.
+            rng: of all draws.
+            around: what else the example may take; None to ask only whether there is one.
+        """
+
+    @abstractmethod
+    def background(self) -> int:
+        """Positions that passages take in a prompt, at most."""
+
+    def asking(self) -> Stage:
+        """The same stage with examples that only ask."""
+        return self
+
+    # What it computes
+
+    @abstractmethod
+    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+        """Makes batches of examples.
+
+        Args:
+            loaded: the network with its tokenizer.
+            memories: gives computed memories; None to hand on texts, which are then encoded.
+        """
+
+    def training_collator(self, collator: Collate, loaded: Loaded, answers: Path) -> Collate:  # noqa: ARG002 - a stage may use them
+        """What makes the batches that are trained on, where they differ from those that are measured on.
+
+        Args:
+            collator: of the latter.
+            loaded: the network.
+            answers: file for a teacher's answers.
+        """
+        return collator
+
+    @abstractmethod
+    def loss(self, network: Network, batch: Batch) -> Losses:
+        """The losses of a batch."""
+
+    @abstractmethod
+    def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:
+        """What stands in the memory slots of a batch's prompts, [sum of slots, H]; None if they have none."""
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """Compression rates that are measured."""
+        return self.config.compression.rates
+
+    def rate_shares(self) -> Sequence[float]:
+        """How often each rate is drawn."""
+        return [1.0] * len(self.config.compression.rates)
+
+    # Which weights
+
+    @abstractmethod
+    def trains(self) -> tuple[Role, ...]:
+        """The adapters that are trained."""
+
+    @property
+    def keeps_memories(self) -> bool:
+        """Whether the compressor stays as it is, so that each passage is compressed once."""
+        return "compressor" not in self.trains()
+
+    @abstractmethod
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+        """The network before its first step, gradients on where the stage trains."""
+
+    def whitens(self, loaded: Loaded) -> bool:  # noqa: ARG002 - a stage may use it
+        """Whether the projection of questions starts from this run's texts, before the first step."""
+        return False
+
+    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
+        """What the checkpoint to start from brings along that will not fit the result; asked before the first step."""
+        return Carried()
+
+    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+        """What is trained, with the peak learning rate of each part; LoRA weights first."""
+        config = self.config
+        lora = [p for p in network.backbone.parameters() if p.requires_grad]
+        table = [p for p in network.table.parameters() if p.requires_grad]
+        return [
+            {"params": lora, "lr": config.learning_rate},
+            {"params": table, "lr": config.table_learning_rate, "weight_decay": 0.0},
+        ]
+
+    # What it refuses and what it leaves
+
+    def faults(self) -> list[str]:
+        """What in the settings cannot do what it says, with the small files that they name; nothing is loaded."""
+        return []
+
+    def facts(self, loaded: Loaded) -> dict[str, Any]:  # noqa: ARG002 - a stage may use it
+        """What a card says of the start; asked before the first step."""
+        return {}
+
+    @abstractmethod
+    def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
+        """Write what the run made.
+
+        Args:
+            loaded: the network with its final weights.
+            trained: facts of the run.
+            rejected: what of the records was not used, counted by reason.
+            folder: the target.
+        """
+
+
+class MemoryStage(Stage):
+    """A stage that trains a compressed model, from a checkpoint or afresh, and writes a checkpoint."""
+
+    config: MemoryConfig
+
+    def window(self) -> Window:
+        """That of the checkpoint to start from, else the settings'."""
+        if self.config.start is None:
+            return Stage.window(self)
+        manifest = checkpoint.read_manifest(find_checkpoint(self.config.start))
+        return Window(manifest.base_model, manifest.compression.window_tokens, manifest.compression.rates)
+
+    def rate_shares(self) -> Sequence[float]:
+        """As set; all alike when nothing is."""
+        return self.config.rate_weights or Stage.rate_shares(self)
+
+    def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:
+        """Those of the example's passages, in their order."""
+        return passage_memories(network, batch).index_select(0, batch.text_index).flatten(0, 1)
+
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+        """The checkpoint's, or a fresh one on the base model."""
+        loaded = compressed_model(self.config, data, cache, device, progress)
+        self.prepare(loaded)
+        release(loaded.network, self.trains())  # last: PEFT turns gradients on and off as it adds adapters
+        return loaded
+
+    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
+        """What was measured with the checkpoint, and its query reasoner."""
+        return carried(loaded, data, self.trains())
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Change a network that was just loaded into what the stage starts from."""
+
+    def faults(self) -> list[str]:
+        """Those of ``rate_weights``, and of the checkpoint to start from."""
+        config = self.config
+        found = []
+        if config.rate_weights and (min(config.rate_weights) < 0 or sum(config.rate_weights) <= 0):
+            found.append(f"rate_weights must not be negative and not all 0, got {config.rate_weights}")
+        if config.start is None:
+            return found
+        try:
+            manifest = start_manifest(config.start)
+        except ClaraError as error:
+            return [*found, f"start: {error}"]
+        return [*found, *manifest_faults(config, config.start, manifest), *self.start_faults(config.start, manifest)]
+
+    def start_faults(self, start: str, manifest: Manifest) -> list[str]:  # noqa: ARG002 - a stage may use them
+        """What this stage cannot do with a checkpoint to start from."""
+        return []
+
+    def facts(self, loaded: Loaded) -> dict[str, Any]:
+        """The checkpoint that was started from, its last stage and its compressor's fingerprint."""
+        if self.config.start is None:
+            return {}
+        mark = memory_fingerprint(loaded.network, loaded.manifest)
+        return {"start": {"checkpoint": self.config.start, "stage": loaded.manifest.stage, "compressor": mark}}
+
+    def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
+        """Write a native checkpoint with its card."""
+        manifest = loaded.manifest.unmeasured(stage=self.name, trained=trained)
+        checkpoint.save(loaded.network, manifest, folder, card=model_card(manifest, rejected))

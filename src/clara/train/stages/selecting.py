@@ -1,0 +1,285 @@
+"""Stages whose questions choose among candidate memories: ``end_to_end`` and ``retriever``.
+
+Both start from a checkpoint and train its query reasoner. The reasoner reads the same memory tokens as the compressor
+(clara.md section 1): they decide what document memories are, so the table is frozen with the compressor. Where the
+compressor has an affine read-out the reasoner gets a copy of its own, which is trained (``query_read_out``): documents
+do not change by it, and without it the reasoner moves a question's memory by a tenth only
+(``MemoryTable.split_query_read_out``).
+
+A batch's different passages stand in one tensor of memories, each once; whether they were computed before or are
+encoded under gradient is decided by who makes the collator.
+Shape letters: B questions, S tokens, U different passages in the batch, D candidates a question, K selected, N memory
+tokens, H hidden size, L decoder positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clara import prompts
+from clara.data import DataRecord, PassageQA
+from clara.model.checkpoint import Manifest
+from clara.model.create import Loaded
+from clara.model.hub import Progress as HubProgress
+from clara.model.network import Network
+from clara.model.prompting import Prompter
+from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
+from clara.train.candidates import CandidateSampler, Neighbours
+from clara.train.config import MemoryConfig
+from clara.train.data import Surroundings, TrainingData
+from clara.train.examples import CandidateExample, Target
+from clara.train.stages.base import MemoryStage
+
+
+class SelectingConfig(MemoryConfig):
+    """Settings of stages ``end_to_end`` and ``retriever``.
+
+    Attributes:
+        candidates: passages a question chooses among.
+        temperature: tau of clara.md section 5.
+        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
+            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
+        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
+            has one (``gain``); it starts as a copy.
+        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
+            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
+        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
+        projection_learning_rate: peak, of that matrix; Adam moves every entry of a matrix at once, so a rate that suits
+            vectors would turn it over in a few steps.
+    """
+
+    candidates: int = Field(default=20, ge=2)
+    temperature: float = Field(default=0.02, gt=0)
+    reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
+    query_read_out: bool = True
+    query_projection: bool = False
+    late_interaction: bool = False
+    projection_learning_rate: float = Field(default=1e-5, gt=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateBatch(Batch):
+    """One forward pass of a stage that selects.
+
+    The texts of ``Batch`` are the U passages where the compressor is trained, and none where it is frozen. Its decoder
+    sequences have slots for K memories; stage ``retriever`` writes nothing, and there they are empty.
+
+    Attributes:
+        query_ids: int64 [B, S], the questions.
+        query_mask: bool [B, S].
+        memories: float16 [U, N, H] of the batch's passages; U = 0 where the compressor is trained.
+        candidates: int64 [B, D], rows of the passages; -1 where a question has fewer.
+        positives: bool [B, U], which passages support the answer.
+    """
+
+    query_ids: Tensor
+    query_mask: Tensor
+    memories: Tensor
+    candidates: Tensor
+    positives: Tensor
+
+    def tokens(self) -> int:
+        """Real tokens and memory slots that a forward pass reads; a query's memory tokens count as slots."""
+        slots = self.query_ids.shape[0] * self.memories.shape[1]
+        return int(self.query_mask.sum()) + slots + Batch.tokens(self)
+
+
+class CandidateCollator:
+    """Builds the batches of a stage that selects."""
+
+    def __init__(
+        self,
+        prompter: Prompter,
+        *,
+        window_tokens: int,
+        top_k: int,
+        memories: Memories | None,
+        reply_tokens: int = REPLY_TOKENS,
+    ) -> None:
+        """Fix what all batches share.
+
+        Args:
+            prompter: of the checkpoint.
+            window_tokens: longest text.
+            top_k: K; 0 where nothing is selected and no answer is written.
+            memories: gives computed memories; None to hand on texts, which are then encoded under gradient.
+            reply_tokens: longest reply.
+        """
+        self._prompter = prompter
+        self._window, self._top_k = window_tokens, top_k
+        self._memories = memories
+        self._replies = Collator(prompter, window_tokens=window_tokens, reply_tokens=reply_tokens)
+
+    def __call__(
+        self, examples: Sequence[CandidateExample], *, rate: int, asked: Sequence[int] | None = None
+    ) -> CandidateBatch:
+        """Make a batch.
+
+        Args:
+            examples: at least one.
+            rate: of the questions and of the memories.
+            asked: places of the examples that are asked; the others' candidates are there all the same, to be told
+                from the right ones. All when None.
+        """
+        passages = list(dict.fromkeys(text for example in examples for text in example.candidates))
+        row_of = {text: row for row, text in enumerate(passages)}
+        questions = list(examples) if asked is None else [examples[i] for i in asked]
+        width = max(len(q.candidates) for q in questions)
+        rows = [[row_of[text] for text in q.candidates] for q in questions]
+        positives = torch.zeros(len(questions), len(passages), dtype=torch.bool)
+        for i, question in enumerate(questions):
+            positives[i, [rows[i][place] for place in question.positives]] = True
+        queries = [self._prompter.encoder_ids(question.question)[: self._window] for question in questions]
+        query_ids, query_mask = padded_texts(queries)
+        replies = self._sequences(questions, passages if self._memories is None else [], rate)
+        none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)
+        return CandidateBatch(
+            **{name: getattr(replies, name) for name in Batch.__slots__ if name != "memories"},
+            query_ids=query_ids,
+            query_mask=query_mask,
+            memories=none if self._memories is None else self._memories(passages, rate),
+            candidates=padded(rows, width, -1),
+            positives=positives,
+        )
+
+    def _sequences(self, questions: Sequence[CandidateExample], texts: Sequence[str], rate: int) -> Batch:
+        if not self._top_k:
+            return self._replies.silent(len(questions), texts, rate=rate)
+        targets = [Target(prompts.QUESTION + question.question, question.reply) for question in questions]
+        return self._replies.selecting(targets, texts, rate=rate, selected=self._top_k)
+
+
+def candidates_of(batch: Batch) -> CandidateBatch:
+    """A batch that the stage's own collator made.
+
+    Raises:
+        TypeError: it is another stage's.
+    """
+    if not isinstance(batch, CandidateBatch):
+        raise TypeError(f"expected a CandidateBatch, got {type(batch).__name__}")
+    return batch
+
+
+def query_memories(network: Network, batch: CandidateBatch) -> Tensor:
+    """What the query reasoner makes of the questions: float32 [B, N, H]."""
+    return network.encode("query_reasoner", batch.query_ids, batch.query_mask, rate=batch.rate).memory
+
+
+class SelectingStage(MemoryStage):
+    """What both stages have in common.
+
+    Attributes:
+        selected: passages that are selected for an answer; 0 where none is written.
+        labelled: whether the stage is told which candidates are wrong.
+    """
+
+    config: SelectingConfig
+    # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
+    by_length = False
+    labelled: ClassVar[bool] = False
+
+    @property
+    def selected(self) -> int:  # noqa: D102 - among the attributes
+        return 0
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:  # noqa: ARG002 - nothing is drawn
+        """A record needs a question."""
+        if isinstance(record, PassageQA) and not record.all_pairs:
+            return f"PassageQA record without a question has no use in stage {self.name}"
+        return None
+
+    def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:
+        """All passages of the run, to top candidates up from.
+
+        Raises:
+            TrainingError: they are too few.
+        """
+        near = Neighbours([*drawn, *held_out])
+        CandidateSampler(near, self.config.candidates, labelled=self.labelled)
+        return near
+
+    def example(
+        self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
+    ) -> CandidateExample | None:
+        """One question of the record with its candidates."""
+        if around is None or around.data.near is None:
+            return None
+        return CandidateSampler(around.data.near, self.config.candidates, labelled=self.labelled).example(record, rng)
+
+    def background(self) -> int:
+        """Memories of the selected passages."""
+        return self.selected * self.window().memory_tokens
+
+    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+        """Questions, their candidates' memories, and the sequence that an answer is written in."""
+        return CandidateCollator(
+            loaded.prompter(),
+            window_tokens=self.config.compression.window_tokens,
+            top_k=self.selected,
+            memories=memories,
+            reply_tokens=self.config.reply_tokens,
+        )
+
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+        """The checkpoint's, with gradients in read-out and projection of questions as the settings say."""
+        loaded = MemoryStage.network(self, data, cache, device, progress)
+        for parameter in loaded.network.table.read_out_of_queries():
+            parameter.requires_grad = self.config.query_read_out
+        for parameter in loaded.network.table.projection_of_queries():
+            parameter.requires_grad = self.config.query_projection
+        return loaded
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Adapter, read-out and projection of the reasoner as the run wants them before its first step."""
+        network, config = loaded.network, self.config
+        going_on = config.reasoner_start == "checkpoint"
+        if not config.query_read_out:
+            if not going_on:
+                network.table.share_query_read_out()
+        elif not (going_on and network.table.read_out_of_queries()):
+            network.table.split_query_read_out()
+        if not self._keeps_projection(loaded.manifest):
+            network.table.project_queries(projected=config.query_projection, late=config.late_interaction)
+        if not going_on:
+            network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+
+    def whitens(self, loaded: Loaded) -> bool:
+        """Where the projection is made anew, rather than the checkpoint's."""
+        return self.config.query_projection and not self._keeps_projection(loaded.manifest)
+
+    def _keeps_projection(self, manifest: Manifest) -> bool:
+        same = manifest.query_projection and manifest.late_interaction == self.config.late_interaction
+        return self.config.reasoner_start == "checkpoint" and same
+
+    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+        """The projection has a rate of its own."""
+        lora, table = MemoryStage.parameter_groups(self, network)
+        matrix = network.table.query_projection
+        rest = [p for p in table["params"] if p is not matrix]
+        own = [p for p in table["params"] if p is matrix]
+        projection = {"params": own, "lr": self.config.projection_learning_rate, "weight_decay": 0.0}
+        return [lora, table | {"params": rest}, projection]
+
+    def faults(self) -> list[str]:
+        """And those of where it starts and how questions are compared."""
+        found = MemoryStage.faults(self)
+        if self.config.start is None:
+            found.append(f'stage {self.name} starts from a checkpoint: set start = "DIR" (of stage scp or instruct)')
+        if self.config.late_interaction and not self.config.query_projection:
+            found.append("late_interaction compares projected memory tokens; set query_projection = true")
+        return found
+
+    def start_faults(self, start: str, manifest: Manifest) -> list[str]:
+        """A reasoner to go on with must be there."""
+        if self.config.reasoner_start != "checkpoint" or "query_reasoner" in manifest.roles:
+            return []
+        missing = f"{start} has no query reasoner of its own"
+        return [f'reasoner_start is "checkpoint", but {missing}; set "compressor" or "random"']

@@ -1,0 +1,131 @@
+"""Stages that learn to write targets from memories of the passages in the prompt: ``scp`` and ``instruct``.
+
+Trained are compressor, generator and memory table, on CE plus the MSE term (clara.md sections 3 and 4), or the
+generator alone (``freeze_compressor``). A full-text reader can be the teacher (``teacher``), and answers can be learnt
+among all that could be quoted in their place (``clara.model.quoting``).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from clara.model.create import Loaded
+from clara.model.network import Network
+from clara.model.roles import Role
+from clara.train.batch import Batch, Collate, Collator, Memories
+from clara.train.config import MemoryConfig
+from clara.train.objective import Losses, generation_loss
+from clara.train.stages.base import MemoryStage
+from clara.train.teacher import DistillingCollator, TeacherAnswers, add_teacher, teacher_faults, teacher_fingerprint
+
+
+class WritingConfig(MemoryConfig):
+    """Settings of stages ``scp`` and ``instruct``.
+
+    Attributes:
+        mse_weight: lambda of clara.md section 3.
+        freeze_compressor: train the generator alone: compressor and memory table stay as they are, and each passage is
+            compressed once.
+        quoted_weight: of the CE among the tokens that a quotation allows, beside the CE over the whole vocabulary; for
+            answers that can be quoted. 0 leaves it out.
+        targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
+            teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
+            the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers
+            plus ``kl_weight`` times KL(teacher || student), a mean over the answers' tokens.
+        teacher: folder of a reader that was trained on full text, on the same base model.
+        kl_weight: of the KL term; 0 leaves it out.
+    """
+
+    mse_weight: float = Field(default=0.1, ge=0)
+    freeze_compressor: bool = False
+    quoted_weight: float = Field(default=0.0, ge=0)
+    targets: Literal["gold", "teacher", "both"] = "gold"
+    teacher: str | None = None
+    kl_weight: float = Field(default=1.0, ge=0)
+
+
+class WritingStage(MemoryStage):
+    """What both stages have in common: all but their examples."""
+
+    config: WritingConfig
+
+    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+        """Passages and one decoder sequence an example."""
+        return Collator(
+            loaded.prompter(),
+            window_tokens=self.config.compression.window_tokens,
+            memories=memories,
+            quoted=self.config.quoted_weight > 0,
+            reply_tokens=self.config.reply_tokens,
+        )
+
+    def background(self) -> int:
+        """Memories of the passages, or to a teacher their text."""
+        window = self.window()
+        return self.passages() * (window.memory_tokens if self.config.teacher is None else window.tokens)
+
+    @abstractmethod
+    def passages(self) -> int:
+        """Passages of an example, at most."""
+
+    def training_collator(self, collator: Collate, loaded: Loaded, answers: Path) -> Collate:
+        """With a teacher its answers, its prompts, or both."""
+        config = self.config
+        if config.teacher is None or not isinstance(collator, Collator):
+            return collator
+        made = None
+        if config.targets == "teacher":
+            window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
+            mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
+            made = TeacherAnswers(loaded, answers, fingerprint=mark, window_tokens=window, bf16=bf16)
+        return DistillingCollator(collator, answers=made, distributions=config.kl_weight > 0)
+
+    def loss(self, network: Network, batch: Batch) -> Losses:
+        """CE of the targets, and the terms that the settings give a weight."""
+        config = self.config
+        return generation_loss(
+            network,
+            batch,
+            mse_weight=config.mse_weight,
+            kl_weight=config.kl_weight,
+            quoted_weight=config.quoted_weight,
+        )
+
+    def trains(self) -> tuple[Role, ...]:
+        """The generator, and unless it is frozen the compressor."""
+        return ("generator",) if self.config.freeze_compressor else ("compressor", "generator")
+
+    def prepare(self, loaded: Loaded) -> None:
+        """Put the teacher beside the network's own adapters."""
+        if self.config.teacher is not None:
+            add_teacher(loaded, Path(self.config.teacher).expanduser())
+
+    def facts(self, loaded: Loaded) -> dict[str, Any]:
+        """And which teacher."""
+        found = MemoryStage.facts(self, loaded)
+        if self.config.teacher is not None:
+            mark = teacher_fingerprint(loaded, Path(self.config.teacher).expanduser())
+            found["teacher"] = {"reader": self.config.teacher, "fingerprint": mark}
+        return found
+
+    def faults(self) -> list[str]:
+        """And those of the teacher, and settings without effect."""
+        config = self.config
+        found = MemoryStage.faults(self)
+        if config.targets != "gold" and config.teacher is None:
+            found.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
+        if config.targets == "gold" and config.teacher is not None:
+            found.append('a teacher is named, but targets is "gold": set targets = "teacher" or "both"')
+        if config.targets == "both" and config.kl_weight == 0:
+            found.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
+        if config.freeze_compressor:
+            found += [
+                f"{name} is set, but freeze_compressor leaves it nothing to train"
+                for name in ("mse_weight", "table_learning_rate")
+                if getattr(config, name) != type(config).model_fields[name].get_default()
+            ]
+        return found if config.teacher is None else [*found, *teacher_faults(config.teacher)]

@@ -1,0 +1,183 @@
+"""A passage index in memory, by the plainest means: the oracle that other indexes are tested against.
+
+Not the place for speed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from clara.errors import StoreError
+from clara.index.lexical import lexical_text
+from clara.index.protocol import (
+    DocumentEntry,
+    IndexRow,
+    StoreModel,
+    check_complete,
+    check_k,
+    check_query,
+    check_rows,
+)
+from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.records import Hit, QueryMemory
+from clara.similarity import token_matches
+
+# Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009); LanceDB uses the same two.
+_K1 = 1.2
+_B = 0.75
+_WORD = re.compile(r"[^\W_]+")
+
+
+class ExactIndex:
+    """A passage index that holds everything in dictionaries; see :class:`clara.index.protocol.PassageIndex`.
+
+    Memories are kept as given, not rounded to fp16. Text search compares lower-case words as they are: no stems, no
+    stop words.
+
+    Args:
+        model: the model whose memories it holds.
+    """
+
+    def __init__(self, model: StoreModel) -> None:
+        self._model = model
+        self._rows: dict[str, IndexRow] = {}
+        self._complete: dict[str, DocumentEntry] = {}
+
+    @property
+    def model(self) -> StoreModel:
+        """The model whose memories the index holds."""
+        return self._model
+
+    def add(self, rows: Sequence[IndexRow]) -> None:
+        """Add or replace passages."""
+        check_rows(self._model, rows)
+        self._rows.update({row.passage.id: row for row in rows})
+
+    def passage_ids(self, uri: str) -> set[str]:
+        """Ids of a document's passages, of every version."""
+        return {passage_id for passage_id, row in self._rows.items() if row.passage.document == uri}
+
+    def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
+        """Record documents as complete and drop their other versions."""
+        kept = {}
+        for entry in entries:
+            kept[entry.uri] = {
+                passage_id
+                for passage_id in self.passage_ids(entry.uri)
+                if self._rows[passage_id].content_hash == entry.content_hash
+            }
+            check_complete(entry, len(kept[entry.uri]))
+        for entry in entries:
+            for passage_id in self.passage_ids(entry.uri) - kept[entry.uri]:
+                del self._rows[passage_id]
+            self._complete[entry.uri] = entry
+
+    def documents(self) -> dict[str, DocumentEntry]:
+        """The complete documents by uri."""
+        return dict(self._complete)
+
+    def unfinished(self) -> set[str]:
+        """Documents with passages that are not complete."""
+        return {row.passage.document for row in self._rows.values()} - self._complete.keys()
+
+    def remove(self, uris: Iterable[str]) -> int:
+        """Remove documents; returns the number of passages removed."""
+        listed = set(uris)
+        doomed = [passage_id for uri in listed for passage_id in self.passage_ids(uri)]
+        for passage_id in doomed:
+            del self._rows[passage_id]
+        for uri in listed:
+            self._complete.pop(uri, None)
+        return len(doomed)
+
+    def count(self) -> int:
+        """Number of passages."""
+        return len(self._rows)
+
+    def get(self, passage_ids: Sequence[str]) -> list[IndexRow]:
+        """Passages by id, in the order asked for."""
+        missing = [passage_id for passage_id in passage_ids if passage_id not in self._rows]
+        if missing:
+            raise StoreError(f"the index has no passage {missing[0]} ({len(missing)} missing)")
+        return [self._rows[passage_id] for passage_id in passage_ids]
+
+    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+        """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
+        check_k(k)
+        check_query(self._model, query)
+        return self._hits(self._latent(query, k))
+
+    def search_text(self, words: str, k: int) -> list[Hit]:
+        """The ``k`` passages of highest BM25."""
+        check_k(k)
+        return self._hits(best(self._bm25(words), k))
+
+    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+        """Reciprocal rank fusion of both searches."""
+        check_k(k)
+        check_query(self._model, query)
+        depth = fusion_depth(k)
+        rankings = (self._latent(query, depth), best(self._bm25(words), depth))
+        return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
+
+    def settled(self) -> bool:
+        """Always: there is nothing to do."""
+        return True
+
+    def optimize(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _latent(self, query: QueryMemory, k: int) -> list[Ranked]:
+        """Best ``k`` by memory."""
+        if query.centre is None:
+            return best(self._cosines(query), k)
+        near = best(self._cosines(query), late_depth(k))
+        return best_together({i.id: token_matches(query, self._rows[i.id].memory.values) for i in near}, k)
+
+    def _cosines(self, asked: QueryMemory) -> list[Ranked]:
+        """Every passage with its cosine, in float64."""
+        query = asked.search_vector().astype(np.float64)
+        scored = []
+        for passage_id, row in self._rows.items():
+            memory = row.memory.values.astype(np.float64).reshape(-1)
+            lengths = float(np.linalg.norm(memory) * np.linalg.norm(query))
+            scored.append(Ranked(passage_id, float(memory @ query) / lengths if lengths > 0 else 0.0))
+        return scored
+
+    def _bm25(self, query: str) -> list[Ranked]:
+        """Passages that share a word with the query, with the sum over its words of idf * saturated frequency.
+
+        A word counts as often as it stands in the query. Passages without words are no part of the statistics, as in
+        LanceDB.
+        """
+        every = {i: Counter(_words(lexical_text(row.passage))) for i, row in self._rows.items()}
+        counts = {passage_id: words for passage_id, words in every.items() if words}
+        lengths = {passage_id: words.total() for passage_id, words in counts.items()}
+        mean = sum(lengths.values()) / len(lengths) if lengths else 0.0
+        scores: dict[str, float] = {}
+        for word in _words(query):
+            holders = [passage_id for passage_id, words in counts.items() if word in words]
+            idf = math.log(1 + (len(counts) - len(holders) + 0.5) / (len(holders) + 0.5))
+            for passage_id in holders:
+                frequency = counts[passage_id][word]
+                saturated = frequency * (_K1 + 1) / (frequency + _K1 * (1 - _B + _B * lengths[passage_id] / mean))
+                scores[passage_id] = scores.get(passage_id, 0.0) + idf * saturated
+        return [Ranked(passage_id, score) for passage_id, score in scores.items()]
+
+    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
+        """Ranked ids with their passages and memories."""
+        found = [(item.score, self._rows[item.id]) for item in ranked]
+        return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case."""
+    return [match.group().lower() for match in _WORD.finditer(text)]

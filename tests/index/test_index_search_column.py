@@ -1,0 +1,114 @@
+"""The search column: for one-vector questions the cosine itself, for others a sketch that loses next to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exact import ExactIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from index_rows import MODEL, question, row
+
+from clara.errors import StoreError
+from clara.index import LanceStore, StoreModel
+from clara.index.search_column import MeanColumn, SketchColumn, exact_dot
+from clara.records import FloatArray, QueryMemory
+
+MEAN = replace(MODEL, query_space="mean")
+# More numbers than a sketch has.
+WIDE = StoreModel(fingerprint="b" * 64, name="wide", rate=4, memory_tokens=16, width=128)
+
+# Stores hold sketches like this one: another would make them useless.
+GOLDEN = [-0.0445, 0.0192, 0.0177, 0.0906]
+
+
+def drawn(*shape: int, seed: int) -> FloatArray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    tokens=st.integers(1, 9),
+    width=st.integers(1, 24),
+    offset=st.floats(-3, 3),
+    late=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_projected_mean_has_the_flattened_cosine_with_one_vector(
+    *, seed: int, tokens: int, width: int, offset: float, late: bool
+) -> None:
+    memories = drawn(12, tokens, width, seed=seed) + np.float32(offset)
+    values = drawn(tokens, width, seed=seed + 1)
+    if not late:
+        values = np.tile(values[:1], (tokens, 1))
+    centre = drawn(width, seed=seed + 2) if late else None
+    query = QueryMemory(values, "m", 4, 1, centre)
+    flat = memories.reshape(12, -1).astype(np.float64)
+    wanted = flat @ query.search_vector().astype(np.float64) / np.linalg.norm(flat, axis=1)
+    column = MeanColumn(width)
+    vectors = np.sqrt(tokens) * memories.mean(axis=1) / np.linalg.norm(flat, axis=1)[:, None]
+    np.testing.assert_allclose(vectors @ column.query(query), wanted, atol=1e-6)
+    # As stored: fp16 of numbers within 1, whose products with a unit vector are off by 2^-11 at most.
+    stored = exact_dot(column.passages(memories), column.query(query))
+    np.testing.assert_allclose(stored, wanted, atol=2.0**-11)
+    apart = np.abs(wanted[:, None] - wanted) > 2.0**-10
+    assert ((stored[:, None] > stored) == (wanted[:, None] > wanted))[apart].all(), "the same order"
+
+
+def test_zeros_and_one_passage() -> None:
+    column = MeanColumn(8)
+    assert not column.passages(np.zeros((2, 4, 8), dtype=np.float32)).any()
+    assert not column.query(question(np.zeros((4, 8), dtype=np.float32))).any()
+    sketch = SketchColumn(4096)
+    assert not sketch.passages(np.zeros((1, 4, 1024), dtype=np.float32)).any()
+
+
+def test_a_sketch_keeps_cosines_and_is_the_same_everywhere() -> None:
+    memories = drawn(200, 8, 512, seed=3)
+    memories[100:] = memories[:100] + 0.5 * drawn(100, 8, 512, seed=4)
+    sketch = SketchColumn(4096)
+    vectors = sketch.passages(memories).astype(np.float64)
+    assert vectors.shape == (200, 1024)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    flat = memories.reshape(200, -1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    errors = vectors @ vectors.T - flat @ flat.T
+    assert np.sqrt(np.square(errors).mean()) < 0.035, "1 / sqrt(1024) and a little"
+    np.testing.assert_array_equal(SketchColumn(4096).passages(memories[:2]), sketch.passages(memories[:2]))
+    ramp = np.sin(np.arange(4096.0)).astype(np.float32).reshape(1, 8, 512)
+    np.testing.assert_allclose(sketch.passages(ramp)[0, :4], GOLDEN, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", [MEAN, WIDE], ids=["mean", "sketch"])
+def test_recall_of_the_whole_against_the_oracle(model: StoreModel, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    shape = (model.memory_tokens, model.width)
+    topics = rng.standard_normal((40, *shape))
+    memories = (topics[rng.integers(0, 40, 2000)] + 0.7 * rng.standard_normal((2000, *shape))).astype(np.float32)
+    rows = [row(f"d{i}", "v1", 0, model=model, memory=memory, text="x") for i, memory in enumerate(memories)]
+    oracle = ExactIndex(model)
+    oracle.add(rows)
+    hits = wanted = 0
+    with LanceStore.create(tmp_path / "store", model) as store:
+        store.add(rows)
+        store.optimize()
+        for number in range(20):
+            values = (topics[number] + rng.standard_normal(shape)).astype(np.float32)
+            centre = rng.standard_normal(model.width).astype(np.float32) if model.query_space == "mean" else None
+            query = question(values, centre=centre, model=model)
+            best = {hit.passage.id for hit in oracle.search_latent(query, 10)}
+            hits += len(best & {hit.passage.id for hit in store.search_latent(query, 10)})
+            wanted += len(best)
+    assert hits >= 0.99 * wanted
+
+
+def test_a_store_for_one_vector_questions_refuses_others(tmp_path: Path) -> None:
+    with LanceStore.create(tmp_path / "store", MEAN) as store:
+        store.add([row("d", "v1", 0)])
+        one = drawn(1, MODEL.width, seed=1)
+        assert store.search_latent(question(np.tile(one, (MODEL.memory_tokens, 1))), 1)
+        with pytest.raises(StoreError, match="one vector a question, got 4 different ones"):
+            store.search_latent(question(drawn(MODEL.memory_tokens, MODEL.width, seed=2)), 1)

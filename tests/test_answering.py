@@ -1,0 +1,120 @@
+"""How an answer is read and where it stands: the reading rule, the quotation's place, an answer withheld."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clara.answering import NOT_FOUND, AnswerOptions, find_quote, passages_to_find, plan_reading
+from clara.errors import InputError
+from clara.model import ClaraModel
+from clara.model.checkpoint import ReadingRule
+from clara.pipeline import Clara
+from clara.records import ContextChoice, Hit, Memory, Passage
+
+PUMPS = (
+    "The Birch pump has a relief valve. It opens at 25 bar and the pump is switched on with --prime=slow.",
+    "The Cedar pump came later. Its relief valve opens at 18 bar; the Birch pump's opens at 25 bar.\n"
+    "- rinse it\n- 25 bar",
+)
+
+
+def hit(text: str, *, start: int = 100, number: int = 0) -> Hit:
+    passage = Passage(f"id{number}", f"pumps{number}.txt", "Pumps", text, start, start + len(text))
+    metadata = {"page": "2", "page_breaks": str(start + 36), "heading": "Valves"}
+    return Hit(passage, 1.0, Memory(np.ones((2, 4), np.float32), "f" * 16, 4, 8), metadata)
+
+
+HITS = [hit(text, number=number) for number, text in enumerate(PUMPS)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "document", "sentence"),
+    [
+        (
+            "--prime=slow",
+            "Which option?",
+            "pumps0.txt",
+            "It opens at 25 bar and the pump is switched on with --prime=slow.",
+        ),
+        (
+            "25 bar",
+            "At what does the relief valve of the Birch pump open, later than the Cedar pump?",
+            "pumps1.txt",
+            "Its relief valve opens at 18 bar; the Birch pump's opens at 25 bar.",
+        ),
+        ("rinse it", "What next?", "pumps1.txt", "- rinse it"),
+    ],
+)
+def test_a_quotation_is_found_with_its_sentence(answer: str, question: str, document: str, sentence: str) -> None:
+    quote = find_quote(answer, question, HITS)
+    assert quote is not None
+    assert (quote.document, quote.sentence) == (document, sentence)
+    passage = next(one.passage for one in HITS if one.passage.document == document)
+    assert passage.text[quote.start - passage.start : quote.end - passage.start] == answer
+    assert passage.text[quote.sentence_start - passage.start :].startswith(sentence)
+    assert quote.page == (3 if quote.start >= 136 else 2)
+    assert quote.heading == "Valves"
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", "", "5 bar", "prime", "Pumps", "Kestrel"])
+def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
+    text = "It opens at 25 bar. Its primed valve"
+    assert find_quote(answer, "Which?", [hit(text)]) is None
+
+
+@pytest.fixture
+def filled(tiny_model: ClaraModel, tmp_path: Path) -> Clara:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number, text in enumerate(PUMPS):
+        (folder / f"{number}.txt").write_text(text)
+    rag = Clara.open(tmp_path / "store", model=tiny_model)
+    rag.add(folder)
+    return rag
+
+
+def ruled(model: ClaraModel, monkeypatch: pytest.MonkeyPatch, rule: ReadingRule, *, reads_text: bool) -> None:
+    roles = (*model.manifest.roles, *(("text_reader",) if reads_text else ()))
+    monkeypatch.setattr(model, "manifest", model.manifest.model_copy(update={"reading": rule, "roles": roles}))
+
+
+def test_auto_reads_the_best_as_text_where_the_model_reads_text(
+    tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = AnswerOptions()
+    memories = plan_reading(tiny_model, "Which?", HITS, auto)
+    assert (memories.read_as, memories.request.reader) == (["memory", "memory"], "generator")
+    ruled(tiny_model, monkeypatch, ReadingRule(auto_texts=1, memory_k=3, text_k=2), reads_text=True)
+    text = plan_reading(tiny_model, "Which?", HITS, auto)
+    assert (text.read_as, text.request.reader) == (["text", None], "text_reader")
+    assert text.request.texts == (f"Pumps\n{PUMPS[0]}",)
+    assert [one.passage.id for one in text.read()] == ["id0"]
+    wanted: list[tuple[ContextChoice, int]] = [("auto", 5), ("memory", 3), ("text", 2), ("none", 0)]
+    for context, count in wanted:
+        assert passages_to_find(tiny_model, replace(auto, context=context)) == count
+
+
+def test_an_answer_that_the_model_hardly_believes_is_withheld(filled: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    sure = filled.ask("Which option?", max_new_tokens=4)
+    assert sure.answered
+    ruled(filled.model, monkeypatch, ReadingRule(memory_evidence=-1e-9), reads_text=False)
+    unsure = filled.ask("Which option?", max_new_tokens=4)
+    assert (unsure.answered, unsure.text, unsure.quote) == (False, NOT_FOUND, None)
+    assert unsure.citations == sure.citations
+    stream = filled.stream("Which option?", max_new_tokens=4)
+    assert ("".join(stream.pieces), stream.answered, stream.quote(NOT_FOUND)) == (NOT_FOUND, False, None)
+    forced = filled.ask("Which option?", max_new_tokens=4, always_answer=True)
+    assert (forced.answered, forced.text) == (True, sure.text)
+    ruled(filled.model, monkeypatch, ReadingRule(memory_evidence=-1e9), reads_text=False)
+    assert filled.ask("Which option?", max_new_tokens=4).text == sure.text
+
+
+def test_options_that_cannot_be(filled: Clara) -> None:
+    with pytest.raises(InputError, match="latent_weight must be at least 0, got -1"):
+        filled.ask("Which?", latent_weight=-1)
+    with pytest.raises(TypeError, match="mod"):
+        filled.ask("Which?", mod="text")  # type: ignore[call-arg]
