@@ -88,9 +88,10 @@ def compressor_identity(cache: Cache, model: AnswerModel) -> str:
 
         from clara.model import checkpoint  # noqa: PLC0415
         from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+        from clara.model.tensors import ADAPTER  # noqa: PLC0415
 
         folder = find_checkpoint(model.name)
-        files = (folder / "adapters" / "compressor" / checkpoint.ADAPTER, folder / checkpoint.MEMORY)
+        files = (folder / "adapters" / "compressor" / ADAPTER, folder / checkpoint.MEMORY)
         if manifest.official is not None or not all(path.is_file() for path in files):
             return model.fingerprint
         found = hashlib.sha256(f"{manifest.base_identity} {manifest.compression.model_dump_json()}".encode())
