@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from calling import Clara
+from safetensors.torch import load_file, save_file
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -62,16 +63,16 @@ def test_another_base_model_is_noticed(
 
 
 def test_a_store_of_another_model_fails(clara: Clara, tiny_checkpoint: Path, store: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(store, copy)
-    described = json.loads((copy / "store.json").read_text())
-    described["model"]["fingerprint"] = "0123456789abcdef"
-    (copy / "store.json").write_text(json.dumps(described))
-    called = clara("doctor", "--store", copy, "--model", tiny_checkpoint, "--json")
+    other, copy = tmp_path / "other", tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, other)
+    table = load_file(other / "memory.safetensors")
+    save_file({name: tensor + 0.5 for name, tensor in table.items()}, other / "memory.safetensors")
+    called = clara("doctor", "--store", store, "--model", other, "--json")
     assert called.code == 1
     last = json.loads(called.out)["checks"][-1]
     assert (last["name"], last["status"]) == ("store", "fail")
     assert "--model" in last["remedy"]
+    shutil.copytree(store, copy)
     (copy / "store.json").write_text("{")
     called = clara("doctor", "--store", copy, "--model", tiny_checkpoint, "--json")
     assert json.loads(called.out)["checks"][-1]["status"] == "fail"

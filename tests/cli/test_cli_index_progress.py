@@ -79,7 +79,8 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
         assert store.count() >= 8
     report = clara("index", texts, "--store", "s", "--model", tiny_checkpoint, "--json").json()
     assert report["store"]["documents"] == 12
-    assert report["passages"] == report["store"]["passages"] - int(found[2])
+    made = report["passages"] + report["reused"]  # a document that was cut short holds texts that are kept
+    assert made == report["store"]["passages"] - int(found[2])
 
 
 _SLOWLY = """

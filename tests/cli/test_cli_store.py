@@ -118,9 +118,9 @@ def test_index_shows_a_bar_on_a_terminal(
     arguments = ("index", filled / "docs", "--store", tmp_path / "s", "--model", tiny_checkpoint, "--json")
     live = on_a_terminal(monkeypatch, "stderr", *arguments)
     assert live.code == 0
-    assert "files" in live.out
-    assert "3/3" in live.out
     assert "passages" in live.out
+    assert "22/22" in live.out
+    assert "file 3 of 3" in live.out
     monkeypatch.setenv("NO_COLOR", "1")
     plain = on_a_terminal(monkeypatch, "stderr", *arguments)
     assert "\x1b[3" in live.out  # a colour
@@ -131,7 +131,7 @@ def test_index_shows_a_bar_on_a_terminal(
 def test_info(clara: Clara, store: Path, tiny_checkpoint: Path) -> None:
     facts = clara("info", "--store", store, "--json").json()
     assert list(facts) == [
-        *("store", "model", "fingerprint", "rate", "memory_tokens", "width"),
+        *("store", "model", "fingerprint", "rate", "memory_tokens", "width", "codec"),
         *("documents", "unfinished", "passages", "memory_bytes", "bytes_on_disk"),
     ]
     assert (facts["model"], facts["rate"], facts["memory_tokens"], facts["width"]) == (str(tiny_checkpoint), 4, 16, 32)

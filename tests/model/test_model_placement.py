@@ -16,8 +16,9 @@ from official_folders import content
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from clara.errors import BaseModelError, ConfigError, MemoryShortageError, MissingExtraError
-from clara.model import ClaraModel, create, estimate
+from clara.model import ClaraModel, create, default_cache, estimate
 from clara.model import placement as placing
+from clara.model.create import from_checkpoint
 from clara.model.official_write import convert
 from clara.model.placement import Dtype, Placement, placement
 
@@ -151,7 +152,8 @@ def test_a_device_map_changes_nothing(checkpoint: tuple[Path, Path]) -> None:
 
 def test_attention_is_that_of_the_role(tiny_checkpoint: Path) -> None:
     """Prompts are read with the attention asked for; compression keeps one that takes memory tokens' masks."""
-    model = ClaraModel.load(tiny_checkpoint, dtype="fp32", attention="eager")
+    loaded = from_checkpoint(tiny_checkpoint, default_cache(), dtype=torch.float32)
+    model = ClaraModel("tiny", loaded, attention="eager")
     model._weights._merge = False
     before = model._network.adapters.bare().config._attn_implementation
     with model._weights.acting_as("generator") as acting:

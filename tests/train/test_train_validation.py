@@ -144,7 +144,7 @@ def test_what_is_better(new: Best, old: Best, by: str, better: bool) -> None:  #
 def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -> None:
     # A rate of learning that ruins the network: the best step is not the last one. With this seed the first is best by
     # a quarter of a nat, more than processors differ by.
-    values = {"learning_rate": 0.3, "warmup": 0.0, "steps": 5, "seed": 1, "dtype": "fp32"}
+    values = {"learning_rate": 0.3, "warmup": 0.0, "steps": 5, "seed": 5, "dtype": "fp32"}
     stage = made("scp", tiny_base, evaluate_every=1, keep=keep, **values)
     folder = train(stage, passages(20), tmp_path, cache=tmp_path)
     log = log_of(tmp_path)

@@ -243,12 +243,13 @@ class _Subject:
             return Check("store", "ok", f"none at {self._store} yet; clara index PATH makes one")
         with open_store(self._store) as store:
             documents, unfinished, passages = len(store.documents()), len(store.unfinished()), store.count()
-            damaged = store.damaged()
+            other = self._model is not None and self._model.fingerprint != filled_by.fingerprint
+            damaged = [] if other else store.damaged()
         detail = (
             f"{self._store}: {counted(documents, 'document')}, {counted(passages, 'passage')}, "
             f"{shown(filled_by.name)} at {filled_by.rate}x"
         )
-        if self._model is not None and self._model.fingerprint != filled_by.fingerprint:
+        if other:
             remedy = f"use --model {filled_by.name}, or index the documents again into another --store"
             return Check("store", "fail", f"{detail}; filled by another model than {self._name()}", remedy)
         if damaged:
