@@ -1,4 +1,4 @@
-"""CLaRa: documents become memory tokens once; retrieval and answers read the memories.
+"""CLaRa: documents become memory tokens once; questions find them, and are answered from text or memories.
 
 import clara
 
