@@ -1,4 +1,4 @@
-"""Index the packaged sample documents and ask three questions, answered from memory tokens."""
+"""Index the packaged sample documents and ask three questions, from text and from memory tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clara.samples import sample_folder
 QUESTIONS = (
     "Who discovered penicillin?",
     "Who was the commander of Apollo 11?",
-    "Which country grows the most coffee?",
+    "What is the capital of Mongolia?",
 )
 
 
 def main() -> None:
-    """Compress the documents once, then answer from the memories alone."""
+    """Compress the documents once, then answer with default settings, and once more from memories alone."""
     logging.disable(logging.WARNING)  # what libraries note about each other would bury the answers
     warnings.simplefilter("ignore", FutureWarning)
     started = time.perf_counter()
@@ -31,14 +31,15 @@ def main() -> None:
             f"{report.passages * model.memory_tokens()} memory tokens\n"
         )
         for question in QUESTIONS:
-            answer = rag.ask(question, k=2, max_new_tokens=24)
+            answer = rag.ask(question)
             print(f"Q: {question}\nA: {answer.text}")
-            for number, citation in enumerate(answer.citations, start=1):
-                name = Path(citation.document).name
-                print(f"   [{number}] {name}:{citation.start}-{citation.end}  {citation.text[:70].split(chr(10))[0]}…")
-            tokens = answer.tokens
-            text = tokens.text_equivalent - tokens.prompt + tokens.memory
-            print(f"   read {tokens.memory} memory tokens in place of {text} tokens of text\n")
+            if answer.quote is not None:
+                print(f"   {Path(answer.quote.document).name}:{answer.quote.start}  {answer.quote.sentence}")
+        answer = rag.ask(QUESTIONS[0], context="memory")
+        tokens = answer.tokens
+        text = tokens.text_equivalent - tokens.prompt + tokens.memory
+        print(f"\nQ: {QUESTIONS[0]}\nA: {answer.text}")
+        print(f"   read from {tokens.memory} memory tokens in place of {text} tokens of text\n")
     print(f"{time.perf_counter() - started:.0f} seconds in all")
 
 

@@ -12,6 +12,7 @@ import clara
 PUBLIC = [
     "AddReport",
     "Answer",
+    "AnswerOptions",
     "Citation",
     "Clara",
     "ClaraError",
@@ -22,6 +23,7 @@ PUBLIC = [
     "Hit",
     "Memory",
     "Passage",
+    "Quote",
     "Sampling",
     "split_text",
 ]

@@ -1,4 +1,4 @@
-"""CLaRa: documents become memory tokens once; retrieval and answers read the memories.
+"""CLaRa: documents become memory tokens once; questions find them, and are answered from text or memories.
 
 import clara
 
@@ -14,9 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from clara.errors import ClaraError
-from clara.records import Answer, Citation, Document, Generation, GenerationRequest, Hit, Memory, Passage
+from clara.records import Answer, Citation, Document, Generation, GenerationRequest, Hit, Memory, Passage, Quote
 
 if TYPE_CHECKING:
+    from clara.answering import AnswerOptions
     from clara.indexing import AddReport
     from clara.model import ClaraModel, Sampling
     from clara.pipeline import Clara, split_text
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddReport",
     "Answer",
+    "AnswerOptions",
     "Citation",
     "Clara",
     "ClaraError",
@@ -34,12 +36,14 @@ __all__ = [
     "Hit",
     "Memory",
     "Passage",
+    "Quote",
     "Sampling",
     "split_text",
 ]
 
 _LATER = {
     "AddReport": "clara.indexing",
+    "AnswerOptions": "clara.answering",
     "Clara": "clara.pipeline",
     "ClaraModel": "clara.model",
     "Sampling": "clara.model",
