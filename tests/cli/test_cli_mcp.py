@@ -24,7 +24,7 @@ pytest_plugins = ["cli_fixtures"]
 
 ERAS = ("legacy", "auto")
 QUESTION = "Who was the first official world chess champion?"
-STARTS = 120
+STARTS = 300
 """Seconds until a server has loaded torch and its model, on a busy machine."""
 
 NOISY = """
