@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -79,7 +80,7 @@ def test_over_stdio(store: Path, mode: str) -> None:
 
 
 def test_nothing_but_protocol_reaches_stdout(store: Path) -> None:
-    requests = [
+    requests: list[dict[str, Any]] = [
         {
             "id": 1,
             "method": "initialize",
