@@ -75,6 +75,7 @@ COMMANDS = (
     "ask",
     "search",
     "chat",
+    "mcp",
     "remove",
     "upgrade",
     "info",

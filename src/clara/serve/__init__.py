@@ -1,0 +1,1 @@
+"""The server room: HTTP and MCP over the pipeline."""
