@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from clara.cli import app
+from clara.cli import application
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -28,7 +28,7 @@ given (one line says what to do), 130 interrupted.
 
 def render() -> str:
     """The text of docs/cli.md."""
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(application())
     context = root.make_context("clara", [], resilient_parsing=True)
     parts = [_HEAD, _section(root, context, "## clara")]
     for name, command in root.commands.items():

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from clara.answering import NOT_FOUND, AnswerOptions, find_quote, passages_to_find, plan_reading
+from clara.answering import (
+    NOT_FOUND,
+    AnswerOptions,
+    Reading,
+    covered,
+    find_quote,
+    passages_to_find,
+    plan_reading,
+)
 from clara.errors import InputError
-from clara.model import ClaraModel
+from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
 from clara.pipeline import Clara
-from clara.records import ContextChoice, Hit, Memory, Passage
+from clara.records import ContextChoice, GenerationRequest, Hit, Memory, Passage
 
 PUMPS = (
     "The Birch pump has a relief valve. It opens at 25 bar and the pump is switched on with --prime=slow.",
@@ -99,18 +108,44 @@ def test_auto_reads_the_best_as_text_where_the_model_reads_text(
 
 
 def test_an_answer_that_the_model_hardly_believes_is_withheld(filled: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
-    sure = filled.ask("Which option?", max_new_tokens=4)
+    quoted = AnswerOptions(wording="quoted", max_new_tokens=4)
+    sure = filled.ask("Which option?", options=quoted)
     assert sure.answered
-    ruled(filled.model, monkeypatch, ReadingRule(memory_evidence=-1e-9), reads_text=False)
-    unsure = filled.ask("Which option?", max_new_tokens=4)
+    ruled(filled.model, monkeypatch, ReadingRule(memory_evidence=0.5), reads_text=False)
+    unsure = filled.ask("Which option?", options=quoted)
     assert (unsure.answered, unsure.text, unsure.quote) == (False, NOT_FOUND, None)
     assert unsure.citations == sure.citations
-    stream = filled.stream("Which option?", max_new_tokens=4)
+    stream = filled.stream("Which option?", options=quoted)
     assert ("".join(stream.pieces), stream.answered, stream.quote(NOT_FOUND)) == (NOT_FOUND, False, None)
-    forced = filled.ask("Which option?", max_new_tokens=4, always_answer=True)
+    forced = filled.ask("Which option?", options=quoted, always_answer=True)
     assert (forced.answered, forced.text) == (True, sure.text)
+    assert filled.ask("Which option?", wording="free", max_new_tokens=4).answered, "only quotations are judged"
     ruled(filled.model, monkeypatch, ReadingRule(memory_evidence=-1e9), reads_text=False)
-    assert filled.ask("Which option?", max_new_tokens=4).text == sure.text
+    assert filled.ask("Which option?", options=quoted).text == sure.text
+
+
+def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: ClaraModel) -> None:
+    """Against a slow count: each token's probability among all, over that among those a quotation allows."""
+    request = GenerationRequest("Which pump?", memories=(tiny_model.compress([PUMPS[0]])[0],), quote_from=(PUMPS[0],))
+    made = tiny_model.generate_many([request], max_new_tokens=6, scored=True)[0]
+    quotations = tiny_model._prompter.quotations(request.quote_from)
+    logs = []
+    with tiny_model._weights.acting_as("generator") as lm, torch.inference_mode():
+        prompt = tiny_model._generator._inputs(lm, [tiny_model._generator.prompt(request)], [request], Sampling())
+        written = list(made.token_ids)
+        ends = [tiny_model._prompter.eos] if made.finish_reason == "stop" else []
+        embeds = torch.cat([prompt.embeds, lm.get_input_embeddings()(torch.tensor([written]))], dim=1)
+        scores = lm(inputs_embeds=embeds).logits[0, prompt.embeds.shape[1] - 1 :].float().softmax(-1)
+        for count, row in enumerate(scores[: len(written) + len(ends)]):
+            allowed = quotations.next_ids(written[:count])
+            if quotations.may_end(written[:count]):
+                allowed |= {tiny_model._prompter.eos}
+            logs.append(float(row[sorted(allowed)].sum().log()))
+    assert made.evidence == pytest.approx(sum(logs) / len(logs), abs=1e-3)
+    reading = Reading(request, [HITS[0]], ["memory"])
+    assert reading.evidence(made) == pytest.approx(made.evidence + 0.4)
+    assert covered("Who owns the Fir pump?", ["The Birch pumps"]) == pytest.approx(1 / 3)
+    assert covered("What is it?", ["The Birch pump"]) == 1
 
 
 def test_options_that_cannot_be(filled: Clara) -> None:

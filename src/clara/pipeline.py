@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Generator as Pieces
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from clara import indexing
 from clara.answering import (
@@ -28,6 +28,8 @@ from clara.errors import InputError, StoreError
 from clara.index import LanceStore, StoreModel
 from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
 from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, ReadLimits, iter_passages, make_document
+from clara.llm_answering import DEFAULT_PASSAGES, LLMReading, is_not_found, without_thoughts
+from clara.manuals import belongs_to
 from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.records import (
@@ -38,15 +40,30 @@ from clara.records import (
     Quote,
     SearchMode,
     Seconds,
+    TokenCounts,
 )
+
+if TYPE_CHECKING:
+    from clara.llm.client import LLM
+
+# A follow-up's manual is looked for among this many passages: their memories take some 70 MB.
+_DEEPEST = 1000
 
 
 class Clara:
-    """A store of compressed passages with the model that made them."""
+    """A store of compressed passages with the model that made them.
 
-    def __init__(self, store: LanceStore, model: ClaraModel) -> None:
+    Args:
+        store: the store.
+        model: the model that made them; it searches, and answers.
+        llm: a language model behind a server that answers in its place, from the passages' text; text search then
+            needs no ``model``.
+    """
+
+    def __init__(self, store: LanceStore, model: ClaraModel, *, llm: LLM | None = None) -> None:
         self.store = store
         self.model = model
+        self.llm = llm
 
     @classmethod
     def open(
@@ -173,16 +190,19 @@ class Clara:
             k: passages to find; None for what measured best.
             options: how.
             changes: fields of ``options`` by name: mode, context, wording, max_new_tokens, always_answer,
-                latent_weight.
+                latent_weight, within.
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.
             StoreError: the store is empty.
+            LLMError: the model behind a server cannot be asked.
         """
         chosen = options.changed(k, **changes)
         started = time.perf_counter()
         found = self._found(question, chosen)
         before = time.perf_counter()
+        if self.llm is not None:
+            return _answered_by(self.llm, LLMReading(question, tuple(found.hits), chosen), found)
         reading = plan_reading(self.model, question, found.hits, chosen)
         generation = self.model.generate_many(
             [reading.request], max_new_tokens=chosen.max_new_tokens, scored=not chosen.always_answer
@@ -208,13 +228,17 @@ class Clara:
         *,
         options: AnswerOptions = DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
-    ) -> AnswerStream:
+    ) -> AnswerStream | LLMAnswerStream:
         """As ``ask``, with the text in pieces as it is generated.
 
         Where an answer may be withheld, it comes in one piece: it is judged whole.
         """
         chosen = options.changed(k, **changes)
-        reading = plan_reading(self.model, question, self._found(question, chosen).hits, chosen)
+        hits = self._found(question, chosen).hits
+        if self.llm is not None:
+            told = LLMReading(question, tuple(hits), chosen)
+            return LLMAnswerStream(told, told.citations(), told.stream(self.llm))
+        reading = plan_reading(self.model, question, hits, chosen)
         if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
             return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
@@ -232,13 +256,18 @@ class Clara:
         """What an answer is to be read from."""
         if options.context == "none":
             return _Found([], 0.0, 0.0)
-        k = passages_to_find(self.model, options)
-        found = self._search(question, k, options.mode, options.latent_weight)
-        if not found.hits:
-            raise InputError(f"no passage was found by {options.mode} search; ask in other words, or use --mode hybrid")
+        k = options.k or DEFAULT_PASSAGES if self.llm is not None else passages_to_find(self.model, options)
+        found = self._search(question, k, options.mode, options.latent_weight, options.within)
+        if not found.hits and self.llm is None:
+            place = f" in {options.within}" if options.within is not None else ""
+            raise InputError(
+                f"no passage was found{place} by {options.mode} search; ask in other words, or use --mode hybrid"
+            )
         return found
 
-    def _search(self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None) -> _Found:
+    def _search(
+        self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None, within: str | None = None
+    ) -> _Found:
         if not isinstance(question, str):
             raise InputError(f"a question is a text, got {question!r}")
         if not question.strip():
@@ -249,16 +278,50 @@ class Clara:
         k = min(k, passages)
         started = time.perf_counter()
         if mode == "text":
-            hits = self.store.search_text(question, k)
+            hits = _inside(within, k, lambda depth: self.store.search_text(question, depth))
             return _Found(hits, 0.0, time.perf_counter() - started)
         query = self.model.encode_queries([question], rate=self.rate)[0]
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = self.store.search_latent(query, k)
+            hits = _inside(within, k, lambda depth: self.store.search_latent(query, depth))
         else:
             weight = self.model.latent_weight if latent_weight is None else latent_weight
-            hits = self.store.search_hybrid(query, question, k, latent_weight=weight)
+            hits = _inside(
+                within, k, lambda depth: self.store.search_hybrid(query, question, depth, latent_weight=weight)
+            )
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
+
+
+def _inside(manual: str | None, k: int, search: Callable[[int], list[Hit]]) -> list[Hit]:
+    """The best ``k`` passages, of one manual where one is given: searches deeper until they are found."""
+    depth = k
+    while manual is not None:
+        depth = min(4 * depth, max(k, _DEEPEST))
+        hits = search(depth)
+        inside = [hit for hit in hits if belongs_to(hit.passage.document, manual)]
+        if len(inside) >= k or len(hits) < depth or depth >= _DEEPEST:
+            return inside[:k]
+    return search(k)
+
+
+def _answered_by(llm: LLM, reading: LLMReading, found: _Found) -> Answer:
+    """The answer of a language model behind a server; without a passage, the phrase that says so."""
+    started = time.perf_counter()
+    reply = reading.ask(llm) if reading.hits else None
+    text = "".join(without_thoughts([reply.text])) if reply is not None else NOT_FOUND
+    generate = time.perf_counter() - started
+    answered = not is_not_found(text)
+    read, written = (reply.usage.prompt, reply.usage.completion) if reply is not None else (0, 0)
+    return Answer(
+        text=text if answered else NOT_FOUND,
+        citations=reading.citations(),
+        tokens=TokenCounts(prompt=read, memory=0, text_equivalent=read, generated=written),
+        seconds=Seconds(found.search, found.query, generate, found.search + found.query + generate),
+        context="text",
+        finish_reason="length" if reply is not None and reply.finish_reason == "length" else "stop",
+        quote=reading.quote(text),
+        answered=answered,
+    )
 
 
 def _stored_rate(path: Path) -> int | None:
@@ -290,6 +353,19 @@ class AnswerStream:
         if not self.answered:
             return None
         return find_quote(text.strip(), self.reading.request.question, self.reading.read())
+
+
+@dataclass(frozen=True, slots=True)
+class LLMAnswerStream:
+    """``AnswerStream`` of a language model behind a server."""
+
+    reading: LLMReading
+    citations: tuple[Citation, ...]
+    pieces: Pieces[str, None, None]
+
+    def quote(self, text: str) -> Quote | None:
+        """Where the answer stands, given its whole text."""
+        return self.reading.quote(text.strip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Passage:
     Attributes:
         id: stable identifier: first 16 hex digits of SHA-256 over uri, content hash and offsets.
         document: the document's ``uri``.
-        title: the document's title; the model reads it before the text.
+        title: the document's title and the heading that the passage stands under; the model reads it before the text.
         text: ``document.text[start:end]``, unchanged.
         start: first character of the window in the document's text.
         end: one past the last character.
@@ -196,7 +196,7 @@ class Citation:
         score: see ``Hit``; only scores of one search and one mode can be compared.
         text: the passage.
         read_as: how the answer's model read it; None if it did not.
-        tokens: positions of the prompt that it took.
+        tokens: positions of the prompt that it took; 0 where a server read it, which counts whole prompts alone.
     """
 
     passage_id: str
@@ -211,12 +211,12 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Where an answer stands word for word.
+    """Where an answer stands word for word, or the sentence that an answer in other words cites.
 
     Attributes:
         passage_id: the passage it stands in.
         document: the uri of its document.
-        start: the answer's first character in the document's text.
+        start: the answer's, or that sentence's, first character in the document's text.
         end: one past its last character.
         sentence: the sentence that holds it.
         sentence_start: the sentence's first character in the document's text.
@@ -270,15 +270,16 @@ class Generation:
         token_ids: generated ids, without the end token.
         tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
-        logprob: natural logarithm of the answer's probability, end token included, among all that it could have been
-            (of quotations, if it was held to them); None where that was not asked for.
+        evidence: of a quoted answer, the mean natural logarithm, a token, of the share of probability that went to
+            quotations before anything held it to them: near 0 where the model found its answer in the passages, far
+            below where it would have said something else. None where it was not asked for; 0 for a free answer.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: TokenCounts
     finish_reason: Literal["stop", "length"]
-    logprob: float | None = None
+    evidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +293,7 @@ class Answer:
         seconds: times.
         context: what of the passages was to be read.
         finish_reason: ``stop`` for a whole answer, ``length`` for one that was cut off at ``max_new_tokens``.
-        quote: where the answer stands word for word; None where it does not.
+        quote: where the answer stands; None where it stands nowhere.
         answered: false where the evidence says that the documents hold no answer; ``text`` says so then.
     """
 

@@ -111,6 +111,8 @@ def test_chat_at_a_terminal_asks_for_questions(clara: Clara, store: Path, monkey
         monkeypatch.setattr(sys, "stdin", Typed(f"{QUESTION}\n"))
         called = clara("chat", "--store", store, "--k", 1, "--max-new-tokens", 2, *options)
         assert called.code == 0
-        assert called.err == "Ask a question; /quit ends.\n> > ", "asked again, then the input ended"
+        assert called.err == "Ask a question; /help lists the commands, /quit ends.\n> > ", (
+            "asked again, then the input ended"
+        )
         assert "> " not in called.out, "what is redirected holds answers alone"
     assert list(called.json()) == KEYS

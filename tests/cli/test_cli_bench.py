@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from calling import Clara
 
-from clara.evaluate import speed
+from clara import bench
 
 pytest_plugins = ["cli_fixtures"]
 
 
 @pytest.fixture(autouse=True)
 def _short_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "PEAK_SECONDS", 0.01)
-    monkeypatch.setattr(speed, "PEAK_SIZE", 128)
+    monkeypatch.setattr(bench, "PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(bench, "PEAK_SIZE", 128)
 
 
 def test_compress_counts_tokens_and_relates_them_to_the_peak(clara: Clara, tiny_checkpoint: Path) -> None:

@@ -77,9 +77,6 @@ def test_a_trained_reader_answers_in_the_models_place(
     assert "give --context text" in wrong.err
     memory = clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--reader", reader)
     assert "give --context text or --context none" in memory.err
-    public = clara("eval", "--data", FORMATS / "squad_v2.json", "--model", tiny_checkpoint)
-    assert public.code == 2
-    assert "--system clara" in public.err
 
 
 def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -96,12 +93,17 @@ def test_fidelity(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert found["data_sha256"] == sha256(data.read_bytes()).hexdigest()
         assert found["provenance"].keys() >= {"command", "commit", "checkpoint", "seed", "cpu"}
     assert "--out DIR" in clara("eval", "--data", QUESTIONS, *options).err
+    analysed = clara(
+        "analyse", "fidelity", "--data", QUESTIONS, *options[1:], "--out", tmp_path / "again", "--json"
+    ).json()
+    alias = json.loads((tmp_path / QUESTIONS.stem / "fidelity.json").read_text("utf-8"))
+    assert analysed["results"] == alias["results"], "clara eval --fidelity is an alias"
 
 
 def test_fidelity_refuses_before_it_measures(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
     options = ("eval", "--data", QUESTIONS, "--fidelity", "--model", tiny_checkpoint, "--rate", 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clara.evaluate.fidelity.measure_fidelity", None)  # calling it would be a bug
+        patch.setattr("clara.analysis.fidelity.measure_fidelity", None)  # calling it would be a bug
         unserved = clara(*options, "--rate", 8, "--out", tmp_path / "out")
         (tmp_path / "file").write_text("")
         taken = clara(*options, "--out", tmp_path / "file")
@@ -121,6 +123,48 @@ def test_device_auto(clara: Clara, tiny_checkpoint: Path, reader: Path, data_dir
         assert called.code == 0, called.err
         written = (tmp_path / name / f"{name}.json").read_text(encoding="utf-8")
         assert f'"device": "{wanted}"' in written
+
+
+def test_compare_and_its_alias_are_one_command(
+    clara: Clara, tiny_checkpoint: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    options = ("--data", "nq", "--data-dir", data_dir, "--limit", 2, "--model", tiny_checkpoint, "--max-new-tokens", 2)
+    systems = ("--system", "clara", "--system", "bm25", "--timed", 0, "--json", "--out")
+    found = clara("compare", *options, *systems, tmp_path / "compare").json()
+    alias = clara("eval", *options, *systems, tmp_path / "eval").json()
+    for result in (*found["results"], *alias["results"]):
+        del result["origins"]
+    assert found["results"] == alias["results"]
+    assert found["comparisons"] == alias["comparisons"]
+    refused = clara("compare", "--data", "nq", "--setting", "normal", "--out", tmp_path / "o")
+    assert refused.code == 2
+    assert "give --data and --system NAME; systems: bge-reranker, bm25" in refused.err
+
+
+def test_one_model_is_a_run_of_one_system(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """It resumes, and scores what its ``clara compare`` twin scores; any file that systems read will do."""
+    options = ("--data", FORMATS / "musique_full.jsonl", "--model", tiny_checkpoint, "--max-new-tokens", 2)
+    out = tmp_path / "out"
+    found = clara("eval", *options, "--given", "candidates", "--context", "text", "--out", out, "--json").json()
+    assert (found["n"], found["errors"], found["abstention"]["unanswerable"]) == (1, 0, 1)
+    journals = {path: path.read_bytes() for path in (out / "journals").glob("*.jsonl")}
+    assert len(journals) == 1
+    again = clara("eval", *options, "--given", "candidates", "--context", "text", "--out", out, "--json").json()
+    assert again == found
+    assert {path: path.read_bytes() for path in (out / "journals").glob("*.jsonl")} == journals, (
+        "nothing is asked twice"
+    )
+    gold = ("--given", "gold", "--json")
+    single = clara("eval", *options, *gold).json()
+    twin = clara("compare", *options, "--system", "clara", *gold, "--timed", 0, "--out", tmp_path / "twin").json()
+    names = ("n", "em", "f1", "cover_em", "errors", "ci95", "abstention", "data_sha256")
+    assert {name: single[name] for name in names} == {name: twin["results"][0][name] for name in names}
+    corpus = ("--data", FORMATS / "squad_v2.json", "--corpus", "pool", "--setting", "normal", "--candidates", 2)
+    public = clara(
+        "eval", *corpus, "--given", "candidates", "--model", tiny_checkpoint, "--max-new-tokens", 2, "--json"
+    )
+    assert public.code == 0, public.err
+    assert 0 <= public.json()["recall_at_5"] <= 1
 
 
 def test_systems_side_by_side_and_again(clara: Clara, tiny_checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -275,7 +319,7 @@ def test_a_model_that_the_user_names_takes_the_place_of_the_recipes(
     def load(_: ModelChoice, name: str) -> NoReturn:
         raise InputError(f"asked for {name}")
 
-    monkeypatch.setattr("clara.cli.eval_systems.load_model", load)
+    monkeypatch.setattr("clara.cli.compare.load_model", load)
     if environment is not None:
         monkeypatch.setenv("CLARA_MODEL", environment)
     recipe = tmp_path / "grid.toml"
@@ -302,7 +346,6 @@ def test_abstention_is_reported_where_questions_have_no_answer(
     [
         (("--system", "clara"), "--out DIR"),
         (("--system", "klara", "--out", "o"), "no such system: klara; there are"),
-        (("--setting", "normal", "--out", "o"), "give --data and --system NAME; systems: bge-reranker, bm25"),
         (("--system", "bm25", "--context", "text", "--out", "o"), "--context is for a single model"),
         (("--system", "bm25", "--reader", "base", "--out", "o"), "folder of a reader"),
         (("--system", "bm25", "--option", "reader", "--out", "o"), "must be NAME=DIR"),
@@ -310,7 +353,8 @@ def test_abstention_is_reported_where_questions_have_no_answer(
         (("--reader", "nowhere"), "generator, base, or the folder of a reader"),
         (("--recipe", "nothing.toml", "--out", "o"), "--recipe says which data"),
         (("--recipe", "nothing.toml", "--k", 3, "--rate", 4, "--out", "o"), "--rate, --k has no meaning with --recipe"),
-        (("--corpus", "pool", "--yes-no"), "--corpus, --yes-no has no meaning for a single model (give --system"),
+        (("--timed", 1, "--option", "a=b"), "--option, --timed has no meaning for a single model (give --system"),
+        (("--retry-errors",), "--retry-errors needs the --out DIR of the earlier run"),
         (("--system", "bm25", "--encoder", "e", "--out", "o"), "--encoder has no meaning with --system"),
         (("--fidelity", "--k", 3, "--out", "o"), "--k has no meaning with --fidelity"),
     ],

@@ -135,6 +135,12 @@ def test_analyse_refuses_what_has_no_meaning(clara: Clara, tiny_checkpoint: Path
     foreign = clara("analyse", "tsne", *command, "--k", 3, "--max-new-tokens", 3)
     assert foreign.code == 2
     assert "--k, --max-new-tokens has no meaning for clara analyse tsne" in foreign.err
+    twice = clara("analyse", "lens", *command, "--rate", 4, "--rate", 16)
+    assert twice.code == 2
+    assert "takes one --rate" in twice.err
+    fidelity = clara("analyse", "fidelity", *command, "--seed", 1, "--compare", tiny_checkpoint)
+    assert fidelity.code == 2
+    assert "--compare, --seed has no meaning for clara analyse fidelity" in fidelity.err
     vary = clara("analyse", "robustness", *command, "--vary", "length")
     assert vary.code == 2
     assert "vary" in vary.err

@@ -131,7 +131,7 @@ def test_eval_prints_one_object(clara: Clara, tiny_checkpoint: Path, tmp_path: P
     assert result["model"] == str(tiny_checkpoint)
     assert result["data_sha256"] == hashlib.sha256(QUESTIONS.read_bytes()).hexdigest()
     assert (result["recall_at_5"] is None) == (given == "gold")
-    assert "multi_hop.jsonl: 8 records" in called.err
+    assert "multi_hop: 8 questions (clara)" in called.err
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == result["n"] == (7 if given == "gold" else 8)  # the last record has no gold document
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == result

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clara.data import DocText
-from clara.evaluate.protocol import AnswerModel
-from clara.evaluate.system import Ask, Reply, System, SystemSettings
+from clara.evaluate.system import AnswerModel, Prediction, Query, System, SystemSettings
 
 DOCS = (
     DocText("Harbour of Velden", "The harbour of Velden was dug in 1611 by Marta Kroll. Ships bring salt to Velden."),
@@ -20,9 +19,9 @@ LONG = DocText(
     "Velden", " ".join(f"In the year {1600 + i} the town of Velden counted {37 * i} boats." for i in range(12))
 )
 ASKS = (
-    Ask("a", "Who dug the harbour of Velden?", DOCS),
-    Ask("b", "What flour is Orrin bread baked from?", DOCS[::-1]),
-    Ask("c", "How many boats did Velden count in 1607?", (*DOCS[:2], LONG, *DOCS[2:])),
+    Query("a", "Who dug the harbour of Velden?", DOCS),
+    Query("b", "What flour is Orrin bread baked from?", DOCS[::-1]),
+    Query("c", "How many boats did Velden count in 1607?", (*DOCS[:2], LONG, *DOCS[2:])),
 )
 
 
@@ -35,14 +34,14 @@ def settings(model: AnswerModel, cache: Path, **values: Any) -> SystemSettings: 
         "max_new_tokens": 6,
         "batch_size": 2,
         "model": model,
-        "cache": cache,
+        "weights_cache": cache,
     }
     return SystemSettings(**(plain | values))
 
 
-def replies(system: System, asks: tuple[Ask, ...] = ASKS) -> list[Reply]:
+def replies(system: System, asks: tuple[Query, ...] = ASKS) -> list[Prediction]:
     """The replies of a system, none of which may be a failure."""
-    found = system.reply(asks)
-    sound = [reply for reply in found if isinstance(reply, Reply)]
+    found = system.predict(asks)
+    sound = [reply for reply in found if isinstance(reply, Prediction)]
     assert len(sound) == len(found), found
     return sound

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bag_model import words
 
+from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply, beir_questions, pooled, read_corpus
 from clara.evaluate.first_stage import UNKNOWN_GOLD, CorpusSearch, FirstStageName, settled
-from clara.evaluate.sources import Candidacy, Sources
+from clara.evaluate.questions import Candidacy, TaskLoader
 from clara.records import FloatArray
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -105,7 +105,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Callable[[by
     shutil.copy(FORMATS / passages.name, passages)
     damaged = passages if name == passages.name else folder / name
     damaged.write_bytes(damage(damaged.read_bytes()))
-    sources = Sources(None, Candidacy(corpus=str(passages) if damaged == passages else None))
+    sources = TaskLoader(None, Candidacy(corpus=str(passages) if damaged == passages else None))
     with pytest.raises(RecordError, match=rf"{name} is damaged or cut off .*: fetch it anew"):
         sources.load(str(folder), "normal", given="candidates", k=2, max_new_tokens=8)
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_of_file_and_corpus_is_counted(tmp_path: Path) -> No
         file.write('{"_id": "q3", "text":\n{"_id": "q4", "text": " "}\n')
     with (beir / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("q4\td1\t1\n")
-    loaded = Sources(None).load(str(beir), "normal", given="candidates", k=2, max_new_tokens=8)
+    loaded = TaskLoader(None).load(str(beir), "normal", given="candidates", k=2, max_new_tokens=8)
     assert loaded.left_out == {
         "bad JSON": 1,
         "empty question": 1,
@@ -126,7 +126,7 @@ def test_what_cannot_be_used_of_file_and_corpus_is_counted(tmp_path: Path) -> No
     corpus = tmp_path / "passages.jsonl"
     passages = [json.dumps({"id": str(n), "title": "", "text": f"Skerry Light {n}"}) for n in range(3)]
     corpus.write_text("\n".join([*passages, *['{"text": bad'] * 4]), encoding="utf-8")
-    sources = Sources(None, Candidacy(corpus=str(corpus)))
+    sources = TaskLoader(None, Candidacy(corpus=str(corpus)))
     data = str(FORMATS / "hotpotqa_distractor.json")
     found = sources.load(data, "normal", given="candidates", k=2, max_new_tokens=8)
     assert found.left_out["entries of the corpus passages.jsonl: bad JSON"] == 4
@@ -139,8 +139,8 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
     question = {"_id": "1", "question": "q?", "answer": "a", "supporting_facts": facts}
     contexts = ([["A", ["  "]], ["B", ["text b."]]], [["A", ["text a."]], ["B", ["text b."]], ["C", [""]]])
     file.write_text(json.dumps([{**question, "context": context} for context in contexts]), encoding="utf-8")
-    loaded = Sources(None).load(str(file), "oracle", given="candidates", k=2, max_new_tokens=8)
-    assert [question.gold for question in loaded.exam.questions] == [(0, 1)]
+    loaded = TaskLoader(None).load(str(file), "oracle", given="candidates", k=2, max_new_tokens=8)
+    assert [question.gold for question in loaded.questions] == [(0, 1)]
     assert loaded.left_out == {"empty gold document": 1, "empty candidate document": 1}
 
 
@@ -207,19 +207,19 @@ def test_nothing_found_is_counted() -> None:
 
 
 def load(name: str, setting: str = "normal", **candidacy: object) -> tuple[Question, ...]:
-    sources = Sources(None, Candidacy(**candidacy))  # type: ignore[arg-type]
-    exam = sources.load(str(FORMATS / name), setting, given="candidates", k=2, max_new_tokens=8).exam  # type: ignore[arg-type]
-    return exam.questions
+    sources = TaskLoader(None, Candidacy(**candidacy))  # type: ignore[arg-type]
+    task = sources.load(str(FORMATS / name), setting, given="candidates", k=2, max_new_tokens=8)  # type: ignore[arg-type]
+    return task.questions
 
 
 def test_where_candidates_come_from() -> None:
-    own = Sources(None).load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
-    assert own.exam.candidates == "as in the file"
-    assert own.exam.questions == OWN.questions
-    sources = Sources(None, Candidacy(corpus="pool", candidates=3))
+    own = TaskLoader(None).load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
+    assert own.candidates == "as in the file"
+    assert own.questions == OWN.questions
+    sources = TaskLoader(None, Candidacy(corpus="pool", candidates=3))
     pool = sources.load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
-    assert pool.exam.candidates.startswith("first 3 of bm25 over pool of multi_hop")
-    assert {len(question.docs) for question in pool.exam.questions} <= {1, 2, 3}
+    assert pool.candidates.startswith("first 3 of bm25 over pool of multi_hop")
+    assert {len(question.docs) for question in pool.questions} <= {1, 2, 3}
     hotpot = load("hotpotqa_distractor.json")
     assert len(hotpot[0].docs) > 1
     assert len(load("squad_v2.json", "oracle")[0].docs) == 1

@@ -1,21 +1,28 @@
-"""Whole evaluations of a model that can be checked by hand, on the sample records."""
+"""Whole evaluations of one model that can be checked by hand, on the sample records."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from bag_model import BagModel, sentence_split
 
-from clara.data import DataRecord, MultiHop, read_records
+from bag_model import BagModel
+from clara.data import MultiHop, Question, read_records
 from clara.errors import ConfigError, MemoryMismatchError, ModelError, RecordError
-from clara.evaluate import AnswerModel, EvalConfig, EvalResult, evaluate
+from clara.evaluate.questions import Task, TaskLoader, askable
+from clara.evaluate.report import model_rows, model_summary
+from clara.evaluate.results import Result
+from clara.evaluate.run import RunSettings, run_system
+from clara.evaluate.system import AnswerModel, SystemSettings
+from clara.evaluate.systems import model_system
 from clara.metrics import bootstrap_interval, cover_em, exact_match, f1
 from clara.prompts import passage_text
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
@@ -27,8 +34,46 @@ WITH_GOLD = [record for record in RECORDS if record.gold]
 KEYS = ["n", "em", "f1", "cover_em", "recall_at_5", "errors", "ci95", "context", "rate", "model", "data_sha256"]
 
 
-def run(model: AnswerModel, records: Sequence[DataRecord] = RECORDS, **settings: object) -> EvalResult:
-    return evaluate(model, records, EvalConfig.model_validate(settings), data_sha256=READING.sha256)
+def task_of(records: Sequence[MultiHop], settings: SystemSettings, limit: int | None = None) -> Task:
+    questions, left_out = askable([Question.of(record) for record in records[:limit]], settings.given)
+    return Task(
+        "sample",
+        READING.sha256,
+        "oracle",
+        "as in the file",
+        settings.given,
+        questions,
+        settings.k,
+        settings.max_new_tokens,
+        left_out,
+    )
+
+
+def settings_of(model: AnswerModel, **changes: Any) -> SystemSettings:  # noqa: ANN401 - any setting
+    values: dict[str, Any] = {"k": 5, "rate": None, "given": "gold", "max_new_tokens": 32, "batch_size": 8, **changes}
+    return SystemSettings(model=model, weights_cache=Path("cache"), **values)
+
+
+def run(
+    model: AnswerModel,
+    records: Sequence[MultiHop] = RECORDS,
+    *,
+    context: str = "memory",
+    reader: str = "generator",
+    limit: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **changes: Any,  # noqa: ANN401 - any setting
+) -> Result:
+    """What ``clara eval`` does with one model."""
+    settings = settings_of(model, **changes)
+    system = model_system(settings, context=context, reader=reader)
+    with TemporaryDirectory() as folder:
+        how = RunSettings(Path(folder), batch_size=settings.batch_size)
+        return run_system(system, task_of(records, settings, limit), how, rate=settings.rate, on_progress=on_progress)
+
+
+def summary(result: Result, *, context: str = "memory", rate: int | None = 8) -> dict[str, Any]:
+    return model_summary(result, model=BagModel.name, context=context, rate=rate)
 
 
 def test_means_intervals_and_keys_follow_from_the_rows() -> None:
@@ -40,12 +85,14 @@ def test_means_intervals_and_keys_follow_from_the_rows() -> None:
         values["em"].append(max(exact_match(row.prediction, answer) for answer in record.answers))
         values["f1"].append(max(f1(row.prediction, answer) for answer in record.answers))
         values["cover_em"].append(max(cover_em(row.prediction, answer) for answer in record.answers))
-    shown = result.to_json()
+    shown = summary(result)
     assert list(shown) == KEYS
     for name, scores in values.items():
         interval = bootstrap_interval(scores, resamples=2000, seed=0)
         assert shown[name] == pytest.approx(fmean(scores))
-        assert result.to_json()["ci95"][name] == [interval.low, interval.high]  # type: ignore[index]
+        assert shown["ci95"][name] == [interval.low, interval.high]
+    assert result.em is not None
+    assert result.cover_em is not None
     assert 0 < result.em < result.cover_em, "the samples tell the metrics apart"
     assert {key: shown[key] for key in ("n", "recall_at_5", "errors", "context", "rate", "model")} == {
         "n": 7,
@@ -60,8 +107,9 @@ def test_means_intervals_and_keys_follow_from_the_rows() -> None:
 
 
 def test_a_known_answer() -> None:
-    row = run(BagModel(), limit=1).rows[0]
-    assert row.to_json() == {
+    result = run(BagModel(), limit=1)
+    (shown,) = model_rows(task_of(RECORDS[:1], settings_of(BagModel())), result)
+    wanted = {
         "id": "sample:0",
         "prediction": "moira calder 1829 1901 ullmere",
         "em": 0.0,
@@ -71,16 +119,19 @@ def test_a_known_answer() -> None:
         "docs": [0, 2],
         "error": None,
     }
+    assert {name: shown[name] for name in wanted} == wanted
 
 
 def test_contexts_are_compared_on_the_same_questions() -> None:
     results = {context: run(BagModel(), context=context) for context in ("memory", "text", "none")}
     for result in results.values():
-        assert result.unusable == {"questions without a gold document": 1}
+        assert task_of(RECORDS, settings_of(BagModel())).left_out == {"questions without a gold document": 1}
         assert [row.id for row in result.rows] == [record.id for record in WITH_GOLD]
-    assert results["memory"].cover_em > results["none"].cover_em == 0
+    assert (results["memory"].cover_em or 0) > results["none"].cover_em == 0  # type: ignore[operator]
     assert [row.prediction for row in results["memory"].rows] == [row.prediction for row in results["text"].rows]
-    assert [results[context].rate for context in ("memory", "text", "none")] == [8, None, None]
+    compressed = {context: [row.compressed_to for row in result.rows] for context, result in results.items()}
+    assert all(share is not None for share in compressed["memory"])
+    assert {*compressed["text"], *compressed["none"]} == {None}
     assert {row.prediction for row in results["none"].rows} == {"unknown"}
 
 
@@ -91,7 +142,7 @@ def test_gold_documents_stand_in_the_prompt_in_record_order() -> None:
     by_question = {request.question: request for request in model.requests}
     for record, row in zip(WITH_GOLD, result.rows, strict=True):
         request = by_question[record.question]
-        assert row.docs == record.gold
+        assert row.used == tuple(range(len(record.gold)))
         assert request.texts == tuple(passage_text(record.docs[i].title, record.docs[i].text) for i in record.gold)
         assert request.reader == "base"
     assert model.max_new_tokens == {7}
@@ -101,13 +152,13 @@ def test_gold_documents_stand_in_the_prompt_in_record_order() -> None:
 @pytest.mark.parametrize("context", ["memory", "text"])
 def test_quoted_answers_may_quote_what_is_read_and_nothing_else(context: str) -> None:
     model = BagModel()
-    run(model, WITH_GOLD, context=context, wording="quoted")
+    run(model, WITH_GOLD, context=context, quoted=True)
     by_question = {request.question: request for request in model.requests}
     for record in WITH_GOLD:
         gold = tuple(passage_text(record.docs[i].title, record.docs[i].text) for i in sorted(record.gold))
         assert by_question[record.question].quote_from == gold
-    with pytest.raises(ValueError, match="nothing to quote"):
-        EvalConfig.model_validate({"context": "none", "wording": "quoted"})
+    with pytest.raises(ConfigError, match="nothing to quote"):
+        run(BagModel(), context="none", quoted=True)
     free = BagModel()
     run(free, WITH_GOLD, context=context)
     assert not any(request.quote_from for request in free.requests)
@@ -131,11 +182,11 @@ def test_candidates_are_ranked_by_their_memories(rate: int) -> None:
     recalls = []
     for record, row in zip(RECORDS, result.rows, strict=True):
         order = slow_ranking(BagModel(), record, rate)
-        assert list(row.docs) == order[:2]
+        assert list(row.used) == order[:2]
         expected = sum(index in order[:5] for index in record.gold) / len(record.gold) if record.gold else None
-        assert row.recall_at_5 == expected
+        assert (row.ranking["R@5"] if row.ranking is not None else None) == expected
         recalls += [expected] if expected is not None else []
-    assert result.recall_at_5 == pytest.approx(fmean(recalls))
+    assert summary(result)["recall_at_5"] == pytest.approx(fmean(recalls))
     assert result.without_gold == 1
     assert result.n == 8, "a question without gold documents still has gold answers"
     assert result.rate == rate
@@ -148,16 +199,14 @@ def test_recall_looks_at_five_and_tells_good_rankings_from_bad() -> None:
 
     forward = run(BagModel(), given="candidates", k=1, context="none")
     backward = run(Backwards(), given="candidates", k=1, context="none")
-    assert forward.recall_at_5 == 1.0
-    assert backward.recall_at_5 is not None
-    assert backward.recall_at_5 < 0.8
-    assert forward.to_json()["recall_at_5"] == 1.0
+    assert summary(forward)["recall_at_5"] == 1.0
+    assert summary(backward)["recall_at_5"] < 0.8
     assert all(row.prediction == "unknown" for row in forward.rows)
 
 
 def test_more_documents_than_candidates_gives_them_all() -> None:
     result = run(BagModel(), given="candidates", k=50, context="text")
-    assert [sorted(row.docs) for row in result.rows] == [list(range(len(record.docs))) for record in RECORDS]
+    assert [sorted(row.used) for row in result.rows] == [list(range(len(record.docs))) for record in RECORDS]
 
 
 def test_long_documents_become_several_memories() -> None:
@@ -169,19 +218,6 @@ def test_long_documents_become_several_memories() -> None:
     whole = BagModel()
     assert run(whole, context="memory", given="candidates", k=3).errors == 0
     assert {len(request.memories) for request in whole.requests} == {3}
-
-
-def test_another_splitter_can_be_given() -> None:
-    model = BagModel()
-    config = EvalConfig(limit=1)
-    evaluate(model, RECORDS, config, data_sha256="", splitter=sentence_split)
-    expected = [
-        passage_text(doc.title, sentence)
-        for doc in (RECORDS[0].docs[0], RECORDS[0].docs[2])
-        for sentence in doc.text.replace(". ", ". |").split("|")
-    ]
-    assert sorted(model.compressed) == sorted(expected)
-    assert len(model.requests[0].memories) == len(expected) == 4
 
 
 def test_each_text_is_compressed_once() -> None:
@@ -239,7 +275,7 @@ def test_if_every_question_fails_nothing_is_scored() -> None:
     model = BagModel()
     model.broken = frozenset({"?"})
     with pytest.raises(ModelError, match=r"none of 7 questions could be answered: 7 times RuntimeError: out of memory"):
-        run(model)
+        summary(run(model))
 
 
 def test_faults_of_the_run_are_not_faults_of_a_question() -> None:
@@ -265,38 +301,38 @@ def test_progress_ends_at_the_number_of_questions() -> None:
     model = BagModel()
     model.broken = frozenset({"rye bread"})
     told: list[tuple[int, int]] = []
-    config = EvalConfig(batch_size=2)
-    evaluate(model, RECORDS, config, data_sha256="", progress=lambda done, total: told.append((done, total)))
-    done = [now for now, _ in told]
+    run(model, batch_size=2, on_progress=lambda asked, known: told.append((asked, known)))
+    done = [asked for asked, _ in told]
     assert done == sorted(set(done))
-    assert told[-1] == (7, 7)
+    assert told[-1] == (7, 0)
 
 
 def test_limit_counts_records_from_the_first() -> None:
     assert [row.id for row in run(BagModel(), limit=3).rows] == ["sample:0", "sample:1", "sample:2"]
-    assert run(BagModel(), limit=8).unusable == {"questions without a gold document": 1}
+    whole = task_of(RECORDS, settings_of(BagModel()), limit=8)
+    assert whole.left_out == {"questions without a gold document": 1}
 
 
-def test_records_that_ask_nothing_are_counted() -> None:
-    passages = read_records(FIXTURES / "passage_qa.jsonl").records
-    result = run(BagModel(), [*passages, *RECORDS])
-    assert result.n == 7
-    assert sum(result.unusable.values()) == len(passages) + 1
-    for records, message in ((passages, "6 passage records"), (RECORDS[7:], "1 questions without"), ([], "no records")):
+def test_records_that_ask_nothing_are_counted(tmp_path: Path) -> None:
+    passages = (FIXTURES / "passage_qa.jsonl").read_text("utf-8")
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text((FIXTURES / "multi_hop.jsonl").read_text("utf-8") + passages, encoding="utf-8")
+    task = TaskLoader(None).load(str(mixed), "oracle", given="gold", k=5, max_new_tokens=8)
+    assert len(task.questions) == 7
+    assert sum(task.left_out.values()) == len(passages.splitlines()) + 1
+    with pytest.raises(RecordError, match=r"passage_qa\.jsonl"):
+        TaskLoader(None).load(str(FIXTURES / "passage_qa.jsonl"), "oracle", given="gold", k=5, max_new_tokens=8)
+    for records, message in ((RECORDS[7:], "1 questions without"), ([], "no question")):
         with pytest.raises(RecordError, match=message):
-            run(BagModel(), records)
+            task_of(records, settings_of(BagModel()))
 
 
-def test_documents_are_not_compressed_far_ahead_of_their_questions() -> None:
+def test_documents_are_not_compressed_ahead_of_their_questions() -> None:
     docs = RECORDS[1].docs
     records = [
         replace(RECORDS[1], id=str(n), docs=tuple(replace(doc, title=f"{n}") for doc in docs)) for n in range(12)
     ]
     model = BagModel()
     made: list[int] = []
-
-    def look(_done: int, _total: int) -> None:
-        made.append(len(model.compressed))
-
-    evaluate(model, records, EvalConfig(given="candidates", batch_size=1), data_sha256="", progress=look)
-    assert made == [4 * len(docs)] * 4 + [8 * len(docs)] * 4 + [12 * len(docs)] * 4, "a chunk is four batches"
+    run(model, records, given="candidates", batch_size=2, on_progress=lambda *_: made.append(len(model.compressed)))
+    assert made == [2 * len(docs) * batch for batch in range(1, 7)]

@@ -11,31 +11,41 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from bag_model import BagModel
 from matplotlib.figure import Figure
 from word_system import SYSTEMS, WordSystem, make_settings
 
+from bag_model import BagModel
 from clara.config import check
 from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
-from clara.evaluate.benefit import kept_benefits
-from clara.evaluate.contest import Asking, Exam, Scoring, examine
-from clara.evaluate.figures import draw_all
-from clara.evaluate.grid import Benefit, Grid, GridRun, Outcome, Step, Trial, capped, run_grid, trials
-from clara.evaluate.isolation import Failure
+from clara.evaluate.failures import Failure
+from clara.evaluate.plots import draw_all
 from clara.evaluate.provenance import Provenance, provenance
-from clara.evaluate.report import make_report, runs_table, to_markdown, write_report
-from clara.evaluate.results_page import page, write_page
-from clara.evaluate.sources import Sources
-from clara.evaluate.system import Ask, Build, Reply, SystemSettings
+from clara.evaluate.questions import Task, TaskLoader
+from clara.evaluate.report import make_report, page, runs_table, to_markdown, write_page, write_report
+from clara.evaluate.results import Scoring
+from clara.evaluate.run import (
+    Block,
+    Grid,
+    GridProgress,
+    GridResult,
+    GridRun,
+    RunSettings,
+    capped,
+    plan,
+    run_grid,
+    run_system,
+)
+from clara.evaluate.statistics import Benefit, kept_benefits
+from clara.evaluate.system import Build, Prediction, Query, SystemSettings
 from clara.metrics import bootstrap_interval, score_answer
 
 FILE = Path(__file__).parents[1] / "data" / "fixtures" / "multi_hop.jsonl"
-SOURCES = Sources(None)
+LOADER = TaskLoader(None)
 PAIR = Benefit(name="plain", none="nothing", text="words")
 
 
-def load(given: str = "candidates", k: int = 2, limit: int | None = None) -> Exam:
-    return SOURCES.load(str(FILE), "oracle", given=given, k=k, max_new_tokens=8, limit=limit).exam  # type: ignore[arg-type]
+def load(given: str = "candidates", k: int = 2, limit: int | None = None) -> Task:
+    return LOADER.load(str(FILE), "oracle", given=given, k=k, max_new_tokens=8, limit=limit)  # type: ignore[arg-type]
 
 
 def turned(path: Path) -> Path:
@@ -49,53 +59,53 @@ def turned(path: Path) -> Path:
 
 
 def compare(
-    folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **asking: object
-) -> Outcome:
-    wanted = trials([check(GridRun, {"data": (str(FILE),), **run}, source="test") for run in runs])
-    how = Asking(folder=folder, batch_size=3, **asking)  # type: ignore[arg-type]
-    return run_grid(wanted, systems, make_settings(), SOURCES, how)
+    folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **how: object
+) -> GridResult:
+    wanted = plan([check(Block, {"data": (str(FILE),), **run}, source="test") for run in runs])
+    settings = RunSettings(folder=folder, batch_size=3, **how)  # type: ignore[arg-type]
+    return run_grid(wanted, systems, make_settings(), LOADER, settings)
 
 
 def test_scores_follow_from_the_replies(tmp_path: Path) -> None:
-    exam = load()
+    task = load()
     system = WordSystem("words", make_settings())
-    result = examine(system, exam, Asking(tmp_path, batch_size=3))
-    assert len(exam.questions) == 8
-    assert system.asked == [question.id for question in exam.questions]
+    result = run_system(system, task, RunSettings(tmp_path, batch_size=3))
+    assert len(task.questions) == 8
+    assert system.asked == [question.id for question in task.questions]
     values = [
-        score_answer(row.prediction or "", q.answers or ()) for q, row in zip(exam.questions, result.rows, strict=True)
+        score_answer(row.prediction or "", q.answers or ()) for q, row in zip(task.questions, result.rows, strict=True)
     ]
     assert result.f1 == pytest.approx(fmean(value.f1 for value in values))
     assert result.ci95 is not None
-    assert result.ci95.f1 == bootstrap_interval([value.f1 for value in values])
+    assert result.ci95["f1"] == bootstrap_interval([value.f1 for value in values])
     assert (result.n, result.errors, result.ranked, result.without_gold) == (8, 0, 7, 1)
     assert result.first_token_seconds == 0.25
     assert result.retrieval is not None
     assert 0 < result.retrieval["R@1"] <= result.retrieval["R@5"] <= 1
     assert result.abstention is None, "every question has an answer"
-    assert json.loads(json.dumps(result.to_json()))["key"] == result.subject.key
+    assert json.loads(json.dumps(result.to_json()))["key"] == result.key
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     first, again, more = (WordSystem("words", make_settings()) for _ in range(3))
-    examine(first, load(limit=5), Asking(tmp_path, batch_size=2))
-    result = examine(again, load(), Asking(tmp_path, batch_size=2))
+    run_system(first, load(limit=5), RunSettings(tmp_path, batch_size=2))
+    result = run_system(again, load(), RunSettings(tmp_path, batch_size=2))
     assert first.asked + again.asked == [question.id for question in load().questions]
-    assert examine(more, load(), Asking(tmp_path)) == result
+    assert run_system(more, load(), RunSettings(tmp_path)) == result
     assert not more.asked
     other = WordSystem("words", make_settings(rate=2), minds_rate=True)
-    examine(other, load(), Asking(tmp_path), rate=2)
+    run_system(other, load(), RunSettings(tmp_path), rate=2)
     assert len(other.asked) == 8, "another fingerprint is another run"
     quantised = WordSystem("words", make_settings())
-    examine(quantised, load(), Asking(tmp_path, precision="int4"))
+    run_system(quantised, load(), RunSettings(tmp_path, precision="int4"))
     assert len(quantised.asked) == 8, "so is another precision of the weights"
 
 
 def test_an_error_is_counted_named_and_in_no_mean(tmp_path: Path) -> None:
     system, sound = WordSystem("words", make_settings()), WordSystem("words", make_settings())
     system.broken = frozenset({"sample:2", "sample:4"})
-    result = examine(system, load(), Asking(tmp_path / "a", batch_size=3))
-    full = examine(sound, load(), Asking(tmp_path / "b", batch_size=3))
+    result = run_system(system, load(), RunSettings(tmp_path / "a", batch_size=3))
+    full = run_system(sound, load(), RunSettings(tmp_path / "b", batch_size=3))
     assert (result.n, result.errors) == (6, 2)
     assert set(result.error_reasons) == {f"RuntimeError: out of memory at sample:{n}" for n in (2, 4)}
     kept = [row for row in full.rows if row.id not in system.broken]
@@ -103,52 +113,52 @@ def test_an_error_is_counted_named_and_in_no_mean(tmp_path: Path) -> None:
     assert result.f1 == pytest.approx(fmean(row.scores.f1 for row in kept if row.scores))
     system.broken = frozenset()
     system.asked.clear()
-    assert examine(system, load(), Asking(tmp_path / "a")).errors == 2, "an error stays"
+    assert run_system(system, load(), RunSettings(tmp_path / "a")).errors == 2, "an error stays"
     assert not system.asked
-    mended = examine(system, load(), Asking(tmp_path / "a", retry_errors=True))
+    mended = run_system(system, load(), RunSettings(tmp_path / "a", retry_errors=True))
     assert sorted(system.asked) == ["sample:2", "sample:4"]
     assert mended.rows == full.rows
 
 
 def test_a_system_that_raises_or_points_nowhere_fails_question_by_question(tmp_path: Path) -> None:
     class Odd(WordSystem):
-        def _one(self, ask: Ask) -> Reply | Failure:
+        def _one(self, ask: Query) -> Prediction | Failure:
             if ask.id == "sample:1":
                 raise MemoryError("too large")
             reply = super()._one(ask)
-            return replace(reply, used=(99,)) if ask.id == "sample:3" and isinstance(reply, Reply) else reply
+            return replace(reply, used=(99,)) if ask.id == "sample:3" and isinstance(reply, Prediction) else reply
 
-    result = examine(Odd("words", make_settings()), load(), Asking(tmp_path, batch_size=4))
+    result = run_system(Odd("words", make_settings()), load(), RunSettings(tmp_path, batch_size=4))
     assert result.errors == 2
     assert {row.id for row in result.rows if row.error} == {"sample:1", "sample:3"}
 
 
 def test_gold_documents_only(tmp_path: Path) -> None:
-    exam = load("gold")
-    result = examine(WordSystem("words", make_settings(given="gold")), exam, Asking(tmp_path))
-    assert [row.used for row in result.rows] == [tuple(range(len(question.gold))) for question in exam.questions]
+    task = load("gold")
+    result = run_system(WordSystem("words", make_settings(given="gold")), task, RunSettings(tmp_path))
+    assert [row.used for row in result.rows] == [tuple(range(len(question.gold))) for question in task.questions]
     assert (result.retrieval, result.ranked, result.without_gold) == (None, 0, 0)
 
 
-def test_the_plan_names_each_trial_once_and_keeps_data_together() -> None:
-    run = GridRun(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
-    plain = GridRun(data=("a",), systems=("z", "x"))
-    found = trials([run, plain, run])
+def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
+    run = Block(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
+    plain = Block(data=("a",), systems=("z", "x"))
+    found = plan([run, plain, run])
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
     groups = [(trial.data, trial.setting) for trial in found]
     assert [group for n, group in enumerate(groups) if n == 0 or groups[n - 1] != group] == list(dict.fromkeys(groups))
-    assert Trial("a", "oracle", "candidates", 5, None, "z", None) in found
+    assert GridRun("a", "oracle", "candidates", 5, None, "z", None) in found
 
 
 def test_a_trial_caps_every_block() -> None:
-    runs = [GridRun(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    runs = [Block(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
     assert [run.limit for run in capped(runs, 2)] == [2, 1, 2]
     assert capped(runs, None) == tuple(runs)
 
 
 def test_a_system_that_minds_no_rate_is_asked_once(tmp_path: Path) -> None:
     outcome = compare(tmp_path, [{"systems": ("words", "every"), "rates": (1, 2)}])
-    assert [result.subject.label for result in outcome.results] == ["words", "every 1x", "every 2x"]
+    assert [result.label for result in outcome.results] == ["words", "every 1x", "every 2x"]
 
 
 def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
     systems = {**SYSTEMS, "lingua": missing}
     runs: list[dict[str, object]] = [{"systems": ("lingua", "words", "every"), "rates": (2, 3)}]
     outcome = compare(tmp_path, runs, systems, strict=False)
-    assert [result.subject.label for result in outcome.results] == ["words", "every 2x"]
+    assert [result.label for result in outcome.results] == ["words", "every 2x"]
     assert set(outcome.not_run) == {"lingua 2x", "lingua 3x", "every 3x"}
     assert "pip install 'clara-rag[eval]'" in outcome.not_run["lingua 2x"]
     with pytest.raises(ClaraError, match="llmlingua"):
@@ -169,9 +179,9 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
 
 
 def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
-    steps: list[Step] = []
-    wanted = trials([GridRun(data=(str(FILE),), systems=("words", "nothing"))])
-    run_grid(wanted, SYSTEMS, make_settings(), SOURCES, Asking(tmp_path, batch_size=3), tell=steps.append)
+    steps: list[GridProgress] = []
+    wanted = plan([Block(data=(str(FILE),), systems=("words", "nothing"))])
+    run_grid(wanted, SYSTEMS, make_settings(), LOADER, RunSettings(tmp_path, batch_size=3), on_progress=steps.append)
     assert [step.done for step in steps] == [3, 6, 8, 11, 14, 16]
     assert {step.total for step in steps} == {16}
     assert steps[-1].seconds_left == 0
@@ -180,7 +190,7 @@ def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> N
 
 def test_kept_benefit_by_hand(tmp_path: Path) -> None:
     outcome = compare(tmp_path, [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}])
-    f1 = {result.subject.label: result.f1 or 0.0 for result in outcome.results}
+    f1 = {result.label: result.f1 or 0.0 for result in outcome.results}
     kept = {item.system: item for item in kept_benefits(outcome.results, [PAIR])}
     assert list(kept) == ["every 1x", "every 2x"]
     for label, item in kept.items():
@@ -209,7 +219,7 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "out" / "report.md").read_text("utf-8")
     for result in outcome.results:
-        assert text.count(f"`{result.subject.key}`") >= 2, "in the table of scores and in the table of runs"
+        assert text.count(f"`{result.key}`") >= 2, "in the table of scores and in the table of runs"
         assert f"{100 * (result.f1 or 0):.1f}" in text
     for fact in (origin.commit, origin.cpu, origin.torch, origin.checkpoint, "seed 0"):
         assert fact in text
@@ -219,7 +229,7 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
     assert found["results"][0]["data_sha256"] == load().data_sha256
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 4 * 8
-    assert {row["run"] for row in rows} == {result.subject.key for result in outcome.results}
+    assert {row["run"] for row in rows} == {result.key for result in outcome.results}
     assert len(found["comparisons"]["multi_hop oracle candidates"]) == 6
 
 
@@ -251,7 +261,7 @@ def test_data_sets_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytes
     assert f"| system | n | {here} | {there} | mean |" in text
     row = next(line for line in text.splitlines() if line.startswith("| words | 8 |"))
     for result in outcome.results:
-        if result.subject.label == "words":
+        if result.label == "words":
             assert f"| {100 * (result.f1 or 0):.1f} (" in row
 
     drawn: dict[str, Any] = {}
@@ -267,7 +277,7 @@ def test_two_values_of_k_have_a_table_each(tmp_path: Path) -> None:
     runs += [{"systems": systems, "k": k} for k in (1, 3)]
     outcome = compare(tmp_path, runs)
     report = make_report(outcome, origin_of_tests(), Scoring(), [PAIR])
-    assert len({result.f1 for result in outcome.results if result.subject.system == "words"}) == 3
+    assert len({result.f1 for result in outcome.results if result.system == "words"}) == 3
     found = report.to_json()["comparisons"]
     assert isinstance(found, dict)
     names = ["multi_hop oracle gold", "multi_hop oracle candidates, k 1", "multi_hop oracle candidates, k 3"]
@@ -280,7 +290,7 @@ def test_two_values_of_k_have_a_table_each(tmp_path: Path) -> None:
         "### Oracle, all candidates given, k 3",
     ]
     for result in outcome.results:
-        if result.subject.system == "words":
+        if result.system == "words":
             assert f"| words | {result.n} | {100 * (result.f1 or 0):.1f} (" in text
 
 
@@ -290,12 +300,12 @@ def test_a_system_is_not_asked_the_same_questions_twice(tmp_path: Path) -> None:
         compare(tmp_path / "journals", twice)
     assert not (tmp_path / "journals").exists(), "said before anything is asked"
     outcomes = [compare(tmp_path / str(number), [run]) for number, run in enumerate(twice)]
-    both = Outcome(tuple(outcome.results[0] for outcome in outcomes), {}, {})
+    both = GridResult(tuple(outcome.results[0] for outcome in outcomes), {}, {})
     with pytest.raises(InputError, match="two results of words on multi_hop oracle"):
         make_report(both, origin_of_tests(), Scoring())
 
 
-def test_what_is_left_out_is_said_of_each_exam(tmp_path: Path) -> None:
+def test_what_is_left_out_is_said_of_each_task(tmp_path: Path) -> None:
     data = tmp_path / "faulty.jsonl"
     data.write_text(FILE.read_text("utf-8") + "{\n", encoding="utf-8")
     runs: list[dict[str, object]] = [
@@ -340,9 +350,9 @@ def test_the_results_page_ranks_on_the_questions_that_all_ranked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ranks(WordSystem):
-        def _one(self, ask: Ask) -> Reply | Failure:
+        def _one(self, ask: Query) -> Prediction | Failure:
             reply = super()._one(ask)
-            if not isinstance(reply, Reply) or reply.ranking is None:
+            if not isinstance(reply, Prediction) or reply.ranking is None:
                 return reply
             order = reply.ranking if self.name == "near" else reply.ranking[::-1]
             return replace(reply, text=None, used=(), ranking=order)
@@ -355,7 +365,7 @@ def test_the_results_page_ranks_on_the_questions_that_all_ranked(
     table = text.split("on the questions that all of these ranked (multi_hop 3):\n\n")[1].split("\n\n")[0]
     rows = {line.split("|")[1].strip(): line for line in table.splitlines()[2:]}
     assert set(rows) == {"near", "far"}, "systems that answer rank as one of these does"
-    near, far = (next(r for r in outcome.results if r.subject.system == name).rows[:3] for name in ("near", "far"))
+    near, far = (next(r for r in outcome.results if r.system == name).rows[:3] for name in ("near", "far"))
     for name, own in (("near", near), ("far", far)):
         for measure in ("R@5", "R@1", "RR"):
             value = fmean((row.ranking or {})[measure] for row in own)
@@ -380,12 +390,12 @@ def test_recipes_are_checked_whole() -> None:
 
 def test_names_lead_to_files_or_to_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "nq.oracle.jsonl").write_text(FILE.read_text("utf-8"), encoding="utf-8")
-    sources = Sources(tmp_path)
-    exam = sources.load("nq", "oracle", given="candidates", k=5, max_new_tokens=8).exam
-    assert (exam.data, len(exam.questions), exam.candidates) == ("nq", 8, "as in the file")
+    sources = TaskLoader(tmp_path)
+    task = sources.load("nq", "oracle", given="candidates", k=5, max_new_tokens=8)
+    assert (task.data, len(task.questions), task.candidates) == ("nq", 8, "as in the file")
     with pytest.raises(InputError, match=r"no nq.normal.jsonl.gz .* --data-dir"):
         sources.load("nq", "normal", given="candidates", k=5, max_new_tokens=8)
     with pytest.raises(InputError, match="CLARA_DATA"):
-        Sources(None).load("squad", "oracle", given="candidates", k=5, max_new_tokens=8)
+        TaskLoader(None).load("squad", "oracle", given="candidates", k=5, max_new_tokens=8)
     with pytest.raises(RecordError, match="no data file"):
-        Sources(None).load("nothing.jsonl", "oracle", given="candidates", k=5, max_new_tokens=8)
+        TaskLoader(None).load("nothing.jsonl", "oracle", given="candidates", k=5, max_new_tokens=8)

@@ -14,16 +14,16 @@ import pytest
 
 from clara.data import DocText
 from clara.errors import InputError
-from clara.evaluate.isolation import Failure
-from clara.evaluate.journal import Entry, Journal, ask_hash
-from clara.evaluate.system import Ask, Reply
+from clara.evaluate.failures import Failure
+from clara.evaluate.journal import Entry, Journal, query_hash
+from clara.evaluate.system import Prediction, Query
 
 KEY = {"data": "invented", "rate": 4}
-ASKS = [Ask(f"q{n}", f"Question {n}?", (DocText("", f"text {n}"),)) for n in range(3)]
-REPLIES: list[Reply | Failure] = [
-    Reply("an answer – é", (0,), (0,), 5, 0.5, 0.25),
+ASKS = [Query(f"q{n}", f"Question {n}?", (DocText("", f"text {n}"),)) for n in range(3)]
+REPLIES: list[Prediction | Failure] = [
+    Prediction("an answer – é", (0,), (0,), 5, 0.5, 0.25),
     Failure(RuntimeError("out of memory\nsecond line")),
-    Reply(None, None, (), 0),
+    Prediction(None, None, (), 0),
 ]
 
 
@@ -39,8 +39,8 @@ def test_entries_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl", KEY) as journal:
         assert journal.entries == kept
         assert journal.origins == [{"commit": "abc"}]
-    assert [kept[ask_hash(ask)].error for ask in ASKS] == [None, "RuntimeError: out of memory", None]
-    assert kept[ask_hash(ASKS[0])].reply == REPLIES[0]
+    assert [kept[query_hash(ask)].error for ask in ASKS] == [None, "RuntimeError: out of memory", None]
+    assert kept[query_hash(ASKS[0])].prediction == REPLIES[0]
 
 
 def test_a_cut_at_any_byte_loses_only_what_came_after_it(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_cut_at_any_byte_loses_only_what_came_after_it(tmp_path: Path) -> None
         whole = content[:length].count(b"\n")  # header, origin, three replies
         with Journal(cut, KEY) as journal:
             assert len(journal.entries) == max(0, whole - 2)
-            missing = [ask for ask in ASKS if ask_hash(ask) not in journal.entries]
+            missing = [ask for ask in ASKS if query_hash(ask) not in journal.entries]
             journal.add(missing, [REPLIES[ASKS.index(ask)] for ask in missing])
         with Journal(cut, KEY) as journal:
             assert journal.entries == kept
@@ -62,10 +62,10 @@ def test_a_cut_at_any_byte_loses_only_what_came_after_it(tmp_path: Path) -> None
 def test_errors_can_be_asked_again(tmp_path: Path) -> None:
     kept = fill(tmp_path / "j.jsonl")
     with Journal(tmp_path / "j.jsonl", KEY, retry_errors=True) as journal:
-        assert journal.entries.keys() == kept.keys() - {ask_hash(ASKS[1])}
+        assert journal.entries.keys() == kept.keys() - {query_hash(ASKS[1])}
         journal.add([ASKS[1]], [REPLIES[0]])
     with Journal(tmp_path / "j.jsonl", KEY) as journal:
-        assert journal.entries[ask_hash(ASKS[1])] == Entry(REPLIES[0], None)  # type: ignore[arg-type]
+        assert journal.entries[query_hash(ASKS[1])] == Entry(REPLIES[0], None)  # type: ignore[arg-type]
 
 
 def test_what_is_no_journal_of_this_run_is_refused(tmp_path: Path) -> None:
@@ -91,17 +91,17 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from clara.data import DocText
-from clara.evaluate.journal import Journal, ask_hash
-from clara.evaluate.system import Ask, Reply
+from clara.evaluate.journal import Journal, query_hash
+from clara.evaluate.system import Query, Prediction
 
 path, log = Path(sys.argv[1]), Path(sys.argv[2])
-asks = [Ask(f"q{n}", f"Question {n}?", (DocText("", f"text {n}"),)) for n in range(40)]
+asks = [Query(f"q{n}", f"Question {n}?", (DocText("", f"text {n}"),)) for n in range(40)]
 with Journal(path, {"data": "invented"}) as journal:
     for ask in asks:
-        if ask_hash(ask) in journal.entries:
+        if query_hash(ask) in journal.entries:
             continue
         time.sleep(0.02)
-        journal.add([ask], [Reply(f"answer {ask.id}", None, (), 0)])
+        journal.add([ask], [Prediction(f"answer {ask.id}", None, (), 0)])
         with log.open("a") as file:
             file.write(ask.id + "\\n")
 """
@@ -124,4 +124,4 @@ def test_kill_9_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) >= 39
     with Journal(path, {"data": "invented"}) as journal:
         assert len(journal.entries) == 40
-        assert all(entry.reply is not None for entry in journal.entries.values())
+        assert all(entry.prediction is not None for entry in journal.entries.values())

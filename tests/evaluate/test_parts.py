@@ -1,4 +1,4 @@
-"""The parts of an evaluation: isolation of faults, the memory bank, ranking, settings."""
+"""The parts of an evaluation: errors that stay with their item, memories, ranking, settings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from bag_model import BagModel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bag_model import BagModel, sentence_split
 from clara.config import check
 from clara.data import DocText
-from clara.errors import ConfigError
-from clara.evaluate import EvalConfig
-from clara.evaluate.isolation import Failure, each
-from clara.evaluate.memories import MemoryBank, rank
-from clara.ingest import split
-from clara.records import Memory, QueryMemory
+from clara.errors import ConfigError, ModelError
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import Failure, each, unwrap
+from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.run import Block
+from clara.evaluate.system import Context, answer_all
+from clara.records import GenerationRequest, Memory, QueryMemory
 
 
 @given(st.lists(st.integers(-3, 3), max_size=20))
@@ -50,6 +51,34 @@ def test_a_batch_too_large_goes_through_in_parts() -> None:
     assert max(size for size in sizes if size <= 3) > 1
 
 
+def test_a_batch_with_another_number_of_results_is_no_items_fault() -> None:
+    def short(batch: Sequence[int]) -> list[int]:
+        return list(batch)[1:]
+
+    with pytest.raises(ModelError, match="1 results for a batch of 2"):
+        each([1, 2], lambda batch: each(batch, short))
+
+
+def test_unwrapping_raises_the_first_failure() -> None:
+    assert unwrap([1, 2]) == [1, 2]
+    with pytest.raises(KeyError, match="first"):
+        unwrap([1, Failure(KeyError("first")), Failure(ValueError("second"))])
+
+
+def test_answers_come_in_order_though_the_longest_is_asked_first() -> None:
+    model = BagModel()
+    texts = ("Ann met Bo.", "Ann met Bo in Ullmere by the old tarn.", "")
+    contexts: list[Context | Failure] = [
+        Context(GenerationRequest("Who?", texts=(text,) if text else ()), tokens=len(text)) for text in texts
+    ]
+    contexts.insert(1, Failure(ValueError("no context")))
+    answers = answer_all(model, contexts, batch_size=2, max_new_tokens=4)
+    assert [request.texts for request in model.requests] == [(texts[1],), (texts[0],), ()]
+    assert answers[1] is contexts[1]
+    alone = [model.generate_many([item.request])[0].text for item in contexts if isinstance(item, Context)]
+    assert [answer.text for answer in answers if not isinstance(answer, Failure)] == alone
+
+
 def test_an_interrupt_ends_the_run() -> None:
     def stopped(_batch: Sequence[int]) -> list[int]:
         raise KeyboardInterrupt
@@ -58,17 +87,25 @@ def test_an_interrupt_ends_the_run() -> None:
         each([1, 2], stopped)
 
 
-def test_a_bank_keeps_a_document_until_its_last_use() -> None:
+def test_a_document_is_compressed_again_only_after_the_cache_dropped_it() -> None:
     first, second = DocText("A", "alpha beta."), DocText("B", "gamma delta.")
     model = BagModel()
-    bank = MemoryBank(model, rate=None, splitter=split, uses=[first, second, first])
-    bank.fill([first, second, first])
-    bank.release([first, second])
-    assert len(bank) == 1
-    bank.fill([first])
+    memories = DocumentMemories(model, None, Cache())
+    memories.of([first, second, first])
+    memories.of([first])
     assert model.compressed.count("A\nalpha beta.") == 1
-    bank.release([first])
-    assert len(bank) == 0
+    small = DocumentMemories(model, None, Cache(budget_bytes=1))
+    for doc in (first, second, first):
+        small.of([doc])
+    assert model.compressed.count("A\nalpha beta.") == 3
+
+
+def test_another_splitter_can_be_given() -> None:
+    model = BagModel()
+    docs = [DocText("First", "One fact. Another one."), DocText("Next", "A third.")]
+    found = DocumentMemories(model, None, Cache(), sentence_split).of(docs)
+    assert sorted(model.compressed) == sorted(["First\nOne fact. ", "First\nAnother one.", "Next\nA third."])
+    assert [len(windows) for windows in found if not isinstance(windows, Failure)] == [2, 1]
 
 
 VECTOR = st.lists(st.integers(-4, 4), min_size=4, max_size=4)
@@ -84,7 +121,7 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
         return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
 
     asked = QueryMemory(memory(query).values, "f", 4, 8)
-    order = rank(asked, [[memory(window) for window in doc] for doc in docs])
+    order = rank_documents(asked, [[memory(window) for window in doc] for doc in docs])
     best = [max(cosine(query, window) for window in doc) for doc in docs]
     assert sorted(order) == list(range(len(docs)))
     for before, after in itertools.pairwise(order):
@@ -93,11 +130,11 @@ def test_ranking_is_by_the_nearest_window(query: list[int], docs: list[list[list
 
 def test_equal_documents_keep_their_order() -> None:
     same = [Memory(np.ones((2, 2), dtype=np.float32), "f", 4, 8)]
-    assert rank(QueryMemory(same[0].values, "f", 4, 8), [same] * 5) == (0, 1, 2, 3, 4)
+    assert rank_documents(QueryMemory(same[0].values, "f", 4, 8), [same] * 5) == (0, 1, 2, 3, 4)
 
 
 def test_settings_name_all_faults_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(EvalConfig, {"given": "golden", "k": 0, "rates": 4, "resamples": 10}, source="command line")
-    for name in ("given", "k", "rates", "resamples"):
+        check(Block, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line")
+    for name in ("given", "k", "rates", "systems"):
         assert f"{name}: " in str(caught.value)

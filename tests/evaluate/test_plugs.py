@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bag_model import BagModel
 
+from bag_model import BagModel
 from clara.errors import ConfigError, MissingExtraError
 from clara.evaluate.plugs.mteb import LatentEncoder
 from clara.ingest import make_document, split

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.evaluate.retrieval import MEASURES, mean_scores, score_rankings
-from clara.evaluate.significance import compare_all, holm, paired_p
+from clara.evaluate.results import MEASURES, mean_scores, score_rankings
+from clara.evaluate.statistics import compare_all, holm, paired_p
 from clara.metrics import precision_at_k, recall_at_k
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from bag_model import BagModel
 from system_cases import ASKS, DOCS, LONG, replies, settings
 
+from bag_model import BagModel
 from clara.config import CompressionConfig, LoraSettings
-from clara.data import MultiHop
 from clara.errors import ClaraError, ConfigError
-from clara.evaluate import EvalConfig, evaluate
-from clara.evaluate.baselines import SYSTEMS
-from clara.evaluate.isolation import Failure
-from clara.evaluate.system import Ask, Reply
+from clara.evaluate.failures import Failure
+from clara.evaluate.system import Prediction, Query
+from clara.evaluate.systems import SYSTEMS, model_system
+from clara.evaluate.weights import whole_identity
 from clara.ingest import make_document, split
 from clara.model import ClaraModel, checkpoint
 from clara.model.adapters import Adapters
@@ -108,7 +107,7 @@ def staged(tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def texts(ask: Ask, reply: Reply) -> tuple[str, ...]:
+def texts(ask: Query, reply: Prediction) -> tuple[str, ...]:
     return tuple(passage_text(ask.docs[index].title, ask.docs[index].text) for index in reply.used)
 
 
@@ -176,19 +175,12 @@ def test_clara_ranks_by_its_own_reasoner(
 
 def test_gold_documents_are_read_as_given(tiny_model: ClaraModel, tmp_path: Path) -> None:
     """The same answers as ``clara eval --given gold`` for one model gives."""
-    records = [
-        MultiHop(id=ask.id, source="s", question=ask.question, answers=("x",), docs=ask.docs, gold=(0, 2))
-        for ask in ASKS
-    ]
-    asks = tuple(Ask(ask.id, ask.question, (ask.docs[0], ask.docs[2])) for ask in ASKS)
+    asks = tuple(Query(ask.id, ask.question, (ask.docs[0], ask.docs[2])) for ask in ASKS)
     run = settings(tiny_model, tmp_path, given="gold")
     for name, context, reader in (("clara", "memory", "generator"), ("text-bm25", "text", "base")):
-        config = EvalConfig.model_validate(
-            {"given": "gold", "context": context, "reader": reader, "max_new_tokens": 6, "batch_size": 2}
-        )
-        wanted = evaluate(tiny_model, records, config, data_sha256="0")
+        wanted = replies(model_system(run, context=context, reader=reader), asks)
         found = replies(SYSTEMS[name](run), asks)
-        assert [reply.text for reply in found] == [row.prediction for row in wanted.rows]
+        assert [reply.text for reply in found] == [reply.text for reply in wanted]
         assert {(reply.ranking, reply.used) for reply in found} == {(None, (0, 1))}
 
 
@@ -244,14 +236,14 @@ def test_pisco_wants_a_teachers_answers_and_no_pretraining(
 
 
 def test_an_error_in_one_question_is_its_own(tmp_path: Path) -> None:
-    asks = (*ASKS[:2], Ask("fox", "Where do snow foxes live?", (DOCS[4], DOCS[3])), Ask("e", "broken?", (LONG,)))
+    asks = (*ASKS[:2], Query("fox", "Where do snow foxes live?", (DOCS[4], DOCS[3])), Query("e", "broken?", (LONG,)))
     model = BagModel()
     model.broken = frozenset({"broken?"})
-    found = SYSTEMS["text-bm25"](settings(model, tmp_path, k=1)).reply(asks)
+    found = SYSTEMS["text-bm25"](settings(model, tmp_path, k=1)).predict(asks)
     assert [isinstance(reply, Failure) for reply in found] == [False, False, False, True]
     model = BagModel()
     model.broken = frozenset({"Orrin bread is"})
-    found = SYSTEMS["clara-bm25"](settings(model, tmp_path, k=1)).reply(asks)
+    found = SYSTEMS["clara-bm25"](settings(model, tmp_path, k=1)).predict(asks)
     assert [isinstance(reply, Failure) for reply in found] == [False, True, False, False]
     assert isinstance(found[1], Failure)
     assert found[1].reason == "RuntimeError: out of memory at Orrin bread is"
@@ -294,6 +286,18 @@ def test_fingerprints_change_with_what_decides_replies(
         checkpoint.save(loaded.network, loaded.manifest.model_copy(update=late | changed), folder, card="# Other\n")
         different.append(of("clara", model=ClaraModel.load(folder)))
     assert len(set(different)) == len(different)
+
+
+def test_a_checkpoint_that_gains_a_text_reader_keeps_its_journals(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    before = whole_identity(ClaraModel.load(folder))
+    reader = folder / "adapters" / "text_reader"
+    shutil.copytree(folder / "adapters" / "generator", reader)
+    assert whole_identity(ClaraModel.load(folder)) == before
+    other = folder / "adapters" / "other"
+    shutil.copytree(reader, other)
+    assert whole_identity(ClaraModel.load(folder)) != before, "any other weights count"
 
 
 def test_a_missing_package_names_its_extra(

@@ -11,9 +11,9 @@ from system_cases import ASKS, LONG, replies, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from clara.errors import ModelError
-from clara.evaluate.baselines import SYSTEMS
-from clara.evaluate.baselines.dense import package_folder
-from clara.evaluate.baselines.lingua import ClassifierCompressor, PairCache, PerplexityCompressor, TokenCounter
+from clara.evaluate.lingua import ClassifierCompressor, PairCache, PerplexityCompressor, TokenCounter
+from clara.evaluate.rankers import package_folder
+from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 
 

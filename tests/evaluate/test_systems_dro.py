@@ -19,7 +19,7 @@ from system_cases import ASKS, replies, settings
 from clara.config import Settings, check, read_toml
 from clara.data import DataRecord, MultiHop
 from clara.errors import CheckpointError, ConfigError, TrainingError
-from clara.evaluate.baselines import SYSTEMS
+from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 from clara.model.backbone import BaseModel, load_base
 from clara.model.reader import Reader

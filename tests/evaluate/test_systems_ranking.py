@@ -12,18 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bag_model import BagModel
 from system_cases import ASKS, DOCS, LONG, replies, settings
 
+from bag_model import BagModel
 from clara.data import DocText
 from clara.errors import ConfigError, ModelError
-from clara.evaluate.baselines import SYSTEMS
-from clara.evaluate.baselines.bm25 import Bm25
-from clara.evaluate.baselines.dense import BGE_QUERY, Dense, bge, check_minilm, load_minilm, minilm, package_folder
-from clara.evaluate.baselines.latent import DocumentMemories
-from clara.evaluate.isolation import Failure
-from clara.evaluate.shelf import Shelf
-from clara.evaluate.system import Ask
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import Failure
+from clara.evaluate.memories import DocumentMemories
+from clara.evaluate.rankers import BGE_QUERY, Bm25, Dense, bge, check_minilm, load_minilm, minilm, package_folder
+from clara.evaluate.system import Query
+from clara.evaluate.systems import SYSTEMS
 from clara.ingest import make_document, split
 from clara.model import ClaraModel
 from clara.prompts import passage_text
@@ -58,19 +57,19 @@ def slow_bm25(question: str, texts: list[str]) -> list[float]:
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.id)
-def test_bm25_is_lucenes_formula(ask: Ask) -> None:
+def test_bm25_is_lucenes_formula(ask: Query) -> None:
     texts = [passage_text(doc.title, doc.text) for doc in ask.docs]
     wanted = slow_bm25(ask.question, texts)
-    found = Bm25(Shelf())
+    found = Bm25(Cache())
     np.testing.assert_allclose(found.scores(ask.question, texts), wanted, rtol=1e-5)
     order = sorted(range(len(texts)), key=lambda index: -wanted[index])
     assert found.rank([ask]) == [tuple(order)]
 
 
 def test_bm25_keeps_the_order_of_what_it_cannot_tell_apart() -> None:
-    ask = Ask("x", "Zebras?", DOCS)
-    twins = Ask("y", "salt", (DOCS[4], DOCS[1], DOCS[1]))
-    assert Bm25(Shelf()).rank([ask, twins]) == [(0, 1, 2, 3, 4), (1, 2, 0)]
+    ask = Query("x", "Zebras?", DOCS)
+    twins = Query("y", "salt", (DOCS[4], DOCS[1], DOCS[1]))
+    assert Bm25(Cache()).rank([ask, twins]) == [(0, 1, 2, 3, 4), (1, 2, 0)]
 
 
 def slow_minilm(texts: list[str]) -> FloatArray:
@@ -90,7 +89,7 @@ def slow_minilm(texts: list[str]) -> FloatArray:
 
 
 def test_minilm_ranks_by_cosine_of_its_own_vectors(tmp_path: Path) -> None:
-    ask = Ask("m", "Which animal changes its colour when it gets cold?", DOCS)
+    ask = Query("m", "Which animal changes its colour when it gets cold?", DOCS)
     found = replies(SYSTEMS["minilm"](settings(BagModel(), tmp_path)), (ask,))[0]
     vectors = slow_minilm([ask.question, *(passage_text(doc.title, doc.text) for doc in DOCS)])
     wanted = np.argsort(-(vectors[1:] @ vectors[0]), kind="stable")
@@ -175,12 +174,14 @@ def test_latent_ranks_a_document_by_its_best_window(tiny_model: ClaraModel, tmp_
 
 
 def test_a_question_that_cannot_be_ranked_fails_alone(tiny_model: ClaraModel, tmp_path: Path) -> None:
-    bad = Ask("bad", "", DOCS)
-    found = SYSTEMS["latent"](settings(tiny_model, tmp_path)).reply([ASKS[0], bad, ASKS[1]])
+    bad = Query("bad", "", DOCS)
+    found = SYSTEMS["latent"](settings(tiny_model, tmp_path)).predict([ASKS[0], bad, ASKS[1]])
     assert [isinstance(reply, Failure) for reply in found] == [False, True, False]
     broken = BagModel()
     broken.broken = frozenset({"clay"})
-    failures = SYSTEMS["latent"](settings(broken, tmp_path)).reply([ASKS[0], Ask("ok", "Foxes?", (DOCS[0], DOCS[4]))])
+    failures = SYSTEMS["latent"](settings(broken, tmp_path)).predict(
+        [ASKS[0], Query("ok", "Foxes?", (DOCS[0], DOCS[4]))]
+    )
     assert isinstance(failures[0], Failure)
     assert "out of memory at clay" in failures[0].reason
     assert not isinstance(failures[1], Failure)
@@ -231,7 +232,7 @@ def test_a_retriever_finds_the_documents_of_its_compressor_compressed(
     other = replace(run, rate=16)
     replies(SYSTEMS["supervised"](other))
     assert compressed, "another rate has other memories"
-    shared = DocumentMemories(tiny_model, 4, run.shelf).of(ASKS[0].docs)
+    shared = DocumentMemories(tiny_model, 4, run.cache).of(ASKS[0].docs)
     assert {memory.fingerprint for found in shared if not isinstance(found, Failure) for memory in found} == {
         tiny_model.fingerprint
     }
@@ -256,14 +257,14 @@ def test_documents_are_embedded_and_compressed_once_a_run(tmp_path: Path) -> Non
 
         questions = documents
 
-    encoder, shelf = Counting(), Shelf()
+    encoder, cache = Counting(), Cache()
     for _ in range(2):
-        Dense(encoder, shelf).rank(ASKS)  # type: ignore[arg-type]  # lists are all it is given
+        Dense(encoder, cache).rank(ASKS)  # type: ignore[arg-type]  # lists are all it is given
     documents = [text for text in encoder.texts if text not in {ask.question for ask in ASKS}]
     assert len(documents) == len(set(documents)) == len({doc for ask in ASKS for doc in ask.docs})
 
 
-def test_shelf_lets_go_of_what_was_used_longest_ago() -> None:
+def test_the_cache_lets_go_of_what_was_used_longest_ago() -> None:
     made: list[int] = []
 
     def arrays(items: object) -> list[FloatArray]:
@@ -271,18 +272,18 @@ def test_shelf_lets_go_of_what_was_used_longest_ago() -> None:
         made.extend(items)
         return [np.full(100, item, dtype=np.float32) for item in items]
 
-    shelf = Shelf(budget_bytes=1000)
-    shelf.derived("a", [1, 2], arrays)
-    shelf.derived("a", [1], arrays)
-    shelf.derived("a", [3], arrays)  # 2 was used longest ago
-    assert shelf.bytes == 800
-    found = shelf.derived("a", [1, 3, 2, 1], arrays)
+    cache = Cache(budget_bytes=1000)
+    cache.derived("a", [1, 2], arrays)
+    cache.derived("a", [1], arrays)
+    cache.derived("a", [3], arrays)  # 2 was used longest ago
+    assert cache.bytes == 800
+    found = cache.derived("a", [1, 3, 2, 1], arrays)
     assert made == [1, 2, 3, 2]
     assert [float(row[0]) for row in found if not isinstance(row, Failure)] == [1.0, 3.0, 2.0, 1.0]
-    assert shelf.derived("b", [1], arrays) is not found
+    assert cache.derived("b", [1], arrays) is not found
     assert made == [1, 2, 3, 2, 1]
 
 
 def test_an_empty_title_and_a_repeated_document_are_ranked_too() -> None:
     docs = (DocText("", "fox"), DocText("", "fox"), DocText("fox", "wolf"))
-    assert Bm25(Shelf()).rank([Ask("z", "fox", docs)]) == [(0, 1, 2)]
+    assert Bm25(Cache()).rank([Query("z", "fox", docs)]) == [(0, 1, 2)]

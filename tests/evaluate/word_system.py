@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bag_model import BagModel, words
-
 from clara.errors import ConfigError
-from clara.evaluate.isolation import Failure
-from clara.evaluate.system import Ask, Reply, SystemSettings
+from clara.evaluate.failures import Failure
+from clara.evaluate.system import Prediction, Query, SystemSettings
 
 
 class WordSystem:
@@ -23,11 +22,11 @@ class WordSystem:
         self.broken = frozenset[str]()
         self.asked: list[str] = []
 
-    def reply(self, questions: Sequence[Ask]) -> list[Reply | Failure]:
+    def predict(self, questions: Sequence[Query]) -> list[Prediction | Failure]:
         self.asked += [ask.id for ask in questions]
         return [self._one(ask) for ask in questions]
 
-    def _one(self, ask: Ask) -> Reply | Failure:
+    def _one(self, ask: Query) -> Prediction | Failure:
         if ask.id in self.broken:
             return Failure(RuntimeError(f"out of memory at {ask.id}"))
         wanted = set(words(ask.question))
@@ -36,7 +35,7 @@ class WordSystem:
         used = tuple(range(len(ask.docs)) if given else order[: self.settings.k]) if self.reads else ()
         found = [word for index in used for word in words(ask.docs[index].text) if word not in wanted]
         every = self.settings.rate or 1
-        return Reply(
+        return Prediction(
             text=" ".join(found[::every]) if self.reads else "unknown",
             ranking=None if given or not self.reads else tuple(order),
             used=used,
@@ -71,7 +70,7 @@ def make_settings(**changes: object) -> SystemSettings:
         "max_new_tokens": 32,
         "batch_size": 3,
         "model": BagModel(),
-        "cache": Path("cache"),
+        "weights_cache": Path("cache"),
         **changes,
     }
     return SystemSettings(**values)  # type: ignore[arg-type]

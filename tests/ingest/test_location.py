@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
-from clara.ingest import Location, location_of, make_document, passage_metadata
-from clara.ingest.location import markdown_headings
+from clara.ingest import Location, location_of, make_document, passage_metadata, split
+from clara.ingest.location import markdown_headings, underlined_headings
+from clara.prompts import passage_text
 from clara.records import Document, Heading, Passage
 
 
@@ -74,3 +76,21 @@ def test_a_passage_of_a_store_without_places() -> None:
 )
 def test_markdown_headings(text: str, headings: list[tuple[int, str]]) -> None:
     assert markdown_headings(text) == tuple(Heading(start, words) for start, words in headings)
+
+
+def test_underlined_lines_of_a_plain_text_are_headings() -> None:
+    text = (
+        "Manual\n======\n\nSome text\nthat goes on.\n\nOptions\n-------\n-x\n---\n\na | b\n--\n\nToo long for it\n---\n"
+    )
+    assert [(heading.start, heading.text) for heading in underlined_headings(text)] == [(0, "Manual"), (40, "Options")]
+
+
+def test_a_passage_is_read_under_its_heading() -> None:
+    text = "# Albania\n\n" + "Its capital is Tirana. " * 30 + "\n\n## Independence\n\n" + "It came in 1912. " * 30
+    document = make_document("a.md", "Almanac", text, headings=markdown_headings(text))
+    word = re.compile(r"\w+|[^\w\s]")
+    passages = split(document, lambda part: [match.span() for match in word.finditer(part)], max_tokens=64)
+    assert passages[0].title == "Almanac", "the passage begins with its heading"
+    assert passages[1].title == "Almanac: Albania"
+    assert passages[-1].title == "Almanac: Independence"
+    assert all(len(word.findall(passage_text(p.title, p.text))) <= 64 for p in passages)

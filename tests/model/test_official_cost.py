@@ -13,7 +13,7 @@ import torch
 from official_folders import WINDOW, content
 from torch import nn
 
-from clara.evaluate.speed import bench_candidates
+from clara.bench import bench_candidates
 from clara.model import ClaraModel, default_cache
 from clara.pipeline import Clara
 

@@ -1,4 +1,4 @@
-"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.evaluate.analysis``."""
+"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.analysis``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,13 +27,13 @@ from clara.cli.terminal import bar, console, note, print_json, write
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.analysis.asking import AnalysisSettings
-    from clara.evaluate.analysis.kinds import Kind, Report
+    from clara.analysis.harness import AnalysisSettings
+    from clara.analysis.kinds import Analysis
 
 
 def analyse(
     kind: Annotated[
-        Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness"],
+        Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness", "fidelity"],
         typer.Argument(help="Analysis."),
     ],
     *,
@@ -44,9 +45,14 @@ def analyse(
             "--compare", help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."
         ),
     ] = None,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first questions (tsne: passages).")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")] = 0,
+    rate: Annotated[
+        list[int] | None,
+        typer.Option("--rate", min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Only the first questions (tsne, fidelity: passages).")
+    ] = 50,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of every draw; 0 by default.")] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, help="gradient: passages selected; 5 by default.")] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="gradient: tau of the selection; 0.02 by default.")
@@ -62,6 +68,9 @@ def analyse(
         ),
     ] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option("--encoder", help="fidelity: folder of an encoder for BERTScore.")
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, help="attention, robustness, faithfulness: prompts generated together."),
@@ -89,18 +98,20 @@ def analyse(
     attention     what answer tokens look at: the gold passage, the others, the question
     robustness    F1 with k = 1 to 10, other orders, a poisoned passage, more distractors
     faithfulness  are the answer's tokens in the cited text?
+    fidelity      a passage restated from its memory: ROUGE, names and numbers, BERTScore; no figure
 
     An option of another analysis is refused. --json prints {"kind", "figure", "json", "models": [report, ...]}, the
     reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    from clara.analysis.kinds import KINDS  # noqa: PLC0415
+    from clara.cli import fidelity  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
-    from clara.evaluate.analysis import figures  # noqa: PLC0415
-    from clara.evaluate.analysis.kinds import KINDS  # noqa: PLC0415
+    from clara.evaluate import plots  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
 
     given = {
-        "rate": rate,
-        "limit": limit,
         "seed": seed,
+        "encoder": encoder,
         "k": k,
         "temperature": temperature,
         "vary": vary,
@@ -109,8 +120,15 @@ def analyse(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
     }
-    settings = _settings(kind, KINDS[kind], given)
-    figures.check()
+    if kind == "fidelity":
+        _refuse(kind, {**given, "compare": compare}, frozenset({"encoder"}))
+        choice = ModelChoice(model, base, device, dtype, cache, threads)
+        fidelity.measure(data, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
+        return
+    if len(rate or ()) > 1:
+        raise InputError(f"clara analyse {kind} takes one --rate; fidelity takes several")
+    settings = _settings(kind, KINDS[kind], {"rate": rate[0] if rate else None, "limit": limit, **given})
+    plots.check()
     reading = read_records(data)
     note(reading.summary())
     _make_folder(out)
@@ -124,10 +142,10 @@ def analyse(
         sources.append(source)
     figure, target = out / f"{kind}.png", out / f"{kind}.json"
     KINDS[kind].draw(reports, figure)
-    whole = [{"label": label, **report.to_json()} for label, report in reports]
+    whole = [{"label": label, **asdict(report)} for label, report in reports]
     described = {"path": str(data), "sha256": reading.sha256}
     told = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
-    _write(target, {**told, "models": whole})
+    write_whole(target, json.dumps({**told, "models": whole}, indent=1, ensure_ascii=False) + "\n")
     short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
     if as_json:
         print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
@@ -141,22 +159,28 @@ def register(app: typer.Typer) -> None:
     app.command()(analyse)
 
 
-def _settings(name: str, kind: Kind, given: Mapping[str, object]) -> AnalysisSettings:
+def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
     from clara.config import check  # noqa: PLC0415
 
-    values = {option: value for option, value in given.items() if value is not None}
-    if foreign := sorted(values.keys() - kind.settings.model_fields.keys()):
+    _refuse(name, given, frozenset(kind.settings.model_fields))
+    return check(
+        kind.settings, {option: value for option, value in given.items() if value is not None}, source="command line"
+    )
+
+
+def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> None:
+    """Refuse options that the analysis does not have."""
+    if foreign := sorted({option for option, value in given.items() if value is not None} - allowed):
         listed = ", ".join("--" + option.replace("_", "-") for option in foreign)
         raise ConfigError(f"{listed} has no meaning for clara analyse {name}; leave it out")
-    return check(kind.settings, values, source="command line")
 
 
 def _measure(
-    kind: Kind, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
-) -> tuple[Report, dict[str, object]]:
+    kind: Analysis, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
+) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     loaded = load_model(choice, name)
     command = ["clara", *sys.argv[1:]]
@@ -165,11 +189,11 @@ def _measure(
     ).to_json()
     with bar(label) as show:
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if show is not None:
                 show(done, total, "questions")
 
-        report = kind.measure(loaded, records, settings, tell)
+        report = kind.measure(loaded, records, settings, on_progress)
     del loaded
     gc.collect()
     return report, source
@@ -191,12 +215,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
-
-
-def _write(path: Path, value: Mapping[str, object]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:

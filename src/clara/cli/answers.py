@@ -3,23 +3,96 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clara.cli.session import check_question
+from clara.cli.llm import language_model
+from clara.cli.options import ModelChoice
+from clara.cli.session import check_question, open_rag, without_model
 from clara.cli.terminal import plain, print_json, shown, snippet, write, write_emphasised
 from clara.records import Answer, Citation, Quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from clara.answering import AnswerOptions
     from clara.pipeline import Clara
 
+_LLM_TOKENS = 512
+"""Longest answer of a language model behind a server: it answers in sentences, and may reason first."""
 
-def answer(rag: Clara, question: str, options: AnswerOptions, *, as_json: bool) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer that was shown.
+
+    Attributes:
+        text: the answer.
+        citations: the passages found for it.
+        quote: where it stands.
+    """
+
+    text: str
+    citations: tuple[Citation, ...]
+    quote: Quote | None
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is an answer, not the sentence that none was found."""
+        from clara.llm_answering import is_not_found  # noqa: PLC0415 - loads the model's libraries
+
+        return not is_not_found(self.text)
+
+    @property
+    def document(self) -> str:
+        """The document it was taken from, as far as can be told; empty without passages."""
+        if self.quote is not None:
+            return self.quote.document
+        read = [cited for cited in self.citations if cited.read_as is not None] or list(self.citations)
+        return read[0].document if read else ""
+
+
+@contextmanager
+def open_to_answer(
+    store: Path, choice: ModelChoice, options: AnswerOptions, llm: str | None, llm_model: str | None
+) -> Iterator[Clara]:
+    """Open a store with what answers: its own model, or a language model behind a server.
+
+    Raises:
+        ClaraError: one of them cannot be had, or cannot do what the options ask for.
+    """
+    server = language_model(llm, llm_model)
+    if server is None:
+        with open_rag(store, choice) as rag:
+            yield rag
+        return
+    from clara.llm_answering import check_options  # noqa: PLC0415 - loads the model's libraries
+
+    check_options(options)
+    with server, without_model(store) if options.mode == "text" else open_rag(store, choice) as rag:
+        rag.llm = server
+        yield rag
+
+
+def longest_answer(max_new_tokens: int | None, llm: str | None) -> int:
+    """The user's choice, or the default of what answers."""
+    return max_new_tokens if max_new_tokens is not None else _LLM_TOKENS if llm is not None else 64
+
+
+def answer(
+    rag: Clara, question: str, options: AnswerOptions, *, as_json: bool, more: Mapping[str, Any] | None = None
+) -> Said:
     """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
+
+    Args:
+        rag: the store.
+        question: the question, self-contained.
+        options: how to answer.
+        as_json: print an object.
+        more: further keys of it.
 
     Raises:
         ClaraError: it cannot be answered; nothing has been printed then.
@@ -34,14 +107,16 @@ def answer(rag: Clara, question: str, options: AnswerOptions, *, as_json: bool) 
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         write()
-        show_sources(stream.citations, stream.quote(said))
-        return
+        result = Said(said.strip(), stream.citations, stream.quote(said))
+        show_sources(result.citations, result.quote)
+        return result
     made = rag.ask(question, options=options)
     if as_json:
-        print_json(answer_object(made))
-        return
-    write(made.text)
-    show_sources(made.citations, made.quote)
+        print_json({**answer_object(made), **(more or {})})
+    else:
+        write(made.text)
+        show_sources(made.citations, made.quote)
+    return Said(made.text, made.citations, made.quote)
 
 
 def answer_object(made: Answer) -> dict[str, Any]:
@@ -67,17 +142,22 @@ def show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
         write_emphasised(quote.sentence, start, start + quote.end - quote.start)
     for number, cited in enumerate(citations, start=1):
         quoted = quote is not None and cited.passage_id == quote.passage_id
-        place = _place(cited, quote if quoted else None)
-        how = f"read as {cited.read_as}, {cited.tokens} tokens" if cited.read_as is not None else "not read"
-        write(f"[{number}] {place} ({'quoted; ' if quoted else ''}{how})")
+        where = place(cited.document, cited.start, cited.end)
+        if quoted and quote is not None:
+            where = place(quote.document, quote.start, quote.end, quote.page, quote.heading)
+        write(f"[{number}] {where} ({'quoted; ' if quoted else ''}{_how_read(cited)})")
         if not quoted:
             write(f"    {snippet(cited.text)}")
 
 
-def _place(cited: Citation, quote: Quote | None) -> str:
-    """Where a passage, or the quotation in it, stands: document, characters, page or heading."""
-    if quote is None:
-        return f"{shown(cited.document)}:{cited.start}-{cited.end}"
-    page = f", page {quote.page}" if quote.page is not None else ""
-    heading = f", {plain(quote.heading)}" if quote.heading else ""
-    return f"{shown(quote.document)}:{quote.start}-{quote.end}{page}{heading}"
+def place(document: str, start: int, end: int, page: int | None = None, heading: str = "") -> str:
+    """Where something stands: document, characters, page or heading."""
+    on_page = f", page {page}" if page is not None else ""
+    below = f", {plain(heading)}" if heading else ""
+    return f"{shown(document)}:{start}-{end}{on_page}{below}"
+
+
+def _how_read(cited: Citation) -> str:
+    if cited.read_as is None:
+        return "not read"
+    return f"read as {cited.read_as}" + (f", {cited.tokens} tokens" if cited.tokens else "")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clara.cli.answers import answer
+from clara.cli.answers import answer, longest_answer, open_to_answer
 from clara.cli.options import (
     DEFAULT_STORE,
     AlwaysAnswerOption,
@@ -20,6 +20,8 @@ from clara.cli.options import (
     JsonOption,
     KOption,
     LatentWeightOption,
+    LLMModelOption,
+    LLMOption,
     MemoryCheckOption,
     ModelChoice,
     ModelOption,
@@ -28,7 +30,7 @@ from clara.cli.options import (
     ThreadsOption,
     WordingOption,
 )
-from clara.cli.session import check_question, open_rag
+from clara.cli.session import check_question
 
 
 def ask(
@@ -43,7 +45,9 @@ def ask(
     wording: WordingOption = "auto",
     latent_weight: LatentWeightOption = None,
     always_answer: AlwaysAnswerOption = False,
-    max_new_tokens: AnswerTokensOption = 64,
+    max_new_tokens: AnswerTokensOption = None,
+    llm: LLMOption = None,
+    llm_model: LLMModelOption = None,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
@@ -67,13 +71,18 @@ def ask(
     start and end count characters of the document's text. quote is where the answer stands word for word. read_as is
     how a passage was read: text, memory or null for one that was only found. text_equivalent is the prompt's length
     with the passages as text. answered is false where the evidence says that the documents hold no answer.
+
+    With --llm, quote is the sentence that the answer cites where it does not stand word for word, and tokens are the
+    server's count. The server's key is read from CLARA_LLM_API_KEY, else OPENAI_API_KEY.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
     from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
 
     worded = None if wording == "auto" else wording
-    options = AnswerOptions(k, mode, context, worded, max_new_tokens, always_answer, latent_weight)
-    with open_rag(store, ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)) as rag:
+    longest = longest_answer(max_new_tokens, llm)
+    options = AnswerOptions(k, mode, context, worded, longest, always_answer, latent_weight)
+    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
+    with open_to_answer(store, choice, options, llm, llm_model) as rag:
         answer(rag, question, options, as_json=as_json)
 
 

@@ -1,7 +1,8 @@
-"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.evaluate.speed``."""
+"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.bench``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,7 +63,7 @@ def compress(
     --json prints one object: {"passages", "tokens", "rate", "seconds", "tokens_per_second", "gflops", "peak_gflops",
     "share_of_peak", "threads"}.
     """
-    from clara.evaluate.speed import bench_compress  # noqa: PLC0415
+    from clara.bench import bench_compress  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = list(islice(cycle(_texts(data, loaded)), passages))
@@ -77,7 +78,7 @@ def compress(
 
         speed = bench_compress(loaded, texts, rate=rate, progress=progress)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"{speed.passages} passages, {speed.tokens} tokens at {speed.rate}x on {speed.threads} threads: "
@@ -109,13 +110,13 @@ def ask(
     The passages are whole windows, as an index of longer documents holds them. --json prints one object:
     {"questions", "passages", "rate", "memory_seconds", "text_seconds", "memory_prompt", "text_prompt", "ratio"}.
     """
-    from clara.evaluate.speed import bench_ask  # noqa: PLC0415
+    from clara.bench import bench_ask  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = cycle(_windows(_texts(data, loaded), loaded))
     speed = bench_ask(loaded, [QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"first token, median of {speed.questions} questions: {speed.memory_seconds:.2f} s from {speed.rate}x memories "
@@ -148,14 +149,14 @@ def candidates(
     --json prints one object: {"questions", "candidates", "k", "rate", "docs_per_second", "indexed_seconds",
     "compressed_seconds", "ratio"}.
     """
-    from clara.evaluate.speed import bench_candidates  # noqa: PLC0415
+    from clara.bench import bench_candidates  # noqa: PLC0415
 
     loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
     texts = cycle(_windows(_texts(data, loaded), loaded))
     passages = [list(islice(texts, count)) for _ in range(questions)]
     speed = bench_candidates(loaded, [QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"compression: {speed.docs_per_second:.2f} passages/s; first token, median of {speed.questions} questions with "

@@ -1,4 +1,4 @@
-"""``clara calibrate``: a checkpoint and records into a checkpoint that says what was measured, in ``clara.calibrate``."""
+"""``clara calibrate``: a checkpoint and records into a checkpoint with what was measured (``clara.calibrate``)."""
 
 from __future__ import annotations
 

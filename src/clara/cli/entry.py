@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from importlib.metadata import version as distribution_version
 from itertools import pairwise
 from pathlib import Path
@@ -23,27 +24,6 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from clara.cli import (
-    analyse,
-    ask,
-    bench,
-    calibrate,
-    chat,
-    convert,
-    doctor,
-    eval,  # noqa: A004 - a command's name is its file's
-    export,
-    index,
-    info,
-    inspect,
-    pull,
-    push,
-    remove,
-    search,
-    synth,
-    train,
-    upgrade,
-)
 from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
 from clara.errors import ClaraError, ConfigError, OutputError
 
@@ -67,16 +47,12 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
 def _show_version(value: bool) -> None:
     if value:
         sys.stdout.write(f"clara {distribution_version('clara-rag')}\n")
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context,
     *,
@@ -94,28 +70,38 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-for _command in (
-    index,
-    ask,
-    search,
-    chat,
-    remove,
-    upgrade,
-    info,
-    doctor,
-    train,
-    calibrate,
-    eval,
-    inspect,
-    analyse,
-    bench,
-    synth,
-    convert,
-    export,
-    push,
-    pull,
-):
-    _command.register(app)
+COMMANDS = (
+    "index",
+    "ask",
+    "search",
+    "chat",
+    "remove",
+    "upgrade",
+    "info",
+    "doctor",
+    "train",
+    "calibrate",
+    "eval",
+    "compare",
+    "inspect",
+    "analyse",
+    "bench",
+    "synth",
+    "convert",
+    "export",
+    "push",
+    "pull",
+)
+"""Each is a file of this room with a function ``register``."""
+
+
+def application(command: str | None = None) -> typer.Typer:
+    """The command line with one command, or with all where there is none of that name: others are not imported."""
+    app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_root)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        import_module(f"clara.cli.{name}").register(app)
+    return app
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -141,7 +127,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return _report(OutputError("the output cannot be written: stdout is closed; give it a file, or /dev/null"))
         try:
             _refuse_empty(arguments)
-            code = typer.main.get_command(app).main(arguments, prog_name="clara", standalone_mode=False)
+            called = next((argument for argument in arguments if not argument.startswith("-")), None)
+            code = typer.main.get_command(application(called)).main(arguments, prog_name="clara", standalone_mode=False)
             sys.stdout.flush()
         except Exception as error:  # noqa: BLE001 - the one place where every exception becomes a line
             if debug:

@@ -67,10 +67,10 @@ def ask_bed(
     Raises:
         ClaraError: something the user gave cannot be used.
     """
-    from clara.evaluate.baselines.folders import whole_identity  # noqa: PLC0415
     from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     collections = read_bed(bed, documents, half=None if half == "all" else half)
     if out is not None:

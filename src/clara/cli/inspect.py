@@ -23,7 +23,7 @@ from clara.cli.terminal import counted, print_json, snippet, write
 from clara.errors import ConfigError, DocumentError, InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.analysis.logit_lens import LensView
+    from clara.analysis.logit_lens import LensView
     from clara.model import ClaraModel
     from clara.records import Document
 
@@ -74,7 +74,7 @@ def inspect(
     weights names the adapter that read: a checkpoint without a query reasoner of its own reads questions with the
     compressor's, which is where a reasoner starts from.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    from clara.evaluate.analysis import logit_lens  # noqa: PLC0415
+    from clara.analysis import logit_lens  # noqa: PLC0415
 
     if sum(given is not None for given in (question, text, document)) != 1:
         raise ConfigError("give one of a question, --text TEXT and --document FILE")

@@ -135,7 +135,21 @@ WordingOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-AnswerTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+AnswerTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False),
+]
+LLMOption = Annotated[
+    str | None,
+    typer.Option(
+        "--llm",
+        help=(
+            "OpenAI-compatible server, such as http://host:8000/v1, whose model answers from the passages' text. The "
+            "store's own model only searches then; with --mode text it is not loaded."
+        ),
+    ),
+]
+LLMModelOption = Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")]
 
 
 def memory_check_wanted() -> bool:

@@ -1,22 +1,6 @@
-"""Measuring answers: questions with gold answers in, scores with intervals out.
+"""Measuring answers and rankings: tasks in, predictions of systems, scores with intervals out.
 
-Reaches a model only through ``AnswerModel``, and whatever is compared with it only through ``System``; which model,
-which systems and which files is the command line's choice.
+A model is reached only through ``system.AnswerModel``, and whatever it is compared with only through ``system.System``;
+which model, which systems and which files is the command line's choice. What happens in order: ``questions`` reads a
+task, ``systems`` builds a system, ``run`` asks it and keeps a journal, ``results`` scores, ``report`` writes.
 """
-
-from clara.evaluate.protocol import AnswerModel, Splitter, TextReader
-from clara.evaluate.result import EvalResult, EvalRow, Intervals
-from clara.evaluate.runner import Progress, evaluate
-from clara.evaluate.settings import EvalConfig
-
-__all__ = [
-    "AnswerModel",
-    "EvalConfig",
-    "EvalResult",
-    "EvalRow",
-    "Intervals",
-    "Progress",
-    "Splitter",
-    "TextReader",
-    "evaluate",
-]

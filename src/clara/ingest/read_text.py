@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
-from clara.ingest.location import markdown_headings
+from clara.ingest.location import markdown_headings, underlined_headings
 
 _TITLE_WITHIN = 1 << 14  # characters: further down, a heading is a section's; some texts take the parser long
 # Pandoc's rule: a line of --- before a blank line is a ruler.
@@ -21,7 +21,8 @@ _FRONT_MATTER = re.compile(r"(---|\+\+\+)[ \t]*\n(?![ \t]*\n)(.*?)^(?:\1|\.\.\.)
 
 def extract_plain(data: bytes, uri: str) -> Extract:
     """Read a plain text file; it states no title."""
-    return Extract(title="", text=decode_text(data, uri), metadata={"media_type": "text/plain"})
+    text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
+    return Extract(title="", text=text, metadata={"media_type": "text/plain"}, headings=underlined_headings(text))
 
 
 def extract_code(data: bytes, uri: str) -> Extract:

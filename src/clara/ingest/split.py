@@ -7,7 +7,7 @@ work. Works its way through a long text stretch by stretch: time grows with its 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,8 +45,8 @@ def iter_passages(document: Document, token_spans: TokenSpans, *, max_tokens: in
         max_tokens: most tokens of ``prompts.passage_text(title, text)``, which is what the model reads.
 
     Yields:
-        Passages; their title is the document's, cut to a quarter of ``max_tokens`` (left out where the window would
-        not hold one character beside it).
+        Passages; their title is the document's and the heading that they stand under, cut to a quarter of
+        ``max_tokens`` (left out where the window would not hold one character beside it).
 
     Raises:
         ConfigError: ``max_tokens`` does not hold a single character of the document.
@@ -100,12 +100,15 @@ class _Splitter:
         self._spans = token_spans
         self._max = max_tokens
         self._reach = max(_LEAST_STRETCH, _STRETCH * max_tokens)
-        self._title = self._cut_title(" ".join(document.title.split()))
-        self._title_tokens = len(token_spans(f"{self._title}\n")) if self._title else 0
+        self._document_title = " ".join(document.title.split())
+        self._headings = document.headings
+        self._titles: dict[str, tuple[str, int]] = {}
+        self._title, self._title_tokens = "", 0  # of the window that is being cut
         self._stretch = _Stretch(0, [])
 
     def window(self, start: int) -> _Window:
         """The window that begins at ``start``."""
+        self._title, self._title_tokens = self._titled(start)
         tokens = self._tokens_from(start)
         head = self._text[start : start + self._reach].lstrip()
         repeats = not head.startswith(self._title)
@@ -118,6 +121,19 @@ class _Splitter:
             f"windows of {self._max} tokens cannot hold the character {self._text[start]!r} of {self._uri}; "
             "raise window_tokens"
         )
+
+    def _titled(self, start: int) -> tuple[str, int]:
+        """What is read before the window that begins at ``start``, and its tokens: the title, and the heading above."""
+        number = bisect_right(self._headings, start, key=lambda heading: heading.start)
+        above = self._headings[number - 1] if number else None
+        # A window that begins with its heading shows it.
+        shown = above is None or not self._text[above.start : start].strip()
+        heading = "" if above is None or shown else " ".join(above.text.split())
+        if heading not in self._titles:
+            parts = [self._document_title, heading if heading not in self._document_title else ""]
+            title = self._cut_title(": ".join(part for part in parts if part))
+            self._titles[heading] = title, len(self._spans(f"{title}\n")) if title else 0
+        return self._titles[heading]
 
     def _cut_title(self, title: str) -> str:
         """The title at most a quarter of a window long, cut after a word where it has more than one."""

@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar
 
@@ -109,7 +109,11 @@ class LLM:
         self._client.close()
 
     def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> str:
-        """The model's reply to chat messages, as plain text.
+        """The text of ``reply``."""
+        return self.reply(messages, max_tokens=max_tokens, temperature=temperature).text
+
+    def reply(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> Reply:
+        """The model's reply to chat messages; its text is stripped and never empty.
 
         Args:
             messages: ``{"role", "content"}`` each.
@@ -121,16 +125,17 @@ class LLM:
             LLMRefusedError: the server refuses this request (too long, say).
             LLMError: it refuses every request (key, address, model, quota), or wrote no text.
         """
-        body = self._body(messages, max_tokens, temperature)
-        text = self._retrying(self._once, body).text.strip()
-        return text or self._wrote_nothing(max_tokens)
+        reply = self._retrying(self._once, self._body(messages, max_tokens, temperature))
+        if not reply.text.strip():
+            self._wrote_nothing(max_tokens)
+        return replace(reply, text=reply.text.strip())
 
     def stream(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0
     ) -> Iterator[str]:
         """The reply piece by piece, as the server sends it; closing the iterator ends the request.
 
-        Arguments and errors are those of ``complete``. Attempts are repeated until the reply begins; one that breaks
+        Arguments and errors are those of ``reply``. Attempts are repeated until the reply begins; one that breaks
         off later is an ``LLMUnavailableError``.
         """
         body = self._body(messages, max_tokens, temperature)

@@ -58,16 +58,16 @@ class ReadingRule(Settings):
         auto_texts: passages that context ``auto`` reads as text, the best first.
         memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
         text_k: the same of context ``text``.
-        text_evidence: an answer from text is withheld if its mean log-probability a token is below this; None never
-            withholds one.
+        text_evidence: a quoted answer from text is withheld if its evidence (``answering.Reading.evidence``) is below
+            this; None never withholds one.
         memory_evidence: the same for an answer from memories.
     """
 
     auto_texts: int = Field(default=1, ge=1)
     memory_k: int | None = Field(default=None, ge=1)
     text_k: int | None = Field(default=None, ge=1)
-    text_evidence: float | None = Field(default=None, lt=0)
-    memory_evidence: float | None = Field(default=None, lt=0)
+    text_evidence: float | None = None
+    memory_evidence: float | None = None
 
 
 DECODING = ("latent_weight", "wording", "contrast", "reading")

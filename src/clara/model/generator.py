@@ -10,6 +10,7 @@ from collections.abc import Generator as Pieces
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,12 +136,17 @@ class Generator:
             out = model.generate(
                 inputs_embeds=inputs.embeds,
                 attention_mask=inputs.mask,
-                generation_config=self._config(model, sampling, output_scores=scored, return_dict_in_generate=True),
+                generation_config=self._config(
+                    model, sampling, output_logits=scored, output_scores=scored, return_dict_in_generate=True
+                ),
                 logits_processor=self._processors(model, requests, sampling),
             )
         stops = _stop_ids(model, self._tokenizer)
-        logprobs = _logprobs(out.scores, out.sequences).tolist() if scored else [None] * len(requests)
-        rows = zip(out.sequences.tolist(), logprobs, prompts, requests, strict=True)
+        free: list[Any] = [None] * len(requests)
+        held = free
+        if scored:
+            free, held = (_logprobs(of, out.sequences).tolist() for of in (out.logits, out.scores))
+        rows = zip(out.sequences.tolist(), free, held, prompts, requests, strict=True)
         return [self._generation(*row, stops) for row in rows]
 
     def stream(
@@ -243,7 +249,13 @@ class Generator:
         )
 
     def _generation(
-        self, ids: list[int], logprobs: list[float] | None, prompt: Prompt, request: GenerationRequest, stops: set[int]
+        self,
+        ids: list[int],
+        free: list[float] | None,
+        held: list[float] | None,
+        prompt: Prompt,
+        request: GenerationRequest,
+        stops: set[int],
     ) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in stops), None)
         kept = ids if end is None else ids[:end]
@@ -252,6 +264,7 @@ class Generator:
             while kept and not quotations.may_end(kept):  # cut off within a word, it would be no quotation
                 kept = kept[:-1]
         memory = len(prompt.slots)
+        judged = len(ids) if end is None else end + 1
         return Generation(
             text=self._tokenizer.decode(kept, skip_special_tokens=True).strip(),
             token_ids=tuple(kept),
@@ -262,8 +275,17 @@ class Generator:
                 generated=len(kept),
             ),
             finish_reason="length" if end is None else "stop",
-            logprob=None if logprobs is None else sum(logprobs[: len(ids) if end is None else end + 1]),
+            evidence=None if free is None or held is None else _evidence(free[:judged], held[:judged]),
         )
+
+
+def _evidence(free: Sequence[float], held: Sequence[float]) -> float:
+    """Mean log-probability, a token, that an answer which nothing held to quotations would have been one so far.
+
+    A token's log-probability among all tokens, less that among those allowed, is the logarithm of the share that the
+    allowed ones had. What is rare in itself, an identifier, so does not count as doubt.
+    """
+    return sum(one - other for one, other in zip(free, held, strict=True)) / len(free)
 
 
 def _logprobs(scores: Sequence[Tensor], ids: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A look inside a loaded model: hidden states, the logit lens, attention onto memories, gradients of the selection.
 
-The tensor side of ``clara inspect`` and of ``evaluate.analysis``, which see only the records of numpy arrays that are
+The tensor side of ``clara inspect`` and of ``clara.analysis``, which see only the records of numpy arrays that are
 made here. Knows texts, memories and answers; nothing of data sets, scores of answers, or figures.
 Shape letters: D candidates, K selected, N memory tokens, H hidden size, T answer tokens, L prompt positions.
 """

@@ -156,7 +156,8 @@ def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Line
     for old, (linear, delta) in layers.items():
         made = copy.copy(linear)
         made._parameters = dict(linear._parameters)  # a shallow copy would share the dictionary, and so the weight
-        made.weight = nn.Parameter(linear.weight.data + delta, requires_grad=False)
+        # A run's adapters are fp32 on a base that may be bf16, which the sum has to stay.
+        made.weight = nn.Parameter(linear.weight.data + delta.to(linear.weight.dtype), requires_grad=False)
         kept[id(old)] = made
     twin: PreTrainedModel = copy.deepcopy(model, kept)
     return twin.eval()

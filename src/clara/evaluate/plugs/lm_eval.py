@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clara.data import DocText
 from clara.errors import ConfigError, MissingExtraError
-from clara.evaluate.protocol import AnswerModel
-from clara.ingest import make_document, split
-from clara.prompts import passage_text
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import unwrap
+from clara.evaluate.memories import DocumentMemories
+from clara.evaluate.system import AnswerModel
 from clara.records import ContextKind, GenerationRequest
 
 try:
@@ -44,7 +46,7 @@ _BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SplitPrompt:
     """A prompt in its two parts.
 
     Attributes:
@@ -56,13 +58,13 @@ class Asked:
     question: str
 
 
-def at_last_question(prompt: str) -> Asked:
+def at_last_question(prompt: str) -> SplitPrompt:
     """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
     places = list(_QUESTION.finditer(prompt))
     if not places:
-        return Asked("", _ANSWER.sub("", prompt).strip())
+        return SplitPrompt("", _ANSWER.sub("", prompt).strip())
     question = _ANSWER.sub("", prompt[places[-1].end() :])
-    return Asked(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
+    return SplitPrompt(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
 
 
 @register_model("clara")
@@ -93,14 +95,14 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         reader: str | None = None,
         batch_size: int | str | None = None,
         device: str | None = None,
-        cut: Callable[[str], Asked] = at_last_question,
+        cut: Callable[[str], SplitPrompt] = at_last_question,
         **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
     ) -> None:
         super().__init__()
         chosen = pretrained or model
         self._model = _loaded(chosen, device or "cpu") if isinstance(chosen, str | Path) else chosen
         self._context = context
-        self._rate = None if rate is None else int(rate)
+        self._memories = DocumentMemories(self._model, None if rate is None else int(rate), Cache())
         self._reader = reader or ("generator" if context == "memory" else "base")
         self._batch = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else _BATCH
         self._cut = cut
@@ -144,16 +146,13 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
             texts.append(text)
         return texts
 
-    def _request(self, asked: Asked) -> GenerationRequest:
+    def _request(self, asked: SplitPrompt) -> GenerationRequest:
         reader: Any = self._reader
         if not asked.background or self._context == "none":
             return GenerationRequest(asked.question, reader="base" if self._context != "none" else reader)
         if self._context == "text":
             return GenerationRequest(asked.question, texts=(asked.background,), reader=reader)
-        document = make_document("evaluation:prompt", "", asked.background)
-        passages = split(document, self._model.token_spans, max_tokens=self._model.window_tokens)
-        texts = [passage_text(passage.title, passage.text) for passage in passages]
-        memories = tuple(self._model.compress(texts, rate=self._rate))
+        memories = unwrap(self._memories.of([DocText("", asked.background)]))[0]
         return GenerationRequest(asked.question, memories=memories, reader=reader)
 
 

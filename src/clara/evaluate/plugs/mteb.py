@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clara.errors import MissingExtraError
-from clara.evaluate.protocol import AnswerModel
+from clara.evaluate.system import AnswerModel
 from clara.prompts import passage_text
 from clara.records import FloatArray, Memory, QueryMemory
 

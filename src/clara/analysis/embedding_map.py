@@ -1,0 +1,164 @@
+"""Mean document states against mean memory states on one map (clara.md section 7), through scikit-learn's t-SNE.
+
+The MSE term of stage ``scp`` pulls the two together. A map shows whether they mingle; ``mse``, ``cosine`` and
+``mixing``, computed on the states themselves, say how much. Knows arrays, not how they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clara.analysis.harness import AnalysisSettings, Insight, InspectableModel, OnProgress, first_windows
+from clara.data import DataRecord
+from clara.errors import InputError, MissingExtraError
+from clara.model.inspection import States
+from clara.records import FloatArray
+
+_NEIGHBOURS = 10
+_MIN_TEXTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingMap:
+    """The states of one checkpoint.
+
+    Attributes:
+        model: its name.
+        fingerprint: of the model.
+        mse_weight: lambda that it was trained with; None where the checkpoint does not say.
+        texts: documents mapped.
+        mse: mean squared distance of a document's mean state and its mean memory state: the MSE term.
+        cosine: mean cosine of the two.
+        mixing: mean share of a state's nearest neighbours, by distance, that are of the other kind; 0 where the two
+            kinds lie apart, about 0.5 where they cannot be told apart.
+        document: for each text its point (x, y) on the map.
+        memory: likewise.
+    """
+
+    model: str
+    fingerprint: str
+    mse_weight: float | None
+    texts: int
+    mse: float
+    cosine: float
+    mixing: float
+    document: tuple[tuple[float, float], ...]
+    memory: tuple[tuple[float, float], ...]
+
+
+def document_map(
+    model: InspectableModel,
+    records: Sequence[DataRecord],
+    settings: AnalysisSettings,
+    _: OnProgress | None = None,
+) -> EmbeddingMap:
+    """Map the passages and gold documents of records.
+
+    Raises:
+        InputError: there are too few texts.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    texts = [text for _, text in first_windows(records, model, settings.limit)]
+    return embedding_map(
+        model.inspector(),
+        texts,
+        model=model.name,
+        fingerprint=model.fingerprint,
+        mse_weight=model.mse_weight,
+        rate=settings.rate or model.default_rate,
+        seed=settings.seed,
+    )
+
+
+def embedding_map(
+    insight: Insight,
+    texts: Sequence[str],
+    *,
+    model: str,
+    fingerprint: str,
+    mse_weight: float | None,
+    rate: int,
+    seed: int = 0,
+) -> EmbeddingMap:
+    """Map what the compressor makes of texts.
+
+    Args:
+        insight: the model.
+        texts: at least ``_MIN_TEXTS``, each in one window.
+        model: its name, for the record.
+        fingerprint: likewise.
+        mse_weight: lambda that it was trained with, if known.
+        rate: compression rate.
+        seed: of t-SNE.
+
+    Raises:
+        InputError: there are too few texts.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    if len(texts) < _MIN_TEXTS:
+        raise InputError(f"a map needs at least {_MIN_TEXTS} texts, got {len(texts)}; raise --limit")
+    states = insight.states(texts, role="compressor", rate=rate)
+    document, memory = means(states)
+    points = tsne(np.concatenate([document, memory]), seed=seed)
+    places = [(float(x), float(y)) for x, y in points]
+    return EmbeddingMap(
+        model=model,
+        fingerprint=fingerprint,
+        mse_weight=mse_weight,
+        texts=len(texts),
+        mse=float(((document - memory) ** 2).mean()),
+        cosine=_cosine(document, memory),
+        mixing=mixing(document, memory),
+        document=tuple(places[: len(texts)]),
+        memory=tuple(places[len(texts) :]),
+    )
+
+
+def means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
+    """What the MSE term compares: mean text states and means of the last hidden states at the memory, each [texts, H].
+
+    Before the affine read-out, as in training: after it a memory is no last hidden state and the distance means
+    nothing.
+    """
+    return np.stack([s.text_mean for s in states]), np.stack([s.hidden.mean(axis=0) for s in states])
+
+
+def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOURS) -> float:
+    """Mean share of the nearest neighbours of each point that are of the other set.
+
+    Args:
+        first: float [points, H].
+        second: float [points, H].
+        neighbours: a point, itself left out; at most all others.
+    """
+    points = np.concatenate([first, second]).astype(np.float64)
+    kind = np.arange(len(points)) >= len(first)
+    squares = (points**2).sum(axis=1)
+    distance = squares[:, None] + squares[None, :] - 2 * points @ points.T
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(neighbours, len(points) - 1)]
+    return float((kind[nearest] != kind[:, None]).mean())
+
+
+def tsne(points: FloatArray, *, seed: int) -> FloatArray:
+    """Two dimensions of ``points`` [P, H]: float32 [P, 2].
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("scikit-learn", "eval") from None
+    # Perplexity: scikit-learn's own default, and below a third of the points where there are few (its documentation).
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    placed: FloatArray = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+    return placed
+
+
+def _cosine(first: FloatArray, second: FloatArray) -> float:
+    dots = (first * second).sum(axis=1)
+    return float((dots / (np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1))).mean())

@@ -1,0 +1,267 @@
+"""How much of a passage its memory keeps: the model restates it from memory, and the words are compared.
+
+ROUGE-1 and ROUGE-L through rouge-score; the share of the passage's names and numbers that come back; BERTScore where
+an encoder is at hand (clara.md section 7). Knows texts and memories, not where passages come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import TypeAlias
+
+import numpy as np
+
+from clara.errors import MissingExtraError, ModelError, RecordError
+from clara.evaluate.failures import Failure, each
+from clara.evaluate.results import plain
+from clara.evaluate.system import AnswerModel
+from clara.metrics import Interval, bootstrap_interval
+from clara.prompts import PARAPHRASE_INSTRUCTION
+from clara.records import FloatArray, GenerationRequest, Memory
+
+TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
+"""Texts to contextual vectors of their tokens: float32 [tokens, width] each."""
+
+MAX_NEW_TOKENS = 256
+_WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
+_SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityRow:
+    """One passage, told again from its memory.
+
+    Attributes:
+        id: the passage's identifier.
+        text: the restatement; None after an error.
+        rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
+        rouge_l: None after an error, as the others.
+        entities: share of the passage's entities in the restatement; None where it has none.
+        bert_score: F-measure; None without an encoder.
+        error: kind and message, None if there was none.
+    """
+
+    id: str
+    text: str | None
+    rouge1: float | None
+    rouge_l: float | None
+    entities: float | None
+    bert_score: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Means over the passages that were told again.
+
+    Attributes:
+        n: passages in the means.
+        rate: compression rate of the memories; None is the model's default.
+        rouge1: mean F-measure of ROUGE-1, with its 95 % bootstrap interval; the others likewise.
+        rouge1_ci95: the interval.
+        rouge_l: of ROUGE-L.
+        rouge_l_ci95: the interval.
+        entities: mean share of entities kept, over the passages that have some; None if none has.
+        bert_score: None without an encoder.
+        errors: passages that gave an error; they are in no mean.
+        rows: one a passage.
+    """
+
+    n: int
+    rate: int | None
+    rouge1: float
+    rouge1_ci95: Interval
+    rouge_l: float
+    rouge_l_ci95: Interval
+    entities: float | None
+    bert_score: float | None
+    errors: int
+    rows: tuple[FidelityRow, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, without the rows."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
+
+
+def measure_fidelity(
+    model: AnswerModel,
+    passages: Sequence[tuple[str, str]],
+    *,
+    rate: int | None = None,
+    vectors: TokenVectors | None = None,
+    batch_size: int = 8,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Fidelity:
+    """Compress passages, let the model say them in other words from memory, compare.
+
+    The instruction is that of training, put in the place of the question.
+
+    Args:
+        model: compresses and restates.
+        passages: identifier and text of each; a text fits the model's window.
+        rate: compression rate; None is the model's default.
+        vectors: token vectors, for BERTScore.
+        batch_size: passages restated together.
+        on_progress: called with passages done and passages in all.
+
+    Raises:
+        RecordError: there is no passage.
+        ModelError: every passage gave an error.
+        ConfigError: the model does not serve the rate.
+        MissingExtraError: rouge-score is not installed.
+    """
+    if not passages:
+        raise RecordError("fidelity needs at least one passage, got none")
+    scorer = rouge_scorer()
+    rows: list[FidelityRow] = []
+    for start in range(0, len(passages), batch_size):
+        batch = passages[start : start + batch_size]
+        for (name, text), restated in zip(batch, each(batch, lambda some: _restate(model, some, rate)), strict=True):
+            if isinstance(restated, Failure):
+                rows.append(FidelityRow(name, None, None, None, None, None, restated.reason))
+                continue
+            rouge = scorer(text, restated)
+            bert = bert_score(*vectors([restated, text])) if vectors is not None else None
+            rows.append(FidelityRow(name, restated, *rouge, kept_entities(text, restated), bert, None))
+        if on_progress is not None:
+            on_progress(len(rows), len(passages))
+    return _summary(rows, rate)
+
+
+def rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
+    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed.
+
+    Raises:
+        MissingExtraError: rouge-score is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
+    except ImportError:
+        raise MissingExtraError("rouge-score", "eval") from None
+    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+
+    def score(text: str, restated: str) -> tuple[float, float]:
+        found = scorer.score(text, restated)
+        return float(found["rouge1"].fmeasure), float(found["rougeL"].fmeasure)
+
+    return score
+
+
+def entities_of(text: str) -> frozenset[str]:
+    """Names and numbers of an English text, in lower case, by rule: no model is needed, and none is claimed.
+
+    A number is any word with a digit. A name is a run of words with a capital letter that does not stand at the
+    beginning of a sentence, or stands there and comes back elsewhere in the text with its capital.
+    """
+    matches = list(_WORD.finditer(text))
+    inner = {match.group() for match in matches if not _begins_sentence(text, match.start())}
+    found: set[str] = set()
+    run: list[str] = []
+    last_end = 0
+    for match in matches:
+        word = match.group()
+        named = word[0].isupper() and (word in inner or not _begins_sentence(text, match.start()))
+        if run and (not named or text[last_end : match.start()].strip()):
+            found.add(" ".join(run))
+            run = []
+        if named:
+            run.append(word.lower())
+        elif any(character.isdigit() for character in word):
+            found.add(word.lower())
+        last_end = match.end()
+    return frozenset(found | ({" ".join(run)} if run else set()))
+
+
+def kept_entities(text: str, restated: str) -> float | None:
+    """Share of the entities of ``text`` whose words occur together in ``restated``; None if there are none."""
+    wanted = entities_of(text)
+    if not wanted:
+        return None
+    words = f" {' '.join(match.group().lower() for match in _WORD.finditer(restated))} "
+    return sum(f" {entity} " in words for entity in wanted) / len(wanted)
+
+
+def bert_score(candidate: FloatArray, reference: FloatArray) -> float:
+    """F-measure of BERTScore: each token meets its nearest on the other side by cosine (arXiv 1904.09675).
+
+    Without weights by inverse document frequency and without rescaling.
+
+    Args:
+        candidate: vectors of the restatement's tokens, [tokens, width].
+        reference: vectors of the passage's tokens, [tokens, width].
+    """
+    if not len(candidate) or not len(reference):
+        return 0.0
+    left = candidate / np.linalg.norm(candidate, axis=1, keepdims=True)
+    right = reference / np.linalg.norm(reference, axis=1, keepdims=True)
+    cosines = left @ right.T
+    precision, recall = float(cosines.max(axis=1).mean()), float(cosines.max(axis=0).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def token_vectors(folder: Path, *, device: str = "cpu") -> TokenVectors:
+    """A function from texts to the last hidden states of their tokens, special tokens left out.
+
+    Args:
+        folder: an encoder in Hugging Face format, with its tokenizer; safetensors only.
+        device: torch device.
+
+    Raises:
+        ModelError: there is no such encoder.
+    """
+    import torch  # noqa: PLC0415 - slow
+    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - slow
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{folder} holds no encoder for BERTScore ({reason}): give a folder in HF format") from None
+
+    def vectors(texts: Sequence[str]) -> list[FloatArray]:
+        found: list[FloatArray] = []
+        for text in texts:
+            batch = tokenizer(text, return_tensors="pt", truncation=True, return_special_tokens_mask=True)
+            special = batch.pop("special_tokens_mask")[0].bool()
+            with torch.inference_mode():
+                hidden = model(**batch.to(device)).last_hidden_state[0]
+            found.append(hidden[~special].float().cpu().numpy())
+        return found
+
+    return vectors
+
+
+def _begins_sentence(text: str, start: int) -> bool:
+    return _SENTENCE_END.search(text[max(0, start - 8) : start]) is not None
+
+
+def _restate(model: AnswerModel, passages: Sequence[tuple[str, str]], rate: int | None) -> list[str]:
+    memories: list[Memory] = model.compress([text for _, text in passages], rate=rate)
+    requests = [GenerationRequest(PARAPHRASE_INSTRUCTION.strip(), memories=(memory,)) for memory in memories]
+    return [generation.text for generation in model.generate_many(requests, max_new_tokens=MAX_NEW_TOKENS)]
+
+
+def _summary(rows: Sequence[FidelityRow], rate: int | None) -> Fidelity:
+    ones = [row.rouge1 for row in rows if row.rouge1 is not None]
+    longest = [row.rouge_l for row in rows if row.rouge_l is not None]
+    entities = [row.entities for row in rows if row.entities is not None]
+    berts = [row.bert_score for row in rows if row.bert_score is not None]
+    if not ones:
+        raise ModelError(f"none of {len(rows)} passages could be told again: {rows[0].error}")
+    return Fidelity(
+        n=len(ones),
+        rate=rate,
+        rouge1=fmean(ones),
+        rouge1_ci95=bootstrap_interval(ones),
+        rouge_l=fmean(longest),
+        rouge_l_ci95=bootstrap_interval(longest),
+        entities=fmean(entities) if entities else None,
+        bert_score=fmean(berts) if berts else None,
+        errors=sum(row.error is not None for row in rows),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,302 @@
+"""What the analyses share: the loop over questions with its counted errors, a model to look into, prompts to ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from clara.config import Settings
+from clara.data import DataRecord, DocText, MultiHop
+from clara.errors import RecordError
+from clara.evaluate.cache import Cache
+from clara.evaluate.failures import Failure, each, unwrap
+from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.system import AnswerModel, Context, answer_all
+from clara.ingest import make_document, split
+from clara.metrics import Interval, bootstrap_interval
+from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
+from clara.prompts import passage_text
+from clara.records import FloatArray, Generation, GenerationRequest, Memory, QueryMemory
+
+_RowT = TypeVar("_RowT")
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Called with questions done and questions in all."""
+
+_CACHE_BYTES = 50_000_000  # the candidates of a few questions; analyses take question after question
+
+
+class Insight(Protocol):
+    """Hidden states, logit lens, attention and gradients of one model; see ``model.inspection.Inspector`` for each."""
+
+    def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
+        """Last hidden states and memories of texts."""
+
+    def lens(self, text: str, *, role: EncoderRole, rate: int, space: Space = "hidden", top: int = 5) -> Lens:
+        """Top tokens of each memory vector of a text."""
+
+    def log_likelihood(self, question: str, contexts: Sequence[Sequence[Memory]], answer: str) -> FloatArray:
+        """Log-likelihood of an answer under each context."""
+
+    def selection_gradient(
+        self,
+        question: str,
+        query: QueryMemory,
+        candidates: Sequence[Memory],
+        answer: str,
+        *,
+        k: int,
+        temperature: float,
+    ) -> SelectionGradient:
+        """The straight-through selector on one question."""
+
+    def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
+        """Attention while an answer is written."""
+
+
+class InspectableModel(AnswerModel, Protocol):
+    """An ``AnswerModel`` whose inside can be seen; ``ClaraModel`` is one."""
+
+    @property
+    def mse_weight(self) -> float | None:
+        """Weight of the MSE term that it was trained with, if it says."""
+
+    def inspector(self) -> Insight:
+        """Its hidden states, attention and gradients."""
+
+
+class AnalysisSettings(Settings):
+    """Settings of every analysis.
+
+    Attributes:
+        rate: compression rate; None is the model's default.
+        limit: records, counted from the first of the file; None is all.
+        seed: of every draw (order of passages, choice of distractors, bootstrap).
+    """
+
+    rate: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class AskSettings(AnalysisSettings):
+    """Settings of an analysis that generates answers.
+
+    Attributes:
+        batch_size: prompts generated together.
+        max_new_tokens: longest answer, in tokens.
+    """
+
+    batch_size: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisReport:
+    """The result of an analysis of one checkpoint.
+
+    Attributes:
+        model: its name.
+        fingerprint: of the model.
+        n: questions measured.
+        errors: questions that gave an error, or nothing to measure, by reason.
+        unusable: records that could not be asked, by reason.
+    """
+
+    model: str
+    fingerprint: str
+    n: int
+    errors: Mapping[str, int]
+    unusable: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Generic[_RowT]):
+    """Rows of the questions that could be measured, and the others counted.
+
+    Attributes:
+        rows: in record order.
+        errors: questions that gave no row, by reason.
+        unusable: records that could not be asked, by reason.
+    """
+
+    rows: tuple[_RowT, ...]
+    errors: Counter[str]
+    unusable: Counter[str]
+
+    def facts(self, model: AnswerModel) -> dict[str, Any]:
+        """The fields of ``AnalysisReport``."""
+        return {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "n": len(self.rows),
+            "errors": dict(self.errors),
+            "unusable": dict(self.unusable),
+        }
+
+    def mean(self, value: Callable[[_RowT], float]) -> float:
+        """Mean of a value over the rows; 0 without rows."""
+        return mean([value(row) for row in self.rows])
+
+    def interval(self, value: Callable[[_RowT], float], seed: int) -> Interval:
+        """Its 95 % bootstrap interval."""
+        return bootstrap_interval([value(row) for row in self.rows] or [0.0], seed=seed)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of values; 0 without any."""
+    return fmean(values) if values else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Questions that an analysis can use, and what it leaves out.
+
+    Attributes:
+        questions: at least one.
+        unusable: records left out, by reason.
+    """
+
+    questions: tuple[MultiHop, ...]
+    unusable: Counter[str]
+
+
+def choose(records: Sequence[DataRecord], limit: int | None) -> Chosen:
+    """The first ``limit`` records that ask a question with a gold document.
+
+    Raises:
+        RecordError: nothing is left.
+    """
+    unusable: Counter[str] = Counter()
+    questions = []
+    for record in records[:limit]:
+        if not isinstance(record, MultiHop):
+            unusable["passage records, which ask no single question"] += 1
+        elif not record.gold:
+            unusable["questions without a gold document"] += 1
+        else:
+            questions.append(record)
+    if not questions:
+        listed = ", ".join(f"{count} {reason}" for reason, count in unusable.items()) or "no records"
+        raise RecordError(f"nothing to ask: expected questions with gold documents, got {listed}")
+    return Chosen(tuple(questions), unusable)
+
+
+def measure_questions(
+    records: Sequence[DataRecord],
+    limit: int | None,
+    measure: Callable[[int, MultiHop], _RowT | str],
+    on_progress: OnProgress | None = None,
+) -> Measured[_RowT]:
+    """Measure question by question; an error stays with its question and is counted.
+
+    Args:
+        records: of which the questions with a gold document are measured.
+        limit: records, counted from the first; None is all.
+        measure: gives the row of the question in a place, or the reason why there is none.
+        on_progress: called after each question.
+
+    Raises:
+        RecordError: no question can be asked.
+        ConfigError: a setting is wrong for every question alike.
+    """
+    chosen = choose(records, limit)
+    rows, errors = list[_RowT](), Counter[str]()
+    for done, item in enumerate(enumerate(chosen.questions), start=1):
+        found = each([item], lambda some: [measure(*pair) for pair in some])[0]
+        if isinstance(found, Failure):
+            errors[found.reason] += 1
+        elif isinstance(found, str):
+            errors[found] += 1
+        else:
+            rows.append(found)
+        if on_progress is not None:
+            on_progress(done, len(chosen.questions))
+    return Measured(tuple(rows), errors, chosen.unusable)
+
+
+class Asker:
+    """Compresses documents and asks the model from their memories; a fault stays with the prompt that has it."""
+
+    def __init__(self, model: AnswerModel, *, rate: int | None, batch_size: int = 1, max_new_tokens: int = 1) -> None:
+        self._model = model
+        self._rate, self._batch_size, self._max_new_tokens = rate, batch_size, max_new_tokens
+        self._memories = DocumentMemories(model, rate, Cache(budget_bytes=_CACHE_BYTES))
+
+    @classmethod
+    def of(cls, model: AnswerModel, settings: AskSettings) -> Asker:
+        """As the settings say."""
+        return cls(model, rate=settings.rate, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
+
+    def windows(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...]]:
+        """Memories of each document, one a window.
+
+        Raises:
+            Exception: a document cannot be compressed.
+        """
+        return unwrap(self._memories.of(docs))
+
+    def query(self, question: str) -> QueryMemory:
+        """Memory of a question."""
+        return self._model.encode_queries([question], rate=self._rate)[0]
+
+    def ranking(self, question: str, docs: Sequence[DocText]) -> tuple[int, ...]:
+        """Indices of documents as the model itself ranks them, best first."""
+        return rank_documents(self.query(question), self.windows(docs))
+
+    def answers(self, question: str, prompts: Sequence[Sequence[DocText]]) -> list[Generation | Failure]:
+        """An answer for each choice of documents.
+
+        Args:
+            question: the question.
+            prompts: the documents of each prompt, in prompt order.
+        """
+        docs = list(dict.fromkeys(doc for prompt in prompts for doc in prompt))
+        memories = dict(zip(docs, self._memories.of(docs), strict=True))
+
+        def context(prompt: Sequence[DocText]) -> Context:
+            found = tuple(memory for windows in unwrap(memories[doc] for doc in prompt) for memory in windows)
+            return Context(GenerationRequest(question, memories=found), sum(len(memory.values) for memory in found))
+
+        contexts = each(prompts, lambda some: [context(prompt) for prompt in some])
+        return answer_all(self._model, contexts, batch_size=self._batch_size, max_new_tokens=self._max_new_tokens)
+
+
+def first_windows(records: Sequence[DataRecord], model: AnswerModel, limit: int | None) -> list[tuple[str, str]]:
+    """What the compressor reads of passages and gold documents: the first window of each, each text once.
+
+    Args:
+        records: of either kind.
+        model: cuts documents.
+        limit: texts, from the first record; None is all.
+
+    Returns:
+        Identifier and text of each: the record's, with the document's index for a question's.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        if isinstance(record, MultiHop):
+            docs = [(f"{record.id}#{i}", record.docs[i].title, record.docs[i].text) for i in record.gold]
+        else:
+            docs = [(record.id, record.title, record.text)]
+        for name, title, text in docs:
+            passages = split(
+                make_document(f"analysis:{title}", title, text), model.token_spans, max_tokens=model.window_tokens
+            )
+            for passage in passages[:1]:
+                found.setdefault(passage_text(passage.title, passage.text), name)
+        if limit is not None and len(found) >= limit:
+            break
+    return [(name, text) for text, name in found.items()][:limit]
+
+
+def distractors(question: MultiHop, count: int, rng: np.random.Generator) -> list[DocText]:
+    """``count`` documents that are not gold, drawn without replacement; fewer where there are fewer."""
+    others = [doc for index, doc in enumerate(question.docs) if index not in question.gold]
+    return [others[i] for i in rng.permutation(len(others))[:count]]

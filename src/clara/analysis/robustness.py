@@ -1,0 +1,320 @@
+"""How answers bear other passages: more of them, another order, one that lies, ones that do not matter.
+
+Four kinds of disturbance, each a row of conditions measured on the same questions:
+
+    k            the model's own best k of the candidates, k = 1 to 10
+    order        gold passages and distractors, the gold ones first, in the middle, last, or all shuffled
+    poison       gold passages and distractors, and a copy of a gold passage that gives a wrong answer: none, first,
+                 last, or in the place of the gold passage itself
+    distractors  gold passages with 0 to 8 others around them, shuffled
+
+A poisoned passage takes its wrong answer from another question, numbers for numbers and words for words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from clara.analysis.harness import (
+    AnalysisReport,
+    Asker,
+    AskSettings,
+    OnProgress,
+    choose,
+    distractors,
+    mean,
+    measure_questions,
+)
+from clara.data import DataRecord, DocText, MultiHop
+from clara.evaluate.failures import Failure, each
+from clara.evaluate.system import AnswerModel
+from clara.metrics import Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
+from clara.records import Generation
+
+Disturbance = Literal["k", "order", "poison", "distractors"]
+_DISTURBANCES: tuple[Disturbance, ...] = ("k", "order", "poison", "distractors")
+NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
+NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
+
+
+class RobustnessSettings(AskSettings):
+    """Settings of the analysis.
+
+    Attributes:
+        vary: the disturbances to measure.
+        ks: passages of the model's own ranking.
+        counts: distractors beside the gold passages.
+        around: distractors beside the gold passages in ``order`` and ``poison``.
+    """
+
+    vary: tuple[Disturbance, ...] = _DISTURBANCES
+    ks: tuple[int, ...] = tuple(range(1, 11))
+    counts: tuple[int, ...] = (0, 1, 2, 4, 8)
+    around: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbedPrompt:
+    """One prompt.
+
+    Attributes:
+        kind: of disturbance.
+        condition: as in the report.
+        docs: in prompt order.
+        recall: share of the gold documents in it; None where all are.
+        wrong: the wrong answer that a poisoned passage gives; also of the clean prompt it is compared with.
+    """
+
+    kind: Disturbance
+    condition: str
+    docs: tuple[DocText, ...]
+    recall: float | None = None
+    wrong: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One row of the table.
+
+    Attributes:
+        kind: of disturbance.
+        condition: its value.
+        n: questions scored.
+        errors: questions that gave an error.
+        em: mean exact match; ``f1`` and ``cover_em`` likewise.
+        f1: mean token F1 with the gold answers.
+        cover_em: mean cover-EM.
+        f1_ci95: bootstrap interval.
+        recall: mean share of the gold documents in the prompt.
+        wrong_f1: mean token F1 with the poisoned passage's answer; None but for ``poison``.
+    """
+
+    kind: Disturbance
+    condition: str
+    n: int
+    errors: int
+    em: float
+    f1: float
+    cover_em: float
+    f1_ci95: Interval
+    recall: float
+    wrong_f1: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RobustnessReport(AnalysisReport):
+    """The table of one model; its errors count prompts.
+
+    Attributes:
+        conditions: rows, by disturbance.
+    """
+
+    conditions: tuple[Condition, ...]
+
+    def of(self, kind: Disturbance) -> list[Condition]:
+        """The rows of one disturbance."""
+        return [row for row in self.conditions if row.kind == kind]
+
+
+def robustness(
+    model: AnswerModel,
+    records: Sequence[DataRecord],
+    settings: RobustnessSettings,
+    on_progress: OnProgress | None = None,
+) -> RobustnessReport:
+    """Ask every question under every condition.
+
+    Raises:
+        RecordError: no question can be asked.
+        ConfigError: the rate is not served.
+    """
+    asker, pool = (
+        Asker.of(model, settings),
+        choose(records, None).questions,
+    )  # it begins with the questions that are asked
+    scored: defaultdict[tuple[Disturbance, str], list[_Scored]] = defaultdict(list)
+    errors, unusable = Counter[str](), Counter[str]()
+    failed: Counter[tuple[Disturbance, str]] = Counter()
+
+    def measure(place: int, question: MultiHop) -> int:
+        rng = np.random.default_rng([settings.seed, place])
+        prompts = static_prompts(question, wrong_answer(pool, place), settings, rng, unusable)
+        if "k" in settings.vary:
+            ranking = each([question], lambda some: [asker.ranking(one.question, one.docs) for one in some])[0]
+            if isinstance(ranking, Failure):
+                errors[ranking.reason] += len(settings.ks)
+                failed.update(("k", str(k)) for k in settings.ks)
+            else:
+                prompts = [*ranked_prompts(question, ranking, settings.ks), *prompts]
+        answers = asker.answers(question.question, [prompt.docs for prompt in prompts])
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if isinstance(answer, Failure):
+                errors[answer.reason] += 1
+                failed[prompt.kind, prompt.condition] += 1
+            else:
+                scored[prompt.kind, prompt.condition].append(_scored(question, prompt, answer))
+        return len(prompts)
+
+    measured = measure_questions(records, settings.limit, measure, on_progress)
+    names = sorted({*scored, *failed}, key=lambda name: (_DISTURBANCES.index(name[0]), _place(name, settings)))
+    return RobustnessReport(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        n=len(measured.rows),
+        errors=dict(errors + measured.errors),
+        unusable=dict(measured.unusable + unusable),
+        conditions=tuple(_condition(name, scored[name], failed[name], settings.seed) for name in names),
+    )
+
+
+def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[PerturbedPrompt]:
+    """The best k for each k that there are candidates for."""
+    return [
+        PerturbedPrompt(
+            "k",
+            str(k),
+            tuple(question.docs[i] for i in ranking[:k]),
+            recall=recall_at_k(ranking, question.gold, k),
+        )
+        for k in ks
+        if k <= len(question.docs)
+    ]
+
+
+def static_prompts(
+    question: MultiHop,
+    wrong: str | None,
+    settings: RobustnessSettings,
+    rng: np.random.Generator,
+    unusable: Counter[str],
+) -> list[PerturbedPrompt]:
+    """The prompts that need no ranking.
+
+    Args:
+        question: with gold documents.
+        wrong: what a poisoned passage answers; None if there is nothing.
+        settings: which disturbances.
+        rng: of the question's draws.
+        unusable: counts why ``poison`` leaves the question out.
+    """
+    gold = [question.docs[i] for i in sorted(question.gold)]
+    others = distractors(question, max(settings.around, *settings.counts), rng)
+    prompts: list[PerturbedPrompt] = []
+    if "order" in settings.vary:
+        around = others[: settings.around]
+        half = len(around) // 2
+        orders = {
+            "gold first": [*gold, *around],
+            "gold in the middle": [*around[:half], *gold, *around[half:]],
+            "gold last": [*around, *gold],
+            "shuffled": _shuffled([*gold, *around], rng),
+        }
+        prompts += [PerturbedPrompt("order", name, tuple(docs)) for name, docs in orders.items()]
+    if "poison" in settings.vary:
+        prompts += _poisoned(question, wrong, gold, others[: settings.around], unusable)
+    if "distractors" in settings.vary:
+        for count in settings.counts:
+            if count <= len(others):
+                docs = _shuffled([*gold, *others[:count]], rng)
+                prompts.append(PerturbedPrompt("distractors", str(count), tuple(docs)))
+    return prompts
+
+
+def wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
+    """The first answer of the nearest later question (then from the start) that can pass for one and shares no word.
+
+    Numbers stand for numbers, words for words.
+    """
+    own = questions[place].answers
+    words = {word for answer in own for word in normalize_answer(answer).split()}
+    numeric = any(map(str.isdigit, own[0]))
+    for step in range(1, len(questions)):
+        other = questions[(place + step) % len(questions)].answers[0]
+        shared = words & set(normalize_answer(other).split())
+        if not shared and normalize_answer(other) and any(map(str.isdigit, other)) == numeric:
+            return other
+    return None
+
+
+def poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText | None:
+    """The document with every answer replaced, whatever its case; None if its text holds none as whole words."""
+    longest = sorted(answers, key=len, reverse=True)
+    pattern = r"(?<!\w)(?:" + "|".join(re.escape(answer.strip()) for answer in longest) + r")(?!\w)"
+    text, count = re.subn(pattern, lambda _: wrong, doc.text, flags=re.IGNORECASE)
+    return DocText(doc.title, text) if count else None
+
+
+def _poisoned(
+    question: MultiHop, wrong: str | None, gold: Sequence[DocText], around: Sequence[DocText], unusable: Counter[str]
+) -> list[PerturbedPrompt]:
+    if wrong is None:
+        unusable[NO_WRONG] += 1
+        return []
+    copies = [poisoned_copy(doc, question.answers, wrong) for doc in gold]
+    poison = next((copy for copy in copies if copy is not None), None)
+    if poison is None:
+        unusable[NOT_LITERAL] += 1
+        return []
+    clean = [*gold, *around]
+    replaced = [copy or doc for copy, doc in zip(copies, gold, strict=True)]
+    prompts = {
+        "none": clean,
+        "added first": [poison, *clean],
+        "added last": [*clean, poison],
+        "instead of gold": [*replaced, *around],
+    }
+    return [PerturbedPrompt("poison", name, tuple(docs), wrong=wrong) for name, docs in prompts.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    em: float
+    f1: float
+    cover_em: float
+    recall: float
+    wrong_f1: float | None
+
+
+def _scored(question: MultiHop, prompt: PerturbedPrompt, answer: Generation) -> _Scored:
+    scores = score_answer(answer.text, question.answers)
+    wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
+    return _Scored(scores.em, scores.f1, scores.cover_em, 1.0 if prompt.recall is None else prompt.recall, wrong)
+
+
+def _condition(name: tuple[Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> Condition:
+    wrong = [row.wrong_f1 for row in rows if row.wrong_f1 is not None]
+    return Condition(
+        kind=name[0],
+        condition=name[1],
+        n=len(rows),
+        errors=errors,
+        em=mean([row.em for row in rows]),
+        f1=mean([row.f1 for row in rows]),
+        cover_em=mean([row.cover_em for row in rows]),
+        f1_ci95=bootstrap_interval([row.f1 for row in rows] or [0.0], seed=seed),
+        recall=mean([row.recall for row in rows]),
+        wrong_f1=mean(wrong) if wrong else None,
+    )
+
+
+_WORDS = ("gold first", "gold in the middle", "gold last", "shuffled", "none", "added first", "added last")
+
+
+def _place(name: tuple[Disturbance, str], settings: RobustnessSettings) -> int:
+    """Where a condition stands among those of its kind."""
+    kind, condition = name
+    if kind == "k":
+        return settings.ks.index(int(condition))
+    if kind == "distractors":
+        return settings.counts.index(int(condition))
+    return _WORDS.index(condition) if condition in _WORDS else len(_WORDS)
+
+
+def _shuffled(docs: Sequence[DocText], rng: np.random.Generator) -> list[DocText]:
+    return [docs[i] for i in rng.permutation(len(docs))]

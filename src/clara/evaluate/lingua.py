@@ -1,0 +1,171 @@
+"""The package llmlingua 0.2.2 at our door: prompt compression by a causal LM's perplexity, or by a token classifier.
+
+The package was written for transformers 4 and for machines with a network. What stands between it and today, and
+nothing more, is here: its constructor fetches a tokenizer of OpenAI's only to count (``TokenCounter`` counts instead),
+it hands key-value caches around as lists of pairs (``PairCache`` turns them into transformers' cache and back), and it
+seeds every random generator of the process for LLMLingua-2, which draws nothing. Its compression code runs as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clara.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_MAX_CLASSIFIER_TOKENS = 512
+"""Longest input of the published encoders, and the length that the package cuts texts into."""
+
+_CLASSIFIERS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
+"""Part of the name by which the package knows how a tokenizer marks words, by kind of model."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenCounter:
+    """Counts with the backbone's tokenizer, so that targets are in the unit that the generator reads."""
+
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairCache:
+    """A causal LM called as the package calls it, with key-value caches as lists of (keys, values)."""
+
+    model: Any
+
+    def __call__(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor,
+        past_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
+        *,
+        use_cache: bool = True,
+    ) -> Any:  # noqa: ANN401 - transformers' output
+        """Logits in fp32, and the cache as pairs."""
+        from transformers import DynamicCache  # noqa: PLC0415 - slow, loaded by now
+
+        pairs = None if past_key_values is None else [tuple(pair) for pair in past_key_values]
+        cache = None if pairs is None else DynamicCache(pairs)
+        out = self.model(input_ids=ids, attention_mask=attention_mask, past_key_values=cache, use_cache=use_cache)
+        out.logits = out.logits.float()
+        out.past_key_values = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        return out
+
+
+class PerplexityCompressor:
+    """LLMLingua: keeps the tokens that a causal LM finds hardest to guess.
+
+    Its token-level filter alone: each text is compressed by itself to its own target, so there is no budget to divide
+    among texts, and the sentence filter needs a file of NLTK's from the network.
+
+    Args:
+        folder: the causal LM in Hugging Face format.
+        device: for it.
+        dtype: of its weights; None is bf16 where the device multiplies it faster, else fp32.
+
+    Raises:
+        MissingExtraError: llmlingua is not installed.
+    """
+
+    def __init__(self, folder: Path, device: str, *, dtype: torch.dtype | None = None) -> None:
+        import torch  # noqa: PLC0415 - slow
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
+
+        from clara.model.placement import natural_dtype  # noqa: PLC0415 - slow
+
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or natural_dtype(device), local_files_only=True
+        )
+        model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._counter = TokenCounter(tokenizer)
+        self._inner = _blank(str(folder), tokenizer, self._counter, device)
+        self._inner.model = PairCache(model)
+        self._inner.max_position_embeddings = int(model.config.max_position_embeddings)
+        self._inner.use_llmlingua2 = False
+
+    def compress(self, text: str, target: int) -> str:
+        """The text in about ``target`` tokens of the causal LM; as it is where it has no more than that."""
+        count = len(self._counter.encode(text))
+        if count <= target:
+            return text
+        # One step over the whole text: the package leaves what remains after its last full step uncompressed. Its
+        # threshold is strict, so that the token at the threshold is lost.
+        steps = math.ceil(count / (self._inner.max_position_embeddings // 2))
+        made = self._inner.compress_prompt(
+            [text],
+            target_token=target,
+            iterative_size=count // steps,
+            use_context_level_filter=False,
+            use_sentence_level_filter=False,
+            concate_question=False,
+        )
+        return str(made["compressed_prompt"]).strip()
+
+
+class ClassifierCompressor:
+    """LLMLingua-2: keeps the words that a trained token classifier says to keep.
+
+    Args:
+        folder: the published encoder.
+        counter: counts targets, in tokens of the generator.
+        device: for the encoder.
+
+    Raises:
+        MissingExtraError: llmlingua is not installed.
+        ModelError: the folder holds another kind of model.
+    """
+
+    def __init__(self, folder: Path, counter: TokenCounter, device: str) -> None:
+        import torch  # noqa: PLC0415 - slow
+        from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer  # noqa: PLC0415 - slow
+
+        kind = str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
+        if kind not in _CLASSIFIERS:
+            known = ", ".join(_CLASSIFIERS)
+            raise ModelError(f"{folder} is a {kind} model; LLMLingua-2's published encoders are of kind {known}")
+        model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._counter = counter
+        self._inner = _blank(_CLASSIFIERS[kind], tokenizer, counter, device)
+        self._inner.model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
+        self._inner.use_llmlingua2 = True
+        self._inner.max_batch_size = 8
+        self._inner.max_seq_len = _MAX_CLASSIFIER_TOKENS
+        self._inner.max_force_token = 0  # no token is forced, so the package's extra tokens are not needed
+        self._inner.added_tokens = []
+        self._inner.special_tokens = set(tokenizer.all_special_tokens)
+
+    def compress(self, text: str, target: int) -> str:
+        """The text in about ``target`` tokens of the generator; as it is where it has no more than that."""
+        if len(self._counter.encode(text)) <= target:
+            return text
+        return str(self._inner.compress_prompt([text], target_token=target)["compressed_prompt"]).strip()
+
+
+def _blank(name: str, tokenizer: Any, counter: TokenCounter, device: str) -> Any:  # noqa: ANN401 - untyped library
+    """The package's compressor without its constructor, which would go to the network."""
+    try:
+        from llmlingua import PromptCompressor  # noqa: PLC0415 - optional, imported at its own door
+    except ImportError:
+        raise MissingExtraError("llmlingua", "eval") from None
+    inner = PromptCompressor.__new__(PromptCompressor)
+    inner.model_name = name
+    inner.tokenizer = tokenizer
+    inner.oai_tokenizer = counter
+    inner.device = device
+    inner.cache_bos_num, inner.prefix_bos_num = 10, 100  # as in its constructor
+    inner.context_idxs = []
+    return inner

@@ -1,0 +1,363 @@
+"""What a system reached on a task: one row a question, means with intervals, and what the numbers stand on.
+
+Answers are scored by ``clara.metrics``, which says what EM, F1 and cover-EM are; rankings by ir-measures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from statistics import fmean, median
+from types import MappingProxyType
+
+from clara.data import Question
+from clara.errors import InputError, MissingExtraError
+from clara.evaluate.journal import Entry
+from clara.evaluate.questions import Group, Setting, Task
+from clara.evaluate.system import Given
+from clara.metrics import Abstention, AnswerScores, Interval, abstention, bootstrap_interval, score_answer
+
+MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
+"""As ir-measures spells them; ``RR`` averages to MRR."""
+
+RECALL_DEPTHS = (1, 3, 5, 10)
+
+
+def plain(value: object) -> object:
+    """A record as plain JSON values; an interval is [low, high]."""
+    if isinstance(value, Interval):
+        return [value.low, value.high]
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How predictions are scored.
+
+    Attributes:
+        yes_no: HotpotQA's rule (``metrics.score_answer``).
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the permutation tests.
+    """
+
+    yes_no: bool = False
+    resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question.
+
+    Attributes:
+        id: the question's identifier.
+        prediction: None after an error, or from a system that only ranks.
+        scores: of the prediction; None where there is none, or no gold answer to compare it with.
+        ranking: value of each retrieval measure; None where nothing was ranked or nothing is gold.
+        used: indices of the documents that the answer was made from.
+        unanswerable: whether the right answer is that there is none.
+        context_tokens: positions of context that were read.
+        first_token_seconds: None where it was not timed.
+        compressed_to: share of the documents' tokens that the context takes; None where nothing is compressed.
+        error: kind and message, None if there was none.
+    """
+
+    id: str
+    prediction: str | None
+    scores: AnswerScores | None
+    ranking: Mapping[str, float] | None
+    used: tuple[int, ...]
+    unanswerable: bool
+    context_tokens: int | None
+    first_token_seconds: float | None
+    compressed_to: float | None
+    error: str | None
+
+    def to_json(self) -> dict[str, object]:
+        """One flat object; scores are null where there are none."""
+        scores = asdict(self.scores) if self.scores else dict.fromkeys(("em", "f1", "cover_em"))
+        named = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        flat: dict[str, object] = {}
+        for name, value in named.items():
+            flat.update(scores if name == "scores" else {name: value})
+        return flat
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One system on one task: means over the questions that were answered.
+
+    Attributes:
+        data: as in ``questions.Task``, like the next four and ``max_new_tokens``.
+        data_sha256: of its file.
+        setting: ``oracle`` or ``normal``.
+        candidates: where the candidate documents came from.
+        given: what the system saw of them.
+        system: the system's name.
+        fingerprint: of its weights and settings.
+        rate: compression rate that was asked for; None is the model's default, or no compression.
+        k: documents in the prompt.
+        max_new_tokens: longest answer.
+        key: of the run's journal.
+        n: answers scored; 0 for a system that only ranks.
+        em: mean over answerable questions, None if none was scored; ``f1`` and ``cover_em`` likewise.
+        f1: mean token F1.
+        cover_em: mean cover-EM.
+        ci95: bootstrap intervals of the three means, by name.
+        retrieval: mean of each of ``MEASURES`` over the ranked questions; None if there are none.
+        ranked: questions in ``retrieval``.
+        without_gold: ranked questions that it leaves out because no document is known to be gold.
+        abstention: against the unanswerable questions; None where all questions have an answer.
+        errors: questions that gave an error; they are in no mean.
+        error_reasons: the same by reason.
+        context_tokens: mean positions of context.
+        compressed_to: mean share of the documents' tokens.
+        first_token_seconds: median time to the first token, where it was timed.
+        origins: command, commit and machine of the predictions, one for each process that made some.
+        rows: one a question, in order.
+    """
+
+    data: str
+    data_sha256: str
+    setting: Setting
+    candidates: str
+    given: Given
+    system: str
+    fingerprint: str
+    rate: int | None
+    k: int
+    max_new_tokens: int
+    key: str
+    n: int
+    em: float | None
+    f1: float | None
+    cover_em: float | None
+    ci95: Mapping[str, Interval] | None
+    retrieval: Mapping[str, float] | None
+    ranked: int
+    without_gold: int
+    abstention: Abstention | None
+    errors: int
+    error_reasons: Mapping[str, int]
+    context_tokens: float | None
+    compressed_to: float | None
+    first_token_seconds: float | None
+    origins: tuple[Mapping[str, object], ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def label(self) -> str:
+        """The system, with its rate."""
+        return self.system if self.rate is None else f"{self.system} {self.rate}x"
+
+    @property
+    def group(self) -> Group:
+        """What it is compared by."""
+        return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values, without the rows."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
+
+    def f1_by_question(self) -> dict[str, float]:
+        """F1 of each scored question; a repeated identifier is told apart by its place."""
+        return {f"{place}:{row.id}": row.scores.f1 for place, row in enumerate(self.rows) if row.scores is not None}
+
+
+def score(
+    task: Task,
+    entries: Sequence[Entry],
+    *,
+    system: str,
+    fingerprint: str,
+    rate: int | None,
+    key: str,
+    scoring: Scoring,
+    origins: tuple[Mapping[str, object], ...] = (),
+) -> Result:
+    """Score the outcome of a run.
+
+    Args:
+        task: as it was asked.
+        entries: the outcome of each of its questions.
+        system: the system's name.
+        fingerprint: of the system.
+        rate: compression rate that was asked for.
+        key: of the run's journal.
+        scoring: how predictions are scored.
+        origins: of the entries.
+    """
+    rankings, without_gold = _score_rankings(task, entries)
+    rows = [
+        _row(question, entry, ranking, yes_no=scoring.yes_no)
+        for question, entry, ranking in zip(task.questions, entries, rankings, strict=True)
+    ]
+    scores = [row.scores for row in rows if row.scores is not None]
+    reasons = Counter(row.error for row in rows if row.error is not None)
+    values = {name: [getattr(score, name) for score in scores] for name in ("em", "f1", "cover_em")}
+    return Result(
+        data=task.data,
+        data_sha256=task.data_sha256,
+        setting=task.setting,
+        candidates=task.candidates,
+        given=task.given,
+        system=system,
+        fingerprint=fingerprint,
+        rate=rate,
+        k=task.k,
+        max_new_tokens=task.max_new_tokens,
+        key=key,
+        n=len(scores),
+        em=_mean(values["em"]),
+        f1=_mean(values["f1"]),
+        cover_em=_mean(values["cover_em"]),
+        ci95=MappingProxyType(
+            {
+                name: bootstrap_interval(own, resamples=scoring.resamples, seed=scoring.seed)
+                for name, own in values.items()
+            }
+        )
+        if scores
+        else None,
+        retrieval=mean_scores([dict(row.ranking) for row in rows if row.ranking is not None]),
+        ranked=sum(row.ranking is not None for row in rows),
+        without_gold=without_gold,
+        abstention=_abstention(rows),
+        errors=reasons.total(),
+        error_reasons=MappingProxyType(dict(reasons)),
+        context_tokens=_mean([row.context_tokens for row in rows if row.context_tokens is not None]),
+        compressed_to=_mean([row.compressed_to for row in rows if row.compressed_to is not None]),
+        first_token_seconds=_median([row.first_token_seconds for row in rows if row.first_token_seconds is not None]),
+        origins=origins,
+        rows=tuple(rows),
+    )
+
+
+def grouped(results: Sequence[Result]) -> dict[Group, list[Result]]:
+    """Results by group, in order of first appearance.
+
+    Raises:
+        InputError: a group holds two results of one system, so that neither could be told from the other.
+    """
+    found: dict[Group, list[Result]] = {}
+    for result in results:
+        own = found.setdefault(result.group, [])
+        if any(other.label == result.label for other in own):
+            raise InputError(
+                f"two results of {result.label} on {result.data} {result.setting}, given {result.given}, "
+                f"k {result.k}: a report holds one"
+            )
+        own.append(result)
+    return found
+
+
+def score_rankings(
+    rankings: Sequence[Sequence[int]], gold: Sequence[Collection[int]], *, missing: Sequence[int] | None = None
+) -> list[dict[str, float]]:
+    """Score each question's ranking.
+
+    Args:
+        rankings: for each question indices of its candidates, best first, each once.
+        gold: for each question the indices that are relevant.
+        missing: for each question how many relevant documents are not among the candidates, which counts against
+            recall; none by default. A question needs at least one relevant document in all.
+
+    Returns:
+        For each question the value of every measure in ``MEASURES``, 0 to 1.
+
+    Raises:
+        MissingExtraError: ir-measures is not installed.
+        ValueError: a question has no relevant document, or a candidate is ranked twice.
+    """
+    try:
+        import ir_measures  # noqa: PLC0415 - an optional package, imported at its own door
+    except ImportError:
+        raise MissingExtraError("ir-measures", "eval") from None
+    qrels, run = [], []
+    absent = missing if missing is not None else [0] * len(rankings)
+    for number, (ranking, relevant, away) in enumerate(zip(rankings, gold, absent, strict=True)):
+        if not relevant and not away:
+            raise ValueError(
+                "a ranking can only be scored with relevant documents: leave the question out and count it"
+            )
+        if len(set(ranking)) != len(ranking):
+            raise ValueError("a ranking must hold each candidate once")
+        name = str(number)
+        qrels += [ir_measures.Qrel(name, str(index), 1) for index in relevant]
+        qrels += [ir_measures.Qrel(name, f"missing-{index}", 1) for index in range(away)]
+        # Scores fall with the rank, so that nothing is left to how ties are broken.
+        run += [ir_measures.ScoredDoc(name, str(index), -float(place)) for place, index in enumerate(ranking)]
+    measures = [ir_measures.parse_measure(name) for name in MEASURES]
+    scored: list[dict[str, float]] = [dict.fromkeys(MEASURES, 0.0) for _ in rankings]
+    for metric in ir_measures.iter_calc(measures, qrels, run):
+        scored[int(metric.query_id)][str(metric.measure)] = float(metric.value)
+    return scored
+
+
+def mean_scores(scored: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """Means over the questions; None without questions."""
+    if not scored:
+        return None
+    return {name: fmean(values[name] for values in scored) for name in MEASURES}
+
+
+def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[str, float] | None], int]:
+    """For each question the values of its ranking, and how many rankings have nothing gold."""
+    values: list[Mapping[str, float] | None] = [None] * len(entries)
+    if task.given == "gold":  # there is nothing to rank
+        return values, 0
+    ranked = {
+        place: entry.prediction.ranking
+        for place, entry in enumerate(entries)
+        if entry.prediction is not None and entry.prediction.ranking is not None
+    }
+    usable = [place for place in ranked if task.questions[place].gold or task.questions[place].elsewhere]
+    if usable:
+        scored = score_rankings(
+            [ranked[place] for place in usable],
+            [task.questions[place].gold for place in usable],
+            missing=[len(task.questions[place].elsewhere) for place in usable],
+        )
+        for place, value in zip(usable, scored, strict=True):
+            values[place] = MappingProxyType(value)
+    return values, len(ranked) - len(usable)
+
+
+def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, yes_no: bool) -> Row:
+    found = entry.prediction
+    text = found.text if found is not None else None
+    answers = question.answers
+    return Row(
+        id=question.id,
+        prediction=text,
+        scores=score_answer(text, answers, yes_no=yes_no) if text is not None and answers else None,
+        ranking=ranking,
+        used=found.used if found is not None else (),
+        unanswerable=question.unanswerable,
+        context_tokens=found.context_tokens if found is not None else None,
+        first_token_seconds=found.first_token_seconds if found is not None else None,
+        compressed_to=found.compressed_to if found is not None else None,
+        error=entry.error,
+    )
+
+
+def _abstention(rows: Sequence[Row]) -> Abstention | None:
+    answered = [row for row in rows if row.prediction is not None]
+    if not any(row.unanswerable for row in answered):
+        return None
+    return abstention([row.prediction or "" for row in answered], [row.unanswerable for row in answered])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None

@@ -1,0 +1,454 @@
+"""Runs: every system of a grid on its tasks, planned whole, asked batch by batch, resumed from journals.
+
+A system that is killed goes on after its last batch, and nothing is asked twice. Results are written by ``report``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from clara.config import Settings
+from clara.errors import ClaraError, ConfigError, ModelError
+from clara.evaluate.failures import Failure, each
+from clara.evaluate.journal import Journal, query_hash, run_key
+from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
+from clara.evaluate.results import Result, Scoring, score
+from clara.evaluate.statistics import Benefit
+from clara.evaluate.system import Build, Given, Prediction, Query, System, SystemSettings
+
+
+class Block(Settings):
+    """One block of a grid: every system on every data set in every setting at every rate.
+
+    Attributes:
+        data: names of data sets, or files.
+        settings: ``oracle`` and/or ``normal``.
+        systems: names of systems.
+        rates: compression rates; empty for systems that compress nothing.
+        given: ``candidates``: systems rank and read their best ``k``; ``gold``: they read the gold documents.
+        limit: questions a data set, counted from the first; None is all.
+        k: documents in the prompt.
+    """
+
+    data: tuple[str, ...] = Field(min_length=1)
+    settings: tuple[Literal["oracle", "normal"], ...] = Field(default=("oracle",), min_length=1)
+    systems: tuple[str, ...] = Field(min_length=1)
+    rates: tuple[int, ...] = ()
+    given: Literal["gold", "candidates"] = "candidates"
+    limit: int | None = Field(default=None, ge=1)
+    k: int = Field(default=5, ge=1)
+
+
+class Grid(Settings):
+    """A recipe of ``clara compare --recipe``.
+
+    Attributes:
+        runs: the blocks, in the order in which they are run.
+        model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
+        options: folders of single systems, by option name (a reader's adapter and the like).
+        benefit: pairs that kept benefit is measured between.
+        yes_no: score yes/no answers by HotpotQA's rule.
+        max_new_tokens: longest answer.
+        batch_size: questions asked together.
+        timed: questions of each run that are timed to the first token.
+        seed: of the bootstrap and the permutation tests.
+        page: Markdown page to write for the documentation, or None.
+        note: what a reader of the page has to know of its data.
+    """
+
+    runs: tuple[Block, ...] = Field(min_length=1)
+    model: str | None = None
+    options: dict[str, Path] = Field(default_factory=dict)
+    benefit: tuple[Benefit, ...] = ()
+    yes_no: bool = False
+    max_new_tokens: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    timed: int = Field(default=8, ge=0)
+    seed: int = Field(default=0, ge=0)
+    page: Path | None = None
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Grid:
+        for run in self.runs:
+            if len(set(run.systems)) != len(run.systems):
+                raise ValueError(f"a block must name each system once, got {list(run.systems)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class GridRun:
+    """One system on one data set: one line of the results."""
+
+    data: str
+    setting: Setting
+    given: Given
+    k: int
+    limit: int | None
+    system: str
+    rate: int | None
+
+    @property
+    def label(self) -> str:
+        """The system, with its rate."""
+        return self.system if self.rate is None else f"{self.system} {self.rate}x"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How the questions of a run are asked.
+
+    Attributes:
+        folder: of the journals.
+        batch_size: questions asked, and kept, together: what a kill can lose.
+        retry_errors: ask again what gave an error.
+        origin: command, commit and machine, kept beside the predictions.
+        precision: of the base weights (``bf16``, ``int4``, …): predictions in another are another run's.
+        strict: a system that cannot be built ends the run; else it is left out, with the reason.
+    """
+
+    folder: Path
+    batch_size: int = 8
+    retry_errors: bool = False
+    origin: Mapping[str, object] | None = None
+    precision: str | None = None
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GridProgress:
+    """Progress of a grid.
+
+    Attributes:
+        label: of the run that is asked now.
+        done: questions done in all, those of earlier processes included.
+        total: questions in all.
+        seconds_left: estimated from the pace of each system so far; None before there is any.
+    """
+
+    label: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GridResult:
+    """The result of a grid.
+
+    Attributes:
+        results: one a run, in the order of the plan.
+        not_run: systems that could not be built, with the reason.
+        left_out: questions and parts of the data that were left out, by data set and setting, by reason; what was
+            given and the limit are named too where they make a difference.
+    """
+
+    results: tuple[Result, ...]
+    not_run: Mapping[str, str]
+    left_out: Mapping[str, Mapping[str, int]]
+
+
+def capped(blocks: Sequence[Block], limit: int | None) -> tuple[Block, ...]:
+    """The blocks with at most ``limit`` questions a data set; as they are where it is None."""
+    if limit is None:
+        return tuple(blocks)
+    return tuple(block.model_copy(update={"limit": min(limit, block.limit or limit)}) for block in blocks)
+
+
+def plan(blocks: Sequence[Block]) -> list[GridRun]:
+    """Every run once, those on the same documents together, so that their memories are shared."""
+    found: dict[GridRun, None] = {}
+    for block in blocks:
+        for data in block.data:
+            for setting in block.settings:
+                for rate in block.rates or (None,):
+                    for system in block.systems:
+                        found[GridRun(data, setting, block.given, block.k, block.limit, system, rate)] = None
+    groups = list(dict.fromkeys((run.data, run.setting) for run in found))
+    return sorted(found, key=lambda run: groups.index((run.data, run.setting)))
+
+
+def check_systems(runs: Sequence[GridRun], systems: Mapping[str, Build]) -> None:
+    """Refuse systems that do not exist, all at once.
+
+    Raises:
+        ConfigError: names them.
+    """
+    unknown = sorted({run.system for run in runs} - systems.keys())
+    if unknown:
+        raise ConfigError(f"no such system: {', '.join(unknown)}; there are {', '.join(sorted(systems))}")
+
+
+def run_system(
+    system: System,
+    task: Task,
+    settings: RunSettings,
+    *,
+    rate: int | None = None,
+    scoring: Scoring | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Ask a system what its journal does not hold yet, and score all its predictions.
+
+    Args:
+        system: under measurement.
+        task: the questions.
+        settings: how they are asked.
+        rate: what the system was built with.
+        scoring: how predictions are scored.
+        on_progress: called after each batch with the questions asked in this process, and those found in the journal.
+
+    Raises:
+        InputError: the journal cannot be used.
+        ConfigError: the system's settings are wrong for every question alike.
+    """
+    parts = {
+        "data_sha256": task.data_sha256,
+        "data": task.data,
+        "setting": task.setting,
+        "candidates": task.candidates,
+        "given": task.given,
+        "system": system.name,
+        "fingerprint": system.fingerprint,
+        "precision": settings.precision,
+        "rate": rate,
+        "k": task.k,
+        "max_new_tokens": task.max_new_tokens,
+    }
+    key = run_key(parts)
+    queries = task.queries()
+    path = settings.folder / f"{key}.jsonl"
+    with Journal(path, parts, origin=settings.origin, retry_errors=settings.retry_errors) as journal:
+        missing = {name: query for query in queries if (name := query_hash(query)) not in journal.entries}
+        left = list(missing.values())
+        for start in range(0, len(left), settings.batch_size):
+            batch = left[start : start + settings.batch_size]
+            predictions = each(batch, system.predict)
+            journal.add(batch, [_checked(query, found) for query, found in zip(batch, predictions, strict=True)])
+            if on_progress is not None:
+                on_progress(start + len(batch), len(queries) - len(left))
+        origins = tuple(journal.origins)
+        entries = [journal.entries[query_hash(query)] for query in queries]
+    return score(
+        task,
+        entries,
+        system=system.name,
+        fingerprint=system.fingerprint,
+        rate=rate,
+        key=key,
+        scoring=scoring or Scoring(),
+        origins=origins,
+    )
+
+
+def _checked(query: Query, found: Prediction | Failure) -> Prediction | Failure:
+    """The prediction, or a failure where its indices are not those of the question's documents."""
+    if isinstance(found, Failure):
+        return found
+    ranking = found.ranking or ()
+    if len(set(ranking)) != len(ranking) or not all(0 <= index < len(query.docs) for index in (*ranking, *found.used)):
+        return Failure(ModelError(f"the system ranked or used documents that are not among {len(query.docs)}"))
+    return found
+
+
+def run_grid(
+    runs: Sequence[GridRun],
+    systems: Mapping[str, Build],
+    settings: SystemSettings,
+    loader: TaskLoader,
+    how: RunSettings,
+    *,
+    scoring: Scoring | None = None,
+    on_progress: Callable[[GridProgress], None] | None = None,
+) -> GridResult:
+    """Run a plan, each run from where its journal stands.
+
+    All data is read before the first question is asked. A system that is the same at every rate is asked once, and
+    its result names no rate.
+
+    Args:
+        runs: in the order in which they are run.
+        systems: makers of systems, by name.
+        settings: of all systems; ``k``, ``rate`` and ``given`` come from the run.
+        loader: of the tasks.
+        how: questions are asked.
+        scoring: how predictions are scored.
+        on_progress: called after each batch.
+
+    Raises:
+        ConfigError: there is no such system, a rate is not served, or a system is to be asked the same questions twice.
+        InputError: data or journals cannot be used.
+        ClaraError: with ``how.strict``, whatever keeps a system from being built.
+    """
+    check_systems(runs, systems)
+    builder = _Builder(systems, settings)
+    if how.strict:
+        for run in runs:
+            builder.build(run)  # what is missing is said before anything is asked
+    runs = _without_needless_rates(runs, builder)
+    tasks = {_task_key(run): _load(run, loader, settings) for run in runs}
+    _refuse_twice([(run, tasks[_task_key(run)]) for run in runs])
+    pace = _Pace([(run.system, run.rate, len(tasks[_task_key(run)].questions)) for run in runs], on_progress)
+    results: list[Result] = []
+    not_run: dict[str, str] = {}
+    for place, run in enumerate(runs):
+        task = tasks[_task_key(run)]
+        try:
+            system = builder.build(run)
+        except ClaraError as error:
+            if how.strict:
+                raise
+            not_run[run.label] = str(error)
+            pace.skip(place)
+            continue
+        label = f"{task.data} {task.setting} {run.label}"
+        on_batch = pace.start(place, label)
+        results.append(run_system(system, task, how, rate=run.rate, scoring=scoring, on_progress=on_batch))
+        pace.finish(place)
+    return GridResult(tuple(results), MappingProxyType(not_run), MappingProxyType(_left_out(tasks)))
+
+
+_TaskKey: TypeAlias = tuple[str, Setting, Given, int, int | None]
+
+
+def _task_key(run: GridRun) -> _TaskKey:
+    return run.data, run.setting, run.given, run.k, run.limit
+
+
+def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
+    return loader.load(
+        run.data, run.setting, given=run.given, k=run.k, max_new_tokens=settings.max_new_tokens, limit=run.limit
+    )
+
+
+def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
+    """Refuse a system that would stand twice in one place of a table, as with two limits.
+
+    Raises:
+        ConfigError: names it.
+    """
+    seen: dict[tuple[Group, str], GridRun] = {}
+    for run, task in asked:
+        other = seen.setdefault((task.group, run.label), run)
+        if other is not run:
+            raise ConfigError(
+                f"{run.label} is to be asked twice on {task.data} {task.setting}, given {task.given}, k {task.k}: "
+                f"{_questions(other.limit)} of {other.data} and {_questions(run.limit)} of {run.data}; name it once"
+            )
+
+
+def _left_out(tasks: Mapping[_TaskKey, Task]) -> dict[str, Mapping[str, int]]:
+    """What was left out of each data set and setting; of each task where they differ in it."""
+    names = GroupNames(task.group for task in tasks.values())
+    by_data: dict[str, dict[str, Mapping[str, int]]] = {}
+    for (_, setting, given, _, limit), task in tasks.items():
+        data = f"{names.data(task.group)} {setting}"
+        by_data.setdefault(data, {})[f"{data}, given {given}, {_questions(limit)}"] = task.left_out
+    found: dict[str, Mapping[str, int]] = {}
+    for data, own in by_data.items():
+        first = next(iter(own.values()))
+        found |= {data: first} if all(counts == first for counts in own.values()) else own
+    return {name: counts for name, counts in found.items() if counts}
+
+
+def _questions(limit: int | None) -> str:
+    return "all questions" if limit is None else f"the first {limit} questions"
+
+
+def _without_needless_rates(runs: Sequence[GridRun], builder: _Builder) -> list[GridRun]:
+    """The runs, each once, without a rate where it decides nothing."""
+    free: dict[tuple[str, Given, int], bool] = {}
+    for run in runs:
+        key = (run.system, run.given, run.k)
+        if run.rate is not None and key not in free:
+            free[key] = builder.is_rate_free(run, {other.rate for other in runs})
+    kept = (replace(run, rate=None) if free.get((run.system, run.given, run.k)) else run for run in runs)
+    return list(dict.fromkeys(kept))
+
+
+class _Builder:
+    """Builds the system of a run; one that cannot be built is tried once.
+
+    A system is built anew for each run, which costs little: loaded models stay in the settings' cache.
+    """
+
+    def __init__(self, systems: Mapping[str, Build], settings: SystemSettings) -> None:
+        self._systems = systems
+        self._settings = settings
+        self._failed: dict[tuple[str, int | None, Given], ClaraError] = {}
+
+    def build(self, run: GridRun) -> System:
+        kind = (run.system, run.rate, run.given)
+        if kind in self._failed:
+            raise self._failed[kind]
+        settings = replace(self._settings, k=run.k, rate=run.rate, given=run.given)
+        try:
+            return self._systems[run.system](settings)
+        except ClaraError as error:
+            self._failed[kind] = error
+            raise
+
+    def is_rate_free(self, run: GridRun, rates: set[int | None]) -> bool:
+        """Whether a system has the same fingerprint at every rate: those asked for, and those the model serves."""
+        served = getattr(self._settings.model, "rates", ())
+        try:
+            systems = [self.build(replace(run, rate=rate)) for rate in {None, *rates, *served}]
+        except ClaraError:
+            return False  # the rate matters to it, or it cannot be built at all
+        return len({system.fingerprint for system in systems}) == 1
+
+
+class _Pace:
+    """Counts questions, and estimates the time left from the seconds a question of each system."""
+
+    def __init__(
+        self, planned: Sequence[tuple[str, int | None, int]], on_progress: Callable[[GridProgress], None] | None
+    ) -> None:
+        self._kinds = [(system, rate) for system, rate, _ in planned]
+        self._totals = [total for *_, total in planned]
+        self._done = [0] * len(planned)
+        self._seconds: defaultdict[tuple[str, int | None], float] = defaultdict(float)
+        self._asked: Counter[tuple[str, int | None]] = Counter()
+        self._on_progress = on_progress
+
+    def start(self, place: int, label: str) -> Callable[[int, int], None]:
+        """What to call after each batch of a run."""
+        kind, last, before = self._kinds[place], time.monotonic(), 0
+
+        def on_batch(asked: int, known: int) -> None:
+            nonlocal last, before
+            now = time.monotonic()
+            self._seconds[kind] += now - last
+            self._asked[kind] += asked - before
+            last, before = now, asked
+            self._done[place] = asked + known
+            if self._on_progress is not None:
+                self._on_progress(GridProgress(label, sum(self._done), sum(self._totals), self._left()))
+
+        return on_batch
+
+    def skip(self, place: int) -> None:
+        """A run that cannot be made."""
+        self._totals[place] = self._done[place] = 0
+
+    def finish(self, place: int) -> None:
+        """A run whose questions are all done."""
+        self._done[place] = self._totals[place]
+
+    def _left(self) -> float | None:
+        asked = self._asked.total()
+        if not asked:
+            return None
+        usual = sum(self._seconds.values()) / asked
+        return sum(
+            (total - done) * (self._seconds[kind] / self._asked[kind] if self._asked[kind] else usual)
+            for kind, total, done in zip(self._kinds, self._totals, self._done, strict=True)
+        )

@@ -1,0 +1,266 @@
+"""Weights of systems: folders the user named, models from the hub, and the fingerprints that tell them apart.
+
+Each checkpoint and reader is loaded once a run. Which folder fits which system is decided here; what the systems do
+with it is not known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clara.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from clara.evaluate.cache import Cache
+    from clara.evaluate.system import AnswerModel, SystemSettings
+    from clara.model import ClaraModel
+    from clara.model.checkpoint import Manifest
+    from clara.model.reader import Reader, ReaderContext
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: Path, *, without: str | None = None) -> str:
+    """Hash of a folder's weight files, names included, without those below a folder of that name: 16 hex digits."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern)):
+        if without in path.relative_to(folder).parts:
+            continue
+        found.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)};".encode())
+    return found.hexdigest()[:16]
+
+
+def manifest_of(model: AnswerModel) -> Manifest | None:
+    """The manifest of a model's checkpoint; None for a model that comes from no checkpoint."""
+    manifest: Manifest | None = getattr(model, "manifest", None)
+    return manifest
+
+
+def base_identity(model: AnswerModel) -> str:
+    """Identity of the base weights of a model."""
+    manifest = manifest_of(model)
+    return model.fingerprint if manifest is None else manifest.base_identity
+
+
+def whole_identity(model: AnswerModel) -> str:
+    """Identity of a checkpoint, its generator included (``fingerprint`` leaves the generator out).
+
+    Decoding settings of the manifest count too: with another contrast the same weights answer differently.
+    """
+    manifest = manifest_of(model)
+    if manifest is None:
+        return model.fingerprint
+    from clara.model.clara_model import find_checkpoint  # noqa: PLC0415 - slow, and a model is loaded already
+
+    decoding = f"-{list(manifest.contrast)}" if any(manifest.contrast) else ""
+    # The text reader answers in none of the systems: a checkpoint that gained one keeps its journals.
+    weights = weights_hash(find_checkpoint(model.name), without="text_reader")
+    return f"{model.fingerprint}-{weights}{decoding}"
+
+
+def identity(settings: SystemSettings, model: AnswerModel) -> str:
+    """``whole_identity``, looked up once a run."""
+    return settings.cache.opened("identity", model.name, lambda: whole_identity(model))
+
+
+def compressor_identity(cache: Cache, model: AnswerModel) -> str:
+    """Identity of all that decides a document's memory.
+
+    Checkpoints that differ in generator or query reasoner alone share it, so the documents of a retriever trained on a
+    frozen compressor are compressed already.
+    """
+    manifest = manifest_of(model)
+    if manifest is None:
+        return model.fingerprint
+
+    def parts() -> str:
+        # Slow to import, and a model is loaded already.
+        import torch  # noqa: PLC0415
+        from safetensors.torch import load_file  # noqa: PLC0415
+
+        from clara.model import checkpoint  # noqa: PLC0415
+        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+        from clara.model.tensors import ADAPTER  # noqa: PLC0415
+
+        folder = find_checkpoint(model.name)
+        files = (folder / "adapters" / "compressor" / ADAPTER, folder / checkpoint.MEMORY)
+        if manifest.official is not None or not all(path.is_file() for path in files):
+            return model.fingerprint
+        found = hashlib.sha256(f"{manifest.base_identity} {manifest.compression.model_dump_json()}".encode())
+        for path in files:
+            for name, value in sorted(load_file(path).items()):
+                if not name.startswith("query_"):  # of the memory table: the questions' read-out
+                    found.update(f"{path.name}/{name} {value.dtype} {tuple(value.shape)};".encode())
+                    found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    return cache.opened("compressor", model.name, parts)
+
+
+def rate_of(settings: SystemSettings, model: AnswerModel) -> int:
+    """The run's compression rate, or the model's default.
+
+    Raises:
+        ConfigError: the model does not serve it.
+    """
+    rate = model.default_rate if settings.rate is None else settings.rate
+    manifest = manifest_of(model)
+    if manifest is not None and rate not in manifest.compression.rates:
+        served = ", ".join(f"{known}x" for known in manifest.compression.rates)
+        raise ConfigError(f"{model.name} serves the rates {served}, not {rate}x")
+    return rate
+
+
+def has_query_reasoner(model: AnswerModel) -> bool:
+    """Whether a model has a query reasoner of its own; without one the compressor encodes questions."""
+    manifest = manifest_of(model)
+    return manifest is None or "query_reasoner" in manifest.roles
+
+
+def option(settings: SystemSettings, name: str, what: str) -> Path:
+    """The folder of an option that a system cannot do without.
+
+    Raises:
+        ConfigError: it was not given.
+    """
+    folder = settings.options.get(name)
+    if folder is None:
+        raise ConfigError(f"this system needs --option {name}=DIR, {what}")
+    return folder
+
+
+def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: str | None = None) -> ClaraModel:
+    """The checkpoint of an option, which must be of a stage and on the backbone of the run.
+
+    Args:
+        settings: of the run.
+        name: of the option.
+        stage: that its last training stage must be.
+        label: the system's name, where the option is not it.
+
+    Raises:
+        ConfigError: the option was not given, or the checkpoint is of another stage or on another backbone.
+        ModelError: the checkpoint cannot be loaded.
+    """
+    folder = option(settings, name, f"the folder of a checkpoint of stage {stage}")
+    if not folder.is_dir():  # else its name would be looked for on the hub
+        raise ConfigError(
+            f"the option {name} is {folder}, where there is no folder; expected a checkpoint of stage {stage}"
+        )
+    from clara.model import ClaraModel, checkpoint  # noqa: PLC0415 - slow, needed only for a further checkpoint
+
+    if checkpoint.is_checkpoint(folder):
+        found = checkpoint.read_manifest(folder)
+        if _plain(found.stage) != _plain(stage):
+            raise ConfigError(
+                f"the option {name} is {folder}, a checkpoint of stage {found.stage}; system {label or name} "
+                f"is one of stage {stage}"
+            )
+        _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+    return settings.cache.opened(
+        "checkpoint",
+        str(folder),
+        lambda: ClaraModel.load(
+            folder, base=_base_folder(settings), device=settings.device, cache=settings.weights_cache
+        ),
+    )
+
+
+def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> Reader:
+    """The reader of an option, trained for a context and on the backbone of the run.
+
+    Raises:
+        ConfigError: the option was not given, or the reader is for another context or on another backbone.
+        CheckpointError: there is no reader, or it is damaged.
+    """
+    folder = option(settings, name, f'the folder of a reader (clara train reader, reader_context = "{context}")')
+    from clara.model.reader import Reader, read_reader_manifest  # noqa: PLC0415 - slow, as above
+
+    found = read_reader_manifest(folder)
+    if found.context != context:
+        raise ConfigError(
+            f"the option {name} is {folder}, a reader of context {found.context!r}; this system needs {context!r}"
+        )
+    _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+    return settings.cache.opened(
+        "reader",
+        str(folder),
+        lambda: Reader.load(
+            folder,
+            base=_base_folder(settings),
+            cache=settings.weights_cache,
+            device=settings.device,
+            dtype=settings.reader_dtype,
+        ),
+    )
+
+
+def base_folder(settings: SystemSettings) -> Path:
+    """Folder of the base weights that the model under test stands on, in Hugging Face format.
+
+    Raises:
+        ConfigError: the model comes from no checkpoint.
+        BaseModelError: the weights cannot be had.
+    """
+    from clara.model import hub  # noqa: PLC0415 - slow, needed only by what loads weights of its own
+
+    manifest = manifest_of(settings.model)
+    if manifest is None:
+        raise ConfigError(f"{settings.model.name} comes from no checkpoint, so its base weights are not known")
+    return hub.find_base(_base_folder(settings) or manifest.base_model, settings.weights_cache)
+
+
+def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
+    """Folder of a published model: the one given, else the hub's.
+
+    Args:
+        name: hub id.
+        given: the user's folder for it.
+        option: what the user's folder is called in ``SystemSettings.options``.
+
+    Raises:
+        ModelError: there is no such folder, and the hub cannot be reached.
+    """
+    if given is not None:
+        if not (given / "config.json").is_file():
+            raise ModelError(f"{given} has no config.json; the option {option} is the folder of {name}")
+        return given
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow, and not needed with a folder
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415 - as above
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{name} could not be had from the hub ({reason}); download it on a machine with access and give its "
+            f"folder with --option {option}=DIR, or leave the systems that need it out"
+        ) from error
+
+
+def _base_folder(settings: SystemSettings) -> str | None:
+    """Where the base weights are, if the user had to say so (option ``base``)."""
+    folder = settings.options.get("base")
+    return None if folder is None else str(folder)
+
+
+def _check_backbone(settings: SystemSettings, identity: str, base_model: str, folder: Path, name: str) -> None:
+    manifest = manifest_of(settings.model)
+    if manifest is not None and manifest.base_identity != identity:
+        raise ConfigError(
+            f"the option {name} is {folder}, trained on {base_model} ({identity}); the model under test is on "
+            f"{manifest.base_model} ({manifest.base_identity}), and all systems of a run share its backbone"
+        )
+
+
+def _plain(stage: str) -> str:
+    """A stage as commands and recipes may write it: ``end-to-end`` is ``end_to_end``."""
+    return stage.replace("-", "_")

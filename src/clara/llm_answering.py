@@ -1,0 +1,164 @@
+"""Answers by a language model behind a server: passages as numbered text, its reply as an ``Answer``'s parts.
+
+The same record comes out as from a model of ours (``answering``). Knows hits and replies; finding is ``pipeline``'s
+work, the connection ``llm``'s, every word of the prompt ``prompts``'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator as Pieces
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clara import prompts
+from clara.answering import NOT_FOUND, AnswerOptions, citation, find_quote, passage_text, quote_of
+from clara.errors import InputError, LLMError
+from clara.ingest import sentence_around
+from clara.records import Citation, Hit, Quote
+
+if TYPE_CHECKING:
+    from clara.llm.client import LLM, Reply
+
+DEFAULT_PASSAGES = 5
+
+_CITED = re.compile(r"\s*[\[【]\s*(\d+(?:\s*[,;]\s*\d+)*)\s*[\]】]")
+_WORDS = re.compile(r"\w+")
+_THOUGHTS = "<think>"
+_THOUGHTS_END = "</think>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LLMReading:
+    """What a language model reads to answer a question, and what its reply comes to.
+
+    Attributes:
+        question: the question.
+        hits: the passages found, best first; it reads them all.
+        options: how to answer.
+
+    Raises:
+        InputError: an option that a model behind a server cannot follow.
+    """
+
+    question: str
+    hits: tuple[Hit, ...]
+    options: AnswerOptions
+
+    def __post_init__(self) -> None:
+        check_options(self.options)
+
+    def citations(self) -> tuple[Citation, ...]:
+        """The passages in their order; tokens are 0, because a server counts whole prompts alone."""
+        return tuple(citation(hit, "text") for hit in self.hits)
+
+    def ask(self, llm: LLM) -> Reply:
+        """Ask for the whole answer.
+
+        Raises:
+            LLMError: the model cannot be asked.
+        """
+        return llm.reply(self._messages(), max_tokens=self.options.max_new_tokens)
+
+    def stream(self, llm: LLM) -> Pieces[str, None, None]:
+        """Ask for the answer in pieces; without a passage it is the phrase that says so, and nothing is asked.
+
+        Raises:
+            LLMError: the model cannot be asked, or its reply breaks off.
+        """
+        if not self.hits:
+            yield NOT_FOUND
+            return
+        yield from without_thoughts(llm.stream(self._messages(), max_tokens=self.options.max_new_tokens))
+
+    def quote(self, text: str) -> Quote | None:
+        """Where an answer stands: itself, or else the sentence of the first passage it cites that is most like it."""
+        if is_not_found(text):
+            return None
+        cited = [hit for number in cited_numbers(text) for hit in self.hits[number - 1 : number]]
+        bare = _CITED.sub("", text).strip().rstrip(".")
+        found = find_quote(bare, self.question, cited or self.hits)
+        if found is not None or not cited:
+            return found
+        first = next(m for m in _CITED.finditer(text) if any(0 < n <= len(self.hits) for n in _numbers(m)))
+        return _most_like(text[: first.start()], cited[0])
+
+    def _messages(self) -> list[dict[str, str]]:
+        otherwise = prompts.LLM_ALWAYS_ANSWER
+        if not self.options.always_answer:
+            otherwise = prompts.LLM_NOT_FOUND.format(phrase=NOT_FOUND)
+        return prompts.llm_answer_messages(self.question, [passage_text(hit) for hit in self.hits], otherwise)
+
+
+def check_options(options: AnswerOptions) -> None:
+    """Refuse what a model behind a server cannot do.
+
+    Raises:
+        InputError: names the option.
+    """
+    if options.context not in {"auto", "text"}:
+        raise InputError(
+            f"a model behind --llm reads passages as text; use context auto or text, not {options.context}"
+        )
+    if options.wording == "quoted":
+        raise InputError("a model behind --llm cannot be held to quotations; use wording free or auto")
+
+
+def is_not_found(text: str) -> bool:
+    """Whether a reply says that the passages hold no answer: the phrase, whatever comes after it."""
+    return text.strip("\"'“”* ").lower().startswith(NOT_FOUND.rstrip(".").lower())
+
+
+def cited_numbers(text: str) -> list[int]:
+    """The numbers of passages in a reply, in their order, each once."""
+    return list(dict.fromkeys(number for match in _CITED.finditer(text) for number in _numbers(match) if number > 0))
+
+
+def without_thoughts(pieces: Iterable[str]) -> Iterator[str]:
+    """A reply without the thoughts that a reasoning model begins with, where its server leaves them in.
+
+    Raises:
+        LLMError: the reply ends in the middle of them.
+    """
+    held = ""
+    source = iter(pieces)
+    for piece in source:
+        held += piece
+        begun = held.lstrip()
+        if not _THOUGHTS.startswith(begun[: len(_THOUGHTS)]):
+            break
+        if _THOUGHTS_END in begun:
+            held = begun.partition(_THOUGHTS_END)[2].lstrip()
+            break
+    else:
+        if held.lstrip().startswith(_THOUGHTS):
+            raise LLMError("the model's reply ends in its thoughts, before any answer; allow more new tokens")
+    if held:
+        yield held
+    yield from source
+
+
+def _numbers(match: re.Match[str]) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", match[1])]
+
+
+def _most_like(statement: str, hit: Hit) -> Quote | None:
+    """The sentence of a passage that shares most words with a statement; None where none shares one worth it."""
+    said = _telling(statement)
+    text = hit.passage.text
+    best: tuple[int, int, int] | None = None
+    place = 0
+    while place < len(text):
+        start, end = sentence_around(text, place, place + 1)
+        shared = len(said & _telling(text[start:end]))
+        if shared and (best is None or shared > best[0]):
+            best = (shared, start, end)
+        place = max(end, place + 1)
+        place += len(text[place:]) - len(text[place:].lstrip())
+    return None if best is None else quote_of(hit, best[1], best[2])
+
+
+def _telling(text: str) -> set[str]:
+    """Words that say something: numbers, and words of more than three letters."""
+    return {word.lower() for word in _WORDS.findall(text) if len(word) > 3 or any(c.isdigit() for c in word)}
