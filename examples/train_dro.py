@@ -2,8 +2,8 @@
 
     python examples/train_dro.py --config RECIPE --data FILE… --out DIR
 
-Writes DIR/dro, which ``clara compare --system dro --option dro=DIR/dro`` reads. Recipes: recipes/dro-*.toml. A run that is
-killed starts anew.
+Writes DIR/dro, which ``clara compare --system dro --option dro=DIR/dro`` reads. Recipes: recipes/dro-*.toml. A run that
+is killed starts anew.
 
 Which passages answer a question is a hidden variable z, an ordered choice of k candidates. A step draws ``samples``
 of them from the selector, weighs each by how likely the reader makes the gold answer from it (importance weights, with

@@ -121,6 +121,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if not debug:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import what it would rather have
         os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings name files inside the store
+    # OpenMP's threads would spin while they wait for each other; beside other work that makes two threads 20 times
+    # slower than one (LOG.md, 2026-11-29). Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     closed = sys.stdout is None
     with _screens():
         if closed:  # said before anything is done whose result nobody would see
