@@ -116,7 +116,11 @@ def test_the_command_keeps_what_it_was_not_asked_for(
     assert (entry["data"], entry["records"], entry["seed"], entry["passages"]) == (["records.jsonl"], 10, 0, 6)
     assert {path: path.read_bytes() for path in before} == before, "CHECKPOINT itself stays"
     made = checkpoint.read_manifest(tmp_path / "out")
-    assert (made.latent_weight, made.wording, made.reading) == (entry["value"], "quoted", ReadingRule(**rule))
+    assert (made.latent_weight, made.wording, made.reading) == (
+        entry["value"],
+        "quoted",
+        ReadingRule.model_validate(rule),
+    )
     assert made.trained["calibrated"] == {"latent-weight": entry}
     assert (made.trained["steps"], made.trained["not_remeasured"]) == (7, ["wording", "reading"])
     old, new = (ClaraModel.load(folder, dtype="fp32") for folder in (start, tmp_path / "out"))

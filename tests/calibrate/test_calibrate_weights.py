@@ -17,10 +17,11 @@ from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
 from clara.model.reader import MANIFEST as READER
+from clara.model.tensors import ADAPTER
 from clara.records import GenerationRequest
 
 GENERATOR, COMPRESSOR, REASONER = (
-    Path("adapters") / role / checkpoint.ADAPTER for role in ("generator", "compressor", "query_reasoner")
+    Path("adapters") / role / ADAPTER for role in ("generator", "compressor", "query_reasoner")
 )
 TEXT = "The tower is 330 metres high."
 
@@ -202,6 +203,24 @@ def test_spans_of_equal_information_bring_a_query_side_along(tiny_checkpoint: Pa
         ClaraModel.load(tmp_path / name, dtype="fp32").compress([TEXT], rate=16)[0] for name in ("queries", "out")
     )
     assert not (one.values == two.values).all()
+
+
+def test_a_mean_of_compressors_renews_the_query_side(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    run(tiny_checkpoint, tmp_path / "one", passages(12), None, "queries")
+    two = Path(shutil.copytree(tmp_path / "one", tmp_path / "two"))
+    for path in (COMPRESSOR, REASONER):
+        moved = {name: tensor * 1.5 for name, tensor in load_file(two / path).items()}
+        save_file(moved, two / path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="its query side is made anew: give --data"):
+        run(tmp_path / "one", tmp_path / "out", wanted=Wanted(other=str(two)))
+    made, _ = run(tmp_path / "one", tmp_path / "out", passages(12), Wanted(only=frozenset(), other=str(two)))
+    assert set(made.measured) == {"mean", "queries"}
+    assert same(tmp_path / "out" / REASONER, tmp_path / "out" / COMPRESSOR)
+
+
+def test_a_checkpoint_without_a_query_side_gets_no_notice_of_a_stale_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    _, notices = run(tiny_checkpoint, tmp_path / "out", passages(12), None, "spans")
+    assert len(notices) == 1, "of the memories alone"
 
 
 def test_weights_without_records_or_questions_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

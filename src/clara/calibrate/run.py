@@ -149,17 +149,24 @@ class _Run:
         if parts and not self.records:
             raise InputError(f"{', '.join(sorted(parts))} take records to measure on: give --data FILE")
         folder = self._combined()
-        derived = checkpoint.read_manifest(folder).query_projection and weights.derives_queries(folder)
         changed = "spans" in parts or not weights.same_compressor(folder, self.start)
-        if changed and derived and "queries" not in parts:
-            if not self.records:
-                raise InputError("the mean has another compressor, so its query side is made anew: give --data FILE")
-            parts |= {"queries"}
-        elif changed and not derived and "queries" not in parts:
-            self.notice("the query reasoner was trained with other memories: train stage end-to-end or retriever next")
+        if changed and "queries" not in parts:
+            parts |= self._stale(folder)
         if "spans" in parts:
             folder = self._cut(folder)
         return (self._queried(folder) if "queries" in parts else folder), parts
+
+    def _stale(self, folder: Path) -> frozenset[Part]:
+        """The query side, where other memories make it stale and it can be made anew; a trained one is only named."""
+        manifest = checkpoint.read_manifest(folder)
+        if not (manifest.query_projection or "query_reasoner" in manifest.roles):
+            return frozenset()  # questions go through the compressor as it is
+        if not (manifest.query_projection and weights.derives_queries(folder)):
+            self.notice("the query reasoner was trained with other memories: train stage end-to-end or retriever next")
+            return frozenset()
+        if not self.records:
+            raise InputError("the mean has another compressor, so its query side is made anew: give --data FILE")
+        return frozenset({"queries"})
 
     def _parts(self) -> frozenset[Part]:
         if self.wanted.only is not None:
