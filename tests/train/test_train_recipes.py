@@ -31,7 +31,8 @@ MEASURING = {
     "dro-smollm2-135m-cpu.toml",
 }
 """What ``clara eval`` and the baseline DRO read, not the trainer."""
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.toml") if path.name not in MEASURING)
+HISTORY = sorted((ROOT / "recipes" / "history").glob("*.toml"))
+RECIPES = [*sorted(path for path in (ROOT / "recipes").glob("*.toml") if path.name not in MEASURING), *HISTORY]
 LOSSES = [7.407, 7.7387, 7.2766, 7.3889]
 """Of stage ``scp`` in the test of the tiny recipe; tests/train/stage_losses.py compares all stages to the bit."""
 PAPER = ("mistral-7b", "phi-4-mini")
@@ -41,6 +42,8 @@ def stages_of(recipe: Path) -> tuple[str, ...]:
     """The stages that a recipe is for."""
     if recipe.stem == "tiny":
         return STAGES
+    if recipe.stem == "smollm2-135m":
+        return ("scp", "instruct", "reader")
     named = tuple(name for name in STAGES if re.search(rf"\b{name}\b", recipe.stem))
     return named or (("instruct",) if recipe.stem.startswith("pisco") else ("scp",))
 
@@ -50,6 +53,16 @@ def test_every_recipe_is_one_of_its_stages(path: Path) -> None:
     for name in stages_of(path):
         stage_of(name, read_toml(path), source=path.name)
     assert path.read_text(encoding="utf-8").startswith("# "), "it says what it is for"
+
+
+def test_the_history_is_a_chain() -> None:
+    table = (ROOT / "recipes" / "history" / "README.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| (\d\d-[a-z-]+)", table, re.MULTILINE)
+    assert [step[:2] for step in steps] == [f"{number:02}" for number in range(1, len(steps) + 1)]
+    assert set(steps) >= {path.stem for path in HISTORY}
+    for path in HISTORY[1:]:
+        start = read_toml(path)["start"].removeprefix("runs/").removesuffix("/checkpoint")
+        assert steps.index(start) == steps.index(path.stem) - 1, f"{path.stem} goes on from the step before"
 
 
 @pytest.mark.parametrize("backbone", PAPER)

@@ -81,6 +81,7 @@ COMMANDS = (
     "info",
     "doctor",
     "train",
+    "calibrate",
     "eval",
     "compare",
     "inspect",

@@ -71,11 +71,11 @@ def train(
     paths = [*(data or ()), *(files or ())]
     if not paths:
         raise InputError("nothing to train on: give --data FILE")
-    _refuse_eval(paths)
+    refuse_eval(paths)
     given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
     chosen_stage = stage_of(stage, read_toml(config) | given, source=str(config))
     speaks = _first_process()
-    records, rejected = _read(paths, plain=chosen_stage.restates_passages, say=note if speaks else _silence)
+    records, rejected = read_all(paths, plain=chosen_stage.restates_passages, say=note if speaks else _silence)
     make_folder(out)
     chosen = prepare_torch(device, threads)
     from clara.train.run import train as run  # noqa: PLC0415
@@ -122,7 +122,7 @@ def _silence(_: object) -> None:
     """Says nothing."""
 
 
-def _refuse_eval(paths: Sequence[Path]) -> None:
+def refuse_eval(paths: Sequence[Path]) -> None:
     """Refuse data to measure on, whatever name leads to it."""
     for path in paths:
         folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
@@ -133,7 +133,9 @@ def _refuse_eval(paths: Sequence[Path]) -> None:
             )
 
 
-def _read(paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]) -> tuple[list[DataRecord], Counter[str]]:
+def read_all(
+    paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]
+) -> tuple[list[DataRecord], Counter[str]]:
     """All records, and the counts of lines that gave none; says both."""
     from clara.data import read_records  # noqa: PLC0415
 

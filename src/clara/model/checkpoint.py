@@ -326,9 +326,37 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
         tensors = {name: tensor.contiguous() for name, tensor in network.vocabulary.tensors().items()}
         check_finite(tensors, VOCABULARY)
         save_file(tensors, folder / VOCABULARY, metadata={"format": "pt"})
+    _describe(folder, manifest, card)
+
+
+def _describe(folder: Path, manifest: Manifest, card: str) -> None:
+    """Write what a checkpoint says of itself."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
+    """Write a checkpoint that has another one's weights, whole or not at all.
+
+    Args:
+        source: the checkpoint whose files are copied; it may be ``folder`` itself.
+        folder: as in ``save``.
+        manifest: of the copy.
+        card: text of its ``README.md``.
+
+    Yields:
+        The copy, to change files in before it takes its place.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is not a checkpoint.
+    """
+    check_replaceable(folder)
+    with replacing(folder) as scratch:
+        shutil.copytree(source, scratch, dirs_exist_ok=True)
+        yield scratch
+        _describe(scratch, manifest, card)
 
 
 def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: torch.dtype) -> Network:

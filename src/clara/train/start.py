@@ -220,8 +220,8 @@ def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carrie
         notices.append("the query reasoner is derived from the compressor again after the last step")
         return Carried(tuple(notices), derives_queries=True)
     notices.append(
-        f"the query reasoner will be stale, because this run changes the compressor; {stale}, or let "
-        "scripts/whiten_queries.py give the result a new one"
+        f"the query reasoner will be stale, because this run changes the compressor; {stale}, or give the "
+        "result a new one: clara calibrate CHECKPOINT --only queries --data FILE --out DIR"
     )
     return Carried(tuple(notices))
 

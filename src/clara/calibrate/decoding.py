@@ -1,0 +1,311 @@
+"""How passages are found and read, measured on a sample of questions as ``Clara.ask`` would answer them.
+
+One setting after another, each with those before it as they were chosen. Another value takes the place of the current
+one only where its gain is more than the gain's own standard error: on a sample, the best of several is not always
+better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from clara.answering import AnswerOptions, Reading, plan_reading
+from clara.calibrate.questions import Question, Sample
+from clara.index import DocumentEntry, IndexRow
+from clara.metrics import recall_at_k, score_answer
+from clara.model import ClaraModel
+from clara.pipeline import Clara
+from clara.prompts import passage_text
+from clara.records import Generation, Hit, QueryMemory, Wording
+
+LATENT_WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0)
+CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+WORDINGS: tuple[Wording, ...] = ("free", "quoted")
+PASSAGES = (1, 2, 3, 5)
+"""Numbers of passages to read."""
+RECALL_DEPTH = 5
+RIGHT = 0.5
+"""F1 from which an answer counts as right."""
+DEPTH = 12
+"""Passages found for each question; the first of them are what a shorter search finds (``ranking.fusion_depth``)."""
+_ANSWERS_AT_ONCE = 8
+
+Told = Callable[[str, int, int], None]
+"""Called with (what is done, done, of how many)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one setting.
+
+    Attributes:
+        value: chosen.
+        was: the value before.
+        metric: what decides.
+        figures: of each candidate, by its name.
+        questions: answered or ranked for each candidate, rates counted apart.
+        more: other figures.
+    """
+
+    value: Any
+    was: Any
+    metric: str
+    figures: Mapping[str, float]
+    questions: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self) -> dict[str, Any]:
+        """As ``clara.json`` keeps it."""
+        figures = {name: round(figure, 4) for name, figure in self.figures.items()}
+        own = {"value": self.value, "was": self.was, "metric": self.metric, "candidates": figures}
+        return own | {"questions": self.questions} | dict(self.more)
+
+
+def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> Measured:  # noqa: ANN401 - any setting
+    """The best candidate, or the current value where no other is better by more than the standard error.
+
+    Args:
+        current: one of the candidates.
+        scores: of each candidate its score on each question, the same questions for all.
+        metric: what the scores are.
+    """
+    means = {value: fmean(each) for value, each in scores.items()}
+    best = max(means, key=lambda value: means[value])
+    gains = [one - other for one, other in zip(scores[best], scores[current], strict=True)]
+    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    value = best if fmean(gains) > error else current
+    more = {"gain": round(fmean(gains), 4), "standard_error": round(error, 4)} if best != current else {}
+    return Measured(value, current, metric, {str(v): mean for v, mean in means.items()}, len(gains), more)
+
+
+class Bench:
+    """A model with stores of a sample's passages, one for each of its rates; settings are changed in its manifest."""
+
+    def __init__(self, model: ClaraModel, sample: Sample, folder: Path, tell: Told) -> None:
+        """Compress the passages.
+
+        Args:
+            model: its manifest is changed as settings are chosen.
+            sample: questions and passages.
+            folder: for the stores.
+            tell: told about progress.
+        """
+        self.model = model
+        self.sample = sample
+        self._tell = tell
+        self._stores: dict[int, Clara] = {}
+        self._queries: dict[int, list[QueryMemory]] = {}
+        for rate in model.rates:
+            self._stores[rate] = self._filled(folder / f"{rate}x", rate)
+            self._queries[rate] = model.encode_queries([question.text for question in sample.questions], rate=rate)
+
+    def close(self) -> None:
+        """Give the stores back."""
+        for store in self._stores.values():
+            store.close()
+
+    def _filled(self, folder: Path, rate: int) -> Clara:
+        passages = list(self.sample.passages.values())
+        done = [0]
+
+        def count(more: int) -> None:
+            done[0] += more
+            self._tell(f"compressing at {rate}x", done[0], len(passages))
+
+        texts = [passage_text(passage.title, passage.text) for passage in passages]
+        memories = self.model.compress(texts, rate=rate, progress=count)
+        store = Clara.open(folder, model=self.model, rate=rate)
+        rows = zip(passages, memories, strict=True)
+        store.store.add([IndexRow(passage, memory, passage.id) for passage, memory in rows])
+        store.store.finish_documents([DocumentEntry(passage.document, passage.id, 1) for passage in passages])
+        store.store.optimize()
+        return store
+
+    def change(self, **fields: Any) -> None:  # noqa: ANN401 - any field of a manifest
+        """Set fields of the model's manifest."""
+        self.model.manifest = self.model.manifest.model_copy(update=fields)
+
+    def change_reading(self, **fields: Any) -> None:  # noqa: ANN401 - any field of the rule
+        """Set fields of how passages are read."""
+        self.change(reading=self.model.reading.model_copy(update=fields))
+
+    def found(self, rate: int, *, weight: float | None = None, k: int = DEPTH) -> Iterator[tuple[Question, list[Hit]]]:
+        """What hybrid search finds for each question, best first."""
+        weight = self.model.latent_weight if weight is None else weight
+        store = self._stores[rate].store
+        for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
+            yield question, store.search_hybrid(query, question.text, k, latent_weight=weight)
+
+    def found_elsewhere(self, rate: int) -> Iterator[tuple[Question, list[Hit]]]:
+        """The same among passages from which a question cannot be answered; without those that have none such."""
+        for question, hits in self.found(rate, k=len(self.sample.passages)):
+            answerless = self.sample.answerless(question)
+            kept = [hit for hit in hits if hit.passage.id in answerless][:DEPTH]
+            if kept:
+                yield question, kept
+
+    def read(
+        self,
+        found: Sequence[tuple[Question, list[Hit]]],
+        options: AnswerOptions,
+        k: int,
+        doing: str,
+        *,
+        scored: bool = False,
+    ) -> list[tuple[Question, Reading, Generation]]:
+        """Answers to questions from the first ``k`` passages found for each."""
+        planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in found if hits]
+        made: list[Generation] = []
+        for start in range(0, len(planned), _ANSWERS_AT_ONCE):
+            requests = [reading.request for _, reading in planned[start : start + _ANSWERS_AT_ONCE]]
+            made += self.model.generate_many(requests, max_new_tokens=options.max_new_tokens, scored=scored)
+            self._tell(doing, len(made), len(planned))
+        return [(q, reading, one) for (q, reading), one in zip(planned, made, strict=True)]
+
+    def f1(self, options: AnswerOptions, k: int, doing: str, *, rates: Sequence[int] | None = None) -> list[float]:
+        """F1 of each question's answer at each rate."""
+        scores: list[float] = []
+        for rate in rates or self.model.rates:
+            found = list(self.found(rate))
+            scores += [_f1(q, one) for q, _, one in self.read(found, options, k, f"{doing}, {rate}x")]
+        return scores
+
+
+def _f1(question: Question, generation: Generation) -> float:
+    return score_answer(generation.text, question.answers).f1
+
+
+def latent_weight(bench: Bench) -> Measured | None:
+    """What a rank by memory counts in hybrid search, by Recall@5; None where no gold passage is known."""
+    current = bench.model.latent_weight
+    scores: dict[float, list[float]] = {}
+    for weight in sorted({current, *LATENT_WEIGHTS}):
+        scores[weight] = [
+            recall_at_k([hit.passage.id for hit in hits], question.gold, RECALL_DEPTH)
+            for rate in bench.model.rates
+            for question, hits in bench.found(rate, weight=weight)
+            if question.gold
+        ]
+    if not scores[current]:
+        return None
+    measured = choose(current, scores, f"Recall@{RECALL_DEPTH}")
+    bench.change(latent_weight=measured.value)
+    return measured
+
+
+def contrast(bench: Bench) -> dict[int, Measured]:
+    """Of each rate, what the model would say of no passage counts against a quoted answer, by F1."""
+    rates = bench.model.rates
+    chosen = list(bench.model.manifest.contrast or [0.0] * len(rates))
+    options = AnswerOptions(context="memory", wording="quoted")
+    k = _memory_k(bench.model)
+    made: dict[int, Measured] = {}
+    for row, rate in enumerate(rates):
+        current = chosen[row]
+        scores: dict[float, list[float]] = {}
+        for value in sorted({current, *CONTRASTS}):
+            chosen[row] = value
+            bench.change(contrast=tuple(chosen))
+            scores[value] = bench.f1(options, k, f"contrast {value:g}", rates=[rate])
+        made[rate] = choose(current, scores, "F1")
+        chosen[row] = made[rate].value
+    bench.change(contrast=tuple(chosen))
+    return made
+
+
+def wording(bench: Bench) -> Measured:
+    """Whether answers from memories are quoted or free, by F1."""
+    k = _memory_k(bench.model)
+    scores = {
+        value: bench.f1(AnswerOptions(context="memory", wording=value), k, f"wording {value}") for value in WORDINGS
+    }
+    measured = choose(bench.model.wording, scores, "F1")
+    bench.change(wording=measured.value)
+    return measured
+
+
+def reading(bench: Bench) -> dict[str, Measured]:
+    """How many passages are read, as memories and, with a text reader, as text, by F1."""
+    model, current = bench.model, _memory_k(bench.model)
+    scores = {
+        k: bench.f1(AnswerOptions(context="memory"), k, f"reading {k} as memories")
+        for k in sorted({current, *PASSAGES})
+    }
+    made = {"memory_k": choose(current, scores, "F1")}
+    bench.change_reading(memory_k=made["memory_k"].value)
+    if model.reads_text:
+        own = {"auto_texts": model.reading.auto_texts, "text_k": model.reading.text_k or model.default_k}
+        # What is read is the same in both contexts; only what is cited beside it differs.
+        scores = {
+            k: bench.f1(AnswerOptions(context="text"), k, f"reading {k} as text")
+            for k in sorted({*own.values(), *PASSAGES})
+        }
+        for name, value in own.items():
+            made[name] = choose(value, scores, "F1")
+            bench.change_reading(**{name: made[name].value})
+    return made
+
+
+def evidence(bench: Bench, keep: float) -> dict[str, Measured]:
+    """The evidence below which an answer is withheld: the highest threshold that keeps a share of the right answers.
+
+    Args:
+        bench: the model as it answers with all other settings chosen.
+        keep: that share.
+
+    Returns:
+        By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or
+        none is right).
+    """
+    made: dict[str, Measured] = {}
+    contexts = {"memory_evidence": (AnswerOptions(context="memory"), _memory_k(bench.model))}
+    if bench.model.reads_text:
+        contexts["text_evidence"] = (AnswerOptions(context="text"), bench.model.reading.auto_texts)
+    for name, (options, k) in contexts.items():
+        right, without = _evidences(bench, options, k, name.replace("_", " of "))
+        if right:
+            made[name] = threshold(right, without, keep, getattr(bench.model.reading, name))
+            bench.change_reading(**{name: made[name].value})
+    return made
+
+
+def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> Measured:
+    """The highest threshold below which at most ``1 - keep`` of the right answers' evidences lie.
+
+    Args:
+        right: evidence of right answers, at least one.
+        without: evidence of answers to questions that the passages do not answer.
+        keep: share of the right answers that is kept.
+        was: the threshold before.
+    """
+    lost = int(len(right) * (1 - keep) + 1e-9)
+    value = math.floor(sorted(right)[lost] * 1e4) / 1e4
+    figures = {"right answers kept": fmean(one >= value for one in right)}
+    if without:
+        figures["answers refused that the passages do not hold"] = fmean(one < value for one in without)
+    more = {"keep": keep, "unanswerable": len(without)}
+    return Measured(value, was, "share of right answers kept", figures, len(right), more)
+
+
+def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tuple[list[float], list[float]]:
+    """Evidence of right answers, and of answers from passages that hold none."""
+    right: list[float] = []
+    without: list[float] = []
+    for rate in bench.model.rates if options.context == "memory" else bench.model.rates[:1]:
+        for q, reading, one in bench.read(list(bench.found(rate)), options, k, doing, scored=True):
+            found = reading.evidence(one)
+            if found is not None and _f1(q, one) >= RIGHT:
+                right.append(found)
+        elsewhere = list(bench.found_elsewhere(rate))
+        answers = bench.read(elsewhere, options, k, f"{doing}, unanswerable", scored=True)
+        without += [found for _, reading, one in answers if (found := reading.evidence(one)) is not None]
+    return right, without
+
+
+def _memory_k(model: ClaraModel) -> int:
+    return model.reading.memory_k or model.default_k
