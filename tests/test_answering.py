@@ -21,7 +21,7 @@ from clara.answering import (
 from clara.errors import InputError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
-from clara.pipeline import Clara
+from clara.pipeline import AnswerStream, Clara
 from clara.records import ContextChoice, GenerationRequest, Hit, Memory, Passage
 
 PUMPS = (
@@ -116,6 +116,7 @@ def test_an_answer_that_the_model_hardly_believes_is_withheld(filled: Clara, mon
     assert (unsure.answered, unsure.text, unsure.quote) == (False, NOT_FOUND, None)
     assert unsure.citations == sure.citations
     stream = filled.stream("Which option?", options=quoted)
+    assert isinstance(stream, AnswerStream)
     assert ("".join(stream.pieces), stream.answered, stream.quote(NOT_FOUND)) == (NOT_FOUND, False, None)
     forced = filled.ask("Which option?", options=quoted, always_answer=True)
     assert (forced.answered, forced.text) == (True, sure.text)
@@ -141,6 +142,7 @@ def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: Cla
             if quotations.may_end(written[:count]):
                 allowed |= {tiny_model._prompter.eos}
             logs.append(float(row[sorted(allowed)].sum().log()))
+    assert made.evidence is not None
     assert made.evidence == pytest.approx(sum(logs) / len(logs), abs=1e-3)
     reading = Reading(request, [HITS[0]], ["memory"])
     assert reading.evidence(made) == pytest.approx(made.evidence + 0.4)

@@ -82,7 +82,7 @@ class AnswerOptions:
             check_choice("wording", self.wording, Wording)
         given: dict[str, object] = {"k": self.k, "max_new_tokens": self.max_new_tokens}
         for name, number in given.items():
-            if number is not None and not (isinstance(number, Integral) and number >= 1):
+            if number is not None and (not isinstance(number, Integral) or int(number) < 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")

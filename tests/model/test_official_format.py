@@ -28,6 +28,7 @@ from clara.config import CompressionConfig, check
 from clara.errors import BaseModelError, CheckpointError, ConfigError, InputError
 from clara.model import ClaraModel, checkpoint, official
 from clara.model.create import Loaded, from_checkpoint
+from clara.model.network import Network
 from clara.model.official_prompting import OfficialPrompter
 from clara.model.official_write import convert, export
 from clara.pipeline import Clara
@@ -284,6 +285,7 @@ def test_dropout_is_off_after_loading(model: ClaraModel) -> None:
     """The official model answers at random until ``eval()`` is called."""
     first, second = model.compress([TEXT])[0], model.compress([TEXT])[0]
     assert first.values.tobytes() == second.values.tobytes()
+    assert isinstance(model._network, Network)
     assert not any(module.training for module in model._network.modules())
 
 

@@ -14,7 +14,7 @@ import typer
 from cases import knowledge, write_passages
 from typer.testing import CliRunner, Result
 
-from clara.cli import app
+from clara.cli.entry import application
 from clara.cli.synth import register
 from clara.errors import ConfigError, RecordError, SynthesisError
 from clara.synth.settings import SynthSettings
@@ -121,7 +121,7 @@ def test_documented_commands_and_settings_are_taken() -> None:
     lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
     commands = [shlex.split(line) for line in lines if line.startswith("clara ")]
     assert {command[1] for command in commands} == {"synth", "train", "convert-records"}
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(application())
     for _, name, *arguments in commands:
         root.commands[name].make_context(name, arguments)  # an option that is missing or unknown is an error
     (settings,) = re.findall(r"```toml\n(.*?)```", text, re.S)

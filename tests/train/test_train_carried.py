@@ -13,10 +13,11 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord
 from clara.model import ClaraModel, checkpoint
+from clara.model.tensors import ADAPTER
 from clara.train.run import train
 
 RECORDS: list[DataRecord] = [*passages(40), *questions(10)]
-ADAPTERS = [Path("adapters") / role / checkpoint.ADAPTER for role in ("compressor", "query_reasoner")]
+ADAPTERS = [Path("adapters") / role / ADAPTER for role in ("compressor", "query_reasoner")]
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "table_learning_rate": 1e-12, "projection_learning_rate": 1e-12}
 
 
