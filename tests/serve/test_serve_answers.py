@@ -171,7 +171,7 @@ def test_a_clients_own_task_reads_no_documents(serve: Serve) -> None:
     assert made.json()["clara"]["memory_tokens"] == 0
 
 
-def test_fields_of_clara_are_heeded_and_unknown_ones_refused(openai: OpenAI, shared: Running) -> None:
+def test_fields_of_clara_are_heeded_and_unknown_ones_refused(shared: Running) -> None:
     body: dict[str, Any] = {"model": "docs", "messages": [{"role": "user", "content": HEIGHT}], "max_tokens": 2}
     as_text = shared.client.post(
         "/v1/chat/completions", json={**body, "clara": {"context": "text", "k": 1, "mode": "text"}}

@@ -87,7 +87,7 @@ def check_address(host: str, keys: Sequence[KeyEntry]) -> None:
     """
     if host.lower() not in LOOPBACK and not keys:
         raise ConfigError(
-            f"--host {host} can be reached from other machines; give --api-key or --api-key-file, or listen on 127.0.0.1"
+            f"--host {host} is reached from other machines; give --api-key or --api-key-file, or listen on 127.0.0.1"
         )
 
 

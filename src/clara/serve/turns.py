@@ -156,20 +156,20 @@ class ModelQueue:
             return event
 
     def _work(self, work: Callable[[], Generator[T, None, None]], asked: _Asked[T]) -> None:
-        if asked.left.is_set():
-            return
-        started = time.monotonic()
         try:
-            with self.lock, closing(work()) as events:
-                for event in events:
-                    asked.tell(event)
-                    if asked.left.is_set():
-                        return
+            with self.lock:
+                if asked.left.is_set():
+                    return
+                started = time.monotonic()
+                with closing(work()) as events:
+                    for event in events:
+                        asked.tell(event)
+                        if asked.left.is_set():
+                            return
+                self._mean += _RECENT * (time.monotonic() - started - self._mean)
             asked.tell(None)
         except BaseException as error:  # noqa: BLE001 - raised where the client waits
             asked.tell(error)
-        finally:
-            self._mean += _RECENT * (time.monotonic() - started - self._mean)
 
     def _take(self) -> None:
         with self._counting:
