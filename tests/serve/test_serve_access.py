@@ -71,7 +71,7 @@ def routes(store: str, document: str) -> dict[str, tuple[str, str, dict[str, Any
     route=st.sampled_from(sorted(routes("", ""))),
     prefix=st.sampled_from(["", "/v1"]),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_store_of_another_key_is_as_one_that_there_is_not(
     three: Running, number: int, name: str, route: str, prefix: str
 ) -> None:
