@@ -4,7 +4,9 @@
     ├── InputError                what the user gave cannot be used as it is
     │   ├── ConfigError           a setting or a configuration file (all faults at once)
     │   ├── RecordError           a data record or a data file
-    │   └── DocumentError         a source document that cannot be read
+    │   ├── DocumentError         a source document that cannot be read
+    │   ├── TooLongError          a question, or a prompt, longer than the model reads
+    │   └── NothingFoundError     a search that found no passage
     ├── ModelError
     │   ├── BaseModelError        base weights: not found, cut off, wrong hash, no space
     │   ├── CheckpointError       a checkpoint: missing tensor, unknown key, wrong shape, NaN
@@ -55,6 +57,14 @@ class DocumentError(InputError):
     def __init__(self, message: str, *, reason: str = "unreadable") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TooLongError(InputError):
+    """A question, or a prompt with the answer that may follow, is longer than the model reads."""
+
+
+class NothingFoundError(InputError):
+    """No passage was found for a question."""
 
 
 class ModelError(ClaraError):

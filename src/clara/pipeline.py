@@ -24,7 +24,7 @@ from clara.answering import (
     passages_to_find,
     plan_reading,
 )
-from clara.errors import InputError, StoreError
+from clara.errors import InputError, NothingFoundError, StoreError
 from clara.index import LanceStore, StoreModel
 from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
 from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, ReadLimits, iter_passages, make_document
@@ -258,7 +258,7 @@ class Clara:
         if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
             return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
-        return AnswerStream(reading, citations=cite(reading, self.model), pieces=pieces)
+        return AnswerStream(reading, cite(reading, self.model), pieces, self.model)
 
     def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
         """An answer that may be withheld."""
@@ -266,7 +266,7 @@ class Clara:
         generation = self.model.generate_many([request], max_new_tokens=tokens, scored=True)[0]
         answered = not reading.withheld(self.model, generation)
         text = generation.text if answered else NOT_FOUND
-        return AnswerStream(reading, cite(reading, self.model), (piece for piece in (text,)), answered)
+        return AnswerStream(reading, cite(reading, self.model), (piece for piece in (text,)), self.model, answered)
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -276,7 +276,7 @@ class Clara:
         found = self._search(question, k, options.mode, options.latent_weight, options.within)
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""
-            raise InputError(
+            raise NothingFoundError(
                 f"no passage was found{place} by {options.mode} search; ask in other words, or use --mode hybrid"
             )
         return found
@@ -360,13 +360,19 @@ class AnswerStream:
         reading: what is read.
         citations: the passages found.
         pieces: of the text.
+        model: what reads it.
         answered: false where the evidence says that the documents hold no answer.
     """
 
     reading: Reading
     citations: tuple[Citation, ...]
     pieces: Pieces[str, None, None]
+    model: ClaraModel
     answered: bool = True
+
+    def tokens(self, text: str) -> TokenCounts:
+        """Counts of the answer, given its whole text (``ClaraModel.token_counts``)."""
+        return self.model.token_counts(self.reading.request, text)
 
     def quote(self, text: str) -> Quote | None:
         """Where the answer stands word for word, given its whole text."""

@@ -75,6 +75,7 @@ COMMANDS = (
     "ask",
     "search",
     "chat",
+    "serve",
     "mcp",
     "remove",
     "upgrade",

@@ -15,7 +15,7 @@ import platformdirs
 import torch
 from torch import nn
 
-from clara.errors import CheckpointError, InputError, MemoryMismatchError
+from clara.errors import CheckpointError, InputError, MemoryMismatchError, TooLongError
 from clara.model import checkpoint, hub, hub_checkpoint, official
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
@@ -25,7 +25,7 @@ from clara.model.inspection import Inside, Inspector
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
 from clara.model.roles import Role, RoleWeights
-from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, TokenCounts, Wording
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -292,6 +292,18 @@ class ClaraModel:
         acting = partial(self._weights.acting_as, self._reader(request))
         return self._generator.stream(acting, request, sampling)
 
+    def token_counts(self, request: GenerationRequest, text: str) -> TokenCounts:
+        """Counts of an answer that was streamed; ``generated`` are the tokens that its text is cut into."""
+        prompt = self._generator.prompt(request)
+        memory = len(prompt.slots)
+        read_as_text = sum(each.token_count for each in request.memories)
+        return TokenCounts(
+            prompt=len(prompt.ids),
+            memory=memory,
+            text_equivalent=len(prompt.ids) - memory + read_as_text,
+            generated=self.token_count(text),
+        )
+
     def _generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
@@ -375,7 +387,9 @@ class ClaraModel:
             raise InputError(f"{label} is empty; there is nothing to compress")
         if len(ids) > self.window_tokens + self._prompter.markers:
             remedy = "shorten it" if "question" in label else "split it into passages first (clara.split_text)"
-            raise InputError(f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; {remedy}")
+            raise TooLongError(
+                f"{label} has {len(ids)} tokens, one memory takes at most {self.window_tokens}; {remedy}"
+            )
         return ids
 
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from clara.config import Settings
-from clara.errors import InputError
+from clara.errors import InputError, TooLongError
 from clara.model.backbone import Tokenizer
 from clara.model.contrast import Blanks, ContextAware
 from clara.model.network import splice
@@ -310,15 +310,15 @@ def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> Non
         sampling: says how long answers may be.
 
     Raises:
-        InputError: says what would make it fit.
+        TooLongError: says what would make it fit.
     """
     limit: int | None = getattr(model.config, "max_position_embeddings", None)
     if limit is None or length + sampling.max_new_tokens <= limit:
         return
     said = f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
     if length < limit:
-        raise InputError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
-    raise InputError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
+        raise TooLongError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
+    raise TooLongError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
 
 
 @contextmanager

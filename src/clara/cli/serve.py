@@ -1,0 +1,216 @@
+"""``clara serve``: an OpenAI-compatible server over stores. Options only; the server is room ``serve``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clara.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULT_STORE,
+    AttentionOption,
+    BaseOption,
+    CacheOption,
+    DeviceOption,
+    DtypeOption,
+    MemoryCheckOption,
+    ModelChoice,
+    ModelOption,
+    ThreadsOption,
+)
+from clara.cli.session import load_model, stored_model
+from clara.cli.terminal import note
+from clara.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.serve.access import KeyEntry
+    from clara.serve.library import ServedStore
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PACKAGES = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "sse_starlette": "sse-starlette",
+    "python_multipart": "python-multipart",
+    "prometheus_client": "prometheus-client",
+}
+_SHUTDOWN_SECONDS = 30
+
+
+def serve(
+    *,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--store",
+            envvar="CLARA_STORE",
+            metavar="[NAME=]DIR",
+            help="A store, made if there is none; may be given again. Clients call it by NAME, else by its folder's.",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    base: BaseOption = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; any but loopback needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="CLARA_API_KEY", help="A key for everything; other users of the machine see arguments."
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="Keys with their stores and rights (docs/serve.md).")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="A name that the Host header may hold; may be given again.")
+    ] = None,
+    max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Questions that wait at once.")] = 16,
+    max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of a request that is no upload (MiB).")] = 1,
+    max_file_mb: Annotated[int, typer.Option("--max-file-mb", min=1, help="Of one uploaded file (MiB).")] = 64,
+    max_files: Annotated[int, typer.Option("--max-files", min=1, help="Of one upload.")] = 100,
+    max_question: Annotated[int, typer.Option("--max-question", min=1, help="Characters of a question.")] = 16_000,
+    rate_limit: Annotated[
+        int, typer.Option("--rate-limit", min=0, help="Requests a minute of one key; 0 for any number.")
+    ] = 0,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Of one question.")] = 300,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+    attention: AttentionOption = "auto",
+    memory_check: MemoryCheckOption = True,
+) -> None:
+    """Answer, search and take documents in over HTTP, in the way of OpenAI's API.
+
+    Needs the extra serve: pip install 'clara-rag[serve]'. Settings of clients and the key file: docs/serve.md.
+    """
+    check_extra()
+    import uvicorn  # noqa: PLC0415
+
+    from clara.serve.app import check_address, create_app  # noqa: PLC0415
+    from clara.serve.limits import Limits  # noqa: PLC0415
+
+    keys = _keys(api_key, api_key_file)
+    check_address(host, keys)
+    named = _named(store or [str(DEFAULT_STORE)])
+    limits = Limits(
+        body_bytes=max_body_mb << 20,
+        file_bytes=max_file_mb << 20,
+        files=max_files,
+        question_characters=max_question,
+        requests_a_minute=rate_limit,
+        waiting=max_waiting,
+        seconds=max_seconds,
+    )
+    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
+    with ExitStack() as stack:
+        stores = _open(named, choice, stack)
+        app = create_app(stores, keys=keys, host=host, allowed_hosts=allow_host or (), limits=limits)
+        start_log()
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        with config.bind_socket() as listening:
+            address, bound = listening.getsockname()[:2]
+            shown = f"[{address}]" if ":" in address else address
+            note(f"clara serves {', '.join(named)} at http://{shown}:{bound}/v1")
+            server.run([listening])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(serve)
+
+
+def check_extra() -> None:
+    """Refuse to start without the libraries of the extra.
+
+    Raises:
+        MissingExtraError: one is not installed; the message holds the command that installs it.
+    """
+    for module, package in _PACKAGES.items():
+        if find_spec(module) is None:
+            raise MissingExtraError(package, "serve")
+
+
+def start_log() -> None:
+    """Write the server's log on stderr, one JSON object a line."""
+    import logging  # noqa: PLC0415
+
+    from clara.serve.gate import JsonLines  # noqa: PLC0415
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("clara.serve")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _keys(api_key: str | None, api_key_file: Path | None) -> list[KeyEntry]:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from clara.serve.access import KeyEntry, read_keys  # noqa: PLC0415
+
+    keys = read_keys(api_key_file) if api_key_file is not None else []
+    if api_key is None:
+        return keys
+    try:
+        return [*keys, KeyEntry(key=api_key, name="--api-key", stores=["*"], rights=["read", "write"])]
+    except ValidationError:
+        raise ConfigError("--api-key must have at least 8 characters, without spaces or signs beyond ASCII") from None
+
+
+def _named(given: Sequence[str]) -> dict[str, Path]:
+    """Folders by the names that clients use.
+
+    Raises:
+        ConfigError: a name cannot be one, or stands for two stores.
+    """
+    named: dict[str, Path] = {}
+    for each in given:
+        name, equals, folder = each.partition("=")
+        path = Path(folder if equals else each).expanduser()
+        name = name if equals else path.resolve().name
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"--store {each}: {name!r} is no name for clients; give one: --store NAME={path}")
+        if name in named:
+            raise ConfigError(f"--store {each}: there is another store {name}; give it a name: --store NAME={path}")
+        named[name] = path
+    return named
+
+
+def _open(named: dict[str, Path], choice: ModelChoice, stack: ExitStack) -> list[ServedStore]:
+    """The stores, each with the model that filled it; one model is loaded once."""
+    from clara.pipeline import Clara  # noqa: PLC0415
+    from clara.serve.library import ServedStore  # noqa: PLC0415
+
+    stored = {name: stored_model(path) for name, path in named.items()}
+    models: dict[str, ClaraModel] = {}
+    served = []
+    for name, path in named.items():
+        filled_by = stored[name]
+        wanted = choice.model or (filled_by.name if filled_by is not None else DEFAULT_MODEL)
+        if wanted not in models:
+            models[wanted] = load_model(choice, wanted)
+        rag = stack.enter_context(Clara.open(path, model=models[wanted]))
+        uploads = path.resolve().with_name(f"{path.resolve().name}-uploads")
+        served.append(ServedStore(name, rag, uploads, int(time.time())))
+    return served

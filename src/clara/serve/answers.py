@@ -1,0 +1,298 @@
+"""A question to an answer, whole or in pieces, in terms that every route shares; no route's own format.
+
+Runs in the thread of the model's queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from clara.answering import NOT_FOUND, AnswerOptions
+from clara.conversation import AskBack, Understood
+from clara.errors import NothingFoundError
+from clara.pipeline import AnswerStream
+from clara.records import Citation, ContextChoice, Quote, SearchMode, TokenCounts, Wording
+from clara.serve.faults import ApiError
+from clara.serve.library import ServedStore
+from clara.serve.limits import Limits
+from clara.serve.questions import Conversation
+
+DEFAULT_TOKENS = 64
+_NO_TOKENS = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=0)
+
+
+class ClaraFields(BaseModel):
+    """How a question is answered: the object ``clara`` of a request. A field that there is not is refused.
+
+    Attributes:
+        k: passages to find; None for what measured best.
+        mode: ``hybrid``, ``latent`` (by memories) or ``text`` (BM25).
+        context: what is read of the passages: ``auto``, ``memory``, ``text`` or ``none``.
+        rate: the compression rate that the store must have; None for any.
+        wording: ``quoted``, ``free``, or None as the model says.
+        always_answer: answer even where the documents seem to hold no answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    k: int | None = Field(default=None, ge=1)
+    mode: SearchMode = "hybrid"
+    context: ContextChoice = "auto"
+    rate: int | None = Field(default=None, ge=1)
+    wording: Wording | None = None
+    always_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an answer was taken from.
+
+    Attributes:
+        document: uri.
+        start: first character in the document.
+        end: one past the last.
+        text: of the passage, or the sentence quoted.
+        score: of the search.
+        page: from 1; None where there is none, or it is not known.
+        quoted: whether the answer stands there word for word.
+    """
+
+    document: str
+    start: int
+    end: int
+    text: str
+    score: float
+    page: int | None = None
+    quoted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The end of an answer.
+
+    Attributes:
+        text: the whole answer.
+        tokens: counts.
+        finish_reason: ``stop``, or ``length`` where it was cut off.
+        answered: false where the documents hold no answer.
+        sources: what it was taken from, the quotation first.
+        question: as it was understood.
+        made_from: the earlier question that completed it; empty for one that stands alone.
+        asked_back: whether the text is a question back.
+    """
+
+    text: str
+    tokens: TokenCounts = _NO_TOKENS
+    finish_reason: Literal["stop", "length"] = "stop"
+    answered: bool = True
+    sources: tuple[Source, ...] = ()
+    question: str = ""
+    made_from: str = ""
+    asked_back: bool = False
+
+    def details(self) -> dict[str, Any]:
+        """The object ``clara`` of a response."""
+        return {
+            "answered": self.answered,
+            "asked_back": self.asked_back,
+            "question": self.question,
+            "made_from": self.made_from or None,
+            "memory_tokens": self.tokens.memory,
+            "text_equivalent_tokens": self.tokens.text_equivalent,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question to a store.
+
+    Attributes:
+        store: the store.
+        conversation: the question, with what was said before.
+        fields: how to answer.
+        max_tokens: longest answer; None for the default.
+    """
+
+    store: ServedStore
+    conversation: Conversation
+    fields: ClaraFields
+    max_tokens: int | None = None
+
+    def check(self, limits: Limits) -> None:
+        """Refuse what would be refused anyway, before it waits for the model.
+
+        Raises:
+            ApiError: with the reason.
+        """
+        check_length(self.conversation.message, limits)
+        check_rate(self.store, self.fields.rate)
+        check_k(self.fields.k, limits)
+        if self.fields.context != "none" and not self.conversation.is_task:
+            check_filled(self.store)
+
+    def whole(self, limits: Limits) -> Told:
+        """The answer at once."""
+        planned = self._planned(limits)
+        if isinstance(planned, Told):
+            return planned
+        understood, options = planned
+        try:
+            made = self.store.rag.ask(understood.question, options=options)
+        except NothingFoundError:
+            return _nothing(understood)
+        return Told(
+            made.text,
+            made.tokens,
+            made.finish_reason,
+            made.answered,
+            _sources(made.citations, made.quote) if made.answered else (),
+            understood.question,
+            understood.made_from,
+        )
+
+    def pieces(self, limits: Limits) -> Generator[str | Told, None, None]:
+        """The answer in pieces of its text, then its end."""
+        planned = self._planned(limits)
+        if isinstance(planned, Told):
+            yield planned.text
+            yield planned
+            return
+        understood, options = planned
+        try:
+            stream = self.store.rag.stream(understood.question, options=options)
+        except NothingFoundError:
+            yield NOT_FOUND
+            yield _nothing(understood)
+            return
+        assert isinstance(stream, AnswerStream)  # noqa: S101 - the server has no language model behind a server
+        text = ""
+        with closing(stream.pieces) as pieces:
+            for piece in pieces:
+                text += piece
+                yield piece
+        tokens = stream.tokens(text.strip())
+        cut = tokens.generated >= options.max_new_tokens
+        sources = _sources(stream.citations, stream.quote(text)) if stream.answered else ()
+        yield Told(
+            text.strip(),
+            tokens,
+            "length" if cut else "stop",
+            stream.answered,
+            sources,
+            understood.question,
+            understood.made_from,
+        )
+
+    def _planned(self, limits: Limits) -> Told | tuple[Understood, AnswerOptions]:
+        """What to ask the model; or, where the question is not clear, the question back."""
+        understood = self.conversation.understood()
+        if isinstance(understood, AskBack):
+            return Told(understood.question, asked_back=True, answered=False, question=self.conversation.message)
+        fields = self.fields
+        options = AnswerOptions(
+            k=fields.k,
+            mode=fields.mode,
+            context=fields.context,
+            wording=fields.wording,
+            max_new_tokens=min(self.max_tokens or DEFAULT_TOKENS, limits.answer_tokens),
+            always_answer=fields.always_answer,
+        )
+        if self.conversation.is_task:
+            return understood, replace(options, context="none", wording=None)
+        within = self.conversation.manual(self.store.rag, understood) if fields.context != "none" else None
+        return understood, replace(options, within=within)
+
+
+def check_length(text: str, limits: Limits) -> None:
+    """Refuse a question without text or beyond the limit.
+
+    Raises:
+        ApiError: it is one.
+    """
+    if not text.strip():
+        raise ApiError(400, "empty_question", "the question is empty")
+    if len(text) > limits.question_characters:
+        raise ApiError(
+            413,
+            "context_length_exceeded",
+            f"the question has {len(text)} characters, this server takes {limits.question_characters}; shorten it",
+        )
+
+
+def check_filled(store: ServedStore) -> None:
+    """Refuse to search an empty store.
+
+    Raises:
+        ApiError: it is empty.
+    """
+    if store.rag.store.count() == 0:
+        message = f"{store.name!r} holds no documents yet; upload some first: POST /v1/documents"
+        raise ApiError(409, "store_empty", message)
+
+
+def check_rate(store: ServedStore, rate: int | None) -> None:
+    """Refuse a rate that the store does not have.
+
+    Raises:
+        ApiError: it is another.
+    """
+    if rate is not None and rate != store.rag.rate:
+        message = f"{store.name!r} is compressed {store.rag.rate}x, not {rate}x; leave clara.rate out"
+        raise ApiError(400, "invalid_value", message, param="clara.rate")
+
+
+def check_k(k: int | None, limits: Limits) -> None:
+    """Refuse more passages than the limit.
+
+    Raises:
+        ApiError: they are more.
+    """
+    if k is not None and not 1 <= k <= limits.k:
+        raise ApiError(400, "invalid_value", f"the number of passages must be 1 to {limits.k}, got {k}", param="k")
+
+
+def usage(tokens: TokenCounts) -> dict[str, Any]:
+    """All fields of OpenAI's usage; memory tokens are among the prompt's, because the model reads them."""
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.generated,
+        "total_tokens": tokens.prompt + tokens.generated,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _nothing(understood: Understood) -> Told:
+    return Told(NOT_FOUND, answered=False, question=understood.question, made_from=understood.made_from)
+
+
+def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[Source, ...]:
+    """The quotation, then the passages that were read beside it."""
+    scores = {cited.passage_id: cited.score for cited in citations}
+    first = (
+        []
+        if quote is None
+        else [
+            Source(
+                quote.document,
+                quote.start,
+                quote.end,
+                quote.sentence,
+                scores.get(quote.passage_id, 0.0),
+                quote.page,
+                quoted=True,
+            )
+        ]
+    )
+    read = [c for c in citations if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
+    return tuple(first + [Source(c.document, c.start, c.end, c.text, c.score) for c in read])

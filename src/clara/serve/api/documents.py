@@ -1,0 +1,198 @@
+"""``/documents``: upload, list, delete, the jobs that index; and a document's text with a stretch highlighted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from html import escape
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from clara.serve.faults import ApiError
+from clara.serve.library import ServedDocument, ServedStore
+from clara.serve.state import ServerState, caller_of, state_of
+from clara.serve.uploads import Job, discard, safe_name
+
+router = APIRouter(tags=["documents"])
+
+_LOOK_SECONDS = 0.2
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "store": {"type": "string"},
+                    },
+                    "required": ["files"],
+                }
+            }
+        },
+    }
+}
+# A citation's address ends with #char=120,180, which browsers keep to themselves.
+_SCRIPT = """\
+const range = /^#char=(\\d+,\\d+)$/.exec(location.hash);
+if (range && new URLSearchParams(location.search).get("char") !== range[1]) {
+  location.replace("?char=" + range[1] + location.hash);
+}
+document.querySelector("mark")?.scrollIntoView({block: "center"});
+"""
+_STYLE = """\
+:root { color-scheme: light dark; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 45rem; margin: 2rem auto; padding: 0 1rem; }
+pre { font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+
+
+def _allowed(kind: str, text: str) -> str:
+    return f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_POLICY = (
+    f"default-src 'none'; {_allowed('script-src', _SCRIPT)}; {_allowed('style-src', _STYLE)}; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@router.post("/documents", status_code=202, openapi_extra=_FORM)
+async def upload(request: Request, store: Annotated[str | None, Query()] = None) -> JSONResponse:
+    """Take files in and index them; the answer is the job."""
+    state = state_of(request)
+    if store is not None:
+        state.library.to_write(caller_of(request), store)  # before a body of gigabytes is read
+    async with request.form(max_files=state.limits.files, max_fields=16) as form:
+        named = form.get("store")
+        served = state.library.to_write(caller_of(request), store or (named if isinstance(named, str) else None))
+        files = [each for each in (*form.getlist("files"), *form.getlist("file")) if isinstance(each, UploadFile)]
+        job = await run_in_threadpool(_take, state, served, files)
+    return JSONResponse(job.told(), 202)
+
+
+@router.get("/documents")
+def list_documents(
+    request: Request,
+    store: Annotated[str | None, Query()] = None,
+    after: Annotated[str | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+) -> dict[str, Any]:
+    """Documents of a store, by file name."""
+    state = state_of(request)
+    served = state.library.store(caller_of(request), store, param="store")
+    documents = state.library.documents(served)
+    first = next((place for place, each in enumerate(documents, start=1) if each.id == after), 0)
+    page = documents[first : first + limit]
+    return {
+        "object": "list",
+        "store": served.name,
+        "data": [_told(each) for each in page],
+        "total": len(documents),
+        "has_more": first + limit < len(documents),
+    }
+
+
+@router.get("/documents/jobs/{job_id}")
+async def get_job(request: Request, job_id: str) -> dict[str, Any]:
+    """How far an indexing job is."""
+    return _job(request, job_id).told()
+
+
+@router.get("/documents/jobs/{job_id}/events")
+async def watch_job(request: Request, job_id: str) -> Response:
+    """How far an indexing job is, as server-sent events, until it ends."""
+    job = _job(request, job_id)
+
+    async def events() -> AsyncIterator[dict[str, str]]:
+        last = ""
+        while True:
+            ended = job.ended
+            told = json.dumps(job.told())
+            if told != last:
+                yield {"event": job.status, "data": told}
+            if ended:
+                return
+            last = told
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    return EventSourceResponse(events(), sep="\n")
+
+
+@router.get("/documents/{document_id}", response_class=HTMLResponse)
+def read_document(
+    request: Request, document_id: str, char: Annotated[str | None, Query(pattern=r"^\d{1,12},\d{1,12}$")] = None
+) -> HTMLResponse:
+    """The text of a document, characters ``char=START,END`` highlighted."""
+    document = state_of(request).library.document(caller_of(request), document_id)
+    text = "".join(passage.text for passage in document.read())
+    start, end = (min(int(number), len(text)) for number in (char or "0,0").split(","))
+    shown = escape(text)
+    if start < end:
+        shown = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
+    title = escape(document.filename)
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style></head>\n'
+        f"<body><main><h1>{title}</h1>\n<pre>\n{shown}</pre></main>\n<script>{_SCRIPT}</script></body>\n</html>\n"
+    )
+    return HTMLResponse(page, headers={"content-security-policy": _POLICY})
+
+
+@router.delete("/documents/{document_id}")
+def delete_document(request: Request, document_id: str) -> dict[str, Any]:
+    """Remove a document, and its file where it was uploaded."""
+    state, caller = state_of(request), caller_of(request)
+    document = state.library.document(caller, document_id)
+    state.library.to_write(caller, document.store.name)
+    state.uploads.remove(document)
+    return {"id": document.id, "object": "document.deleted", "deleted": True}
+
+
+def _take(state: ServerState, served: ServedStore, files: list[UploadFile]) -> Job:
+    """Keep the files and queue the job; all of them or none."""
+    if not files:
+        raise ApiError(400, "missing_files", "no file came; send a multipart form with the field files", param="files")
+    names = [safe_name(each.filename) for each in files]
+    if len(set(names)) < len(names):
+        raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
+    kept = []
+    try:
+        for name, each in zip(names, files, strict=True):
+            kept.append(state.uploads.keep(served, name, each.file))
+    except BaseException:
+        discard(kept)
+        raise
+    return state.uploads.submit(served, kept)
+
+
+def _job(request: Request, job_id: str) -> Job:
+    """A job on a store that the caller may use.
+
+    Raises:
+        ApiError: there is none.
+    """
+    job = state_of(request).uploads.job(job_id)
+    if job is None or not caller_of(request).may_use(job.store.name):
+        raise ApiError(404, "job_not_found", "there is no such job, or it ended long ago")
+    return job
+
+
+def _told(document: ServedDocument) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "object": "document",
+        "filename": document.filename,
+        "store": document.store.name,
+        "passages": document.passages,
+        "memory_bytes": document.passages * document.store.rag.store.memory_bytes,
+    }

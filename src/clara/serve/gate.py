@@ -1,0 +1,205 @@
+"""What every request passes before its route: an id, who it is from, how large it may be; and a line in the log after.
+
+The log holds ids, routes, times and the names of keys. It holds no question, answer, file name, address or key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clara.serve.access import check_origin
+from clara.serve.faults import ApiError, api_error, error_response
+from clara.serve.state import ServerState
+from clara.serve.turns import ClientGoneError
+
+REQUEST_ID = "x-request-id"
+OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz"})
+"""Routes that need no key: they say nothing but that the server is there."""
+
+_CLIENT_GONE = 499  # nginx's number for a client that went away
+_UPLOAD_ROUTES = frozenset({"/documents", "/v1/documents"})
+_FORM_BYTES = 4096  # of a multipart body, beside each file's own bytes
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
+_SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
+}
+_log = logging.getLogger("clara.serve")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the log says of a request."""
+
+    status: int = 0
+    caller: str = ""
+    started: bool = False
+
+
+class Gate:
+    """The middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, server: ServerState) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req-{secrets.token_hex(12)}"
+        started = time.perf_counter()
+        seen = _Seen()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                for name, value in _SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+                seen.status, seen.started = message["status"], True
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, sending, seen)
+        except ClientGoneError:
+            seen.status = _CLIENT_GONE
+        except Exception as error:
+            _log.error("request failed", extra={"fields": {"request_id": request_id}}, exc_info=error)
+            if seen.started:
+                raise
+            await error_response(api_error(error))(scope, receive, sending)
+        finally:
+            self._told(scope, request_id, seen, time.perf_counter() - started)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, seen: _Seen) -> None:
+        try:
+            receiving = self._admit(scope, receive, seen)
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receiving, send)
+
+    def _admit(self, scope: Scope, receive: Receive, seen: _Seen) -> Receive:
+        """Check a request's headers; returns how its body is received, up to the limit.
+
+        Raises:
+            ApiError: it is refused.
+        """
+        headers = Headers(scope=scope)
+        check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts)
+        if scope["path"] not in OPEN_ROUTES:
+            caller = self._server.keys.caller(headers.get("authorization"))
+            seen.caller = caller.name
+            caller.count_request()
+            scope.setdefault("state", {})["caller"] = caller
+        limits = self._server.limits
+        most = limits.body_bytes
+        if scope["path"].rstrip("/") in _UPLOAD_ROUTES:
+            most = limits.files * (limits.file_bytes + _FORM_BYTES)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > most:
+            raise _too_large(most)
+        return _limited(receive, most)
+
+    def _told(self, scope: Scope, request_id: str, seen: _Seen, seconds: float) -> None:
+        # A path that no route has is what a client wrote; it is not kept.
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._server.metrics.count_request(route, method, seen.status, seconds)
+        fields = {
+            "request_id": request_id,
+            "route": route,
+            "method": method,
+            "status": seen.status,
+            "seconds": round(seconds, 4),
+            "key": seen.caller,
+        }
+        _log.info("request", extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message, and the fields that were given as ``extra={"fields": ...}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        fields: MutableMapping[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["trace"] = _trace(record)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _trace(record: logging.LogRecord) -> list[str]:
+    """Where an exception was raised: types and places, without messages, which may hold what a client wrote."""
+    assert record.exc_info is not None  # noqa: S101 - asked by the caller
+    error = record.exc_info[1]
+    lines: list[str] = []
+    while error is not None:
+        lines.append(type(error).__name__)
+        trace = error.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+            trace = trace.tb_next
+        error = error.__cause__
+    return lines
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    """``receive`` that refuses a body beyond the limit, whatever its Content-Length said."""
+    taken = 0
+
+    async def receiving() -> Message:
+        nonlocal taken
+        message = await receive()
+        if message["type"] == "http.request":
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise _too_large(most)
+        return message
+
+    return receiving
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body is larger than {most} bytes")
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Errors of routes in OpenAI's shape."""
+    from fastapi.exceptions import RequestValidationError  # noqa: PLC0415 - beside its only use
+    from starlette.exceptions import HTTPException  # noqa: PLC0415 - as above
+
+    from clara.errors import ClaraError  # noqa: PLC0415 - as above
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: object, error: RequestValidationError) -> object:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return error_response(ApiError(400, "invalid_value", f"{param or 'the body'}: {first['msg']}", param=param))
+
+    async def known(_: object, error: Exception) -> object:
+        if isinstance(error, ClaraError):
+            _log.warning("request refused", extra={"fields": {"error": type(error).__name__}}, exc_info=error)
+        return error_response(api_error(error))
+
+    app.add_exception_handler(HTTPException, known)  # type: ignore[arg-type]
+    app.add_exception_handler(ClaraError, known)  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""What every route needs: one object of the application, and how a route gets at it and at its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import HTTPConnection
+
+from clara.serve.access import Caller, Keyring
+from clara.serve.library import Library
+from clara.serve.limits import Limits
+from clara.serve.metrics import Metrics
+from clara.serve.turns import ModelQueue
+from clara.serve.uploads import Uploads
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """The parts of a running server.
+
+    Attributes:
+        library: its stores.
+        queue: whose turn it is with the model.
+        uploads: files and indexing jobs.
+        keys: who may use it.
+        hosts: names that a ``Host`` header may hold; empty for any.
+        limits: of one client.
+        metrics: counts.
+    """
+
+    library: Library
+    queue: ModelQueue
+    uploads: Uploads
+    keys: Keyring
+    hosts: frozenset[str]
+    limits: Limits
+    metrics: Metrics
+
+
+def state_of(request: HTTPConnection) -> ServerState:
+    """The parts of the server that got a request."""
+    return cast("ServerState", request.app.state.server)
+
+
+def caller_of(request: HTTPConnection) -> Caller:
+    """Who makes a request; ``gate`` has checked it."""
+    return cast("Caller", request.scope["state"]["caller"])

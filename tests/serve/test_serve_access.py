@@ -1,0 +1,270 @@
+"""Who may do what: keys, stores, rates, hosts, sizes; and that a key never learns of another key's store."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from serving import Running, Serve
+
+from clara import errors
+from clara.errors import ClaraError, ConfigError
+from clara.pipeline import Clara
+from clara.serve.access import Caller, KeyEntry, Keyring, check_origin, read_keys
+from clara.serve.app import create_app
+from clara.serve.faults import ApiError, fault_of
+from clara.serve.gate import JsonLines
+from clara.serve.limits import Limits
+from clara.serve.uploads import safe_name
+
+pytest_plugins = ["server_fixtures"]
+
+STORES = ("red", "green", "blue")
+HEIGHT = "How high is the Eiffel Tower?"
+
+
+def entry(key: str, *stores: str, write: bool = True, rate: int | None = None) -> KeyEntry:
+    rights: list[Any] = ["read", "write"] if write else ["read"]
+    return KeyEntry(key=key, name=f"key of {key[:3]}", stores=list(stores), rights=rights, requests_a_minute=rate)
+
+
+@pytest.fixture
+def three(serve: Serve) -> Running:
+    """Three stores, a key for every set of them."""
+    sets = [
+        entry(f"secret-{number:03b}", *(s for i, s in enumerate(STORES) if number >> i & 1)) for number in range(1, 8)
+    ]
+    return serve(*STORES, keys=[*sets, entry("secret-all", "*")])
+
+
+def routes(store: str, document: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """A request of each family that names a store, or one of its documents."""
+    ask: dict[str, Any] = {"model": store, "max_tokens": 1}
+    return {
+        "chat": ("POST", "/chat/completions", {"json": {**ask, "messages": [{"role": "user", "content": HEIGHT}]}}),
+        "completions": ("POST", "/completions", {"json": {**ask, "prompt": HEIGHT}}),
+        "responses": ("POST", "/responses", {"json": {**ask, "input": HEIGHT}}),
+        "embeddings": ("POST", "/embeddings", {"json": {**ask, "input": HEIGHT}}),
+        "search": ("GET", "/search", {"params": {"store": store, "query": HEIGHT}}),
+        "vector store": ("POST", f"/vector_stores/{store}/search", {"json": {"query": HEIGHT}}),
+        "list": ("GET", "/documents", {"params": {"store": store}}),
+        "upload": ("POST", "/documents", {"params": {"store": store}, "files": {"files": ("a.txt", b"text")}}),
+        "upload by form": ("POST", "/documents", {"data": {"store": store}, "files": {"files": ("a.txt", b"text")}}),
+        "model": ("GET", f"/models/{store}", {}),
+        "read": ("GET", f"/documents/{document}", {}),
+        "delete": ("DELETE", f"/documents/{document}", {}),
+    }
+
+
+@given(
+    number=st.integers(1, 7),
+    name=st.sampled_from([*STORES, "none", "re", "RED", "red*"]),
+    route=st.sampled_from(sorted(routes("", ""))),
+    prefix=st.sampled_from(["", "/v1"]),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_store_of_another_key_is_as_one_that_there_is_not(
+    three: Running, number: int, name: str, route: str, prefix: str
+) -> None:
+    mine = {store for i, store in enumerate(STORES) if number >> i & 1}
+    assume(name not in mine)
+    library = three.app.state.server.library
+    document = library.documents(library.all()[name])[0].id if name in STORES else "doc-none"
+    with three.with_key(f"secret-{number:03b}") as client:
+        method, path, content = routes(name, document)[route]
+        refused = client.request(method, prefix + path, **content)
+        method, path, content = routes("absent", "doc-absent")[route]
+        absent = client.request(method, prefix + path, **content)
+        assert refused.status_code == absent.status_code == 404
+        told = refused.text.replace(repr(name), "?")
+        assert told == absent.text.replace("'absent'", "?")
+        assert not any(store in told for store in set(STORES) - mine)
+        assert {model["id"] for model in client.get(f"{prefix}/models").json()["data"]} == mine
+
+
+def test_jobs_and_counts_are_not_told_to_other_keys(three: Running) -> None:
+    with (
+        three.with_key("secret-001") as red,
+        three.with_key("secret-010") as green,
+        three.with_key("secret-all") as all_,
+    ):
+        job = red.post("/v1/documents", files={"files": ("new.txt", b"A new text about Oslo.")}).json()
+        for path in (f"/v1/documents/jobs/{job['id']}", f"/v1/documents/jobs/{job['id']}/events"):
+            assert green.get(path).status_code == 404
+            assert red.get(path).status_code == 200
+        assert green.get("/metrics").status_code == 403
+        counts = all_.get("/metrics").text
+        assert "clara_requests_total" in counts
+        assert not any(store in counts for store in STORES)
+
+
+def test_keys_are_needed_compared_and_limited(serve: Serve) -> None:
+    server = serve("docs", keys=[entry("reader-key", "docs", write=False), entry("slow-key-1", "docs", rate=3)])
+    for headers in ({}, {"Authorization": "Bearer wrong-key"}, {"Authorization": "Basic reader-key"}):
+        refused = server.client.get("/v1/models", headers=headers)
+        assert refused.status_code == 401
+        assert refused.headers["x-should-retry"] == "false"
+    assert server.client.get("/healthz").json() == {"status": "ok"}
+    assert server.client.get("/readyz").status_code == 200
+    with server.with_key("reader-key") as reader:
+        upload = reader.post("/v1/documents", files={"files": ("a.txt", b"text")})
+        assert (upload.status_code, upload.json()["error"]["code"]) == (403, "read_only_key")
+        first = reader.get("/v1/documents").json()["data"][0]["id"]
+        assert reader.delete(f"/v1/documents/{first}").status_code == 403
+    with server.with_key("slow-key-1") as slow:
+        assert [slow.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
+        last = slow.get("/v1/models")
+        assert int(last.headers["retry-after"]) >= 1
+
+
+def test_a_key_file_is_checked_and_its_keys_are_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    good = {"key": "secret-12345", "name": "a", "stores": ["*"]}
+    path.write_text(json.dumps({"keys": [good]}))
+    (read,) = read_keys(path)
+    assert read.rights == ["read"]
+    assert "secret-12345" not in repr(read) + repr(Keyring([read]).caller("Bearer secret-12345"))
+    for wrong in ({**good, "key": "short"}, {**good, "right": ["read"]}, {**good, "rights": ["admin"]}):
+        path.write_text(json.dumps({"keys": [wrong]}))
+        with pytest.raises(ConfigError) as refused:
+            read_keys(path)
+        assert wrong["key"] not in str(refused.value)
+    path.write_text(json.dumps({"keys": [good, good]}))
+    with pytest.raises(ConfigError, match="twice"):
+        read_keys(path)
+
+
+def test_only_loopback_without_a_key() -> None:
+    with pytest.raises(ConfigError, match="--api-key"):
+        create_app([], host="0.0.0.0")  # noqa: S104 - refused
+    create_app([], host="::1")
+    with pytest.raises(ConfigError, match="'other'"):
+        create_app([], keys=[entry("secret-12345", "other")])
+
+
+def test_foreign_hosts_and_origins_are_refused(shared: Running) -> None:
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+        refused = shared.client.get("/v1/models", headers=headers)
+        assert refused.status_code == 403, headers
+    assert shared.client.get("/v1/models", headers={"Origin": shared.base}).status_code == 200
+    assert "access-control-allow-origin" not in shared.client.get("/v1/models").headers
+    check_origin("anything.example:80", None, ())
+    with pytest.raises(ApiError):
+        check_origin("[::1", None, ("localhost",))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.txt", "a/b.txt", "a\\b.txt", "..", ".", "", ".hidden", "c:a.txt", "a\0.txt", "a\n.txt", "x" * 300, " a"],
+)
+def test_a_file_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        safe_name(name)
+    assert refused.value.code == "invalid_filename"
+
+
+@given(st.text(max_size=300))
+def test_a_name_that_is_taken_stays_in_its_folder(name: str) -> None:
+    folder = Path("/uploads")
+    try:
+        taken = safe_name(name)
+    except ApiError:
+        return
+    assert (folder / taken).parent == folder
+    assert (folder / taken).resolve() == folder / taken
+
+
+def test_every_exception_has_a_status() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ClaraError)]
+    assert len(kinds) > 20
+    for kind in kinds:
+        made = kind("a", "b") if kind is errors.MissingExtraError else kind("a")
+        assert 400 <= fault_of(made).status < 600
+    assert fault_of(errors.ConfigError("x")).status == 400
+    assert fault_of(errors.StoreModelError("/secret/path")).told is False
+
+
+def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("clara.serve.access.time.monotonic", lambda: now)
+    caller = Caller("a", requests_a_minute=60)
+    for _ in range(60):
+        caller.count_request()
+    with pytest.raises(ApiError):
+        caller.count_request()
+    now = 101.1
+    caller.count_request()
+
+
+def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
+    log, lines = logging.getLogger("clara.serve"), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonLines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        server = serve("docs", keys=[entry("secret-12345", "docs")])
+        with server.with_key("secret-12345") as client:
+            client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "zebra " * 200}]})
+            answer = client.get("/v1/search", params={"query": "zebra", "k": 1})
+            client.get("/v1/documents/doc-zebra")
+    finally:
+        log.removeHandler(handler)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert answer.headers["x-request-id"] in {line.get("request_id") for line in told}
+    assert "zebra" not in lines.getvalue()
+    assert "secret-12345" not in lines.getvalue()
+
+
+@pytest.fixture
+def held(serve: Serve) -> Iterator[Running]:
+    """A server whose model is busy, until the test ends."""
+    server = serve("docs", limits=Limits(waiting=2))
+    lock = server.app.state.server.queue.lock
+    lock.__enter__()
+    yield server
+    lock.__exit__()
+
+
+def test_a_full_queue_refuses_and_who_leaves_costs_nothing(held: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(Clara, "stream", lambda *_, **__: asked.append(1))
+    body = json.dumps({"model": "docs", "messages": [{"role": "user", "content": HEIGHT}], "stream": True}).encode()
+    queue = held.app.state.server.queue
+    address = ("127.0.0.1", int(held.base.rpartition(":")[2]))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    waiting = []
+    for number in (1, 2):
+        client = socket.create_connection(address)
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        waiting.append(client)
+        until(lambda number=number: queue.waiting == number)
+    refused = held.client.post("/v1/search", json={"query": HEIGHT})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    for client in waiting:
+        client.close()
+    time.sleep(1)  # a few looks of the server's at whether they are there
+
+    def empty() -> bool:
+        queue.lock.pass_on()
+        return bool(queue.waiting == 0)
+
+    until(empty)
+    assert not asked
+
+
+def until(wanted: Any) -> None:  # noqa: ANN401
+    deadline = time.monotonic() + 20
+    while not wanted():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

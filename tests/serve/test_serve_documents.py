@@ -1,0 +1,92 @@
+"""Uploads, jobs, lists, deletions and the page of a document, against the real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from serving import Running, Serve
+
+from clara.serve.limits import Limits
+
+pytest_plugins = ["server_fixtures"]
+
+
+def test_files_are_indexed_and_those_that_cannot_be_read_are_named(serve: Serve) -> None:
+    server = serve(empty=["new"])
+    text = "Oslo is the capital of Norway.\n" * 40
+    files = [("files", ("oslo.txt", text.encode())), ("files", ("broken.pdf", b"%PDF-1.4 no pages"))]
+    taken = server.client.post("/v1/documents", files=files)
+    assert taken.status_code == 202, taken.text
+    told = server.finished(taken.json())
+    assert (told["status"], told["added"], told["files"], told["files_done"]) == ("done", 1, 2, 2)
+    (failure,) = told["failures"]
+    assert failure["file"] == "broken.pdf"
+    assert failure["reason"]
+    store = server.app.state.server.library.all()["new"]
+    assert str(store.uploads) not in json.dumps(told)
+    (document,) = server.client.get("/documents").json()["data"]
+    assert (document["filename"], document["store"]) == ("oslo.txt", "new")
+    assert document["passages"] > 1
+    found = server.client.get("/search", params={"query": "capital of Norway"}).json()["results"]
+    assert found[0]["source"] == "oslo.txt"
+    page = server.client.get(f"/documents/{document['id']}")
+    assert page.text.count("Oslo is the capital") == 40
+    assert server.client.delete(f"/v1/documents/{document['id']}").json()["deleted"] is True
+    assert server.client.get("/v1/documents").json()["data"] == []
+    assert server.client.delete(f"/v1/documents/{document['id']}").status_code == 404
+    assert not (store.uploads / "oslo.txt").exists()
+
+
+def test_progress_comes_as_events(serve: Serve) -> None:
+    server = serve(empty=["new"])
+    job = server.client.post("/v1/documents", files={"files": ("a.txt", b"A text about Oslo.")}).json()
+    events = server.client.get(f"/v1/documents/jobs/{job['id']}/events")
+    assert events.headers["content-type"].startswith("text/event-stream")
+    told = [json.loads(line[6:]) for line in events.text.split("\n") if line.startswith("data: ")]
+    assert told[-1]["status"] == "done"
+    done = [each["files_done"] for each in told]
+    assert done == sorted(done)
+
+
+def test_an_upload_beyond_the_limits_leaves_nothing(serve: Serve) -> None:
+    server = serve(empty=["new"], limits=Limits(file_bytes=1000, files=2))
+    two = [("files", ("a.txt", b"x" * 10)), ("files", ("b.txt", b"x" * 1001))]
+    large = server.client.post("/v1/documents", files=two)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "file_too_large")
+    many = [("files", (f"{n}.txt", b"x")) for n in range(3)]
+    assert server.client.post("/v1/documents", files=many).status_code in {400, 413}
+    body = server.client.post("/v1/documents", files={"files": ("a.txt", b"x" * 50_000)})
+    assert (body.status_code, body.json()["error"]["code"]) == (413, "body_too_large")
+    for name in ("../../a.txt", ".a.txt"):
+        refused = server.client.post("/v1/documents", files={"files": (name, b"x")})
+        assert refused.status_code == 400, name
+    assert server.client.post("/v1/documents", data={"store": "new"}, files={}).status_code == 400
+    uploads: Path = server.app.state.server.library.all()["new"].uploads
+    assert [path for path in uploads.rglob("*") if path.is_file()] == []
+
+
+def test_the_page_escapes_and_highlights(serve: Serve) -> None:
+    server = serve(empty=["new"])
+    text = "<script>alert(1)</script> & 😀 the height is 330 m."
+    job = server.client.post("/v1/documents", files={"files": ("<b>.txt", text.encode())}).json()
+    assert server.finished(job)["status"] == "done"
+    (document,) = server.client.get("/v1/documents").json()["data"]
+    start = text.index("330")
+    page = server.client.get(f"/documents/{document['id']}", params={"char": f"{start},{start + 5}"})
+    assert "<mark>330 m</mark>" in page.text
+    assert "<script>alert" not in page.text
+    assert "&lt;b&gt;.txt" in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert server.client.get(f"/documents/{document['id']}", params={"char": "9,1x"}).status_code == 400
+
+
+def test_questions_are_answered_while_files_are_indexed(serve: Serve) -> None:
+    server: Running = serve("docs")
+    text = "\n\n".join(f"Section {n} tells of the river {n} and its bridges." for n in range(400))
+    job = server.client.post("/v1/documents", files={"files": ("long.txt", text.encode())}).json()
+    asked = server.client.get("/v1/search", params={"query": "river", "k": 1})
+    assert asked.status_code == 200
+    assert server.finished(job)["status"] == "done"
