@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ NEVER: Question = {
         ("None", ["None"], "right"),
         ("None", ["5"], "abstained"),
         ("The context does not say.", ["5"], "abstained"),
+        ("“Dublin Julian Day”", ["Dublin Julian Day"], "right"),
         ("42", [], "wrong"),
         ("", [], "abstained"),
     ],
@@ -146,6 +148,13 @@ def test_a_run_asks_every_system_and_finds_the_evidence(
     for score in scores.values():
         assert (score.answerable, score.unanswerable) == (1, 1)
         assert score.right + score.wrong + score.abstained == 1
+    long = "It is said to be tall, taller than all that stood before it, namely 330 metres, by those who know it well."
+    answered = next(row for row in rows if row.answers)
+    asked = [replace(answered, answer=text, verdict=judge(text, answered.answers)) for text in (long, "331 metres")]
+    (score, _) = score_bed(asked[:1])
+    assert (score.right, score.anywhere) == (0, 1)
+    (score, _) = score_bed(asked[1:])
+    assert (score.right, score.anywhere) == (0, 0)
 
 
 IDS = ("towers-01", "towers-02")

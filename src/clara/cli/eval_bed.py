@@ -120,11 +120,12 @@ def _show(scores: Sequence[BedScore]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
-    headings = ("system", "collection", "right", "wrong", "abstained", "of", "exact", "refused", "of", "found 1/3/5")
-    for place, heading in enumerate((*headings, "tokens", "seconds")):
+    counted = ["right", "wrong", "abstained", "of", "exact", "anywhere", "refused", "of"]
+    headings = ("system", "collection", *counted, "found 1/3/5", "tokens", "seconds")
+    for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place < 2 else "right")
     for score in scores:
-        counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact)
+        counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact, score.anywhere)
         table.add_row(
             score.system,
             score.collection,

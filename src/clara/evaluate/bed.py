@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import regex
 from pydantic import ValidationError
 
 from clara.config import Settings
@@ -32,6 +33,7 @@ MOST_MORE_TOKENS = 10
 DEPTH = 5
 """Hits looked at for the evidence, whatever a system reads."""
 _BASELINE_K = 3
+_SIGNS = regex.compile(r"\p{P}")
 _ANSWER_TOKENS = 64  # as `clara ask`
 
 
@@ -118,6 +120,8 @@ class BedScore:
     Attributes:
         right, wrong, abstained: of the answerable questions.
         exact: right by strict exact match.
+        anywhere: an accepted form stands in an answer that was given, however long it is; what a system that writes
+            paragraphs is to be compared by.
         refused: unanswerable questions that were abstained from.
         found: answerable questions whose evidence is among the first 1, 3 and 5 hits; None without a search.
         prompt_tokens, seconds: means over all questions.
@@ -130,6 +134,7 @@ class BedScore:
     wrong: int
     abstained: int
     exact: int
+    anywhere: int
     unanswerable: int
     refused: int
     found: tuple[int, int, int] | None
@@ -234,15 +239,24 @@ def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> Verd
 
 
 def _meets(answer: str, form: str) -> bool:
-    tokens, wanted = normalize_answer(answer).split(), normalize_answer(form).split()
+    tokens, wanted = _normal(answer).split(), _normal(form).split()
     if len(tokens) > len(wanted) + MOST_MORE_TOKENS:
         return False
     return tokens[:1] == wanted if wanted in (["yes"], ["no"]) else _contains(answer, form)
 
 
 def _contains(text: str, form: str) -> bool:
-    wanted = normalize_answer(form)
-    return bool(wanted) and f" {wanted} " in f" {normalize_answer(text)} "
+    wanted = _normal(form)
+    return bool(wanted) and f" {wanted} " in f" {_normal(text)} "
+
+
+def _normal(text: str) -> str:
+    """SQuAD's normal form, typographic signs left out as ASCII's are."""
+    return normalize_answer(_SIGNS.sub("", text))
+
+
+def _anywhere(row: BedRow) -> bool:
+    return any(form not in {"yes", "no"} and _contains(row.answer, form) for form in row.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +420,7 @@ def _score(rows: Sequence[BedRow]) -> BedScore:
         wrong=verdicts.count("wrong"),
         abstained=verdicts.count("abstained"),
         exact=sum(row.exact for row in asked),
+        anywhere=sum(row.verdict == "right" or (row.verdict == "wrong" and _anywhere(row)) for row in asked),
         unanswerable=len(rows) - len(asked),
         refused=sum(row.verdict == "abstained" for row in rows if not row.answers),
         found=None
