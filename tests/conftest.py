@@ -8,6 +8,7 @@ answers mean nothing, but adapters, memories and prompts go through the same cod
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch and huggingface_hub are imported anywhere, and inherited by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +20,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores it for what it starts in the background, and so would every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure, and the same commit gives the same result.
 settings.register_profile("suite", deadline=None, derandomize=True)
