@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from clara.answering import (
+    CUT,
     NOT_FOUND,
     AnswerOptions,
     Reading,
     covered,
+    cut_mark,
     find_quote,
     passages_to_find,
     plan_reading,
@@ -73,6 +75,20 @@ def test_a_quotation_is_found_with_its_sentence(answer: str, question: str, docu
 def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
     text = "It opens at 25 bar. Its primed valve"
     assert find_quote(answer, "Which?", [hit(text)]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark"),
+    [
+        ("It opens at 25 bar and the pump is", CUT),
+        ("It opens at 25 bar and the pump is switched on with --prime=slow", ""),
+        ("It opens", ""),
+        ("opens at 25 bar and the pump is", ""),
+    ],
+)
+def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark: str) -> None:
+    request = GenerationRequest("Which option?", texts=(PUMPS[0],), reader="text_reader", quote_from=(PUMPS[0],))
+    assert cut_mark(answer, "Which option?", Reading(request, HITS[:1], ["text"])) == mark
 
 
 @pytest.fixture

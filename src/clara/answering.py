@@ -32,10 +32,14 @@ from clara.records import (
 NOT_FOUND = "Not found in your documents."
 """The text of an answer that was withheld for want of evidence."""
 
+CUT = " …"
+"""Stands behind a quotation that breaks off in mid-sentence."""
+
 COVERAGE_WEIGHT = 0.4
 """What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
 
 _WORDS = re.compile(r"[^\W_]+")
+_SENTENCE_WORDS = 6
 _STEM = 5  # characters: "installed" is "installation", and "pumps" is "pump"
 
 
@@ -244,6 +248,20 @@ def quote_of(hit: Hit, start: int, end: int) -> Quote:
         page=place.page,
         heading=place.heading,
     )
+
+
+def cut_mark(answer: str, question: str, reading: Reading) -> str:
+    """What is shown behind a quotation that begins as a sentence does and breaks off within it; empty for others.
+
+    A name or a number at the beginning of a sentence is an answer; from six words on it is a sentence cut short.
+    """
+    if not reading.request.quote_from or len(answer.split()) < _SENTENCE_WORDS:
+        return ""
+    quote = find_quote(answer, question, reading.read())
+    if quote is None or quote.start != quote.sentence_start:
+        return ""
+    rest = quote.sentence[quote.end - quote.start :]
+    return CUT if _WORDS.search(rest) is not None else ""
 
 
 def _places(answer: str, text: str) -> list[int]:

@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Generator as Pieces
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from clara import indexing
 from clara.answering import (
+    CUT,
     DEFAULT_OPTIONS,
     NOT_FOUND,
     AnswerKeywords,
     AnswerOptions,
     Reading,
     cite,
+    cut_mark,
     find_quote,
     passages_to_find,
     plan_reading,
@@ -225,7 +228,7 @@ class Clara:
         )[0]
         now = time.perf_counter()
         withheld = not chosen.always_answer and reading.withheld(self.model, generation)
-        text = NOT_FOUND if withheld else generation.text
+        text = NOT_FOUND if withheld else generation.text + cut_mark(generation.text, question, reading)
         return Answer(
             text=text,
             citations=cite(reading, self.model),
@@ -233,7 +236,7 @@ class Clara:
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
             context=chosen.context,
             finish_reason=generation.finish_reason,
-            quote=None if withheld else find_quote(text, question, reading.read()),
+            quote=None if withheld else find_quote(generation.text, question, reading.read()),
             answered=not withheld,
         )
 
@@ -258,15 +261,15 @@ class Clara:
         if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
             return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
-        return AnswerStream(reading, cite(reading, self.model), pieces, self.model)
+        return AnswerStream(reading, cite(reading, self.model), _marked(pieces, reading), self.model)
 
     def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
         """An answer that may be withheld."""
         request, tokens = reading.request, options.max_new_tokens
         generation = self.model.generate_many([request], max_new_tokens=tokens, scored=True)[0]
         answered = not reading.withheld(self.model, generation)
-        text = generation.text if answered else NOT_FOUND
-        return AnswerStream(reading, cite(reading, self.model), (piece for piece in (text,)), self.model, answered)
+        pieces = _marked(_once(generation.text), reading) if answered else _once(NOT_FOUND)
+        return AnswerStream(reading, cite(reading, self.model), pieces, self.model, answered)
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -378,7 +381,23 @@ class AnswerStream:
         """Where the answer stands word for word, given its whole text."""
         if not self.answered:
             return None
-        return find_quote(text.strip(), self.reading.request.question, self.reading.read())
+        whole = text.strip().removesuffix(CUT)
+        return find_quote(whole, self.reading.request.question, self.reading.read())
+
+
+def _once(text: str) -> Pieces[str, None, None]:
+    yield text
+
+
+def _marked(pieces: Pieces[str, None, None], reading: Reading) -> Pieces[str, None, None]:
+    """Pieces of an answer, and the mark of one that breaks off in mid-sentence; closed with their reader."""
+    said = ""
+    with closing(pieces):
+        for piece in pieces:
+            said += piece
+            yield piece
+    if mark := cut_mark(said.strip(), reading.request.question, reading):
+        yield mark
 
 
 @dataclass(frozen=True, slots=True)
