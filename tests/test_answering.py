@@ -88,7 +88,7 @@ def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
 )
 def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark: str) -> None:
     request = GenerationRequest("Which option?", texts=(PUMPS[0],), reader="text_reader", quote_from=(PUMPS[0],))
-    assert cut_mark(answer, "Which option?", Reading(request, HITS[:1], ["text"])) == mark
+    assert cut_mark(find_quote(answer, "Which option?", HITS[:1]), request) == mark
 
 
 @pytest.fixture

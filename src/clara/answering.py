@@ -250,18 +250,16 @@ def quote_of(hit: Hit, start: int, end: int) -> Quote:
     )
 
 
-def cut_mark(answer: str, question: str, reading: Reading) -> str:
+def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
     """What is shown behind a quotation that begins as a sentence does and breaks off within it; empty for others.
 
     A name or a number at the beginning of a sentence is an answer; from six words on it is a sentence cut short.
     """
-    if not reading.request.quote_from or len(answer.split()) < _SENTENCE_WORDS:
+    if quote is None or not request.quote_from or quote.start != quote.sentence_start:
         return ""
-    quote = find_quote(answer, question, reading.read())
-    if quote is None or quote.start != quote.sentence_start:
-        return ""
-    rest = quote.sentence[quote.end - quote.start :]
-    return CUT if _WORDS.search(rest) is not None else ""
+    length = quote.end - quote.start
+    said, rest = quote.sentence[:length], quote.sentence[length:]
+    return CUT if len(said.split()) >= _SENTENCE_WORDS and _WORDS.search(rest) is not None else ""
 
 
 def _places(answer: str, text: str) -> list[int]:

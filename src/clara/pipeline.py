@@ -228,15 +228,15 @@ class Clara:
         )[0]
         now = time.perf_counter()
         withheld = not chosen.always_answer and reading.withheld(self.model, generation)
-        text = NOT_FOUND if withheld else generation.text + cut_mark(generation.text, question, reading)
+        quote = None if withheld else find_quote(generation.text, question, reading.read())
         return Answer(
-            text=text,
+            text=NOT_FOUND if withheld else generation.text + cut_mark(quote, reading.request),
             citations=cite(reading, self.model),
             tokens=generation.tokens,
             seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
             context=chosen.context,
             finish_reason=generation.finish_reason,
-            quote=None if withheld else find_quote(generation.text, question, reading.read()),
+            quote=quote,
             answered=not withheld,
         )
 
@@ -396,7 +396,8 @@ def _marked(pieces: Pieces[str, None, None], reading: Reading) -> Pieces[str, No
         for piece in pieces:
             said += piece
             yield piece
-    if mark := cut_mark(said.strip(), reading.request.question, reading):
+    quote = find_quote(said.strip(), reading.request.question, reading.read())
+    if mark := cut_mark(quote, reading.request):
         yield mark
 
 
