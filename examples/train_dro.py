@@ -38,7 +38,7 @@ from clara.errors import ClaraError, TrainingError
 from clara.model import checkpoint, default_cache
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
-from clara.model.hub import Progress as HubProgress
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
@@ -235,14 +235,14 @@ class _Run:
         if config.reader is not None:
             load_adapter(adapters.peft_model, Path(config.reader) / ADAPTER, "generator")
         self._selector = new_selector(base, adapters, passage_tokens=config.passage_tokens)
-        self._network, self._adapters = self._selector.network, adapters
-        self._network.requires_grad_(requires_grad=False)
+        self._decoder, self._adapters = self._selector.decoder, adapters
+        self._decoder.requires_grad_(requires_grad=False)
         for role in (SELECTOR, "generator"):
             for parameter in adapters.parameters_of(role):
                 parameter.requires_grad = True
         self._collator = Collator(Prompter(base.tokenizer), window_tokens=config.passage_tokens)
         self._draws = torch.Generator().manual_seed(config.seed)
-        lora = [p for p in self._network.parameters() if p.requires_grad]
+        lora = [p for p in self._decoder.parameters() if p.requires_grad]
         groups = [
             {"params": lora, "lr": config.learning_rate},
             {"params": [self._selector.head], "lr": config.head_learning_rate},
@@ -259,7 +259,7 @@ class _Run:
 
     def steps(self, questions: Sequence[_Asked]) -> Iterator[DroProgress]:
         """Train; what each step came to."""
-        self._network.train()
+        self._decoder.train()
         order = _order(len(questions), self._config)
         step = 0
         while step < self._config.steps:
@@ -304,7 +304,7 @@ class _Run:
         target = Target(prompts.QUESTION + asked.question.strip(), asked.answer)
         examples = [Example(tuple(asked.texts[i] for i in row), (target,)) for row in choices.tolist()]
         batch = self._collator.of_texts(examples).to(self._selector.head.device)
-        logits = reply_logits(self._network, batch, None)
+        logits = reply_logits(self._decoder, batch, None)
         losses = functional.cross_entropy(logits.float(), batch.labels, reduction="none")
         return -losses.reshape(len(examples), -1)  # the same answer each time, so the same number of tokens
 

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from clara.cli.terminal import download_progress
 from clara.errors import ClaraError
 from clara.model.clara_model import default_cache
-from clara.model.hub import find_base
+from clara.model.hub.base import find_base
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()

@@ -52,7 +52,7 @@ class CompressionConfig(Settings):
             information each, by a table of the vocabulary that the checkpoint holds, so that a name or a number gets
             memory tokens of its own and frequent words share one.
         input_format: ids around the text: ``plain``: none; ``official``: Apple's, with special tokens around it and
-            one rate only (``model.official_prompting``).
+            one rate only (``model.apple.prompting``).
     """
 
     window_tokens: int = Field(default=256, ge=4)

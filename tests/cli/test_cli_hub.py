@@ -20,7 +20,9 @@ from calling import Clara
 from huggingface_hub import constants
 
 from clara.errors import CheckpointError, HubError
-from clara.model import ClaraModel, checkpoint, hub_checkpoint, publish
+from clara.model import ClaraModel, checkpoint
+from clara.model.hub import checkpoint as hub_checkpoint
+from clara.model.hub import publish
 from hub_server import HubState
 
 pytest_plugins = ["cli_fixtures", "hub_fixtures"]

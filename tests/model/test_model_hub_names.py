@@ -11,9 +11,11 @@ from huggingface_hub import constants
 from official_folders import Content, content
 
 from clara.errors import CheckpointError, HubError
-from clara.model import ClaraModel, create, hub, hub_checkpoint
-from clara.model.hub_checkpoint import HubName, parse
-from clara.model.official_write import convert
+from clara.model import ClaraModel, create
+from clara.model.apple.write import convert
+from clara.model.hub import base as hub_base
+from clara.model.hub import checkpoint as hub_checkpoint
+from clara.model.hub.checkpoint import HubName, parse
 from hub_server import HubState
 
 pytest_plugins = ["hub_fixtures"]
@@ -130,5 +132,5 @@ def test_the_papers_base_models_are_known_by_name(
     named = content(tiny_base, decoder_model_name="/mnt/models/Mistral-7B-Instruct-v0.2").write(tmp_path / "made")
     with pytest.raises(CheckpointError, match=r"'/mnt/models/Mistral-7B-Instruct-v0\.2', which.*mistralai/Mistral-7B"):
         create.from_checkpoint(named, tmp_path, dtype=torch.float32)
-    monkeypatch.setitem(hub.KNOWN_BASES, "Mistral-7B-Instruct-v0.2", str(tiny_base))
+    monkeypatch.setitem(hub_base.KNOWN_BASES, "Mistral-7B-Instruct-v0.2", str(tiny_base))
     assert create.from_checkpoint(named, tmp_path, dtype=torch.float32).manifest.base_model == str(tiny_base)

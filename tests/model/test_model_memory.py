@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.memory import (
-    READ_SHARE,
-    WHITENING,
-    MemoryTable,
+from clara.model.query_space import WHITENING
+from clara.model.spans import (
     additive,
     equal_spans,
     information_spans,
@@ -28,6 +26,7 @@ from clara.model.memory import (
     right_padded,
     text_positions,
 )
+from clara.model.table import READ_SHARE, MemoryTable
 
 WIDTH = 5
 

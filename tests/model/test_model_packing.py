@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from clara.config import CompressionConfig
 from clara.model import packing
 from clara.model.create import Loaded
-from clara.model.memory import MemoryTable
 from clara.model.network import Network, read_out, read_outs
+from clara.model.table import MemoryTable
 
 LENGTHS = (17, 1, 40)
 CONFIGS = (

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from clara.errors import BaseModelError, ConfigError, MemoryShortageError, MissingExtraError
 from clara.model import ClaraModel, create, default_cache, estimate
 from clara.model import placement as placing
+from clara.model.apple.write import convert
 from clara.model.create import from_checkpoint
-from clara.model.official_write import convert
 from clara.model.placement import Dtype, Placement, placement
 
 TEXTS = ["The lighthouse keeper wrote three letters to the harbour.", "Rain."]

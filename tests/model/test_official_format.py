@@ -26,11 +26,12 @@ from clara.cli import convert as convert_command
 from clara.cli import export as export_command
 from clara.config import CompressionConfig, check
 from clara.errors import BaseModelError, CheckpointError, ConfigError, InputError
-from clara.model import ClaraModel, checkpoint, official
+from clara.model import ClaraModel, checkpoint
+from clara.model.apple import format as apple_format
+from clara.model.apple.prompting import OfficialPrompter
+from clara.model.apple.write import convert, export
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.network import Network
-from clara.model.official_prompting import OfficialPrompter
-from clara.model.official_write import convert, export
 from clara.pipeline import Clara
 from clara.records import GenerationRequest
 from clara.train.stages import stage_class
@@ -145,7 +146,9 @@ def test_read_write_read_is_exact_with_a_tied_head_that_is_carried(tiny_base: Pa
     """A fresh adapter brings both matrices, also on a base with a tied head; the layers' file one."""
     made = content(tiny_base)
     (matrix,) = made.layers.values()
-    made.adapters["decoder_adapter"].update({name: matrix.clone() for name in (official.EMBEDDINGS, official.HEAD)})
+    made.adapters["decoder_adapter"].update(
+        {name: matrix.clone() for name in (apple_format.EMBEDDINGS, apple_format.HEAD)}
+    )
     _round_trip(made, tiny_base, tmp_path)
 
 
@@ -162,8 +165,8 @@ def test_read_write_read_is_exact_with_tokens_that_the_base_has_no_row_for(tiny_
     tokenizer.add_tokens(["<|new|>", "<|newer|>"], special_tokens=True)
     made = content(base)
     tokenizer.save_pretrained(base)
-    matrix = made.layers[official.EMBEDDINGS]
-    made.layers[official.EMBEDDINGS] = torch.cat([matrix, matrix[-2:] + 1])
+    matrix = made.layers[apple_format.EMBEDDINGS]
+    made.layers[apple_format.EMBEDDINGS] = torch.cat([matrix, matrix[-2:] + 1])
     _round_trip(made, base, tmp_path)
 
 
@@ -219,7 +222,7 @@ def test_a_carried_matrix_overrides_the_layers_file(tiny_base: Path, tmp_path: P
     made = content(tiny_base)
     carried = made.layers["model.embed_tokens.weight"] + 1
     made.adapters["encoder_adapter"]["model.embed_tokens.weight"] = carried
-    found = official.read(made.write(tmp_path / "made"))
+    found = apple_format.read(made.write(tmp_path / "made"))
     assert torch.equal(found.embeddings, carried)
     assert found.carriers == tuple(
         f"{holder}/model.embed_tokens.weight" for holder in ("encoder_adapter", "decoder_first_last_layers.pth")
@@ -229,7 +232,7 @@ def test_a_carried_matrix_overrides_the_layers_file(tiny_base: Path, tmp_path: P
 def test_parameters_in_a_pickle_are_read(tiny_base: Path, tmp_path: Path) -> None:
     made = content(tiny_base)
     made.layers = {name: torch.nn.Parameter(tensor) for name, tensor in made.layers.items()}
-    found = official.read(made.write(tmp_path / "made"))
+    found = apple_format.read(made.write(tmp_path / "made"))
     assert not found.embeddings.requires_grad
 
 
@@ -425,10 +428,10 @@ def test_a_missing_or_torn_file_is_named(name: str, folder: Path, tmp_path: Path
     shutil.copytree(folder, torn)
     (torn / name).write_bytes((torn / name).read_bytes()[:100])
     with pytest.raises(CheckpointError, match=name):
-        official.read(torn)
+        apple_format.read(torn)
     (torn / name).unlink()
     with pytest.raises(CheckpointError, match=f"has no .*{name}"):
-        official.read(torn)
+        apple_format.read(torn)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -449,7 +452,7 @@ def test_a_damaged_pickle_is_named_whatever_the_damage_raises(folder: Path, tmp_
             bad[start_ + draw.randrange(600)] = draw.randrange(256)
         path.write_bytes(bad)
         try:
-            official.read(damaged)
+            apple_format.read(damaged)
         except CheckpointError as error:
             refused += 1
             assert str(path) in str(error)  # noqa: PT017 - a byte of a name may change and leave a folder that is read
@@ -471,7 +474,7 @@ def test_code_in_a_pickle_is_not_run(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, bad)
     torch.save({"encoder_adapter": _Code(mark)}, bad / "adapters.pth")
     with pytest.raises(CheckpointError, match="holds code, which is never run"):
-        official.read(bad)
+        apple_format.read(bad)
     assert not mark.exists()
 
 

@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 import torch
 from clara.model import ClaraModel, estimate
-from clara.model.official_write import convert
+from clara.model.apple.write import convert
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

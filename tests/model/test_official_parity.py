@@ -19,12 +19,13 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from clara.model import ClaraModel, create
+from clara.model.apple.format import ADAPTER_NAMES
+from clara.model.apple.prompting import OfficialPrompter
+from clara.model.apple.write import convert
 from clara.model.create import Loaded
+from clara.model.decoder import splice
 from clara.model.losses import memory_mse, token_cross_entropy
-from clara.model.network import Encoded, splice
-from clara.model.official import ADAPTER_NAMES
-from clara.model.official_prompting import OfficialPrompter
-from clara.model.official_write import convert
+from clara.model.network import Encoded
 from clara.model.roles import Role
 from clara.model.selection import cosine_scores, select, straight_through_top_k
 from clara.records import GenerationRequest, Memory

@@ -16,8 +16,8 @@ from clara.config import CompressionConfig
 from clara.errors import TrainingError
 from clara.model import ClaraModel
 from clara.model.create import Loaded
-from clara.model.memory import MemoryTable
 from clara.model.network import encode_documents
+from clara.model.table import MemoryTable
 from clara.train.documents import KEYS, VALUES, Documents, MemoryCache
 from clara.train.processes import Processes
 

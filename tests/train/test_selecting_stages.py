@@ -25,7 +25,8 @@ from clara.config import CompressionConfig
 from clara.data import DataRecord, PassageQA, QAPair
 from clara.model import ClaraModel, checkpoint
 from clara.model.create import Loaded
-from clara.model.network import Network, splice
+from clara.model.decoder import splice
+from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.train.batch import decoder_attention, padded
 from clara.train.examples import CandidateExample

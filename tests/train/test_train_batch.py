@@ -22,7 +22,7 @@ from clara.config import CompressionConfig
 from clara.data import PassageQA, QAPair
 from clara.errors import ConfigError, TrainingError
 from clara.model.create import Loaded
-from clara.model.network import splice
+from clara.model.decoder import splice
 from clara.model.prompting import Prompter
 from clara.train.batch import REPLY_TOKENS, Batch, Collator, decoder_attention
 from clara.train.data import PlannedBatches, TrainingData, divide, held_out_batches, held_out_examples

@@ -20,7 +20,7 @@ from clara.model import checkpoint
 from clara.model.backbone import plain_ids
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded, from_checkpoint
-from clara.model.hub import Progress
+from clara.model.hub.base import Progress
 from clara.model.placement import natural_dtype
 from clara.model.reader import read_reader_manifest
 from clara.model.tensors import ADAPTER, read_tensors

@@ -166,13 +166,14 @@ class _Subject:
 
     def checkpoint(self) -> Check:
         """Is there a checkpoint of that name, with a manifest that can be read?"""
-        from clara.model import checkpoint, official  # noqa: PLC0415
+        from clara.model import checkpoint  # noqa: PLC0415
+        from clara.model.apple import format as apple_format  # noqa: PLC0415
         from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
 
         folder = find_checkpoint(self._name(), download=False)
         self._folder = folder
-        if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
-            found = official.read(folder)
+        if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
+            found = apple_format.read(folder)
             named, rate = found.config.decoder_model_name, found.config.compr_rate
             detail = f"{self._name()}: Apple's format, rate {rate}x, stage {found.stage}, on {named}"
             return Check("checkpoint", "ok", detail)
@@ -186,7 +187,7 @@ class _Subject:
 
     def base(self) -> Check:
         """Are the base weights here, and the ones the checkpoint was trained on?"""
-        from clara.model.hub import identity  # noqa: PLC0415
+        from clara.model.hub.base import identity  # noqa: PLC0415
 
         name = self._base_name()
         files = _files_here(name, cache_folder(self._choice.cache))
@@ -203,7 +204,8 @@ class _Subject:
 
     def _memory(self, name: str, files: Path, found: str) -> Check:
         """Is there memory for the model? Asked of files' headers, before anything is loaded."""
-        from clara.model import create, estimate, official  # noqa: PLC0415
+        from clara.model import create, estimate  # noqa: PLC0415
+        from clara.model.apple import format as apple_format  # noqa: PLC0415
         from clara.model.placement import placement  # noqa: PLC0415
 
         detail = f"{name} (identity {found})"
@@ -214,7 +216,7 @@ class _Subject:
         if self._manifest is not None:
             size = create.adapter_size(self._folder, self._manifest)
         else:
-            apple = official.read(self._folder)
+            apple = apple_format.read(self._folder)
             size = create.AdapterSize(apple.adapter_parameters(), len(apple.adapters))
         needed, free = create.need(files, where, size), estimate.available(where)
         detail += f"; takes about {needed}, {estimate.gigabytes(free)} are free on {device}"
@@ -268,9 +270,10 @@ class _Subject:
         if self._manifest is not None:
             return self._manifest.base_model
         if self._folder is not None:
-            from clara.model import create, official  # noqa: PLC0415
+            from clara.model import create  # noqa: PLC0415
+            from clara.model.apple import format as apple_format  # noqa: PLC0415
 
-            return create.named_base(official.read(self._folder))
+            return create.named_base(apple_format.read(self._folder))
         return DEFAULT_MODEL
 
     def _name(self) -> str:
@@ -294,7 +297,7 @@ def _files_here(name: str, cache: Path) -> Path | None:
     Raises:
         BaseModelError: nothing has that name, or there is no room.
     """
-    from clara.model.hub import EMBEDDED, find_base, kept_from_hub  # noqa: PLC0415
+    from clara.model.hub.base import EMBEDDED, find_base, kept_from_hub  # noqa: PLC0415
 
     def stop(_what: str, _done: int, _total: int) -> None:
         raise _WouldDownloadError

@@ -29,7 +29,7 @@ def convert(
 
     --json prints {"checkpoint", "base", "stage", "rate", "window_tokens", "roles"}.
     """
-    from clara.model.official_write import convert as convert_folder  # noqa: PLC0415 - imports torch
+    from clara.model.apple.write import convert as convert_folder  # noqa: PLC0415 - imports torch
 
     prepare_torch("cpu", None)
     with download_progress() as progress:

@@ -25,7 +25,7 @@ def export(
 
     --json prints {"checkpoint", "format"}.
     """
-    from clara.model.official_write import export as export_folder  # noqa: PLC0415 - imports torch
+    from clara.model.apple.write import export as export_folder  # noqa: PLC0415 - imports torch
 
     prepare_torch("cpu", None)
     with download_progress() as progress:

@@ -1,4 +1,4 @@
-"""``clara pull``: a checkpoint from the hub. What is done is in ``clara.model.publish``."""
+"""``clara pull``: a checkpoint from the hub. The work is ``clara.model.hub.publish``'s."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def pull(
     """
     from dataclasses import replace  # noqa: PLC0415
 
-    from clara.model.hub_checkpoint import parse  # noqa: PLC0415 - imports torch
-    from clara.model.publish import pull as fetch  # noqa: PLC0415
+    from clara.model.hub.checkpoint import parse  # noqa: PLC0415 - imports torch
+    from clara.model.hub.publish import pull as fetch  # noqa: PLC0415
 
     name = parse(repo)
     if name is None:

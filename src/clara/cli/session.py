@@ -121,7 +121,7 @@ def resolved(choice: ModelChoice) -> ModelChoice:
 
 def lasting_name(name: str) -> str:
     """A name that still leads to the model from another working folder: the store keeps it."""
-    from clara.model.hub import EMBEDDED  # noqa: PLC0415
+    from clara.model.hub.base import EMBEDDED  # noqa: PLC0415
 
     folder = Path(name).expanduser()
     return str(folder.resolve()) if name not in EMBEDDED and folder.is_dir() else name

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -225,7 +225,7 @@ class _Times:
 class _Job:
     """A stage ready to train."""
 
-    loaded: Loaded
+    loaded: Loaded[Any, Any]
     data: TrainingData
     stage: Stage
     batches: PlannedBatches
@@ -261,7 +261,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
     stage = _stage(name, bench)
     data = divide(records, stage)
     loaded = stage.network(data, cache, bench.device, None)
-    stage = replace(stage, config=stage.config.model_copy(update={"compression": loaded.manifest.compression}))
+    stage = stage.as_loaded(loaded)
     documents = Documents(loaded, scratch) if stage.keeps_memories else None
     batches = PlannedBatches(data, stage, stage.collator(loaded, documents))
     if documents is not None:  # before the first step, as in a run

@@ -210,12 +210,12 @@ def base_folder(settings: SystemSettings) -> Path:
         ConfigError: the model comes from no checkpoint.
         BaseModelError: the weights cannot be had.
     """
-    from clara.model import hub  # noqa: PLC0415 - slow, needed only by what loads weights of its own
+    from clara.model.hub import base as hub_base  # noqa: PLC0415 - slow, needed only by what loads weights of its own
 
     manifest = manifest_of(settings.model)
     if manifest is None:
         raise ConfigError(f"{settings.model.name} comes from no checkpoint, so its base weights are not known")
-    return hub.find_base(_base_folder(settings) or manifest.base_model, settings.weights_cache)
+    return hub_base.find_base(_base_folder(settings) or manifest.base_model, settings.weights_cache)
 
 
 def hub_folder(name: str, given: Path | None, *, option: str) -> Path:

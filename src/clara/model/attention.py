@@ -1,11 +1,15 @@
-"""Attention for bulk compression on a CPU, as plain matrix products.
+"""Attention for bulk compression on a CPU, as plain matrix products; and which attention a model has.
 
 The fused CPU kernel is made for long texts; at 256 tokens it takes a fifth of a forward pass. Grouped query heads that
 share a key head are one tall matrix product each, which the CPU multiplies near its peak (LOG.md, 2026-11-23).
 Inference only, and only where padding is on the right or a mask is given; generation keeps transformers' own kernels.
+The only file that touches private members of transformers' models: they have no public reader of their attention.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +55,23 @@ def grouped_products(
 
 
 AttentionInterface.register(NAME, grouped_products)
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """Transformers' name of the attention that a model has."""
+    name: str = model.config._attn_implementation
+    return name
+
+
+@contextmanager
+def attending(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Let a model have another attention for a while."""
+    before = attention_of(model)
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def speed_up(model: PreTrainedModel) -> None:

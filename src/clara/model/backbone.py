@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from clara.errors import BaseModelError
-from clara.model import hub
+from clara.model.hub import base as hub_base
 from clara.model.placement import Placement
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ class BaseModel:
 
     Attributes:
         name: what the user called it; written into checkpoints so that they find it again.
-        identity: ``hub.identity`` of its folder.
+        identity: ``hub.base.identity`` of its folder.
         model: the causal LM, frozen, in evaluation mode.
         tokenizer: its tokenizer.
     """
@@ -44,13 +44,13 @@ def load_base(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     bits: Literal[8, 4] | None = None,
-    progress: hub.Progress | None = None,
+    progress: hub_base.Progress | None = None,
 ) -> BaseModel:
-    """Load base weights by name (see ``hub.find_base``).
+    """Load base weights by name (see ``hub.base.find_base``).
 
     Args:
         name: of the base model.
-        cache: see ``hub.find_base``.
+        cache: see ``hub.base.find_base``.
         dtype: of the weights, or of the arithmetic where they are quantised.
         device: a torch device, or a device map (see ``placement``).
         bits: quantise the weights of the layers to so many bits.
@@ -60,7 +60,7 @@ def load_base(
         BaseModelError: the weights cannot be found or read.
         MissingExtraError: quantised weights without bitsandbytes.
     """
-    folder = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
+    folder = hub_base.find_base(name, cache, **({"progress": progress} if progress else {}))
     options = Placement(device=str(device), dtype=dtype, bits=bits).options()
     tokenizer = _tokenizer(folder)
     try:
@@ -68,12 +68,12 @@ def load_base(
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
     model = model.eval().requires_grad_(requires_grad=False)
-    return BaseModel(name=name, identity=hub.identity(folder), model=model, tokenizer=tokenizer)
+    return BaseModel(name=name, identity=hub_base.identity(folder), model=model, tokenizer=tokenizer)
 
 
-def load_tokenizer(name: str, cache: Path, *, progress: hub.Progress | None = None) -> Tokenizer:
+def load_tokenizer(name: str, cache: Path, *, progress: hub_base.Progress | None = None) -> Tokenizer:
     """The tokenizer of a base model alone; arguments and errors as ``load_base``."""
-    return _tokenizer(hub.find_base(name, cache, **({"progress": progress} if progress else {})))
+    return _tokenizer(hub_base.find_base(name, cache, **({"progress": progress} if progress else {})))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -1,7 +1,7 @@
 """The native checkpoint: a folder with ``clara.json``, ``adapters/<role>/``, ``memory.safetensors`` and ``README.md``.
 
 Adapters are in PEFT's own folder format, so PEFT and vLLM load them. Everything is checked against what the base
-model and the configuration ask for before a single value is used. Apple's format is ``official``'s matter.
+model and the configuration ask for before a single value is used. Apple's format is ``apple.format``'s matter.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
+from clara.model.apple.vocabulary import VOCABULARY, Vocabulary, from_tensors
 from clara.model.backbone import BaseModel
-from clara.model.memory import MemoryTable
 from clara.model.network import Network, StoredNetwork
-from clara.model.official_vocabulary import VOCABULARY, Vocabulary, from_tensors
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
+from clara.model.table import MemoryTable
 from clara.model.tensors import ADAPTER, check_finite, checked_tensors, read_tensors
 from clara.records import Wording
 
@@ -37,7 +37,7 @@ MEMORY = "memory.safetensors"
 
 
 class Origin(Settings):
-    """What ``official_write`` needs to write a checkpoint back that came in Apple's format.
+    """What ``apple.write`` needs to write a checkpoint back that came in Apple's format.
 
     Attributes:
         config: its ``config.json``, as it was.
@@ -80,7 +80,7 @@ class Manifest(Settings):
     Attributes:
         format_version: of this folder's layout.
         base_model: the base model's name, folder or hub id.
-        base_identity: ``hub.identity`` of the base weights it was trained on.
+        base_identity: ``hub.base.identity`` of the base weights it was trained on.
         hidden_size: H of the base model.
         compression: read-out, rates and window.
         lora: shape of the adapters.

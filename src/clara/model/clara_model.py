@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError, TooLongError
-from clara.model import checkpoint, hub, hub_checkpoint, official
+from clara.model import checkpoint
+from clara.model.apple import format as apple_format
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
+from clara.model.hub import base as hub_base
+from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.inspection import Inside, Inspector
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
@@ -80,7 +83,7 @@ class ClaraModel:
         attention: Attention = "auto",
         check_memory: bool = True,
         cache: Path | None = None,
-        progress: hub.Progress | None = None,
+        progress: hub_base.Progress | None = None,
     ) -> ClaraModel:
         """Load a checkpoint.
 
@@ -109,7 +112,7 @@ class ClaraModel:
             folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
         )
         # A store keeps the name, and is opened from other working folders.
-        local = str(name) not in hub.EMBEDDED and Path(name).expanduser().is_dir()
+        local = str(name) not in hub_base.EMBEDDED and Path(name).expanduser().is_dir()
         return cls(str(Path(name).expanduser().resolve() if local else name), loaded, attention=where.attention)
 
     @property
@@ -401,8 +404,8 @@ def _check_text(text: str, label: str) -> None:
         raise InputError(f"{label} is not valid Unicode text: it was read from bytes that are not UTF-8") from None
 
 
-def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress | None = None) -> Path:
-    """Folder of a checkpoint: embedded, local, or on the hub (see ``hub_checkpoint``); a local folder wins.
+def find_checkpoint(name: str, *, download: bool = True, progress: hub_base.Progress | None = None) -> Path:
+    """Folder of a checkpoint: embedded, local, or on the hub (see ``hub.checkpoint``); a local folder wins.
 
     Of a folder with a checkpoint for each rate, as Apple's models are published, it is the one with the lowest rate.
 
@@ -416,15 +419,15 @@ def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress 
         HubError: the hub does not give it.
     """
     embedded = EMBEDDED_CHECKPOINTS / name
-    if name in hub.EMBEDDED and checkpoint.is_checkpoint(embedded):
+    if name in hub_base.EMBEDDED and checkpoint.is_checkpoint(embedded):
         return embedded
     folder = Path(name).expanduser()
     if checkpoint.is_checkpoint(folder):
         return folder.resolve()
-    if official.is_official(folder):
+    if apple_format.is_official(folder):
         return folder.resolve()
-    if folder.is_dir() and (inside := official.subfolders(folder)):
-        return folder.resolve() / official.lowest_rate(folder, inside)
+    if folder.is_dir() and (inside := apple_format.subfolders(folder)):
+        return folder.resolve() / apple_format.lowest_rate(folder, inside)
     if (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is a base model without CLaRa's adapters; train a checkpoint on it first: "
@@ -432,7 +435,7 @@ def find_checkpoint(name: str, *, download: bool = True, progress: hub.Progress 
         )
     if not folder.exists() and (on_hub := hub_checkpoint.parse(name)) is not None:
         return hub_checkpoint.fetch(on_hub, local_only=not download, progress=progress)
-    known = ", ".join(sorted(hub.EMBEDDED))
+    known = ", ".join(sorted(hub_base.EMBEDDED))
     raise CheckpointError(
         f"no model named {name!r}: give one of {known}, the folder of a checkpoint, or a hub id owner/model"
     )

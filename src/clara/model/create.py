@@ -14,43 +14,47 @@ from typing import Generic
 import torch
 from typing_extensions import TypeVar
 
-from clara.config import CompressionConfig, LoraSettings
+from clara.config import CompressionConfig, LoraSettings, Settings
 from clara.errors import BaseModelError, CheckpointError
-from clara.model import checkpoint, estimate, hub, official
+from clara.model import checkpoint, estimate
+from clara.model.apple import format as apple_format
+from clara.model.apple.prompting import OfficialPrompter
 from clara.model.backbone import BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
+from clara.model.decoder import Decoder
 from clara.model.estimate import Estimate
-from clara.model.hub import Progress
-from clara.model.memory import MemoryTable
+from clara.model.hub import base as hub_base
+from clara.model.hub.base import Progress
 from clara.model.network import Network, StoredNetwork, read_out
-from clara.model.official_prompting import OfficialPrompter
 from clara.model.placement import Placement
 from clara.model.prompting import Prompter
 from clara.model.roles import MERGE_LIMIT, StoredAdapters
+from clara.model.table import MemoryTable
 from clara.model.tensors import ADAPTER
 
-AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Network | StoredNetwork, default=Network, covariant=True)
+AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
+AnyManifest_co = TypeVar("AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded(Generic[AnyNetwork_co]):
+class Loaded(Generic[AnyNetwork_co, AnyManifest_co]):
     """A network with what belongs to it.
 
     Attributes:
-        network: backbone with adapters, and memory table.
+        network: backbone with adapters, and but for a reader a memory table.
         base: the base model; ``network`` has put its adapter layers into ``base.model``.
-        manifest: what a checkpoint of it says.
+        manifest: what a checkpoint of it, or a reader's folder, says.
         merge: whether there is memory for merged copies of the weights (``adapters.RoleWeights``).
         fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
     """
 
     network: AnyNetwork_co
     base: BaseModel
-    manifest: Manifest
+    manifest: AnyManifest_co
     merge: bool = True
     fingerprint: str | None = None
 
-    def prompter(self) -> Prompter:
+    def prompter(self: Loaded[Network | StoredNetwork]) -> Prompter:
         """Builds its encoder inputs and its prompts."""
         vocabulary = self.network.vocabulary
         if vocabulary is None:
@@ -152,7 +156,7 @@ def place_checkpoint(
 
     Args:
         folder: the checkpoint, native or in Apple's format.
-        cache: see ``hub.find_base``.
+        cache: see ``hub.base.find_base``.
         where: how its base weights are held.
         base_name: where the base model is, if not where the checkpoint says.
         adapter_dtype: of the LoRA weights in memory; as the arithmetic when None.
@@ -165,16 +169,16 @@ def place_checkpoint(
         MemoryShortageError: it does not fit.
     """
     adapter_dtype = adapter_dtype or where.dtype
-    if not checkpoint.is_checkpoint(folder) and official.is_official(folder):
-        from clara.model import official_load  # noqa: PLC0415 - as in fresh
+    if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
+        from clara.model.apple import load as apple_load  # noqa: PLC0415 - as in fresh
 
-        found = official.read(folder)
+        found = apple_format.read(folder)
         name, files = _official_base(found, cache, base_name, progress)
         size = AdapterSize(found.adapter_parameters(), len(found.adapters))
         merge = _fits(files, where, size, name) if check_memory else True
         base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits)
-        network = official_load.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
-        return _cast(Loaded(network, base, official_load.manifest_of(found, base, network), merge=merge), adapter_dtype)
+        network = apple_load.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
+        return _cast(Loaded(network, base, apple_load.manifest_of(found, base, network), merge=merge), adapter_dtype)
     manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
     network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
     return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
@@ -215,7 +219,7 @@ def _native_base(
     name = base_name or manifest.base_model
     merge = True
     if check_memory:
-        files = hub.find_base(name, cache, **({"progress": progress} if progress else {}))
+        files = hub_base.find_base(name, cache, **({"progress": progress} if progress else {}))
         merge = _fits(files, where, adapter_size(folder, manifest), name)
     base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits, progress=progress)
     return manifest, base, merge
@@ -279,22 +283,22 @@ def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
     return False
 
 
-def named_base(found: official.Official) -> str:
+def named_base(found: apple_format.Official) -> str:
     """The base model that a checkpoint in Apple's format names: its folder if that is here, else its known hub id."""
     named = found.config.decoder_model_name
-    return named if Path(named).expanduser().is_dir() else hub.KNOWN_BASES.get(Path(named).name, named)
+    return named if Path(named).expanduser().is_dir() else hub_base.KNOWN_BASES.get(Path(named).name, named)
 
 
 def _official_base(
-    found: official.Official, cache: Path, base_name: str | None, progress: Progress | None
+    found: apple_format.Official, cache: Path, base_name: str | None, progress: Progress | None
 ) -> tuple[str, Path]:
     """Name and folder of the base model of a checkpoint in Apple's format."""
     told = {"progress": progress} if progress else {}
     if base_name is not None:
-        return base_name, hub.find_base(base_name, cache, **told)
+        return base_name, hub_base.find_base(base_name, cache, **told)
     named, known = found.config.decoder_model_name, named_base(found)
     try:
-        return known, hub.find_base(known, cache, **told)
+        return known, hub_base.find_base(known, cache, **told)
     except BaseModelError as error:
         raise CheckpointError(
             f"{found.folder} names its base model {named!r}, which cannot be had here; say where it is with --base "

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from clara.errors import BaseModelError, MemoryShortageError
-from clara.model import hub
+from clara.model.hub import base as hub_base
 from clara.model.placement import Placement
 
 BATCH_TOKENS = 4096
@@ -181,7 +181,7 @@ def shapes_of(folder: Path) -> Shapes:
         BaseModelError: a file's header cannot be read, or there is no file of weights.
     """
     linear = other = 0
-    files = hub.weight_files(folder)
+    files = hub_base.weight_files(folder)
     # Pickles have no header; half precision is what large ones are saved in.
     other += sum(path.stat().st_size // 2 for path in files if path.suffix == ".bin")
     for path in files:

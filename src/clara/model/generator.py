@@ -29,7 +29,7 @@ from clara.config import Settings
 from clara.errors import InputError, TooLongError
 from clara.model.backbone import Tokenizer
 from clara.model.contrast import Blanks, ContextAware
-from clara.model.network import splice
+from clara.model.decoder import splice
 from clara.model.prompting import Prompt, Prompter
 from clara.model.quoting import Quotations, QuotesOnly
 from clara.records import Generation, GenerationRequest, Memory, TokenCounts

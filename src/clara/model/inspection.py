@@ -8,7 +8,6 @@ Shape letters: D candidates, K selected, N memory tokens, H hidden size, T answe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +19,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from clara.errors import InputError
+from clara.model.attention import attending
 from clara.model.backbone import Tokenizer
-from clara.model.network import Encoded, Network, StoredNetwork, encode, splice
+from clara.model.decoder import splice
+from clara.model.network import Encoded, Network, StoredNetwork, encode
 from clara.model.prompting import Prompt, Prompter
 from clara.model.roles import Role, RoleWeights
 from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_k
@@ -287,7 +288,7 @@ class Inspector:
             embeds = _spliced(model, prompt, list(answer_ids[:-1]), _values(memories, model), count=1)
             decoder, split = model.get_decoder(), len(prompt.ids) - 1
             read = decoder(inputs_embeds=embeds[:, :split], use_cache=True)
-            with _eager(model):
+            with attending(model, "eager"):
                 out = decoder(
                     inputs_embeds=embeds[:, split:],
                     past_key_values=read.past_key_values,
@@ -374,14 +375,3 @@ def _reply_scores(model: PreTrainedModel, prompt: Prompt, reply: list[int], valu
     chances = scores.float().log_softmax(dim=-1)
     labels = torch.tensor(reply, device=model.device).expand(count, -1)
     return chances.gather(2, labels[:, :, None])[:, :, 0].sum(dim=1)
-
-
-@contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """Let attention weights come out of a model for a while."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -1,7 +1,8 @@
-"""The trainable whole: backbone with adapters, and the memory table. Tensors in, tensors out.
+"""From texts to memories: backbone with adapters, and the memory table. Tensors in, tensors out.
 
-Knows no text and no tokenizer. Training calls it under gradient, inference through ``ClaraModel``.
-Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, L decoder positions.
+Knows no text and no tokenizer; what reads prompts is ``decoder``. Training calls it under gradient, inference through
+``ClaraModel``.
+Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size.
 """
 
 from __future__ import annotations
@@ -17,18 +18,12 @@ from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.model import packing
-from clara.model.memory import (
-    MemoryTable,
-    Spans,
-    additive,
-    memory_attention,
-    memory_positions,
-    pool,
-    right_padded,
-)
-from clara.model.official_vocabulary import Vocabulary
-from clara.model.roles import AdapterName, Role, StoredAdapters
+from clara.model.apple.vocabulary import Vocabulary
+from clara.model.decoder import Decoder
+from clara.model.roles import Role, StoredAdapters
 from clara.model.selection import cosine_matrix, late_matrix
+from clara.model.spans import Spans, additive, memory_attention, memory_positions, pool, right_padded
+from clara.model.table import MemoryTable
 
 if TYPE_CHECKING:
     from clara.model.adapters import Adapters
@@ -249,18 +244,16 @@ class StoredNetwork:
     vocabulary: Vocabulary | None = None
 
 
-class Network(nn.Module):
-    """Backbone with adapters, and memory table, as one module that an optimiser and a checkpoint can hold."""
+class Network(Decoder):
+    """A decoder with a memory table: what compresses texts and reads the memories, to train and to save whole."""
 
     def __init__(
         self, adapters: Adapters, config: CompressionConfig, table: MemoryTable, vocabulary: Vocabulary | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(adapters)
         self.vocabulary = vocabulary  # of a checkpoint in Apple's format; already applied to the backbone
-        self.adapters = adapters
         self.config = config
         self.table = table
-        self.backbone = adapters.peft_model
 
     def encode(self, role: Role, ids: Tensor, mask: Tensor, *, rate: int) -> Encoded:
         """``encode`` as ``role``, gradients included."""
@@ -281,62 +274,3 @@ class Network(nn.Module):
         """
         centre = self.table.passage_centre(rate)
         return cosine_matrix(queries, memories) if centre is None else late_matrix(queries, memories, centre)
-
-    def decode(
-        self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName = "generator"
-    ) -> Tensor:
-        """Last hidden states of the generator, or of another that reads prompts: [B, L, H].
-
-        Args:
-            embeds: [B, L, H] prompt with memories spliced in.
-            attention: bool [B, 1, L, L], true where a token may look; padding, on the right, sees itself alone.
-            positions: int64 [B, L].
-            role: which adapter reads.
-        """
-        with self.adapters.use(role):
-            if packing.takes_packed(self.adapters.bare()):
-                return self._decode_packed(embeds, attention[:, 0], positions)
-            out = self.adapters.bare().get_decoder()(
-                inputs_embeds=embeds,
-                attention_mask=additive(attention, embeds.dtype),
-                position_ids=positions,
-                use_cache=False,
-            )
-            hidden: Tensor = out.last_hidden_state
-            return hidden
-
-    def _decode_packed(self, embeds: Tensor, allowed: Tensor, positions: Tensor) -> Tensor:
-        """``decode`` of the real tokens alone; padding, which only sees itself, comes out as zeros."""
-        b, length, width = embeds.shape
-        padding = allowed.sum(dim=2) == 1
-        padding[:, 0] = False  # the first token of a sequence sees only itself too
-        kept = (~padding).reshape(-1).nonzero(as_tuple=True)[0]
-        sizes = (~padding).sum(dim=1).tolist()
-        layout = packing.Packing.of([row[:n, :n] for row, n in zip(allowed, sizes, strict=True)], embeds.dtype)
-        flat = embeds.reshape(-1, width).index_select(0, kept)
-        decoder = self.adapters.bare().get_decoder()
-        hidden = packing.run_packed(decoder, flat, positions.reshape(-1).index_select(0, kept), layout)
-        return hidden.new_zeros(b * length, width).index_copy(0, kept, hidden).view(b, length, width)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings of the backbone."""
-        embeds: Tensor = self.adapters.bare().get_input_embeddings()(ids)
-        return embeds
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The LM head on chosen hidden states: [..., H] -> [..., V]."""
-        scores: Tensor = self.adapters.bare().get_output_embeddings()(hidden)
-        return scores
-
-
-def splice(embeds: Tensor, slots: Tensor, memories: Tensor) -> Tensor:
-    """Put memory vectors in the place of the slot tokens.
-
-    Args:
-        embeds: [B, L, H].
-        slots: bool [B, L], true where a memory vector belongs; in reading order over the whole batch.
-        memories: [sum of slots, H] in the same order.
-    """
-    index = slots.reshape(-1).nonzero(as_tuple=True)[0]
-    flat = embeds.reshape(-1, embeds.shape[-1])
-    return flat.index_copy(0, index, memories.to(flat.dtype)).reshape(embeds.shape)

@@ -17,8 +17,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from clara.model.attention import FAMILIES
-from clara.model.memory import additive
+from clara.model.attention import FAMILIES, attention_of
+from clara.model.spans import additive
 
 NAME = "clara_packed"
 
@@ -106,7 +106,7 @@ def enable(model: PreTrainedModel) -> bool:
 
 def takes_packed(model: PreTrainedModel) -> bool:
     """Whether ``enable`` was called on the model and said yes."""
-    return bool(model.config._attn_implementation == NAME)  # transformers has no public reader of it
+    return attention_of(model) == NAME
 
 
 def run_packed(decoder: nn.Module, embeds: Tensor, positions: Tensor, packing: Packing) -> Tensor:

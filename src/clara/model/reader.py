@@ -21,7 +21,7 @@ from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
 from clara.model.generator import Generator, sampling
-from clara.model.hub import Progress
+from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
 from clara.model.roles import AdapterName, RoleWeights
@@ -41,7 +41,7 @@ class ReaderManifest(Settings):
     Attributes:
         format_version: of this folder's layout.
         base_model: the base model's name, folder or hub id.
-        base_identity: ``hub.identity`` of the base weights it was trained on.
+        base_identity: ``hub.base.identity`` of the base weights it was trained on.
         context: what it was trained to answer from.
         lora: shape of the adapter.
         trained: facts of the training run, for the card.

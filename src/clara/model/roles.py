@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from clara.model.attention import speed_up
+from clara.model.attention import attention_of, speed_up
 
 Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
 AdapterName = Role | Literal["teacher"]
@@ -30,8 +30,8 @@ MERGE_LIMIT = 500_000_000
 """Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
 the layer's at rank 16, and a second copy of the weights costs more than they do."""
 
-
-_PREFIX = "base_model.model."  # PEFT's, before a layer's own name
+PEFT_PREFIX = "base_model.model."
+"""What PEFT's names have before a layer's own."""
 
 
 class RoleSource(Protocol):
@@ -88,8 +88,8 @@ class StoredAdapters:
         head = model.get_output_embeddings()
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Linear) and layer is not head:
-                found[f"{_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
-                found[f"{_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
+                found[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
+                found[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
         return found
 
     @property
@@ -116,7 +116,7 @@ class StoredAdapters:
         for name in tensors:
             if name.endswith(".lora_A.weight"):
                 path = name.removesuffix(".lora_A.weight")
-                layer = self._model.get_submodule(path.removeprefix(_PREFIX))
+                layer = self._model.get_submodule(path.removeprefix(PEFT_PREFIX))
                 assert isinstance(layer, nn.Linear), "shapes() names no other layers"  # noqa: S101
                 a, b = tensors[name].float(), tensors[f"{path}.lora_B.weight"].float()
                 layers[layer] = (layer, (b @ a * self._scale).to(layer.weight))
@@ -181,7 +181,7 @@ class RoleWeights:
         self._attention = attention
         model = adapters.bare()
         self._merge = merge and mergeable(model)
-        self._compression_attention: str = model.config._attn_implementation
+        self._compression_attention = attention_of(model)
 
     @contextmanager
     def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:

@@ -15,8 +15,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from clara.errors import BaseModelError, ConfigError
-from clara.model import hub
 from clara.model.backbone import Tokenizer
+from clara.model.hub import base as hub_base
 from clara.model.prompting import Prompter
 
 _MASKED = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -35,7 +35,7 @@ def check_backbone(base: str, cache: Path, longest: int) -> None:
         ConfigError: names every fault.
         BaseModelError: its configuration cannot be read.
     """
-    folder = hub.find_base(base, cache)
+    folder = hub_base.find_base(base, cache)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from clara.data import DataRecord, DocText, MultiHop, PassageQA, mixture
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
 from clara.model.backbone import Tokenizer, load_tokenizer
-from clara.model.hub import Progress as HubProgress
+from clara.model.hub.base import Progress as HubProgress
 from clara.prompts import passage_text
 from clara.train.batch import Batch, Collate
 from clara.train.candidates import Neighbours, holds_answer

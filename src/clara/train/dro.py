@@ -18,12 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clara.config import CompressionConfig, LoraSettings, Settings, check
+from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
 from clara.model.backbone import BaseModel
-from clara.model.memory import MemoryTable
-from clara.model.network import Network
+from clara.model.decoder import Decoder
 from clara.model.prompting import Prompter
 from clara.model.tensors import ADAPTER
 from clara.train.batch import decoder_attention
@@ -38,7 +37,7 @@ class SelectorManifest(Settings):
 
     Attributes:
         base_model: the base model's name, folder or hub id.
-        base_identity: ``hub.identity`` of its weights.
+        base_identity: ``hub.base.identity`` of its weights.
         lora: shape of the adapter.
         passage_tokens: passages are cut to it.
         trained: settings of the run.
@@ -55,12 +54,13 @@ class Selector(nn.Module):
     """Scores candidate passages for a question.
 
     Attributes:
+        decoder: reads question and passage, as ``SELECTOR``.
         head: float32 [H].
     """
 
-    def __init__(self, network: Network, prompter: Prompter, *, width: int, passage_tokens: int) -> None:
+    def __init__(self, decoder: Decoder, prompter: Prompter, *, width: int, passage_tokens: int) -> None:
         super().__init__()
-        self.network = network
+        self.decoder = decoder
         self.head = nn.Parameter(torch.zeros(width))
         self._prompter = prompter
         self._tokens = passage_tokens
@@ -74,8 +74,8 @@ class Selector(nn.Module):
         for i, row in enumerate(rows):
             ids[i, : len(row)], segments[i, : len(row)] = torch.tensor(row), 0
         positions = torch.arange(length).expand(len(rows), -1)
-        hidden = self.network.decode(
-            self.network.embed(ids.to(device)),
+        hidden = self.decoder.decode(
+            self.decoder.embed(ids.to(device)),
             decoder_attention(segments.to(device)),
             positions.to(device),
             role=SELECTOR,
@@ -88,9 +88,7 @@ class Selector(nn.Module):
 def new_selector(base: BaseModel, adapters: Adapters, *, passage_tokens: int) -> Selector:
     """A selector on adapters that hold ``SELECTOR``; its head is zero."""
     width = int(base.model.get_input_embeddings().weight.shape[1])
-    compression = CompressionConfig()  # nothing is compressed: the memory table is there in name only
-    network = Network(adapters, compression, MemoryTable(compression, width).to(base.model.device))
-    made = Selector(network, Prompter(base.tokenizer), width=width, passage_tokens=passage_tokens)
+    made = Selector(Decoder(adapters), Prompter(base.tokenizer), width=width, passage_tokens=passage_tokens)
     return made.to(base.model.device)
 
 

@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from clara.errors import ConfigError, TrainingError
 from clara.model import packing
 from clara.model.checkpoint import MANIFEST
-from clara.model.network import Network
+from clara.model.decoder import Decoder
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
 from clara.train.data import PlannedBatches
@@ -49,7 +49,7 @@ _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 class StageModule(nn.Module):
     """A network with its stage's loss as the forward pass, which is what the Trainer and DDP call."""
 
-    def __init__(self, network: Network, stage: Stage) -> None:
+    def __init__(self, network: Decoder, stage: Stage) -> None:
         super().__init__()
         self.network = network
         self._stage = stage
@@ -192,7 +192,7 @@ class _disk:  # noqa: N801 - reads as a place where it is used
             ) from error
 
 
-def optimizer(network: Network, stage: Stage) -> torch.optim.Optimizer:
+def optimizer(network: Decoder, stage: Stage) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters, each part with the learning rate that the stage gives it."""
     filled = [group for group in stage.parameter_groups(network) if group["params"]]
     return torch.optim.AdamW(filled, weight_decay=stage.config.weight_decay, betas=(0.9, 0.98))
@@ -327,7 +327,7 @@ class TrainedWeights:
     sharded: bool
 
 
-def run(network: Network, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
+def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
     """Train to the end, from the last whole checkpoint in the run's folder if there is one.
 
     Args:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clara.model.decoder import Decoder, splice
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
-from clara.model.network import Network, ReadOut, splice
+from clara.model.network import Network, ReadOut
 from clara.model.roles import AdapterName
 from clara.train.batch import Batch, decoder_attention
 
@@ -88,11 +89,11 @@ def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
     return summed / batch.weights.sum() * batch.label_share
 
 
-def teacher_distance(network: Network, batch: Batch, logits: Tensor) -> Tensor:
+def teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
     """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0.
 
     Args:
-        network: with a teacher.
+        decoder: with a teacher.
         batch: with ``teaching``.
         logits: the student's, [T, V].
     """
@@ -100,20 +101,20 @@ def teacher_distance(network: Network, batch: Batch, logits: Tensor) -> Tensor:
         return torch.zeros_like(logits[0, 0])
     sequences, rows = batch.teaching.sequences, batch.teaching.rows
     with torch.no_grad():
-        taught = reply_logits(network, sequences, None, role="teacher")
+        taught = reply_logits(decoder, sequences, None, role="teacher")
     summed = token_kl(taught, logits.index_select(0, rows), batch.weights.index_select(0, rows))
     return summed / batch.weights.sum() * batch.label_share
 
 
-def reading_loss(network: Network, batch: Batch, *, quoted_weight: float = 0.0) -> Losses:
+def reading_loss(decoder: Decoder, batch: Batch, *, quoted_weight: float = 0.0) -> Losses:
     """CE of the targets where the decoder reads text, or the question alone: there are no memories.
 
     Args:
-        network: with gradients where the stage wants them.
+        decoder: with gradients where the stage wants them.
         batch: without texts to compress.
         quoted_weight: of the CE among quotations, where the batch has them.
     """
-    logits = reply_logits(network, batch, None)
+    logits = reply_logits(decoder, batch, None)
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
     total = cross_entropy
     if batch.quotable is not None and quoted_weight:
@@ -121,18 +122,18 @@ def reading_loss(network: Network, batch: Batch, *, quoted_weight: float = 0.0) 
     return Losses(total=total, cross_entropy=cross_entropy, mse=torch.zeros_like(cross_entropy))
 
 
-def reply_loss(network: Network, batch: Batch, memories: Tensor | None) -> Tensor:
+def reply_loss(decoder: Decoder, batch: Batch, memories: Tensor | None) -> Tensor:
     """CE of the targets of a batch, given its memories [sum of slots, H]; None where it has no slots."""
-    logits = reply_logits(network, batch, memories)
+    logits = reply_logits(decoder, batch, memories)
     return token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
 
 
-def reply_logits(network: Network, batch: Batch, memories: Tensor | None, *, role: AdapterName = "generator") -> Tensor:
+def reply_logits(decoder: Decoder, batch: Batch, memories: Tensor | None, *, role: AdapterName = "generator") -> Tensor:
     """Logits at the label positions of a batch, [T, V]; arguments as ``reply_loss``, read by ``role``."""
-    embeds = network.embed(batch.decoder_ids)
+    embeds = decoder.embed(batch.decoder_ids)
     if memories is not None:
         embeds = splice(embeds, batch.slots, memories)
-    hidden = network.decode(embeds, decoder_attention(batch.segments), batch.positions, role=role)
+    hidden = decoder.decode(embeds, decoder_attention(batch.segments), batch.positions, role=role)
     chosen = hidden.reshape(-1, hidden.shape[-1])[batch.label_index]
     with torch.autocast(chosen.device.type, enabled=False):
-        return network.logits(chosen)
+        return decoder.logits(chosen)

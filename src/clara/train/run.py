@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from clara.data import DataRecord
@@ -17,7 +17,7 @@ from clara.data.parsing import to_json
 from clara.errors import ConfigError, TrainingError
 from clara.model.backbone import load_tokenizer
 from clara.model.create import Loaded
-from clara.model.hub import Progress as HubProgress
+from clara.model.hub.base import Progress as HubProgress
 from clara.train.backbones import check_backbone, longest_prompt
 from clara.train.data import (
     PlannedBatches,
@@ -96,7 +96,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         facts = stage.facts(loaded) | ({"carried": list(carried.notices)} if carried.notices else {})
         for notice in carried.notices:
             on_notice(notice)
-        stage = _as_loaded(stage, loaded)
+        stage = stage.as_loaded(loaded)
         documents = Documents(loaded, cache) if stage.keeps_memories else None
         collator = stage.collator(loaded, documents)
         taught = stage.training_collator(collator, loaded, out / f"teacher-{processes.rank}.jsonl")
@@ -139,14 +139,6 @@ def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
         raise ConfigError(f"stage {stage.name}: {len(faults)} fault(s): " + "; ".join(faults))
 
 
-def _as_loaded(stage: Stage, loaded: Loaded) -> Stage:
-    """The stage with what the loaded network decides."""
-    dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
-    own = {name: getattr(loaded.manifest, name) for name in ("compression", "lora")}
-    changed = {"base": loaded.manifest.base_model, "dtype": dtype, **own}
-    return replace(stage, config=stage.config.model_copy(update=changed))
-
-
 def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
     """The passages that a run will need memories of, by rate, each once."""
     texts: dict[int, dict[str, None]] = {rate: {} for rate in stage.config.compression.rates}
@@ -159,7 +151,7 @@ def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[i
 
 
 def _finish(
-    loaded: Loaded,
+    loaded: Loaded[Any, Any],
     weights: TrainedWeights,
     stage: Stage,
     data: TrainingData,

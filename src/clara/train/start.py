@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, from_checkpoint
-from clara.model.hub import Progress as HubProgress
-from clara.model.memory import MemoryTable
+from clara.model.decoder import Decoder
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
+from clara.model.reader import ReaderContext, ReaderManifest
 from clara.model.roles import Role
 from clara.train.batch import padded_texts
 from clara.train.candidates import passages_of
@@ -35,6 +37,8 @@ TOKENS_A_TEXT = 8
 QUESTIONS_A_BATCH = 32
 WHITENING_SHARE = 2
 """Vectors of passages, and of questions, for each dimension of a covariance: fewer say less than the old whitening."""
+
+LoadedReader: TypeAlias = Loaded[Decoder, ReaderManifest]
 
 _QUESTIONS: tuple[Role, Role] = ("compressor", "query_reasoner")
 
@@ -58,34 +62,33 @@ def compressed_model(
     return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
 
 
-def plain_model(config: TrainConfig, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-    """A backbone with a fresh generator; the rest of the network is there in name only."""
+def reader_model(
+    config: TrainConfig, context: ReaderContext, cache: Path, device: str, progress: HubProgress | None
+) -> LoadedReader:
+    """A backbone with a fresh generator, which will read ``context``."""
     dtype = placement(config.dtype, device).dtype
     base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
-    compression = config.compression.model_copy(update={"rates": (config.compression.default_rate,)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
-    width = int(base.model.get_input_embeddings().weight.shape[1])
-    network = Network(adapters, compression, MemoryTable(compression, width).to(base.model.device))
-    manifest = Manifest(
-        base_model=base.name,
-        base_identity=base.identity,
-        hidden_size=width,
-        compression=compression,
-        lora=config.lora,
-        roles=adapters.roles,
+    manifest = ReaderManifest(
+        base_model=base.name, base_identity=base.identity, context=context, lora=config.lora, trained={}
     )
-    return Loaded(network, base, manifest)
+    return Loaded(Decoder(adapters), base, manifest)
+
+
+def release_adapters(decoder: Decoder, roles: Sequence[Role]) -> None:
+    """Turn gradients on in the adapters of ``roles``, and off elsewhere."""
+    for parameter in decoder.parameters():
+        parameter.requires_grad = False
+    for role in roles:
+        for parameter in decoder.adapters.parameters_of(role):
+            parameter.requires_grad = True
 
 
 def release(network: Network, roles: Sequence[Role]) -> None:
-    """Turn gradients on in the adapters of ``roles`` and in what belongs to the compressor, and off elsewhere."""
-    for parameter in network.parameters():
-        parameter.requires_grad = False
-    for role in roles:
-        for parameter in network.adapters.parameters_of(role):
-            parameter.requires_grad = True
+    """As ``release_adapters``, with what of the memory table belongs to the compressor."""
+    release_adapters(network, roles)
     for parameter in network.table.parameters():
         parameter.requires_grad = "compressor" in roles
     for parameter in [*network.table.read_out_of_queries(), *network.table.projection_of_queries()]:

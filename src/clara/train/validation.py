@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 from clara.data import DataRecord, PassageQA
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
-from clara.model.network import Network, splice
+from clara.model.decoder import Decoder, splice
+from clara.model.network import Network
 from clara.train.batch import Batch, Collate
 from clara.train.data import Surroundings, TrainingData, held_out_batches
 from clara.train.examples import CandidateExample, Example
@@ -158,7 +159,7 @@ def asked_questions(data: TrainingData, stage: Stage) -> list[HeldOutQuestion]:
     return asked
 
 
-def measure(network: Network, loss: BatchLoss, held_out: HeldOut) -> Validation:
+def measure(network: Decoder, loss: BatchLoss, held_out: HeldOut) -> Validation:
     """Losses and answers of the network as it is, in evaluation mode; the mode is put back.
 
     Draws nothing random, so a run that validates goes on as one that does not.
@@ -183,7 +184,7 @@ def measure(network: Network, loss: BatchLoss, held_out: HeldOut) -> Validation:
     )
 
 
-def _scored(network: Network, held_out: HeldOut, rate: int, loss: float) -> RateScores:
+def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> RateScores:
     """Answers and rankings at one rate, beside its loss."""
     model = network.adapters.bare()
     device, bf16 = model.device, model.dtype == torch.bfloat16
@@ -193,9 +194,10 @@ def _scored(network: Network, held_out: HeldOut, rate: int, loss: float) -> Rate
     for questions in held_out.questions[rate]:
         batch = questions.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            for ranking in rankings(network, batch) if isinstance(batch, CandidateBatch) else ():
-                firsts.append(recall_at_k(ranking.ranked, ranking.gold, 1))
-                fives.append(recall_at_k(ranking.ranked, ranking.gold, 5))
+            if isinstance(network, Network) and isinstance(batch, CandidateBatch):
+                for ranking in rankings(network, batch):
+                    firsts.append(recall_at_k(ranking.ranked, ranking.gold, 1))
+                    fives.append(recall_at_k(ranking.ranked, ranking.gold, 5))
             if batch.labels.numel():
                 replies = greedy(network, batch, held_out)
                 answers.extend(score_answer(*pair) for pair in zip(replies, questions.answers, strict=True))
@@ -232,7 +234,7 @@ def rankings(network: Network, batch: CandidateBatch) -> Iterator[Ranking]:
             yield Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
 
 
-def greedy(network: Network, batch: Batch, held_out: HeldOut) -> list[str]:
+def greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
     """Greedy answers to a batch with one question an example, from its prompts alone.
 
     Args:
@@ -259,7 +261,7 @@ def greedy(network: Network, batch: Batch, held_out: HeldOut) -> list[str]:
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in out.tolist()]
 
 
-def decoder_embeds(network: Network, batch: Batch, stage: Stage) -> Tensor:
+def decoder_embeds(network: Decoder, batch: Batch, stage: Stage) -> Tensor:
     """What the generator reads of a batch, memories (compressed or selected) in their slots: [B, L, H]."""
     embeds, memories = network.embed(batch.decoder_ids), stage.prompt_memories(network, batch)
     return embeds if memories is None else splice(embeds, batch.slots, memories)
@@ -300,7 +302,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 @contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
+def _evaluating(network: Decoder) -> Iterator[None]:
     training = network.training
     network.eval()
     try:

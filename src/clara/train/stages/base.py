@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
+import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from clara.config import Settings
 from clara.data import DataRecord
 from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
-from clara.model.hub import Progress as HubProgress
+from clara.model.decoder import Decoder
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Memories
@@ -34,10 +38,13 @@ from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
 from clara.train.start import Carried, carried, compressed_model, manifest_faults, release, start_manifest
 
+AnyNetwork = TypeVar("AnyNetwork", bound=Decoder, default=Any)
+AnyManifest = TypeVar("AnyManifest", bound=Settings, default=Any)
+
 
 @dataclass(frozen=True)
-class Stage(ABC):
-    """One way to train, with the settings of a run.
+class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
+    """One way to train, with the settings of a run; of what network, and what is said of it, is its type's matter.
 
     Attributes:
         config: the settings.
@@ -99,14 +106,14 @@ class Stage(ABC):
     def background(self) -> int:
         """Positions that passages take in a prompt, at most."""
 
-    def asking(self) -> Stage:
+    def asking(self) -> Self:
         """The same stage with examples that only ask."""
         return self
 
     # What it computes
 
     @abstractmethod
-    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+    def collator(self, loaded: Loaded[AnyNetwork, AnyManifest], memories: Memories | None) -> Collate:
         """Makes batches of examples.
 
         Args:
@@ -114,7 +121,7 @@ class Stage(ABC):
             memories: gives computed memories; None to hand on texts, which are then encoded.
         """
 
-    def training_collator(self, collator: Collate, loaded: Loaded, answers: Path) -> Collate:  # noqa: ARG002 - a stage may use them
+    def training_collator(self, collator: Collate, loaded: Loaded[AnyNetwork, AnyManifest], answers: Path) -> Collate:  # noqa: ARG002 - a stage may use them
         """What makes the batches that are trained on, where they differ from those that are measured on.
 
         Args:
@@ -125,11 +132,11 @@ class Stage(ABC):
         return collator
 
     @abstractmethod
-    def loss(self, network: Network, batch: Batch) -> Losses:
+    def loss(self, network: AnyNetwork, batch: Batch) -> Losses:
         """The losses of a batch."""
 
     @abstractmethod
-    def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:
+    def prompt_memories(self, network: AnyNetwork, batch: Batch) -> Tensor | None:
         """What stands in the memory slots of a batch's prompts, [sum of slots, H]; None if they have none."""
 
     @property
@@ -153,26 +160,32 @@ class Stage(ABC):
         return "compressor" not in self.trains()
 
     @abstractmethod
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+    def network(
+        self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None
+    ) -> Loaded[AnyNetwork, AnyManifest]:
         """The network before its first step, gradients on where the stage trains."""
 
-    def whitens(self, loaded: Loaded) -> bool:  # noqa: ARG002 - a stage may use it
+    def whitens(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> bool:  # noqa: ARG002 - a stage may use it
         """Whether the projection of questions starts from this run's texts, before the first step."""
         return False
 
-    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
+    def carried(self, loaded: Loaded[AnyNetwork, AnyManifest], data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
         """What the checkpoint to start from brings along that will not fit the result; asked before the first step."""
         return Carried()
 
-    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+    def as_loaded(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> Self:
+        """The stage with what the loaded network decides of its settings."""
+        dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
+        return self.changed(base=loaded.base.name, dtype=dtype)
+
+    def changed(self, **values: Any) -> Self:  # noqa: ANN401 - any setting
+        """The stage with other settings."""
+        return replace(self, config=self.config.model_copy(update=values))
+
+    def parameter_groups(self, network: AnyNetwork) -> list[dict[str, Any]]:
         """What is trained, with the peak learning rate of each part; LoRA weights first."""
-        config = self.config
         lora = [p for p in network.backbone.parameters() if p.requires_grad]
-        table = [p for p in network.table.parameters() if p.requires_grad]
-        return [
-            {"params": lora, "lr": config.learning_rate},
-            {"params": table, "lr": config.table_learning_rate, "weight_decay": 0.0},
-        ]
+        return [{"params": lora, "lr": self.config.learning_rate}]
 
     # What it refuses and what it leaves
 
@@ -180,12 +193,18 @@ class Stage(ABC):
         """What in the settings cannot do what it says, with the small files that they name; nothing is loaded."""
         return []
 
-    def facts(self, loaded: Loaded) -> dict[str, Any]:  # noqa: ARG002 - a stage may use it
+    def facts(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> dict[str, Any]:  # noqa: ARG002 - a stage may use it
         """What a card says of the start; asked before the first step."""
         return {}
 
     @abstractmethod
-    def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
+    def save(
+        self,
+        loaded: Loaded[AnyNetwork, AnyManifest],
+        trained: dict[str, Any],
+        rejected: Mapping[str, int],
+        folder: Path,
+    ) -> None:
         """Write what the run made.
 
         Args:
@@ -196,7 +215,7 @@ class Stage(ABC):
         """
 
 
-class MemoryStage(Stage):
+class MemoryStage(Stage[Network, Manifest]):
     """A stage that trains a compressed model, from a checkpoint or afresh, and writes a checkpoint."""
 
     config: MemoryConfig
@@ -222,6 +241,17 @@ class MemoryStage(Stage):
         self.prepare(loaded)
         release(loaded.network, self.trains())  # last: PEFT turns gradients on and off as it adds adapters
         return loaded
+
+    def as_loaded(self, loaded: Loaded) -> Self:
+        """And what the checkpoint to start from decides."""
+        own = loaded.manifest
+        return Stage.as_loaded(self, loaded).changed(base=own.base_model, compression=own.compression, lora=own.lora)
+
+    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+        """And the memory table."""
+        table = [p for p in network.table.parameters() if p.requires_grad]
+        own = {"params": table, "lr": self.config.table_learning_rate, "weight_decay": 0.0}
+        return [*Stage.parameter_groups(self, network), own]
 
     def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
         """What was measured with the checkpoint, and its query reasoner."""

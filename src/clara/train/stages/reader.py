@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
 from clara.data import DataRecord
-from clara.model.create import Loaded
-from clara.model.hub import Progress as HubProgress
-from clara.model.network import Network
+from clara.model.decoder import Decoder
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderContext, ReaderManifest, save_reader
 from clara.model.roles import Role
@@ -33,7 +32,7 @@ from clara.train.objective import Losses, reading_loss
 from clara.train.stages.base import Stage
 from clara.train.stages.instruct import BackgroundConfig, background_example
 from clara.train.stages.scp import NO_RESTATEMENTS, PassageConfig, passage_example
-from clara.train.start import plain_model, release
+from clara.train.start import LoadedReader, reader_model, release_adapters
 
 
 class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
@@ -52,7 +51,7 @@ class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
     quoted_weight: float = Field(default=0.0, ge=0)
 
 
-class ReaderStage(Stage):
+class ReaderStage(Stage[Decoder, ReaderManifest]):
     """A reader of full text, or of nothing."""
 
     config: ReaderConfig
@@ -96,11 +95,11 @@ class ReaderStage(Stage):
         passages = 1 if self._single else self.config.documents
         return passages * self.window().tokens if self._reads else 0
 
-    def asking(self) -> Stage:
+    def asking(self) -> Self:
         """Without restatements."""
-        return replace(self, config=self.config.model_copy(update={"restate": NO_RESTATEMENTS}))
+        return self.changed(restate=NO_RESTATEMENTS)
 
-    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:  # noqa: ARG002 - none are read
+    def collator(self, loaded: LoadedReader, memories: Memories | None) -> Collate:  # noqa: ARG002 - none are read
         """Decoder sequences that are the prompts of ``model.reader``."""
         return ReaderCollator(
             Prompter(loaded.base.tokenizer),
@@ -110,11 +109,11 @@ class ReaderStage(Stage):
             reply_tokens=self.config.reply_tokens,
         )
 
-    def loss(self, network: Network, batch: Batch) -> Losses:
+    def loss(self, network: Decoder, batch: Batch) -> Losses:
         """CE of the targets."""
         return reading_loss(network, batch, quoted_weight=self.config.quoted_weight)
 
-    def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:  # noqa: ARG002 - there are none
+    def prompt_memories(self, network: Decoder, batch: Batch) -> Tensor | None:  # noqa: ARG002 - there are none
         """None: a reader's prompt holds the text itself."""
         return None
 
@@ -132,11 +131,16 @@ class ReaderStage(Stage):
         """There are none."""
         return False
 
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:  # noqa: ARG002 - nothing is calibrated
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> LoadedReader:  # noqa: ARG002 - nothing is calibrated
         """A backbone with a fresh adapter."""
-        loaded = plain_model(self.config, cache, device, progress)
-        release(loaded.network, self.trains())
+        loaded = reader_model(self.config, self.config.reader_context, cache, device, progress)
+        release_adapters(loaded.network, self.trains())
         return loaded
+
+    def as_loaded(self, loaded: LoadedReader) -> Self:
+        """With one rate, as it measures one."""
+        one = self.config.compression.model_copy(update={"rates": self.rates})
+        return Stage.as_loaded(self, loaded).changed(compression=one)
 
     def faults(self) -> list[str]:
         """Settings without effect."""
@@ -147,15 +151,15 @@ class ReaderStage(Stage):
             found.append("near_distractors is set, but the examples of stage scp have no distractors")
         return found
 
-    def save(self, loaded: Loaded, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
+    def save(
+        self,
+        loaded: LoadedReader,
+        trained: dict[str, Any],
+        rejected: Mapping[str, int],
+        folder: Path,
+    ) -> None:
         """Write a reader's folder with its card."""
-        manifest = ReaderManifest(
-            base_model=loaded.manifest.base_model,
-            base_identity=loaded.manifest.base_identity,
-            context=self.config.reader_context,
-            lora=self.config.lora,
-            trained=trained,
-        )
+        manifest = loaded.manifest.model_copy(update={"trained": trained})
         save_reader(loaded.network.adapters, manifest, folder, card=reader_card(manifest, rejected))
 
 

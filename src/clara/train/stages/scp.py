@@ -7,7 +7,7 @@ memory. Batches, loss and weights are those of ``writing``.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from typing import Self
 
 import numpy as np
 from pydantic import Field
@@ -17,7 +17,6 @@ from clara.config import Settings
 from clara.data import DataRecord, PassageQA
 from clara.train.data import Surroundings
 from clara.train.examples import Example, Target
-from clara.train.stages.base import Stage
 from clara.train.stages.writing import WritingConfig, WritingStage
 
 _OPENING_WORDS = 4
@@ -83,9 +82,9 @@ class ScpStage(WritingStage):
         """An example of one passage record."""
         return passage_example(record, self.config, rng)
 
-    def asking(self) -> Stage:
+    def asking(self) -> Self:
         """Without restatements."""
-        return replace(self, config=self.config.model_copy(update={"restate": NO_RESTATEMENTS}))
+        return self.changed(restate=NO_RESTATEMENTS)
 
 
 def passage_example(record: DataRecord, config: PassageConfig, rng: np.random.Generator) -> Example | None:

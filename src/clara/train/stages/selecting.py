@@ -28,7 +28,7 @@ from clara import prompts
 from clara.data import DataRecord, PassageQA
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
-from clara.model.hub import Progress as HubProgress
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts

@@ -2,7 +2,7 @@
 
 A name is ``owner/repo``, with ``/folder`` where a repository holds several checkpoints (Apple's have one for each
 rate) and ``@revision`` where another than the main branch is meant. What is in the files is ``checkpoint``'s and
-``official``'s matter; sending is ``publish``'s.
+``apple.format``'s matter; sending is ``publish``'s.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from huggingface_hub.errors import (
 )
 
 from clara.errors import HubError
-from clara.model import checkpoint, official
-from clara.model.hub import TRANSFER_ERRORS, Progress, reason_of
-from clara.model.official_vocabulary import VOCABULARY
+from clara.model import checkpoint
+from clara.model.apple import format as apple_format
+from clara.model.apple.vocabulary import VOCABULARY
+from clara.model.hub.base import TRANSFER_ERRORS, Progress, reason_of
 
 _NAME = re.compile(
     r"^(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?P<inside>(/[\w][\w.-]*)*)(@(?P<revision>[\w][\w./-]*))?$", re.ASCII
 )
 NATIVE_FILES = (checkpoint.MANIFEST, checkpoint.MEMORY, VOCABULARY, "README.md", "adapters/*")
-OFFICIAL_FILES = (official.CONFIG, official.ADAPTERS, official.LAYERS)
+OFFICIAL_FILES = (apple_format.CONFIG, apple_format.ADAPTERS, apple_format.LAYERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +95,20 @@ def fetch(
 def _place(name: HubName, files: frozenset[str], endpoint: str | None, *, local_only: bool) -> str:
     """The folder of the checkpoint meant, within the repository."""
     start = f"{name.inside}/" if name.inside else ""
-    if start + checkpoint.MANIFEST in files or start + official.ADAPTERS in files:
+    if start + checkpoint.MANIFEST in files or start + apple_format.ADAPTERS in files:
         return name.inside
     parts = [file.removeprefix(start).split("/") for file in files if file.startswith(start)]
-    rates = sorted({found[0] for found in parts if len(found) == 2 and found[1] == official.ADAPTERS})
+    rates = sorted({found[0] for found in parts if len(found) == 2 and found[1] == apple_format.ADAPTERS})
     if rates:
-        root = _snapshot(name, [f"{start}*/{official.CONFIG}"], endpoint, local_only=local_only)
-        return start + official.lowest_rate(root / name.inside if name.inside else root, rates)
+        root = _snapshot(name, [f"{start}*/{apple_format.CONFIG}"], endpoint, local_only=local_only)
+        return start + apple_format.lowest_rate(root / name.inside if name.inside else root, rates)
     inside = sorted({found[0] for found in parts if len(found) == 2 and found[1] == checkpoint.MANIFEST})
     if inside:
         raise HubError(
             f"{name} holds several checkpoints; give one of " + ", ".join(f"{name.repo}/{start}{i}" for i in inside)
         )
     raise HubError(
-        f"{name} on the hub holds no checkpoint: neither {checkpoint.MANIFEST} nor {official.ADAPTERS} is in it; "
+        f"{name} on the hub holds no checkpoint: neither {checkpoint.MANIFEST} nor {apple_format.ADAPTERS} is in it; "
         "a base model needs one trained on it first (clara train)"
     )
 

@@ -1,6 +1,6 @@
 """Native checkpoints to the hub and from it: pushed as one commit, pulled whole or not at all.
 
-Loading one by its hub id needs neither: ``hub_checkpoint`` fetches it. Apple's format is never written to the hub from
+Loading one by its hub id needs neither: ``hub.checkpoint`` fetches it. Apple's format is never written to the hub from
 here; export it and upload that folder with the hub's own tools.
 """
 
@@ -17,11 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from clara.errors import CheckpointError, HubError
-from clara.model import checkpoint, hub, hub_checkpoint, official
+from clara.model import checkpoint
+from clara.model.apple import format as apple_format
+from clara.model.apple.vocabulary import VOCABULARY
 from clara.model.checkpoint import Manifest
-from clara.model.hub import KNOWN_BASES, TRANSFER_ERRORS, Progress, reason_of
-from clara.model.hub_checkpoint import HubName
-from clara.model.official_vocabulary import VOCABULARY
+from clara.model.hub import base as hub_base
+from clara.model.hub import checkpoint as hub_checkpoint
+from clara.model.hub.base import KNOWN_BASES, TRANSFER_ERRORS, Progress, reason_of
+from clara.model.hub.checkpoint import HubName
 
 CARD = "README.md"
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -129,8 +132,8 @@ def pull(
         CheckpointError: what came is damaged, or ``out`` is taken.
     """
     if out is not None:
-        apple = out.is_dir() and official.is_official(out)
-        checkpoint.check_replaceable(out, manifest=official.CONFIG if apple else checkpoint.MANIFEST)
+        apple = out.is_dir() and apple_format.is_official(out)
+        checkpoint.check_replaceable(out, manifest=apple_format.CONFIG if apple else checkpoint.MANIFEST)
     folder = hub_checkpoint.fetch(name, endpoint=endpoint, progress=progress)
     native = (folder / checkpoint.MANIFEST).is_file()
     if native:
@@ -177,7 +180,7 @@ def verify(folder: Path) -> Manifest:
 def _base_of(manifest: Manifest, base: str | None) -> str:
     """What the pushed checkpoint calls its base model: a name that means something on another machine."""
     named = base or manifest.base_model
-    if named in hub.EMBEDDED:
+    if named in hub_base.EMBEDDED:
         return named
     found = hub_checkpoint.parse(named)
     if found is None or Path(named).expanduser().exists():

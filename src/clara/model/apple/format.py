@@ -2,8 +2,8 @@
 
 A folder holds ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``. This is the only file that
 opens a pickle, as plain tensors only, and the only one that knows the format's names. What they become: the
-embeddings in ``official_vocabulary``, the token ids in ``official_prompting``, a network in ``create``, a folder again
-in ``official_write``.
+embeddings in ``apple.vocabulary``, the token ids in ``apple.prompting``, a network in ``create``, a folder again
+in ``apple.write``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.roles import Role
+from clara.model.roles import PEFT_PREFIX, Role
 
 CONFIG = "config.json"
 ADAPTERS = "adapters.pth"
@@ -37,9 +37,6 @@ STAGES = {"stage1": "scp", "stage1_2": "instruct", "stage2": "end_to_end"}
 """Training stages by Apple's names."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-_PEFT = "base_model.model."
-"""What PEFT's names have before Apple's."""
 
 _FORMAT_KEYS = """
 ae_mode attn_implementation compr_base_model_name compr_every_n_layer compr_linear_type compr_mlp_hidden_dim
@@ -245,7 +242,7 @@ def peft_names(
     Raises:
         CheckpointError: a tensor is missing or unknown, or has another rank or shape.
     """
-    wanted = {name.removeprefix(_PEFT): shape for name, shape in expected.items()}
+    wanted = {name.removeprefix(PEFT_PREFIX): shape for name, shape in expected.items()}
     _same_names(set(tensors), set(wanted), source, "tensor")
     for name, shape in wanted.items():
         got = tuple(tensors[name].shape)
@@ -258,12 +255,12 @@ def peft_names(
             )
         if not bool(torch.isfinite(tensors[name]).all()):
             raise CheckpointError(f"{source}: {name} has values that are not finite")
-    return {_PEFT + name: tensor for name, tensor in tensors.items()}
+    return {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
 def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of an adapter under Apple's names, from PEFT's."""
-    return {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
 
 
 def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from clara import prompts
 from clara.errors import CheckpointError
+from clara.model.apple.vocabulary import AFTER_MEMORY
 from clara.model.backbone import Tokenizer
-from clara.model.official_vocabulary import AFTER_MEMORY
 from clara.model.prompting import BODY, Prompt, Prompter
 
 DOCUMENTS = "{docs}"

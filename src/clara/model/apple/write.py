@@ -12,21 +12,24 @@ import torch
 from torch import Tensor
 
 from clara.errors import CheckpointError
-from clara.model import checkpoint, hub, hub_checkpoint, official
+from clara.model import checkpoint
+from clara.model.apple import format as apple_format
+from clara.model.apple.vocabulary import Vocabulary, base_matrix
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.create import from_checkpoint
+from clara.model.hub import base as hub_base
+from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.network import Network
-from clara.model.official_vocabulary import Vocabulary, base_matrix
 
 
-def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub.Progress) -> Manifest:
+def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub_base.Progress) -> Manifest:
     """Write a checkpoint in Apple's format as a native one.
 
     Args:
         source: its folder, or where there is none, its name on the hub; of one with a folder for each rate, the lowest
             rate is converted.
         out: folder of the native checkpoint; must not exist, or be a checkpoint, which is then replaced.
-        cache: see ``hub.find_base``.
+        cache: see ``hub.base.find_base``.
         base_name: the base model, if not what the checkpoint says.
         progress: told about downloads.
 
@@ -41,12 +44,12 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     checkpoint.check_replaceable(out)
     if not source.exists() and (name := hub_checkpoint.parse(str(source))) is not None:
         source = hub_checkpoint.fetch(name, progress=progress)
-    if not official.is_official(source):
-        inside = official.subfolders(source) if source.is_dir() else []
+    if not apple_format.is_official(source):
+        inside = apple_format.subfolders(source) if source.is_dir() else []
         if not inside:
-            raise CheckpointError(f"{source} is not a checkpoint in Apple's format, which has {official.ADAPTERS}")
-        source = source / official.lowest_rate(source, inside)
-    found = official.read(source)
+            raise CheckpointError(f"{source} is not a checkpoint in Apple's format, which has {apple_format.ADAPTERS}")
+        source = source / apple_format.lowest_rate(source, inside)
+    found = apple_format.read(source)
     # The base's own weights are not written; bf16 is the least that holds them while the rest is checked.
     loaded = from_checkpoint(
         source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=found.dtype, progress=progress
@@ -55,13 +58,13 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
     return checkpoint.read_manifest(out)
 
 
-def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub.Progress) -> None:
+def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub_base.Progress) -> None:
     """Write a native checkpoint that came in Apple's format back in that format.
 
     Args:
         source: the native checkpoint.
         out: a folder that does not exist or is empty.
-        cache: see ``hub.find_base``.
+        cache: see ``hub.base.find_base``.
         base_name: the base model, if not what the checkpoint says.
         progress: told about downloads.
 
@@ -84,14 +87,14 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
     vocabulary = loaded.network.vocabulary
     if vocabulary is None:
         raise CheckpointError(f"{source} has lost its vocabulary; convert it again")
-    matrices = _matrices(loaded.network, vocabulary, hub.find_base(loaded.base.name, cache))
+    matrices = _matrices(loaded.network, vocabulary, hub_base.find_base(loaded.base.name, cache))
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        torch.save(_adapters(loaded.network, manifest.official, matrices), scratch / official.ADAPTERS)
-        torch.save(_held(official.LAYERS, manifest.official, matrices), scratch / official.LAYERS)
+        torch.save(_adapters(loaded.network, manifest.official, matrices), scratch / apple_format.ADAPTERS)
+        torch.save(_held(apple_format.LAYERS, manifest.official, matrices), scratch / apple_format.LAYERS)
         text = json.dumps(_config(manifest, manifest.official), indent=2, sort_keys=True) + "\n"
-        (scratch / official.CONFIG).write_text(text, encoding="utf-8")
+        (scratch / apple_format.CONFIG).write_text(text, encoding="utf-8")
         for path in scratch.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -106,13 +109,13 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
 def _adapters(network: Network, origin: Origin, matrices: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     made = {}
     for role in network.adapters.roles:
-        name = official.ADAPTER_NAMES[role]
+        name = apple_format.ADAPTER_NAMES[role]
         # A query reasoner that was trained here has no dtype of its own yet; it started as the compressor.
-        usual = origin.dtypes.get(name, origin.dtypes[official.ADAPTER_NAMES["compressor"]])
-        tensors = official.official_names(network.adapters.tensors(role))
+        usual = origin.dtypes.get(name, origin.dtypes[apple_format.ADAPTER_NAMES["compressor"]])
+        tensors = apple_format.official_names(network.adapters.tensors(role))
         made[name] = {
             key: tensor.detach()
-            .to("cpu", getattr(torch, origin.dtypes.get(official.place(name, key), usual)))
+            .to("cpu", getattr(torch, origin.dtypes.get(apple_format.place(name, key), usual)))
             .contiguous()
             for key, tensor in tensors.items()
         }
@@ -125,12 +128,12 @@ def _held(holder: str, origin: Origin, matrices: dict[str, Tensor]) -> dict[str,
     if not any("/" in name for name in origin.carriers):
         # Converted before matrices were named one by one: adapters that held all that the file of layers did.
         own = {key: tensor for key, tensor in matrices.items() if not _tied(key, matrices)}
-        return own if holder == official.LAYERS or holder in origin.carriers else {}
-    return {key: tensor for key, tensor in matrices.items() if official.place(holder, key) in origin.carriers}
+        return own if holder == apple_format.LAYERS or holder in origin.carriers else {}
+    return {key: tensor for key, tensor in matrices.items() if apple_format.place(holder, key) in origin.carriers}
 
 
 def _tied(key: str, matrices: dict[str, Tensor]) -> bool:
-    return key == official.HEAD and matrices[key] is matrices[official.EMBEDDINGS]
+    return key == apple_format.HEAD and matrices[key] is matrices[apple_format.EMBEDDINGS]
 
 
 def _matrices(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, Tensor]:
@@ -142,13 +145,13 @@ def _matrices(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str
             "the checkpoint says that one memory token is repeated (different_mem_tokens false), but training has made "
             "them different; Apple's format has no place for that"
         )
-    embeddings = vocabulary.matrix(base_matrix(files, official.EMBEDDINGS), tokens.detach().to("cpu"))
-    head = vocabulary.head(base_matrix(files, official.HEAD))
-    return {official.EMBEDDINGS: embeddings, official.HEAD: embeddings if head is None else head}
+    embeddings = vocabulary.matrix(base_matrix(files, apple_format.EMBEDDINGS), tokens.detach().to("cpu"))
+    head = vocabulary.head(base_matrix(files, apple_format.HEAD))
+    return {apple_format.EMBEDDINGS: embeddings, apple_format.HEAD: embeddings if head is None else head}
 
 
 def _config(manifest: Manifest, origin: Origin) -> dict[str, object]:
-    stages = {ours: theirs for theirs, ours in official.STAGES.items()}
+    stages = {ours: theirs for theirs, ours in apple_format.STAGES.items()}
     stage = stages.get(manifest.stage, origin.config["training_stage"])
     return {**origin.config, "training_stage": stage}
 

@@ -1,7 +1,7 @@
 """The vocabulary of a checkpoint in Apple's format: special tokens after the base's, and rows that training changed.
 
 Only what differs from the base model is kept; the rest of the two matrices is the base's own. Knows no file of
-Apple's format (``official``) and no text (``official_prompting``).
+Apple's format (``apple.format``) and no text (``apple.prompting``).
 Shape letters: V tokens of the base's tokenizer, M memory tokens, R changed rows, H hidden size.
 """
 

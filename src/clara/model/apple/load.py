@@ -1,6 +1,6 @@
 """From a checkpoint in Apple's format and its base model to a network and a native manifest.
 
-Reading the files is ``official``'s work; finding the base model is ``create``'s.
+Reading the files is ``apple.format``'s work; finding the base model is ``create``'s.
 Shape letters: V tokens of the base's tokenizer, M memory tokens, H hidden size.
 """
 
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from clara.errors import CheckpointError
-from clara.model import official
 from clara.model.adapters import Adapters, adapter_shapes, set_adapter
+from clara.model.apple import format as apple_format
+from clara.model.apple.format import Official
+from clara.model.apple.vocabulary import Vocabulary, base_matrix, difference, memory_ids
 from clara.model.backbone import BaseModel
 from clara.model.checkpoint import Manifest, Origin
-from clara.model.memory import MemoryTable
 from clara.model.network import Network
-from clara.model.official import Official
-from clara.model.official_vocabulary import Vocabulary, base_matrix, difference, memory_ids
+from clara.model.table import MemoryTable
 
 
 def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: torch.dtype) -> Network:
@@ -46,8 +46,8 @@ def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: 
         adapters.split_query_reasoner()
     for role, tensors in found.adapters.items():
         shapes = adapter_shapes(adapters.peft_model, role)
-        source = f"{found.folder / official.ADAPTERS}: {official.ADAPTER_NAMES[role]}"
-        named = official.peft_names(tensors, shapes, rank=lora.rank, source=source)
+        source = f"{found.folder / apple_format.ADAPTERS}: {apple_format.ADAPTER_NAMES[role]}"
+        named = apple_format.peft_names(tensors, shapes, rank=lora.rank, source=source)
         set_adapter(adapters.peft_model, named, role)
     return Network(adapters, compression, table.to(base.model.device), vocabulary)
 
@@ -56,9 +56,9 @@ def manifest_of(found: Official, base: BaseModel, network: Network) -> Manifest:
     """What a native checkpoint of it says."""
     dtypes: dict[str, torch.dtype] = {}
     for role, tensors in found.adapters.items():
-        name, widest = official.ADAPTER_NAMES[role], official.dtype_of(tensors)
+        name, widest = apple_format.ADAPTER_NAMES[role], apple_format.dtype_of(tensors)
         dtypes[name] = widest
-        dtypes.update({official.place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
+        dtypes.update({apple_format.place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
     origin = Origin.model_validate(
         {
             "config": dict(found.values),
@@ -90,7 +90,7 @@ def vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
     none = torch.zeros(0, dtype=torch.int64)
     plain = Vocabulary(ids, none, found.embeddings[:0], none, found.embeddings[:0])
     head = _head(found, base)
-    for name, matrix in ((official.EMBEDDINGS, found.embeddings), (official.HEAD, head)):
+    for name, matrix in ((apple_format.EMBEDDINGS, found.embeddings), (apple_format.HEAD, head)):
         if matrix is None:
             continue
         if tuple(matrix.shape) != (plain.size, width):
@@ -101,11 +101,11 @@ def vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
             )
         if not bool(torch.isfinite(matrix).all()):
             raise CheckpointError(f"{found.folder}: {name} has values that are not finite")
-    kept = difference(found.embeddings, base_matrix(files, official.EMBEDDINGS), size, skip=ids)
+    kept = difference(found.embeddings, base_matrix(files, apple_format.EMBEDDINGS), size, skip=ids)
     made = replace(plain, ids=kept, rows=found.embeddings[kept])
     if head is None:
         return made
-    kept = difference(head, base_matrix(files, official.HEAD), size, skip=none)
+    kept = difference(head, base_matrix(files, apple_format.HEAD), size, skip=none)
     return replace(made, head_ids=kept, head_rows=head[kept])
 
 
@@ -114,12 +114,12 @@ def _head(found: Official, base: BaseModel) -> Tensor | None:
     if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
         if found.head is None:
             raise CheckpointError(
-                f"{found.folder / official.LAYERS} misses {official.HEAD}, which the base model {base.name} has"
+                f"{found.folder / apple_format.LAYERS} misses {apple_format.HEAD}, which the base model {base.name} has"
             )
         return found.head
     if found.head is not None and not torch.equal(found.head, found.embeddings):
         raise CheckpointError(
-            f"{found.folder / official.LAYERS} has {official.HEAD}, but the base model {base.name} has no LM head of "
-            "its own; is it the base it was trained on?"
+            f"{found.folder / apple_format.LAYERS} has {apple_format.HEAD}, but the base model {base.name} has no "
+            "LM head of its own; is it the base it was trained on?"
         )
     return None

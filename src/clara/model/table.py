@@ -1,0 +1,276 @@
+"""The memory table: what is trained outside the backbone, memory-token embeddings and the affine read-out above all.
+
+Which text a memory token stands for is ``spans``' matter, how questions are compared ``query_space``'s; their values
+are kept here, by the names that they have in a checkpoint. Knows no backbone and no adapter.
+Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clara.config import CompressionConfig
+from clara.model.query_space import QueryProjection, whitened
+from clara.model.spans import Spans, equal_spans, information_spans, information_weights, token_information
+
+READ_SHARE = 0.1
+"""Share of the memory's spread that the read-out starts with beside a residual; measured in LOG.md, 2026-11-23."""
+
+_AFFINE = ("gain", "residual_gain", "bias")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineReadOut:
+    """``gain * read + residual_gain * residual + bias`` at one rate, each per dimension: float32 [H].
+
+    Hidden states after the final norm have a few dimensions tens of times larger than a token embedding's, and a
+    generator that meets them unscaled forgets how to write (LOG.md, 2026-11-23).
+    """
+
+    gain: Tensor
+    bias: Tensor
+    residual_gain: Tensor | None = None
+
+    def __call__(self, read: Tensor, residual: Tensor) -> Tensor:
+        """Memory [B, N, H] from its parts; arguments as ``MemoryTable.assemble``."""
+        memory = read * self.gain + self.bias
+        return memory if self.residual_gain is None else memory + residual * self.residual_gain
+
+
+@torch.no_grad()
+def calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> AffineReadOut:
+    """An affine read-out that a generator already understands.
+
+    Per dimension, memories get the mean and the spread of token embeddings: the residual carries the spread, the
+    read-out starts at ``READ_SHARE`` of it and grows as training finds it useful.
+
+    Args:
+        embeddings: [V, H] token embeddings.
+        read: float32 [samples, H] read-outs of an untrained compressor.
+        residual: float32 [samples, H] residuals of the same spans; None where memories have none.
+    """
+    spread, bias = _spread(embeddings.float()), embeddings.float().mean(dim=0)
+    if residual is None:
+        gain, residual_gain = spread / _spread(read), None
+    else:
+        gain, residual_gain = READ_SHARE * spread / _spread(read), spread / _spread(residual)
+        bias = bias - residual_gain * residual.mean(dim=0)
+    return AffineReadOut(gain, bias - gain * read.mean(dim=0), residual_gain)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of each dimension: [samples, H] -> [H], never zero."""
+    return values.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)
+
+
+class MemoryTable(nn.Module):
+    """The values of a network that are not the backbone's; their names are those of ``memory.safetensors``.
+
+    Attributes:
+        tokens: float32 [N at the smallest rate, H]; a higher rate uses the first rows. None for ``mean_pool``.
+        gain: float32 [rates, H], of ``AffineReadOut``; None unless configured.
+        residual_gain: float32 [rates, H]; None unless gain and residual are configured.
+        bias: float32 [rates, H]; None unless gain is configured.
+        query_gain: as ``gain``, for questions; None while they share the passages' read-out.
+        query_residual_gain: as ``residual_gain``, for questions.
+        query_bias: as ``bias``, for questions.
+        query_projection: float32 [rates, H, H], matrices of ``QueryProjection``; None while questions are compared
+            span by span, as passages are.
+        query_centre: float32 [rates, H], of ``QueryProjection``; None without ``query_projection``.
+        query_passage_centre: float32 [rates, H], of ``QueryProjection``, not trained; None unless questions are
+            compared by late interaction.
+        information: float32 [V], of each token of the vocabulary, counted and not trained; None unless spans are cut
+            by it.
+    """
+
+    tokens: nn.Parameter | None
+    gain: nn.Parameter | None
+    residual_gain: nn.Parameter | None
+    bias: nn.Parameter | None
+    query_gain: nn.Parameter | None
+    query_residual_gain: nn.Parameter | None
+    query_bias: nn.Parameter | None
+    query_projection: nn.Parameter | None
+    query_centre: nn.Parameter | None
+    query_passage_centre: Tensor | None
+    information: Tensor | None
+
+    def __init__(self, config: CompressionConfig, width: int, vocabulary: int = 0) -> None:
+        """Make the table that a configuration asks for.
+
+        Args:
+            config: read-out, rates and spans.
+            width: H of the backbone.
+            vocabulary: V, rows of its token embeddings; counts where spans are cut by information.
+        """
+        super().__init__()
+        self._config, self._width = config, width
+        n, rates = config.window_tokens // min(config.rates), len(config.rates)
+        tokens = nn.Parameter(torch.zeros(n, width)) if config.read_out == "memory_tokens" else None
+        self.register_parameter("tokens", tokens)
+        self.register_parameter("gain", nn.Parameter(torch.ones(rates, width)) if config.gain else None)
+        scaled = config.gain and config.residual
+        self.register_parameter("residual_gain", nn.Parameter(torch.ones(rates, width)) if scaled else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(rates, width)) if config.gain else None)
+        self.register_buffer("information", torch.ones(vocabulary) if config.spans == "information" else None)
+        self.share_query_read_out()
+        self.project_queries(projected=False)
+
+    # Memory tokens and their spans
+
+    @torch.no_grad()
+    def initialise(self, embeddings: Tensor, *, seed: int = 0) -> None:
+        """Fresh memory tokens: noise with the root mean square of the token embeddings [V, H].
+
+        A tenth of it where a pooled input is added: that input already tells the tokens apart.
+        """
+        if self.tokens is not None:
+            rms = float(embeddings.float().pow(2).mean().sqrt())
+            noise = torch.randn(self.tokens.shape, generator=torch.Generator().manual_seed(seed))
+            self.tokens.copy_(noise * rms * (0.1 if self._config.pooled_input else 1.0))
+
+    def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
+        """Cut spans by information from now on (``token_information``).
+
+        What is counted lies on the CPU until the table is moved.
+
+        Args:
+            texts: token ids of texts like those to come, the more the better.
+            vocabulary: V, rows of the backbone's token embeddings.
+        """
+        self.register_buffer("information", token_information(texts, vocabulary))
+
+    def spans(self, ids: Tensor, mask: Tensor, *, rate: int) -> Spans:
+        """Which text each memory token stands for.
+
+        Args:
+            ids: int64 [B, S] token ids, padded on the right.
+            mask: bool [B, S], true on text.
+            rate: one of ``config.rates``.
+        """
+        n = self._config.memory_tokens(rate)
+        return equal_spans(mask, n) if self.information is None else information_spans(self.information[ids], mask, n)
+
+    def question_weights(self, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor | None:
+        """How much each memory token of a question counts (``information_weights``); arguments as ``spans``.
+
+        Returns:
+            float32 [B, N]; None where no information is known, or questions are not compared token by token.
+        """
+        if self.information is None or not self.late:
+            return None
+        return information_weights(self.spans(ids, mask, rate=rate), self.information[ids])
+
+    # Read-out
+
+    def assemble(self, read: Tensor, residual: Tensor, *, rate: int, query: bool = False) -> Tensor:
+        """Memory from its parts: float32 [B, N, H].
+
+        Args:
+            read: float32 [B, N, H], the read-out of the last hidden states.
+            residual: float32 [B, N, H], mean token embeddings of the spans.
+            rate: one of ``config.rates``.
+            query: whether it is a question's.
+        """
+        row = self._config.rates.index(rate)
+        memory = read + residual if self._config.residual else read
+        if (affine := self._affine(row, query=query)) is not None:
+            memory = affine(read, residual)
+        projection = self._projection(row) if query else None
+        return memory if projection is None else projection(memory)
+
+    def _affine(self, row: int, *, query: bool) -> AffineReadOut | None:
+        gain, residual_gain, bias = self.gain, self.residual_gain, self.bias
+        if query and self.query_gain is not None:
+            gain, residual_gain, bias = self.query_gain, self.query_residual_gain, self.query_bias
+        if gain is None or bias is None:
+            return None
+        return AffineReadOut(gain[row], bias[row], None if residual_gain is None else residual_gain[row])
+
+    @torch.no_grad()
+    def calibrate(self, embeddings: Tensor, read: Tensor, residual: Tensor, *, rate: int) -> None:
+        """Start the affine read-out at one rate (``calibrated``); nothing without ``gain``."""
+        if self.gain is None or self.bias is None:
+            return
+        row = self._config.rates.index(rate)
+        found = calibrated(embeddings, read, None if self.residual_gain is None else residual)
+        self.gain[row], self.bias[row] = found.gain, found.bias
+        if self.residual_gain is not None and found.residual_gain is not None:
+            self.residual_gain[row] = found.residual_gain
+
+    # Questions
+
+    def split_query_read_out(self) -> None:
+        """Give questions an affine read-out of their own, a copy of the passages'; nothing without ``gain``.
+
+        In a calibrated read-out the residual carries most of a memory, so whatever the query reasoner learns moves a
+        question's memory by a tenth only (LOG.md, 2026-11-24), unless it can weigh the two anew. Passages' memories do
+        not change by it.
+        """
+        for name in _AFFINE:
+            own = getattr(self, name)
+            if own is not None:
+                self.register_parameter(f"query_{name}", nn.Parameter(own.detach().clone()))
+
+    def share_query_read_out(self) -> None:
+        """Let questions go through the passages' read-out."""
+        for name in _AFFINE:
+            self.register_parameter(f"query_{name}", None)
+
+    def project_queries(self, *, projected: bool, late: bool = False) -> None:
+        """Compare questions with passages through a ``QueryProjection``, which starts at the identity.
+
+        Args:
+            projected: whether there is one; without it questions are compared as they are.
+            late: token by token instead of by their mean.
+        """
+        rates, width = len(self._config.rates), self._width
+        projection = torch.eye(width).repeat(rates, 1, 1) if projected else None
+        centre = torch.zeros(rates, width) if projected else None
+        self.register_parameter("query_projection", None if projection is None else nn.Parameter(projection))
+        self.register_parameter("query_centre", None if centre is None else nn.Parameter(centre))
+        self.register_buffer("query_passage_centre", torch.zeros(rates, width) if projected and late else None)
+
+    @torch.no_grad()
+    def whiten_queries(self, documents: Tensor, questions: Tensor, *, rate: int) -> None:
+        """Start the projection at one rate (``query_space.whitened``); nothing without one."""
+        if self.query_projection is None or self.query_centre is None:
+            return
+        row = self._config.rates.index(rate)
+        found = whitened(documents, questions, late=self.late)
+        self.query_projection[row], self.query_centre[row] = found.matrix, found.centre
+        if self.query_passage_centre is not None and found.passage_centre is not None:
+            self.query_passage_centre[row] = found.passage_centre
+
+    @property
+    def late(self) -> bool:
+        """Whether questions are compared by late interaction."""
+        return self.query_passage_centre is not None
+
+    def passage_centre(self, rate: int) -> Tensor | None:
+        """What late interaction takes off passages at a rate, float32 [H]; None without it."""
+        centres = self.query_passage_centre
+        return None if centres is None else centres[self._config.rates.index(rate)]
+
+    def _projection(self, row: int) -> QueryProjection | None:
+        if self.query_projection is None or self.query_centre is None:
+            return None
+        centres = self.query_passage_centre
+        return QueryProjection(
+            self.query_projection[row], self.query_centre[row], None if centres is None else centres[row]
+        )
+
+    def read_out_of_queries(self) -> list[nn.Parameter]:
+        """The affine read-out that questions do not share with passages; empty while they do."""
+        return self._present([f"query_{name}" for name in _AFFINE])
+
+    def projection_of_queries(self) -> list[nn.Parameter]:
+        """Centre and matrix of questions that are compared by their mean; empty while they are not."""
+        return self._present(["query_projection", "query_centre"])
+
+    def _present(self, names: Sequence[str]) -> list[nn.Parameter]:
+        return [parameter for parameter in (getattr(self, name) for name in names) if parameter is not None]
