@@ -1,0 +1,50 @@
+"""Rules of the source that import contracts cannot say."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "clara"
+
+PRIVATE_MEMBERS = {
+    "model/adapters.py": {"_active_adapter", "_disable_adapters"},  # PEFT's
+    "model/attention.py": {"_attn_implementation"},  # transformers'
+    "model/roles.py": {"_parameters"},  # torch's
+    "model/apple/vocabulary.py": {"_Hash"},  # hashlib's, a type
+    "train/loop.py": {"_n_gpu"},  # of transformers' Trainer
+    "train/processes.py": {"_reset_state"},  # accelerate's
+    "ingest/read_pptx.py": {"_p"},  # python-pptx's
+    "ingest/worker.py": {"_exit"},  # of os: public, in spite of its name
+}
+"""Private members of libraries, by the only file that touches them. A new one needs a reason beside it there."""
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every source file, parsed, by its path within the package."""
+    return {str(path.relative_to(SOURCE)): ast.parse(path.read_text("utf-8")) for path in SOURCE.rglob("*.py")}
+
+
+def own_names(tree: ast.Module) -> Iterator[str]:
+    """Names that a file defines: functions, classes, variables, attributes of ``self``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(ast.Name("self" | "cls"), name, ast.Store()):
+                yield name
+
+
+def private_attributes(tree: ast.Module) -> set[str]:
+    """Names with one leading underscore that a file reads or sets of something."""
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_members_of_libraries_are_touched_in_one_file_each() -> None:
+    own = {name for tree in trees().values() for name in own_names(tree)}
+    found = {path: private_attributes(tree) - own for path, tree in trees().items()}
+    assert {path: names for path, names in found.items() if names} == PRIVATE_MEMBERS
