@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,11 @@ PRIVATE_MEMBERS = {
     "ingest/worker.py": {"_exit"},  # of os: public, in spite of its name
 }
 """Private members of libraries, by the only file that touches them. A new one needs a reason beside it there."""
+
+SHARED_CLASS_NAMES = {"ClaraRetriever"}
+"""Class names that may occur twice: one retriever for each framework, as its users expect."""
+
+STAGE_NAMES = {"scp", "instruct", "end-to-end", "end_to_end", "retriever"}  # "reader" is a word of many meanings
 
 
 @cache
@@ -48,3 +54,28 @@ def test_private_members_of_libraries_are_touched_in_one_file_each() -> None:
     own = {name for tree in trees().values() for name in own_names(tree)}
     found = {path: private_attributes(tree) - own for path, tree in trees().items()}
     assert {path: names for path, names in found.items() if names} == PRIVATE_MEMBERS
+
+
+def test_no_class_name_occurs_twice() -> None:
+    found = defaultdict(list)
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name not in SHARED_CLASS_NAMES:
+                found[node.name].append(path)
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_no_stage_is_compared_by_name_outside_the_stages() -> None:
+    outside = {path: tree for path, tree in trees().items() if not path.startswith("train/stages/")}
+    compared = {
+        (path, node.lineno)
+        for path, tree in outside.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare | ast.match_case) and strings(node) & STAGE_NAMES
+    }
+    assert compared == set()
+
+
+def strings(node: ast.AST) -> set[str]:
+    """String constants below a node."""
+    return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clara.calibrate.run import Calibrated, Part, Wanted, calibrate
-from clara.calibrate.weights import Source
+from clara.calibrate.weights import CheckpointLoader
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
@@ -67,7 +67,9 @@ def run(
     """What a call made, and what it said."""
     notices: list[str] = []
     wanted = wanted or Wanted(only=frozenset(parts))
-    made = calibrate(str(folder), records, wanted, Source(out.parent / "cache"), out=out, notice=notices.append)
+    made = calibrate(
+        str(folder), records, wanted, CheckpointLoader(out.parent / "cache"), out=out, notice=notices.append
+    )
     return made, notices
 
 

@@ -24,8 +24,8 @@ from clara.evaluate.questions import Task, TaskLoader
 from clara.evaluate.report import make_report, page, runs_table, to_markdown, write_page, write_report
 from clara.evaluate.results import Scoring
 from clara.evaluate.run import (
-    Block,
     Grid,
+    GridBlock,
     GridProgress,
     GridResult,
     GridRun,
@@ -61,7 +61,7 @@ def turned(path: Path) -> Path:
 def compare(
     folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **how: object
 ) -> GridResult:
-    wanted = plan([check(Block, {"data": (str(FILE),), **run}, source="test") for run in runs])
+    wanted = plan([check(GridBlock, {"data": (str(FILE),), **run}, source="test") for run in runs])
     settings = RunSettings(folder=folder, batch_size=3, **how)  # type: ignore[arg-type]
     return run_grid(wanted, systems, make_settings(), LOADER, settings)
 
@@ -141,8 +141,8 @@ def test_gold_documents_only(tmp_path: Path) -> None:
 
 
 def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
-    run = Block(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
-    plain = Block(data=("a",), systems=("z", "x"))
+    run = GridBlock(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
+    plain = GridBlock(data=("a",), systems=("z", "x"))
     found = plan([run, plain, run])
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
     groups = [(trial.data, trial.setting) for trial in found]
@@ -151,7 +151,7 @@ def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
 
 
 def test_a_trial_caps_every_block() -> None:
-    runs = [Block(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    runs = [GridBlock(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
     assert [run.limit for run in capped(runs, 2)] == [2, 1, 2]
     assert capped(runs, None) == tuple(runs)
 
@@ -180,7 +180,7 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
 
 def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
     steps: list[GridProgress] = []
-    wanted = plan([Block(data=(str(FILE),), systems=("words", "nothing"))])
+    wanted = plan([GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
     run_grid(wanted, SYSTEMS, make_settings(), LOADER, RunSettings(tmp_path, batch_size=3), on_progress=steps.append)
     assert [step.done for step in steps] == [3, 6, 8, 11, 14, 16]
     assert {step.total for step in steps} == {16}

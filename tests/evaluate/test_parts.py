@@ -18,7 +18,7 @@ from clara.errors import ConfigError, ModelError
 from clara.evaluate.cache import Cache
 from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.memories import DocumentMemories, rank_documents
-from clara.evaluate.run import Block
+from clara.evaluate.run import GridBlock
 from clara.evaluate.system import Context, answer_all
 from clara.records import GenerationRequest, Memory, QueryMemory
 
@@ -135,6 +135,8 @@ def test_equal_documents_keep_their_order() -> None:
 
 def test_settings_name_all_faults_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        check(Block, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line")
+        check(
+            GridBlock, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line"
+        )
     for name in ("given", "k", "rates", "systems"):
         assert f"{name}: " in str(caught.value)

@@ -24,7 +24,7 @@ from clara.model import ClaraModel, checkpoint
 from clara.model.adapters import Adapters
 from clara.model.backbone import load_base
 from clara.model.create import Loaded
-from clara.model.reader import Reader, ReaderContext, ReaderManifest, save_reader
+from clara.model.reader import ReaderContext, ReaderManifest, TextReader, save_reader
 from clara.prompts import passage_text
 from clara.records import GenerationRequest
 from conftest import ramp
@@ -189,7 +189,7 @@ def test_readers_answer_with_their_own_weights(
 ) -> None:
     options = {"reader": reader_folder("text"), "closed_book_reader": reader_folder("none")}
     run = settings(tiny_model, tmp_path, options=options)
-    reader = Reader.load(options["reader"], cache=tmp_path)
+    reader = TextReader.load(options["reader"], cache=tmp_path)
     for ask, reply in zip(ASKS, replies(SYSTEMS["reader-bm25"](run)), strict=True):
         request = GenerationRequest(ask.question, texts=texts(ask, reply))
         assert reply.text == reader.generate_many([request], max_new_tokens=6)[0].text

@@ -22,7 +22,7 @@ from clara.errors import CheckpointError, ConfigError, TrainingError
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 from clara.model.backbone import BaseModel, load_base
-from clara.model.reader import Reader
+from clara.model.reader import TextReader
 from clara.prompts import passage_text
 from clara.records import GenerationRequest
 from clara.train.dro import load_selector
@@ -127,7 +127,7 @@ def test_a_run_tunes_both_and_its_folder_is_a_system(
 
     run = settings(tiny_model, tmp_path, options={"dro": folder})
     system = SYSTEMS["dro"](run)
-    reader = Reader.load(folder / "reader", cache=tmp_path)
+    reader = TextReader.load(folder / "reader", cache=tmp_path)
     for ask, reply in zip(ASKS, replies(system), strict=True):
         texts = [passage_text(doc.title, doc.text) for doc in ask.docs]
         alone = torch.cat([selector.scores(ask.question, [text]) for text in texts])

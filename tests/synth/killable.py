@@ -6,7 +6,7 @@ import multiprocessing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from clara.synth.run import Job, synthesize
+from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
 
@@ -19,7 +19,7 @@ def run(passages: Path, out: Path, url: str, concurrency: int, *, resume: bool) 
     """Synthesize; also called in the test's own process."""
     server = {"url": url, "model": "scripted", "concurrency": concurrency}
     sources = read_sources([passages], passage_words=190, min_passage_words=8)
-    synthesize(sources, SynthSettings.model_validate({"server": server}), Job(out, resume=resume))
+    synthesize(sources, SynthSettings.model_validate({"server": server}), SynthJob(out, resume=resume))
 
 
 def start(passages: Path, out: Path, url: str, concurrency: int, *, resume: bool) -> BaseProcess:

@@ -17,7 +17,7 @@ from clara.synth.contract import (
     parse_paraphrase,
     parse_verdict,
 )
-from clara.synth.drafts import Draft, Fault, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.drafts import Draft, DraftFault, Pair, Rejection, SourcePassage, Verdict
 from clara.synth.rounds import Drafted, Work, without, wrong_items
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, packaged_templates, read_templates
@@ -85,7 +85,7 @@ def test_paraphrase_replies() -> None:
         ("x", "not_json"),
     ):
         fault = parse_paraphrase(text)
-        assert isinstance(fault, Fault)
+        assert isinstance(fault, DraftFault)
         assert fault.reason == f"reply_{reason}"
 
 
@@ -113,7 +113,7 @@ def test_verdict_replies() -> None:
     assert parse_verdict('{"consistent": "True", "covered": true}') == Verdict(consistent=True, covered=True)
     for text in ('{"consistent": 1, "covered": true}', '{"consistent": true, "covered": true, "wrong": "S1"}', "{}"):
         fault = parse_verdict(text)
-        assert isinstance(fault, Fault)
+        assert isinstance(fault, DraftFault)
         assert fault.reason == "reply_wrong_shape"
 
 
@@ -157,7 +157,7 @@ def test_prompts_hold_the_passage_and_the_shape() -> None:
 
 
 def test_a_further_attempt_tells_what_was_wrong() -> None:
-    rejected = (Rejection("simple_qa", "Question: x Answer: y", Fault("length", "too short")),)
+    rejected = (Rejection("simple_qa", "Question: x Answer: y", DraftFault("length", "too short")),)
     told = Feedback(("Who?",), rejected, ("the price",))
     prompt = packaged_templates().draft("simple_qa", PASSAGE, told)[1]["content"]
     assert all(part in prompt for part in ("further attempt", "- Who?", "too short", "- the price"))
@@ -194,7 +194,7 @@ def test_complex_questions_are_not_asked_for_for_ever() -> None:
     """A passage of one fact has none: after two tries, or an empty reply, the record goes without."""
     settings = SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}})
     work = Work(settings)
-    rejected = Rejection("complex_qa", "Question: x", Fault("length", "too short"))
+    rejected = Rejection("complex_qa", "Question: x", DraftFault("length", "too short"))
     work.take("simple_qa", Drafted(EXPECTED, "", (), answered=True))
     work.take("paraphrase", Drafted((), "So.", (), answered=True))
     work.take("complex_qa", Drafted((), "", (rejected,), answered=True))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from cases import write_passages
 
-from clara.synth.run import Job, synthesize
+from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import read_sources
 
@@ -60,9 +60,11 @@ def test_transformers_serve(tmp_path: Path) -> None:
                 "max_rounds": 2,
             }
         )
-        report = synthesize(sources, settings, Job(tmp_path / "out.jsonl"))
+        report = synthesize(sources, settings, SynthJob(tmp_path / "out.jsonl"))
         assert report.unfinished == 0
-        again = synthesize(sources, settings, Job(tmp_path / "again.jsonl", cache=tmp_path / "out.jsonl.cache.sqlite3"))
+        again = synthesize(
+            sources, settings, SynthJob(tmp_path / "again.jsonl", cache=tmp_path / "out.jsonl.cache.sqlite3")
+        )
     assert report.accepted + sum(report.dropped.values()) == 2
     assert report.run.spent.prompt > 1000, "the server counts tokens"
     assert (again.accepted, again.run.requests) == (report.accepted, 0)

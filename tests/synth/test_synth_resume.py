@@ -22,7 +22,7 @@ from clara.errors import SynthesisError
 from clara.synth.cache import ReplyCache, request_key
 from clara.synth.drafts import SourcePassage
 from clara.synth.output import Output, read_accepted, read_dropped
-from clara.synth.run import Job, synthesize
+from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 from llm_server import LLMServer, serving
@@ -156,7 +156,7 @@ def test_a_changed_passage_is_not_taken_for_a_finished_one(tmp_path: Path) -> No
     changed = Sources((SourcePassage(item.id, "x", "", item.text + " And so on."),), {}, ())
     settings = SynthSettings.model_validate({"server": {"url": "http://127.0.0.1:9", "model": "m"}})
     with pytest.raises(SynthesisError, match="case:0"):
-        synthesize(changed, settings, Job(tmp_path / "out.jsonl", resume=True))
+        synthesize(changed, settings, SynthJob(tmp_path / "out.jsonl", resume=True))
     assert len(list(read_accepted(tmp_path / "out.jsonl"))) == 1
 
 

@@ -13,7 +13,7 @@ from clara.data import read_records
 from clara.errors import SynthesisError
 from clara.synth.drafts import SourcePassage
 from clara.synth.report import SynthReport
-from clara.synth.run import Job, SynthProgress, synthesize
+from clara.synth.run import SynthJob, SynthProgress, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources, read_sources
 from llm_server import LLMServer, always, first, serving
@@ -32,7 +32,7 @@ def settings(llm: LLMServer, /, **changes: object) -> SynthSettings:
 
 def run(tmp_path: Path, llm: LLMServer, count: int, /, *, resume: bool = False, **changes: object) -> SynthReport:
     sources = read_sources([write_passages(tmp_path / "in.jsonl", count)], passage_words=190, min_passage_words=8)
-    return synthesize(sources, settings(llm, **changes), Job(tmp_path / "out.jsonl", resume=resume))
+    return synthesize(sources, settings(llm, **changes), SynthJob(tmp_path / "out.jsonl", resume=resume))
 
 
 def records(tmp_path: Path, name: str = "out.jsonl") -> list[dict[str, Any]]:
@@ -307,7 +307,7 @@ def test_a_passage_that_is_there_twice_is_asked_about_once(tmp_path: Path) -> No
     item = passage(0)
     twins = tuple(SourcePassage(name, "x", item.title, item.text) for name in ("a", "b"))
     with serving(LLMServer(knowledge(1), delay=0.02)) as server:
-        report = synthesize(Sources(twins, {}, ()), settings(server), Job(tmp_path / "out.jsonl"))
+        report = synthesize(Sources(twins, {}, ()), settings(server), SynthJob(tmp_path / "out.jsonl"))
     assert sorted(record["id"] for record in records(tmp_path)) == ["a", "b"]
     assert report.accepted == 2
     assert len(server.calls) == 4
@@ -408,7 +408,7 @@ def test_progress_tells_speed_and_the_time_left(tmp_path: Path) -> None:
     seen: list[SynthProgress] = []
     with serving(LLMServer(knowledge(4), delay=0.01)) as server:
         sources = read_sources([write_passages(tmp_path / "in.jsonl", 4)], passage_words=190, min_passage_words=8)
-        synthesize(sources, settings(server), Job(tmp_path / "out.jsonl", on_progress=seen.append))
+        synthesize(sources, settings(server), SynthJob(tmp_path / "out.jsonl", on_progress=seen.append))
     assert seen[0].seconds_left is None
     assert seen[-1].finished == seen[-1].total == 4
     assert seen[-1].seconds_left == 0

@@ -16,7 +16,7 @@ from verifier_bench import POOLED, VerifierScore, score_verifier
 from clara.data import PassageQA, read_records
 from clara.errors import RecordError
 from clara.synth.report import SynthReport
-from clara.synth.run import Job, synthesize
+from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import CheckSettings, LexicalSettings, SynthSettings
 from clara.synth.sources import read_sources
 from llm_server import LLMServer, serving
@@ -80,7 +80,7 @@ def replay(folder: Path, texts: list[str], replayed: list[dict[str, Any]]) -> Sy
     with serving(LLMServer(known)) as llm:
         server = {"url": llm.url, "model": "people", "first_wait_seconds": 0.01}
         settings = SynthSettings.model_validate({"server": server, "max_rounds": 2})
-        return synthesize(sources, settings, Job(folder / "out.jsonl"))
+        return synthesize(sources, settings, SynthJob(folder / "out.jsonl"))
 
 
 def test_replayed_pairs_of_people_become_records_and_those_of_others_do_not(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from clara.data import PassageQA, read_records
 from clara.errors import ClaraError
 from clara.synth.checks import check_pair
-from clara.synth.drafts import Fault, Pair, SourcePassage
+from clara.synth.drafts import DraftFault, Pair, SourcePassage
 from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
 from clara.synth.words import content_stems
@@ -114,7 +114,7 @@ def score_verifier(
 
 def verify(
     pair: Pair, passage: SourcePassage, taken: Sequence[Pair], checks: CheckSettings, judge: LexicalJudge
-) -> Fault | None:
+) -> DraftFault | None:
     """The verifier without a language model, for one pair: checks first, then the judge."""
     return check_pair(pair, passage, taken, checks) or judge.check_pair(pair, passage)
 

@@ -22,7 +22,7 @@ from clara.errors import CheckpointError
 from clara.model import checkpoint
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
-from clara.model.reader import Reader
+from clara.model.reader import TextReader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator
 from clara.train.data import divide
@@ -129,7 +129,7 @@ def test_the_teacher_has_no_gradient_and_is_not_saved(student: Loaded, tiny_base
     trained = {name for name, parameter in named.items() if parameter.requires_grad}
     assert {name for name in named if "lora_" in name and ".teacher." not in name} <= trained
     assert student.network.adapters.roles == ("compressor", "generator")
-    assert teacher_fingerprint(student, teacher) == Reader.load(teacher, cache=tiny_base).fingerprint
+    assert teacher_fingerprint(student, teacher) == TextReader.load(teacher, cache=tiny_base).fingerprint
 
 
 def test_a_batch_without_questions_has_no_teacher(student: Loaded) -> None:
@@ -153,7 +153,7 @@ def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, t
 
     made = answers()(EXAMPLES)
     prompter = Prompter(student.base.tokenizer)
-    reader = Reader.load(teacher, cache=tiny_base, dtype="fp32")
+    reader = TextReader.load(teacher, cache=tiny_base, dtype="fp32")
     for before, after in zip(EXAMPLES, made, strict=True):
         assert after.texts == before.texts
         for old, new in zip(before.targets, after.targets, strict=True):

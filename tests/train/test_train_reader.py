@@ -24,7 +24,7 @@ from clara.model import ClaraModel
 from clara.model.backbone import load_base
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
-from clara.model.reader import MANIFEST, Reader
+from clara.model.reader import MANIFEST, TextReader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch
 from clara.train.data import PlannedBatches, divide
@@ -116,7 +116,7 @@ def test_without_context_only_questions_are_left(tiny_base: Path) -> None:
 
 @pytest.mark.parametrize("context", ["text", "none"])
 def test_a_reader_answers_as_its_adapter_does(context: Context, folders: dict[str, Path], tiny_base: Path) -> None:
-    reader = Reader.load(folders[context], cache=tiny_base, dtype="fp32")
+    reader = TextReader.load(folders[context], cache=tiny_base, dtype="fp32")
     assert reader.context == context
     assert reader.name == str(folders[context])
     asked = [GenerationRequest("How high?", texts=TEXTS[:1] if context == "text" else ()), GenerationRequest("Who?")]
@@ -145,7 +145,7 @@ def test_the_untrained_reader_is_the_base_that_reads_text(
     tiny_base: Path, tiny_model: ClaraModel, tmp_path: Path
 ) -> None:
     stage = reading(tiny_base, steps=1, learning_rate=1e-12)
-    reader = Reader.load(train(stage, passages(6), tmp_path, cache=tmp_path), cache=tmp_path, dtype="fp32")
+    reader = TextReader.load(train(stage, passages(6), tmp_path, cache=tmp_path), cache=tmp_path, dtype="fp32")
     requests = [
         GenerationRequest("How high?", texts=TEXTS[:1], reader="base"),
         GenerationRequest("Who?", reader="base"),
@@ -165,7 +165,7 @@ def test_what_is_in_the_folder(folders: dict[str, Path], tiny_base: Path) -> Non
     assert manifest["base_model"] == str(tiny_base)
     assert manifest["trained"]["examples"] == 8
     assert "answers questions from the full text of passages" in (folder / "README.md").read_text()
-    marks = {Reader.load(path, cache=tiny_base).fingerprint for path in folders.values()}
+    marks = {TextReader.load(path, cache=tiny_base).fingerprint for path in folders.values()}
     assert len(marks) == 2
     assert [line["step"] for line in losses(folder.parent)] == [1, 2]
     assert not (folder.parent / "checkpoint").exists()
@@ -174,22 +174,22 @@ def test_what_is_in_the_folder(folders: dict[str, Path], tiny_base: Path) -> Non
 def test_what_a_reader_refuses(
     folders: dict[str, Path], tiny_base: Path, tiny_model: ClaraModel, tmp_path: Path
 ) -> None:
-    closed = Reader.load(folders["none"], cache=tiny_base)
+    closed = TextReader.load(folders["none"], cache=tiny_base)
     with pytest.raises(InputError, match="was trained without context"):
         closed.generate_many([GenerationRequest("Who?", texts=TEXTS)])
     memory = tiny_model.compress(["Bees dance."])[0]
     with pytest.raises(InputError, match="reads text, not memories"):
         closed.generate_many([GenerationRequest("Who?", memories=(memory,))])
     with pytest.raises(CheckpointError, match=r"has no reader\.json; expected the folder"):
-        Reader.load(tmp_path, cache=tiny_base)
+        TextReader.load(tmp_path, cache=tiny_base)
     other = Path(shutil.copytree(folders["text"], tmp_path / "other"))
     manifest = json.loads((other / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"base_identity": "0" * 16}))
     with pytest.raises(CheckpointError, match="was trained on"):
-        Reader.load(other, cache=tiny_base)
+        TextReader.load(other, cache=tiny_base)
     (other / MANIFEST).write_text(json.dumps(manifest | {"contexts": "text"}))
     with pytest.raises(CheckpointError, match="contexts"):
-        Reader.load(other, cache=tiny_base)
+        TextReader.load(other, cache=tiny_base)
 
 
 def test_the_loss_is_plain_cross_entropy(folders: dict[str, Path], tiny_base: Path) -> None:

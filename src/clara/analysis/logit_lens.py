@@ -45,7 +45,7 @@ _STEM = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class LensWord:
     """A word that memory vectors point at.
 
     Attributes:
@@ -69,7 +69,7 @@ class LensView:
     """
 
     lens: Lens
-    words: tuple[Word, ...]
+    words: tuple[LensWord, ...]
 
 
 def view(
@@ -105,7 +105,7 @@ def common_words(lenses: Iterable[Lens]) -> frozenset[str]:
     return frozenset(_plain(item.token) for lens in lenses for slot in lens.slots for item in slot)
 
 
-def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[Word, ...]:
+def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, ...]:
     """The words of a lens that its text does not hold.
 
     Left out: what is in the text as a whole or as a part of a word; longer forms of the text's words; what the lens
@@ -134,7 +134,8 @@ def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[Word, ...]:
             scores[word].append(item.score)
             places[word].add(place)
     words = [
-        Word(max(set(s), key=lambda x: (s.count(x), x)), len(places[w]), max(scores[w])) for w, s in spellings.items()
+        LensWord(max(set(s), key=lambda x: (s.count(x), x)), len(places[w]), max(scores[w]))
+        for w, s in spellings.items()
     ]
     return tuple(sorted(words, key=lambda word: (-word.slots, -word.score, word.word)))
 

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from clara.answering import AnswerOptions, Reading, plan_reading
-from clara.calibrate.questions import Question, Sample
+from clara.calibrate.questions import Sample, SampleQuestion
 from clara.index import DocumentEntry, IndexRow
 from clara.metrics import recall_at_k, score_answer
 from clara.model import ClaraModel
@@ -40,7 +40,7 @@ Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """What was measured of one setting.
 
     Attributes:
@@ -66,7 +66,7 @@ class Measured:
         return own | {"questions": self.questions} | dict(self.more)
 
 
-def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> Measured:  # noqa: ANN401 - any setting
+def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> Measurement:  # noqa: ANN401 - any setting
     """The best candidate, or the current value where no other is better by more than the standard error.
 
     Args:
@@ -80,7 +80,7 @@ def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> 
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
     value = best if fmean(gains) > error else current
     more = {"gain": round(fmean(gains), 4), "standard_error": round(error, 4)} if best != current else {}
-    return Measured(value, current, metric, {str(v): mean for v, mean in means.items()}, len(gains), more)
+    return Measurement(value, current, metric, {str(v): mean for v, mean in means.items()}, len(gains), more)
 
 
 class Bench:
@@ -134,14 +134,16 @@ class Bench:
         """Set fields of how passages are read."""
         self.change(reading=self.model.reading.model_copy(update=fields))
 
-    def found(self, rate: int, *, weight: float | None = None, k: int = DEPTH) -> Iterator[tuple[Question, list[Hit]]]:
+    def found(
+        self, rate: int, *, weight: float | None = None, k: int = DEPTH
+    ) -> Iterator[tuple[SampleQuestion, list[Hit]]]:
         """What hybrid search finds for each question, best first."""
         weight = self.model.latent_weight if weight is None else weight
         store = self._stores[rate].store
         for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
             yield question, store.search_hybrid(query, question.text, k, latent_weight=weight)
 
-    def found_elsewhere(self, rate: int) -> Iterator[tuple[Question, list[Hit]]]:
+    def found_elsewhere(self, rate: int) -> Iterator[tuple[SampleQuestion, list[Hit]]]:
         """The same among passages from which a question cannot be answered; without those that have none such."""
         for question, hits in self.found(rate, k=len(self.sample.passages)):
             answerless = self.sample.answerless(question)
@@ -151,13 +153,13 @@ class Bench:
 
     def read(
         self,
-        found: Sequence[tuple[Question, list[Hit]]],
+        found: Sequence[tuple[SampleQuestion, list[Hit]]],
         options: AnswerOptions,
         k: int,
         doing: str,
         *,
         scored: bool = False,
-    ) -> list[tuple[Question, Reading, Generation]]:
+    ) -> list[tuple[SampleQuestion, Reading, Generation]]:
         """Answers to questions from the first ``k`` passages found for each."""
         planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in found if hits]
         made: list[Generation] = []
@@ -176,11 +178,11 @@ class Bench:
         return scores
 
 
-def _f1(question: Question, generation: Generation) -> float:
+def _f1(question: SampleQuestion, generation: Generation) -> float:
     return score_answer(generation.text, question.answers).f1
 
 
-def latent_weight(bench: Bench) -> Measured | None:
+def latent_weight(bench: Bench) -> Measurement | None:
     """What a rank by memory counts in hybrid search, by Recall@5; None where no gold passage is known."""
     current = bench.model.latent_weight
     scores: dict[float, list[float]] = {}
@@ -198,13 +200,13 @@ def latent_weight(bench: Bench) -> Measured | None:
     return measured
 
 
-def contrast(bench: Bench) -> dict[int, Measured]:
+def contrast(bench: Bench) -> dict[int, Measurement]:
     """Of each rate, what the model would say of no passage counts against a quoted answer, by F1."""
     rates = bench.model.rates
     chosen = list(bench.model.manifest.contrast or [0.0] * len(rates))
     options = AnswerOptions(context="memory", wording="quoted")
     k = _memory_k(bench.model)
-    made: dict[int, Measured] = {}
+    made: dict[int, Measurement] = {}
     for row, rate in enumerate(rates):
         current = chosen[row]
         scores: dict[float, list[float]] = {}
@@ -218,7 +220,7 @@ def contrast(bench: Bench) -> dict[int, Measured]:
     return made
 
 
-def wording(bench: Bench) -> Measured:
+def wording(bench: Bench) -> Measurement:
     """Whether answers from memories are quoted or free, by F1."""
     k = _memory_k(bench.model)
     scores = {
@@ -229,7 +231,7 @@ def wording(bench: Bench) -> Measured:
     return measured
 
 
-def reading(bench: Bench) -> dict[str, Measured]:
+def reading(bench: Bench) -> dict[str, Measurement]:
     """How many passages are read, as memories and, with a text reader, as text, by F1."""
     model, current = bench.model, _memory_k(bench.model)
     scores = {
@@ -251,7 +253,7 @@ def reading(bench: Bench) -> dict[str, Measured]:
     return made
 
 
-def evidence(bench: Bench, keep: float) -> dict[str, Measured]:
+def evidence(bench: Bench, keep: float) -> dict[str, Measurement]:
     """The evidence below which an answer is withheld: the highest threshold that keeps a share of the right answers.
 
     Args:
@@ -262,7 +264,7 @@ def evidence(bench: Bench, keep: float) -> dict[str, Measured]:
         By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or
         none is right).
     """
-    made: dict[str, Measured] = {}
+    made: dict[str, Measurement] = {}
     contexts = {"memory_evidence": (AnswerOptions(context="memory"), _memory_k(bench.model))}
     if bench.model.reads_text:
         contexts["text_evidence"] = (AnswerOptions(context="text"), bench.model.reading.auto_texts)
@@ -274,7 +276,7 @@ def evidence(bench: Bench, keep: float) -> dict[str, Measured]:
     return made
 
 
-def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> Measured:
+def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> Measurement:
     """The highest threshold below which at most ``1 - keep`` of the right answers' evidences lie.
 
     Args:
@@ -289,7 +291,7 @@ def threshold(right: Sequence[float], without: Sequence[float], keep: float, was
     if without:
         figures["answers refused that the passages do not hold"] = fmean(one < value for one in without)
     more = {"keep": keep, "unanswerable": len(without)}
-    return Measured(value, was, "share of right answers kept", figures, len(right), more)
+    return Measurement(value, was, "share of right answers kept", figures, len(right), more)
 
 
 def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tuple[list[float], list[float]]:

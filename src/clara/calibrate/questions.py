@@ -13,7 +13,7 @@ from clara.train.candidates import holds_answer
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SampleQuestion:
     """A question with what is known of its passages.
 
     Attributes:
@@ -38,10 +38,10 @@ class Sample:
         passages: of all their records, by id, each text once.
     """
 
-    questions: Sequence[Question]
+    questions: Sequence[SampleQuestion]
     passages: Mapping[str, Passage]
 
-    def answerless(self, question: Question) -> frozenset[str]:
+    def answerless(self, question: SampleQuestion) -> frozenset[str]:
         """Passages of other records that do not hold an answer of a question: from these it cannot be answered."""
         answers = [normalize_answer(answer) for answer in question.answers]
         return frozenset(
@@ -54,7 +54,7 @@ class Sample:
 def draw(records: Sequence[DataRecord], limit: int, seed: int) -> Sample:
     """Draw a sample of questions: at most ``limit``, and one of each record."""
     rng = random.Random(seed)
-    questions: list[Question] = []
+    questions: list[SampleQuestion] = []
     passages: dict[str, Passage] = {}
     places: dict[tuple[str, str], str] = {}
     for record in rng.sample(records, len(records)):
@@ -66,7 +66,7 @@ def draw(records: Sequence[DataRecord], limit: int, seed: int) -> Sample:
         ids = [_take(doc, passages, places) for doc in _docs(record)]
         gold = frozenset(ids[i] for i in record.gold) if isinstance(record, MultiHop) else frozenset(ids)
         pair = rng.choice(asked)
-        questions.append(Question(pair.question.strip(), pair.answers, gold, frozenset(ids)))
+        questions.append(SampleQuestion(pair.question.strip(), pair.answers, gold, frozenset(ids)))
     return Sample(questions, passages)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clara.calibrate import decoding, weights
-from clara.calibrate.decoding import Bench, Measured, Told
+from clara.calibrate.decoding import Bench, Measurement, Told
 from clara.calibrate.questions import draw
-from clara.calibrate.weights import Source
+from clara.calibrate.weights import CheckpointLoader
 from clara.data import DataRecord
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
@@ -84,7 +84,7 @@ def calibrate(
     name: str,
     records: Sequence[DataRecord],
     wanted: Wanted,
-    source: Source,
+    source: CheckpointLoader,
     *,
     out: Path | None = None,
     data: Sequence[str] = (),
@@ -113,7 +113,7 @@ def calibrate(
     if out is not None:
         checkpoint.check_replaceable(out)
     with tempfile.TemporaryDirectory(prefix="clara-calibrate-") as scratch:
-        run = _Run(start, records, wanted, source, Path(scratch), tell, notice)
+        run = _Calibration(start, records, wanted, source, Path(scratch), tell, notice)
         folder, parts = run.weights()
         manifest = run.decoding(folder, parts)
         facts = {
@@ -131,13 +131,13 @@ def calibrate(
 
 
 @dataclass(slots=True)
-class _Run:
+class _Calibration:
     """One call of ``calibrate``; ``entries`` is the record that it makes."""
 
     start: Path
     records: Sequence[DataRecord]
     wanted: Wanted
-    source: Source
+    source: CheckpointLoader
     scratch: Path
     tell: Told
     notice: Callable[[str], None]
@@ -251,7 +251,7 @@ class _Run:
         return bench.model.manifest
 
     def _measure(self, bench: Bench, chosen: frozenset[Part]) -> None:
-        measures: dict[Part, Callable[[], Mapping[str, Measured] | Measured | None]] = {
+        measures: dict[Part, Callable[[], Mapping[str, Measurement] | Measurement | None]] = {
             "latent-weight": lambda: decoding.latent_weight(bench),
             "contrast": lambda: {f"{rate}x": found for rate, found in decoding.contrast(bench).items()},
             "wording": lambda: decoding.wording(bench),
@@ -266,7 +266,7 @@ class _Run:
             if not found:
                 self.notice(f"{part} could not be measured: {_UNMEASURED[part]}; it stays as it was")
                 continue
-            made = found.entry() if isinstance(found, Measured) else {key: one.entry() for key, one in found.items()}
+            made = found.entry() if isinstance(found, Measurement) else {key: one.entry() for key, one in found.items()}
             self.entries[part] = size | made
 
 

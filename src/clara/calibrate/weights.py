@@ -31,7 +31,7 @@ ADAPTER_FILES = ("adapter_config.json", ADAPTER)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CheckpointLoader:
     """How a checkpoint is loaded.
 
     Attributes:
@@ -160,7 +160,7 @@ def attach_reader(folder: Path, reader: Path, out: Path) -> None:
             shutil.copyfile(reader / name, place / name)
 
 
-def cut_by_information(folder: Path, texts: Sequence[str], out: Path, source: Source) -> None:
+def cut_by_information(folder: Path, texts: Sequence[str], out: Path, source: CheckpointLoader) -> None:
     """Cut the spans of a checkpoint by information instead of length; its memories change, so it wants training.
 
     Args:
@@ -195,7 +195,7 @@ def same_compressor(folder: Path, other: Path) -> bool:
 
 
 def renew_queries(
-    folder: Path, texts: Sequence[str], asked: Sequence[str], out: Path, source: Source, *, late: bool
+    folder: Path, texts: Sequence[str], asked: Sequence[str], out: Path, source: CheckpointLoader, *, late: bool
 ) -> None:
     """Give a checkpoint a query side that was not trained: the compressor's weights and a whitened projection.
 

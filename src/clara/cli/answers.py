@@ -26,7 +26,7 @@ _LLM_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ShownAnswer:
     """An answer that was shown.
 
     Attributes:
@@ -84,7 +84,7 @@ def longest_answer(max_new_tokens: int | None, llm: str | None) -> int:
 
 def answer(
     rag: Clara, question: str, options: AnswerOptions, *, as_json: bool, more: Mapping[str, Any] | None = None
-) -> Said:
+) -> ShownAnswer:
     """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
 
     Args:
@@ -107,7 +107,7 @@ def answer(
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         write()
-        result = Said(said.strip(), stream.citations, stream.quote(said))
+        result = ShownAnswer(said.strip(), stream.citations, stream.quote(said))
         show_sources(result.citations, result.quote)
         return result
     made = rag.ask(question, options=options)
@@ -116,7 +116,7 @@ def answer(
     else:
         write(made.text)
         show_sources(made.citations, made.quote)
-    return Said(made.text, made.citations, made.quote)
+    return ShownAnswer(made.text, made.citations, made.quote)
 
 
 def answer_object(made: Answer) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def calibrate(
     """
     from clara.calibrate.run import PARTS, Part, Wanted  # noqa: PLC0415 - imports torch
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
-    from clara.calibrate.weights import Source  # noqa: PLC0415
+    from clara.calibrate.weights import CheckpointLoader  # noqa: PLC0415
 
     paths = data or []
     refuse_eval(paths)
@@ -95,7 +95,7 @@ def calibrate(
             checkpoint,
             records,
             wanted,
-            Source(cache_folder(cache), base, chosen, download_lines()),
+            CheckpointLoader(cache_folder(cache), base, chosen, download_lines()),
             out=out,
             data=[path.name for path in paths],
             tell=tell,

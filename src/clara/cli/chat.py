@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from clara.cli.answers import Said, answer, longest_answer, open_to_answer, place
+from clara.cli.answers import ShownAnswer, answer, longest_answer, open_to_answer, place
 from clara.cli.options import (
     DEFAULT_STORE,
     AlwaysAnswerOption,
@@ -121,7 +121,7 @@ class _Conversation:
         self._options = options
         self._as_json = as_json
         self._turns: list[Turn] = []
-        self._said: Said | None = None
+        self._said: ShownAnswer | None = None
 
     def take(self, line: str) -> None:
         """Do what a line asks for.

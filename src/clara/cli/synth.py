@@ -72,7 +72,7 @@ def synth(
     """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`."""
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
     from clara.synth.report import write_report  # noqa: PLC0415
-    from clara.synth.run import Job, synthesize  # noqa: PLC0415
+    from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
     from clara.synth.templates import read_templates  # noqa: PLC0415
@@ -103,7 +103,7 @@ def synth(
                 show(progress.finished, progress.total, _described(progress))
 
         try:
-            job = Job(out, resume, cache, api_key(), templates, tell)
+            job = SynthJob(out, resume, cache, api_key(), templates, tell)
             result = synthesize(sources, settings, job)
         except KeyboardInterrupt:
             note("interrupted; go on with --resume")

@@ -4,7 +4,7 @@ Knows files and records, not tokens or models; batches for training are made in 
 """
 
 from clara.data.questions import GoldRef, Question
-from clara.data.reading import Fault, Reading, read_records, sha256_of
+from clara.data.reading import RecordFault, RecordSet, read_records, sha256_of
 from clara.data.reading_questions import QuestionSet, read_questions
 from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.data.sampling import mixture
@@ -13,14 +13,14 @@ from clara.data.writing import write_jsonl, write_records
 __all__ = [
     "DataRecord",
     "DocText",
-    "Fault",
     "GoldRef",
     "MultiHop",
     "PassageQA",
     "QAPair",
     "Question",
     "QuestionSet",
-    "Reading",
+    "RecordFault",
+    "RecordSet",
     "mixture",
     "read_questions",
     "read_records",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clara.config import refuse_special
-from clara.data.reading import Reading, read_records
+from clara.data.reading import RecordSet, read_records
 from clara.data.records import PassageQA, QAPair
 from clara.data.writing import write_jsonl, write_records
 from clara.errors import RecordError
@@ -27,7 +27,7 @@ _TITLE_CHARACTERS = 120  # a first line up to this length that does not end like
 _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
 
-def export_official(source: Path, target: Path) -> tuple[int, Reading]:
+def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
     """Write a file of ``passage_qa`` records as official rows.
 
     Returns:

@@ -27,12 +27,12 @@ _KEPT_FAULTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RecordFault:
     """One line that gave no record.
 
     Attributes:
         line: line number, from 1.
-        reason: as counted in ``Reading.rejected``.
+        reason: as counted in ``RecordSet.rejected``.
         detail: what came.
     """
 
@@ -42,7 +42,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RecordSet:
     """What a data file holds, and what of it cannot be used.
 
     Attributes:
@@ -60,7 +60,7 @@ class Reading:
     rejected: Mapping[str, int]
     left_out: Mapping[str, int]
     ignored_keys: Mapping[str, int]
-    faults: tuple[Fault, ...]
+    faults: tuple[RecordFault, ...]
     sha256: str
 
     @property
@@ -82,7 +82,7 @@ class Reading:
         return "; ".join(parts)
 
 
-def read_records(path: Path, *, plain_passages: bool = False) -> Reading:
+def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     """Read a ``.jsonl`` or ``.jsonl.gz`` file; each line's keys tell which kind of record it is.
 
     Blank lines are not records. A line that gives no record is counted by reason and the reading goes on.
@@ -99,14 +99,14 @@ def read_records(path: Path, *, plain_passages: bool = False) -> Reading:
     rejected: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
-    faults: list[Fault] = []
+    faults: list[RecordFault] = []
     for number, line in _lines(path):
         try:
             parsed = parse(_decode(line), plain_passages=plain_passages)
         except UnusableRecordError as fault:
             rejected[fault.reason] += 1
             if len(faults) < _KEPT_FAULTS:
-                faults.append(Fault(number, fault.reason, fault.detail))
+                faults.append(RecordFault(number, fault.reason, fault.detail))
             continue
         records.append(parsed.record)
         left_out.update(parsed.left_out)
@@ -119,7 +119,7 @@ def read_records(path: Path, *, plain_passages: bool = False) -> Reading:
             f"{path} has no usable record; rejected {sum(rejected.values())} lines ({_listed(rejected)}), first line "
             f"{first.line}: {first.detail or first.reason}. Expected passages with 'qa' or questions with 'docs'"
         )
-    return Reading(
+    return RecordSet(
         path=path,
         records=tuple(records),
         rejected=MappingProxyType(dict(rejected)),

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from clara.config import refuse_special
-from clara.data.formats import FORMATS, Format
+from clara.data.formats import FORMATS, QuestionFormat
 from clara.data.questions import Question
 from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
@@ -186,7 +186,7 @@ def _detect(values: list[object], path: Path, rejected: Counter[str]) -> str:
     )
 
 
-def _items(values: list[object], kind: Format, rejected: Counter[str]) -> Iterator[Mapping[str, object]]:
+def _items(values: list[object], kind: QuestionFormat, rejected: Counter[str]) -> Iterator[Mapping[str, object]]:
     for value in values:
         if not isinstance(value, dict):
             rejected["not a JSON object"] += 1

@@ -62,7 +62,7 @@ class BedQuestion(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EvidenceSpan:
     """Where a question's evidence stands: characters of the text of the document of that uri."""
 
     document: str
@@ -81,7 +81,7 @@ class BedCollection:
 
     name: str
     folder: Path
-    questions: tuple[tuple[BedQuestion, Place | None], ...]
+    questions: tuple[tuple[BedQuestion, EvidenceSpan | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def read_bed(folder: Path, documents: Path, *, half: Half | None = None) -> list
 
 def _read_collection(file: Path, documents: Path, half: Half | None) -> BedCollection:
     texts = _Texts(documents)
-    placed: list[tuple[BedQuestion, Place | None]] = []
+    placed: list[tuple[BedQuestion, EvidenceSpan | None]] = []
     faults: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -200,7 +200,7 @@ class _Texts:
         return self._read[name]
 
 
-def _place(question: BedQuestion, texts: _Texts) -> Place | None:
+def _place(question: BedQuestion, texts: _Texts) -> EvidenceSpan | None:
     evidence = question.evidence
     if evidence is None or not question.answers:
         if evidence is not None or question.answers:
@@ -212,7 +212,7 @@ def _place(question: BedQuestion, texts: _Texts) -> Place | None:
     # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
     pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
     places = [
-        Place(document.uri, match.start(), match.end())
+        EvidenceSpan(document.uri, match.start(), match.end())
         for document in texts.of(evidence.document)
         for match in pattern.finditer(document.text)
     ]
@@ -362,7 +362,7 @@ def _rows(
                     done += 1
 
 
-def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: Place | None) -> BedRow:
+def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: EvidenceSpan | None) -> BedRow:
     system = SYSTEMS[name]
     said = system.ask(rag, question.question)
     hits = system.search(rag, question.question) if system.search is not None else []
@@ -385,7 +385,7 @@ def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: P
     )
 
 
-def _hit_facts(hit: Hit, place: Place | None) -> dict[str, Any]:
+def _hit_facts(hit: Hit, place: EvidenceSpan | None) -> dict[str, Any]:
     passage = hit.passage
     return {
         "document": passage.document,

@@ -25,7 +25,7 @@ from clara.evaluate.statistics import Benefit
 from clara.evaluate.system import Build, Given, Prediction, Query, System, SystemSettings
 
 
-class Block(Settings):
+class GridBlock(Settings):
     """One block of a grid: every system on every data set in every setting at every rate.
 
     Attributes:
@@ -64,7 +64,7 @@ class Grid(Settings):
         note: what a reader of the page has to know of its data.
     """
 
-    runs: tuple[Block, ...] = Field(min_length=1)
+    runs: tuple[GridBlock, ...] = Field(min_length=1)
     model: str | None = None
     options: dict[str, Path] = Field(default_factory=dict)
     benefit: tuple[Benefit, ...] = ()
@@ -156,14 +156,14 @@ class GridResult:
     left_out: Mapping[str, Mapping[str, int]]
 
 
-def capped(blocks: Sequence[Block], limit: int | None) -> tuple[Block, ...]:
+def capped(blocks: Sequence[GridBlock], limit: int | None) -> tuple[GridBlock, ...]:
     """The blocks with at most ``limit`` questions a data set; as they are where it is None."""
     if limit is None:
         return tuple(blocks)
     return tuple(block.model_copy(update={"limit": min(limit, block.limit or limit)}) for block in blocks)
 
 
-def plan(blocks: Sequence[Block]) -> list[GridRun]:
+def plan(blocks: Sequence[GridBlock]) -> list[GridRun]:
     """Every run once, those on the same documents together, so that their memories are shared."""
     found: dict[GridRun, None] = {}
     for block in blocks:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clara.evaluate.system import AnswerModel, SystemSettings
     from clara.model import ClaraModel
     from clara.model.checkpoint import Manifest
-    from clara.model.reader import Reader, ReaderContext
+    from clara.model.reader import ReaderContext, TextReader
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
 
@@ -174,7 +174,7 @@ def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: s
     )
 
 
-def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> Reader:
+def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> TextReader:
     """The reader of an option, trained for a context and on the backbone of the run.
 
     Raises:
@@ -182,7 +182,7 @@ def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> 
         CheckpointError: there is no reader, or it is damaged.
     """
     folder = option(settings, name, f'the folder of a reader (clara train reader, reader_context = "{context}")')
-    from clara.model.reader import Reader, read_reader_manifest  # noqa: PLC0415 - slow, as above
+    from clara.model.reader import TextReader, read_reader_manifest  # noqa: PLC0415 - slow, as above
 
     found = read_reader_manifest(folder)
     if found.context != context:
@@ -193,7 +193,7 @@ def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> 
     return settings.cache.opened(
         "reader",
         str(folder),
-        lambda: Reader.load(
+        lambda: TextReader.load(
             folder,
             base=_base_folder(settings),
             cache=settings.weights_cache,

@@ -55,7 +55,7 @@ class ReaderManifest(Settings):
     trained: dict[str, Any] = Field(default_factory=dict)
 
 
-class Reader:
+class TextReader:
     """A loaded reader.
 
     Attributes:
@@ -82,7 +82,7 @@ class Reader:
         device: str = "cpu",
         dtype: Literal["auto", "bf16", "fp32"] = "auto",
         progress: Progress | None = None,
-    ) -> Reader:
+    ) -> TextReader:
         """Load a reader.
 
         Args:

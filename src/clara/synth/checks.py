@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from clara.synth.drafts import Fault, Pair, SourcePassage
+from clara.synth.drafts import DraftFault, Pair, SourcePassage
 from clara.synth.settings import CheckSettings
 from clara.synth.words import (
     contains_run,
@@ -61,7 +61,7 @@ _CLEAR_LEAD = 2.0
 
 def check_pair(
     pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings, *, inferred: bool = False
-) -> Fault | None:
+) -> DraftFault | None:
     """The first fault of a pair.
 
     Args:
@@ -84,7 +84,7 @@ def check_pair(
     )
 
 
-def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """The first fault of a paraphrase, as ``check_pair``."""
     return (
         _paraphrase_length(text, passage, settings)
@@ -96,18 +96,18 @@ def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings)
     )
 
 
-def check_duplicate(pair: Pair, accepted: Sequence[Pair]) -> Fault | None:
+def check_duplicate(pair: Pair, accepted: Sequence[Pair]) -> DraftFault | None:
     """No accepted question of the same words, and none of the same stems with the same answer."""
     question, bag, answer = words(pair.question), sorted(set(stems(pair.question))), stems(pair.answer)
     for other in accepted:
         same_words = words(other.question) == question
         same_bag = sorted(set(stems(other.question))) == bag and stems(other.answer) == answer
         if same_words or same_bag:
-            return Fault("duplicate_question", f"this question was asked already: {other.question}")
+            return DraftFault("duplicate_question", f"this question was asked already: {other.question}")
     return None
 
 
-def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """The longest run of words that paraphrase and passage share stays short."""
     source, copy = words(passage.text), words(text)
     start, length = longest_common_run(source, copy)
@@ -115,7 +115,7 @@ def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> 
     if length <= min(allowed, _MOST_COPIED * len(source)):
         return None
     shown = " ".join(source[start : start + min(length, 12)])
-    return Fault("paraphrase_is_copy", f"{length} words in a row are copied (“{shown} …”): reorder and reword")
+    return DraftFault("paraphrase_is_copy", f"{length} words in a row are copied (“{shown} …”): reorder and reword")
 
 
 @lru_cache(maxsize=256)
@@ -130,80 +130,88 @@ def language_of(text: str) -> str | None:
     return language if distinct >= _CLEAR_WORDS and best >= _CLEAR_LEAD * second else None
 
 
-def _length(pair: Pair, settings: CheckSettings) -> Fault | None:
+def _length(pair: Pair, settings: CheckSettings) -> DraftFault | None:
     for name, text, (fewest, most) in (
         ("question", pair.question, settings.question_words),
         ("answer", pair.answer, settings.answer_words),
     ):
         count = len(words(text))
         if not fewest <= count <= most:
-            return Fault("length", f"the {name} must have {fewest} to {most} words, it has {count}")
+            return DraftFault("length", f"the {name} must have {fewest} to {most} words, it has {count}")
     return None
 
 
-def _paraphrase_length(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def _paraphrase_length(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     fewest, most = settings.paraphrase_share
     count, length = len(words(text)), len(words(passage.text))
     if fewest * length <= count <= most * length + _SLACK:
         return None
-    return Fault("length", f"the paraphrase has {count} words, the passage {length}: keep to about the same length")
+    return DraftFault(
+        "length", f"the paraphrase has {count} words, the passage {length}: keep to about the same length"
+    )
 
 
-def _given_away(pair: Pair) -> Fault | None:
+def _given_away(pair: Pair) -> DraftFault | None:
     """The answer's words do not stand in the question, except where the question offers a choice."""
     question, answer = words(pair.question), words(pair.answer)
     offers_choice = "or" in question or bool(_YES_NO & set(answer[:1]))
     if offers_choice or not content_stems(pair.answer) or not contains_run(question, answer):
         return None
-    return Fault("answer_in_question", f"the question contains its answer “{pair.answer}”")
+    return DraftFault("answer_in_question", f"the question contains its answer “{pair.answer}”")
 
 
-def _unknown_number(pair: Pair, passage: SourcePassage) -> Fault | None:
+def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
     """Every number of two or more digits in the answer is in the passage, its title or the question.
 
     One-digit numbers may be counts ("three of them"), and stay a matter for the judge.
     """
     known = set(stems(passage.text)) | set(stems(passage.title)) | set(stems(pair.question))
     invented = sorted(number for number in numbers(pair.answer) - known if len(number) > 1)
-    return Fault(NUMBER_REASON, f"the passage does not state the number {', '.join(invented)}") if invented else None
+    return (
+        DraftFault(NUMBER_REASON, f"the passage does not state the number {', '.join(invented)}") if invented else None
+    )
 
 
-def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the passage's numbers are kept, written as digits or words."""
     wanted, present = sorted(numbers(passage.text)), set(stems(text))
     if share_found(wanted, present) >= settings.numbers_kept:
         return None
     lost = [word for word in wanted if word not in present]
-    return Fault("numbers_lost", f"these numbers of the passage are lost: {_listed(lost)}")
+    return DraftFault("numbers_lost", f"these numbers of the passage are lost: {_listed(lost)}")
 
 
-def _number_invented(text: str, passage: SourcePassage) -> Fault | None:
+def _number_invented(text: str, passage: SourcePassage) -> DraftFault | None:
     """No number of two or more digits that the passage and its title do not have."""
     known = set(stems(passage.text)) | set(stems(passage.title))
     invented = sorted(word for word in numbers(text) - known if len(word) > 1)
-    return Fault("number_invented", f"these numbers are not in the passage: {_listed(invented)}") if invented else None
+    return (
+        DraftFault("number_invented", f"these numbers are not in the passage: {_listed(invented)}")
+        if invented
+        else None
+    )
 
 
-def _names_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def _names_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the words that the passage capitalises inside its sentences are kept."""
     wanted, present = sorted(names(passage.text)), set(stems(text))
     lost = [name for name in wanted if stem(name) not in present]
     if len(lost) <= (1 - settings.names_kept) * len(wanted):
         return None
-    return Fault("names_lost", f"these names of the passage are lost: {_listed(lost)}")
+    return DraftFault("names_lost", f"these names of the passage are lost: {_listed(lost)}")
 
 
-def _foreign(text: str, passage: SourcePassage, settings: CheckSettings) -> Fault | None:
+def _foreign(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     known = _scripts(f"{passage.title} {passage.text}")
     found = _scripts(text)
     foreign = sum(count for script, count in found.items() if script not in known)
     if foreign > settings.foreign_letters * max(1, sum(found.values())):
-        return Fault("wrong_language", "write in the language of the passage")
+        return DraftFault("wrong_language", "write in the language of the passage")
     wanted, got = language_of(passage.text), language_of(text)
     return _wrong_language(wanted, got) if wanted and got and wanted != got else None
 
 
-def _foreign_question(question: str, passage: SourcePassage) -> Fault | None:
+def _foreign_question(question: str, passage: SourcePassage) -> DraftFault | None:
     """No word of a listed language in a question that has none of the passage's."""
     wanted, asked = language_of(passage.text), set(words(question))
     if wanted is None or asked & _OWN[wanted]:
@@ -212,8 +220,8 @@ def _foreign_question(question: str, passage: SourcePassage) -> Fault | None:
     return _wrong_language(wanted, got) if got else None
 
 
-def _wrong_language(wanted: str, got: str) -> Fault:
-    return Fault("wrong_language", f"the passage is {wanted}, this is {got}: write in the language of the passage")
+def _wrong_language(wanted: str, got: str) -> DraftFault:
+    return DraftFault("wrong_language", f"the passage is {wanted}, this is {got}: write in the language of the passage")
 
 
 @lru_cache(maxsize=256)

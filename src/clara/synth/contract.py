@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clara.synth.drafts import Fault, Pair, Verdict
+from clara.synth.drafts import DraftFault, Pair, Verdict
 
 # Some chat templates open the reasoning in the prompt, so that only its end is in the reply.
 _REASONING = re.compile(r"\A.*</think(?:ing)?>|<think(?:ing)?>.*\Z", re.DOTALL)
@@ -53,7 +53,7 @@ class PairsReply:
     """The pairs of a reply, and what of it could not be used."""
 
     pairs: tuple[Pair, ...]
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[DraftFault, ...] = ()
 
 
 def parse_pairs(text: str, *, truncated: bool = False) -> PairsReply:
@@ -77,21 +77,21 @@ def parse_pairs(text: str, *, truncated: bool = False) -> PairsReply:
     if not whole:
         return PairsReply((), (_bad(text, '{"pairs": [{"question", "answer"}]}', truncated=truncated),))
     if truncated:
-        return _pairs(whole, (Fault("reply_truncated", "the reply was cut off; write fewer or shorter pairs"),))
-    return _pairs(whole, (Fault("reply_not_json", "the reply as a whole was not valid JSON"),))
+        return _pairs(whole, (DraftFault("reply_truncated", "the reply was cut off; write fewer or shorter pairs"),))
+    return _pairs(whole, (DraftFault("reply_not_json", "the reply as a whole was not valid JSON"),))
 
 
-def parse_paraphrase(text: str, *, truncated: bool = False) -> str | Fault:
+def parse_paraphrase(text: str, *, truncated: bool = False) -> str | DraftFault:
     """Read a reply that holds a paraphrase."""
     found = _find(text, "paraphrase")
     if found is None:
         return _bad(text, '{"paraphrase": "…"}', truncated=truncated)
     if not isinstance(found, str) or not found.strip():
-        return Fault("reply_wrong_shape", f'"paraphrase" must be a text, got {_shown(found)}')
+        return DraftFault("reply_wrong_shape", f'"paraphrase" must be a text, got {_shown(found)}')
     return _clean(found)
 
 
-def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | Fault:
+def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | DraftFault:
     """Read a judge's reply; ``missing`` and ``wrong`` may be left out when empty."""
     shape = '{"consistent": true or false, "covered": true or false, "missing": […], "wrong": […]}'
     value = _last_object(text, "consistent", "covered")
@@ -100,13 +100,13 @@ def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | Fault:
     consistent, covered = (_boolean(value[key]) for key in ("consistent", "covered"))
     missing, wrong = (_remarks(value.get(key)) for key in ("missing", "wrong"))
     if consistent is None or covered is None or missing is None or wrong is None:
-        return Fault("reply_wrong_shape", f"expected {shape}, got {_shown(value)}")
+        return DraftFault("reply_wrong_shape", f"expected {shape}, got {_shown(value)}")
     return Verdict(consistent, covered, missing, wrong)
 
 
-def _pairs(items: object, faults: tuple[Fault, ...]) -> PairsReply:
+def _pairs(items: object, faults: tuple[DraftFault, ...]) -> PairsReply:
     if not isinstance(items, list):
-        return PairsReply((), (Fault("reply_wrong_shape", f'"pairs" must be a list, got {_shown(items)}'),))
+        return PairsReply((), (DraftFault("reply_wrong_shape", f'"pairs" must be a list, got {_shown(items)}'),))
     pairs: list[Pair] = []
     bad = list(faults)
     for item in items:
@@ -119,7 +119,7 @@ def _pairs(items: object, faults: tuple[Fault, ...]) -> PairsReply:
         if isinstance(question, str) and isinstance(answer, str) and question.strip() and answer.strip():
             pairs.append(Pair(_clean(question), _clean(answer)))
         else:
-            bad.append(Fault("reply_wrong_shape", f'a pair needs "question" and "answer", got {_shown(item)}'))
+            bad.append(DraftFault("reply_wrong_shape", f'a pair needs "question" and "answer", got {_shown(item)}'))
     return PairsReply(tuple(pairs), tuple(bad))
 
 
@@ -169,15 +169,15 @@ def _is_list_of_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def _bad(text: str, expected: str, *, truncated: bool) -> Fault:
+def _bad(text: str, expected: str, *, truncated: bool) -> DraftFault:
     stripped = _REASONING.sub("", text).strip()
     if not stripped:
-        return Fault("reply_empty", f"expected {expected}, got an empty reply")
+        return DraftFault("reply_empty", f"expected {expected}, got an empty reply")
     if truncated:
-        return Fault("reply_truncated", f"expected {expected}; the reply was cut off at its length limit")
+        return DraftFault("reply_truncated", f"expected {expected}; the reply was cut off at its length limit")
     if next(_values(stripped), None) is not None:
-        return Fault("reply_wrong_shape", f"expected {expected}, got {_shown(stripped)}")
-    return Fault("reply_not_json", f"expected {expected}, got {_shown(stripped)}")
+        return DraftFault("reply_wrong_shape", f"expected {expected}, got {_shown(stripped)}")
+    return DraftFault("reply_not_json", f"expected {expected}, got {_shown(stripped)}")
 
 
 def _boolean(value: object) -> bool | None:

@@ -38,7 +38,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class DraftFault:
     """Why one thing is not taken.
 
     Attributes:
@@ -62,7 +62,7 @@ class Rejection:
 
     kind: Kind | Literal["judge"]
     item: str
-    fault: Fault
+    fault: DraftFault
 
 
 @dataclass(frozen=True, slots=True)

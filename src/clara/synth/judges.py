@@ -13,7 +13,7 @@ from typing import Protocol
 
 from clara.synth.client import ChatClient, Request
 from clara.synth.contract import VERDICT_SCHEMA, parse_verdict
-from clara.synth.drafts import Draft, Fault, Pair, SourcePassage, Verdict
+from clara.synth.drafts import Draft, DraftFault, Pair, SourcePassage, Verdict
 from clara.synth.settings import LexicalSettings
 from clara.synth.templates import Templates
 from clara.synth.words import content_stems, sentences, share_found, stems, words
@@ -28,7 +28,7 @@ _TOUCHED = 0.5  # a sentence counts as covered when a pair holds this share of i
 class Judge(Protocol):
     """Whoever gives verdicts on drafts."""
 
-    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
         """The verdict, or what is wrong with the judge's reply."""
 
 
@@ -42,7 +42,7 @@ class LexicalJudge:
 
     settings: LexicalSettings
 
-    def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> Fault | None:
+    def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> DraftFault | None:
         """The fault if the passage does not support the pair, else None.
 
         Args:
@@ -57,21 +57,21 @@ class LexicalJudge:
         if set(words(pair.answer)) <= _YES_NO:
             if asked >= self.settings.yes_no_support:
                 return None
-            return Fault(QUESTION_REASON, "the question is not about this passage")
+            return DraftFault(QUESTION_REASON, "the question is not about this passage")
         # An answer of function words only ("his own") is compared whole.
         supported = share_found(content_stems(pair.answer) or stems(pair.answer), known)
         if supported < self.settings.answer_support:
-            return Fault(ANSWER_REASON, f"the passage does not state the answer “{pair.answer}”")
+            return DraftFault(ANSWER_REASON, f"the passage does not state the answer “{pair.answer}”")
         if supported + asked < self.settings.joint_support:
-            return Fault(QUESTION_REASON, "question and answer are not about this passage")
+            return DraftFault(QUESTION_REASON, "question and answer are not about this passage")
         return None
 
-    def check_paraphrase(self, text: str, passage: SourcePassage) -> Fault | None:
+    def check_paraphrase(self, text: str, passage: SourcePassage) -> DraftFault | None:
         """The fault if the text says something else than the passage, else None."""
         kept = share_found(sorted(set(content_stems(passage.text))), set(stems(text)))
         if kept >= self.settings.paraphrase_support:
             return None
-        return Fault(PARAPHRASE_REASON, "this says something else than the passage")
+        return DraftFault(PARAPHRASE_REASON, "this says something else than the passage")
 
     def judge(self, passage: SourcePassage, draft: Draft) -> Verdict:
         """The verdict on a whole draft; ``missing`` names the sentences that no pair touches."""
@@ -94,7 +94,7 @@ class OfflineJudge:
 
     lexical: LexicalJudge
 
-    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:  # noqa: ARG002
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:  # noqa: ARG002
         """The lexical verdict; the same at each attempt."""
         return self.lexical.judge(passage, draft)
 
@@ -113,7 +113,7 @@ class LLMJudge:
     templates: Templates
     temperature: float
 
-    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | Fault:
+    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
         """The verdict on a whole draft, or what is wrong with the judge's reply.
 
         Raises:

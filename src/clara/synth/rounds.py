@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from clara.synth.checks import NUMBER_REASON, check_duplicate, check_pair, check_paraphrase
 from clara.synth.client import ChatClient, Request
 from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
-from clara.synth.drafts import KINDS, Draft, Fault, Kind, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.drafts import KINDS, Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
 from clara.synth.judges import ANSWER_REASON, QUESTION_REASON, Judge, LexicalJudge
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, Templates, labelled
@@ -70,7 +70,7 @@ async def work_out(passage: SourcePassage, drafter: Drafter, judge: Judge, setti
         if not work.ready:
             continue
         verdict = await judge.judge(passage, work.draft, attempt)
-        if isinstance(verdict, Fault):
+        if isinstance(verdict, DraftFault):
             work.note(Rejection("judge", "", verdict))
         elif verdict.passes:
             return Outcome(work.draft, attempt, dict(work.counted))
@@ -163,13 +163,13 @@ class Drafter:
             if fault is None and self._lexical:
                 fault = self._lexical.check_pair(pair, passage, inferred=inferred)
             if fault is None and len(accepted) >= self._settings.max_pairs:
-                fault = Fault(TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
+                fault = DraftFault(TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
             if fault is None:
                 accepted.append(pair)
             else:
                 rejections.append(Rejection(kind, _shown(pair), fault))
         if self._lexical and _is_off_passage(rejections, len(accepted)):
-            fault = Fault(OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
+            fault = DraftFault(OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
             rejections += [Rejection(kind, _shown(pair), fault) for pair in accepted]
             accepted = []
         return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
@@ -177,7 +177,7 @@ class Drafter:
     def sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool = False) -> Drafted:
         """Read and check a reply that holds a paraphrase."""
         paraphrase = parse_paraphrase(text, truncated=truncated)
-        if isinstance(paraphrase, Fault):
+        if isinstance(paraphrase, DraftFault):
             return Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
         fault = check_paraphrase(paraphrase, passage, self._settings.checks)
         if fault is None and self._lexical:
@@ -321,13 +321,13 @@ def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
         else:
             unclear.append(remark)
     taken_out = {
-        label: Rejection(_KINDS[label[0]], items[label], Fault(WRONG_REASON, why or "this is wrong"))
+        label: Rejection(_KINDS[label[0]], items[label], DraftFault(WRONG_REASON, why or "this is wrong"))
         for label, why in found.items()
     }
     if unclear or not found:
         why = "; ".join(unclear) or "something here is not what the passage says"
         for label in items.keys() - found.keys():
-            taken_out[label] = Rejection(_KINDS[label[0]], items[label], Fault(INCONSISTENT_REASON, why))
+            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault(INCONSISTENT_REASON, why))
     return taken_out
 
 

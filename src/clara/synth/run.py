@@ -64,7 +64,7 @@ class SynthProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SynthJob:
     """Where a synthesis writes, and what it needs besides its settings.
 
     Attributes:
@@ -89,7 +89,7 @@ class Job:
         return self.cache or self.output.with_name(f"{self.output.name}.cache.sqlite3")
 
 
-def synthesize(sources: Sources, settings: SynthSettings, job: Job) -> SynthReport:
+def synthesize(sources: Sources, settings: SynthSettings, job: SynthJob) -> SynthReport:
     """Write a verified record for each passage (clara.md section 2).
 
     Interrupted anywhere, also by a kill, the same call with ``resume`` goes on: finished passages are left alone, and
@@ -101,7 +101,7 @@ def synthesize(sources: Sources, settings: SynthSettings, job: Job) -> SynthRepo
     with Output(job.output, resume=job.resume) as output:
         todo = _unfinished(sources.passages, output)
         with ReplyCache(job.cache_path) as cache:
-            figures = asyncio.run(_Run(settings, job, cache, output).run(todo))
+            figures = asyncio.run(_Synthesis(settings, job, cache, output).run(todo))
         return collect(
             output.path,
             output.dropped_path,
@@ -124,10 +124,10 @@ def _unfinished(passages: Sequence[SourcePassage], output: Output) -> list[Sourc
     return [passage for passage in passages if passage.id not in finished]
 
 
-class _Run:
+class _Synthesis:
     """One run: its workers share the passages, the client and the counts."""
 
-    def __init__(self, settings: SynthSettings, job: Job, cache: ReplyCache, output: Output) -> None:
+    def __init__(self, settings: SynthSettings, job: SynthJob, cache: ReplyCache, output: Output) -> None:
         self._settings = settings
         self._job = job
         self._templates = job.templates or packaged_templates()

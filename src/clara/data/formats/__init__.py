@@ -24,7 +24,7 @@ def _has(keys: frozenset[str]) -> Callable[[Mapping[str, Any]], bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class QuestionFormat:
     """A public format.
 
     Attributes:
@@ -40,17 +40,17 @@ class Format:
 
 
 # The first that matches is taken: those with more keys of their own come first.
-FORMATS: Mapping[str, Format] = MappingProxyType(
+FORMATS: Mapping[str, QuestionFormat] = MappingProxyType(
     {
-        "clara": Format(_has(own.KEYS), own.parse),
-        "official": Format(_has(official.KEYS), official.parse),
-        "2wiki": Format(_has(two_wiki.KEYS), two_wiki.parse),
-        "hotpotqa": Format(_has(hotpotqa.KEYS), hotpotqa.parse),
-        "musique": Format(_has(musique.KEYS), musique.parse),
-        "dpr": Format(dpr.matches, dpr.parse),
-        "kilt": Format(_has(kilt.KEYS), kilt.parse),
-        "squad": Format(_has(squad.KEYS), squad.parse, squad.items),
-        "squad_hub": Format(_has(squad.HUB_KEYS), squad.parse),
-        "nq_open": Format(_has(nq_open.KEYS), nq_open.parse),
+        "clara": QuestionFormat(_has(own.KEYS), own.parse),
+        "official": QuestionFormat(_has(official.KEYS), official.parse),
+        "2wiki": QuestionFormat(_has(two_wiki.KEYS), two_wiki.parse),
+        "hotpotqa": QuestionFormat(_has(hotpotqa.KEYS), hotpotqa.parse),
+        "musique": QuestionFormat(_has(musique.KEYS), musique.parse),
+        "dpr": QuestionFormat(dpr.matches, dpr.parse),
+        "kilt": QuestionFormat(_has(kilt.KEYS), kilt.parse),
+        "squad": QuestionFormat(_has(squad.KEYS), squad.parse, squad.items),
+        "squad_hub": QuestionFormat(_has(squad.HUB_KEYS), squad.parse),
+        "nq_open": QuestionFormat(_has(nq_open.KEYS), nq_open.parse),
     }
 )
