@@ -71,9 +71,7 @@ def reader_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
-    manifest = ReaderManifest(
-        base_model=base.name, base_identity=base.identity, context=context, lora=config.lora, trained={}
-    )
+    manifest = ReaderManifest(base_model=base.name, base_identity=base.identity, context=context, lora=config.lora)
     return Loaded(Decoder(adapters), base, manifest)
 
 
