@@ -68,7 +68,7 @@ def test_no_class_name_occurs_twice() -> None:
 def test_no_stage_is_compared_by_name_outside_the_stages() -> None:
     outside = {path: tree for path, tree in trees().items() if not path.startswith("train/stages/")}
     compared = {
-        (path, node.lineno)
+        (path, ast.unparse(node))
         for path, tree in outside.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare | ast.match_case) and strings(node) & STAGE_NAMES

@@ -122,7 +122,7 @@ def test_a_run_tunes_both_and_its_folder_is_a_system(
     assert (tmp_path / "again" / "log.jsonl").read_text() == (tmp_path / "run" / "log.jsonl").read_text()
     selector = load_selector(again / "selector", base())
     assert float(selector.head.abs().max()) > 0
-    adapters = selector.network.adapters.parameters_of("query_reasoner")
+    adapters = selector.decoder.adapters.parameters_of("query_reasoner")
     assert max(float(p.abs().max()) for p in adapters[1::2]) > 0  # LoRA's B starts at zero
 
     run = settings(tiny_model, tmp_path, options={"dro": folder})

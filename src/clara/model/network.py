@@ -253,7 +253,11 @@ class Network(Decoder):
         super().__init__(adapters)
         self.vocabulary = vocabulary  # of a checkpoint in Apple's format; already applied to the backbone
         self.config = config
+        # The table before the backbone: the norm of the gradients is a sum in the order of parameters, and a run that
+        # is resumed, or repeated to compare, has the same losses to the bit.
+        del self.backbone
         self.table = table
+        self.backbone = adapters.peft_model
 
     def encode(self, role: Role, ids: Tensor, mask: Tensor, *, rate: int) -> Encoded:
         """``encode`` as ``role``, gradients included."""
