@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,14 +18,16 @@ from clara.answering import (
     covered,
     cut_mark,
     find_quote,
+    generate,
     passages_to_find,
     plan_reading,
+    repeats,
 )
 from clara.errors import InputError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
 from clara.pipeline import AnswerStream, Clara
-from clara.records import ContextChoice, GenerationRequest, Hit, Memory, Passage
+from clara.records import ContextChoice, Generation, GenerationRequest, Hit, Memory, Passage, TokenCounts
 
 PUMPS = (
     "The Birch pump has a relief valve. It opens at 25 bar and the pump is switched on with --prime=slow.",
@@ -89,6 +92,53 @@ def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
 def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark: str) -> None:
     request = GenerationRequest("Which option?", texts=(PUMPS[0],), reader="text_reader", quote_from=(PUMPS[0],))
     assert cut_mark(find_quote(answer, "Which option?", HITS[:1]), request) == mark
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "repeated"),
+    [
+        ("What code is the Birch pump painted with?", "Birch pump", True),
+        ("What code is the Birch pump painted with?", "the Birch pump", True),
+        ("In which cabinet is the book of the Damson pump?", "Damson", True),
+        ("What code is the Birch pump painted with?", "BX_SEAL_7", False),
+        ("What code is the Birch pump painted with?", "Birch pump 7", False),
+        ("Which is older, the Birch or the Cedar pump?", "Cedar pump", False),
+        ("Which of the Birch and the Cedar pump is older?", "Cedar pump", False),
+        ("Is the Birch pump painted?", "painted", False),
+        ("What?", "", False),
+    ],
+)
+def test_an_answer_repeats_its_question(question: str, answer: str, repeated: bool) -> None:  # noqa: FBT001
+    assert repeats(question, answer) is repeated
+
+
+class Echoing:
+    """Gives back the first words that it may quote, as a model does that takes the question for its answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[GenerationRequest] = []
+
+    def generate_many(
+        self, requests: list[GenerationRequest], *, max_new_tokens: int, scored: bool
+    ) -> list[Generation]:
+        self.asked += requests
+        assert (max_new_tokens, scored) == (7, True)
+        source = requests[0].quote_from[0] if requests[0].quote_from else "Birch pump"
+        words = next(line for line in source.splitlines() if line.strip()).split()
+        return [Generation(" ".join(words[:2]), (), TokenCounts(9, 0, 9, 2), "stop")]
+
+
+def test_in_the_place_of_an_echo_another_quotation_is_taken() -> None:
+    model, question, text = Echoing(), "What is the Birch pump painted with?", "Birch pump\nA green coat of paint"
+    request = GenerationRequest(question, texts=(text,), reader="text_reader", quote_from=(text,))
+    reading = Reading(request, HITS[:1], ["text"])
+    options = AnswerOptions(max_new_tokens=7)
+    assert generate(cast("ClaraModel", model), reading, options).text == "A green"
+    assert [one.texts for one in model.asked] == [(text,), (text,)], "it still reads everything"
+    model.asked.clear()
+    free = replace(reading, request=replace(request, quote_from=()))
+    assert generate(cast("ClaraModel", model), free, options).text == "Birch pump"
+    assert len(model.asked) == 1
 
 
 @pytest.fixture

@@ -39,6 +39,12 @@ COVERAGE_WEIGHT = 0.4
 """What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
 
 _WORDS = re.compile(r"[^\W_]+")
+_ASKED = re.compile(
+    r"\W*(?:(?:about|at|by|for|from|in|into|of|on|since|through|to|under|until|with)\s+)?"
+    r"(?:how|what|when|where|which(?!\s+of\b)|who|whom|whose)\b",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(r"\b(?:among|between|either|or|out of|whether)\b", re.IGNORECASE)
 _SENTENCE_WORDS = 6
 _STEM = 5  # characters: "installed" is "installation", and "pumps" is "pump"
 
@@ -195,6 +201,43 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
     return Reading(request, hits, [how] * count + [None] * (len(hits) - count))
 
 
+def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Generation:
+    """The model's answer, scored where it may be withheld.
+
+    A quotation that only repeats the question answers nothing: in its place the best one without it is taken.
+    """
+
+    def answer_to(request: GenerationRequest) -> Generation:
+        scored = not options.always_answer
+        return model.generate_many([request], max_new_tokens=options.max_new_tokens, scored=scored)[0]
+
+    made = answer_to(reading.request)
+    if not reading.request.quote_from or not repeats(reading.request.question, made.text):
+        return made
+    left = tuple(_without(made.text, text) for text in reading.request.quote_from)
+    return answer_to(replace(reading.request, quote_from=left))
+
+
+def repeats(question: str, answer: str) -> bool:
+    """Whether an answer to what, which, who, where, when or how has no word that is not the question's own.
+
+    Of a choice ("the Alder or the Birch?") and of yes or no, the answer does stand in the question.
+    """
+    if not _ASKED.match(question) or _CHOICE.search(question):
+        return False
+    said = _words(answer)
+    return bool(said) and said <= _words(question)
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORDS.findall(text.lower()))
+
+
+def _without(answer: str, text: str) -> str:
+    """A text with a line's end in the place of an answer: no quotation goes across, and none begins with it."""
+    return "\n".join(re.split(_whole(answer), text, flags=re.IGNORECASE))
+
+
 def passage_text(hit: Hit) -> str:
     """The text a model reads of a hit."""
     return prompts.passage_text(hit.passage.title, hit.passage.text)
@@ -222,12 +265,12 @@ def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
     """
     if not answer or answer in BESIDE:
         return None
-    asked = {word.lower() for word in _WORDS.findall(question)}
+    asked = _words(question)
     best: tuple[int, Quote] | None = None
     for hit in hits:
         for start in _places(answer, hit.passage.text):
             quote = quote_of(hit, start, start + len(answer))
-            shared = len(asked & {word.lower() for word in _WORDS.findall(quote.sentence)})
+            shared = len(asked & _words(quote.sentence))
             if best is None or shared > best[0]:
                 best = (shared, quote)
     return None if best is None else best[1]
@@ -264,9 +307,14 @@ def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
 
 def _places(answer: str, text: str) -> list[int]:
     """Starts of an answer in a text, in whole words."""
+    return [match.start() for match in re.finditer(_whole(answer), text)]
+
+
+def _whole(answer: str) -> str:
+    """The pattern of an answer in whole words."""
     before = r"(?<!\w)" if answer[0].isalnum() else ""
     after = r"(?!\w)" if answer[-1].isalnum() else ""
-    return [match.start() for match in re.finditer(before + re.escape(answer) + after, text)]
+    return before + re.escape(answer) + after
 
 
 def cite(reading: Reading, model: ClaraModel) -> tuple[Citation, ...]:

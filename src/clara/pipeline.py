@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from clara import indexing
 from clara.answering import (
     CUT,
     DEFAULT_OPTIONS,
@@ -24,15 +23,12 @@ from clara.answering import (
     cite,
     cut_mark,
     find_quote,
+    generate,
     passages_to_find,
     plan_reading,
 )
 from clara.errors import InputError, NothingFoundError, StoreError
 from clara.index import LanceStore, StoreModel
-from clara.indexing import AddProgress, AddReport, Indexer, checked_paths
-from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, ReadLimits, iter_passages, make_document
-from clara.llm_answering import DEFAULT_PASSAGES, LLMReading, is_not_found, without_thoughts
-from clara.manuals import belongs_to
 from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.records import (
@@ -46,8 +42,12 @@ from clara.records import (
     TokenCounts,
 )
 
+# What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
+    from clara.indexing import AddProgress, AddReport
+    from clara.ingest import ReadLimits
     from clara.llm.client import LLM
+    from clara.llm_answering import LLMReading
 
 # A follow-up's manual is looked for among this many passages: their memories take some 70 MB.
 _DEEPEST = 1000
@@ -94,18 +94,19 @@ class Clara:
             ConfigError: the model does not serve the rate, there is no such codec, or the store has another.
         """
         if rate is None:
-            rate = _stored_rate(Path(path))
-            # A rate that this model does not serve is another model's store, and refused as such below.
-            rate = rate if rate in model.rates else model.default_rate
-        wanted = StoreModel(
-            fingerprint=model.fingerprint,
-            name=model.name,
-            rate=rate,
-            memory_tokens=model.memory_tokens(rate),
-            width=model.width,
-            query_space=model.query_space,
-        )
+            rate = _served(model, _stored_rate(Path(path)))
+        wanted = _filled_by(model, rate)
         store = LanceStore.create(Path(path), wanted, codec=codec) if create else LanceStore.open(Path(path), wanted)
+        return cls(store, model)
+
+    @classmethod
+    def of(cls, store: LanceStore, model: ClaraModel) -> Clara:
+        """A store that is open already, with the model that filled it.
+
+        Raises:
+            StoreModelError: another model filled it.
+        """
+        store.check_model(_filled_by(model, _served(model, store.model.rate)))
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -128,8 +129,8 @@ class Clara:
         paths: str | Path | Iterable[str | Path],
         *,
         prune: bool = False,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        limits: ReadLimits = DEFAULT_LIMITS,
+        max_bytes: int | None = None,
+        limits: ReadLimits | None = None,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -139,17 +140,25 @@ class Clara:
         Args:
             paths: files and folders, read recursively; or one of them.
             prune: remove documents that came from these paths and are there no more, or hold no text any more.
-            max_bytes: larger files are skipped and reported.
+            max_bytes: larger files are skipped and reported; ``ingest.DEFAULT_MAX_BYTES`` when None.
             limits: what reading one file may take; files that need more are skipped and reported.
+                ``ingest.DEFAULT_LIMITS`` when None.
             progress: told after each file and each commit.
 
         Raises:
             InputError: a path is empty or does not exist.
             StoreError: the store cannot be written.
         """
+        from clara.indexing import Indexer, checked_paths  # noqa: PLC0415
+        from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES  # noqa: PLC0415
+
         try:
             return Indexer(self.store, self.model).add(
-                checked_paths(paths), prune=prune, max_bytes=max_bytes, limits=limits, progress=progress
+                checked_paths(paths),
+                prune=prune,
+                max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
+                limits=limits or DEFAULT_LIMITS,
+                progress=progress,
             )
         except BaseException:
             # Whoever comes next may write: what is stored so far is whole documents, and marked where not.
@@ -158,6 +167,8 @@ class Clara:
 
     def remove(self, sources: str | Path | Iterable[str | Path]) -> int:
         """Remove documents, see ``indexing.remove``."""
+        from clara import indexing  # noqa: PLC0415
+
         return indexing.remove(self.store, sources)
 
     def document_text(self, document: str) -> str:
@@ -221,11 +232,9 @@ class Clara:
         found = self._found(question, chosen)
         before = time.perf_counter()
         if self.llm is not None:
-            return _answered_by(self.llm, LLMReading(question, tuple(found.hits), chosen), found)
+            return _answered_by(self.llm, question, chosen, found)
         reading = plan_reading(self.model, question, found.hits, chosen)
-        generation = self.model.generate_many(
-            [reading.request], max_new_tokens=chosen.max_new_tokens, scored=not chosen.always_answer
-        )[0]
+        generation = generate(self.model, reading, chosen)
         now = time.perf_counter()
         withheld = not chosen.always_answer and reading.withheld(self.model, generation)
         quote = None if withheld else find_quote(generation.text, question, reading.read())
@@ -250,24 +259,26 @@ class Clara:
     ) -> AnswerStream | LLMAnswerStream:
         """As ``ask``, with the text in pieces as it is generated.
 
-        Where an answer may be withheld, it comes in one piece: it is judged whole.
+        A quoted answer, and one that may be withheld, comes in one piece: it is judged whole.
         """
         chosen = options.changed(k, **changes)
         hits = self._found(question, chosen).hits
         if self.llm is not None:
+            from clara.llm_answering import LLMReading  # noqa: PLC0415
+
             told = LLMReading(question, tuple(hits), chosen)
             return LLMAnswerStream(told, told.citations(), told.stream(self.llm))
         reading = plan_reading(self.model, question, hits, chosen)
-        if not chosen.always_answer and reading.evidence_wanted(self.model) is not None:
+        withholds = not chosen.always_answer and reading.evidence_wanted(self.model) is not None
+        if withholds or reading.request.quote_from:
             return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
         return AnswerStream(reading, cite(reading, self.model), _marked(pieces, reading), self.model)
 
     def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
-        """An answer that may be withheld."""
-        request, tokens = reading.request, options.max_new_tokens
-        generation = self.model.generate_many([request], max_new_tokens=tokens, scored=True)[0]
-        answered = not reading.withheld(self.model, generation)
+        """An answer that is judged whole."""
+        generation = generate(self.model, reading, options)
+        answered = options.always_answer or not reading.withheld(self.model, generation)
         pieces = _marked(_once(generation.text), reading) if answered else _once(NOT_FOUND)
         return AnswerStream(reading, cite(reading, self.model), pieces, self.model, answered)
 
@@ -275,7 +286,12 @@ class Clara:
         """What an answer is to be read from."""
         if options.context == "none":
             return _Found([], 0.0, 0.0)
-        k = options.k or DEFAULT_PASSAGES if self.llm is not None else passages_to_find(self.model, options)
+        if self.llm is not None:
+            from clara.llm_answering import DEFAULT_PASSAGES  # noqa: PLC0415
+
+            k = options.k or DEFAULT_PASSAGES
+        else:
+            k = passages_to_find(self.model, options)
         found = self._search(question, k, options.mode, options.latent_weight, options.within)
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""
@@ -317,18 +333,24 @@ def _start(passage: Passage) -> int:
 
 def _inside(manual: str | None, k: int, search: Callable[[int], list[Hit]]) -> list[Hit]:
     """The best ``k`` passages, of one manual where one is given: searches deeper until they are found."""
+    if manual is None:
+        return search(k)
+    from clara.manuals import belongs_to  # noqa: PLC0415
+
     depth = k
-    while manual is not None:
+    while True:
         depth = min(4 * depth, max(k, _DEEPEST))
         hits = search(depth)
         inside = [hit for hit in hits if belongs_to(hit.passage.document, manual)]
         if len(inside) >= k or len(hits) < depth or depth >= _DEEPEST:
             return inside[:k]
-    return search(k)
 
 
-def _answered_by(llm: LLM, reading: LLMReading, found: _Found) -> Answer:
+def _answered_by(llm: LLM, question: str, options: AnswerOptions, found: _Found) -> Answer:
     """The answer of a language model behind a server; without a passage, the phrase that says so."""
+    from clara.llm_answering import LLMReading, is_not_found, without_thoughts  # noqa: PLC0415
+
+    reading = LLMReading(question, tuple(found.hits), options)
     started = time.perf_counter()
     reply = reading.ask(llm) if reading.hits else None
     text = "".join(without_thoughts([reply.text])) if reply is not None else NOT_FOUND
@@ -353,6 +375,23 @@ def _stored_rate(path: Path) -> int | None:
         return None
     with LanceStore.open(path, None) as store:
         return store.model.rate
+
+
+def _served(model: ClaraModel, rate: int | None) -> int:
+    """The rate, or the model's default: a store of a rate that it does not serve is another's, and refused as such."""
+    return rate if rate is not None and rate in model.rates else model.default_rate
+
+
+def _filled_by(model: ClaraModel, rate: int) -> StoreModel:
+    """What a store says of a model that fills it at a rate."""
+    return StoreModel(
+        fingerprint=model.fingerprint,
+        name=model.name,
+        rate=rate,
+        memory_tokens=model.memory_tokens(rate),
+        width=model.width,
+        query_space=model.query_space,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,5 +464,7 @@ class _Found:
 
 def split_text(text: str, model: ClaraModel, *, title: str = "") -> list[Passage]:
     """Cut a text of any length into passages that ``model.compress`` takes (as ``prompts.passage_text``)."""
+    from clara.ingest import iter_passages, make_document  # noqa: PLC0415
+
     document = make_document("text", title, text)
     return list(iter_passages(document, model.token_spans, max_tokens=model.window_tokens))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from calling import Clara, on_a_terminal
+
+from clara.index import LanceStore
+from clara.index.description import Description
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -116,3 +120,37 @@ def test_chat_at_a_terminal_asks_for_questions(clara: Clara, store: Path, monkey
         )
         assert "> " not in called.out, "what is redirected holds answers alone"
     assert list(called.json()) == KEYS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["memory", "auto"])
+def test_ask_loads_only_what_one_question_needs(store: Path, context: str) -> None:
+    """In a process of its own: what the libraries import besides took half of the time to the answer."""
+    heavy = (
+        "pandas", "scipy", "sklearn", "sympy", "PIL", "peft", "openai", "torch._dynamo.eval_frame", "torch._inductor",
+        "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes", "lance_namespace_urllib3_client",
+    )  # fmt: skip
+    arguments = ["ask", QUESTION, "--store", str(store), "--max-new-tokens", "2", "--context", context]
+    code = (
+        f"import sys; from clara.cli import main; code = main({arguments!r}); "
+        f"print('loaded', sorted({set(heavy)!r} & sys.modules.keys())); "
+        "print('files', len([name for name in sys.modules if name.split('.')[0] == 'clara'])); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *_, loaded, files = done.stdout.splitlines()
+    assert loaded == "loaded []"
+    assert int(files.split()[1]) <= 58
+
+
+def test_ask_opens_its_store_once(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    before = LanceStore.__init__
+
+    def count(self: LanceStore, folder: Path, described: Description, *, exact_bytes: int) -> None:
+        opened.append(folder)
+        before(self, folder, described, exact_bytes=exact_bytes)
+
+    monkeypatch.setattr(LanceStore, "__init__", count)
+    assert clara("ask", QUESTION, "--store", store, "--max-new-tokens", 2).code == 0
+    assert len(opened) == 1

@@ -12,7 +12,8 @@ import pytest
 from bag_model import BagModel
 from clara.errors import ConfigError, MissingExtraError
 from clara.evaluate.plugs.mteb import LatentEncoder
-from clara.ingest import make_document, split
+from clara.ingest import make_document
+from clara.ingest.split import split
 from clara.model import ClaraModel
 from clara.records import GenerationRequest, QueryMemory
 

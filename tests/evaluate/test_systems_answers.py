@@ -19,7 +19,8 @@ from clara.evaluate.failures import Failure
 from clara.evaluate.system import Prediction, Query
 from clara.evaluate.systems import SYSTEMS, model_system
 from clara.evaluate.weights import whole_identity
-from clara.ingest import make_document, split
+from clara.ingest import make_document
+from clara.ingest.split import split
 from clara.model import ClaraModel, checkpoint
 from clara.model.adapters import Adapters
 from clara.model.backbone import load_base

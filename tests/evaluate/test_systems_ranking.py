@@ -23,7 +23,8 @@ from clara.evaluate.memories import DocumentMemories
 from clara.evaluate.rankers import BGE_QUERY, Bm25, Dense, bge, check_minilm, load_minilm, minilm, package_folder
 from clara.evaluate.system import Query
 from clara.evaluate.systems import SYSTEMS
-from clara.ingest import make_document, split
+from clara.ingest import make_document
+from clara.ingest.split import split
 from clara.model import ClaraModel
 from clara.prompts import passage_text
 from clara.records import FloatArray, Memory

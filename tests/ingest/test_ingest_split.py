@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sample_tokenizers import characters, golden, moody, trained, words
 
 from clara.errors import ConfigError
-from clara.ingest import Reader, TokenSpans, find_files, iter_passages, make_document, split
+from clara.ingest import Reader, TokenSpans, find_files, iter_passages, make_document
+from clara.ingest.split import split
 from clara.prompts import passage_text
 from clara.records import Document, Passage
 from clara.samples import sample_folder

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from clara.ingest import Location, location_of, make_document, passage_metadata, split
+from clara.ingest import Location, location_of, make_document, passage_metadata
 from clara.ingest.location import markdown_headings, underlined_headings
+from clara.ingest.split import split
 from clara.prompts import passage_text
 from clara.records import Document, Heading, Passage
 

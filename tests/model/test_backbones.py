@@ -5,12 +5,14 @@ Each goes the whole way: fresh adapters, save, load, compress, ask; and as a che
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from official_folders import content
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,7 +26,7 @@ from transformers import (
 from clara import prompts
 from clara.config import CompressionConfig, LoraSettings
 from clara.model import ClaraModel, checkpoint, create
-from clara.model.backbone import load_base
+from clara.model.backbone import _plain, load_base
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.prompting import Prompter
 
@@ -186,3 +188,27 @@ def test_prompts_follow_the_bases_chat_template(base: Path, tmp_path: Path) -> N
     assert [t for t in theirs.ids if t in tokenizer.all_special_ids] == [
         t for t in tokenizer(rendered, add_special_tokens=False).input_ids if t in tokenizer.all_special_ids
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_those_that_transformers_loads(base: Path, dtype: torch.dtype) -> None:
+    made, wanted = _plain(base, dtype), AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    assert made is not None
+    tensors = wanted.state_dict()
+    assert made.state_dict().keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in made.state_dict().items())
+    buffers = dict(wanted.named_buffers())
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in made.named_buffers())
+    assert made.generation_config.to_dict() == wanted.generation_config.to_dict()
+    assert made.config.to_dict() == wanted.config.to_dict()
+    tied = made.get_output_embeddings().weight is made.get_input_embeddings().weight
+    assert tied == wanted.config.tie_word_embeddings
+
+
+def test_weights_by_other_names_are_left_to_transformers(base: Path, tmp_path: Path) -> None:
+    """As of old checkpoints, whose names are converted while they are read."""
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name.removeprefix("model."): one for name, one in tensors.items()}, folder / "model.safetensors")
+    assert _plain(folder, torch.float32) is None

@@ -9,18 +9,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig
-from clara.model import checkpoint, default_cache
+from clara.model import ClaraModel, checkpoint, default_cache
 from clara.model import roles as module
 from clara.model.adapters import Adapters
 from clara.model.create import Loaded, from_checkpoint, open_checkpoint
 from clara.model.network import StoredNetwork
 from clara.model.placement import Placement
-from clara.model.roles import Role, RoleWeights
+from clara.model.roles import Role, RoleWeights, StoredAdapters
 
 IDS = torch.tensor([[5, 80, 301, 44, 7, 599]])
 ROLES: tuple[Role | None, ...] = (None, "compressor", "generator")
@@ -170,3 +171,29 @@ def test_a_checkpoint_is_read_without_peft(tiny_checkpoint: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("role", ["compressor", "query_reasoner", "generator"])
+def test_stored_adapters_act_in_the_backbone_as_merged_ones_do(tiny_checkpoint: Path, role: Role) -> None:
+    """The same answer with an adapter beside the weights and in them; outside of the block it does not act."""
+    adapters = open_checkpoint(tiny_checkpoint, default_cache(), Placement(dtype=torch.float32)).network.adapters
+    assert isinstance(adapters, StoredAdapters)
+    bare, merged = adapters.bare(), adapters.merged(role)
+    with torch.inference_mode():
+        before = bare(IDS).logits
+        with adapters.use(role):
+            added = bare(IDS).logits
+            with adapters.use(None):
+                assert torch.equal(bare(IDS).logits, before)
+        assert torch.allclose(added, merged(IDS).logits, atol=1e-4)
+        assert not torch.allclose(added, before, atol=1e-4)
+        assert torch.equal(bare(IDS).logits, before)
+
+
+def test_without_merged_copies_memories_and_answers_are_the_same(tiny_checkpoint: Path) -> None:
+    merged, added = ClaraModel.load(tiny_checkpoint), ClaraModel.load(tiny_checkpoint, merge=False)
+    assert added.fingerprint == merged.fingerprint
+    text = "The tower is 324 metres high."
+    one, other = merged.compress([text])[0], added.compress([text])[0]
+    assert np.allclose(one.values, other.values, atol=1e-4)
+    assert added.generate("How high?", [one], max_new_tokens=4) == merged.generate("How high?", [one], max_new_tokens=4)

@@ -18,7 +18,8 @@ from clara.evaluate.cache import Cache
 from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.memories import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Context, answer_all
-from clara.ingest import make_document, split
+from clara.ingest import make_document
+from clara.ingest.split import split
 from clara.metrics import Interval, bootstrap_interval
 from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
 from clara.prompts import passage_text

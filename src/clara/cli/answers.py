@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clara.cli.llm import language_model
 from clara.cli.options import ModelChoice
-from clara.cli.session import check_question, open_rag, without_model
+from clara.cli.session import check_question, open_filled, without_model
 from clara.cli.terminal import plain, print_json, shown, snippet, write, write_emphasised
 from clara.records import Answer, Citation, Quote
 
@@ -57,22 +56,32 @@ class ShownAnswer:
 
 @contextmanager
 def open_to_answer(
-    store: Path, choice: ModelChoice, options: AnswerOptions, llm: str | None, llm_model: str | None
+    store: Path,
+    choice: ModelChoice,
+    options: AnswerOptions,
+    llm: str | None,
+    llm_model: str | None,
+    *,
+    once: bool = False,
 ) -> Iterator[Clara]:
-    """Open a store with what answers: its own model, or a language model behind a server.
+    """Open a store with what answers: its own model, or a language model behind a server; for one question or more.
 
     Raises:
         ClaraError: one of them cannot be had, or cannot do what the options ask for.
     """
-    server = language_model(llm, llm_model)
+    server = None
+    if llm is not None or llm_model is not None:
+        from clara.cli.llm import language_model  # noqa: PLC0415
+
+        server = language_model(llm, llm_model)
     if server is None:
-        with open_rag(store, choice) as rag:
+        with open_filled(store, choice, once=once) as rag:
             yield rag
         return
     from clara.llm_answering import check_options  # noqa: PLC0415 - loads the model's libraries
 
     check_options(options)
-    with server, without_model(store) if options.mode == "text" else open_rag(store, choice) as rag:
+    with server, without_model(store) if options.mode == "text" else open_filled(store, choice, once=once) as rag:
         rag.llm = server
         yield rag
 

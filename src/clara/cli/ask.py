@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clara.cli.answers import answer, longest_answer, open_to_answer
+from clara.cli.light import import_libraries
 from clara.cli.options import (
     DEFAULT_STORE,
     AlwaysAnswerOption,
@@ -76,13 +77,14 @@ def ask(
     server's count. The server's key is read from CLARA_LLM_API_KEY, else OPENAI_API_KEY.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
+    import_libraries()
     from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
 
     worded = None if wording == "auto" else wording
     longest = longest_answer(max_new_tokens, llm)
     options = AnswerOptions(k, mode, context, worded, longest, always_answer, latent_weight)
     choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
-    with open_to_answer(store, choice, options, llm, llm_model) as rag:
+    with open_to_answer(store, choice, options, llm, llm_model, once=True) as rag:
         answer(rag, question, options, as_json=as_json)
 
 

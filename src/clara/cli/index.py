@@ -111,7 +111,7 @@ def index(
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
-    with open_rag(store, choice, rate=rate, codec=codec, create=True) as rag:
+    with open_rag(store, choice, rate=rate, codec=codec) as rag:
         try:
             with bar("passages") as show:
                 tell = _telling(show)

@@ -114,7 +114,7 @@ def _document(path: Path) -> Document:
 
 def _passage(document: Document, model: ClaraModel, number: int) -> str:
     """What the compressor reads of a document's passage."""
-    from clara.ingest import split  # noqa: PLC0415
+    from clara.ingest.split import split  # noqa: PLC0415
     from clara.prompts import passage_text  # noqa: PLC0415
 
     passages = split(document, model.token_spans, max_tokens=model.window_tokens)

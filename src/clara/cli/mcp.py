@@ -25,7 +25,7 @@ from clara.cli.options import (
     StoreOption,
     ThreadsOption,
 )
-from clara.cli.session import open_rag
+from clara.cli.session import open_filled
 from clara.errors import ConfigError, InputError, MissingExtraError
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -72,7 +72,7 @@ def mcp(
             if (error.name or "").partition(".")[0] != "mcp":
                 raise
             raise MissingExtraError("mcp", "mcp") from None
-        rag = open_rag(store, choice)
+        rag = open_filled(store, choice)
     writable = root if allow_write else None
     with rag:
         if address is None:

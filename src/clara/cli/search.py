@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from clara.cli.light import import_libraries
 from clara.cli.options import (
     DEFAULT_K,
     DEFAULT_STORE,
@@ -24,7 +25,7 @@ from clara.cli.options import (
     StoreOption,
     ThreadsOption,
 )
-from clara.cli.session import check_question, open_rag, without_model
+from clara.cli.session import check_question, open_filled, without_model
 from clara.cli.terminal import console, print_json, shown, snippet, write
 from clara.records import Citation
 
@@ -58,9 +59,10 @@ def search(
     check_question(question)
     plain = mode == "text"
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
+    import_libraries()
     from clara.answering import citation  # noqa: PLC0415
 
-    with without_model(store) if plain else open_rag(store, choice) as rag:
+    with without_model(store) if plain else open_filled(store, choice, once=True) as rag:
         hits = rag.search(question, k or (DEFAULT_K if plain else rag.model.default_k), mode=mode)
     found = [citation(hit) for hit in hits]
     if as_json:

@@ -50,33 +50,59 @@ def without_model(path: Path) -> Clara:
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
-def open_rag(
-    path: Path, choice: ModelChoice, *, rate: int | None = None, codec: str | None = None, create: bool = False
-) -> Clara:
-    """Open a store with its model; what is wrong with the store is said before the model is loaded.
+def open_rag(path: Path, choice: ModelChoice, *, rate: int | None = None, codec: str | None = None) -> Clara:
+    """Open a store with its model, or make one; what is wrong with it is said before the model is loaded.
 
     Args:
         path: the store's folder.
         choice: the user's choice of model; the store's own model unless he names one.
         rate: compression rate of a new store.
         codec: how a new store keeps memories.
-        create: make a store if there is none.
 
     Raises:
-        StoreError: no store and ``create`` is false, or one that does not fit.
+        StoreError: a store that does not fit.
         ModelError: the model cannot be loaded.
         ConfigError: the device, the rate or the codec cannot be had.
     """
-    stored = stored_model(path) if create else _existing(path)
+    stored = stored_model(path)
     name = choice.model or (stored.name if stored is not None else DEFAULT_MODEL)
     model = load_model(choice, name)
     from clara.pipeline import Clara  # noqa: PLC0415
 
-    return Clara.open(path, model=model, rate=rate, codec=codec, create=create)
+    return Clara.open(path, model=model, rate=rate, codec=codec)
 
 
-def load_model(choice: ModelChoice, name: str) -> ClaraModel:
+def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
+    """Open a store that is there with its model; what is wrong with it is said before the model is loaded.
+
+    Args:
+        path: the store's folder.
+        choice: the user's choice of model; the store's own model unless he names one.
+        once: for one question: what only pays with more is left out.
+
+    Raises:
+        StoreError: there is none, or one that does not fit.
+        ModelError: the model cannot be loaded.
+        ConfigError: the device cannot be had.
+    """
+    store = open_store(path)
+    try:
+        model = load_model(choice, choice.model or store.model.name, merge=not once)
+        from clara.pipeline import Clara  # noqa: PLC0415
+
+        return Clara.of(store, model)
+    except BaseException:
+        store.close()
+        raise
+
+
+def load_model(choice: ModelChoice, name: str, *, merge: bool = True) -> ClaraModel:
     """Load the model of a name as the user chose.
+
+    Args:
+        choice: the user's.
+        name: of the model.
+        merge: see ``ClaraModel.load``.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -93,6 +119,7 @@ def load_model(choice: ModelChoice, name: str) -> ClaraModel:
             dtype=choice.dtype,
             attention=choice.attention,
             check_memory=choice.memory_check,
+            merge=merge,
             cache=cache_folder(choice.cache),
             progress=progress,
         )
@@ -186,8 +213,3 @@ def check_question(question: str) -> str:
     except UnicodeEncodeError:
         raise InputError("the question is not valid UTF-8; check the terminal's encoding") from None
     return question
-
-
-def _existing(path: Path) -> StoreModel:
-    with open_store(path) as store:
-        return store.model

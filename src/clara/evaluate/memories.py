@@ -11,7 +11,8 @@ from clara.evaluate.cache import Cache
 from clara.evaluate.failures import Failure, each, unwrap
 from clara.evaluate.system import AnswerModel, Splitter
 from clara.evaluate.weights import base_identity, compressor_identity
-from clara.ingest import make_document, split
+from clara.ingest import make_document
+from clara.ingest.split import split
 from clara.prompts import passage_text
 from clara.records import Memory, QueryMemory
 from clara.similarity import ranking

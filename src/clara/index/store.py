@@ -179,6 +179,14 @@ class LanceStore:
         complete_creation(folder, stored)
         return cls(folder, stored, exact_bytes=exact_bytes)
 
+    def check_model(self, model: StoreModel) -> None:
+        """Refuse another model than the one that filled the store.
+
+        Raises:
+            StoreModelError: names both and the remedies.
+        """
+        check_model(self._folder, self._model, model)
+
     def __enter__(self) -> LanceStore:
         return self
 

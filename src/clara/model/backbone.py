@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    initialization,
+)
 
 from clara.errors import BaseModelError
 from clara.model.hub import base as hub_base
 from clara.model.placement import Placement
+from clara.model.tensors import fill
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -64,11 +74,35 @@ def load_base(
     options = Placement(device=str(device), dtype=dtype, bits=bits).options()
     tokenizer = _tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = _plain(folder, dtype) if options == {"dtype": dtype} else None
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
     model = model.eval().requires_grad_(requires_grad=False)
     return BaseModel(name=name, identity=hub_base.identity(folder), model=model, tokenizer=tokenizer)
+
+
+def _plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel | None:
+    """A causal LM whose files hold its weights by its own names, on the CPU; None where others have to be converted.
+
+    What ``from_pretrained`` does besides (conversions, devices, quantisation) takes it two seconds.
+    """
+    files = hub_base.weight_files(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    own = (folder / "adapter_config.json").exists() or hasattr(config, "quantization_config")
+    if own or any(path.suffix != ".safetensors" for path in files):
+        return None
+    with initialization.no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    kept = model.state_dict().keys()
+    tensors = {name: one for name, one in (*model.named_parameters(), *model.named_buffers()) if name in kept}
+    if not fill(tensors, files):
+        return None
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
 
 
 def load_tokenizer(name: str, cache: Path, *, progress: hub_base.Progress | None = None) -> Tokenizer:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -23,13 +23,16 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.apple.vocabulary import VOCABULARY, Vocabulary, from_tensors
+from clara.model.apple.vocabulary import Vocabulary
 from clara.model.backbone import BaseModel
 from clara.model.network import Network, StoredNetwork
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.table import MemoryTable
 from clara.model.tensors import ADAPTER, check_finite, checked_tensors, read_tensors
 from clara.records import Wording
+
+if TYPE_CHECKING:
+    from clara.model.apple.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = "clara.json"
@@ -323,6 +326,8 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
     check_finite(table, MEMORY)
     save_file(table, folder / MEMORY, metadata={"format": "pt"})
     if network.vocabulary is not None:
+        from clara.model.apple.vocabulary import VOCABULARY  # noqa: PLC0415
+
         tensors = {name: tensor.contiguous() for name, tensor in network.vocabulary.tensors().items()}
         check_finite(tensors, VOCABULARY)
         save_file(tensors, folder / VOCABULARY, metadata={"format": "pt"})
@@ -411,6 +416,8 @@ def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTab
     table.load_state_dict(checked_tensors(folder / MEMORY, expected))
     vocabulary = None
     if manifest.official is not None and table.tokens is not None:
+        from clara.model.apple.vocabulary import VOCABULARY, from_tensors  # noqa: PLC0415
+
         path = folder / VOCABULARY
         count, width = table.tokens.shape
         vocabulary = from_tensors(read_tensors(path), memory_tokens=count, width=width, source=str(path))

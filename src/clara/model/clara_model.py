@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Generator as Pieces
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import platformdirs
@@ -17,18 +18,18 @@ from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError, TooLongError
 from clara.model import checkpoint
-from clara.model.apple import format as apple_format
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.hub import base as hub_base
-from clara.model.hub import checkpoint as hub_checkpoint
-from clara.model.inspection import Inside, Inspector
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
 from clara.model.roles import Role, RoleWeights
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, TokenCounts, Wording
+
+if TYPE_CHECKING:
+    from clara.model.inspection import Inspector
 
 EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
@@ -73,7 +74,7 @@ class ClaraModel:
         self._layer_weights = sum(m.in_features * m.out_features for m in linear)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - all but the name are keywords
         cls,
         name: str | Path = "smollm2-135m",
         *,
@@ -82,6 +83,7 @@ class ClaraModel:
         dtype: Dtype = "auto",
         attention: Attention = "auto",
         check_memory: bool = True,
+        merge: bool = True,
         cache: Path | None = None,
         progress: hub_base.Progress | None = None,
     ) -> ClaraModel:
@@ -97,6 +99,8 @@ class ClaraModel:
                 and ``int4`` are quantised by bitsandbytes (extra ``quantised``).
             attention: of prompts: ``auto`` (torch's own kernels), ``eager``, ``sdpa``, or ``flash`` (flash-attn).
             check_memory: refuse a model that does not fit, before it is loaded.
+            merge: make a copy of a small model's weights for each role that acts, with its adapter in them. A few
+                questions are answered sooner, and in less memory, without.
             cache: folder for base weights; the user's cache folder by default.
             progress: told about downloads and conversion.
 
@@ -109,7 +113,13 @@ class ClaraModel:
         where = placement(dtype, device, attention)
         folder = find_checkpoint(str(name), progress=progress)
         loaded = open_checkpoint(
-            folder, cache or default_cache(), where, base_name=base, check_memory=check_memory, progress=progress
+            folder,
+            cache or default_cache(),
+            where,
+            base_name=base,
+            check_memory=check_memory,
+            merge=merge,
+            progress=progress,
         )
         # A store keeps the name, and is opened from other working folders.
         local = str(name) not in hub_base.EMBEDDED and Path(name).expanduser().is_dir()
@@ -227,6 +237,8 @@ class ClaraModel:
 
     def inspector(self) -> Inspector:
         """A look inside: logit lens, hidden states, attention, gradients of the selection."""
+        from clara.model.inspection import Inside, Inspector  # noqa: PLC0415
+
         return Inspector(Inside(self._network, self._weights, self._tokenizer, self._prompter, self._ids))
 
     def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
@@ -424,6 +436,9 @@ def find_checkpoint(name: str, *, download: bool = True, progress: hub_base.Prog
     folder = Path(name).expanduser()
     if checkpoint.is_checkpoint(folder):
         return folder.resolve()
+    from clara.model.apple import format as apple_format  # noqa: PLC0415 - few are in its format
+    from clara.model.hub import checkpoint as hub_checkpoint  # noqa: PLC0415 - or from there
+
     if apple_format.is_official(folder):
         return folder.resolve()
     if folder.is_dir() and (inside := apple_format.subfolders(folder)):

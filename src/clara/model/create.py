@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 import torch
 from typing_extensions import TypeVar
@@ -17,8 +17,6 @@ from typing_extensions import TypeVar
 from clara.config import CompressionConfig, LoraSettings, Settings
 from clara.errors import BaseModelError, CheckpointError
 from clara.model import checkpoint, estimate
-from clara.model.apple import format as apple_format
-from clara.model.apple.prompting import OfficialPrompter
 from clara.model.backbone import BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
 from clara.model.decoder import Decoder
@@ -31,6 +29,9 @@ from clara.model.prompting import Prompter
 from clara.model.roles import MERGE_LIMIT, StoredAdapters
 from clara.model.table import MemoryTable
 from clara.model.tensors import ADAPTER
+
+if TYPE_CHECKING:
+    from clara.model.apple import format as apple_format
 
 AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
 AnyManifest_co = TypeVar("AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
@@ -59,6 +60,8 @@ class Loaded(Generic[AnyNetwork_co, AnyManifest_co]):
         vocabulary = self.network.vocabulary
         if vocabulary is None:
             return Prompter(self.base.tokenizer)
+        from clara.model.apple.prompting import OfficialPrompter  # noqa: PLC0415
+
         window = self.manifest.compression.window_tokens
         return OfficialPrompter(self.base.tokenizer, vocabulary.memory_ids, window_tokens=window)
 
@@ -168,6 +171,8 @@ def place_checkpoint(
         CheckpointError: the checkpoint is damaged or belongs to another base model.
         MemoryShortageError: it does not fit.
     """
+    from clara.model.apple import format as apple_format  # noqa: PLC0415 - as in fresh
+
     adapter_dtype = adapter_dtype or where.dtype
     if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
         from clara.model.apple import load as apple_load  # noqa: PLC0415 - as in fresh
@@ -191,18 +196,28 @@ def open_checkpoint(
     *,
     base_name: str | None = None,
     check_memory: bool = True,
+    merge: bool = True,
     progress: Progress | None = None,
 ) -> Loaded[Network | StoredNetwork]:
-    """A checkpoint for inference; arguments and errors as ``place_checkpoint``.
+    """A checkpoint for inference; other arguments and errors as ``place_checkpoint``.
 
     A small native one is read without PEFT, and without adapter layers that nothing would train.
+
+    Args:
+        folder: the checkpoint.
+        cache: see ``hub.base.find_base``.
+        where: how its base weights are held.
+        base_name: where the base model is, if not where the checkpoint says.
+        check_memory: refuse what does not fit, before it is loaded.
+        merge: whether a small one may make merged copies of the weights.
+        progress: told about downloads.
     """
     if checkpoint.is_checkpoint(folder) and where.dtype != torch.float16:
-        manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
-        if merge and StoredAdapters.can_hold(base.model):
-            return Loaded(checkpoint.load_stored(folder, manifest, base), base, manifest)
+        manifest, base, room = _native_base(folder, cache, where, base_name, check_memory, progress)
+        if StoredAdapters.can_hold(base.model):
+            return Loaded(checkpoint.load_stored(folder, manifest, base), base, manifest, merge=merge and room)
         network = checkpoint.load(folder, manifest, base, adapter_dtype=where.dtype)
-        return Loaded(network, base, manifest, merge=merge)
+        return Loaded(network, base, manifest, merge=room)
     return place_checkpoint(folder, cache, where, base_name=base_name, check_memory=check_memory, progress=progress)
 
 

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.model import packing
-from clara.model.apple.vocabulary import Vocabulary
 from clara.model.decoder import Decoder
 from clara.model.roles import Role, StoredAdapters
 from clara.model.selection import cosine_matrix, late_matrix
@@ -27,6 +26,7 @@ from clara.model.table import MemoryTable
 
 if TYPE_CHECKING:
     from clara.model.adapters import Adapters
+    from clara.model.apple.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import chain
 from threading import RLock
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -60,7 +63,7 @@ class RoleSource(Protocol):
 class StoredAdapters:
     """Adapters as a checkpoint's files hold them, on a backbone without adapter layers.
 
-    They act through merged copies only, and a role costs nothing before it first acts.
+    A role costs nothing before it first acts.
     """
 
     def __init__(self, model: PreTrainedModel, tensors: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
@@ -75,6 +78,8 @@ class StoredAdapters:
         self._model = model
         self._tensors = tensors
         self._scale = scale
+        self._acting: AdapterName | None = None
+        self._hooks: list[RemovableHandle] = []
 
     @staticmethod
     def can_hold(model: PreTrainedModel) -> bool:
@@ -111,23 +116,46 @@ class StoredAdapters:
 
     def merged(self, role: Role) -> PreTrainedModel:
         """The causal LM with the role's adapter added into its weights; all else is shared with the backbone."""
-        tensors = self._tensors[self.weights_of(role)]
         layers: dict[nn.Module, tuple[nn.Linear, Tensor]] = {}
+        for layer, a, b in self._layers(role):
+            layers[layer] = (layer, (b.float() @ a.float() * self._scale).to(layer.weight))
+        return merged_copy(self._model, layers)
+
+    @contextmanager
+    def use(self, role: AdapterName | None) -> Iterator[None]:
+        """Run the causal LM as ``role``: each layer's adapter is added to what the layer gives."""
+        before = self._acting
+        self._switch(role)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def _switch(self, role: AdapterName | None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._acting = [], role
+        if role is None:
+            return
+        assert role != "teacher", "a checkpoint holds none"  # noqa: S101
+        for layer, a, b in self._layers(role):
+            low, high = a.to(layer.weight), (b * self._scale).to(layer.weight)
+            self._hooks.append(layer.register_forward_hook(partial(_added, low, high)))
+
+    def _layers(self, role: Role) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+        """Each layer with an adapter of the role, and the adapter's A [r, in] and B [out, r]."""
+        tensors = self._tensors[self.weights_of(role)]
         for name in tensors:
             if name.endswith(".lora_A.weight"):
                 path = name.removesuffix(".lora_A.weight")
                 layer = self._model.get_submodule(path.removeprefix(PEFT_PREFIX))
                 assert isinstance(layer, nn.Linear), "shapes() names no other layers"  # noqa: S101
-                a, b = tensors[name].float(), tensors[f"{path}.lora_B.weight"].float()
-                layers[layer] = (layer, (b @ a * self._scale).to(layer.weight))
-        return merged_copy(self._model, layers)
+                yield layer, tensors[name], tensors[f"{path}.lora_B.weight"]
 
-    @contextmanager
-    def use(self, role: AdapterName | None) -> Iterator[None]:
-        """The backbone alone; no role can act in it."""
-        if role is not None:
-            raise ValueError(f"stored adapters act through merged copies, not as {role} in the backbone")
-        yield
+
+def _added(low: Tensor, high: Tensor, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """What a linear layer gives with its adapter, as torch's forward hooks are called."""
+    return output + functional.linear(functional.linear(inputs[0], low), high)
 
 
 def mergeable(model: PreTrainedModel) -> bool:

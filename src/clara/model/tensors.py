@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -48,6 +48,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     return tensors
+
+
+def fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
+    """Copy the tensors of files into those of the same names, one at a time, in the dtypes that are there.
+
+    Returns:
+        False, with nothing copied, where the files do not hold exactly those names, in those shapes.
+
+    Raises:
+        OSError: a file is missing or damaged (``SafetensorError`` too).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
+        return False
+    with torch.no_grad():
+        for path in files:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    wanted[name].copy_(file.get_tensor(name))
+    return True
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
