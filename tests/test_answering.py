@@ -19,6 +19,7 @@ from clara.answering import (
     cut_mark,
     find_quote,
     generate,
+    lacks_name,
     passages_to_find,
     plan_reading,
     repeats,
@@ -110,6 +111,39 @@ def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark
 )
 def test_an_answer_repeats_its_question(question: str, answer: str, repeated: bool) -> None:  # noqa: FBT001
     assert repeats(question, answer) is repeated
+
+
+@pytest.mark.parametrize(
+    ("question", "count", "lacking"),
+    [
+        ("Who owns the Fir pump?", 5, True),
+        ("Who owns the Birch pump?", 5, False),
+        ("Who owns the Birch's pump?", 5, False),
+        ("Who owns the Fir pump?", 4, False),
+        ("Who owns the fir pump?", 5, False),
+        ("Who Owns The Fir Pump?", 5, False),
+        ("Wem gehört die Tanne?", 5, False),
+        ("What do I switch on?", 5, False),
+    ],
+)
+def test_a_name_stands_in_none_of_enough_passages(question: str, count: int, lacking: bool) -> None:  # noqa: FBT001
+    assert lacks_name(question, (HITS * 3)[:count]) is lacking
+
+
+def test_free_and_memory_answers_about_what_no_passage_names_are_withheld(
+    tiny_model: ClaraModel, tmp_path: Path
+) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text(f"The Birch pump {number} opens at {number} bar.")
+    rag = Clara.open(tmp_path / "store", model=tiny_model)
+    rag.add(sorted(tmp_path.glob("*.txt")))
+    for options in (AnswerOptions(k=5, max_new_tokens=2), AnswerOptions(k=5, wording="quoted", max_new_tokens=2)):
+        assert rag.ask("What does the Birch pump open at?", options=options).answered
+        made = rag.ask("What does the Fir pump open at?", options=options)
+        assert (made.answered, made.text, made.quote) == (False, NOT_FOUND, None)
+        assert "".join(rag.stream("What does the Fir pump open at?", options=options).pieces) == NOT_FOUND
+        assert rag.ask("What does the Fir pump open at?", options=options, always_answer=True).answered
+    rag.close()
 
 
 class Echoing:

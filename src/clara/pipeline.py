@@ -269,8 +269,7 @@ class Clara:
             told = LLMReading(question, tuple(hits), chosen)
             return LLMAnswerStream(told, told.citations(), told.stream(self.llm))
         reading = plan_reading(self.model, question, hits, chosen)
-        withholds = not chosen.always_answer and reading.evidence_wanted(self.model) is not None
-        if withholds or reading.request.quote_from:
+        if reading.request.quote_from or (not chosen.always_answer and reading.judged(self.model)):
             return self._judged(reading, chosen)
         pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
         return AnswerStream(reading, cite(reading, self.model), _marked(pieces, reading), self.model)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clara.calibrate.decoding import DEPTH, Bench, choose, evidence, threshold
+from clara.calibrate import run
+from clara.calibrate.decoding import DEPTH, Bench, choose, evidence, right_answers_needed, threshold
 from clara.calibrate.questions import draw
+from clara.calibrate.run import Wanted
+from clara.calibrate.weights import CheckpointLoader
 from clara.cli import main
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, write_records
 from clara.model import ClaraModel, checkpoint
@@ -48,6 +53,37 @@ def test_the_threshold_keeps_a_share_of_the_right_answers() -> None:
     assert found.figures["answers refused that the passages do not hold"] == 0.5
     assert threshold(right, [], keep=1.0, was=None).value == 0.0
     assert threshold([0.123456], [], keep=0.9, was=None).value <= 0.123456, "rounded down, it is kept"
+
+
+@pytest.mark.parametrize(("keep", "needed"), [(0.95, 20), (0.9, 10), (0.5, 2), (1.0, 1)])
+def test_so_many_right_answers_have_one_to_lose(keep: float, needed: int) -> None:
+    assert right_answers_needed(keep) == needed
+    right = [float(i) for i in range(needed)]
+    assert threshold(right, [], keep, None).value == (1.0 if keep < 1 else 0.0)
+    assert threshold(right[: needed - 1] or [0.0], [], keep, None).value == 0.0
+
+
+def test_no_more_records_are_cut_than_are_asked(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut: list[int] = []
+    before = run.within_window
+
+    def count(records: Sequence[DataRecord], *rest: Any) -> Any:  # noqa: ANN401 - handed on as they are
+        cut.append(len(records))
+        return before(records, *rest)
+
+    monkeypatch.setattr(run, "within_window", count)
+    said: list[str] = []
+    run.calibrate(
+        str(tiny_checkpoint),
+        one_word(),
+        Wanted(frozenset({"wording", "evidence"}), limit=3, keep=0.99),
+        CheckpointLoader(tmp_path / "cache"),
+        notice=said.append,
+    )
+    assert cut == [3]
+    assert any("to keep 0.99 of them takes at least 100: ask more questions (--limit)" in line for line in said)
 
 
 def test_a_sample_has_one_question_of_a_record_and_knows_what_does_not_answer_it() -> None:

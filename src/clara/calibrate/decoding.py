@@ -294,6 +294,11 @@ def threshold(right: Sequence[float], without: Sequence[float], keep: float, was
     return Measurement(value, was, "share of right answers kept", figures, len(right), more)
 
 
+def right_answers_needed(keep: float) -> int:
+    """Right answers of which one may be lost to keep a share; with fewer the weakest of them is the threshold."""
+    return math.ceil(1 / (1 - keep) - 1e-9) if keep < 1 else 1
+
+
 def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tuple[list[float], list[float]]:
     """Evidence of right answers, and of answers from passages that hold none."""
     right: list[float] = []

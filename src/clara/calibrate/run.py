@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from clara.calibrate import decoding, weights
 from clara.calibrate.decoding import Bench, Measurement, Told
-from clara.calibrate.questions import draw
+from clara.calibrate.questions import Sample, draw
 from clara.calibrate.weights import CheckpointLoader
 from clara.data import DataRecord
 from clara.errors import CheckpointError, InputError
@@ -234,10 +234,7 @@ class _Calibration:
             chosen -= {"contrast"}
         if not chosen:
             return manifest
-        source, compression = self.source, manifest.compression
-        window = Window(source.base or manifest.base_model, compression.window_tokens, compression.rates)
-        cut = within_window(self.records, window, source.cache, source.progress)
-        sample = draw(cut.records, self.wanted.limit, self.wanted.seed)
+        source, sample = self.source, self._sample(manifest)
         if len(sample.questions) < 2:
             raise InputError(f"the records hold {len(sample.questions)} usable questions, at least 2 are needed")
         model = ClaraModel.load(
@@ -249,6 +246,20 @@ class _Calibration:
         finally:
             bench.close()
         return bench.model.manifest
+
+    def _sample(self, manifest: Manifest) -> Sample:
+        """Questions with their passages cut to the window; of many records no more are cut than are asked."""
+        compression, source, limit = manifest.compression, self.source, self.wanted.limit
+        window = Window(source.base or manifest.base_model, compression.window_tokens, compression.rates)
+        order = random.Random(self.wanted.seed).sample(self.records, len(self.records))
+        kept: list[DataRecord] = []
+        sample = draw(kept, limit, self.wanted.seed)
+        for start in range(0, len(order), limit):
+            kept += within_window(order[start : start + limit], window, source.cache, source.progress).records
+            sample = draw(kept, limit, self.wanted.seed)
+            if len(sample.questions) == limit:
+                break
+        return sample
 
     def _measure(self, bench: Bench, chosen: frozenset[Part]) -> None:
         measures: dict[Part, Callable[[], Mapping[str, Measurement] | Measurement | None]] = {
@@ -266,8 +277,20 @@ class _Calibration:
             if not found:
                 self.notice(f"{part} could not be measured: {_UNMEASURED[part]}; it stays as it was")
                 continue
+            if part == "evidence" and not isinstance(found, Measurement):
+                self._say_too_few(found)
             made = found.entry() if isinstance(found, Measurement) else {key: one.entry() for key, one in found.items()}
             self.entries[part] = size | made
+
+    def _say_too_few(self, thresholds: Mapping[str, Measurement]) -> None:
+        """Say of thresholds that stand on so few right answers that a single one is more than may be lost."""
+        needed = decoding.right_answers_needed(self.wanted.keep)
+        for name, found in thresholds.items():
+            if found.questions < needed:
+                self.notice(
+                    f"{name} stands on {found.questions} right answers, to keep {self.wanted.keep:g} of them takes at "
+                    f"least {needed}: ask more questions (--limit), or keep a smaller share (--keep)"
+                )
 
 
 _UNMEASURED: Mapping[Part, str] = {

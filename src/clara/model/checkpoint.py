@@ -23,7 +23,6 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.apple.vocabulary import Vocabulary
 from clara.model.backbone import BaseModel
 from clara.model.network import Network, StoredNetwork
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
