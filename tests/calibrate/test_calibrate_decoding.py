@@ -19,6 +19,7 @@ from clara.cli import main
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, write_records
 from clara.model import ClaraModel, checkpoint
 from clara.model.checkpoint import ReadingRule
+from clara.train.data import within_window
 
 WORDS = ("iron", "stone", "glass", "wood", "brick", "clay", "straw", "copper", "marble", "steel")
 
@@ -67,11 +68,10 @@ def test_no_more_records_are_cut_than_are_asked(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut: list[int] = []
-    before = run.within_window
 
     def count(records: Sequence[DataRecord], *rest: Any) -> Any:  # noqa: ANN401 - handed on as they are
         cut.append(len(records))
-        return before(records, *rest)
+        return within_window(records, *rest)
 
     monkeypatch.setattr(run, "within_window", count)
     said: list[str] = []

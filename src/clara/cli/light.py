@@ -56,8 +56,6 @@ class _Missing(MetaPathFinder):
 class _Names(ModuleType):
     """A module each of whose names is a plain record."""
 
-    __path__: Sequence[str] = ()
-
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any name of a module
         if name.startswith("__"):
             raise AttributeError(name)
