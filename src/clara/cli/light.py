@@ -25,7 +25,18 @@ _OPTIONAL = ("scipy", "sklearn", "PIL")
 
 
 def import_libraries() -> None:
-    """Import the model's and the store's libraries; does nothing for those that are imported already."""
+    """Import the model's and the store's libraries; does nothing for those that are imported already.
+
+    A version of theirs that does not bear it is imported whole, by whoever needs it.
+    """
+    try:
+        _import_parts()
+    except (ImportError, AttributeError, TypeError):
+        for package in ("lancedb", "transformers", _COMPILER):
+            _forget(package)
+
+
+def _import_parts() -> None:
     if "lancedb" not in sys.modules:
         with _missing("pandas"):  # pyarrow asks for it by importing it
             importlib.import_module("pyarrow.dataset")
