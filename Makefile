@@ -9,7 +9,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types rooms unit bench serve-test clean
+.PHONY: help setup demo test lint types rooms unit wheel bench serve-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ setup: $(STAMP) ## make .venv with the pinned plain install and fetch the base m
 demo: setup ## index the sample documents and ask three questions
 	$(BIN)/python examples/demo.py
 
-test: $(DEV_STAMP) setup lint types rooms unit ## add the dev extra and run everything that CI runs
+test: $(DEV_STAMP) setup lint types rooms unit wheel ## add the dev extra and run everything that CI runs
 
 lint: $(DEV_STAMP) ## formatting and lint
 	$(BIN)/ruff format --check .
@@ -44,6 +44,9 @@ rooms: $(DEV_STAMP) ## import rules between the rooms
 
 unit: $(DEV_STAMP) ## tests with coverage
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+wheel: ## install the built wheel in a fresh environment and ask there
+	bash scripts/try_wheel.sh
 
 bench: $(DEV_STAMP) setup ## speed of compression and of the first token, as ratios
 	$(BIN)/clara bench compress

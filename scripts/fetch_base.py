@@ -6,15 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-from transformers.utils import logging
-
 from clara.cli.terminal import download_progress
 from clara.errors import ClaraError
 from clara.model.clara_model import default_cache
 from clara.model.hub.base import find_base
 
-if not sys.stderr.isatty():
-    logging.disable_progress_bar()
 cache = Path(os.environ["CLARA_CACHE"]) if "CLARA_CACHE" in os.environ else default_cache()
 with download_progress() as progress:
     try:

@@ -293,7 +293,9 @@ def dequantise(gguf: Path, folder: Path, progress: Progress = _silent) -> None:
     """
     import torch  # noqa: PLC0415 - slow to import, and a machine that has the weights never needs it here
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_progress_bar()  # of the library: the caller shows ours
     progress("converting base model", 0, 1)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
