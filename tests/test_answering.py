@@ -232,11 +232,11 @@ def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: Cla
     quotations = tiny_model._prompter.quotations(request.quote_from)
     logs = []
     with tiny_model._weights.acting_as("generator") as lm, torch.inference_mode():
-        prompt = tiny_model._generator._inputs(lm, [tiny_model._generator.prompt(request)], [request], Sampling())
+        prompt = tiny_model._generator.embeds(lm, request, Sampling())[None]
         written = list(made.token_ids)
         ends = [tiny_model._prompter.eos] if made.finish_reason == "stop" else []
-        embeds = torch.cat([prompt.embeds, lm.get_input_embeddings()(torch.tensor([written]))], dim=1)
-        scores = lm(inputs_embeds=embeds).logits[0, prompt.embeds.shape[1] - 1 :].float().softmax(-1)
+        embeds = torch.cat([prompt, lm.get_input_embeddings()(torch.tensor([written]))], dim=1)
+        scores = lm(inputs_embeds=embeds).logits[0, prompt.shape[1] - 1 :].float().softmax(-1)
         for count, row in enumerate(scores[: len(written) + len(ends)]):
             allowed = quotations.next_ids(written[:count])
             if quotations.may_end(written[:count]):

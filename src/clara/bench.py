@@ -10,11 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Protocol
 
 import torch
+from transformers import GenerationConfig
+from transformers.generation import BaseStreamer
 
+from clara.model.decode import Decoder, DecodingRow
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 from clara.similarity import ranking
 
@@ -23,6 +27,12 @@ PEAK_SIZE = 2048
 
 PEAK_SECONDS = 1.0
 
+DECODED_ROWS = (1, 8)
+DECODED_TOKENS = 24
+DECODED_TIMES = 3
+"""How often the sides are measured in turn."""
+PROMPT_POSITIONS = 64
+
 
 class SpeedModel(Protocol):
     """What the benchmarks ask of a model."""
@@ -30,6 +40,9 @@ class SpeedModel(Protocol):
     @property
     def default_rate(self) -> int:
         """The rate used when none is asked for."""
+
+    def decoder(self, request: GenerationRequest) -> Decoder:
+        """What writes with the weights of a request's reader."""
 
     def compress(
         self, texts: Sequence[str], *, rate: int | None = None, progress: Callable[[int], None] | None = None
@@ -74,6 +87,25 @@ class CompressSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeSpeed:
+    """Result of ``bench_decode``: medians over the tokens after the first, the sides measured in turn.
+
+    Attributes:
+        rows: answers written together.
+        prompt: positions before them.
+        token_ms: milliseconds from one token of all rows to the next.
+        transformers_ms: the same by ``transformers.generate``.
+        ratio: transformers' time / ours.
+    """
+
+    rows: int
+    prompt: int
+    token_ms: float
+    transformers_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class AskSpeed:
     """Result of ``bench_ask``: medians over the questions, the sides measured in turn.
 
@@ -86,6 +118,7 @@ class AskSpeed:
         memory_prompt: prompt positions with memories.
         text_prompt: prompt positions with text.
         ratio: text seconds / memory seconds.
+        decoding: a token's time, for some numbers of rows.
     """
 
     questions: int
@@ -96,6 +129,7 @@ class AskSpeed:
     memory_prompt: float
     text_prompt: float
     ratio: float
+    decoding: tuple[DecodeSpeed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +229,62 @@ def bench_ask(
         memory_prompt=median(memory[1] for memory, _ in measured),
         text_prompt=median(text[1] for _, text in measured),
         ratio=median(text[0] / memory[0] for memory, text in measured),
+        decoding=tuple(bench_decode(model, rows) for rows in DECODED_ROWS),
     )
+
+
+def bench_decode(model: SpeedModel, rows: int) -> DecodeSpeed:
+    """A token's time by our loop against ``transformers.generate``, with the weights that read memories.
+
+    Prompts and answers mean nothing: they are of equal length on both sides, and only the seconds count.
+
+    Args:
+        model: the model.
+        rows: answers written together.
+    """
+    decoder = model.decoder(GenerationRequest(""))
+    ours: list[float] = []
+    theirs: list[float] = []
+    with decoder.acting() as lm, torch.inference_mode():
+        drawn = torch.Generator().manual_seed(rows)
+        ids = torch.randint(lm.config.vocab_size, (rows, PROMPT_POSITIONS), generator=drawn).to(lm.device)
+        prompts = lm.get_input_embeddings()(ids)
+        settings = GenerationConfig(max_new_tokens=DECODED_TOKENS, do_sample=False)
+        settings.eos_token_id = None
+        for _ in range(DECODED_TIMES):
+            answers = [DecodingRow((prompt,), DECODED_TOKENS, stops=frozenset()) for prompt in prompts]
+            at = [time.perf_counter() for step in decoder.steps(answers) if step.row is answers[0]]
+            ours += [after - before for before, after in pairwise(at)]
+            clock = _Clock()
+            lm.generate(
+                inputs_embeds=prompts,
+                attention_mask=torch.ones_like(ids),
+                generation_config=settings,
+                streamer=clock,
+            )
+            theirs += [after - before for before, after in pairwise(clock.at[1:])]  # the first is told of no token
+    return DecodeSpeed(
+        rows=rows,
+        prompt=PROMPT_POSITIONS,
+        token_ms=1e3 * median(ours),
+        transformers_ms=1e3 * median(theirs),
+        ratio=median(theirs) / median(ours),
+    )
+
+
+class _Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped here
+    """Notes when transformers' loop has a token."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take a token of each row."""
+        del value
+        self.at.append(time.perf_counter())
+
+    def end(self) -> None:
+        """There are no more."""
 
 
 def bench_candidates(

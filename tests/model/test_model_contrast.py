@@ -47,9 +47,7 @@ def asked(model: ClaraModel, question: str, rate: int, *, quoted: bool = True) -
 @torch.inference_mode()
 def log_probabilities(model: ClaraModel, request: GenerationRequest, written: list[int]) -> torch.Tensor:
     """Of the next token, from one forward pass over everything."""
-    prompt = model._generator.prompt(request)
-    inputs = model._generator._inputs(torch_model(model), [prompt], [request], Sampling(max_new_tokens=1))
-    embeds = inputs.embeds
+    embeds = model._generator.embeds(torch_model(model), request, Sampling(max_new_tokens=1))[None]
     with model._weights.acting_as("generator") as acting:
         if written:
             embeds = torch.cat([embeds, acting.get_input_embeddings()(torch.tensor([written]))], dim=1)

@@ -105,10 +105,12 @@ def ask(
     cache: CacheOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Time to the first token from memories against the full text of the same passages.
+    """Time to the first token from memories against the full text of the same passages; then a token's time.
 
-    The passages are whole windows, as an index of longer documents holds them. --json prints one object:
-    {"questions", "passages", "rate", "memory_seconds", "text_seconds", "memory_prompt", "text_prompt", "ratio"}.
+    The passages are whole windows, as an index of longer documents holds them. A token's time is that of our decode
+    loop against transformers.generate. --json prints one object: {"questions", "passages", "rate", "memory_seconds",
+    "text_seconds", "memory_prompt", "text_prompt", "ratio", "decoding": [{"rows", "prompt", "token_ms",
+    "transformers_ms", "ratio"}]}; the last ratio is transformers_ms / token_ms.
     """
     from clara.bench import bench_ask  # noqa: PLC0415
 
@@ -123,6 +125,11 @@ def ask(
         f"of {speed.passages} passages ({speed.memory_prompt:.0f} positions), {speed.text_seconds:.2f} s from their "
         f"text ({speed.text_prompt:.0f} positions): {speed.ratio:.1f} times faster"
     )
+    for one in speed.decoding:
+        write(
+            f"a token of {one.rows} {'answer' if one.rows == 1 else 'answers'} at once: {one.token_ms:.0f} ms, "
+            f"{one.transformers_ms:.0f} ms by transformers.generate: {one.ratio:.2f} times as fast"
+        )
 
 
 @bench.command("candidates")

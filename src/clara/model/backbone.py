@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BatchEncoding,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +30,8 @@ from clara.model.placement import Placement
 from clara.model.tensors import fill
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+_ENCODING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +129,33 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def encoded(tokenizer: Tokenizer, text: str | Sequence[str], *, special: bool = False, **wanted: bool) -> BatchEncoding:
+    """A text, or several, as tokens.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: what to encode; no special token is added.
+        special: whether special tokens written in it are special, as in a chat template's own text.
+        wanted: ``return_*`` of transformers' tokenizers.
+    """
+    # Whether special tokens are special is a state of the tokenizer, which threads share.
+    with _ENCODING:
+        return tokenizer(
+            text if isinstance(text, str) else list(text),
+            add_special_tokens=False,
+            split_special_tokens=not special,
+            return_attention_mask=False,
+            **wanted,
+        )
+
+
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a user's text: no special token is added, and none can be smuggled in by the text."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    ids: list[int] = encoded(tokenizer, text).input_ids
     return ids
 
 
 def token_spans(tokenizer: Tokenizer, text: str) -> Sequence[tuple[int, int]]:
     """Character span of each token of ``text``, tokenised as ``plain_ids`` does."""
-    spans: Sequence[tuple[int, int]] = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    ).offset_mapping
+    spans: Sequence[tuple[int, int]] = encoded(tokenizer, text, return_offsets_mapping=True).offset_mapping
     return spans

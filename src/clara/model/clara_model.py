@@ -21,12 +21,13 @@ from clara.model import checkpoint
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
+from clara.model.decode import Decoder
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.hub import base as hub_base
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
 from clara.model.roles import Role, RoleWeights
-from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, TokenCounts, Wording
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 
 if TYPE_CHECKING:
     from clara.model.inspection import Inspector
@@ -69,6 +70,8 @@ class ClaraModel:
         self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
         self._generator = Generator(self._tokenizer, self._prompter, self._contrast)
+        readers: tuple[Role | None, ...] = ("generator", "text_reader", None)
+        self._decoders = {role: Decoder(partial(self._weights.acting_as, role)) for role in readers}
         decoder = loaded.network.adapters.bare().get_decoder()
         linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
         self._layer_weights = sum(m.in_features * m.out_features for m in linear)
@@ -292,11 +295,12 @@ class ClaraModel:
         """
         return self._generate(requests, sampling(max_new_tokens=max_new_tokens), scored=scored)
 
-    def stream(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, None]:
-        """Pieces of one answer as they are generated; close it to leave the rest.
+    def stream(
+        self, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
+    ) -> Pieces[str, None, Generation]:
+        """One answer in pieces of its text, one a token, which is empty where nothing can be shown yet.
 
-        What else the model is asked meanwhile waits for the whole answer where the backbone is shared (no merged
-        copies: a large base, quantised weights).
+        Close it to leave the rest. Returns the answer. What other threads ask for is decoded in the same steps.
 
         Raises:
             MemoryMismatchError: a memory was made by another model.
@@ -304,20 +308,11 @@ class ClaraModel:
         """
         self._check([request])
         check_length(self._network.adapters.bare(), len(self._generator.prompt(request).ids), sampling)
-        acting = partial(self._weights.acting_as, self._reader(request))
-        return self._generator.stream(acting, request, sampling)
+        return self._generator.stream(self.decoder(request), request, sampling, scored=scored)
 
-    def token_counts(self, request: GenerationRequest, text: str) -> TokenCounts:
-        """Counts of an answer that was streamed; ``generated`` are the tokens that its text is cut into."""
-        prompt = self._generator.prompt(request)
-        memory = len(prompt.slots)
-        read_as_text = sum(each.token_count for each in request.memories)
-        return TokenCounts(
-            prompt=len(prompt.ids),
-            memory=memory,
-            text_equivalent=len(prompt.ids) - memory + read_as_text,
-            generated=self.token_count(text),
-        )
+    def decoder(self, request: GenerationRequest) -> Decoder:
+        """What writes with the weights of a request's reader."""
+        return self._decoders[None if request.reader == "base" else request.reader]
 
     def _generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
@@ -326,14 +321,10 @@ class ClaraModel:
         answers: dict[int, Generation] = {}
         for reader in dict.fromkeys(request.reader for request in requests):
             places = [i for i, request in enumerate(requests) if request.reader == reader]
-            with self._weights.acting_as(self._reader(requests[places[0]])) as model:
-                made = self._generator.generate(model, [requests[i] for i in places], sampling, scored=scored)
+            decoder = self.decoder(requests[places[0]])
+            made = self._generator.generate(decoder, [requests[i] for i in places], sampling, scored=scored)
             answers.update(zip(places, made, strict=True))
         return [answers[i] for i in range(len(requests))]
-
-    @staticmethod
-    def _reader(request: GenerationRequest) -> Role | None:
-        return None if request.reader == "base" else request.reader
 
     def _contrast(self, request: GenerationRequest) -> Contrast | None:
         """What an answer quoted from memories is held against, where the checkpoint wants that at their rate."""

@@ -1,37 +1,30 @@
-"""The generator: prompts with memories spliced in, decoded by transformers' own generation loop.
+"""The generator: prompts with memories spliced in, and the answers that ``decode`` writes after them.
 
 Knows prompts and tensors; which passages belong to a question is decided elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Pieces
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from threading import Event, Thread
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from clara.config import Settings
 from clara.errors import InputError, TooLongError
 from clara.model.backbone import Tokenizer
-from clara.model.contrast import Blanks, ContextAware
+from clara.model.contrast import contrasted
+from clara.model.decode import Decoder, DecodingRow
 from clara.model.decoder import splice
 from clara.model.prompting import Prompt, Prompter
-from clara.model.quoting import Quotations, QuotesOnly
+from clara.model.quoting import Quotations, quotes_only
 from clara.records import Generation, GenerationRequest, Memory, TokenCounts
 
 
@@ -78,16 +71,20 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """A left-padded batch of prompts.
+class _Answering:
+    """A request that is answered.
 
     Attributes:
-        embeds: [B, L, H].
-        mask: int64 [B, L].
+        request: the request.
+        prompt: its prompt.
+        row: its answer.
+        quotations: what that may be; None for anything.
     """
 
-    embeds: Tensor
-    mask: Tensor
+    request: GenerationRequest
+    prompt: Prompt
+    row: DecodingRow
+    quotations: Quotations | None
 
 
 class Generator:
@@ -117,166 +114,144 @@ class Generator:
         return self._prompter.from_memories(request.question, [len(memory.values) for memory in request.memories])
 
     def generate(
-        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
+        self, decoder: Decoder, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
         """One answer a request; they may have different numbers of passages.
 
         Args:
-            model: acting as the requests' reader.
+            decoder: of the requests' reader.
             requests: all for one reader.
             sampling: how tokens are chosen.
-            scored: report the answers' log-probabilities, which keeps all scores until the end.
+            scored: report each answer's ``evidence``.
 
         Raises:
             InputError: a prompt is longer than the model's context.
         """
-        prompts = [self.prompt(request) for request in requests]
-        inputs = self._inputs(model, prompts, requests, sampling)
-        with torch.inference_mode(), _seeded(sampling.seed, model.device):
-            out = model.generate(
-                inputs_embeds=inputs.embeds,
-                attention_mask=inputs.mask,
-                generation_config=self._config(
-                    model, sampling, output_logits=scored, output_scores=scored, return_dict_in_generate=True
-                ),
-                logits_processor=self._processors(model, requests, sampling),
-            )
-        stops = _stop_ids(model, self._tokenizer)
-        free: list[Any] = [None] * len(requests)
-        held = free
-        if scored:
-            free, held = (_logprobs(of, out.sequences).tolist() for of in (out.logits, out.scores))
-        rows = zip(out.sequences.tolist(), free, held, prompts, requests, strict=True)
-        return [self._generation(*row, stops) for row in rows]
+        answers = self._answers(decoder, requests, sampling, scored=scored)
+        for _ in decoder.steps([answer.row for answer in answers]):
+            pass
+        return [self._generation(answer) for answer in answers]
 
     def stream(
-        self,
-        acting: Callable[[], AbstractContextManager[PreTrainedModel]],
-        request: GenerationRequest,
-        sampling: Sampling,
-    ) -> Pieces[str, None, None]:
-        """Pieces of one answer as they come; together they are its text. Closing it ends the generation.
+        self, decoder: Decoder, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
+    ) -> Pieces[str, None, Generation]:
+        """One answer in pieces of its text, one a token, which is empty where nothing can be shown yet.
+
+        Closing it ends the answer. Arguments and errors as ``generate``; returns the answer.
+        """
+        (answer,) = self._answers(decoder, [request], sampling, scored=scored)
+        shown = ""
+        with closing(decoder.steps([answer.row])) as steps:
+            for _ in steps:
+                text = self._showable(answer, shown)
+                yield text[len(shown) :]
+                shown = text
+        yield self._text(self._kept(answer))[len(shown) :]
+        return self._generation(answer)
+
+    def embeds(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Tensor:
+        """What the model reads of a request: [L, H].
 
         Args:
-            acting: gives the causal LM to the thread that generates, for as long as it does.
-            request: of a prompt that fits (``check_length``).
-            sampling: how tokens are chosen.
+            model: acting as the request's reader.
+            request: the request.
+            sampling: says how long the answer may be.
+
+        Raises:
+            InputError: the prompt is longer than the model's context.
         """
-        streamer = TextIteratorStreamer(self._tokenizer, skip_special_tokens=True)
-        if request.quote_from:
-            streamer = _QuotationStreamer(self._tokenizer, self._prompter.quotations(request.quote_from))
-        failure: list[BaseException] = []
-        unwanted = Event()
+        prompt = self.prompt(request)
+        check_length(model, len(prompt.ids), sampling)
+        embeds: Tensor = model.get_input_embeddings()(torch.tensor([prompt.ids], device=model.device))
+        if request.memories:
+            slots = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
+            slots[0, list(prompt.slots)] = True
+            values = np.concatenate([memory.values for memory in request.memories])
+            embeds = splice(embeds, slots.to(model.device), torch.from_numpy(values).to(model.device))
+        return embeds[0]
 
-        def work() -> None:
-            try:
-                with acting() as model, torch.inference_mode(), _seeded(sampling.seed, model.device):
-                    inputs = self._inputs(model, [self.prompt(request)], [request], sampling)
-                    model.generate(
-                        inputs_embeds=inputs.embeds,
-                        attention_mask=inputs.mask,
-                        generation_config=self._config(model, sampling),
-                        logits_processor=self._processors(model, [request], sampling),
-                        stopping_criteria=StoppingCriteriaList([_Unwanted(unwanted)]),
-                        streamer=streamer,
-                    )
-            except BaseException as error:  # noqa: BLE001 - carried to the reader's thread and raised there
-                failure.append(error)
-                streamer.end()
+    def _answers(
+        self, decoder: Decoder, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
+    ) -> list[_Answering]:
+        with decoder.acting() as model, torch.inference_mode():
+            stops = stop_ids(model, self._tokenizer)
+            return [self._answering(model, request, sampling, stops, scored=scored) for request in requests]
 
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            # A reader that goes away must not leave a thread behind: at exit it would tear the process down.
-            unwanted.set()
-            thread.join()
-        if failure:
-            raise failure[0]
-
-    def _inputs(
+    def _answering(
         self,
         model: PreTrainedModel,
-        prompts: Sequence[Prompt],
-        requests: Sequence[GenerationRequest],
-        sampling: Sampling,
-    ) -> _Inputs:
-        length = max(len(prompt.ids) for prompt in prompts)
-        check_length(model, length, sampling)
-        device = model.device
-        ids = torch.full((len(prompts), length), self._prompter.eos)
-        mask = torch.zeros(len(prompts), length, dtype=torch.int64)
-        slots = torch.zeros(len(prompts), length, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            start = length - len(prompt.ids)
-            ids[row, start:] = torch.tensor(prompt.ids)
-            mask[row, start:] = 1
-            slots[row, [start + slot for slot in prompt.slots]] = True
-        embeds = model.get_input_embeddings()(ids.to(device))
-        values = [memory.values for request in requests for memory in request.memories]
-        if values:
-            embeds = splice(embeds, slots.to(device), torch.from_numpy(np.concatenate(values)).to(device))
-        return _Inputs(embeds=embeds, mask=mask.to(device))
-
-    def _processors(
-        self, model: PreTrainedModel, requests: Sequence[GenerationRequest], sampling: Sampling
-    ) -> LogitsProcessorList:
-        """What changes the scores: first the contrast, then what holds answers to the words of their sources."""
-        made = LogitsProcessorList()
-        found = [(row, contrast) for row, r in enumerate(requests) if (contrast := self._contrast(r)) is not None]
-        if found:
-            blank = [GenerationRequest(requests[row].question, memories=(contrast.blank,)) for row, contrast in found]
-            inputs = self._inputs(model, [self.prompt(request) for request in blank], blank, sampling)
-            weights = [contrast.weight for _, contrast in found]
-            made.append(ContextAware(model, Blanks([row for row, _ in found], weights, inputs.embeds, inputs.mask)))
-        quotations = [self._prompter.quotations(r.quote_from) if r.quote_from else None for r in requests]
-        if any(quotations):
-            made.append(QuotesOnly(quotations, _stop_ids(model, self._tokenizer)))
-        return made
-
-    def _config(self, model: PreTrainedModel, sampling: Sampling, **outputs: bool) -> GenerationConfig:
-        chosen = (
-            {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}
-        )
-        return GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=bool(sampling.temperature),
-            eos_token_id=sorted(_stop_ids(model, self._tokenizer)),
-            pad_token_id=self._prompter.eos,
-            **chosen,
-            **outputs,
-        )
-
-    def _generation(
-        self,
-        ids: list[int],
-        free: list[float] | None,
-        held: list[float] | None,
-        prompt: Prompt,
         request: GenerationRequest,
-        stops: set[int],
-    ) -> Generation:
-        end = next((i for i, token in enumerate(ids) if token in stops), None)
-        kept = ids if end is None else ids[:end]
-        if end is None and request.quote_from:
-            quotations = self._prompter.quotations(request.quote_from)
-            while kept and not quotations.may_end(kept):  # cut off within a word, it would be no quotation
-                kept = kept[:-1]
+        sampling: Sampling,
+        stops: frozenset[int],
+        *,
+        scored: bool,
+    ) -> _Answering:
+        row = DecodingRow((self.embeds(model, request, sampling),), sampling.max_new_tokens, stops=stops, scored=scored)
+        contrast = self._contrast(request)
+        if contrast is not None:
+            blank = GenerationRequest(request.question, memories=(contrast.blank,))
+            row.prompts += (self.embeds(model, blank, sampling),)
+            row.joined = partial(contrasted, weight=contrast.weight)
+        quotations = self._prompter.quotations(request.quote_from) if request.quote_from else None
+        if quotations is not None:
+            row.filters = (partial(quotes_only, quotations=quotations, stops=sorted(stops)),)
+        if sampling.temperature:
+            row.choose = _draws(sampling, model.device)
+        return _Answering(request, self.prompt(request), row, quotations)
+
+    def _showable(self, answer: _Answering, shown: str) -> str:
+        """The text that can be shown of an unfinished answer, given what has been."""
+        written = list(answer.row.written)
+        if answer.quotations is not None and not answer.quotations.may_end(written):
+            return shown  # cut off within a word, it would be no quotation
+        text = self._text(written)
+        return shown if text.endswith("\N{REPLACEMENT CHARACTER}") else text  # within a character
+
+    def _kept(self, answer: _Answering) -> list[int]:
+        """The ids of an answer that has ended; a quotation that was cut off ends with a word."""
+        kept = list(answer.row.written)
+        if answer.quotations is not None and not answer.row.stopped:
+            while kept and not answer.quotations.may_end(kept):
+                kept.pop()
+        return kept
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _generation(self, answer: _Answering) -> Generation:
+        kept, prompt, row = self._kept(answer), answer.prompt, answer.row
         memory = len(prompt.slots)
-        judged = len(ids) if end is None else end + 1
         return Generation(
-            text=self._tokenizer.decode(kept, skip_special_tokens=True).strip(),
+            text=self._text(kept).strip(),
             token_ids=tuple(kept),
             tokens=TokenCounts(
                 prompt=len(prompt.ids),
                 memory=memory,
-                text_equivalent=len(prompt.ids) - memory + sum(m.token_count for m in request.memories),
+                text_equivalent=len(prompt.ids) - memory + sum(m.token_count for m in answer.request.memories),
                 generated=len(kept),
             ),
-            finish_reason="length" if end is None else "stop",
-            evidence=None if free is None or held is None else _evidence(free[:judged], held[:judged]),
+            finish_reason="stop" if row.stopped else "length",
+            evidence=_evidence(row.free, row.held) if row.scored else None,
         )
+
+
+def _draws(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Chooses tokens by chance."""
+    source = torch.Generator(device)
+    if sampling.seed is None:
+        source.seed()
+    else:
+        source.manual_seed(sampling.seed)
+    warpers = [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
+
+    def choose(scores: Tensor) -> Tensor:
+        scores = scores[None]
+        for warper in warpers:
+            scores = warper(None, scores)
+        return torch.multinomial(scores.softmax(dim=-1), 1, generator=source)[0, 0]
+
+    return choose
 
 
 def _evidence(free: Sequence[float], held: Sequence[float]) -> float:
@@ -288,17 +263,11 @@ def _evidence(free: Sequence[float], held: Sequence[float]) -> float:
     return sum(one - other for one, other in zip(free, held, strict=True)) / len(free)
 
 
-def _logprobs(scores: Sequence[Tensor], ids: Tensor) -> Tensor:
-    """Log-probabilities [B, generated] of generated ids [B, generated], given the scores [B, V] of each step."""
-    steps = zip(scores, ids.T, strict=True)
-    return torch.stack([one.float().log_softmax(-1).gather(1, step[:, None])[:, 0] for one, step in steps], dim=1)
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> set[int]:
+def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end an answer: the tokenizer's end token and those the model's own generation settings name."""
     named = model.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
-    return {int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)}
+    return frozenset({int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)})
 
 
 def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> None:
@@ -319,43 +288,3 @@ def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> Non
     if length < limit:
         raise TooLongError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
     raise TooLongError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a while, and put those of the CPU and of GPUs back; nothing for seed None."""
-    if seed is None:
-        yield
-        return
-    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed)
-        yield
-
-
-class _QuotationStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
-    """Passes on a quotation as far as it is whole: what is cut off within a word is never shown."""
-
-    def __init__(self, tokenizer: Tokenizer, quotations: Quotations) -> None:
-        super().__init__(tokenizer, skip_special_tokens=True)
-        self._quotations = quotations
-        self._written: list[int] = []
-        self._passed = 0
-
-    def put(self, value: Tensor) -> None:
-        """Take the next token; an end token makes no quotation longer and is held back for good."""
-        self._written += value.flatten().tolist()
-        if self._quotations.may_end(self._written):
-            super().put(value.new_tensor(self._written[self._passed :]))
-            self._passed = len(self._written)
-
-
-class _Unwanted(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
-    """Ends a generation whose reader has gone."""
-
-    def __init__(self, unwanted: Event) -> None:
-        self._unwanted = unwanted
-
-    def __call__(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:
-        """Whether each row is done: bool [B]."""
-        return torch.full((len(input_ids),), self._unwanted.is_set(), device=input_ids.device)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 
 from clara import prompts
-from clara.model.backbone import Tokenizer, plain_ids, token_spans
+from clara.model.backbone import Tokenizer, encoded, plain_ids, token_spans
 from clara.model.quoting import Quotations
 
 BODY = "\ue000"
@@ -129,10 +129,8 @@ class Prompter:
     def _frame(self, system: str) -> _Frame:
         if system not in self._frames:
             before, after = self._render(system).split(BODY)
-            special = self._tokenizer(before, add_special_tokens=False).input_ids
-            self._frames[system] = _Frame(
-                tuple(special), tuple(self._tokenizer(after, add_special_tokens=False).input_ids)
-            )
+            ids = (tuple(encoded(self._tokenizer, text, special=True).input_ids) for text in (before, after))
+            self._frames[system] = _Frame(*ids)
         return self._frames[system]
 
     def _render(self, system: str) -> str:

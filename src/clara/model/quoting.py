@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import regex
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
-from clara.model.backbone import Tokenizer
+from clara.model.backbone import Tokenizer, encoded
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -91,12 +90,7 @@ class Quotations:
         """
         pieces = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
         pieces += [_Piece(word, frozenset({len(word)})) for word in BESIDE]
-        made = tokenizer(
-            [piece.text for piece in pieces],
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-        )
+        made = encoded(tokenizer, [piece.text for piece in pieces])
         parts = zip(made.input_ids, pieces, made.encodings, strict=True)
         self._quotations = [_Quotation(tuple(ids), piece, encoding) for ids, piece, encoding in parts]
 
@@ -193,31 +187,18 @@ def _stripped(line: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-class QuotesOnly(LogitsProcessor):  # type: ignore[misc]
-    """Lets each row of a batch write only what its quotations allow; rows without any are free."""
+def quotes_only(scores: Tensor, written: Sequence[int], *, quotations: Quotations, stops: Sequence[int]) -> Tensor:
+    """Scores [V] with all but the tokens that quotations allow after those written at minus infinity.
 
-    def __init__(self, rows: Sequence[Quotations | None], stops: set[int]) -> None:
-        """Remember what each row may quote.
-
-        Args:
-            rows: one a row of the batch.
-            stops: ids that end an answer.
-        """
-        self._rows, self._stops = rows, sorted(stops)
-        self._prompt: int | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [B, V] with all but the allowed tokens at minus infinity; ``input_ids`` are int64 [B, written]."""
-        if self._prompt is None:  # generation from embeddings starts without ids, generation from ids with the prompt
-            self._prompt = input_ids.shape[1]
-        held = torch.full_like(scores, float("-inf"))
-        for row, quotations in enumerate(self._rows):
-            if quotations is None:
-                held[row] = scores[row]
-                continue
-            written = input_ids[row, self._prompt :].tolist()
-            allowed = sorted(quotations.next_ids(written))
-            if quotations.may_end(written) or not allowed:  # nothing may follow an answer that has ended, too
-                allowed += self._stops
-            held[row, allowed] = scores[row, allowed]
-        return held
+    Args:
+        scores: [V].
+        written: tokens of the answer so far.
+        quotations: what it may be.
+        stops: ids that end it.
+    """
+    allowed = sorted(quotations.next_ids(written))
+    if quotations.may_end(written) or not allowed:  # nothing may follow an answer that has ended, too
+        allowed += stops
+    held = torch.full_like(scores, float("-inf"))
+    held[allowed] = scores[allowed]
+    return held

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from clara.errors import CheckpointError, ConfigError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
+from clara.model.decode import Decoder
 from clara.model.generator import Generator, sampling
 from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
@@ -68,7 +70,7 @@ class TextReader:
         self.name = name
         self.manifest = manifest
         self.fingerprint = reader_fingerprint(manifest, adapters, "generator")
-        self._weights = RoleWeights(adapters)
+        self._decoder = Decoder(partial(RoleWeights(adapters).acting_as, "generator"))
         self._generator = Generator(base.tokenizer, Prompter(base.tokenizer))
         adapters.peft_model.eval()
 
@@ -125,8 +127,7 @@ class TextReader:
         """
         for request in requests:
             self._check(request)
-        with self._weights.acting_as("generator") as model:
-            return self._generator.generate(model, requests, sampling(max_new_tokens=max_new_tokens))
+        return self._generator.generate(self._decoder, requests, sampling(max_new_tokens=max_new_tokens))
 
     def _check(self, request: GenerationRequest) -> None:
         if not request.question.strip():

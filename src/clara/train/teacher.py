@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from clara import prompts
 from clara.errors import ClaraError, TrainingError
 from clara.model.adapters import load_adapter
 from clara.model.create import Loaded
+from clara.model.decode import Decoder
 from clara.model.generator import Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
@@ -137,7 +138,8 @@ class TeacherAnswers:
             adapters.use(ADAPTER),
             torch.autocast(device, torch.bfloat16, enabled=self._bf16),
         ):
-            made = self._generator.generate(adapters.bare(), requests, Sampling(max_new_tokens=ANSWER_TOKENS))
+            decoder = Decoder(lambda: nullcontext(adapters.bare()))
+            made = self._generator.generate(decoder, requests, Sampling(max_new_tokens=ANSWER_TOKENS))
         return [_Answer(generation.text, generation.finish_reason == "stop") for generation in made]
 
     def _read(self) -> None:

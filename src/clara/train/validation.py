@@ -7,18 +7,18 @@ as they are: nothing is merged or copied. Decides nothing: which step was best i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from clara.data import DataRecord, PassageQA
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
+from clara.model.decode import DecodeLoop, DecodingRow
 from clara.model.decoder import Decoder, splice
 from clara.model.network import Network
 from clara.train.batch import Batch, Collate
@@ -247,18 +247,13 @@ def greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
     # The reply's first token is the first label; the position before it is the last of the prompt.
     sizes = [int(places[rows == row].min()) + 1 for row in range(len(batch.decoder_ids))]
     embeds = decoder_embeds(network, batch, held_out.stage)
-    longest = max(sizes)
-    prompts = embeds.new_zeros(len(sizes), longest, embeds.shape[2])
-    mask = torch.zeros(len(sizes), longest, dtype=torch.int64, device=embeds.device)
-    for row, size in enumerate(sizes):
-        prompts[row, longest - size :] = embeds[row, :size]
-        mask[row, longest - size :] = 1
     tokenizer = held_out.tokenizer
-    model, eos = network.adapters.bare(), int(tokenizer.eos_token_id)
-    settings = GenerationConfig(max_new_tokens=ANSWER_TOKENS, do_sample=False, eos_token_id=eos, pad_token_id=eos)
+    stops = frozenset({int(tokenizer.eos_token_id)})
+    answers = [DecodingRow((embeds[row, :size],), ANSWER_TOKENS, stops) for row, size in enumerate(sizes)]
     with network.adapters.use("generator"):
-        out = model.generate(inputs_embeds=prompts, attention_mask=mask, generation_config=settings)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in out.tolist()]
+        for _ in DecodeLoop(lambda: nullcontext(network.adapters.bare())).steps(answers):
+            pass
+    return [tokenizer.decode(answer.written, skip_special_tokens=True).strip() for answer in answers]
 
 
 def decoder_embeds(network: Decoder, batch: Batch, stage: Stage) -> Tensor:
