@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator as Pieces
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -152,14 +153,22 @@ class Echoing:
     def __init__(self) -> None:
         self.asked: list[GenerationRequest] = []
 
-    def generate_many(
-        self, requests: list[GenerationRequest], *, max_new_tokens: int, scored: bool
-    ) -> list[Generation]:
-        self.asked += requests
-        assert (max_new_tokens, scored) == (7, True)
-        source = requests[0].quote_from[0] if requests[0].quote_from else "Birch pump"
+    def stream(self, request: GenerationRequest, sampling: Sampling, *, scored: bool) -> Pieces[str, None, Generation]:
+        self.asked.append(request)
+        assert (sampling.max_new_tokens, scored) == (7, True)
+        source = request.quote_from[0] if request.quote_from else "Birch pump"
         words = next(line for line in source.splitlines() if line.strip()).split()
-        return [Generation(" ".join(words[:2]), (), TokenCounts(9, 0, 9, 2), "stop")]
+        yield ""
+        return Generation(" ".join(words[:2]), (), TokenCounts(9, 0, 9, 2), "stop")
+
+
+def whole(pieces: Pieces[str, None, Generation]) -> Generation:
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
 
 
 def test_in_the_place_of_an_echo_another_quotation_is_taken() -> None:
@@ -167,11 +176,11 @@ def test_in_the_place_of_an_echo_another_quotation_is_taken() -> None:
     request = GenerationRequest(question, texts=(text,), reader="text_reader", quote_from=(text,))
     reading = Reading(request, HITS[:1], ["text"])
     options = AnswerOptions(max_new_tokens=7)
-    assert generate(cast("ClaraModel", model), reading, options).text == "A green"
+    assert whole(generate(cast("ClaraModel", model), reading, options)).text == "A green"
     assert [one.texts for one in model.asked] == [(text,), (text,)], "it still reads everything"
     model.asked.clear()
     free = replace(reading, request=replace(request, quote_from=()))
-    assert generate(cast("ClaraModel", model), free, options).text == "Birch pump"
+    assert whole(generate(cast("ClaraModel", model), free, options)).text == "Birch pump"
     assert len(model.asked) == 1
 
 
@@ -217,7 +226,9 @@ def test_an_answer_that_the_model_hardly_believes_is_withheld(filled: Clara, mon
     assert unsure.citations == sure.citations
     stream = filled.stream("Which option?", options=quoted)
     assert isinstance(stream, AnswerStream)
-    assert ("".join(stream.pieces), stream.answered, stream.quote(NOT_FOUND)) == (NOT_FOUND, False, None)
+    assert "".join(stream.pieces) == NOT_FOUND
+    assert stream.answer is not None
+    assert (stream.answer.text, stream.answer.answered, stream.quote()) == (NOT_FOUND, False, None)
     forced = filled.ask("Which option?", options=quoted, always_answer=True)
     assert (forced.answered, forced.text) == (True, sure.text)
     assert filled.ask("Which option?", wording="free", max_new_tokens=4).answered, "only quotations are judged"

@@ -55,7 +55,7 @@ def test_the_answer_is_the_servers_with_our_citations(store: Clara) -> None:
     assert [cited.read_as for cited in answer.citations] == ["text"] * 3
     assert streamed.citations == answer.citations
     assert answer.quote is not None
-    assert answer.quote == streamed.quote(text)
+    assert answer.quote == streamed.quote()
     assert answer.quote.sentence == "Its relief valve opens at 25 bar."
     assert answer.quote.document.endswith("pumps.jsonl#1")
     assert PUMPS[0][1][answer.quote.start : answer.quote.end] == answer.quote.sentence

@@ -6,6 +6,7 @@ Knows hits and requests; finding is ``pipeline``'s and ``index``'s work, generat
 from __future__ import annotations
 
 import re
+from collections.abc import Generator as Pieces
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -16,6 +17,7 @@ from clara.errors import InputError
 from clara.index import STOP_WORDS
 from clara.ingest import location_of, sentence_around
 from clara.model import ClaraModel
+from clara.model.generator import sampling
 from clara.model.quoting import BESIDE
 from clara.records import (
     Citation,
@@ -208,22 +210,19 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
     return Reading(request, hits, [how] * count + [None] * (len(hits) - count))
 
 
-def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Generation:
-    """The model's answer, scored where it may be withheld.
+def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
+    """The model's answer in pieces (``ClaraModel.stream``), scored where it may be withheld; returns it whole.
 
-    A quotation that only repeats the question answers nothing: in its place the best one without it is taken. The
-    evidence stays the first one's: what the repetition took was an inclination to quote as well.
+    A quotation that only repeats the question answers nothing: in its place the best one without it is taken, and its
+    pieces follow. The evidence stays the first one's: what the repetition took was an inclination to quote as well.
     """
-
-    def answer_to(request: GenerationRequest) -> Generation:
-        scored = not options.always_answer
-        return model.generate_many([request], max_new_tokens=options.max_new_tokens, scored=scored)[0]
-
-    made = answer_to(reading.request)
+    chosen, scored = sampling(max_new_tokens=options.max_new_tokens), not options.always_answer
+    made = yield from model.stream(reading.request, chosen, scored=scored)
     if not reading.request.quote_from or not repeats(reading.request.question, made.text):
         return made
     left = tuple(_without(made.text, text) for text in reading.request.quote_from)
-    return replace(answer_to(replace(reading.request, quote_from=left)), evidence=made.evidence)
+    other = yield from model.stream(replace(reading.request, quote_from=left), chosen, scored=scored)
+    return replace(other, evidence=made.evidence)
 
 
 def repeats(question: str, answer: str) -> bool:

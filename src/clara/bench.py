@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from clara.model.decode import Decoder, DecodingRow
+from clara.model.decode_loop import DecodeLoop, DecodingRow
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 from clara.similarity import ranking
 
@@ -41,7 +41,7 @@ class SpeedModel(Protocol):
     def default_rate(self) -> int:
         """The rate used when none is asked for."""
 
-    def decoder(self, request: GenerationRequest) -> Decoder:
+    def decoder(self, request: GenerationRequest) -> DecodeLoop:
         """What writes with the weights of a request's reader."""
 
     def compress(

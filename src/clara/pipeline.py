@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from clara.answering import (
-    CUT,
     DEFAULT_OPTIONS,
     NOT_FOUND,
     AnswerKeywords,
@@ -30,10 +29,9 @@ from clara.answering import (
 from clara.errors import InputError, NothingFoundError, StoreError
 from clara.index import LanceStore, StoreModel
 from clara.model import ClaraModel
-from clara.model.generator import sampling
 from clara.records import (
     Answer,
-    Citation,
+    Generation,
     Hit,
     Passage,
     Quote,
@@ -228,26 +226,9 @@ class Clara:
             LLMError: the model behind a server cannot be asked.
         """
         chosen = options.changed(k, **changes)
-        started = time.perf_counter()
-        found = self._found(question, chosen)
-        before = time.perf_counter()
         if self.llm is not None:
-            return _answered_by(self.llm, question, chosen, found)
-        reading = plan_reading(self.model, question, found.hits, chosen)
-        generation = generate(self.model, reading, chosen)
-        now = time.perf_counter()
-        withheld = not chosen.always_answer and reading.withheld(self.model, generation)
-        quote = None if withheld else find_quote(generation.text, question, reading.read())
-        return Answer(
-            text=NOT_FOUND if withheld else generation.text + cut_mark(quote, reading.request),
-            citations=cite(reading, self.model),
-            tokens=generation.tokens,
-            seconds=Seconds(search=found.search, query=found.query, generate=now - before, total=now - started),
-            context=chosen.context,
-            finish_reason=generation.finish_reason,
-            quote=quote,
-            answered=not withheld,
-        )
+            return _answered_by(self.llm, question, chosen, self._found(question, chosen))
+        return self._streamed(question, chosen).whole()
 
     def stream(
         self,
@@ -262,24 +243,18 @@ class Clara:
         A quoted answer, and one that may be withheld, comes in one piece: it is judged whole.
         """
         chosen = options.changed(k, **changes)
-        hits = self._found(question, chosen).hits
         if self.llm is not None:
             from clara.llm_answering import LLMReading  # noqa: PLC0415
 
-            told = LLMReading(question, tuple(hits), chosen)
-            return LLMAnswerStream(told, told.citations(), told.stream(self.llm))
-        reading = plan_reading(self.model, question, hits, chosen)
-        if reading.request.quote_from or (not chosen.always_answer and reading.judged(self.model)):
-            return self._judged(reading, chosen)
-        pieces = self.model.stream(reading.request, sampling(max_new_tokens=chosen.max_new_tokens))
-        return AnswerStream(reading, cite(reading, self.model), _marked(pieces, reading), self.model)
+            return LLMAnswerStream(LLMReading(question, tuple(self._found(question, chosen).hits), chosen), self.llm)
+        return self._streamed(question, chosen)
 
-    def _judged(self, reading: Reading, options: AnswerOptions) -> AnswerStream:
-        """An answer that is judged whole."""
-        generation = generate(self.model, reading, options)
-        answered = options.always_answer or not reading.withheld(self.model, generation)
-        pieces = _marked(_once(generation.text), reading) if answered else _once(NOT_FOUND)
-        return AnswerStream(reading, cite(reading, self.model), pieces, self.model, answered)
+    def _streamed(self, question: str, options: AnswerOptions) -> AnswerStream:
+        started = time.perf_counter()
+        found = self._found(question, options)
+        return AnswerStream(
+            self.model, plan_reading(self.model, question, found.hits, options), options, found, started
+        )
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -393,63 +368,108 @@ def _filled_by(model: ClaraModel, rate: int) -> StoreModel:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class AnswerStream:
     """A streamed answer: its citations at once, its text in pieces; close them to leave the rest.
 
     Attributes:
-        reading: what is read.
         citations: the passages found.
-        pieces: of the text.
-        model: what reads it.
-        answered: false where the evidence says that the documents hold no answer.
+        pieces: of the text, one a token; an empty one where nothing can be shown yet.
+        answer: the whole answer, once all pieces have been read.
     """
 
-    reading: Reading
-    citations: tuple[Citation, ...]
-    pieces: Pieces[str, None, None]
-    model: ClaraModel
-    answered: bool = True
+    def __init__(
+        self, model: ClaraModel, reading: Reading, options: AnswerOptions, found: _Found, started: float
+    ) -> None:
+        """Begin to answer.
 
-    def tokens(self, text: str) -> TokenCounts:
-        """Counts of the answer, given its whole text (``ClaraModel.token_counts``)."""
-        return self.model.token_counts(self.reading.request, text)
+        Args:
+            model: what reads.
+            reading: what it reads.
+            options: how.
+            found: the passages, with the seconds that finding them took.
+            started: when the question was asked, by ``time.perf_counter``.
 
-    def quote(self, text: str) -> Quote | None:
-        """Where the answer stands word for word, given its whole text."""
-        if not self.answered:
-            return None
-        whole = text.strip().removesuffix(CUT)
-        return find_quote(whole, self.reading.request.question, self.reading.read())
+        Raises:
+            InputError: it cannot be read.
+        """
+        self.citations = cite(reading, model)
+        self.answer: Answer | None = None
+        self._model, self._reading, self._options, self._found, self._started = model, reading, options, found, started
+        judged = not options.always_answer and reading.judged(model)
+        self._held_back = bool(reading.request.quote_from) or judged
+        self.pieces = self._shown(generate(model, reading, options))
+
+    def quote(self) -> Quote | None:
+        """Where the answer stands word for word, once all pieces have been read."""
+        return None if self.answer is None else self.answer.quote
+
+    def whole(self) -> Answer:
+        """The answer, when it is finished."""
+        for _ in self.pieces:
+            pass
+        assert self.answer is not None  # noqa: S101 - its pieces have been read
+        return self.answer
+
+    def _shown(self, made: Pieces[str, None, Generation]) -> Pieces[str, None, None]:
+        """The pieces of an answer with the mark of one that breaks off; all at once where it is judged whole.
+
+        Closed with their reader.
+        """
+        before = time.perf_counter()
+        generation = yield from _hidden(made) if self._held_back else made
+        now = time.perf_counter()
+        reading = self._reading
+        answered = self._options.always_answer or not reading.withheld(self._model, generation)
+        quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
+        mark = cut_mark(quote, reading.request)
+        text = generation.text + mark if answered else NOT_FOUND
+        self.answer = Answer(
+            text=text,
+            citations=self.citations,
+            tokens=generation.tokens,
+            seconds=Seconds(
+                search=self._found.search,
+                query=self._found.query,
+                generate=now - before,
+                total=now - self._started,
+            ),
+            context=self._options.context,
+            finish_reason=generation.finish_reason,
+            quote=quote,
+            answered=answered,
+        )
+        yield text if self._held_back else mark
 
 
-def _once(text: str) -> Pieces[str, None, None]:
-    yield text
+def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation]:
+    """An answer without its text: an empty piece a token."""
+    with closing(made):
+        while True:
+            try:
+                next(made)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            yield ""
 
 
-def _marked(pieces: Pieces[str, None, None], reading: Reading) -> Pieces[str, None, None]:
-    """Pieces of an answer, and the mark of one that breaks off in mid-sentence; closed with their reader."""
-    said = ""
-    with closing(pieces):
-        for piece in pieces:
-            said += piece
-            yield piece
-    quote = find_quote(said.strip(), reading.request.question, reading.read())
-    if mark := cut_mark(quote, reading.request):
-        yield mark
-
-
-@dataclass(frozen=True, slots=True)
 class LLMAnswerStream:
     """``AnswerStream`` of a language model behind a server."""
 
-    reading: LLMReading
-    citations: tuple[Citation, ...]
-    pieces: Pieces[str, None, None]
+    def __init__(self, reading: LLMReading, llm: LLM) -> None:
+        self.citations = reading.citations()
+        self.pieces = self._said(reading.stream(llm))
+        self._reading, self._text = reading, ""
 
-    def quote(self, text: str) -> Quote | None:
-        """Where the answer stands, given its whole text."""
-        return self.reading.quote(text.strip())
+    def quote(self) -> Quote | None:
+        """Where the answer stands, once all pieces have been read."""
+        return self._reading.quote(self._text.strip())
+
+    def _said(self, pieces: Pieces[str, None, None]) -> Pieces[str, None, None]:
+        with closing(pieces):
+            for piece in pieces:
+                self._text += piece
+                yield piece
 
 
 @dataclass(frozen=True, slots=True)

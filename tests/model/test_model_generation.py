@@ -13,7 +13,7 @@ import pytest
 
 from clara.errors import InputError, MemoryMismatchError, RecordError
 from clara.model import ClaraModel, Sampling, roles
-from clara.model.decode import Decoder
+from clara.model.decode_loop import DecodeLoop
 from clara.records import Generation, GenerationRequest, Memory
 
 QUESTIONS = ("How high is the tower?", "Who?", "When was the printing press invented, and by whom?", "Why?")
@@ -178,7 +178,7 @@ def test_a_stream_passes_errors_on(
         tiny_model.stream(GenerationRequest("  "), Sampling())
     with pytest.raises(InputError, match=r"let at most 19\d\d follow"):
         tiny_model.stream(GenerationRequest("Who?"), Sampling(max_new_tokens=2048))
-    monkeypatch.setattr(Decoder, "_next_to_join", broken)
+    monkeypatch.setattr(DecodeLoop, "_next_to_join", broken)
     with pytest.raises(RuntimeError, match="the generation broke"):
         list(tiny_model.stream(requests[0], Sampling()))
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,10 @@ from serving import Running, Serve
 
 from clara import errors
 from clara.errors import ClaraError, ConfigError
-from clara.pipeline import Clara
 from clara.serve.access import Caller, KeyEntry, Keyring, check_origin, read_keys
 from clara.serve.app import create_app
 from clara.serve.faults import ApiError, fault_of
 from clara.serve.gate import JsonLines
-from clara.serve.limits import Limits
 from clara.serve.uploads import safe_name
 
 pytest_plugins = ["server_fixtures"]
@@ -223,44 +219,6 @@ def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
     assert answer.headers["x-request-id"] in {line.get("request_id") for line in told}
     assert "zebra" not in lines.getvalue()
     assert "secret-12345" not in lines.getvalue()
-
-
-@pytest.fixture
-def held(serve: Serve) -> Iterator[Running]:
-    """A server whose model is busy, until the test ends."""
-    server = serve("docs", limits=Limits(waiting=2))
-    lock = server.app.state.server.queue.lock
-    lock.__enter__()
-    yield server
-    lock.__exit__()
-
-
-def test_a_full_queue_refuses_and_who_leaves_costs_nothing(held: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(Clara, "stream", lambda *_, **__: asked.append(1))
-    body = json.dumps({"model": "docs", "messages": [{"role": "user", "content": HEIGHT}], "stream": True}).encode()
-    queue = held.app.state.server.queue
-    address = ("127.0.0.1", int(held.base.rpartition(":")[2]))
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    waiting = []
-    for number in (1, 2):
-        client = socket.create_connection(address)
-        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        waiting.append(client)
-        until(lambda number=number: queue.waiting == number)
-    refused = held.client.post("/v1/search", json={"query": HEIGHT})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-    assert int(refused.headers["retry-after"]) >= 1
-    for client in waiting:
-        client.close()
-    time.sleep(1)  # a few looks of the server's at whether they are there
-
-    def empty() -> bool:
-        queue.lock.pass_on()
-        return bool(queue.waiting == 0)
-
-    until(empty)
-    assert not asked
 
 
 def until(wanted: Any) -> None:  # noqa: ANN401

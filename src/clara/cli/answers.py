@@ -116,7 +116,7 @@ def answer(
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         write()
-        result = ShownAnswer(said.strip(), stream.citations, stream.quote(said))
+        result = ShownAnswer(said.strip(), stream.citations, stream.quote())
         show_sources(result.citations, result.quote)
         return result
     made = rag.ask(question, options=options)

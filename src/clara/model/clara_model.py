@@ -21,7 +21,7 @@ from clara.model import checkpoint
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
-from clara.model.decode import Decoder
+from clara.model.decode_loop import DecodeLoop
 from clara.model.generator import Contrast, Generator, Sampling, check_length, sampling
 from clara.model.hub import base as hub_base
 from clara.model.network import Network, StoredNetwork, encode
@@ -71,7 +71,7 @@ class ClaraModel:
         self._prompter = loaded.prompter()
         self._generator = Generator(self._tokenizer, self._prompter, self._contrast)
         readers: tuple[Role | None, ...] = ("generator", "text_reader", None)
-        self._decoders = {role: Decoder(partial(self._weights.acting_as, role)) for role in readers}
+        self._decoders = {role: DecodeLoop(partial(self._weights.acting_as, role)) for role in readers}
         decoder = loaded.network.adapters.bare().get_decoder()
         linear = (m for name, m in decoder.named_modules() if isinstance(m, nn.Linear) and "lora_" not in name)
         self._layer_weights = sum(m.in_features * m.out_features for m in linear)
@@ -310,7 +310,7 @@ class ClaraModel:
         check_length(self._network.adapters.bare(), len(self._generator.prompt(request).ids), sampling)
         return self._generator.stream(self.decoder(request), request, sampling, scored=scored)
 
-    def decoder(self, request: GenerationRequest) -> Decoder:
+    def decoder(self, request: GenerationRequest) -> DecodeLoop:
         """What writes with the weights of a request's reader."""
         return self._decoders[None if request.reader == "base" else request.reader]
 

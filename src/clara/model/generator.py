@@ -1,4 +1,4 @@
-"""The generator: prompts with memories spliced in, and the answers that ``decode`` writes after them.
+"""The generator: prompts with memories spliced in, and the answers that ``decode_loop`` writes after them.
 
 Knows prompts and tensors; which passages belong to a question is decided elsewhere.
 """
@@ -21,7 +21,7 @@ from clara.config import Settings
 from clara.errors import InputError, TooLongError
 from clara.model.backbone import Tokenizer
 from clara.model.contrast import contrasted
-from clara.model.decode import Decoder, DecodingRow
+from clara.model.decode_loop import DecodeLoop, DecodingRow
 from clara.model.decoder import splice
 from clara.model.prompting import Prompt, Prompter
 from clara.model.quoting import Quotations, quotes_only
@@ -114,7 +114,7 @@ class Generator:
         return self._prompter.from_memories(request.question, [len(memory.values) for memory in request.memories])
 
     def generate(
-        self, decoder: Decoder, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
+        self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
         """One answer a request; they may have different numbers of passages.
 
@@ -133,7 +133,7 @@ class Generator:
         return [self._generation(answer) for answer in answers]
 
     def stream(
-        self, decoder: Decoder, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
+        self, decoder: DecodeLoop, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
     ) -> Pieces[str, None, Generation]:
         """One answer in pieces of its text, one a token, which is empty where nothing can be shown yet.
 
@@ -171,7 +171,7 @@ class Generator:
         return embeds[0]
 
     def _answers(
-        self, decoder: Decoder, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
+        self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
     ) -> list[_Answering]:
         with decoder.acting() as model, torch.inference_mode():
             stops = stop_ids(model, self._tokenizer)

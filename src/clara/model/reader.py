@@ -21,7 +21,7 @@ from clara.errors import CheckpointError, ConfigError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import BaseModel, load_base
-from clara.model.decode import Decoder
+from clara.model.decode_loop import DecodeLoop
 from clara.model.generator import Generator, sampling
 from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
@@ -70,7 +70,7 @@ class TextReader:
         self.name = name
         self.manifest = manifest
         self.fingerprint = reader_fingerprint(manifest, adapters, "generator")
-        self._decoder = Decoder(partial(RoleWeights(adapters).acting_as, "generator"))
+        self._decoder = DecodeLoop(partial(RoleWeights(adapters).acting_as, "generator"))
         self._generator = Generator(base.tokenizer, Prompter(base.tokenizer))
         adapters.peft_model.eval()
 

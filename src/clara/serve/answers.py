@@ -1,6 +1,6 @@
 """A question to an answer, whole or in pieces, in terms that every route shares; no route's own format.
 
-Runs in the thread of the model's queue.
+Runs in a thread of the model's queue.
 """
 
 from __future__ import annotations
@@ -135,28 +135,14 @@ class Ask:
         if self.fields.context != "none" and not self.conversation.is_task:
             check_filled(self.store)
 
-    def whole(self, limits: Limits) -> Told:
-        """The answer at once."""
-        planned = self._planned(limits)
-        if isinstance(planned, Told):
-            return planned
-        understood, options = planned
-        try:
-            made = self.store.rag.ask(understood.question, options=options)
-        except NothingFoundError:
-            return _nothing(understood)
-        return Told(
-            made.text,
-            made.tokens,
-            made.finish_reason,
-            made.answered,
-            _sources(made.citations, made.quote) if made.answered else (),
-            understood.question,
-            understood.made_from,
-        )
+    def whole(self, limits: Limits) -> Generator[Told | None, None, None]:
+        """The answer at once; None for each token before."""
+        with closing(self.pieces(limits)) as pieces:
+            for piece in pieces:
+                yield piece if isinstance(piece, Told) else None
 
-    def pieces(self, limits: Limits) -> Generator[str | Told, None, None]:
-        """The answer in pieces of its text, then its end."""
+    def pieces(self, limits: Limits) -> Generator[str | Told | None, None, None]:
+        """The answer in pieces of its text, then its end; None for a token that shows nothing yet."""
         planned = self._planned(limits)
         if isinstance(planned, Told):
             yield planned.text
@@ -170,20 +156,16 @@ class Ask:
             yield _nothing(understood)
             return
         assert isinstance(stream, AnswerStream)  # noqa: S101 - the server has no language model behind a server
-        text = ""
         with closing(stream.pieces) as pieces:
             for piece in pieces:
-                text += piece
-                yield piece
-        tokens = stream.tokens(text.strip())
-        cut = tokens.generated >= options.max_new_tokens
-        sources = _sources(stream.citations, stream.quote(text)) if stream.answered else ()
+                yield piece or None
+        made = stream.whole()
         yield Told(
-            text.strip(),
-            tokens,
-            "length" if cut else "stop",
-            stream.answered,
-            sources,
+            made.text,
+            made.tokens,
+            made.finish_reason,
+            made.answered,
+            _sources(made.citations, made.quote) if made.answered else (),
             understood.question,
             understood.made_from,
         )

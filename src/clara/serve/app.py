@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from clara.errors import ConfigError
 from clara.serve.access import LOOPBACK, KeyEntry, Keyring
 from clara.serve.api import chat, completions, documents, embeddings, health, models, responses, search
+from clara.serve.batching import ModelQueue
 from clara.serve.gate import Gate, install_handlers
 from clara.serve.library import Library, ServedStore
 from clara.serve.limits import Limits
 from clara.serve.metrics import Metrics
 from clara.serve.state import ServerState
-from clara.serve.turns import ModelQueue
 from clara.serve.uploads import Uploads, clear_incoming
 
 _FAMILIES = (models, chat, completions, responses, embeddings, search, documents, health)
@@ -49,11 +49,11 @@ def create_app(
     unknown = sorted(ring.stores() - library.all().keys())
     if unknown:
         raise ConfigError(f"a key names the store {unknown[0]!r}; served are: {', '.join(library.all())}")
-    queue = ModelQueue(waiting=limits.waiting, seconds=limits.seconds)
+    queue = ModelQueue(waiting=limits.waiting, together=limits.together, seconds=limits.seconds)
     server = ServerState(
         library=library,
         queue=queue,
-        uploads=Uploads(limits, queue.lock),
+        uploads=Uploads(limits),
         keys=ring,
         hosts=_hosts(host, allowed_hosts),
         limits=limits,

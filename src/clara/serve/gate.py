@@ -18,9 +18,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clara.serve.access import check_origin
+from clara.serve.batching import ClientGoneError
 from clara.serve.faults import ApiError, api_error, error_response
 from clara.serve.state import ServerState
-from clara.serve.turns import ClientGoneError
 
 REQUEST_ID = "x-request-id"
 OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz"})

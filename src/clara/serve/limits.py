@@ -16,7 +16,8 @@ class Limits:
         question_characters: of a question, and of a text to embed.
         answer_tokens: longest answer that may be asked for; a client that asks for more gets this.
         requests_a_minute: of one key whose entry says nothing else; 0 for any number.
-        waiting: questions that wait for the model, the one it answers included.
+        waiting: questions that wait for the model, those it answers included.
+        together: questions that are answered side by side, sharing decode steps.
         jobs: indexing jobs that wait, the running one included.
         seconds: that a question may take, waiting included.
         k: most passages of one search.
@@ -29,6 +30,7 @@ class Limits:
     answer_tokens: int = 512
     requests_a_minute: int = 0
     waiting: int = 16
+    together: int = 8
     jobs: int = 32
     seconds: float = 300.0
     k: int = 100

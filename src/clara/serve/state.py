@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from clara.serve.access import Caller, Keyring
+from clara.serve.batching import Client, ModelQueue
 from clara.serve.library import Library
 from clara.serve.limits import Limits
 from clara.serve.metrics import Metrics
-from clara.serve.turns import ModelQueue
 from clara.serve.uploads import Uploads
 
 
@@ -46,3 +46,9 @@ def state_of(request: HTTPConnection) -> ServerState:
 def caller_of(request: HTTPConnection) -> Caller:
     """Who makes a request; ``gate`` has checked it."""
     return cast("Caller", request.scope["state"]["caller"])
+
+
+def client_of(request: Request) -> Client:
+    """Whose question a request is: its key's, or without keys its address's."""
+    address = request.client.host if request.client is not None else ""
+    return Client(caller_of(request).name or address, request.is_disconnected)

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, Literal
 
 from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
+from clara.serve.batching import trying
 from clara.serve.faults import ApiError, api_error
 from clara.serve.library import ServedDocument, ServedStore, filename_of
 from clara.serve.limits import Limits
-from clara.serve.turns import FairLock, trying
 
 INCOMING = ".incoming"
 """Files that are not whole yet; a name that indexing passes over."""
@@ -95,11 +95,9 @@ class Uploads:
 
     Attributes:
         limits: how many and how large.
-        lock: the model's; indexing lets questions go first.
     """
 
     limits: Limits
-    lock: FairLock
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="indexing"))
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -163,7 +161,7 @@ class Uploads:
         """
         busy = ApiError(409, "store_busy", "documents are being added; try again when the job has ended", retry_after=5)
         store = document.store
-        with trying(store.writing, busy), self.lock:
+        with trying(store.writing, busy):
             store.rag.remove(document.uri)
             path = Path(document.uri)
             if path.parent == store.uploads.resolve():
@@ -172,15 +170,13 @@ class Uploads:
     def _run(self, job: Job, kept: Sequence[Path]) -> None:
         def tell(progress: AddProgress) -> None:
             job.progress = progress
-            self.lock.pass_on()
 
         job.status = "running"
         try:
             with job.store.writing:
                 for path, target in zip(kept, job.files, strict=True):
                     path.replace(target)
-                with self.lock:
-                    job.report = job.store.rag.add(job.files, max_bytes=self.limits.file_bytes, progress=tell)
+                job.report = job.store.rag.add(job.files, max_bytes=self.limits.file_bytes, progress=tell)
             job.status = "done"
         except Exception as error:  # noqa: BLE001 - told to whoever watches the job
             job.error = api_error(error)

@@ -27,7 +27,7 @@ from clara import prompts
 from clara.errors import ClaraError, TrainingError
 from clara.model.adapters import load_adapter
 from clara.model.create import Loaded
-from clara.model.decode import Decoder
+from clara.model.decode_loop import DecodeLoop
 from clara.model.generator import Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
@@ -138,7 +138,7 @@ class TeacherAnswers:
             adapters.use(ADAPTER),
             torch.autocast(device, torch.bfloat16, enabled=self._bf16),
         ):
-            decoder = Decoder(lambda: nullcontext(adapters.bare()))
+            decoder = DecodeLoop(lambda: nullcontext(adapters.bare()))
             made = self._generator.generate(decoder, requests, Sampling(max_new_tokens=ANSWER_TOKENS))
         return [_Answer(generation.text, generation.finish_reason == "stop") for generation in made]
 

@@ -16,7 +16,7 @@ from sse_starlette import EventSourceResponse
 from clara.serve.answers import Told, usage
 from clara.serve.api.messages import Choices, Message, asked, conversation, url_citations
 from clara.serve.api.streams import ended_by_error, sse
-from clara.serve.state import state_of
+from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
 
@@ -35,14 +35,14 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     ask = asked(request, body, conversation(body.messages), body.max_completion_tokens or body.max_tokens)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": ask.store.name}
     if not body.stream:
-        told = await state.queue.call(lambda: ask.whole(state.limits), request.is_disconnected)
+        told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
         state.metrics.count_tokens(told.tokens)
         annotations = url_citations(request, ask.store, told)
         message = {"role": "assistant", "content": told.text, "refusal": None, "annotations": annotations}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": told.finish_reason}
         whole = {**head, "object": "chat.completion", "choices": [choice]}
         return JSONResponse({**whole, "usage": usage(told.tokens), "clara": told.details()})
-    events = await state.queue.stream(lambda: ask.pieces(state.limits), request.is_disconnected)
+    events = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from clara.serve.api.messages import Choices, asked, url_citations
 from clara.serve.api.streams import ended_by_error, sse
 from clara.serve.faults import ApiError
 from clara.serve.questions import Said, conversation_of
-from clara.serve.state import state_of
+from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
 
@@ -47,10 +47,10 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         return {"clara": {**told.details(), "annotations": url_citations(request, ask.store, told)}}
 
     if not body.stream:
-        told = await state.queue.call(lambda: ask.whole(state.limits), request.is_disconnected)
+        told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
         state.metrics.count_tokens(told.tokens)
         return JSONResponse({**choice(told.text, told.finish_reason), "usage": usage(told.tokens), **details(told)})
-    events = await state.queue.stream(lambda: ask.pieces(state.limits), request.is_disconnected)
+    events = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     async def chunks() -> AsyncIterator[str]:

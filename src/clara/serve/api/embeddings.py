@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from clara.serve.answers import check_length
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore
-from clara.serve.state import caller_of, state_of
+from clara.serve.state import caller_of, client_of, state_of
 
 router = APIRouter(tags=["search"])
 _MOST_TEXTS = 256
@@ -48,7 +48,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]
     for text in texts:
         check_length(text, state.limits)
     kind = (body.clara or EmbeddingFields()).kind
-    made = await state.queue.call(lambda: _vectors(store, texts, kind), request.is_disconnected)
+    made = await state.queue.call(lambda: _vectors(store, texts, kind), client_of(request))
     tokens = sum(count for _, count in made)
     data = [
         {"object": "embedding", "index": i, "embedding": _encoded(vector, body.encoding_format)}

@@ -14,7 +14,7 @@ from clara.serve.api.messages import AnswerFields, Message, asked, conversation
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.questions import Said, conversation_of
-from clara.serve.state import state_of
+from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
 
@@ -35,7 +35,7 @@ async def responses(request: Request, body: ResponsesRequest) -> dict[str, Any]:
     state = state_of(request)
     talk = conversation_of([Said("user", body.input)]) if isinstance(body.input, str) else conversation(body.input)
     ask = asked(request, body, talk, body.max_output_tokens)
-    told = await state.queue.call(lambda: ask.whole(state.limits), request.is_disconnected)
+    told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
     state.metrics.count_tokens(told.tokens)
     return _response(ask.store, told)
 

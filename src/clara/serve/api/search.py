@@ -12,7 +12,7 @@ from clara.ingest import location_of
 from clara.records import Hit, SearchMode
 from clara.serve.answers import check_filled, check_k, check_length
 from clara.serve.library import ServedStore, document_id, filename_of
-from clara.serve.state import caller_of, state_of
+from clara.serve.state import caller_of, client_of, state_of
 
 router = APIRouter(tags=["search"])
 
@@ -105,7 +105,7 @@ async def _hits(
     mode = (fields or SearchFields()).mode
     try:
         return await state.queue.call(
-            lambda: served.rag.search(query, k or served.rag.model.default_k, mode=mode), request.is_disconnected
+            lambda: served.rag.search(query, k or served.rag.model.default_k, mode=mode), client_of(request)
         )
     except NothingFoundError:
         return []

@@ -6,8 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from logging import getLogger
 
+from clara.serve.batching import ClientGoneError, closing_stream
 from clara.serve.faults import api_error, error_body
-from clara.serve.turns import ClientGoneError, closing_stream
 
 _log = getLogger("clara.serve")
 

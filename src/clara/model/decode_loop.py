@@ -21,9 +21,9 @@ from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-CPU_PROMPT_TOKENS = 512
-"""Prompt tokens, padded, that one step reads on a CPU: its matrix products are no faster for more, and rows that are
-being written wait for them."""
+CPU_PROMPT_TOKENS = 256
+"""Prompt tokens, padded, that one step reads on a CPU: its matrix products are no faster for more, and all rows wait
+for them. A longer prompt is read alone."""
 PROMPT_TOKENS = 8192
 """As above, on any other device."""
 
@@ -104,7 +104,7 @@ class Step:
 _Told: TypeAlias = deque[Step | BaseException]
 
 
-class Decoder:
+class DecodeLoop:
     """Writes rows with one model, those of all threads together."""
 
     def __init__(self, acting: Callable[[], AbstractContextManager[PreTrainedModel]]) -> None:
