@@ -199,7 +199,7 @@ def test_a_client_that_hangs_up_is_not_answered(serve: Serve) -> None:
         raw.sendall(head + b"Content-Length: %d\r\n\r\n" % len(sent) + sent)
         until(lambda: any(decoder.rows for decoder in decoders))
     until(lambda: state.queue.waiting == 0 and not any(decoder.rows for decoder in decoders))
-    assert state.metrics.text().count(b'kind="generated"} 0.0') == 1, "nothing of it was counted as an answer"
+    assert b'kind="generated"' not in state.metrics.text(), "nothing of it was counted as an answer"
 
 
 def until(wanted: Callable[[], bool]) -> None:

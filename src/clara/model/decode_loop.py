@@ -118,7 +118,7 @@ class DecodeLoop:
         self._driven = False
         self._joining: deque[DecodingRow] = deque()
         self._told: dict[DecodingRow, _Told] = {}
-        self._batch = _Batch()
+        self._batch = _WrittenRows()
 
     @property
     def rows(self) -> int:
@@ -176,7 +176,7 @@ class DecodeLoop:
                 for told in {id(told): told for told in self._told.values()}.values():
                     told.append(error)
                 self._joining.clear()
-                self._batch = _Batch()
+                self._batch = _WrittenRows()
             raise
         finally:
             with self._changed:
@@ -207,7 +207,7 @@ class DecodeLoop:
             self._changed.notify_all()
 
 
-class _Batch:
+class _WrittenRows:
     """Rows that are being written, with what the model has read of them.
 
     A row has a line of the cache for each of its prompts. Lines end in the same column, so that one column more is one
