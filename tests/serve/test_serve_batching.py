@@ -179,10 +179,13 @@ def test_answers_side_by_side_are_those_of_one_at_a_time(serve: Serve, monkeypat
     ]
     alone = [ask(server, question, 40) for question in questions]
     together: list[int] = []
-    written = decode_loop._written
-    monkeypatch.setattr(
-        decode_loop, "_written", lambda rows, logits: (together.append(len(rows)), written(rows, logits))[1]
-    )
+    advance = decode_loop._WrittenRows.advance
+
+    def counted(rows: decode_loop._WrittenRows, model: object) -> list[decode_loop.Step]:
+        together.append(len(rows._rows))
+        return advance(rows, model)
+
+    monkeypatch.setattr(decode_loop._WrittenRows, "advance", counted)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda question: ask(server, question, 40), questions)) == alone
     assert max(together) > 1, "they shared steps"

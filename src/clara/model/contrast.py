@@ -19,5 +19,5 @@ def contrasted(logits: Tensor, *, weight: float) -> Tensor:
         logits: [2, V], after the passages and after the blank.
         weight: what a log-probability given the blank counts against one given the passages.
     """
-    given, blank = logits.log_softmax(dim=-1)
-    return given - weight * blank
+    scores = logits.log_softmax(dim=-1)
+    return scores[0] - weight * scores[1]

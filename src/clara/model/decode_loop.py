@@ -325,7 +325,7 @@ def _forward(model: PreTrainedModel, cache: Cache, mask: Tensor, positions: Tens
 
 def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[Step]:
     """The next token of each row, written; ``logits`` [lines, V]."""
-    own = logits.split([len(row.prompts) for row in rows])
+    own: tuple[Tensor, ...] = torch.split(logits, [len(row.prompts) for row in rows])
     scores = [row.scores(each) for row, each in zip(rows, own, strict=True)]
     # One transfer from the device for all.
     tokens = torch.stack([row.choose(each) for row, each in zip(rows, scores, strict=True)]).tolist()

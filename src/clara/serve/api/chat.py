@@ -42,7 +42,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": told.finish_reason}
         whole = {**head, "object": "chat.completion", "choices": [choice]}
         return JSONResponse({**whole, "usage": usage(told.tokens), "clara": told.details()})
-    events = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
+    events: AsyncIterator[str | Told] = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
         state.metrics.count_tokens(told.tokens)
         return JSONResponse({**choice(told.text, told.finish_reason), "usage": usage(told.tokens), **details(told)})
-    events = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
+    events: AsyncIterator[str | Told] = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     async def chunks() -> AsyncIterator[str]:
