@@ -399,8 +399,8 @@ class AnswerStream:
         self._held_back = bool(reading.request.quote_from) or judged
         self.pieces = self._shown(generate(model, reading, options))
 
-    def quote(self) -> Quote | None:
-        """Where the answer stands word for word, once all pieces have been read."""
+    def quote(self, _text: str | None = None) -> Quote | None:
+        """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
         return None if self.answer is None else self.answer.quote
 
     def whole(self) -> Answer:
@@ -461,8 +461,8 @@ class LLMAnswerStream:
         self.pieces = self._said(reading.stream(llm))
         self._reading, self._text = reading, ""
 
-    def quote(self) -> Quote | None:
-        """Where the answer stands, once all pieces have been read."""
+    def quote(self, _text: str | None = None) -> Quote | None:
+        """Where the answer stands, once all pieces have been read; its text need not be given."""
         return self._reading.quote(self._text.strip())
 
     def _said(self, pieces: Pieces[str, None, None]) -> Pieces[str, None, None]:
