@@ -24,6 +24,7 @@ from clara.metrics import (
     precision_at_k,
     recall_at_k,
     score_answer,
+    scoring_rule,
 )
 
 WORDS = st.lists(
@@ -217,7 +218,7 @@ def slow_hotpot_f1(prediction: str, answer: str) -> float:
     left, right = slow_normalize(prediction), slow_normalize(answer)
     if left != right and (left in ("yes", "no", "noanswer") or right in ("yes", "no", "noanswer")):
         return 0.0
-    return slow_f1(prediction, answer)
+    return slow_f1(prediction, answer) if left else 0.0
 
 
 @given(
@@ -230,6 +231,44 @@ def test_yes_no_rule(prediction: str, answers: list[str]) -> None:
     assert ruled.em == plain.em
     assert ruled.cover_em <= plain.cover_em
     assert plain.f1 == max(slow_f1(prediction, answer) for answer in answers)
+
+
+MAPPED = {"True": "yes", "False": "no"}
+PHRASES = st.lists(
+    st.sampled_from(["yes", "No", "True", "False", "the", "May", "co-op", "John_Smith", "‘Hi’", "cat", "-", "1,000"]),
+    max_size=3,
+).map(" ".join)
+
+
+@given(prediction=PHRASES, answers=st.lists(PHRASES, min_size=1, max_size=3))
+def test_the_papers_rule(prediction: str, answers: list[str]) -> None:
+    """Written anew from the description of the release: first answer, True is yes, HotpotQA's F1, any-token cover."""
+    said, gold = MAPPED.get(prediction, prediction), MAPPED.get(answers[0], answers[0])
+    found = score_answer(prediction, answers, rule="paper")
+    words, wanted = slow_normalize(said), slow_normalize(gold)
+    assert found.em == float(words == wanted)
+    assert found.f1 == slow_hotpot_f1(said, gold)
+    assert found.cover_em == float(all(token in words.split() for token in wanted.split()))
+
+
+def test_rules_differ_where_their_scorers_do() -> None:
+    assert score_answer("True", ["yes"]).f1 == score_answer("True", ["yes"], rule="hotpotqa").f1 == 0.0
+    assert score_answer("True", ["yes"], rule="paper").f1 == 1.0
+    assert score_answer("no later", ["no"]).f1 > 0.0 == score_answer("no later", ["no"], rule="hotpotqa").f1
+    joined = [score_answer("co op", ["co-op"], rule=rule).em for rule in ("squad", "triviaqa")]  # type: ignore[arg-type]
+    assert joined == [0.0, 1.0]
+    assert score_answer("b", ["x b", "b"], rule="paper").em == 0.0, "the first answer alone"
+    ruled = score_answer("no later than May", ["no"], yes_no=True)
+    assert ruled == score_answer("no later than May", ["no"], rule="hotpotqa")
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [("hotpotqa", "hotpotqa"), ("2wiki", "hotpotqa"), ("triviaqa", "triviaqa"), ("nq", "squad"), ("own", "squad")],
+)
+def test_official_is_the_rule_of_the_data_set(source: str, rule: str) -> None:
+    assert scoring_rule("official", source) == rule
+    assert scoring_rule("paper", source) == "paper"
 
 
 @pytest.mark.parametrize(

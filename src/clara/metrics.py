@@ -1,7 +1,7 @@
 """Scores of answers and of rankings, and how sure one can be of their means.
 
-Answers are compared after SQuAD's normalisation (clara.md section 8). Knows strings and ranks, not models, records or
-files; which questions are asked, and of whom, is ``evaluate``'s work.
+Answers are compared after SQuAD's normalisation (clara.md section 8), by the rule of a published scorer. Knows strings
+and ranks, not models, records or files; which questions are asked, and of whom, is ``evaluate``'s work.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,16 @@ import numpy.typing as npt
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _ONE_WORD_ANSWERS = {"yes", "no", "noanswer"}
+_TRIVIAQA_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_TRUTH = {"True": "yes", "False": "no"}
+
+ScoringName: TypeAlias = Literal["squad", "hotpotqa", "triviaqa", "paper", "official"]
+"""A published rule, or ``official``: for each question that of its data set."""
+
+OFFICIAL: Mapping[str, ScoringName] = MappingProxyType(
+    {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
+)
+"""Rules of data sets by a question's source; the others (SQuAD, MuSiQue, Natural Questions) score as SQuAD 2.0 does."""
 ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
 """Normal forms that are abstentions as a whole; as parts of an answer they may mean something."""
 ABSTENTION_OPENINGS = (
@@ -126,26 +138,81 @@ def cover_em(prediction: str, answer: str) -> float:
     return _cover(normalize_answer(prediction).split(), normalize_answer(answer).split())
 
 
-def score_answer(prediction: str, answers: Sequence[str], *, yes_no: bool = False) -> AnswerScores:
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a published scorer does otherwise than SQuAD 2.0's.
+
+    Attributes:
+        normal: an answer's normal form.
+        yes_no: where the prediction or the gold answer is ``yes``, ``no`` or ``noanswer``, nothing but the same word
+            has an F1 ("no later than May" shares no token with "no").
+        cover_yes_no: the same for cover-EM.
+        empty: F1 of two answers that normalise to nothing.
+        covers_nothing: cover-EM of a gold answer that normalises to nothing; None: 1.0 if the prediction does too.
+        first: only the first gold answer counts.
+    """
+
+    normal: Callable[[str], str] = normalize_answer
+    yes_no: bool = False
+    cover_yes_no: bool = False
+    empty: float = 1.0
+    covers_nothing: float | None = None
+    first: bool = False
+
+
+def _triviaqa_normal(text: str) -> str:
+    """TriviaQA's normal form: punctuation and underscores part words, typographic quotation marks among them."""
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_TRIVIAQA_PUNCTUATION)).split())
+
+
+def _truth_normal(text: str) -> str:
+    """SQuAD's normal form, in which the whole answers ``True`` and ``False`` are yes and no."""
+    return normalize_answer(_TRUTH.get(text, text))
+
+
+_RULES: Mapping[ScoringName, _Rule] = MappingProxyType(
+    {
+        "squad": _Rule(),
+        # The HotpotQA script has no cover-EM; ours leaves no token of a sentence to a bare "no" either.
+        "hotpotqa": _Rule(yes_no=True, cover_yes_no=True, empty=0.0),
+        "triviaqa": _Rule(normal=_triviaqa_normal, empty=0.0),
+        # evaluation/evaluate.py of Apple's release.
+        "paper": _Rule(normal=_truth_normal, yes_no=True, empty=0.0, covers_nothing=1.0, first=True),
+    }
+)
+
+
+def scoring_rule(name: ScoringName, source: str) -> ScoringName:
+    """The rule that a question of a data set is scored by: ``official`` is that of the data set."""
+    return OFFICIAL.get(source, "squad") if name == "official" else name
+
+
+def score_answer(
+    prediction: str, answers: Sequence[str], *, rule: ScoringName = "squad", yes_no: bool = False
+) -> AnswerScores:
     """Score a prediction, for each metric against the gold answer that favours it most.
 
     Args:
         prediction: the answer to score.
         answers: gold answers, at least one.
-        yes_no: HotpotQA's official rule: where the prediction or the gold answer is ``yes``, ``no`` or ``noanswer``,
-            nothing but the same word counts ("no later than May" shares no token with "no"). EM is not changed by it.
+        rule: whose scorer: ``squad`` (2.0), ``hotpotqa`` (a yes or no counts only as a whole; 2WikiMultihopQA has the
+            same), ``triviaqa`` (punctuation parts words), ``paper`` (the CLaRa release: as HotpotQA, ``True`` and
+            ``False`` are yes and no, the first gold answer alone). ``official`` needs a question's data set
+            (``scoring_rule``) and is ``squad`` here.
+        yes_no: the same as ``rule="hotpotqa"``.
 
     Raises:
         ValueError: there is no gold answer; such a question has no score, which is not the same as 0.
     """
     if not answers:
         raise ValueError("a prediction can only be scored against at least one gold answer, got none")
-    predicted = normalize_answer(prediction).split()
-    golds = [normalize_answer(answer).split() for answer in answers]
+    how = _RULES["hotpotqa" if yes_no else scoring_rule(rule, "")]
+    predicted = how.normal(prediction).split()
+    golds = [how.normal(answer).split() for answer in (answers[:1] if how.first else answers)]
     return AnswerScores(
         em=float(any(predicted == gold for gold in golds)),
-        f1=max(0.0 if yes_no and _at_odds(predicted, gold) else _f1(predicted, gold) for gold in golds),
-        cover_em=max(0.0 if yes_no and _at_odds(predicted, gold) else _cover(predicted, gold) for gold in golds),
+        f1=max(_f1_by(how, predicted, gold) for gold in golds),
+        cover_em=max(_cover_by(how, predicted, gold) for gold in golds),
     )
 
 
@@ -258,6 +325,20 @@ def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
         return float(predicted == gold)
     shared = (Counter(predicted) & Counter(gold)).total()
     return 2 * shared / (len(predicted) + len(gold))
+
+
+def _f1_by(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if rule.yes_no and _at_odds(predicted, gold):
+        return 0.0
+    return _f1(predicted, gold) if predicted or gold else rule.empty
+
+
+def _cover_by(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if rule.cover_yes_no and _at_odds(predicted, gold):
+        return 0.0
+    if not gold and rule.covers_nothing is not None:
+        return rule.covers_nothing
+    return _cover(predicted, gold)
 
 
 def _at_odds(predicted: Sequence[str], gold: Sequence[str]) -> bool:

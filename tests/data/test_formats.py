@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clara.data import DocText, GoldRef, Question, read_questions
+from clara.data import DocText, GoldRef, Question, read_questions, read_records
 from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
 
@@ -54,6 +54,16 @@ HERRING = DocText("Holm herring", "Holm herring is salted in barrels of beech wo
         ("dpr_results.json", "dpr", 1, {}, 0),
         ("kilt_nq.jsonl", "kilt", 1, {"no answers": 1}, 1),
         ("official.jsonl", "official", 2, {"gold index out of range": 1, "wrong type of 'gold_answer'": 1}, 0),
+        ("flashrag.jsonl", "flashrag", 4, {"answer is none of the choices": 1, "no answers": 1}, 0),
+        ("nq_simplified.jsonl", "natural_questions", 4, {"wrong type of 'annotations'": 1}, 0),
+        ("nq_full.jsonl", "natural_questions", 1, {}, 0),
+        ("nq_hub.jsonl", "natural_questions", 1, {}, 0),
+        ("mrqa.jsonl", "mrqa", 2, {"wrong type of 'qas[]'": 1}, 0),
+        ("triviaqa_hub.jsonl", "triviaqa_hub", 2, {}, 0),
+        ("triviaqa.json", "triviaqa", 1, {"wrong type of 'Data[]'": 1}, 0),
+        ("popqa.jsonl", "popqa", 2, {"wrong type of 'possible_answers'": 1}, 0),
+        ("popqa.tsv", "popqa", 1, {}, 0),
+        ("2wiki_hub.jsonl", "2wiki", 1, {}, 0),
     ],
 )
 def test_a_file_is_known_by_its_keys_and_its_faults_are_counted(
@@ -168,3 +178,83 @@ def test_questions_check_themselves() -> None:
         Question("1", "s", "q?", (" ",), (LIGHT,), ())
     with pytest.raises(UnusableRecordError, match="reference"):
         GoldRef()
+
+
+def test_flashrag_brings_the_documents_of_its_data_set() -> None:
+    hotpot, wiki, plain, choice = read_questions(FORMATS / "flashrag.jsonl").questions
+    assert (hotpot.id, hotpot.source, hotpot.gold) == ("dev_0", "hotpotqa", (1, 2))
+    assert hotpot.docs == read_questions(FORMATS / "hotpotqa_hub.jsonl").questions[0].docs
+    assert (wiki.source, wiki.answers, wiki.docs) == ("2wiki", ("Ullmere", "Ullmere town"), (LIGHT,))
+    assert (plain.source, plain.docs, plain.answers) == ("flashrag", (), ("Moira Calder", "Calder"))
+    assert choice.answers == ("beech",)
+
+
+def test_natural_questions_with_short_long_and_no_answers() -> None:
+    short, yes, long, none = read_questions(FORMATS / "nq_simplified.jsonl").questions
+    assert [doc.text for doc in short.docs] == ["Skerry Light was built by Moira Calder .", "Holm herring is salted ."]
+    assert (short.docs[0].title, short.gold, short.answers) == ("Skerry Light", (0,), ("Moira Calder",))
+    assert yes.answers == ("yes",)
+    assert (long.answers, long.gold) == (None, (0,)), "a block is the long answer; its words are no phrase to expect"
+    assert (none.unanswerable, none.gold) == (True, ())
+    full = read_questions(FORMATS / "nq_full.jsonl").questions[0]
+    hub = read_questions(FORMATS / "nq_hub.jsonl").questions[0]
+    assert full.docs == hub.docs == short.docs
+    assert (full.answers, hub.answers) == (("Moira Calder",), ("Moira Calder", "yes"))
+
+
+def test_triviaqa_popqa_and_mrqa() -> None:
+    answers = ("Moira Calder", "Calder (engineer)")
+    hub, bare = read_questions(FORMATS / "triviaqa_hub.jsonl").questions
+    assert (hub.docs, hub.gold, hub.answers) == ((LIGHT, HERRING), (0,), answers)
+    assert (bare.docs, bare.elsewhere) == ((), (GoldRef("Skerry Light"),))
+    original = read_questions(FORMATS / "triviaqa.json").questions[0]
+    assert (original.id, original.answers, original.elsewhere) == ("tc_1", answers, (GoldRef("Skerry Light"),))
+    line, listed = read_questions(FORMATS / "popqa.jsonl").questions
+    table = read_questions(FORMATS / "popqa.tsv").questions[0]
+    assert line == table
+    assert (line.answers, listed.answers) == (("Moira Calder", "Calder"), ("Moira Calder",))
+    first, second = read_questions(FORMATS / "mrqa.jsonl").questions
+    assert first.docs == second.docs == (DocText("", "Skerry Light was built by Moira Calder ."),)
+
+
+def test_aliases_of_two_wiki_beside_the_file_are_answers(tmp_path: Path) -> None:
+    folder = FORMATS / "2wiki_ids"
+    named, yes = read_questions(folder / "dev.json").questions
+    assert (named.answers, yes.answers) == (("Ullmere", "Ullmere town", "Ullmerer"), ("yes",))
+    alone = tmp_path / "dev.json"
+    alone.write_bytes((folder / "dev.json").read_bytes())
+    without = read_questions(alone)
+    assert without.questions[0].answers == ("Ullmere",)
+    assert "1 aliases of an answer (id_aliases.json is not beside the file)" in without.summary()
+    (tmp_path / "id_aliases.json").write_text('{"Q_id": "Q5"}')
+    with pytest.raises(RecordError, match="expected one"):
+        read_questions(alone)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in FORMATS.iterdir() if path.is_file()), ids=lambda path: path.name
+)
+def test_training_reads_what_evaluation_reads(path: Path) -> None:
+    if path.name in {"kilt_knowledgesource.jsonl", "psgs_w100.tsv"}:
+        pytest.skip("a corpus")
+    questions = read_questions(path).questions
+    usable = [question for question in questions if question.answers and question.docs]
+    if not usable:
+        with pytest.raises(RecordError, match=r"no question to train on; rejected: .*question without documents"):
+            read_records(path)
+        return
+    reading = read_records(path)
+    asked = [one.question for one in reading.multi_hop] + [
+        pair.question for record in reading.passage_qa for pair in record.pairs
+    ]
+    assert sorted(asked) == sorted(question.question for question in usable)
+    left = sum(reading.rejected.values())
+    assert left == sum(read_questions(path).rejected.values()) + len(questions) - len(usable)
+
+
+def test_questions_about_one_document_train_as_one_passage() -> None:
+    reading = read_records(FORMATS / "mrqa.jsonl")
+    (passage,) = reading.passage_qa
+    assert [pair.question for pair in passage.pairs] == ["who built skerry light", "who was it built by"]
+    assert reading.summary().startswith("mrqa.jsonl: 1 records (mrqa)")
+    assert read_records(FORMATS / "hotpotqa_hub.jsonl").multi_hop[0].gold == (1, 2)

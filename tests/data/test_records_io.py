@@ -198,7 +198,7 @@ def test_plain_passages_are_taken_only_when_asked_for(tmp_path: Path) -> None:
 
 def cases(folder: Path) -> Iterator[tuple[Path, str]]:
     yield folder / "absent.jsonl", "no data file"
-    yield write_lines(folder / "named.json", HOP), r"expected a file named"
+    yield write_lines(folder / "named.txt", HOP), r"expected a file named"
     yield write_lines(folder / "plain.jsonl.gz", HOP), "not gzip in spite of its name"
     yield write_lines(folder / "other.jsonl", {"prompt": "x"}, {"prompt": "y"}), "2 unknown kind of record"
     yield write_lines(folder / "blank.jsonl", "", "  "), "is empty"

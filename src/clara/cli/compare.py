@@ -51,7 +51,8 @@ _RECIPE = ALWAYS | _SOURCES | {"recipe", "data", "system"}
 _SYSTEMS = (
     ALWAYS
     | _SOURCES
-    | {"data", "system", "setting", "given", "rate", "k", "batch_size", "max_new_tokens", "seed", "yes_no", "timed"}
+    | {"data", "system", "setting", "given", "rate", "k", "batch_size", "max_new_tokens", "seed", "timed"}
+    | {"scoring", "yes_no"}
 )
 
 
@@ -79,6 +80,7 @@ def compare(
     candidates: evaluation.CandidatesOption = 20,
     batch_size: evaluation.BatchOption = 8,
     max_new_tokens: evaluation.LengthOption = 32,
+    scoring: evaluation.ScoringOption = "squad",
     yes_no: evaluation.YesNoOption = False,
     timed: evaluation.TimedOption = 8,
     retry_errors: evaluation.RetryOption = False,
@@ -118,7 +120,7 @@ def compare(
         corpus=corpus,
         first_stage=first_stage,
         candidates=candidates,
-        yes_no=yes_no,
+        scoring="hotpotqa" if yes_no else scoring,
         timed=timed,
         retry_errors=retry_errors,
         recipe=recipe,
@@ -201,7 +203,7 @@ def _grid(asked: EvalChoice) -> Grid:
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "yes_no": asked.yes_no,
+        "scoring": asked.scoring,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
         "timed": asked.timed,
@@ -242,7 +244,7 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
     )
-    scoring = Scoring(yes_no=grid.yes_no, seed=grid.seed)
+    scoring = Scoring(rule=grid.scoring, seed=grid.seed)
     with ExitStack() as opened:
         loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
         show = opened.enter_context(_progress())

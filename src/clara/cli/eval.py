@@ -60,7 +60,7 @@ _BED = (ALWAYS - {"limit"}) | {"data", "bed", "bed_docs", "bed_system", "half"}
 _SINGLE = (
     ALWAYS
     | {"data", "rate", "given", "context", "wording", "k", "reader", "batch_size", "max_new_tokens", "seed", "setting"}
-    | {"data_dir", "corpus", "first_stage", "candidates", "yes_no", "retry_errors"}
+    | {"data_dir", "corpus", "first_stage", "candidates", "scoring", "yes_no", "retry_errors"}
 )
 
 
@@ -110,6 +110,7 @@ def evaluate(
     corpus: evaluation.CorpusOption = None,
     first_stage: evaluation.FirstStageOption = "bm25",
     candidates: evaluation.CandidatesOption = 20,
+    scoring: evaluation.ScoringOption = "squad",
     yes_no: evaluation.YesNoOption = False,
     timed: evaluation.TimedOption = 8,
     retry_errors: evaluation.RetryOption = False,
@@ -192,7 +193,7 @@ def evaluate(
         corpus=corpus,
         first_stage=first_stage,
         candidates=candidates,
-        yes_no=yes_no,
+        scoring="hotpotqa" if yes_no else scoring,
         timed=timed if systems else 0,
         retry_errors=retry_errors,
         recipe=recipe,
@@ -287,7 +288,7 @@ def _run(
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
     )
-    scoring = Scoring(yes_no=asked.yes_no, seed=asked.seed)
+    scoring = Scoring(rule=asked.scoring, seed=asked.seed)
     with ExitStack() as opened:
         loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
         task = loader.load(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clara.evaluate.questions import Candidacy
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.system import SystemSettings
+    from clara.metrics import ScoringName
     from clara.model import ClaraModel
 
 SHOWN_REASONS = 5
@@ -64,7 +65,15 @@ FirstStageOption = Annotated[
     Literal["bm25", "dense", "hybrid"], typer.Option("--first-stage", help="How a corpus is searched.")
 ]
 CandidatesOption = Annotated[int, typer.Option("--candidates", min=1, help="Documents a question from a corpus.")]
-YesNoOption = Annotated[bool, typer.Option("--yes-no", help="Score yes/no answers by HotpotQA's official rule.")]
+ScoringOption = Annotated[
+    Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
+    typer.Option(
+        "--scoring",
+        help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the CLaRa "
+        "paper's release, or official: that of each question's data set.",
+    ),
+]
+YesNoOption = Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")]
 TimedOption = Annotated[
     int, typer.Option("--timed", min=0, help="Questions of each run that are timed to the first token.")
 ]
@@ -112,7 +121,7 @@ class EvalChoice:
     corpus: str | None
     first_stage: Literal["bm25", "dense", "hybrid"]
     candidates: int
-    yes_no: bool
+    scoring: ScoringName
     timed: int
     retry_errors: bool
     recipe: Path | None

@@ -36,7 +36,11 @@ def train(
     *,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="FILE", help="Records (.jsonl, .jsonl.gz), several; may be given again."),
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Records or a public format (docs/evaluation.md); several, or again.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; its checkpoint is DIR/checkpoint.")],
     config: Annotated[Path, typer.Option("--config", help="Recipe (TOML); unknown keys are errors.")],

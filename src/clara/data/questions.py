@@ -74,6 +74,20 @@ class Question:
         """Our own record as a question."""
         return cls(record.id, record.source, record.question, record.answers, record.docs, record.gold)
 
+    def record(self) -> MultiHop:
+        """The question as a record to train on.
+
+        Raises:
+            UnusableRecordError: it has no known answer, or no documents.
+        """
+        if self.unanswerable:
+            raise UnusableRecordError("question without an answer", repr(self.question))
+        if self.answers is None:
+            raise UnusableRecordError("question whose answer is not known", repr(self.question))
+        if not self.docs:
+            raise UnusableRecordError("question without documents", repr(self.question))
+        return MultiHop(self.id, self.source, self.question, self.answers, self.docs, self.gold)
+
 
 @dataclass(slots=True)
 class Candidates:

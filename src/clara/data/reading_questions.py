@@ -12,20 +12,23 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from clara.config import refuse_special
-from clara.data.formats import FORMATS, QuestionFormat
+from clara.data.formats import FORMATS, QuestionFormat, two_wiki
 from clara.data.questions import Question
 from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_TABLE = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_LOOKED_AT = 20  # records whose keys may tell the format; the first ones may be faulty
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+"""Endings of files that are read as tables."""
+_POPQA_HEAD = b"possible_answers"
+LOOKED_AT = 20
+"""Records whose keys may tell the format; the first ones may be faulty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,11 @@ class QuestionSet:
 
 
 def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
-    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or DPR's ``*.qa.csv``.
+    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or a table.
 
     Args:
         path: the file: a JSON array, one JSON object, or one object a line; or, where it is named ``*.csv`` or
-            ``*.tsv``, a question, a tab and a Python list of its answers a line.
+            ``*.tsv``, a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
         name: what results call it; the file's name without its endings by default.
         limit: stop after so many usable questions.
 
@@ -77,13 +80,14 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
     rejected: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     questions: list[Question] = []
-    values = list(_rows(content, rejected) if path.name.endswith(_TABLE) else _values(content, path, rejected))
+    values = list(_rows(content, rejected) if path.name.endswith(TABLES) else _values(content, path, rejected))
     label = _detect(values, path, rejected)
     kind = FORMATS[label]
+    aliases = two_wiki.Aliases(path) if kind.parse is two_wiki.parse else None
     for item in _items(values, kind, rejected):
         parts: list[str] = []
         try:
-            question = kind.parse(item, parts)
+            question = kind.parse(aliases.added(item) if aliases is not None else item, parts)
         except UnusableRecordError as fault:
             rejected[fault.reason] += 1
             continue
@@ -148,8 +152,16 @@ def _values(content: bytes, path: Path, rejected: Counter[str]) -> Iterator[obje
 
 
 def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
-    """The lines of DPR's questions and answers, as records of Natural Questions open."""
-    for line in content.splitlines():
+    """The lines of a table with a head as records; of DPR's, which have none, as records of Natural Questions open."""
+    lines = content.splitlines()
+    if lines and _POPQA_HEAD in lines[0]:
+        text = (line.decode("utf-8-sig", "replace") for line in lines)
+        try:
+            yield from csv.DictReader(text, delimiter="\t")
+        except csv.Error:
+            rejected["damaged table"] += 1
+        return
+    for line in lines:
         if not line.strip():
             continue
         try:
@@ -171,12 +183,20 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _detect(values: list[object], path: Path, rejected: Counter[str]) -> str:
-    for value in values[:_LOOKED_AT]:
+def format_of(values: Iterable[object]) -> str | None:
+    """The name of the format of the first of some JSON values that has one."""
+    for value in values:
         if isinstance(value, dict):
             for name, kind in FORMATS.items():
                 if kind.matches(value):
                     return name
+    return None
+
+
+def _detect(values: list[object], path: Path, rejected: Counter[str]) -> str:
+    known = format_of(values[:LOOKED_AT])
+    if known is not None:
+        return known
     first = next((value for value in values if isinstance(value, dict)), None)
     keys = ", ".join(map(repr, first)) if first else "no JSON object"
     counted = f"; rejected: {dict(rejected)}" if rejected else ""

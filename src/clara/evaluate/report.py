@@ -242,11 +242,10 @@ def _short(commit: str) -> str:
 
 
 def _origin(origin: Provenance, scoring: Scoring) -> str:
-    rule = "with HotpotQA's yes/no rule" if scoring.yes_no else "without the yes/no rule"
     return (
         f"Command: `{origin.command}`  \n"
         f"Commit: {origin.commit}; checkpoint: {origin.model} (`{origin.checkpoint}`); seed {scoring.seed}, "
-        f"{scoring.resamples:,} bootstrap samples; scored {rule}  \n"
+        f"{scoring.resamples:,} bootstrap samples; scored as {scoring.rule}  \n"
         f"Machine: {origin.cpu}, {origin.cores} cores, device {origin.device}, torch {origin.torch}, "
         f"Python {origin.python}; started {origin.started}\n"
     )

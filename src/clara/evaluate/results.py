@@ -16,7 +16,16 @@ from clara.errors import InputError, MissingExtraError
 from clara.evaluate.journal import Entry
 from clara.evaluate.questions import Group, Setting, Task
 from clara.evaluate.system import Given
-from clara.metrics import Abstention, AnswerScores, Interval, abstention, bootstrap_interval, score_answer
+from clara.metrics import (
+    Abstention,
+    AnswerScores,
+    Interval,
+    ScoringName,
+    abstention,
+    bootstrap_interval,
+    score_answer,
+    scoring_rule,
+)
 
 MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 """As ir-measures spells them; ``RR`` averages to MRR."""
@@ -42,12 +51,12 @@ class Scoring:
     """How predictions are scored.
 
     Attributes:
-        yes_no: HotpotQA's rule (``metrics.score_answer``).
+        rule: as ``metrics.score_answer`` names them; ``official`` is that of each question's data set.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the permutation tests.
     """
 
-    yes_no: bool = False
+    rule: ScoringName = "squad"
     resamples: int = 2000
     seed: int = 0
 
@@ -196,7 +205,7 @@ def score(
     """
     rankings, without_gold = _score_rankings(task, entries)
     rows = [
-        _row(question, entry, ranking, yes_no=scoring.yes_no)
+        _row(question, entry, ranking, rule=scoring_rule(scoring.rule, question.source))
         for question, entry, ranking in zip(task.questions, entries, rankings, strict=True)
     ]
     scores = [row.scores for row in rows if row.scores is not None]
@@ -330,14 +339,14 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
     return values, len(ranked) - len(usable)
 
 
-def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, yes_no: bool) -> Row:
+def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> Row:
     found = entry.prediction
     text = found.text if found is not None else None
     answers = question.answers
     return Row(
         id=question.id,
         prediction=text,
-        scores=score_answer(text, answers, yes_no=yes_no) if text is not None and answers else None,
+        scores=score_answer(text, answers, rule=rule) if text is not None and answers else None,
         ranking=ranking,
         used=found.used if found is not None else (),
         unanswerable=question.unanswerable,

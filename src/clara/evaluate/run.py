@@ -23,6 +23,7 @@ from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoade
 from clara.evaluate.results import Result, Scoring, score
 from clara.evaluate.statistics import Benefit
 from clara.evaluate.system import Build, Given, Prediction, Query, System, SystemSettings
+from clara.metrics import ScoringName
 
 
 class GridBlock(Settings):
@@ -55,7 +56,7 @@ class Grid(Settings):
         model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
         options: folders of single systems, by option name (a reader's adapter and the like).
         benefit: pairs that kept benefit is measured between.
-        yes_no: score yes/no answers by HotpotQA's rule.
+        scoring: whose rule answers are scored by, as ``metrics.score_answer`` names them.
         max_new_tokens: longest answer.
         batch_size: questions asked together.
         timed: questions of each run that are timed to the first token.
@@ -68,7 +69,7 @@ class Grid(Settings):
     model: str | None = None
     options: dict[str, Path] = Field(default_factory=dict)
     benefit: tuple[Benefit, ...] = ()
-    yes_no: bool = False
+    scoring: ScoringName = "squad"
     max_new_tokens: int = Field(default=32, ge=1)
     batch_size: int = Field(default=8, ge=1)
     timed: int = Field(default=8, ge=0)

@@ -10,7 +10,22 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from clara.data.formats import dpr, hotpotqa, kilt, musique, nq_open, official, own, squad, two_wiki
+from clara.data.formats import (
+    dpr,
+    flashrag,
+    hotpotqa,
+    kilt,
+    mrqa,
+    musique,
+    natural_questions,
+    nq_open,
+    official,
+    own,
+    popqa,
+    squad,
+    triviaqa,
+    two_wiki,
+)
 from clara.data.questions import Question
 from clara.data.records import UnusableRecordError
 
@@ -51,6 +66,12 @@ FORMATS: Mapping[str, QuestionFormat] = MappingProxyType(
         "kilt": QuestionFormat(_has(kilt.KEYS), kilt.parse),
         "squad": QuestionFormat(_has(squad.KEYS), squad.parse, squad.items),
         "squad_hub": QuestionFormat(_has(squad.HUB_KEYS), squad.parse),
+        "mrqa": QuestionFormat(_has(mrqa.KEYS), mrqa.parse, mrqa.items),
+        "natural_questions": QuestionFormat(natural_questions.matches, natural_questions.parse),
+        "flashrag": QuestionFormat(_has(flashrag.KEYS), flashrag.parse),
+        "popqa": QuestionFormat(_has(popqa.KEYS), popqa.parse),
+        "triviaqa": QuestionFormat(_has(triviaqa.KEYS), triviaqa.parse, triviaqa.items),
+        "triviaqa_hub": QuestionFormat(triviaqa.hub_matches, triviaqa.parse),
         "nq_open": QuestionFormat(_has(nq_open.KEYS), nq_open.parse),
     }
 )

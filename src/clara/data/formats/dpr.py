@@ -7,7 +7,6 @@ passage with ``has_answer`` contains an answer, which is DPR's own notion of a h
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +40,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     question = fields.get(value, "question", str)
     own = value.get("id")
     return Question(
-        id=str(own) if isinstance(own, str | int) else hashlib.sha256(question.encode()).hexdigest()[:16],
+        id=str(own) if isinstance(own, str | int) else fields.made_id(question),
         source="nq",
         question=question,
         answers=fields.answers(fields.strings(value, "answers"), left_out),

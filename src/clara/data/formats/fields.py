@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -38,6 +39,22 @@ def typed(item: object, label: str, kind: type[T]) -> T:
 def strings(value: Mapping[str, Any], key: str) -> list[str]:
     """The field ``key``, a list of strings."""
     return [typed(item, f"{key}[]", str) for item in get(value, key, list)]
+
+
+def worded(item: object, label: str) -> str:
+    """An answer as text: a number as it is written, true and false as yes and no.
+
+    Raises:
+        UnusableRecordError: it is neither a text nor a number nor true or false.
+    """
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    return str(item) if isinstance(item, int | float) else typed(item, label, str)
+
+
+def made_id(question: str) -> str:
+    """An identifier made of a question's words, for formats that have none."""
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
 def answers(found: list[str], left_out: list[str]) -> tuple[str, ...]:

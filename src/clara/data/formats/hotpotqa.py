@@ -1,8 +1,8 @@
 """HotpotQA, distractor and fullwiki: ``{"_id", "question", "answer", "context", "supporting_facts"}``.
 
 ``context`` is ``[[title, [sentence, …]], …]`` in the original files and ``{"title": […], "sentences": [[…], …]}`` in
-the hub's copies; ``supporting_facts`` likewise. In fullwiki the context is what a retriever found, so a supporting
-article may be missing from it: it is then known by its title.
+the hub's copies (of 2WikiMultihopQA ``content``); ``supporting_facts`` likewise. In fullwiki the context is what a
+retriever found, so a supporting article may be missing from it: it is then known by its title.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def parse(value: Mapping[str, Any], left_out: list[str], *, source: str = "hotpo
     Raises:
         UnusableRecordError: the record cannot be used.
     """
-    wanted = dict.fromkeys(title for title, _ in _pairs(value, "supporting_facts", "sent_id"))
+    wanted = dict.fromkeys(title for title, _ in _pairs(value, "supporting_facts", ("sent_id",)))
     found = Candidates(left_out)
     titles = set()
-    for title, sentences in _pairs(value, "context", "sentences"):
+    for title, sentences in _pairs(value, "context", ("sentences", "content")):
         # Sentences hold their own spaces in most copies, and none in a few.
         text = " ".join(str(sentence).strip() for sentence in fields.typed(sentences, "context", list))
         titles.add(title)
@@ -43,8 +43,8 @@ def parse(value: Mapping[str, Any], left_out: list[str], *, source: str = "hotpo
     )
 
 
-def _pairs(value: Mapping[str, Any], key: str, second: str) -> Iterator[tuple[str, object]]:
-    """(title, the other part) of each entry, in either layout."""
+def _pairs(value: Mapping[str, Any], key: str, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    """(title, the other part) of each entry, in either layout; the other part has one of these names in the hub's."""
     entries = value.get(key)
     if isinstance(entries, str):  # some copies hold the list as JSON text
         try:
@@ -53,7 +53,7 @@ def _pairs(value: Mapping[str, Any], key: str, second: str) -> Iterator[tuple[st
             raise UnusableRecordError(f"wrong type of {key!r}", entries[:60]) from None
     if isinstance(entries, dict):
         titles = fields.strings(entries, "title")
-        others = fields.get(entries, second, list)
+        others = fields.get(entries, next((name for name in names if name in entries), names[0]), list)
         if len(titles) != len(others):
             raise UnusableRecordError(f"lists of different length in {key!r}", f"{len(titles)} and {len(others)}")
         entries = [list(pair) for pair in zip(titles, others, strict=True)]

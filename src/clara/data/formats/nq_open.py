@@ -1,8 +1,10 @@
-"""Natural Questions open, questions only: ``{"question", "answer": […]}`` a line. The documents come from a corpus."""
+"""Natural Questions open, questions only: ``{"question", "answer": […]}`` a line. The documents come from a corpus.
+
+Some copies hold one answer as a text in place of a list.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +21,12 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
         UnusableRecordError: the record cannot be used.
     """
     question = fields.get(value, "question", str)
+    named = value["answer"] if isinstance(value["answer"], str) else fields.strings(value, "answer")
     return Question(
-        id=hashlib.sha256(question.encode()).hexdigest()[:16],
+        id=fields.made_id(question),
         source="nq",
         question=question,
-        answers=fields.answers(fields.strings(value, "answer"), left_out),
+        answers=fields.answers([named] if isinstance(named, str) else named, left_out),
         docs=(),
         gold=(),
     )

@@ -6,7 +6,6 @@ title, if any, is the string's first line, and is left where it stands.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,14 +28,14 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     for index, text in enumerate(texts):
         found.add("", text, gold=index in positive)
     gold_answer = value["gold_answer"]
-    named = fields.strings(value, "gold_answer") if isinstance(gold_answer, list) else [gold_answer]
+    named = gold_answer if isinstance(gold_answer, list) else [gold_answer]
     question = fields.get(value, "question", str)
     own = value.get("id")
     return Question(
-        id=str(own) if isinstance(own, str | int) else hashlib.sha256(question.encode()).hexdigest()[:16],
+        id=str(own) if isinstance(own, str | int) else fields.made_id(question),
         source="official",
         question=question,
-        answers=fields.answers([fields.typed(answer, "gold_answer", str) for answer in named], left_out),
+        answers=fields.answers([fields.worded(answer, "gold_answer") for answer in named], left_out),
         docs=tuple(found.docs),
         gold=tuple(found.gold),
     )
