@@ -112,6 +112,28 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with an LM head of its own and a padded vocabulary."""
+    import json
+    import shutil
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "untied"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"tie_word_embeddings": False, "vocab_size": config["vocab_size"] + 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(
+            AutoModelForCausalLM.from_pretrained(folder, ignore_mismatched_sizes=True).config
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_network(tiny_base: Path) -> Callable[[CompressionConfig], Loaded]:
     """Makes fp32 networks on ``tiny_base`` whose adapters change every layer, in evaluation mode."""
     import torch

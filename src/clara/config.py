@@ -110,11 +110,27 @@ class CompressionConfig(Settings):
 
 
 class LoraSettings(Settings):
-    """LoRA shape of an adapter; the defaults are the paper's (clara.md section 1)."""
+    """LoRA shape of an adapter; the defaults are the paper's (clara.md section 1).
+
+    Attributes:
+        rank: of the two matrices.
+        alpha: their product counts alpha / rank.
+        dropout: of what they read, in training.
+        targets: names of the linear layers that have an adapter, as ``q_proj``; empty for all but the LM head.
+    """
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _omit_all(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Checkpoints of releases that are older than this field stay as they are.
+        values: dict[str, Any] = handler(self)
+        if not self.targets:
+            del values["targets"]
+        return values
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

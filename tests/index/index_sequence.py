@@ -62,6 +62,18 @@ def contents(index: PassageIndex) -> dict[str, object]:
     }
 
 
+def check_invariants(folder: Path, *corpora: Corpus) -> None:
+    """What must hold at any moment: a complete document has all passages of one version, and no others of it."""
+    if not (folder / "store.json").exists():
+        return
+    with LanceStore.open(folder, MODEL) as reader:
+        for uri, entry in reader.documents().items():
+            versions = [corpus[uri] for corpus in corpora if uri in corpus]
+            assert (entry.content_hash, entry.passages) in [(digest(uri, version), n) for version, n in versions]
+            rows = reader.get(sorted(reader.passage_ids(uri)))
+            assert sum(row.content_hash == entry.content_hash for row in rows) == entry.passages
+
+
 def many(version: str, documents: int) -> Corpus:
     """A corpus for the kill test; a third of its documents differ from version to version, and some exist in one."""
     return {

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from exact import ExactIndex
-from index_rows import MODEL, digest
-from index_sequence import AFTER, BEFORE, FIRST, Corpus, bring_up_to_date, contents, index_twice, many
+from index_rows import MODEL
+from index_sequence import AFTER, BEFORE, FIRST, Corpus, bring_up_to_date, check_invariants, contents, index_twice, many
 
 from clara.index import LanceStore, description, store, table
 from clara.index.ledger import Ledger
@@ -87,18 +87,6 @@ def expected(corpus: Corpus) -> dict[str, object]:
 
 def without_searches(found: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in found.items() if name != "searches"}
-
-
-def check_invariants(folder: Path, *corpora: Corpus) -> None:
-    """What must hold at any moment: a complete document has all passages of one version, and no others of it."""
-    if not (folder / "store.json").exists():
-        return
-    with LanceStore.open(folder, MODEL) as reader:
-        for uri, entry in reader.documents().items():
-            versions = [corpus[uri] for corpus in corpora if uri in corpus]
-            assert (entry.content_hash, entry.passages) in [(digest(uri, version), n) for version, n in versions]
-            rows = reader.get(sorted(reader.passage_ids(uri)))
-            assert sum(row.content_hash == entry.content_hash for row in rows) == entry.passages
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 
 from clara.errors import DocumentError
 from clara.ingest import LeftOut, Reader, find_files, read_file
+from clara.ingest.html_tags import check_tags
+from clara.ingest.read_html import extract_html
 from clara.records import Document
 
 _LOST_BEFORE = "sidebar related comments widget share social author-box promo teaser legal popup banner tags meta date"
@@ -283,3 +285,36 @@ def test_xhtml_in_which_any_element_may_close_itself(tmp_path: Path) -> None:
     assert _read("<p>No XML<br>at all", tmp_path, "b.xhtml")[0].text == "No XML\nat all"
     bomb = "<!DOCTYPE html [<!ENTITY a '" + "x" * 1000 + "'>]><html><body><p>Pumps &a;&a;</p></body></html>"
     assert _read(bomb, tmp_path, "c.xhtml")[0].text == "Pumps"
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        " ".join(f"a{number}=1" for number in range(MANY)),
+        " ".join(f'a{number}=">"' for number in range(MANY)),
+        "".join(f"a{number}='<b>'" for number in range(MANY)),
+        "/".join(f"a{number}" for number in range(MANY)),
+        " ".join(f"a{number}=1" for number in range(MANY)) + ' b="',
+    ],
+    ids=["plain", "quoted end", "quoted tag", "slashes", "no end"],
+)
+def test_a_tag_of_many_attributes_is_refused_before_it_is_parsed(attributes: str, tmp_path: Path) -> None:
+    path = tmp_path / "many.html"
+    path.write_text(f"<p>Hello</p><p {attributes}>there</p>")
+    started = time.process_time()
+    with pytest.raises(DocumentError, match="has a tag with more than 1,000 attributes"):
+        check_tags(path.read_text(), "many.html")
+    assert time.process_time() - started < 3, "libxml2 alone takes twenty seconds"
+
+
+def test_what_only_looks_like_many_attributes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    words = "word " * 5000
+    script = f"<script>if (a<b && c) {{ say('{words}') }}</script><!-- <p {words}> --><style>a<b {words}</style>"
+    path.write_text(f"<p title=it's>Hello</p>{script}<p data-x='{words}'>there, it's a < b {words}</p>")
+    text = extract_html(path.read_bytes(), "page.html").text
+    assert text.startswith("Hello\n\nthere, it's a < b word word")
+    check_tags("<" * 1_000_000, "page.html")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_folders import CASE, GOLDENS, RANK, WINDOW, Content, Spoil, content, needs_goldens
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.logging import enable_progress_bar
 from typer.testing import CliRunner
 
@@ -47,22 +47,6 @@ def silent(_what: str, _done: int, _total: int) -> None:
 def native(folder: Path, out: Path, base: Path) -> Path:
     convert(folder, out, out.parent, base_name=str(base), progress=silent)
     return out
-
-
-@pytest.fixture(scope="module")
-def untied_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with an LM head of its own and a padded vocabulary."""
-    folder = tmp_path_factory.mktemp("models") / "untied"
-    shutil.copytree(tiny_base, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"tie_word_embeddings": False, "vocab_size": config["vocab_size"] + 64}
-    (folder / "config.json").write_text(json.dumps(config))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        AutoModelForCausalLM.from_config(
-            AutoModelForCausalLM.from_pretrained(folder, ignore_mismatched_sizes=True).config
-        ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

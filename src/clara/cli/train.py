@@ -106,7 +106,8 @@ def train(
         return
     if as_json:
         losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
-        counts = {"steps": chosen_stage.config.steps, "records": len(records), "rejected": dict(rejected)}
+        steps = last.progress.steps if last.progress is not None else chosen_stage.config.steps
+        counts = {"steps": steps, "records": len(records), "rejected": dict(rejected)}
         print_json({"checkpoint": str(folder), **counts, **losses})
     else:
         write(f"checkpoint: {folder}")

@@ -36,8 +36,21 @@ def join_lines(pages: list[str]) -> list[str]:
 
 
 def whole_words(pages: Iterable[str], breaks: re.Pattern[str]) -> set[str]:
-    """The words that no line breaks, in small letters: the others are no evidence."""
-    return {word.lower() for page in pages for word in _unbroken(page.replace("\u2010", "-"), breaks)}
+    """The words that no line breaks, in small letters: the others are no evidence.
+
+    Of a compound also what it is made of, ``low-cost`` as ``low-`` and ``-cost``, and of ``state-of-the-art`` the
+    compounds inside it.
+    """
+    whole = {word.lower() for page in pages for word in _unbroken(page.replace("\u2010", "-"), breaks)}
+    return whole.union(*(_parts(word) for word in whole if "-" in word))
+
+
+def _parts(compound: str) -> Iterator[str]:
+    parts = compound.split("-")
+    yield f"{parts[0]}-"
+    yield f"-{parts[-1]}"
+    for start in range(len(parts) - 1):
+        yield from ("-".join(parts[start:end]) for end in range(start + 2, len(parts) + 1))
 
 
 def _unbroken(page: str, breaks: re.Pattern[str]) -> Iterator[str]:
@@ -69,6 +82,8 @@ def _hyphen(left: str, right: str, known: set[str]) -> str:
         return "-"
     if (first + second).lower() in known and not second[0].isdigit():
         return ""
+    if f"{first}-".lower() in known and f"-{second}".lower() in known:
+        return "-"  # low-/level, where the document writes low-cost and high-level
     return "-" if _is_own(first, second) else ""
 
 

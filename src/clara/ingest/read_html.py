@@ -11,6 +11,7 @@ import lxml.html
 
 from clara.ingest.decode import decode_html
 from clara.ingest.document import Extract
+from clara.ingest.html_tags import check_tags
 from clara.ingest.html_text import SCRIPT_NOTICES, PageText, page_text
 from clara.ingest.report import fault
 
@@ -90,6 +91,7 @@ def _xhtml_tree(data: bytes, uri: str) -> Any:  # noqa: ANN401
 
 def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401
     page = _REFUSED_BY_LXML.sub(" ", _XML_DECLARATION.sub("", page, count=1))
+    check_tags(page, uri)
     parser = lxml.html.HTMLParser(
         encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, collect_ids=False
     )

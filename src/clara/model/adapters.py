@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
-from clara.model.roles import ROLES, AdapterName, Role, merged_copy, sharing
+from clara.model.roles import ROLES, AdapterName, Role, check_targets, merged_copy, sharing
 from clara.model.tensors import ADAPTER, check_finite, checked_tensors
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:
-    """PEFT's configuration of an adapter on every linear layer but the LM head."""
+    """PEFT's configuration of an adapter, by default on every linear layer but the LM head."""
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
+        target_modules=list(settings.targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
 
@@ -59,7 +59,12 @@ class Adapters:
         dtype: torch.dtype = torch.float32,
         roles: Sequence[Role] = ("compressor", "generator"),
     ) -> Adapters:
-        """New adapters for ``roles``, at least one, with PEFT's initial values (B = 0: no effect yet)."""
+        """New adapters for ``roles``, at least one, with PEFT's initial values (B = 0: no effect yet).
+
+        Raises:
+            ConfigError: ``settings.targets`` has a name that no linear layer has.
+        """
+        check_targets(model, settings.targets)
         config = lora_config(settings)
         peft_model = get_peft_model(model, config, adapter_name=roles[0], autocast_adapter_dtype=False)
         for role in roles[1:]:
@@ -126,12 +131,8 @@ class Adapters:
     @contextmanager
     def use(self, role: AdapterName | None) -> Iterator[None]:
         """Run the backbone as ``role`` (None: without an adapter); afterwards as before."""
-        before = self._active
-        self._activate(self.weights_of(role) if role in ROLES else role)
-        try:
+        with self._again(self.weights_of(role) if role in ROLES else role):
             yield
-        finally:
-            self._activate(before)
 
     def _activate(self, role: AdapterName | None) -> None:
         # Not PEFT's set_adapter: that also switches requires_grad, and training needs the gradients of two adapters
@@ -140,6 +141,24 @@ class Adapters:
         for layer in self._layers:
             layer._disable_adapters = role is None
             layer._active_adapter = [role or "compressor"]
+
+    def recompute_layers(self) -> None:
+        """Keep no activations inside layers: in the backward pass each is computed again, as the role that ran it."""
+        options = {"use_reentrant": False, "context_fn": self._as_now}
+        self.bare().activation_checkpointing_enable(options)
+
+    def _as_now(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a layer's forward pass and of its recomputation, when another role may be active."""
+        return nullcontext(), self._again(self._active)
+
+    @contextmanager
+    def _again(self, role: AdapterName | None) -> Iterator[None]:
+        before = self._active
+        self._activate(role)
+        try:
+            yield
+        finally:
+            self._activate(before)
 
     def parameters_of(self, role: Role) -> list[nn.Parameter]:
         """The LoRA parameters of a role."""

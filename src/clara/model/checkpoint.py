@@ -394,7 +394,9 @@ def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetw
     tensors: dict[Role, dict[str, Tensor]] = {}
     for role in manifest.roles:
         path = folder / "adapters" / role / ADAPTER
-        tensors[role] = checked_tensors(path, StoredAdapters.shapes(base.model, manifest.lora.rank))
+        tensors[role] = checked_tensors(
+            path, StoredAdapters.shapes(base.model, manifest.lora.rank, manifest.lora.targets)
+        )
     scale = manifest.lora.alpha / manifest.lora.rank
     return StoredNetwork(StoredAdapters(base.model, tensors, scale), manifest.compression, table, vocabulary)
 

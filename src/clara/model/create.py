@@ -18,7 +18,7 @@ from clara.config import CompressionConfig, LoraSettings, Settings
 from clara.errors import BaseModelError, CheckpointError
 from clara.model import checkpoint, estimate
 from clara.model.backbone import BaseModel, load_base, plain_ids
-from clara.model.checkpoint import Manifest
+from clara.model.checkpoint import Manifest, Origin
 from clara.model.decoder import Decoder
 from clara.model.estimate import Estimate
 from clara.model.hub import base as hub_base
@@ -32,6 +32,7 @@ from clara.model.tensors import ADAPTER
 
 if TYPE_CHECKING:
     from clara.model.apple import format as apple_format
+    from clara.model.apple.vocabulary import Vocabulary
 
 AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
 AnyManifest_co = TypeVar("AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
@@ -87,15 +88,16 @@ def fresh(
     """
     from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading does without
 
+    size, width = base.model.get_input_embeddings().weight.shape
+    table = MemoryTable(compression, width, size)
+    if compression.spans == "information":
+        table.count((plain_ids(base.tokenizer, text) for text in chain(samples, counted)), size)
+    table.initialise(base.model.get_input_embeddings().weight, seed=seed)
+    vocabulary = _paper_vocabulary(base, compression, table, seed) if compression.input_format == "official" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
-    vocabulary, width = base.model.get_input_embeddings().weight.shape
-    table = MemoryTable(compression, width, vocabulary)
-    if compression.spans == "information":
-        table.count((plain_ids(base.tokenizer, text) for text in chain(samples, counted)), vocabulary)
-    network = Network(adapters, compression, table.to(base.model.device))
-    network.table.initialise(base.model.get_input_embeddings().weight, seed=seed)
+    network = Network(adapters, compression, table.to(base.model.device), vocabulary)
     calibrate(network, base, samples)
     manifest = Manifest(
         base_model=base.name,
@@ -104,8 +106,48 @@ def fresh(
         compression=compression,
         lora=lora,
         roles=adapters.roles,
+        official=None if vocabulary is None else _paper_origin(base, compression, lora),
     )
     return Loaded(network, base, manifest)
+
+
+def _paper_vocabulary(base: BaseModel, compression: CompressionConfig, table: MemoryTable, seed: int) -> Vocabulary:
+    """Special tokens of a checkpoint in the paper's form, put into the base model."""
+    from clara.model.apple.vocabulary import fresh_vocabulary  # noqa: PLC0415 - others do without Apple's format
+
+    count = compression.memory_tokens(compression.default_rate)
+    vocabulary = fresh_vocabulary(base.model, len(base.tokenizer), count, seed=seed)
+    assert table.tokens is not None, "CompressionConfig: input_format official has memory tokens"  # noqa: S101
+    vocabulary.apply(base.model, table.tokens)
+    return vocabulary
+
+
+def _paper_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSettings) -> Origin:
+    """What ``apple.write`` writes of a checkpoint that was begun here."""
+    from clara.model.apple import format as apple_format  # noqa: PLC0415 - as above
+
+    matrices = [apple_format.EMBEDDINGS]
+    if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
+        matrices.append(apple_format.HEAD)
+    return Origin(
+        config={
+            "model_type": apple_format.MODEL_TYPE,
+            "decoder_model_name": base.name,
+            "doc_max_length": compression.window_tokens,
+            "compr_rate": compression.default_rate,
+            "different_mem_tokens": True,
+            "sep": True,
+            "lora": True,
+            "lora_r": lora.rank,
+            "generation_top_k": 5,
+            "training_stage": "stage1",
+            "optimize_mem_tokens": True,
+            "kbtc_training": False,
+            "pure_inference": False,
+        },
+        carriers=tuple(apple_format.place(apple_format.LAYERS, name) for name in matrices),
+        dtypes=dict.fromkeys(apple_format.ADAPTER_NAMES.values(), "float32"),
+    )
 
 
 @torch.no_grad()

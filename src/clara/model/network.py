@@ -93,8 +93,11 @@ def read_outs(
     spans = {rate: table.spans(ids, mask, rate=rate) for rate in rates}
     embeds = model.get_input_embeddings()(ids)
     slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
+    decoder = model.get_decoder()
     states = _packed_states if packing.takes_packed(model) else _padded_states
-    text, read = states(model.get_decoder(), _Input(embeds, mask, slots))
+    if states is _padded_states and _recomputes(decoder):
+        states = _joined_states  # layers that are computed again keep no keys and values for a second pass
+    text, read = states(decoder, _Input(embeds, mask, slots))
     # Where the layers lie on several devices (accelerate's device maps), the last one's results lie there.
     text = text.to(ids.device)
     share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -177,6 +180,31 @@ def _padded_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | 
         use_cache=True,
     )
     return text, second.last_hidden_state.float()
+
+
+def _recomputes(decoder: nn.Module) -> bool:
+    """Whether layers are computed again in the backward pass (``Adapters.recompute_layers``)."""
+    return decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.modules())
+
+
+def _joined_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
+    """As ``_padded_states``, with each text and its memory tokens as one sequence, in one pass."""
+    embeds, mask, slots = given.embeds, given.mask, given.slots
+    if slots is None:
+        return _padded_states(decoder, given)
+    b, width = mask.shape
+    n = slots.embeds.shape[1]
+    sees = mask.new_zeros(b, width + n, width + n)
+    sees[:, :width, :width] = mask.new_ones(width, width).tril()
+    sees[:, width:] = slots.sees
+    positions = torch.cat([torch.arange(width, device=mask.device).expand(b, -1), slots.positions], dim=1)
+    hidden = decoder(
+        inputs_embeds=torch.cat([embeds, slots.embeds], dim=1),
+        attention_mask=additive(sees[:, None], embeds.dtype),
+        position_ids=positions,
+        use_cache=False,
+    ).last_hidden_state.float()
+    return hidden[:, :width], hidden[:, width:]
 
 
 def _packed_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:

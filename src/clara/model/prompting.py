@@ -69,6 +69,10 @@ class Prompter:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
         return self.plain(text)
 
+    def window_ids(self, text: str, window: int) -> list[int]:
+        """``encoder_ids`` of as much of a text as a window of so many tokens takes."""
+        return self.encoder_ids(text)[: window + self.markers]
+
     def memory_background(self, sizes: Sequence[int]) -> Prompt:
         """The prompt up to the question, with a slot for each memory vector.
 

@@ -7,7 +7,7 @@ Knows no PEFT: a checkpoint that is only read needs its adapters' numbers, not l
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from clara.errors import ConfigError
 from clara.model.attention import attention_of, speed_up
 
 Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
@@ -87,12 +88,12 @@ class StoredAdapters:
         return mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
 
     @staticmethod
-    def shapes(model: PreTrainedModel, rank: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of an adapter's tensors on a backbone, by PEFT's names: one on every linear layer but the LM head."""
+    def shapes(model: PreTrainedModel, rank: int, targets: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
+        """Shapes of an adapter's tensors on a backbone, by PEFT's names; ``targets`` as in ``LoraSettings``."""
         found: dict[str, tuple[int, ...]] = {}
         head = model.get_output_embeddings()
         for name, layer in model.named_modules():
-            if isinstance(layer, nn.Linear) and layer is not head:
+            if isinstance(layer, nn.Linear) and layer is not head and (not targets or _is_named(name, targets)):
                 found[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
                 found[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
         return found
@@ -156,6 +157,30 @@ class StoredAdapters:
 def _added(low: Tensor, high: Tensor, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     """What a linear layer gives with its adapter, as torch's forward hooks are called."""
     return output + functional.linear(functional.linear(inputs[0], low), high)
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Refuse names of layers that a backbone does not have; PEFT passes over them where another one is there.
+
+    Raises:
+        ConfigError: names them, and those there are.
+    """
+    head = model.get_output_embeddings()
+    layers = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head
+    ]
+    unknown = [target for target in targets if not any(_is_named(name, [target]) for name in layers)]
+    if unknown:
+        known = sorted({name.rpartition(".")[2] for name in layers})
+        raise ConfigError(
+            f"lora.targets names {', '.join(unknown)}, which no linear layer of the base model is called; there are "
+            f"{', '.join(known)}"
+        )
+
+
+def _is_named(name: str, targets: Sequence[str]) -> bool:
+    """Whether a layer is one of ``targets``, by its whole name or its end, as PEFT compares them."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def mergeable(model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from clara import prompts
 from clara.model.prompting import Prompt, Prompter
 from clara.train.examples import Example, Target, is_question
 
@@ -236,7 +237,7 @@ class Collator:
         return replace(batch, weights=torch.ones(examples))
 
     def _batch(self, texts: Sequence[str], rows: Sequence[_Sequence], rate: int) -> Batch:
-        read = [self._prompter.plain(text)[: self._window] for text in texts]
+        read = [self._prompter.window_ids(text, self._window) for text in texts]
         text_ids, text_mask = padded_texts(read)
         length = max(len(row.ids) for row in rows)
         labels = [label for row in rows for label in row.labels]
@@ -279,8 +280,14 @@ class Collator:
     def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:
         reply = self._prompter.plain(target.reply.strip())
         whole = len(reply) < self._longest and target.ends
-        instruction = self._prompter.closed_instruction if closed else self._prompter.instruction
-        return instruction(target.instruction), [*reply[: self._longest], *([self._prompter.eos] * whole)]
+        return self._asked(target, closed=closed), [*reply[: self._longest], *([self._prompter.eos] * whole)]
+
+    def _asked(self, target: Target, *, closed: bool) -> list[int]:
+        if closed:
+            return self._prompter.closed_instruction(target.instruction)
+        if is_question(target):  # which Apple's models are asked in other words
+            return self._prompter.question(target.instruction.removeprefix(prompts.QUESTION))
+        return self._prompter.instruction(target.instruction)
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:

@@ -21,11 +21,15 @@ class TrainConfig(Settings):
         compression: read-out and rates of a fresh start.
         lora: adapters of a fresh start.
         steps: optimisation steps.
+        epochs: passes over the usable records, in place of ``steps``: as many examples as so many times the records.
         batch_size: examples a step.
         accumulation: forward passes a step; each takes ``batch_size / accumulation`` examples.
         learning_rate: peak, of the LoRA weights.
         table_learning_rate: peak, of memory-token embeddings and read-out gains.
-        warmup: share of the steps with a rising rate; a cosine falls to zero after it.
+        warmup: share of the steps with a rising rate.
+        schedule: what follows: a fall to zero along a ``cosine`` or ``linear``, or a ``constant`` rate.
+        gradient_checkpointing: keep no activations inside layers and compute them again in the backward pass: less
+            memory, about a third more work, the same gradients.
         weight_decay: AdamW's.
         max_grad_norm: gradients are scaled down to this norm.
         reply_tokens: longest reply, in tokens; what is longer is cut there and has no end.
@@ -41,18 +45,22 @@ class TrainConfig(Settings):
         save_every: steps between checkpoints to resume from.
         evaluate_every: steps between validations; the last step is always validated.
         dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster,
-            else fp32. Trained weights and their optimiser state stay fp32.
+            else fp32. ``int8`` and ``int4`` quantise the frozen base (QLoRA; the extra ``quantised``). Trained weights
+            and their optimiser state stay fp32.
     """
 
     base: str = "smollm2-135m"
     compression: CompressionConfig = CompressionConfig()
     lora: LoraSettings = LoraSettings()
     steps: int = Field(default=1000, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     table_learning_rate: float = Field(default=1e-4, gt=0)
     warmup: float = Field(default=0.03, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    gradient_checkpointing: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     reply_tokens: int = Field(default=96, ge=2)
@@ -65,10 +73,12 @@ class TrainConfig(Settings):
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=200, ge=1)
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    dtype: Literal["auto", "bf16", "fp32", "int8", "int4"] = "auto"
 
     @model_validator(mode="after")
     def _check_division(self) -> TrainConfig:
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs} both say how long to train; give one")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         return self

@@ -6,6 +6,7 @@ from global random state.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -230,6 +231,16 @@ def data_faults(records: Sequence[DataRecord], config: TrainConfig) -> list[str]
     return faults
 
 
+def in_steps(stage: Stage, sources: Mapping[str, Sequence[DataRecord]]) -> Stage:
+    """A stage whose length in epochs is said in steps."""
+    config = stage.config
+    if config.epochs is None:
+        return stage
+    examples = config.epochs * sum(map(len, sources.values()))
+    steps = max(1, math.ceil(examples / config.batch_size))
+    return replace(stage, config=config.model_copy(update={"steps": steps}))
+
+
 def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] = NOTHING) -> TrainingData:
     """Sort records by source, drop what the stage cannot use, keep some back.
 
@@ -261,7 +272,8 @@ def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str
         raise TrainingError(
             f"no record is left to train stage {stage.name} on, out of {len(records)}: {dict(rejected)}"
         )
-    near = stage.neighbours(_drawn(sources, _draws(sources, config)), held_out)
+    drawn = _drawn(sources, _draws(sources, in_steps(stage, sources).config))
+    near = stage.neighbours(drawn, held_out)
     passages = [record for rows in sources.values() for record in rows if isinstance(record, PassageQA)]
     return TrainingData(sources, held_out, rejected, near, passages)
 

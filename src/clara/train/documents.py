@@ -128,7 +128,7 @@ class Documents:
         return sum(self._caches[rate].add(left, values) for rate, values in made.items())
 
     def _ids(self, text: str) -> list[int]:
-        return self._prompter.plain(text)[: self._window]
+        return self._prompter.window_ids(text, self._window)
 
     @torch.inference_mode()
     def _compress(

@@ -43,6 +43,9 @@ WHOLE = "whole"
 
 KEPT_CHECKPOINTS = 2
 
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+"""Transformers' names of ``TrainConfig.schedule``, all after a warmup."""
+
 _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 
 
@@ -342,6 +345,8 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
     config, folder, processes = given.config, given.folder, given.processes
     device = network.adapters.bare().device
     packing.enable(network.adapters.bare())
+    if config.gradient_checkpointing:
+        network.adapters.recompute_layers()
     module = StageModule(network, given.stage)
     log = RunLog(folder / LOG, config, given.on_progress, processes=processes, device=device)
     watch = _Watch(log, module, given)
@@ -377,7 +382,7 @@ def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> Train
         max_steps=config.steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=config.accumulation,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type=_SCHEDULES[config.schedule],
         learning_rate=config.learning_rate,
         warmup_steps=round(config.warmup * config.steps),
         max_grad_norm=config.max_grad_norm,

@@ -25,10 +25,12 @@ from clara.train.data import (
     data_faults,
     divide,
     held_out_examples,
+    in_steps,
     sample_questions,
     within_window,
 )
 from clara.train.documents import Documents
+from clara.train.estimate import training_memory
 from clara.train.log import TrainProgress, add_curves
 from clara.train.loop import TrainedWeights, TrainRun, check_reporters, run
 from clara.train.processes import check_device, joined
@@ -66,7 +68,8 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         on_progress: told after each step.
         hub_progress: told about downloads.
         on_unused: told before the first step what of the records the stage cannot use, counted by reason.
-        on_notice: told before the first step what of the checkpoint to start from will not fit its result.
+        on_notice: told before the first step how much memory it takes, and what of the checkpoint to start from will
+            not fit its result.
 
     Returns:
         The folder of the native checkpoint, or of the reader.
@@ -85,7 +88,9 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     )
     check_backbone(window.base, cache, max(prompt, window.tokens + window.memory_tokens))
     data = divide(cut.records, stage, left_out=cut.left_out)
+    stage = in_steps(stage, data.sources)
     on_unused(data.rejected)
+    on_notice(training_memory(stage, cache, prompt, device).told())
     with joined(device) as processes, ExitStack() as kept:
         processes.check(stage.config.batch_size, stage.config.accumulation)
         if processes.first:

@@ -10,13 +10,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from clara.config import CompressionConfig, LoraSettings
 from clara.errors import ConfigError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters
 from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
-from clara.model.create import Loaded, fresh, from_checkpoint
+from clara.model.create import Loaded, fresh, place_checkpoint
 from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
@@ -50,13 +51,13 @@ def compressed_model(
 
     What the start cannot be is ``manifest_faults``' matter.
     """
-    dtype = placement(config.dtype, device).dtype
+    where = placement(config.dtype, device)
     if config.start is not None:
         folder = find_checkpoint(config.start)
-        return from_checkpoint(
-            folder, cache, dtype=dtype, adapter_dtype=DTYPES["fp32"], device=device, progress=progress
+        return place_checkpoint(
+            folder, cache, where, adapter_dtype=DTYPES["fp32"], check_memory=False, progress=progress
         )
-    base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
+    base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
     texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
     samples = sample_passages(data, CALIBRATION_TEXTS)
     return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
@@ -66,8 +67,8 @@ def reader_model(
     config: TrainConfig, context: ReaderContext, cache: Path, device: str, progress: HubProgress | None
 ) -> LoadedReader:
     """A backbone with a fresh generator, which will read ``context``."""
-    dtype = placement(config.dtype, device).dtype
-    base = load_base(config.base, cache, dtype=dtype, device=device, progress=progress)
+    where = placement(config.dtype, device)
+    base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
@@ -104,8 +105,8 @@ def start_manifest(start: str) -> Manifest:
     if checkpoint.is_checkpoint(folder):
         return checkpoint.read_manifest(folder)
     raise ConfigError(
-        f"{start} is in Apple's format, which can be used but not trained here; start from a native checkpoint or from "
-        "a base model"
+        f"{start} is in Apple's format; make a native checkpoint of it first, and start from that: "
+        f"clara convert {start} --out DIR (--base MODEL)"
     )
 
 
@@ -117,13 +118,23 @@ def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> lis
         if given != own
     ]
     rates = manifest.compression.rates
-    if manifest.compression.input_format == "official":
-        faults.append(
-            f"start: {start} came in Apple's format, which can be used but not trained here; start from a checkpoint "
-            "that was trained here, or from a base model"
-        )
     if config.rate_weights and len(config.rate_weights) != len(rates):
         faults.append(f"rate_weights needs one weight for each rate of {start}: {rates}")
+    return faults
+
+
+def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
+    """What of a fresh start with ``input_format`` ``official`` Apple's format could not hold."""
+    if compression.input_format != "official":
+        return []
+    rates, window = compression.rates, compression.window_tokens
+    plain = CompressionConfig(window_tokens=window, rates=rates, input_format="official")
+    given = [name for name, value in plain if getattr(compression, name) != value]
+    faults = [f"compression.{name} has no place in input_format official: leave it out" for name in given]
+    if lora.alpha != 2 * lora.rank:
+        faults.append(f"input_format official needs lora.alpha = {2 * lora.rank}, twice the rank, got {lora.alpha}")
+    if lora.targets:
+        faults.append("lora.targets has no place in input_format official, whose adapters are on every linear layer")
     return faults
 
 
@@ -174,7 +185,7 @@ def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Ite
     """Memories of questions as the query reasoner makes them, before weights; in batches, float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
-    rows = [prompter.encoder_ids(question)[: network.config.window_tokens] for question in asked]
+    rows = [prompter.window_ids(question, network.config.window_tokens) for question in asked]
     for start in range(0, len(rows), QUESTIONS_A_BATCH):
         ids, mask = (part.to(device) for part in padded_texts(rows[start : start + QUESTIONS_A_BATCH]))
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):

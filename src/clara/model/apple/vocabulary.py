@@ -112,6 +112,32 @@ class Vocabulary:
         return whole
 
 
+def fresh_vocabulary(model: PreTrainedModel, base_size: int, memory_tokens: int, *, seed: int) -> Vocabulary:
+    """The vocabulary of a checkpoint that is begun here in the paper's form.
+
+    Args:
+        model: the causal LM, as it came.
+        base_size: V, tokens of its tokenizer.
+        memory_tokens: M.
+        seed: of the special tokens' rows, float32, drawn around the mean of the embeddings with their spread.
+    """
+    ids = memory_ids(base_size, memory_tokens, distinct=True)
+    special = torch.arange(len(AFTER_MEMORY)) + base_size + memory_tokens
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    draw = torch.Generator().manual_seed(seed)
+
+    def rows(matrix: Tensor, count: int) -> Tensor:
+        known = matrix[:base_size].detach().cpu().float()
+        noise = torch.randn(count, known.shape[1], generator=draw)
+        return known.mean(dim=0) + noise * known.std(dim=0)
+
+    if head is table:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Vocabulary(ids, special, rows(table, len(special)), none, rows(table, 0))
+    after = torch.cat([ids, special])
+    return Vocabulary(ids, special, rows(table, len(special)), after, rows(head, len(after)))
+
+
 def memory_ids(base_size: int, count: int, *, distinct: bool) -> Tensor:
     """Token ids of ``count`` memory tokens after ``base_size`` base tokens: int64 [M]."""
     return torch.arange(count) + base_size if distinct else torch.full((count,), base_size)

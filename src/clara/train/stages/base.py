@@ -28,6 +28,7 @@ from clara.model.create import Loaded
 from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
+from clara.model.placement import BITS
 from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Memories
 from clara.train.candidates import Neighbours
@@ -36,7 +37,7 @@ from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import Surroundings, TrainingData, Window
 from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
-from clara.train.start import Carried, carried, compressed_model, manifest_faults, release, start_manifest
+from clara.train.start import Carried, carried, compressed_model, manifest_faults, paper_faults, release, start_manifest
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Decoder, default=Any)
 AnyManifest = TypeVar("AnyManifest", bound=Settings, default=Any)
@@ -176,7 +177,7 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     def as_loaded(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> Self:
         """The stage with what the loaded network decides of its settings."""
         dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
-        return self.changed(base=loaded.base.name, dtype=dtype)
+        return self.changed(base=loaded.base.name, dtype=self.config.dtype if self.config.dtype in BITS else dtype)
 
     def changed(self, **values: Any) -> Self:  # noqa: ANN401 - any setting
         """The stage with other settings."""
@@ -267,7 +268,7 @@ class MemoryStage(Stage[Network, Manifest]):
         if config.rate_weights and (min(config.rate_weights) < 0 or sum(config.rate_weights) <= 0):
             found.append(f"rate_weights must not be negative and not all 0, got {config.rate_weights}")
         if config.start is None:
-            return found
+            return [*found, *paper_faults(config.compression, config.lora)]
         try:
             manifest = start_manifest(config.start)
         except ClaraError as error:

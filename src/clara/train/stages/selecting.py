@@ -137,7 +137,7 @@ class CandidateCollator:
         positives = torch.zeros(len(questions), len(passages), dtype=torch.bool)
         for i, question in enumerate(questions):
             positives[i, [rows[i][place] for place in question.positives]] = True
-        queries = [self._prompter.encoder_ids(question.question)[: self._window] for question in questions]
+        queries = [self._prompter.window_ids(question.question, self._window) for question in questions]
         query_ids, query_mask = padded_texts(queries)
         replies = self._sequences(questions, passages if self._memories is None else [], rate)
         none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)

@@ -1,0 +1,102 @@
+"""How much memory a training run takes at most, and how much there is: said before anything is loaded.
+
+What inference takes is ``model.estimate``'s matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from clara.model.estimate import QUANTISED_BYTES, available, gigabytes, shapes_of
+from clara.model.hub.base import find_base
+from clara.model.placement import Placement, placement
+from clara.train.stages.base import Stage
+
+_TRAINED_BYTES = 16
+"""A trained weight with its gradient and AdamW's two means, all float32."""
+
+_LOGIT_BYTES = 12
+"""A logit in float32, its softmax and its gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes that a run takes at most, when its longest examples meet in one forward pass.
+
+    Attributes:
+        weights: of the frozen base.
+        trained: adapters, their gradients and the optimiser's state.
+        activations: what is kept for the backward pass.
+        where: how the base is held.
+        recomputes: whether layers are computed again in the backward pass.
+    """
+
+    weights: int
+    trained: int
+    activations: int
+    where: Placement
+    recomputes: bool
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.trained + self.activations
+
+    def told(self) -> str:
+        """A line for a person; where it may not fit, with what would make it less."""
+        free = available(self.where)
+        listed = [("base weights", self.weights), ("trained weights", self.trained), ("activations", self.activations)]
+        parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in listed)
+        line = f"memory: at most about {gigabytes(self.total)} ({parts}); {gigabytes(free)} are free"
+        if self.total <= free:
+            return line
+        ways = ["a larger accumulation"]
+        if not self.recomputes:
+            ways.append("gradient_checkpointing = true")
+        if self.where.bits is None:
+            ways.append('dtype = "int4"')
+        return f"{line}. It may not fit: {', '.join(ways)} take less"
+
+
+def training_memory(stage: Stage, cache: Path, prompt: int, device: str) -> TrainingMemory:
+    """Estimate a run.
+
+    Args:
+        stage: with the run's settings.
+        cache: folder for base weights.
+        prompt: positions of its longest prompt with the reply.
+        device: for the model.
+
+    Raises:
+        BaseModelError: the base's files cannot be read.
+    """
+    config, window = stage.config, stage.window()
+    folder = find_base(window.base, cache)
+    where = placement(config.dtype, device)
+    shapes, size = shapes_of(folder), where.dtype.itemsize
+    linear = size if where.bits is None else QUANTISED_BYTES[where.bits]
+    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    hidden, layers, heads = (
+        int(getattr(text, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    )
+    inner = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    # A layer of rank r on a matrix [out, in] has r (in + out) weights; seven matrices a layer, as in Llama.
+    adapter = layers * config.lora.rank * (8 * hidden + 3 * (hidden + inner))
+    examples = config.batch_size // config.accumulation
+    compressed = 0 if stage.keeps_memories else max(1, stage.background() // window.memory_tokens)
+    longest = max(prompt, window.tokens + window.memory_tokens)
+    positions = examples * (prompt + compressed * (window.tokens + window.memory_tokens))
+    # Inputs and outputs of norms, attention and MLP, each adapter's input after dropout; scores and their softmax.
+    layer = positions * size * (14 * hidden + 6 * inner + 2 * heads * longest)
+    kept = layer + layers * positions * hidden * size if config.gradient_checkpointing else layers * layer
+    logits = examples * config.reply_tokens * int(text.vocab_size) * _LOGIT_BYTES
+    return TrainingMemory(
+        weights=int(shapes.linear * linear + shapes.other * size),
+        trained=len(stage.trains()) * adapter * _TRAINED_BYTES,
+        activations=kept + logits,
+        where=where,
+        recomputes=config.gradient_checkpointing,
+    )
