@@ -191,12 +191,16 @@ def read_manifest(folder: Path) -> Manifest:
     """
     settle(folder)
     path = folder / MANIFEST
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {MANIFEST}; it is not a clara checkpoint") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
     if values.get("format_version") != FORMAT_VERSION:
@@ -408,7 +412,8 @@ def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTab
             f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
             f"{base.name} ({base.identity}); load it on its own base model"
         )
-    vocabulary_size = int(base.model.get_input_embeddings().weight.shape[0])
+    vocabulary_size, width = base.model.get_input_embeddings().weight.shape
+    _check_sizes(folder, manifest, int(width))
     table = MemoryTable(manifest.compression, manifest.hidden_size, vocabulary_size)
     if manifest.query_read_out:
         table.split_query_read_out()
@@ -424,6 +429,26 @@ def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTab
         vocabulary = from_tensors(read_tensors(path), memory_tokens=count, width=width, source=str(path))
         vocabulary.apply(base.model, table.tokens)
     return table.to(base.model.device), vocabulary
+
+
+def _check_sizes(folder: Path, manifest: Manifest, width: int) -> None:
+    """Refuse sizes that the files do not have, before anything of these sizes is made.
+
+    Raises:
+        CheckpointError: names what does not fit.
+    """
+    path = folder / MANIFEST
+    if manifest.hidden_size != width:
+        raise CheckpointError(f"{path}: hidden_size is {manifest.hidden_size}, the base model's is {width}")
+    if manifest.lora.rank > width:
+        raise CheckpointError(f"{path}: lora.rank is {manifest.lora.rank}, above the base model's width of {width}")
+    compression = manifest.compression
+    held = (folder / MEMORY).stat().st_size if (folder / MEMORY).is_file() else 0
+    count = compression.memory_tokens(min(compression.rates)) if compression.read_out == "memory_tokens" else 0
+    if held and 4 * count * width > held:
+        raise CheckpointError(
+            f"{path}: a window of {compression.window_tokens} tokens has {count} memory tokens, {MEMORY} holds fewer"
+        )
 
 
 def fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:

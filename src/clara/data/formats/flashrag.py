@@ -46,7 +46,7 @@ def _id(value: Mapping[str, Any], asked: str) -> str:
 
 def _answers(value: Mapping[str, Any]) -> list[str]:
     """The answers; a place in ``choices`` is the choice that stands there."""
-    named = value["golden_answers"]
+    named = fields.get(value, "golden_answers", object)
     listed = named if isinstance(named, list) else [named]
     choices = value.get("choices")
     if not choices:

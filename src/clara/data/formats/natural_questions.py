@@ -32,7 +32,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     page = value.get("document")
     about = fields.typed(page, "document", dict) if page is not None else value
     tokens = _tokens(value, about)
-    annotations = list(_rows(value["annotations"], "annotations"))
+    annotations = list(_rows(fields.get(value, "annotations", object), "annotations"))
     short = [text for one in annotations for text in _short(one, tokens)]
     chosen = {span for one in annotations if (span := _span(one.get("long_answer"))) is not None}
     found, spans = Candidates(left_out), set[tuple[int, int]]()
@@ -45,7 +45,11 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
             found.add(_title(about), text, gold=span in chosen)
         elif span in chosen:
             raise UnusableRecordError("empty gold document", str(span))
-    asked = value["question_text"] if "question_text" in value else fields.get(value["question"], "text", str)
+    asked = (
+        value["question_text"]
+        if "question_text" in value
+        else fields.get(fields.get(value, "question", dict), "text", str)
+    )
     if short:
         answers: tuple[str, ...] | None = fields.answers(short, left_out)
     else:
@@ -53,7 +57,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     return Question(
         id=fields.identifier(value, "example_id", "id"),
         source="nq",
-        question=fields.typed(asked, "question_text", str),
+        question=asked,
         answers=answers,
         docs=tuple(found.docs),
         gold=tuple(found.gold),

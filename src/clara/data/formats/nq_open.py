@@ -21,12 +21,13 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
         UnusableRecordError: the record cannot be used.
     """
     question = fields.get(value, "question", str)
-    named = value["answer"] if isinstance(value["answer"], str) else fields.strings(value, "answer")
+    alone = value.get("answer")
+    named = [alone] if isinstance(alone, str) else fields.strings(value, "answer")
     return Question(
         id=fields.made_id(question),
         source="nq",
         question=question,
-        answers=fields.answers([named] if isinstance(named, str) else named, left_out),
+        answers=fields.answers(named, left_out),
         docs=(),
         gold=(),
     )

@@ -27,7 +27,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     found = Candidates(left_out)
     for index, text in enumerate(texts):
         found.add("", text, gold=index in positive)
-    gold_answer = value["gold_answer"]
+    gold_answer = fields.get(value, "gold_answer", object)
     named = gold_answer if isinstance(gold_answer, list) else [gold_answer]
     question = fields.get(value, "question", str)
     own = value.get("id")

@@ -23,7 +23,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     Raises:
         UnusableRecordError: the record cannot be used.
     """
-    named = value["possible_answers"]
+    named = fields.get(value, "possible_answers", object)
     if isinstance(named, str):
         try:
             named = json.loads(named)

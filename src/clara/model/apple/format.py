@@ -156,8 +156,10 @@ def is_official(folder: Path) -> bool:
     if (folder / ADAPTERS).is_file():
         return True
     try:
+        if not (folder / CONFIG).is_file():
+            return False
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
 
@@ -200,6 +202,7 @@ def read(folder: Path) -> Official:
     for role, name in wanted.items():
         tensors = _tensors(tables[name], f"{folder / ADAPTERS}: {name}")
         carried[name] = {key: tensors.pop(key) for key in (EMBEDDINGS, HEAD) if key in tensors}
+        _check_rank(tensors, config.lora_r, f"{folder / ADAPTERS}: {name}")
         adapters[role] = tensors
     for name, tensors in carried.items():
         for key, tensor in tensors.items():
@@ -258,6 +261,13 @@ def peft_names(
     return {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
+def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
+    """Refuse a rank that the tensors do not have, before adapters of it are made."""
+    for name, tensor in tensors.items():
+        if ".lora_A." in name and tensor.ndim > 0 and tensor.shape[0] != rank:
+            raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
+
+
 def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of an adapter under Apple's names, from PEFT's."""
     return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
@@ -272,12 +282,16 @@ def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None
 
 
 def _read_values(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"the checkpoint has no {path}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
     return values
@@ -306,6 +320,8 @@ def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file; it cannot be read as tensors")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -86,6 +86,11 @@ def vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
     """
     size, width = len(base.tokenizer), int(base.model.get_input_embeddings().weight.shape[1])
     count = found.compression().memory_tokens(found.config.compr_rate)
+    if count > len(found.embeddings):
+        raise CheckpointError(
+            f"{found.folder}: a window of {found.config.doc_max_length} tokens has {count} memory tokens, "
+            f"{official.EMBEDDINGS} has {len(found.embeddings)} rows in all"
+        )
     ids = memory_ids(size, count, distinct=found.config.different_mem_tokens)
     none = torch.zeros(0, dtype=torch.int64)
     plain = Vocabulary(ids, none, found.embeddings[:0], none, found.embeddings[:0])
