@@ -9,10 +9,10 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types rooms unit wheel bench serve-test clean
+.PHONY: help setup demo test lint types rooms unit wheel bench kill-trials fuzz bit-flips hostile disk upgrades serve-test clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +51,24 @@ wheel: ## install the built wheel in a fresh environment and ask there
 bench: $(DEV_STAMP) setup ## speed of compression and of the first token, as ratios
 	$(BIN)/clara bench compress
 	$(BIN)/clara bench ask
+
+kill-trials: $(DEV_STAMP) ## kill -9 at random moments, 3,072 trials (CLARA_TRIALS, CLARA_SECONDS)
+	$(BIN)/python -W ignore tests/reliability/kill_trials.py --trials $${CLARA_TRIALS:-3072} --seconds $${CLARA_SECONDS:-7200}
+
+fuzz: $(DEV_STAMP) ## damaged input for every reader, 10^6 executions; findings are kept in .fuzz
+	$(BIN)/python -W ignore tests/reliability/fuzz.py --executions $${CLARA_EXECUTIONS:-1000000} --seconds $${CLARA_SECONDS:-7200} --corpus .fuzz
+
+bit-flips: $(DEV_STAMP) ## a flipped bit anywhere in a store never changes an answer silently
+	$(BIN)/python -m pytest tests/index/test_index_damage.py
+
+hostile: $(DEV_STAMP) ## hostile checkpoints, bombs, control strings
+	$(BIN)/python -m pytest tests/reliability -k 'checkpoint or bomb or control'
+
+disk: $(DEV_STAMP) ## a full disk, a folder that cannot be written to
+	$(BIN)/python -m pytest tests/reliability/test_disk.py tests/train/test_train_robust.py tests/synth/test_synth_resume.py -k 'disk or written'
+
+upgrades: $(DEV_STAMP) ## stores and checkpoints of earlier format versions load
+	$(BIN)/python -m pytest tests/index/test_index_store.py tests/model/test_model_checkpoint.py tests/cli/test_cli_store.py -k 'v1 or version or format or upgrade or older or saving_what'
 
 serve-test: $(DEV_STAMP) setup ## synthesis against a real server: transformers' own, with the base model (minutes)
 	test -x .venv-serve/bin/transformers || $(PYTHON) -m venv .venv-serve

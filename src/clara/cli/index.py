@@ -80,6 +80,10 @@ def index(
     max_characters: Annotated[
         int, typer.Option("--max-characters", min=1, help="Documents with a longer text are skipped.")
     ] = 2**26,
+    ocr: Annotated[
+        bool,
+        typer.Option("--ocr", help="Read pages of PDFs that hold no text by OCR (clara-rag[ocr]); seconds a page."),
+    ] = False,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
@@ -106,9 +110,12 @@ def index(
      "store": {"path", "model", "rate", "codec", "documents", "passages", "memory_bytes"}}
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.ingest import ReadLimits, check_paths  # noqa: PLC0415
+    from clara.ingest.ocr import check_ocr  # noqa: PLC0415
 
     check_paths(paths)  # before the model is loaded
-    limits = ReadLimits(max_memory_mb, max_seconds, max_characters)
+    if ocr:
+        check_ocr()
+    limits = ReadLimits(max_memory_mb, max_seconds, max_characters, ocr=ocr)
     choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, codec=codec) as rag:

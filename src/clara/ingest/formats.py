@@ -42,7 +42,7 @@ _PACKAGE_READERS = {
 }
 
 
-def extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:
+def extract(suffix: str, data: bytes, uri: str, max_bytes: int, *, ocr: bool = False) -> Extract:
     """Read a file's content.
 
     Args:
@@ -50,6 +50,7 @@ def extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:
         data: its bytes.
         uri: its uri.
         max_bytes: most that a package may unpack to.
+        ocr: as in ``ReadLimits``.
 
     Raises:
         DocumentError: the content cannot be read, or is of no known format.
@@ -57,6 +58,8 @@ def extract(suffix: str, data: bytes, uri: str, max_bytes: int) -> Extract:
     suffix = suffix or suffix_of(data)
     if suffix in _PACKAGE_READERS:
         return _function(_PACKAGE_READERS[suffix])(data, uri, max_bytes)
+    if suffix == ".pdf" and ocr:
+        return _function(_READERS[suffix])(data, uri, ocr=True)
     if suffix in _READERS:
         return _function(_READERS[suffix])(data, uri)
     if not suffix and b"\0" in data:

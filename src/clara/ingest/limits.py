@@ -23,11 +23,13 @@ class ReadLimits:
         memory_mb: MiB that its parser may take, beside what the program itself takes.
         seconds: wall-clock seconds; for JSON Lines, of each record.
         characters: characters of a document's text.
+        ocr: whether pages of PDFs that hold no text are read by OCR (the extra ``ocr``), within the same limits.
     """
 
     memory_mb: int = 2048
     seconds: int = 120
     characters: int = 64 * 2**20
+    ocr: bool = False
 
     def __post_init__(self) -> None:
         faults = [

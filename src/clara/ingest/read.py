@@ -40,7 +40,7 @@ def read_file(
         path: a file with a suffix that is read, upper or lower case, or without one.
         max_bytes: largest file; for JSON Lines, longest line; for packages such as Word files, also their unpacked
             size.
-        limits: of them, the characters; time and memory can be kept only from outside.
+        limits: of them, the characters and ``ocr``; time and memory can be kept only from outside.
 
     Yields:
         One document; for JSON Lines, one for each record. Parts that cannot be read (a line, a page) come as
@@ -60,7 +60,7 @@ def read_file(
             yield from read_jsonl(path, uri, max_bytes)
             return
         data = _load(path, uri, max_bytes)
-        found = extract(suffix, data, uri, max_bytes)
+        found = extract(suffix, data, uri, max_bytes, ocr=limits.ocr)
         document, left_out = _document(found, uri)
         yield limits.check(document, len(data))
         yield from found.skipped

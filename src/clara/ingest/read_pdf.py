@@ -1,4 +1,4 @@
-"""PDF files, by PDFium: the text of each page and the values of form fields. Knows no OCR: a scanned page has no text.
+"""PDF files, by PDFium: the text of each page and the values of form fields; by ``ocr`` what scanned pages show.
 
 A page is ``pdf_page``'s work, the words that lines break are ``hyphens``'s.
 """
@@ -19,6 +19,11 @@ from clara.ingest.report import Skipped, fault, skip
 # PDFium is not safe to call from two threads at once, and ``read_file`` may be called in several.
 _PDFIUM = threading.Lock()
 
+BY_OCR = "page pictures, whose text OCR read"
+"""Kind of what a document leaves out: its text is a reading of a picture, which may be wrong."""
+
+_SCANNED = "so it is scanned; --ocr reads it (pip install 'clara-rag[ocr]'), or run ocrmypdf on it first"
+
 _LOCKED = (pypdfium2.raw.FPDF_ERR_PASSWORD, pypdfium2.raw.FPDF_ERR_SECURITY)
 
 
@@ -29,29 +34,36 @@ class _Pages:
     Attributes:
         texts: their texts; empty for a page without.
         pictures: numbers, from 1, of those that show something and hold no text.
+        recognised: numbers of those whose text is OCR's.
         skipped: those that cannot be read.
     """
 
     texts: list[str] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
+    recognised: list[int] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def extract_pdf(data: bytes, uri: str) -> Extract:
+def extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     """Read a PDF: the texts of its pages, a blank line between them.
 
     It gives no title: what the files state there is mostly their producer's file name. Characters without a meaning
     (NUL) are dropped. Pages that cannot be read, or show pictures alone, are skipped and named.
 
+    Args:
+        data: the file.
+        uri: its uri.
+        ocr: read pages that show pictures alone by OCR; the metadata and the report say which.
+
     Raises:
         DocumentError: broken, encrypted with a password, or without any text (scanned).
     """
     with _PDFIUM:
-        pages = _read_pages(data, uri)
+        pages = _read_pages(data, uri, ocr=ocr)
     texts = join_lines(pages.texts)
     if not any(character.isalnum() for text in texts for character in text):
         raise fault(
-            uri, "no text", f"{len(texts)} page(s) without text, so it is scanned; run OCR on it first (e.g. ocrmypdf)"
+            uri, "no text", f"{len(texts)} page(s) without text, " + ("in which OCR finds none" if ocr else _SCANNED)
         )
     metadata = {"media_type": "application/pdf", "pages": str(len(texts))}
     empty = sum(not text for text in texts) - len(pages.skipped)
@@ -60,7 +72,13 @@ def extract_pdf(data: bytes, uri: str) -> Extract:
     if pages.pictures:
         pages.skipped.append(_scanned(uri, pages.pictures, len(texts)))
     text, starts = _joined(texts)
-    return Extract(title="", text=text, metadata=metadata, skipped=tuple(pages.skipped), pages=starts)
+    left_out = {}
+    if pages.recognised:
+        metadata["pages_by_ocr"] = _ranges(pages.recognised)
+        left_out[BY_OCR] = len(pages.recognised)
+    return Extract(
+        title="", text=text, metadata=metadata, skipped=tuple(pages.skipped), pages=starts, left_out=left_out
+    )
 
 
 def _scanned(uri: str, numbers: list[int], count: int) -> Skipped:
@@ -68,7 +86,7 @@ def _scanned(uri: str, numbers: list[int], count: int) -> Skipped:
     return skip(
         f"{uri}#page={named}",
         "no text",
-        f"{len(numbers)} of {count} pages hold no text: scanned? run OCR on the file (e.g. ocrmypdf --skip-text)",
+        f"{len(numbers)} of {count} pages hold no text: scanned? --ocr reads them (pip install 'clara-rag[ocr]')",
     )
 
 
@@ -97,7 +115,7 @@ def _joined(pages: list[str]) -> tuple[str, tuple[int, ...]]:
     return text, tuple(min(start, len(text)) for start in starts)
 
 
-def _read_pages(data: bytes, uri: str) -> _Pages:
+def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
     try:
         pdf = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
@@ -116,9 +134,22 @@ def _read_pages(data: bytes, uri: str) -> _Pages:
                 pages.skipped.append(
                     skip(f"{uri}#page={number}", "broken", "this page cannot be read; save the PDF again")
                 )
-            pages.texts.append(text)
             if shows and not any(map(str.isalnum, text)):
-                pages.pictures.append(number)
+                text = _seen(pdf, number, pages) if ocr else text
+                if not text:
+                    pages.pictures.append(number)
+            pages.texts.append(text)
     finally:
         pdf.close()
     return pages
+
+
+def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
+    """What OCR reads on a page; nothing where it is a picture without text."""
+    from clara.ingest.ocr import DOTS_PER_INCH, recognised  # noqa: PLC0415 - an optional package behind it
+
+    page = pdf[number - 1]
+    text = recognised(page.render(scale=DOTS_PER_INCH / 72, rev_byteorder=True).to_numpy()[:, :, :3])
+    if text:
+        pages.recognised.append(number)
+    return text

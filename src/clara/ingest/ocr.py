@@ -1,0 +1,101 @@
+"""The text of a picture, by RapidOCR (the extra ``ocr``), whose models lie in its package: nothing is downloaded.
+
+Knows pictures, not documents: which pages are read here is ``read_pdf``'s matter.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clara.errors import MissingExtraError
+
+PACKAGE = "rapidocr-onnxruntime"
+DOTS_PER_INCH = 200
+"""Of a page's picture: what print of ten points is recognised at."""
+
+_LONG_WORD = 11  # letters: the engine drops spaces between Latin words, and longer words are often several
+_EASTERN = "\u2e80"  # from here on scripts that write no spaces
+_SPACE = 0.22  # of a line's height: narrower gaps stand between letters
+_SURE = 0.5  # RapidOCR's own threshold for what it believes to have read
+
+
+def check_ocr() -> None:
+    """Make sure that there is an engine.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec("rapidocr_onnxruntime") is None:
+        raise MissingExtraError(PACKAGE, "ocr")
+
+
+@cache
+def _engine() -> Any:  # noqa: ANN401 - the package has no types
+    from rapidocr_onnxruntime import RapidOCR  # noqa: PLC0415 - an optional package, imported at its own door
+
+    # One thread: files are read in parallel already.
+    return RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)
+
+
+def recognised(picture: npt.NDArray[np.uint8]) -> str:
+    """The lines of a picture from top to bottom, each from left to right.
+
+    Args:
+        picture: [height, width, 3].
+    """
+    found, _ = _engine()(picture)
+    pieces = [_Piece.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
+    for piece in pieces:
+        if any(len(word) > _LONG_WORD and max(word) < _EASTERN for word in piece.text.split()):
+            piece.text = _word_by_word(picture, piece) or piece.text
+    rows: list[list[_Piece]] = []
+    for piece in sorted(pieces, key=lambda one: one.middle):
+        if rows and piece.beside(rows[-1][-1]):
+            rows[-1].append(piece)
+        else:
+            rows.append([piece])
+    return "\n".join(" ".join(piece.text for piece in sorted(row, key=lambda one: one.left)) for row in rows)
+
+
+def _word_by_word(picture: npt.NDArray[np.uint8], piece: _Piece) -> str:
+    """A piece of a line cut at its blank columns, each part read by itself."""
+    margin = 2
+    left, top = max(0, int(piece.left) - margin), max(0, int(piece.top) - margin)
+    line = picture[top : int(piece.bottom) + margin, left : int(piece.right) + margin]
+    if line.size == 0:
+        return ""
+    grey = line.mean(axis=2)
+    ink = np.flatnonzero((grey < (grey.min() + grey.max()) / 2).any(axis=0))
+    if ink.size == 0:
+        return ""
+    ends = np.flatnonzero(np.diff(ink) > _SPACE * line.shape[0])
+    starts = [int(ink[0]), *(int(ink[end + 1]) for end in ends)]
+    stops = [*(int(ink[end]) for end in ends), int(ink[-1])]
+    words = []
+    for start, stop in zip(starts, stops, strict=True):
+        cut = np.pad(line[:, start : stop + 1], ((4, 4), (8, 8), (0, 0)), mode="edge")
+        found, _ = _engine()(cut, use_det=False, use_cls=False)
+        words.extend(text for text, _ in found or ())
+    return " ".join(words)
+
+
+class _Piece:
+    """A piece of a line, where it stands."""
+
+    def __init__(self, text: str, left: float, right: float, top: float, bottom: float) -> None:
+        self.text, self.left, self.right, self.top, self.bottom = text, left, right, top, bottom
+        self.middle = (top + bottom) / 2
+
+    @classmethod
+    def of(cls, corners: Any, text: str) -> _Piece:  # noqa: ANN401 - four [x, y]
+        across, down = zip(*corners, strict=True)
+        return cls(text, min(across), max(across), min(down), max(down))
+
+    def beside(self, other: _Piece) -> bool:
+        """Whether the two stand on one line."""
+        return other.top < self.middle < other.bottom
