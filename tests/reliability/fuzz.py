@@ -25,21 +25,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / room) for room in ("ingest", "model")] + [str(TESTS.parent / "scripts")]
+import rooms
+from odt_files import make_odt
+from official_folders import content
+from pdf_files import make_drawn_pdf, make_pdf
+from tiny_base import make as make_base
 
-from odt_files import make_odt  # noqa: E402 - its path is set above, as for the next ones
-from official_folders import content  # noqa: E402
-from pdf_files import make_drawn_pdf, make_pdf  # noqa: E402
-from tiny_base import make as make_base  # noqa: E402
-
-from clara.config import CompressionConfig, LoraSettings  # noqa: E402
-from clara.data import read_questions, read_records  # noqa: E402
-from clara.errors import ClaraError  # noqa: E402
-from clara.ingest import read_file  # noqa: E402
-from clara.model import checkpoint, official  # noqa: E402
-from clara.model.tensors import read_tensors  # noqa: E402
-from clara.samples import sample_folder  # noqa: E402
+from clara.config import CompressionConfig, LoraSettings
+from clara.data import read_questions, read_records
+from clara.errors import ClaraError
+from clara.ingest import read_file
+from clara.model import checkpoint
+from clara.model.apple import format as official
+from clara.model.tensors import read_tensors
+from clara.samples import sample_folder
 
 SLOW_SECONDS = 10
 SPECIAL = (
@@ -86,7 +85,7 @@ class SlowError(BaseException):
 def document_targets() -> Iterator[tuple[str, Target]]:
     """The readers of documents by suffix; what has no sample file is made here."""
     seeds: dict[str, list[bytes]] = {}
-    for path in sorted([*sample_folder().iterdir(), *(TESTS.parent / "docs").glob("*.md")]):
+    for path in sorted([*sample_folder().iterdir(), *(rooms.TESTS.parent / "docs").glob("*.md")]):
         seeds.setdefault(path.suffix, []).append(path.read_bytes())
     html = b"<!DOCTYPE html><meta charset=utf-8><title>T</title><nav>menu</nav><h1>A</h1><p>Text <sup>2</sup><table>"
     html += b"<tr><td>1<td>2</table><ul><li>x<ol start=3><li>y</ol></ul><pre>a  b</pre><math><mfrac><mn>1</mn><mn>2"
@@ -143,12 +142,12 @@ def _packages() -> dict[str, bytes]:
 
 def data_targets() -> Iterator[tuple[str, Target]]:
     """The readers of data sets by the name of a file in their format."""
-    for path in sorted((TESTS / "data" / "fixtures" / "formats").iterdir()):
+    for path in sorted((rooms.TESTS / "data" / "fixtures" / "formats").iterdir()):
         if path.is_file():
             seeds = [path.read_bytes()]
             yield f"questions {path.name}", Target(_in_file(path.name, read_questions), seeds)
     for name in ("passage_qa.jsonl", "multi_hop.jsonl"):
-        seeds = [(TESTS / "data" / "fixtures" / name).read_bytes()]
+        seeds = [(rooms.TESTS / "data" / "fixtures" / name).read_bytes()]
         yield f"records {name}", Target(_in_file(name, lambda path: read_records(path, plain_passages=True)), seeds)
 
 

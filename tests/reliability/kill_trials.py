@@ -28,20 +28,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / room) for room in ("index", "model", "train")] + [str(TESTS.parent / "scripts")]
+import rooms  # noqa: F401 - sets the path of the next ones
+import torch
+from index_rows import MODEL
+from index_sequence import Corpus, bring_up_to_date, check_invariants, contents, many
+from official_folders import content
+from tiny_base import make as make_base
+from train_cases import losses, made, passages
 
-import torch  # noqa: E402 - its path is set above, as for the next ones
-from clara.model.official_write import convert  # noqa: E402
-from index_rows import MODEL  # noqa: E402
-from index_sequence import Corpus, bring_up_to_date, check_invariants, contents, many  # noqa: E402
-from official_folders import content  # noqa: E402
-from tiny_base import make as make_base  # noqa: E402
-from train_cases import losses, made, passages  # noqa: E402
-
-from clara.index import LanceStore, table  # noqa: E402
-from clara.model import checkpoint  # noqa: E402
-from clara.train.run import train  # noqa: E402
+from clara.index import LanceStore, table
+from clara.model import checkpoint
+from clara.model.apple.write import convert
+from clara.train.run import train
 
 DOCUMENTS = 12
 STEPS = 3

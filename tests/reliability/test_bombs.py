@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import rooms  # noqa: F401 - sets the path of the next ones
 from fuzz import packed
 from odt_files import make_odt
 from pdf_files import make_form_bomb, make_pdf

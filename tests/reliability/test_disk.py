@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import rooms  # noqa: F401 - sets the path of the next ones
 from index_rows import MODEL
 from index_sequence import bring_up_to_date, contents, many
 

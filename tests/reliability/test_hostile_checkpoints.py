@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import rooms  # noqa: F401 - sets the path of the next ones
 import torch
 from official_folders import content
 from safetensors.torch import load_file, save_file

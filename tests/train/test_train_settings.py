@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from clara.model.official_write import export
 from train_cases import made, passages, questions
 
 from clara.data import DataRecord
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint, packing
+from clara.model.apple.write import export
 from clara.train.data import PlannedBatches, divide
 from clara.train.estimate import training_memory
 from clara.train.loop import StageModule

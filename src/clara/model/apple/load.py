@@ -89,7 +89,7 @@ def vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
     if count > len(found.embeddings):
         raise CheckpointError(
             f"{found.folder}: a window of {found.config.doc_max_length} tokens has {count} memory tokens, "
-            f"{official.EMBEDDINGS} has {len(found.embeddings)} rows in all"
+            f"{apple_format.EMBEDDINGS} has {len(found.embeddings)} rows in all"
         )
     ids = memory_ids(size, count, distinct=found.config.different_mem_tokens)
     none = torch.zeros(0, dtype=torch.int64)

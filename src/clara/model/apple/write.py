@@ -76,7 +76,8 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
     if manifest.official is None:
         raise CheckpointError(
             f"{source} did not come in Apple's format: its models read {manifest.compression.input_format} input, and "
-            "Apple's code has no way to run that; only what clara convert made can be exported"
+            "Apple's code has no way to run that; only what clara convert made, or what was begun with "
+            "input_format official, can be exported"
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not an empty folder; choose another")
