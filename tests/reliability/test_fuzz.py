@@ -12,13 +12,13 @@ PROGRAM = Path(__file__).with_name("fuzz.py")
 
 
 def test_damaged_input_is_read_or_refused_by_every_reader() -> None:
-    command = [sys.executable, "-W", "ignore", str(PROGRAM), "--executions", "1000", "--seconds", "12", "--seed", "1"]
+    command = [sys.executable, "-W", "ignore", str(PROGRAM), "--executions", "1000", "--seconds", "6", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = re.fullmatch(r"all: (\d+) readers, (\d+) executions, 0 findings", done.stdout.splitlines()[-1])
     assert found is not None
     assert int(found[1]) >= 49
-    assert int(found[2]) >= 300
+    assert int(found[2]) >= 200
     refused = sum(int(count) for count in re.findall(r"executions, (\d+) refused", done.stdout))
     assert refused > 0.2 * int(found[2]), "damage that no reader notices tests nothing"
 

@@ -52,7 +52,7 @@ def test_epochs_in_place_of_steps(tiny_base: Path, tmp_path: Path) -> None:
         made("scp", tiny_base, epochs=2.0)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
 def test_the_rate_after_the_warmup(schedule: str, tiny_base: Path, tmp_path: Path) -> None:
     run(made("scp", tiny_base, schedule=schedule, warmup=0.34, held_out=0, save_every=6), tmp_path)
     rates = [line["learning_rate"] for line in logged(tmp_path)]
@@ -60,10 +60,8 @@ def test_the_rate_after_the_warmup(schedule: str, tiny_base: Path, tmp_path: Pat
     falls = [earlier - later for earlier, later in pairwise(rates[2:])]
     if schedule == "constant":
         assert falls == [0, 0, 0]
-    elif schedule == "linear":
-        assert falls == pytest.approx([0.0025] * 3)
     else:
-        assert 0 < falls[0] < falls[1]
+        assert falls == pytest.approx([0.0025] * 3)
 
 
 def test_lora_on_named_layers_alone(tiny_base: Path, tmp_path: Path) -> None:
@@ -162,7 +160,7 @@ def test_the_estimate_knows_what_takes_less(tiny_base: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="the extra quantised is not installed")
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int4"])
 def test_a_quantised_base_trains(dtype: str, tiny_base: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     folder = run(made("scp", tiny_base, dtype=dtype, steps=4, held_out=2, held_out_answers=2, save_every=2), out)
