@@ -76,7 +76,7 @@ def _word_by_word(picture: npt.NDArray[np.uint8], piece: _Piece) -> str:
     ends = np.flatnonzero(np.diff(ink) > _SPACE * line.shape[0])
     starts = [int(ink[0]), *(int(ink[end + 1]) for end in ends)]
     stops = [*(int(ink[end]) for end in ends), int(ink[-1])]
-    words = []
+    words: list[str] = []
     for start, stop in zip(starts, stops, strict=True):
         cut = np.pad(line[:, start : stop + 1], ((4, 4), (8, 8), (0, 0)), mode="edge")
         found, _ = _engine()(cut, use_det=False, use_cls=False)

@@ -52,7 +52,7 @@ def _answers(value: Mapping[str, Any]) -> list[str]:
     if not choices:
         return [fields.worded(item, "golden_answers") for item in listed]
     offered = fields.strings(value, "choices")
-    for item in listed:
-        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < len(offered):
-            raise UnusableRecordError("answer is none of the choices", str(item)[:60])
-    return [offered[item] for item in listed]
+    places = [item for item in listed if isinstance(item, int) and not isinstance(item, bool)]
+    if len(places) < len(listed) or not all(0 <= place < len(offered) for place in places):
+        raise UnusableRecordError("answer is none of the choices", str(named)[:60])
+    return [offered[place] for place in places]

@@ -264,7 +264,7 @@ def peft_names(
 def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
     """Refuse a rank that the tensors do not have, before adapters of it are made."""
     for name, tensor in tensors.items():
-        if ".lora_A." in name and tensor.ndim > 0 and tensor.shape[0] != rank:
+        if ".lora_A." in name and tensor.ndim == 2 and tensor.shape[0] != rank:
             raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
 
 
