@@ -255,7 +255,7 @@ def test_rules_differ_where_their_scorers_do() -> None:
     assert score_answer("True", ["yes"]).f1 == score_answer("True", ["yes"], rule="hotpotqa").f1 == 0.0
     assert score_answer("True", ["yes"], rule="paper").f1 == 1.0
     assert score_answer("no later", ["no"]).f1 > 0.0 == score_answer("no later", ["no"], rule="hotpotqa").f1
-    joined = [score_answer("co op", ["co-op"], rule=rule).em for rule in ("squad", "triviaqa")]  # type: ignore[arg-type]
+    joined = [score_answer("co op", ["co-op"], rule=rule).em for rule in ("squad", "triviaqa")]
     assert joined == [0.0, 1.0]
     assert score_answer("b", ["x b", "b"], rule="paper").em == 0.0, "the first answer alone"
     ruled = score_answer("no later than May", ["no"], yes_no=True)

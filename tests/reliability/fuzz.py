@@ -29,7 +29,7 @@ import rooms
 from odt_files import make_odt
 from official_folders import content
 from pdf_files import make_drawn_pdf, make_pdf
-from tiny_base import make as make_base
+from tiny_base import make as make_base  # type: ignore[import-not-found]  # scripts, which mypy is not given
 
 from clara.config import CompressionConfig, LoraSettings
 from clara.data import read_questions, read_records

@@ -33,7 +33,7 @@ import torch
 from index_rows import MODEL
 from index_sequence import Corpus, bring_up_to_date, check_invariants, contents, many
 from official_folders import content
-from tiny_base import make as make_base
+from tiny_base import make as make_base  # type: ignore[import-not-found]  # scripts, which mypy is not given
 from train_cases import losses, made, passages
 
 from clara.index import LanceStore, table
