@@ -258,3 +258,9 @@ def test_questions_about_one_document_train_as_one_passage() -> None:
     assert [pair.question for pair in passage.pairs] == ["who built skerry light", "who was it built by"]
     assert reading.summary().startswith("mrqa.jsonl: 1 records (mrqa)")
     assert read_records(FORMATS / "hotpotqa_hub.jsonl").multi_hop[0].gold == (1, 2)
+
+
+def test_half_a_character_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "nq.jsonl"
+    path.write_text('{"question": "who \\ud800", "answer": ["x"]}\n{"question": "who", "answer": ["x"]}\n')
+    assert dict(read_questions(path).rejected) == {"half a Unicode character": 1}

@@ -136,7 +136,7 @@ def start(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_recomputed_layers(tiny_base: Path, tmp_path: Path) -> None:
-    told = []
+    told: list[str] = []
     for again in (False, True):
         out = tmp_path / str(again)
         stage = made("scp", tiny_base, steps=3, lora=LORA, dtype="fp32", gradient_checkpointing=again)

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from clara.config import refuse_special
 from clara.data.parsing import parse
 from clara.data.questions import Question
-from clara.data.reading_questions import LOOKED_AT, TABLES, format_of, read_questions
+from clara.data.reading_questions import LOOKED_AT, TABLES, check_surrogates, format_of, read_questions
 from clara.data.records import DataRecord, MultiHop, PassageQA, QAPair, UnusableRecordError
 from clara.errors import RecordError
 
@@ -257,16 +257,8 @@ def _decode(line: bytes) -> object:
     except (ValueError, RecursionError) as error:
         raise UnusableRecordError("bad JSON", str(error)) from None
     if b"\\u" in line:
-        _check_surrogates(value)
+        check_surrogates(value)
     return value
-
-
-def _check_surrogates(value: object) -> None:
-    """JSON can spell half a character (a lone surrogate), which no tokenizer and no file takes."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UnusableRecordError("half a Unicode character", f"\\u{ord(error.object[error.start]):04x}") from None
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -80,6 +80,7 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
     rejected: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     questions: list[Question] = []
+    escaped = b"\\u" in content
     values = list(_rows(content, rejected) if path.name.endswith(TABLES) else _values(content, path, rejected))
     label = _detect(values, path, rejected)
     kind = FORMATS[label]
@@ -87,6 +88,8 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
     for item in _items(values, kind, rejected):
         parts: list[str] = []
         try:
+            if escaped:
+                check_surrogates(item)
             question = kind.parse(aliases.added(item) if aliases is not None else item, parts)
         except UnusableRecordError as fault:
             rejected[fault.reason] += 1
@@ -106,6 +109,18 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
         left_out=MappingProxyType(dict(left_out)),
         sha256=hashlib.sha256(stored).hexdigest(),
     )
+
+
+def check_surrogates(value: object) -> None:
+    """JSON can spell half a character (a lone surrogate), which no tokenizer and no file takes.
+
+    Raises:
+        UnusableRecordError: a text holds one.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UnusableRecordError("half a Unicode character", f"\\u{ord(error.object[error.start]):04x}") from None
 
 
 def _bytes(path: Path) -> bytes:
