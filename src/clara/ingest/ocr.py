@@ -49,11 +49,11 @@ def recognised(picture: npt.NDArray[np.uint8]) -> str:
         picture: [height, width, 3].
     """
     found, _ = _engine()(picture)
-    pieces = [_Piece.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
+    pieces = [_Slice.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
     for piece in pieces:
         if any(len(word) > _LONG_WORD and max(word) < _EASTERN for word in piece.text.split()):
             piece.text = _word_by_word(picture, piece) or piece.text
-    rows: list[list[_Piece]] = []
+    rows: list[list[_Slice]] = []
     for piece in sorted(pieces, key=lambda one: one.middle):
         if rows and piece.beside(rows[-1][-1]):
             rows[-1].append(piece)
@@ -62,7 +62,7 @@ def recognised(picture: npt.NDArray[np.uint8]) -> str:
     return "\n".join(" ".join(piece.text for piece in sorted(row, key=lambda one: one.left)) for row in rows)
 
 
-def _word_by_word(picture: npt.NDArray[np.uint8], piece: _Piece) -> str:
+def _word_by_word(picture: npt.NDArray[np.uint8], piece: _Slice) -> str:
     """A piece of a line cut at its blank columns, each part read by itself."""
     margin = 2
     left, top = max(0, int(piece.left) - margin), max(0, int(piece.top) - margin)
@@ -84,7 +84,7 @@ def _word_by_word(picture: npt.NDArray[np.uint8], piece: _Piece) -> str:
     return " ".join(words)
 
 
-class _Piece:
+class _Slice:
     """A piece of a line, where it stands."""
 
     def __init__(self, text: str, left: float, right: float, top: float, bottom: float) -> None:
@@ -92,10 +92,10 @@ class _Piece:
         self.middle = (top + bottom) / 2
 
     @classmethod
-    def of(cls, corners: Any, text: str) -> _Piece:  # noqa: ANN401 - four [x, y]
+    def of(cls, corners: Any, text: str) -> _Slice:  # noqa: ANN401 - four [x, y]
         across, down = zip(*corners, strict=True)
         return cls(text, min(across), max(across), min(down), max(down))
 
-    def beside(self, other: _Piece) -> bool:
+    def beside(self, other: _Slice) -> bool:
         """Whether the two stand on one line."""
         return other.top < self.middle < other.bottom
