@@ -178,12 +178,10 @@ class Clara:
         Raises:
             InputError: it is not in the store.
         """
-        entry = self.store.documents().get(document)
-        if entry is None:
+        if document not in self.store.documents():
             raise InputError(f"there is no document {document} in the store; `clara info --documents` lists them")
-        rows = self.store.get(sorted(self.store.passage_ids(document)))
-        passages = sorted((row.passage for row in rows if row.content_hash == entry.content_hash), key=_start)
-        return "".join(passage.text for passage in passages)  # each character is in exactly one passage
+        # Each character is in exactly one passage.
+        return "".join(each.passage.text for each in self.store.texts(document))
 
     def search(
         self, question: str, k: int = 5, *, mode: SearchMode = "hybrid", latent_weight: float | None = None
@@ -299,10 +297,6 @@ class Clara:
                 within, k, lambda depth: self.store.search_hybrid(query, question, depth, latent_weight=weight)
             )
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
-
-
-def _start(passage: Passage) -> int:
-    return passage.start
 
 
 def _inside(manual: str | None, k: int, search: Callable[[int], list[Hit]]) -> list[Hit]:

@@ -88,6 +88,34 @@ class Passage:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredText:
+    """A stored passage without its memory.
+
+    Attributes:
+        passage: the passage.
+        tokens: of its text.
+        metadata: small facts of the document, and where the passage stands in it.
+    """
+
+    passage: Passage
+    tokens: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSize:
+    """What the text of a document takes.
+
+    Attributes:
+        characters: of its text.
+        tokens: of its passages.
+    """
+
+    characters: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """A compressed text: N memory vectors, and which model made them.

@@ -1,5 +1,7 @@
 """Mean document states against mean memory states on one map (clara.md section 7), through scikit-learn's t-SNE.
 
+``project_groups`` maps the passages of a store, a linear projection on which a question can be placed too.
+
 The MSE term of stage ``scp`` pulls the two together. A map shows whether they mingle; ``mse``, ``cosine`` and
 ``mixing``, computed on the states themselves, say how much. Knows arrays, not how they are drawn.
 """
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from clara.analysis.harness import AnalysisSettings, Insight, InspectableModel, OnProgress, first_windows
 from clara.data import DataRecord
@@ -19,6 +22,8 @@ from clara.records import FloatArray
 
 _NEIGHBOURS = 10
 _MIN_TEXTS = 4
+_MIN_POINTS = 3
+_MIN_GROUPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,66 @@ def embedding_map(
         document=tuple(places[: len(texts)]),
         memory=tuple(places[len(texts) :]),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """A linear map from vectors to two dimensions.
+
+    Attributes:
+        centre: float64 [H], taken off first.
+        axes: float64 [H, 2].
+        low: float64 [2], the least of what it was made of, which becomes 0.
+        high: float64 [2], the most, which becomes 1.
+    """
+
+    centre: npt.NDArray[np.float64]
+    axes: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+    def places(self, vectors: FloatArray) -> FloatArray:
+        """Two dimensions of ``vectors`` [P, H], held within 0 and 1: float32 [P, 2]."""
+        flat = _directions(vectors, self.centre) @ self.axes
+        placed: FloatArray = np.clip((flat - self.low) / np.maximum(self.high - self.low, 1e-9), 0, 1).astype(
+            np.float32
+        )
+        return placed
+
+
+def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
+    """The two directions in which groups of vectors differ most, by the principal components of their means.
+
+    Where there are fewer than four groups, the directions in which the vectors differ most. Needs no library and puts
+    a new vector where it belongs, which t-SNE cannot.
+
+    Args:
+        vectors: float32 [P, H].
+        groups: the group of each.
+
+    Raises:
+        InputError: there are fewer than three vectors.
+    """
+    if len(vectors) < _MIN_POINTS:
+        raise InputError(f"a map needs at least {_MIN_POINTS} passages, got {len(vectors)}")
+    centre = vectors.astype(np.float64).mean(axis=0)
+    directions = _directions(vectors, centre)
+    names = sorted(set(groups))
+    of = np.array([names.index(group) for group in groups])
+    compared = directions
+    if len(names) >= _MIN_GROUPS:
+        compared = np.stack([directions[of == place].mean(axis=0) for place in range(len(names))])
+    _, _, components = np.linalg.svd(compared - compared.mean(axis=0), full_matrices=False)
+    axes = components[:2].T
+    flat = directions @ axes
+    return Projection(centre, axes, flat.min(axis=0), flat.max(axis=0))
+
+
+def _directions(vectors: FloatArray, centre: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Vectors from the centre at unit length, so that no long one takes the whole map: float64 [P, H]."""
+    centred = vectors.astype(np.float64) - centre
+    directions: npt.NDArray[np.float64] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    return directions
 
 
 def means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:

@@ -58,7 +58,7 @@ from clara.index.protocol import (
 )
 from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
 from clara.index.table import PassageTable
-from clara.records import Hit, QueryMemory
+from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
 T = TypeVar("T")
 
@@ -287,6 +287,18 @@ class LanceStore:
         if missing:
             raise StoreError(f"the store {self._folder} has no passage {missing[0]} ({len(missing)} missing)")
         return [found[passage_id] for passage_id in passage_ids]
+
+    def texts(self, uri: str) -> list[StoredText]:
+        """The passages of a complete document in order, without their memories; none where it is not complete."""
+        entry = self.documents().get(uri)
+        return [] if entry is None else self._read(lambda _: self._table.texts(uri, entry.content_hash))
+
+    def sizes(self) -> dict[str, DocumentSize]:
+        """Size of each complete document that has a text, by uri."""
+        entries = self.documents()
+        sizes = self._read(lambda _: self._table.sizes())
+        found = {uri: sizes.get((uri, entry.content_hash)) for uri, entry in entries.items()}
+        return {uri: size for uri, size in found.items() if size is not None}
 
     def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""

@@ -33,7 +33,7 @@ from clara.index.lexical import lexical_text, normalised
 from clara.index.protocol import IndexRow, StoreModel
 from clara.index.ranking import Ranked
 from clara.index.search_column import HalfArray, SearchColumn
-from clara.records import FloatArray, Memory, Passage
+from clara.records import DocumentSize, FloatArray, Memory, Passage, StoredText
 
 TABLE = "passages"
 TABLE_FOLDER = f"{TABLE}.lance"
@@ -318,6 +318,35 @@ class PassageTable:
             found.update(self._whole(_columns(table)))
         return found
 
+    def texts(self, document: str, content_hash: str) -> list[StoredText]:
+        """One version of a document without its memories, in order.
+
+        Raises:
+            StoreError: a row is damaged.
+        """
+        columns = [name for name in self._row_columns() if name not in {"memory", "memory_crc"}]
+        wanted = (col("document") == document) & (col("content_hash") == content_hash)
+        with lance_errors("reading the store"):
+            read = _columns(self._table.search().where(wanted).select(columns).to_arrow())
+        _check(read, ("key_crc", "text_crc"))
+        records = [{name: column[i] for name, column in read.items()} for i in range(len(read["id"]))]
+        return [
+            StoredText(_passage(record), record["token_count"], json.loads(record["metadata"]))
+            for record in sorted(records, key=lambda record: record["start"])
+        ]
+
+    def sizes(self) -> dict[tuple[str, str], DocumentSize]:
+        """Size of each document by uri and version; read without its texts, so checksums are not compared."""
+        with lance_errors("reading the store"):
+            rows = self._table.search().select(["document", "content_hash", "end", "token_count"]).to_arrow()
+            grouped = rows.group_by(["document", "content_hash"])
+            sums = grouped.aggregate([("end", "max"), ("token_count", "sum")]).to_pylist()
+        # Passages follow each other without a gap, so the last one's end is the length of the text.
+        return {
+            (each["document"], each["content_hash"]): DocumentSize(each["end_max"], each["token_count_sum"])
+            for each in sums
+        }
+
     def all_rows(self) -> Iterator[IndexRow]:
         """Every row.
 
@@ -447,16 +476,8 @@ class PassageTable:
     def _row(self, record: dict[str, Any], values: FloatArray) -> IndexRow:
         """A stored record as it was added, the memory as its codec keeps it."""
         model = self._form.model
-        passage = Passage(
-            id=record["id"],
-            document=record["document"],
-            title=record["title"],
-            text=record["text"],
-            start=record["start"],
-            end=record["end"],
-        )
         memory = Memory(values, model.fingerprint, model.rate, record["token_count"])
-        return IndexRow(passage, memory, record["content_hash"], json.loads(record["metadata"]))
+        return IndexRow(_passage(record), memory, record["content_hash"], json.loads(record["metadata"]))
 
     def _batches(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
         """Rows as Arrow tables, one a commit."""
@@ -490,6 +511,17 @@ class PassageTable:
             return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
         except UnicodeEncodeError as error:
             raise StoreError(f"a passage holds text that is not Unicode ({error.reason}); read it again") from error
+
+
+def _passage(record: dict[str, Any]) -> Passage:
+    return Passage(
+        id=record["id"],
+        document=record["document"],
+        title=record["title"],
+        text=record["text"],
+        start=record["start"],
+        end=record["end"],
+    )
 
 
 def _cells(rows: int) -> int:

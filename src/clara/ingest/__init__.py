@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clara.ingest.document import document_uri, make_document, source_of
     from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
     from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
-    from clara.ingest.location import Location, location_of, passage_metadata
+    from clara.ingest.location import Location, location_of, page_breaks, passage_metadata
     from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
     from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
     from clara.ingest.split import TokenSpans, iter_passages
@@ -38,6 +38,7 @@ __all__ = [
     "iter_passages",
     "location_of",
     "make_document",
+    "page_breaks",
     "passage_metadata",
     "read_file",
     "sentence_around",
@@ -64,6 +65,7 @@ _WHERE = {
     "iter_passages": "split",
     "location_of": "location",
     "make_document": "document",
+    "page_breaks": "location",
     "passage_metadata": "location",
     "read_file": "read",
     "sentence_around": "boundaries",

@@ -72,9 +72,14 @@ def location_of(metadata: Mapping[str, str], offset: int) -> Location:
     """
     page = int(metadata["page"]) if "page" in metadata else None
     if page is not None:
-        page += sum(int(start) <= offset for start in metadata.get("page_breaks", "").split())
+        page += sum(start <= offset for start in page_breaks(metadata))
     above = [text for start, text in json.loads(metadata.get("headings", "[]")) if start <= offset]
     return Location(page, above[-1] if above else metadata.get("heading", ""))
+
+
+def page_breaks(metadata: Mapping[str, str]) -> list[int]:
+    """First characters, in the document, of the pages that begin inside a stored passage."""
+    return [int(start) for start in metadata.get("page_breaks", "").split()]
 
 
 def underlined_headings(text: str) -> tuple[Heading, ...]:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from clara.errors import ConfigError
 from clara.serve.access import LOOPBACK, KeyEntry, Keyring
-from clara.serve.api import chat, completions, documents, embeddings, health, models, responses, search
+from clara.serve.api import chat, completions, documents, embeddings, explore, health, models, page, responses, search
 from clara.serve.batching import ModelQueue
 from clara.serve.gate import Gate, install_handlers
 from clara.serve.library import Library, ServedStore
@@ -19,7 +19,7 @@ from clara.serve.metrics import Metrics
 from clara.serve.state import ServerState
 from clara.serve.uploads import Uploads, clear_incoming
 
-_FAMILIES = (models, chat, completions, responses, embeddings, search, documents, health)
+_FAMILIES = (models, chat, completions, responses, embeddings, search, documents, explore, health)
 
 
 def create_app(
@@ -75,6 +75,7 @@ def create_app(
     for family in _FAMILIES:
         app.include_router(family.router, prefix="/v1")
         app.include_router(family.router, include_in_schema=False)
+    app.include_router(page.router)
     app.add_middleware(Gate, server=server)
     return app
 

@@ -18,13 +18,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clara.serve.access import check_origin
+from clara.serve.api.page import FILES, ROOT
 from clara.serve.batching import ClientGoneError
 from clara.serve.faults import ApiError, api_error, error_response
 from clara.serve.state import ServerState
 
 REQUEST_ID = "x-request-id"
-OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz"})
-"""Routes that need no key: they say nothing but that the server is there."""
+OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz", ROOT})
+"""Routes that need no key: they say nothing but that the server is there. Files of the page, ``FILES``, need none."""
 
 _CLIENT_GONE = 499  # nginx's number for a client that went away
 _UPLOAD_ROUTES = frozenset({"/documents", "/v1/documents"})
@@ -101,7 +102,7 @@ class Gate:
         """
         headers = Headers(scope=scope)
         check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts)
-        if scope["path"] not in OPEN_ROUTES:
+        if scope["path"] not in OPEN_ROUTES and not scope["path"].startswith(FILES):
             caller = self._server.keys.caller(headers.get("authorization"))
             seen.caller = caller.name
             caller.count_request()

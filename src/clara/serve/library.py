@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 
 from clara.errors import ConfigError
 from clara.pipeline import Clara
-from clara.records import Passage
 from clara.serve.access import Caller
 from clara.serve.faults import ApiError
 
@@ -62,10 +61,9 @@ class ServedDocument:
         """The file's own name."""
         return filename_of(self.uri)
 
-    def read(self) -> list[Passage]:
-        """Its passages, in order; together they are its text."""
-        ids = sorted(self.store.rag.store.passage_ids(self.uri))
-        return sorted((row.passage for row in self.store.rag.store.get(ids)), key=lambda passage: passage.start)
+    def text(self) -> str:
+        """Its text, as offsets of citations count in it."""
+        return self.store.rag.document_text(self.uri)
 
 
 class Library:

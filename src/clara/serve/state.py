@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import HTTPConnection, Request
 
 from clara.serve.access import Caller, Keyring
 from clara.serve.batching import Client, ModelQueue
+from clara.serve.insights import Insights
 from clara.serve.library import Library
 from clara.serve.limits import Limits
 from clara.serve.metrics import Metrics
@@ -27,6 +28,7 @@ class ServerState:
         hosts: names that a ``Host`` header may hold; empty for any.
         limits: of one client.
         metrics: counts.
+        insights: lenses and maps of its stores.
     """
 
     library: Library
@@ -36,6 +38,7 @@ class ServerState:
     hosts: frozenset[str]
     limits: Limits
     metrics: Metrics
+    insights: Insights = field(default_factory=Insights)
 
 
 def state_of(request: HTTPConnection) -> ServerState:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections.abc import AsyncIterator
-from html import escape
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -16,6 +13,8 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from clara.records import DocumentSize
+from clara.serve.api.page import document_page
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedDocument, ServedStore
 from clara.serve.state import ServerState, caller_of, state_of
@@ -41,29 +40,6 @@ _FORM = {
         },
     }
 }
-# A citation's address ends with #char=120,180, which browsers keep to themselves.
-_SCRIPT = """\
-const range = /^#char=(\\d+,\\d+)$/.exec(location.hash);
-if (range && new URLSearchParams(location.search).get("char") !== range[1]) {
-  location.replace("?char=" + range[1] + location.hash);
-}
-document.querySelector("mark")?.scrollIntoView({block: "center"});
-"""
-_STYLE = """\
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 45rem; margin: 2rem auto; padding: 0 1rem; }
-pre { font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }
-"""
-
-
-def _allowed(kind: str, text: str) -> str:
-    return f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-_POLICY = (
-    f"default-src 'none'; {_allowed('script-src', _SCRIPT)}; {_allowed('style-src', _STYLE)}; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @router.post("/documents", status_code=202, openapi_extra=_FORM)
@@ -93,10 +69,11 @@ def list_documents(
     documents = state.library.documents(served)
     first = next((place for place, each in enumerate(documents, start=1) if each.id == after), 0)
     page = documents[first : first + limit]
+    sizes = served.rag.store.sizes()
     return {
         "object": "list",
         "store": served.name,
-        "data": [_told(each) for each in page],
+        "data": [_told(each, sizes.get(each.uri)) for each in page],
         "total": len(documents),
         "has_more": first + limit < len(documents),
     }
@@ -134,18 +111,10 @@ def read_document(
 ) -> HTMLResponse:
     """The text of a document, characters ``char=START,END`` highlighted."""
     document = state_of(request).library.document(caller_of(request), document_id)
-    text = "".join(passage.text for passage in document.read())
-    start, end = (min(int(number), len(text)) for number in (char or "0,0").split(","))
-    shown = escape(text)
-    if start < end:
-        shown = f"{escape(text[:start])}<mark>{escape(text[start:end])}</mark>{escape(text[end:])}"
-    title = escape(document.filename)
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style></head>\n'
-        f"<body><main><h1>{title}</h1>\n<pre>\n{shown}</pre></main>\n<script>{_SCRIPT}</script></body>\n</html>\n"
-    )
-    return HTMLResponse(page, headers={"content-security-policy": _POLICY})
+    start, end = (int(number) for number in (char or "0,0").split(","))
+    texts = document.store.rag.store.texts(document.uri)
+    folders = request.url.path.removeprefix(request.scope.get("root_path", "")).count("/") - 1
+    return document_page(document.filename, texts, start, end, root="../" * folders)
 
 
 @router.delete("/documents/{document_id}")
@@ -187,12 +156,16 @@ def _job(request: Request, job_id: str) -> Job:
     return job
 
 
-def _told(document: ServedDocument) -> dict[str, Any]:
+def _told(document: ServedDocument, size: DocumentSize | None) -> dict[str, Any]:
+    store = document.store.rag.store
     return {
         "id": document.id,
         "object": "document",
         "filename": document.filename,
         "store": document.store.name,
         "passages": document.passages,
-        "memory_bytes": document.passages * document.store.rag.store.memory_bytes,
+        "characters": size.characters if size else 0,
+        "tokens": size.tokens if size else 0,
+        "memory_tokens": document.passages * store.model.memory_tokens,
+        "memory_bytes": document.passages * store.memory_bytes,
     }

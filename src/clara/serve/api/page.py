@@ -1,0 +1,129 @@
+"""``/``, the page, and its files: what a browser needs to ask, read and upload. Needs no key; what it asks for does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+from itertools import pairwise
+from typing import Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from clara.ingest import location_of, page_breaks
+from clara.records import StoredText
+from clara.serve.faults import ApiError
+
+router = APIRouter(tags=["page"], include_in_schema=False)
+
+ROOT: Final = "/"
+FILES: Final = "/page/"
+"""Where the page's own files are."""
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    # No string becomes markup: a script that tried would be stopped by the browser.
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+"""No script, style, image or request but this server's own, and none within the markup."""
+
+_PAGE: Final = '<p class="page-mark">Page {}</p>'
+# By name and not by the machine's table, which may call a script plain text.
+_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+@router.get(ROOT)
+async def page() -> HTMLResponse:
+    """The page."""
+    return HTMLResponse(_read("index.html"), headers={"content-security-policy": POLICY, "cache-control": "no-cache"})
+
+
+@router.get(FILES + "{name}")
+async def page_file(request: Request, name: str) -> Response:
+    """One of the page's files; asked for again, only whether it is still the same.
+
+    Raises:
+        ApiError: there is none of that name.
+    """
+    kind = _TYPES.get(name.rpartition(".")[2])
+    if kind is None or name not in _names():
+        raise ApiError(404, "not_found", "the page has no such file")
+    content = _read(name)
+    headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=kind, headers=headers)
+
+
+def document_page(title: str, texts: Sequence[StoredText], start: int, end: int, *, root: str) -> HTMLResponse:
+    """A page of its own for the text of a document, characters ``start`` to ``end`` highlighted.
+
+    Args:
+        title: of the document, as text.
+        texts: its passages, in order.
+        start: first character highlighted.
+        end: one past the last.
+        root: the address of the server's root, as seen from the page.
+    """
+    name = escape(title)
+    return HTMLResponse(
+        f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{name}</title>
+<link rel="icon" href="{root}page/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="{root}page/page.css">
+<script type="module" src="{root}page/document.js"></script>
+</head>
+<body>
+<main class="document">
+<h1>{name}</h1>
+{_marked(texts, start, end)}
+</main>
+</body>
+</html>
+""",
+        headers={"content-security-policy": POLICY},
+    )
+
+
+def _marked(texts: Sequence[StoredText], start: int, end: int) -> str:
+    """Passages as markup, their pages marked and characters ``start`` to ``end`` highlighted."""
+    shown: list[str] = []
+    page: int | None = None
+    for each in texts:
+        passage, breaks = each.passage, page_breaks(each.metadata)
+        first = location_of(each.metadata, passage.start).page
+        if first is not None and first != page:
+            shown.append(_PAGE.format(first))
+        inside = [min(max(offset - passage.start, 0), len(passage.text)) for offset in (start, end, *breaks)]
+        cuts = sorted({0, len(passage.text), *inside})
+        numbers = {offset: (first or 0) + place for place, offset in enumerate(inside[2:], start=1)}
+        for cut, next_cut in pairwise(cuts):
+            if cut in numbers:
+                shown.append(_PAGE.format(numbers[cut]))
+            piece = escape(passage.text[cut:next_cut])
+            shown.append(f"<mark>{piece}</mark>" if inside[0] <= cut < inside[1] else piece)
+        page = None if first is None else first + len(breaks)
+    return f'<div class="passages passage">{"".join(shown)}</div>'
+
+
+@lru_cache(maxsize=32)
+def _read(name: str) -> bytes:
+    return (files("clara.serve") / "page" / name).read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _names() -> frozenset[str]:
+    return frozenset(each.name for each in (files("clara.serve") / "page").iterdir())

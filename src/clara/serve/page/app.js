@@ -1,0 +1,121 @@
+// Starts the page: views by the address, stores, the key, whether the server is there.
+
+import { events, key, Refused, Unreachable } from "./api.js";
+import * as ask from "./ask.js";
+import { byId, el, icon } from "./dom.js";
+import * as documents from "./documents.js";
+import * as map from "./map.js";
+import * as reader from "./reader.js";
+import { changes, choose, refresh, state } from "./state.js";
+
+const VIEWS = { ask, documents, map };
+const TITLES = { ask: "Ask", documents: "Documents", map: "Map" };
+const LOOK_SECONDS = 3;
+
+function show() {
+  const wanted = location.hash.slice(1);
+  const name = wanted in VIEWS ? wanted : "ask";
+  for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
+  for (const link of document.querySelectorAll("[data-view]")) {
+    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.body.dataset.view = name;
+  document.title = `${TITLES[name]} · clara`;
+  VIEWS[name].shown();
+}
+
+function drawStores() {
+  const several = state.stores.length > 1;
+  byId("store-picker").hidden = !several;
+  byId("store").replaceChildren(...state.stores.map((each) => el("option", { value: each.name, selected: each === state.store }, each.name)));
+  byId("key-button").hidden = !key.get();
+}
+
+// The server is gone or back.
+
+let lost = 0;
+
+function banner(...children) {
+  byId("banner").replaceChildren(...children);
+}
+
+function onLost() {
+  if (lost) return;
+  banner(icon("alert"), el("span", {}, "The server cannot be reached. What you wrote stays here; this page tries again by itself."), el("button", { class: "link", type: "button", onclick: look }, "Try now"));
+  lost = setInterval(look, LOOK_SECONDS * 1000);
+}
+
+async function look() {
+  try {
+    const answer = await fetch(new URL("healthz", document.baseURI), { cache: "no-store" });
+    if (answer.ok) onReached();
+  } catch {
+    // still gone
+  }
+}
+
+function onReached() {
+  if (!lost) return;
+  clearInterval(lost);
+  lost = 0;
+  banner();
+  start();
+}
+
+// The key.
+
+function wantKey(problem) {
+  const dialog = byId("key-dialog");
+  if (dialog.open) return;
+  byId("key-forget").hidden = !key.get();
+  byId("key-text").hidden = false;
+  byId("key-problem").hidden = !problem;
+  byId("key-problem").textContent = problem || "";
+  byId("key").value = "";
+  dialog.showModal();
+}
+
+async function start() {
+  try {
+    await refresh();
+  } catch (error) {
+    if (error instanceof Refused && error.status !== 401) banner(icon("alert"), el("span", {}, `The server answered: ${error.message}`), el("button", { class: "link", type: "button", onclick: () => { banner(); start(); } }, "Try again"));
+    else if (!(error instanceof Unreachable) && !(error instanceof Refused)) throw error;
+  }
+}
+
+events.addEventListener("lost", onLost);
+events.addEventListener("reached", onReached);
+addEventListener("offline", onLost);
+addEventListener("online", look);
+events.addEventListener("key-wanted", ({ detail }) => {
+  const wrong = detail.code === "invalid_api_key";
+  if (wrong) key.forget();
+  wantKey(wrong ? "The server does not know this key." : "");
+});
+byId("key-button").addEventListener("click", () => wantKey(""));
+byId("key-form").addEventListener("submit", () => {
+  key.set(byId("key").value.trim());
+  start();
+});
+byId("key-forget").addEventListener("click", () => {
+  key.forget();
+  location.reload();
+});
+
+changes.addEventListener("stores", drawStores);
+byId("store").addEventListener("change", (event) => choose(event.target.value));
+addEventListener("hashchange", show);
+addEventListener("keydown", (event) => {
+  const typing = /^(input|textarea|select)$/i.test(event.target.tagName);
+  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey && !document.querySelector("dialog:modal")) {
+    event.preventDefault();
+    location.hash = "ask";
+    byId("question").focus();
+  }
+});
+
+for (const view of [reader, ...Object.values(VIEWS)]) view.begin();
+show();
+start();

@@ -1,0 +1,323 @@
+// The conversation: a question, its streamed answer, where the answer stands, what it cost, and how else it is read.
+
+import { get, pause, Refused, stream, target, Unreachable, v1, withQuery } from "./api.js";
+import { byId, count, el, fewer, meter, notice, several, skeleton } from "./dom.js";
+import * as reader from "./reader.js";
+import { changes, state } from "./state.js";
+import { snippet } from "./text.js";
+
+const BUSY_TRIES = 5;
+const COMPARED = { memory: "Memories", text: "Full text", none: "Nothing" };
+const EXPLAINED = {
+  memory: "The passages as memory tokens.",
+  text: "The same passages, word for word.",
+  none: "No passage: what the model alone would say.",
+};
+
+let talk = []; // messages as the server gets them
+let running = null; // the AbortController of the answer being written
+let lens = new AbortController(); // of the lens of the last answer
+export const last = { question: "" };
+
+const say = (text) => (byId("ask-said").textContent = text);
+
+export function shown() {
+  if (!matchMedia("(pointer: coarse)").matches) byId("question").focus({ preventScroll: true });
+}
+
+export function begin() {
+  const question = byId("question");
+  byId("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = question.value.trim();
+    if (!text || running) return;
+    question.value = "";
+    grow();
+    ask(text);
+  });
+  question.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      byId("composer").requestSubmit();
+    } else if (event.key === "ArrowUp" && !question.value && last.question) {
+      event.preventDefault();
+      question.value = last.question;
+      grow();
+    }
+  });
+  question.addEventListener("input", grow);
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("new-talk").addEventListener("click", clear);
+  changes.addEventListener("stores", welcome);
+  changes.addEventListener("chosen", clear);
+}
+
+function grow() {
+  const question = byId("question");
+  question.style.blockSize = "auto";
+  question.style.blockSize = `${Math.min(question.scrollHeight, 240)}px`;
+}
+
+function clear() {
+  running?.abort();
+  talk = [];
+  byId("thread").replaceChildren();
+  byId("new-talk").hidden = true;
+  document.body.classList.remove("talking");
+  welcome();
+  shown();
+}
+
+function welcome() {
+  const store = state.store;
+  const about = byId("welcome-text");
+  const size = byId("welcome-meter");
+  const empty = !store || store.documents === 0;
+  size.hidden = empty;
+  byId("welcome-actions").hidden = !store || !empty || !store.write;
+  if (!store) about.textContent = state.stores.length ? "" : "Your key opens no store of this server.";
+  else if (empty) about.textContent = store.write ? `${store.name} holds no documents yet. Add some, and ask what they say.` : `${store.name} holds no documents yet.`;
+  else {
+    about.textContent = `Answers come from the ${several(store.documents, "document")} in ${store.name}, with the place where each one stands.`;
+    size.replaceChildren(...meter(storeSize(store)));
+  }
+  byId("question").placeholder = talk.length ? "Ask a follow-up" : "Ask a question";
+}
+
+/** What a store takes as text and as memory, for `meter`. */
+export function storeSize(store) {
+  return {
+    text: store.tokens,
+    read: store.memory_tokens,
+    textLabel: "tokens of text",
+    readLabel: "memory tokens",
+    summary: [several(store.passages, "passage"), `compressed ${store.rate}x`, fewer(store.tokens, store.memory_tokens)].filter(Boolean).join(" · "),
+  };
+}
+
+function busy(controller) {
+  running = controller;
+  byId("send").hidden = Boolean(controller);
+  byId("stop").hidden = !controller;
+}
+
+/** Ask; what is said of it goes into a turn of the conversation. */
+async function ask(question, options = {}) {
+  const store = state.store;
+  if (!store) return;
+  const turn = newTurn(question);
+  const controller = new AbortController();
+  const messages = [...talk, { role: "user", content: question }];
+  const fields = { context: byId("context").value, ...options };
+  last.question = question;
+  lens.abort();
+  document.body.classList.add("talking");
+  byId("new-talk").hidden = false;
+  byId("thread").append(turn.node);
+  turn.node.scrollIntoView({ block: "start" });
+  busy(controller);
+  say("Searching");
+  try {
+    const told = await patient(turn, controller.signal, () => answer(turn, { store, messages, fields, signal: controller.signal }));
+    talk = [...messages, { role: "assistant", content: told.text }];
+    byId("question").placeholder = "Ask a follow-up";
+    finish(turn, { store, messages, fields, told });
+  } catch (error) {
+    failed(turn, error, () => again(turn, question, options));
+  } finally {
+    turn.answer.removeAttribute("aria-busy");
+    if (running === controller) busy(null);
+  }
+}
+
+function again(turn, question, options) {
+  if (running) return;
+  turn.node.remove();
+  ask(question, options);
+}
+
+function newTurn(question) {
+  const answer = el("div", { class: "answer", "aria-busy": "true" }, skeleton(1));
+  const under = el("div", { class: "under" });
+  const looking = el("div", { class: "looking" }, el("span", { class: "label" }, "What it is looking for"), el("span", { class: "chips waiting", "aria-hidden": "true" }, el("span"), el("span"), el("span")));
+  const node = el("article", { class: "turn" }, el("h2", { class: "question" }, question), looking, answer, under);
+  return { node, looking, answer, under };
+}
+
+/** What `work` gives; where the server is busy, later, with the wait shown. */
+async function patient(turn, signal, work) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 429 || tries >= BUSY_TRIES) throw error;
+      say("The server is busy; waiting");
+      for (let left = error.retryAfter || 2; left > 0; left -= 1) {
+        turn.answer.replaceChildren(notice({ kind: "wait", sign: "clock", title: error.code === "rate_limit_exceeded" ? "This key has asked often." : "The server is busy.", text: `Asks again in ${left} s.`, actions: [el("button", { class: "button", type: "button", onclick: () => running?.abort() }, "Do not wait")] }));
+        await pause(1, signal);
+      }
+      turn.answer.replaceChildren(skeleton(1));
+    }
+  }
+}
+
+/** Stream an answer into a turn. */
+async function answer(turn, { store, messages, fields, signal }) {
+  const started = performance.now();
+  const line = el("p", { class: "said" });
+  let text = "";
+  let told = { clara: {}, annotations: [], usage: null };
+  const body = { model: store.name, messages, stream: true, stream_options: { include_usage: true }, clara: fields };
+  for await (const chunk of stream(v1("chat/completions"), { method: "POST", body, signal })) {
+    const choice = chunk.choices[0];
+    if (choice?.delta.content) {
+      if (!text) turn.answer.replaceChildren(line);
+      text += choice.delta.content;
+      line.textContent = text;
+    }
+    if (choice?.delta.annotations) told.annotations = choice.delta.annotations;
+    if (chunk.clara) told.clara = chunk.clara;
+    if (chunk.usage) told.usage = chunk.usage;
+  }
+  return { ...told, text: text.trim(), line, seconds: (performance.now() - started) / 1000 };
+}
+
+function finish(turn, { store, messages, fields, told }) {
+  const { clara } = told;
+  say(told.text);
+  if (clara.asked_back) {
+    turn.looking.remove();
+    turn.answer.replaceChildren(el("p", { class: "said asks" }, told.text));
+    return;
+  }
+  if (clara.made_from) turn.looking.before(el("p", { class: "understood" }, "Understood as ", el("q", {}, clara.question)));
+  const question = messages.at(-1).content;
+  if (clara.answered === false) {
+    const anyway = el("button", { class: "button", type: "button", onclick: () => again(turn, question, { always_answer: true }) }, "Show the best guess");
+    turn.answer.replaceChildren(notice({ sign: "none", kind: "none", title: told.text, text: "The passages found do not seem to hold an answer. Other words may find it.", actions: [anyway] }));
+    talk = talk.slice(0, -2); // a follow-up goes on from the last answer
+  } else {
+    cite(turn, told);
+  }
+  if (told.usage) turn.under.append(cost(told));
+  turn.under.append(comparison({ store, messages, fields }));
+  lens.abort();
+  lens = new AbortController();
+  looking(turn, store, clara.question || question, lens.signal);
+}
+
+/** Numbers behind the answer, and the places they stand for below it. */
+function cite(turn, told) {
+  const sources = told.annotations.map((each) => each.url_citation).filter((each) => each?.url);
+  if (!sources.length) return;
+  const list = el("ol", { class: "sources", "aria-label": "Sources" });
+  sources.forEach((source, place) => {
+    const link = (attributes, ...children) =>
+      el("a", { href: source.url, ...attributes, onclick: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        reader.open(source.url, event.currentTarget);
+      } }, ...children);
+    told.line.append(link({ class: "cite", "aria-label": `Source ${place + 1}: ${source.title}` }, String(place + 1)));
+    const place2 = el("span", { class: "place" });
+    const quote = el("span", { class: "quote" });
+    list.append(el("li", {}, link({ class: "source" }, el("span", { class: "number", "aria-hidden": "true" }, String(place + 1)), el("span", { class: "body" }, el("span", { class: "title" }, source.title, place2), quote))));
+    preview(source, place2, quote);
+  });
+  turn.answer.append(list);
+}
+
+async function preview(source, place, quote) {
+  const range = target(source.url);
+  try {
+    const told = await get(withQuery(`documents/${range.id}/passages`, { char: `${range.start},${range.end}`, limit: 1 }));
+    const passage = told.passages[0];
+    if (!passage) return;
+    if (passage.heading) place.append(` · ${passage.heading}`);
+    quote.replaceChildren(snippet(passage, range));
+  } catch {
+    // the link opens the document all the same, or says why not
+  }
+}
+
+function cost(told) {
+  const read = told.usage.prompt_tokens;
+  const text = Math.max(told.clara.text_equivalent_tokens || 0, 0) || read;
+  const memory = told.clara.memory_tokens;
+  if (!memory) return el("p", { class: "cost meter-summary" }, `${several(read, "token")} read as text · answered in ${told.seconds.toFixed(1)} s`);
+  const summary = [`${count(memory)} of them memory tokens`, fewer(text, read), `answered in ${told.seconds.toFixed(1)} s`].filter(Boolean).join(" · ");
+  return el("div", { class: "cost meter" }, meter({ text, read, textLabel: "tokens as text", readLabel: "tokens read", summary }));
+}
+
+/** What the question's memory points at, which the answer does not wait for; a newer question ends it. */
+async function looking(turn, store, question, signal) {
+  const gone = () => turn.looking.remove();
+  try {
+    const told = await get(withQuery("lens", { store: store.name, query: question }), { signal });
+    if (!told.words.length) return gone();
+    turn.looking.replaceChildren(el("span", { class: "label" }, "What it is looking for"), el("ul", { class: "chips" }, told.words.map((word) => el("li", { title: `${several(word.slots, "memory token")} of the question ${word.slots === 1 ? "points" : "point"} here` }, word.word))));
+  } catch (error) {
+    gone(); // an answer without its lens is whole
+    if (!(error instanceof Refused) && !(error instanceof Unreachable) && error.name !== "AbortError") throw error;
+  }
+}
+
+/** The same question read in three ways, beside each other. */
+function comparison(asked) {
+  const box = el("div", { class: "comparison" });
+  const button = el("button", { class: "button compare", type: "button" }, "Compare memories, full text, nothing");
+  button.addEventListener("click", async () => {
+    button.hidden = true;
+    const cards = Object.fromEntries(Object.entries(COMPARED).map(([context, name]) => [context, el("section", { class: `card of-${context}`, "aria-busy": "true" }, el("h3", {}, name), el("p", { class: "hint" }, EXPLAINED[context]), skeleton(2))]));
+    box.replaceChildren(...Object.values(cards));
+    const { context: _, ...fields } = asked.fields;
+    try {
+      const body = { model: asked.store.name, messages: asked.messages, clara: fields };
+      const told = [];
+      for await (const each of stream(v1("compare"), { method: "POST", body })) {
+        told.push(each);
+        const most = Math.max(...told.map((one) => one.usage.prompt_tokens));
+        for (const one of told) fill(cards[one.context], one, most);
+        say(`${COMPARED[each.context]}: ${each.text}`);
+      }
+    } catch (error) {
+      button.hidden = false;
+      box.replaceChildren(problem(error));
+    }
+  });
+  return el("div", {}, button, box);
+}
+
+function fill(card, told, most) {
+  const bar = el("span", { class: "bar-in" });
+  bar.style.inlineSize = `${(100 * told.usage.prompt_tokens) / most}%`;
+  card.removeAttribute("aria-busy");
+  card.replaceChildren(
+    card.querySelector("h3"),
+    card.querySelector(".hint"),
+    el("p", { class: told.clara.answered ? "said" : "said withheld" }, told.text || "No words."),
+    el("div", { class: "facts" }, el("span", { class: "bar-out", "aria-hidden": "true" }, bar), el("dl", {}, el("div", {}, el("dt", {}, "tokens read"), el("dd", {}, count(told.usage.prompt_tokens))), el("div", {}, el("dt", {}, "seconds"), el("dd", {}, told.seconds.toFixed(2))))),
+  );
+}
+
+function problem(error, retry) {
+  const action = retry ? [el("button", { class: "button", type: "button", onclick: retry }, "Ask again")] : [];
+  if (error instanceof Unreachable) return notice({ kind: "bad", title: "The server could not be reached.", text: "Your question is kept here.", actions: action });
+  if (error instanceof Refused && error.code === "store_empty") return notice({ kind: "none", sign: "none", title: "There is nothing to search yet.", text: "Add documents first.", actions: [el("a", { class: "button", href: "#documents" }, "Add documents")] });
+  if (error instanceof Refused && error.status === 401) return notice({ kind: "bad", title: "A key is needed.", text: error.message, actions: action });
+  if (error instanceof Refused) return notice({ kind: "bad", title: "No answer came.", text: [error.message, error.requestId && `Request ${error.requestId}.`].filter(Boolean).join(" "), actions: action });
+  throw error;
+}
+
+function failed(turn, error, retry) {
+  turn.looking.remove();
+  if (error.name === "AbortError") {
+    const text = turn.answer.querySelector(".said");
+    const note = el("p", { class: "hint" }, "Stopped. ", el("button", { class: "link", type: "button", onclick: retry }, "Ask again"));
+    if (text) turn.answer.append(note);
+    else turn.answer.replaceChildren(note);
+    say("Stopped");
+    return;
+  }
+  turn.answer.replaceChildren(problem(error, retry));
+}

@@ -1,0 +1,22 @@
+// What all views share: the stores, the chosen one, and who wants to know of a change.
+
+import { get, v1 } from "./api.js";
+
+export const state = { stores: [], limits: {}, store: null };
+export const changes = new EventTarget();
+
+/** Ask the server for its stores; the chosen one stays chosen. */
+export async function refresh() {
+  const told = await get(v1("stores"));
+  const name = state.store?.name;
+  state.stores = told.data;
+  state.limits = told.limits;
+  state.store = told.data.find((each) => each.name === name) || told.data[0] || null;
+  changes.dispatchEvent(new Event("stores"));
+}
+
+export function choose(name) {
+  state.store = state.stores.find((each) => each.name === name) || state.store;
+  changes.dispatchEvent(new Event("chosen"));
+  changes.dispatchEvent(new Event("stores"));
+}
