@@ -9,7 +9,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types rooms unit wheel bench kill-trials fuzz bit-flips hostile disk upgrades serve-test clean
+.PHONY: help setup demo test lint types rooms unit wheel bench kill-trials fuzz bit-flips hostile disk upgrades serve-test page-shots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ serve-test: $(DEV_STAMP) setup ## synthesis against a real server: transformers'
 	.venv-serve/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch 'transformers[serving]' gguf
 	CLARA_SERVE_COMMAND=.venv-serve/bin/transformers CLARA_SERVE_MODEL="$$($(BIN)/python scripts/fetch_base.py | sed 's/^base model: //')" \
 		$(BIN)/python -m pytest tests/synth/test_synth_real_server.py
+
+page-shots: $(DEV_STAMP) setup ## screenshots of the page of clara serve in runs/page, light and dark, wide and phone
+	PYTHONPATH=tests/serve $(BIN)/python tests/serve/page_shots.py
 
 clean: ## remove the environment and caches of this folder
 	rm -rf $(VENV) .venv-serve build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

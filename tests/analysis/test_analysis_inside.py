@@ -10,7 +10,7 @@ import pytest
 
 from clara.analysis import attention
 from clara.analysis.attention import AttentionSettings, answer_attention
-from clara.analysis.embedding_map import embedding_map, means, mixing
+from clara.analysis.embedding_map import embedding_map, means, mixing, project_groups
 from clara.analysis.gradients import GradientSettings, helpful, push_of, selection_gradients
 from clara.analysis.harness import first_windows
 from clara.data import MultiHop, read_records
@@ -55,6 +55,29 @@ def test_pushes_by_hand() -> None:
     assert row.push == pytest.approx((3 / 5, -1 / 5, 1 / 5))
     still = SelectionGradient(found.scores, found.probability, floats(0, 0, 0), found.likelihood, (1,))
     assert push_of("q", still, [True, False, True]).push_helpful is None
+
+
+def test_a_projection_shows_where_groups_differ_and_places_what_is_new() -> None:
+    rng = np.random.default_rng(0)
+    corners = {"a": (4, 0), "b": (-4, 0), "c": (0, 3), "d": (0, -3)}
+    groups = [name for name in corners for _ in range(20)]
+    vectors = rng.normal(size=(80, 8)).astype(np.float32)
+    vectors[:, 5] *= 6  # what differs most within a group says nothing of it
+    for place, name in enumerate(groups):
+        vectors[place, :2] += 5 * np.array(corners[name], dtype=np.float32)
+    made = project_groups(vectors, groups)
+    places = made.places(vectors)
+    assert places.shape == (80, 2)
+    assert (places.min(axis=0).tolist(), places.max(axis=0).tolist()) == ([0, 0], [1, 1])
+    middles = {name: places[[group == name for group in groups]].mean(axis=0) for name in corners}
+    for new, name in ((corners["a"], "a"), (corners["d"], "d")):
+        vector = np.zeros((1, 8), dtype=np.float32)
+        vector[0, :2] = 5 * np.array(new)
+        (place,) = made.places(vector)
+        assert min(middles, key=lambda each: float(np.linalg.norm(middles[each] - place))) == name
+    np.testing.assert_array_equal(project_groups(vectors[:9], groups[:9]).places(vectors[:9]).shape, (9, 2))
+    with pytest.raises(InputError, match="at least 3 passages, got 2"):
+        project_groups(vectors[:2], groups[:2])
 
 
 def test_gradients_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from clara.index.description import LOCK_FILE, Description, write_description
 from clara.index.ledger import LEDGER_FILE, Ledger
 from clara.index.table import PassageTable
 from clara.index.upgrade import upgrade
+from clara.records import DocumentSize
 
 V1 = Path(__file__).with_name("store_v1")
 
@@ -144,6 +145,22 @@ def test_a_removed_document_is_gone_until_it_is_finished_again(tmp_path: Path) -
         index.add(document("d", "v1", 2))
         assert (index.documents(), index.unfinished()) == ({}, {"d"})
         assert index.remove(index.unfinished()) == 2
+
+
+def test_texts_and_sizes_are_of_the_complete_version(tmp_path: Path) -> None:
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        add_document(index, "it's", "v1", 3)
+        add_document(index, "other", "v1", 1)
+        index.add(document("it's", "v2", 2))  # read again, and cut short
+        index.add(document("half", "v1", 2))
+        rows = document("it's", "v1", 3)
+        texts = index.texts("it's")
+        assert [each.passage for each in texts] == [each.passage for each in rows]
+        assert [dict(each.metadata) for each in texts] == [{"version": "v1"}] * 3
+        tokens = sum(each.memory.token_count for each in rows)
+        assert index.sizes().keys() == {"it's", "other"}
+        assert index.sizes()["it's"] == DocumentSize(characters=rows[-1].passage.end, tokens=tokens)
+        assert (index.texts("half"), index.texts("unknown")) == ([], [])
 
 
 @pytest.mark.parametrize(

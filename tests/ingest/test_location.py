@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clara.ingest import Location, location_of, make_document, passage_metadata
+from clara.ingest import Location, location_of, make_document, page_breaks, passage_metadata
 from clara.ingest.location import markdown_headings, underlined_headings
 from clara.ingest.split import split
 from clara.prompts import passage_text
@@ -34,6 +34,7 @@ def test_every_character_of_every_passage_has_its_page() -> None:
             for offset, number in expected.items():
                 if passage.start <= offset < passage.end:
                     assert location_of(metadata, offset).page == number
+            assert page_breaks(metadata) == [each for each in starts if passage.start < each < passage.end]
 
 
 def test_headings_at_above_and_inside_a_passage() -> None:

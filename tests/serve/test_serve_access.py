@@ -57,6 +57,11 @@ def routes(store: str, document: str) -> dict[str, tuple[str, str, dict[str, Any
         "upload by form": ("POST", "/documents", {"data": {"store": store}, "files": {"files": ("a.txt", b"text")}}),
         "model": ("GET", f"/models/{store}", {}),
         "read": ("GET", f"/documents/{document}", {}),
+        "passages": ("GET", f"/documents/{document}/passages", {}),
+        "compare": ("POST", "/compare", {"json": {**ask, "messages": [{"role": "user", "content": HEIGHT}]}}),
+        "lens": ("GET", "/lens", {"params": {"store": store, "query": HEIGHT}}),
+        "map": ("GET", "/map", {"params": {"store": store}}),
+        "place": ("GET", "/map/question", {"params": {"store": store, "query": HEIGHT}}),
         "delete": ("DELETE", f"/documents/{document}", {}),
     }
 
@@ -67,7 +72,7 @@ def routes(store: str, document: str) -> dict[str, tuple[str, str, dict[str, Any
     route=st.sampled_from(sorted(routes("", ""))),
     prefix=st.sampled_from(["", "/v1"]),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_store_of_another_key_is_as_one_that_there_is_not(
     three: Running, number: int, name: str, route: str, prefix: str
 ) -> None:
@@ -85,6 +90,7 @@ def test_a_store_of_another_key_is_as_one_that_there_is_not(
         assert told == absent.text.replace("'absent'", "?")
         assert not any(store in told for store in set(STORES) - mine)
         assert {model["id"] for model in client.get(f"{prefix}/models").json()["data"]} == mine
+        assert {each["name"] for each in client.get(f"{prefix}/stores").json()["data"]} == mine
 
 
 def test_jobs_and_counts_are_not_told_to_other_keys(three: Running) -> None:

@@ -8,6 +8,7 @@ import { changes, refresh, state } from "./state.js";
 
 const PAGE = 100;
 const ALL = 10_000;
+const FILTERED = 12; // documents; fewer are seen at a glance
 const AT_ONCE = 2; // uploads: one is sent while another is indexed
 
 let listed = [];
@@ -69,7 +70,7 @@ async function list(limit = PAGE) {
 function rows() {
   const box = byId("documents-list");
   const words = byId("filter").value.trim().toLowerCase();
-  byId("filter-label").hidden = total <= 8 && !words;
+  byId("filter-label").hidden = total <= FILTERED && !words;
   const found = listed.filter((each) => each.filename.toLowerCase().includes(words));
   if (!total) return box.replaceChildren();
   if (!found.length) return box.replaceChildren(notice({ sign: "none", kind: "none", title: `No name holds “${words}”.` }));

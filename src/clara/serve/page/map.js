@@ -6,8 +6,10 @@ import { byId, count, el, notice, several, skeleton, svg } from "./dom.js";
 import * as reader from "./reader.js";
 import { changes, state } from "./state.js";
 
-const SIZE = 1000;
-const MARGIN = 40;
+const WIDTH = 1000;
+const HEIGHT = 760;
+const MARGIN = 56;
+const LABELS = 14; // more documents than these are told apart by colour and by pointing alone
 const COLOURS = 8;
 
 let drawn = 0;
@@ -55,7 +57,8 @@ function problem(error) {
   return notice({ kind: "bad", title: error instanceof Unreachable ? "The server could not be reached." : error.message, actions: [el("button", { class: "button", type: "button", onclick: draw }, "Try again")] });
 }
 
-const at = (share) => MARGIN + share * (SIZE - 2 * MARGIN);
+const across = (share) => MARGIN + share * (WIDTH - 2 * MARGIN);
+const down = (share) => MARGIN + share * (HEIGHT - 2 * MARGIN);
 
 function picture(told) {
   const names = Object.entries(told.documents);
@@ -64,15 +67,26 @@ function picture(told) {
   const ranked = names.sort(([one], [other]) => most.get(other) - most.get(one));
   const colour = new Map(ranked.map(([id], place) => [id, place < COLOURS ? place : "rest"]));
   const points = told.points.map((point, place) =>
-    svg("circle", { id: `point-${place}`, role: "option", "aria-selected": "false", "aria-label": `${told.documents[point.document]}: ${point.text}`, class: `point c-${colour.get(point.document)}`, cx: at(point.x).toFixed(1), cy: at(point.y).toFixed(1), r: told.points.length > 400 ? 7 : 10, onclick: (event) => open(place, event.currentTarget), onpointerenter: () => tell(place) }),
+    svg("circle", { id: `point-${place}`, role: "option", "aria-selected": "false", "aria-label": `${told.documents[point.document]}: ${point.text}`, class: `point c-${colour.get(point.document)}`, cx: across(point.x).toFixed(1), cy: down(point.y).toFixed(1), r: told.points.length > 400 ? 7 : 10, onclick: (event) => open(place, event.currentTarget), onpointerenter: () => tell(place) }),
   );
   const question = svg("g", { class: "question-mark", "aria-hidden": "true" });
-  const image = svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "presentation" }, points, question);
+  const image = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "presentation" }, points, labels(told, ranked), question);
   const board = el("div", { class: "board", role: "listbox", tabindex: "0", "aria-label": "Passages. Arrow keys go to the next one in that direction, Enter reads it.", onkeydown: keys, onfocus: () => tell(current.at) }, image);
   const told2 = el("p", { class: "told" }, "Point at a passage to see how it begins; click to read it.");
   const legend = el("ul", { class: "legend", "aria-label": "Documents" }, ranked.slice(0, COLOURS).map(([id, name], place) => el("li", { onpointerenter: () => only(id), onpointerleave: () => only(null) }, el("span", { class: `swatch c-${place}`, "aria-hidden": "true" }), name)), ranked.length > COLOURS && el("li", {}, el("span", { class: "swatch c-rest", "aria-hidden": "true" }), several(ranked.length - COLOURS, "more document")));
   const near = el("div", { class: "near", role: "status" });
   return { told, points, at: 0, question, caption: told2, near, plot: el("div", { class: "plot" }, board, told2), aside: el("aside", { class: "map-aside" }, near, el("h2", {}, "Documents"), legend) };
+}
+
+/** Names of the documents, each above the middle of its passages. */
+function labels(told, ranked) {
+  if (ranked.length > LABELS) return [];
+  return ranked.map(([id, name]) => {
+    const mine = told.points.filter((point) => point.document === id);
+    const middle = (axis) => mine.reduce((sum, point) => sum + point[axis], 0) / mine.length;
+    const short = name.length > 24 ? `${name.slice(0, 23)}…` : name;
+    return svg("text", { class: "map-label", "aria-hidden": "true", x: Math.min(Math.max(across(middle("x")), 100), WIDTH - 100).toFixed(1), y: (down(middle("y")) - 18).toFixed(1) }, short);
+  });
 }
 
 function only(id) {
@@ -135,13 +149,13 @@ async function place(question) {
 
 function mark(where, results) {
   const { question, points, told, near } = current;
-  const [x, y] = [at(where.x), at(where.y)];
+  const [x, y] = [across(where.x), down(where.y)];
   const places = new Map(told.points.map((point, place) => [point.passage_id, place]));
   points.forEach((node) => node.classList.remove("found"));
   const lines = results.map((each) => places.get(each.passage_id)).filter((each) => each !== undefined).map((each) => {
     points[each].classList.add("found");
     const point = told.points[each];
-    return svg("line", { x1: x, y1: y, x2: at(point.x), y2: at(point.y) });
+    return svg("line", { x1: x, y1: y, x2: across(point.x), y2: down(point.y) });
   });
   question.replaceChildren(...lines, svg("circle", { class: "halo", cx: x, cy: y, r: 26 }), svg("circle", { class: "core", cx: x, cy: y, r: 9 }));
   const list = el("ol", { class: "found-list" }, results.map((each) => {

@@ -1,0 +1,353 @@
+"""The page in a real Chromium, against the real server and the embedded model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it comes with the extra dev")
+
+from axe_playwright_python.sync_playwright import Axe
+from browsing import MODEL, NO_BROWSER, ask, browser, fill, find_browser, serving
+from playwright.sync_api import Browser, Page, Request, expect
+from serving import Running
+
+from clara.model import ClaraModel
+from clara.pipeline import Clara
+from clara.serve.access import KeyEntry
+from clara.serve.limits import Limits
+
+CHROMIUM = find_browser()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+
+HEIGHT = "How high is the Eiffel Tower?"
+KEY = "a-key-for-the-page"
+WRONG = "<img src=x onerror=window.hacked=1>.txt"
+WRONG_TEXT = "<script>window.hacked = 1</script> The Fir pump & its <b>valve</b> are painted blue.\n"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the tests share.
+
+    Attributes:
+        path: of the store.
+        rag: the store, which holds three samples.
+        server: over it, without a key.
+        browser: Chromium.
+    """
+
+    path: Path
+    rag: Clara
+    server: Running
+    browser: Browser
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    assert CHROMIUM is not None
+    path = tmp_path_factory.mktemp("page") / "samples"
+    model = ClaraModel.load(MODEL, dtype="fp32")
+    rag = fill(path, model, "eiffel-tower.md", "printing-press.pdf", "honey-bee.txt")
+    with rag, serving({path: rag}) as server, browser(CHROMIUM) as launched:
+        yield Site(path, rag, server, launched)
+
+
+@pytest.fixture
+def page(site: Site) -> Iterator[Page]:
+    """A fresh page whose requests never leave the server, and whose scripts never fail."""
+    context = site.browser.new_context(viewport={"width": 1280, "height": 850})
+    opened = context.new_page()
+    asked: list[str] = []
+    errors: list[str] = []
+
+    def noted(request: Request) -> None:
+        asked.append(request.url)
+
+    context.on("request", noted)
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+    opened.goto(site.server.base)
+    yield opened
+    context.close()
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "http://localhost:"))] == []
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds of serious or critical impact."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in {"serious", "critical"}]
+
+
+def test_a_question_is_answered_and_its_citation_opens_where_it_stands(page: Page) -> None:
+    turn = ask(page, HEIGHT)
+    expect(turn.locator(".said")).to_contain_text("330 metres")
+    expect(turn.locator(".source .quote mark")).to_have_text("330 metres")
+    expect(turn.locator(".cost")).to_contain_text("tokens read as text")
+    expect(turn.locator(".chips li").first).to_be_visible()
+    assert faults(page) == []
+    turn.locator(".cite").click()
+    reader = page.locator("#reader")
+    expect(reader.locator("h2")).to_have_text("eiffel-tower.md")
+    expect(reader.locator("mark")).to_have_text("330 metres")
+    expect(reader.locator("mark")).to_be_in_viewport()
+    expect(reader.locator(".passages")).to_contain_text("Visitors can reach three levels")
+    assert faults(page) == []
+    with page.context.expect_page() as opened:
+        reader.locator("#reader-open").click()
+    alone = opened.value
+    expect(alone.locator("mark")).to_have_text("330 metres")
+    expect(alone.locator("mark")).to_be_in_viewport()
+    assert faults(alone) == []
+
+
+def test_answers_come_in_pieces_and_readings_stand_beside_each_other(page: Page) -> None:
+    page.locator("#context").select_option("memory")
+    page.evaluate(
+        """() => {
+          window.lengths = new Set();
+          new MutationObserver(() => {
+            const said = document.querySelector('.said');
+            if (said) window.lengths.add(said.textContent.length);
+          }).observe(document.querySelector('#thread'), { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    turn = ask(page, "What did Gutenberg print?")
+    assert page.evaluate("window.lengths.size") > 2
+    expect(turn.locator(".cost")).to_contain_text("64 of them memory tokens")
+    turn.locator(".compare").click()
+    cards = turn.locator(".card")
+    expect(cards.locator("h3")).to_have_text(["Memories", "Full text", "Nothing"])
+    expect(cards.locator("dl")).to_have_count(3)
+    memory, text, nothing = (int(each) for each in cards.locator("dl > div:first-child dd").all_inner_texts())
+    assert nothing < memory < text
+    assert all(float(each) > 0 for each in cards.locator("dl > div:last-child dd").all_inner_texts())
+    assert faults(page) == []
+
+
+def test_a_pdf_opens_at_its_page_and_a_follow_up_is_understood(page: Page) -> None:
+    turn = ask(page, "Where did Johannes Gutenberg live?")
+    expect(turn.locator(".source .title")).to_contain_text("printing-press.pdf, page 1")
+    turn.locator(".source").click()
+    expect(page.locator("#reader .page-mark").first).to_have_text("Page 1")
+    expect(page.locator("#reader-place")).to_contain_text("Page 1")
+    page.keyboard.press("Escape")
+    turn = ask(page, "And when did he print the Bible?")
+    expect(turn.locator(".understood q")).to_contain_text("Gutenberg")
+
+
+def test_what_is_not_in_the_documents_is_said_and_may_be_guessed(page: Page) -> None:
+    turn = ask(page, "Which tax rate does Peru have?")
+    expect(turn.locator(".notice.none")).to_contain_text("Not found in your documents.")
+    expect(turn.locator(".source")).to_have_count(0)
+    turn.get_by_role("button", name="Show the best guess").click()
+    turn = page.locator(".turn").last
+    expect(turn.locator(".said")).not_to_be_empty()
+    expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_files_are_uploaded_read_escaped_and_removed(page: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"%PDF-1.4 without pages")
+    page.get_by_role("link", name="Documents", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    page.evaluate(
+        """([name, text]) => {
+          const carried = new DataTransfer();
+          carried.items.add(new File([text], name, { type: 'text/plain' }));
+          for (const kind of ['dragenter', 'dragover', 'drop']) {
+            const told = { dataTransfer: carried, bubbles: true, cancelable: true };
+            document.body.dispatchEvent(new DragEvent(kind, told));
+          }
+        }""",
+        [WRONG, WRONG_TEXT * 8],
+    )
+    page.set_input_files("#files", broken)
+    expect(page.locator(".upload.done")).to_contain_text(WRONG)
+    expect(page.locator(".upload.done")).to_contain_text("added, 1 passage")
+    expect(page.locator(".upload.failed")).to_contain_text("broken.pdf")
+    assert len(page.locator(".upload.failed .status").inner_text()) > 10
+    assert faults(page) == []
+    row = page.locator("tbody tr").filter(has_text=WRONG)
+    expect(row.locator(".size").first).to_contain_text("tokens")
+    row.get_by_role("button", name=WRONG, exact=True).click()
+    expect(page.locator("#reader .passages")).to_contain_text("<script>window.hacked = 1</script>")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Ask", exact=True).click()
+    turn = ask(page, "What colour is the Fir pump's <b>valve</b>?")
+    expect(turn.locator(".question")).to_have_text("What colour is the Fir pump's <b>valve</b>?")
+    page.get_by_role("link", name="Documents", exact=True).click()
+    page.get_by_role("button", name=f"Remove {WRONG}").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img, main b, main script").count() == 0
+    page.evaluate("() => { const s = document.createElement('div'); s.textContent = ''; document.body.append(s); }")
+    blocked = page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>x</b>'; return ''; } catch (e) { return e.name; } }"
+    )
+    assert blocked == "TypeError"
+
+
+def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    expect(page.locator("#question")).to_be_focused()
+    page.locator("body").press("Tab")
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("/")
+    expect(page.locator("#question")).to_be_focused()
+    page.keyboard.type(HEIGHT)
+    page.keyboard.press("Enter")
+    expect(page.locator(".cite")).to_be_visible()
+    page.evaluate("document.activeElement.blur()")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "cite":
+            break
+    expect(page.locator(".cite")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#reader-title")).to_be_focused()
+    expect(page.locator("#reader mark")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#reader")).to_be_hidden()
+    expect(page.locator(".cite")).to_be_focused()
+
+
+def test_the_map_places_a_question_and_opens_a_passage(page: Page) -> None:
+    page.get_by_role("link", name="Map", exact=True).click()
+    expect(page.locator(".point")).to_have_count(3)
+    page.locator("#map-query").fill("What do bees make?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
+    expect(page.locator(".question-mark .core")).to_be_visible()
+    assert faults(page) == []
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#reader-title")).not_to_be_empty()
+    expect(page.locator("#reader .passages")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_everything_in_light_and_dark(site: Site, scheme: str) -> None:
+    dark = scheme == "dark"
+    context = site.browser.new_context(
+        viewport={"width": 375, "height": 760},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+        has_touch=True,
+    )
+    page = context.new_page()
+    page.goto(site.server.base)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (sum(paper) < 200) is dark
+    ask(page, HEIGHT)
+    seen = [faults(page)]
+    widths = [page.evaluate("document.documentElement.scrollWidth")]
+    page.locator(".source").click()
+    expect(page.locator("#reader mark")).to_be_in_viewport()
+    assert page.locator("#reader:modal").count() == 1
+    seen.append(faults(page))
+    page.get_by_role("button", name="Close the document").click()
+    for view, sign in (("Documents", "tbody tr"), ("Map", ".point")):
+        page.get_by_role("link", name=view, exact=True).click()
+        expect(page.locator(sign).first).to_be_visible()
+        seen.append(faults(page))
+        widths.append(page.evaluate("document.documentElement.scrollWidth"))
+    running = page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
+    context.close()
+    assert seen == [[]] * 4
+    assert widths == [375] * 3
+    assert running == 0
+
+
+def test_a_server_that_goes_away_is_said_and_comes_back(page: Page) -> None:
+    expect(page.locator("#welcome-text")).to_contain_text("3 documents")
+    page.context.set_offline(True)
+    turn = ask(page, HEIGHT)
+    expect(turn.locator(".notice.bad")).to_contain_text("could not be reached")
+    expect(page.locator("#banner")).to_contain_text("cannot be reached")
+    assert faults(page) == []
+    page.context.set_offline(False)
+    expect(page.locator("#banner")).to_be_empty()
+    turn.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".turn").last.locator(".said")).to_contain_text("330 metres")
+
+
+def test_a_busy_server_is_waited_for(site: Site) -> None:
+    with serving({site.path: site.rag}, limits=Limits(waiting=1)) as server:
+        context = site.browser.new_context()
+        page = context.new_page()
+        page.goto(server.base)
+        expect(page.locator("#welcome-text")).to_contain_text("3 documents")
+        queue = server.app.state.server.queue
+        with queue.lock:
+            other = threading.Thread(target=server.client.get, args=("/search",), kwargs={"params": {"query": "bees"}})
+            other.start()
+            while not queue.waiting:
+                time.sleep(0.01)
+            page.locator("#question").fill(HEIGHT)
+            page.keyboard.press("Enter")
+            expect(page.locator(".notice.wait")).to_contain_text("Asks again in")
+        expect(page.locator(".said")).to_contain_text("330 metres")
+        other.join()
+        context.close()
+
+
+def test_a_key_is_asked_for_kept_in_the_tab_and_sent(site: Site) -> None:
+    keys = (
+        KeyEntry(key=KEY, name="reader", stores=["samples"], rights=["read"]),
+        KeyEntry(key="a-key-of-another", name="other", stores=["empty"], rights=["read", "write"]),
+    )
+    empty = site.path.with_name("empty")
+    with (
+        Clara.open(empty, model=site.rag.model) as other,
+        serving({site.path: site.rag, empty: other}, keys=keys) as server,
+    ):
+        context = site.browser.new_context()
+        page = context.new_page()
+        page.goto(server.base)
+        expect(page.locator("#key-dialog")).to_be_visible()
+        assert faults(page) == []
+        page.locator("#key").fill("not-the-right-key")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-problem")).to_contain_text("does not know this key")
+        page.locator("#key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#welcome-text")).to_contain_text("3 documents in samples")
+        expect(page.locator("#store-picker")).to_be_hidden()
+        turn = ask(page, HEIGHT)
+        turn.locator(".cite").click()
+        expect(page.locator("#reader mark")).to_have_text("330 metres")
+        page.get_by_role("link", name="Documents", exact=True).click()
+        expect(page.locator("#documents-lead")).to_contain_text("your key may not add or remove any")
+        expect(page.locator("#drop")).to_be_hidden()
+        assert page.evaluate("[...Object.values(localStorage), document.cookie].join()") == ""
+        page.reload()
+        expect(page.locator("tbody tr")).to_have_count(3)
+        fresh = context.new_page()
+        fresh.goto(server.base)
+        expect(fresh.locator("#key-dialog")).to_be_visible()
+        context.close()
+
+
+def test_a_server_of_several_stores_lets_one_choose(site: Site) -> None:
+    empty = site.path.with_name("nothing")
+    with Clara.open(empty, model=site.rag.model) as other, serving({site.path: site.rag, empty: other}) as server:
+        context = site.browser.new_context()
+        page = context.new_page()
+        page.goto(server.base)
+        page.locator("#store").select_option("nothing")
+        expect(page.locator("#welcome-text")).to_contain_text("nothing holds no documents yet")
+        assert faults(page) == []
+        turn = ask(page, HEIGHT)
+        expect(turn.locator(".notice")).to_contain_text("nothing to search yet")
+        page.get_by_role("link", name="Map", exact=True).click()
+        expect(page.locator(".notice").last).to_contain_text("no map yet")
+        context.close()
