@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
@@ -32,6 +33,8 @@ POLICY: Final = (
 """No script, style, image or request but this server's own, and none within the markup."""
 
 _PAGE: Final = '<p class="page-mark">Page {}</p>'
+# A line of a printed page that goes on in the next one; a blank in its place leaves every offset as it is.
+_FLOWING: Final = re.compile(r"(?<=[^\n]{60})\n(?=\S)")
 # By name and not by the machine's table, which may call a script plain text.
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",
@@ -107,13 +110,14 @@ def _marked(texts: Sequence[StoredText], start: int, end: int) -> str:
         first = location_of(each.metadata, passage.start).page
         if first is not None and first != page:
             shown.append(_PAGE.format(first))
+        text = passage.text if first is None else _FLOWING.sub(" ", passage.text)
         inside = [min(max(offset - passage.start, 0), len(passage.text)) for offset in (start, end, *breaks)]
         cuts = sorted({0, len(passage.text), *inside})
         numbers = {offset: (first or 0) + place for place, offset in enumerate(inside[2:], start=1)}
         for cut, next_cut in pairwise(cuts):
             if cut in numbers:
                 shown.append(_PAGE.format(numbers[cut]))
-            piece = escape(passage.text[cut:next_cut])
+            piece = escape(text[cut:next_cut])
             shown.append(f"<mark>{piece}</mark>" if inside[0] <= cut < inside[1] else piece)
         page = None if first is None else first + len(breaks)
     return f'<div class="passages passage">{"".join(shown)}</div>'

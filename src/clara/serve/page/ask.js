@@ -3,7 +3,7 @@
 import { get, pause, Refused, stream, target, Unreachable, v1, withQuery } from "./api.js";
 import { byId, count, el, fewer, meter, notice, several, skeleton } from "./dom.js";
 import * as reader from "./reader.js";
-import { changes, state } from "./state.js";
+import { changes, refresh, state } from "./state.js";
 import { snippet } from "./text.js";
 
 const BUSY_TRIES = 5;
@@ -31,6 +31,10 @@ export function begin() {
     event.preventDefault();
     const text = question.value.trim();
     if (!text || running) return;
+    if (!state.store) {
+      refresh().catch((error) => say(error.message)); // asks for the key, or says that the server is gone
+      return;
+    }
     question.value = "";
     grow();
     ask(text);
@@ -104,7 +108,6 @@ function busy(controller) {
 /** Ask; what is said of it goes into a turn of the conversation. */
 async function ask(question, options = {}) {
   const store = state.store;
-  if (!store) return;
   const turn = newTurn(question);
   const controller = new AbortController();
   const messages = [...talk, { role: "user", content: question }];

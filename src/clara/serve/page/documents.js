@@ -140,9 +140,11 @@ function add(files) {
 
 async function work() {
   working += 1;
-  for (let entry = waiting.shift(); entry; entry = waiting.shift()) await entry.run();
+  for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
+    await entry.run();
+    await refresh().catch((error) => said(error.message));
+  }
   working -= 1;
-  if (!working) await refresh().catch((error) => said(error.message));
 }
 
 function uploadRow(file, store) {

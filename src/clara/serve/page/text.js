@@ -14,8 +14,11 @@ export function passages(list, range, lastPage = null) {
   });
 }
 
+/** Lines of a printed page that go on in the next one flow; as many characters as before, so that offsets hold. */
+const flowing = (passage) => (passage.page === null ? passage.text : passage.text.replace(/([^\n]{60})\n(?=\S)/g, "$1 "));
+
 function pieces(passage, range, breaks) {
-  const points = Array.from(passage.text);
+  const points = Array.from(flowing(passage));
   const inside = (offset) => Math.min(Math.max(offset - passage.start, 0), points.length);
   const [from, to] = [inside(range.start), inside(range.end)];
   const openings = new Set(breaks.map(inside));
