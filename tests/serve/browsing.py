@@ -20,7 +20,7 @@ from clara.serve.library import ServedStore
 from clara.serve.limits import Limits
 
 MODEL = "smollm2-135m"
-PATIENCE = 90_000  # ms that a busy machine may take for an answer
+PATIENCE = 180_000  # ms that a busy machine may take for an answer
 NO_BROWSER = "there is no Chromium here; apt-get install chromium, or name one in CLARA_CHROMIUM"
 
 expect.set_options(timeout=PATIENCE)

@@ -15,16 +15,18 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed; 
 from axe_playwright_python.sync_playwright import Axe
 from browsing import MODEL, NO_BROWSER, ask, browser, fill, find_browser, serving
 from playwright.sync_api import Browser, Page, Request, expect
-from serving import Running
+from serving import WAIT, Running
 
 from clara.model import ClaraModel
 from clara.pipeline import Clara
+from clara.records import Hit, SearchMode
 from clara.serve.access import KeyEntry
 from clara.serve.limits import Limits
 
 CHROMIUM = find_browser()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 
+METRES = "330 metres"
 HEIGHT = "How high is the Eiffel Tower?"
 KEY = "a-key-for-the-page"
 WRONG = "<img src=x onerror=window.hacked=1>.txt"
@@ -87,22 +89,22 @@ def faults(page: Page) -> list[str]:
 
 def test_a_question_is_answered_and_its_citation_opens_where_it_stands(page: Page) -> None:
     turn = ask(page, HEIGHT)
-    expect(turn.locator(".said")).to_contain_text("330 metres")
-    expect(turn.locator(".source .quote mark")).to_have_text("330 metres")
+    expect(turn.locator(".said")).to_contain_text(METRES)
+    expect(turn.locator(".source .quote mark")).to_have_text(METRES)
     expect(turn.locator(".cost")).to_contain_text("tokens read as text")
     expect(turn.locator(".chips li").first).to_be_visible()
     assert faults(page) == []
-    turn.locator(".cite").click()
+    turn.locator(".cite").first.click()
     reader = page.locator("#reader")
     expect(reader.locator("h2")).to_have_text("eiffel-tower.md")
-    expect(reader.locator("mark")).to_have_text("330 metres")
+    expect(reader.locator("mark")).to_have_text(METRES)
     expect(reader.locator("mark")).to_be_in_viewport()
     expect(reader.locator(".passages")).to_contain_text("Visitors can reach three levels")
     assert faults(page) == []
     with page.context.expect_page() as opened:
         reader.locator("#reader-open").click()
     alone = opened.value
-    expect(alone.locator("mark")).to_have_text("330 metres")
+    expect(alone.locator("mark")).to_have_text(METRES)
     expect(alone.locator("mark")).to_be_in_viewport()
     assert faults(alone) == []
 
@@ -170,7 +172,7 @@ def test_files_are_uploaded_read_escaped_and_removed(page: Page, tmp_path: Path)
     )
     page.set_input_files("#files", broken)
     expect(page.locator(".upload.done")).to_contain_text(WRONG)
-    expect(page.locator(".upload.done")).to_contain_text("added, 1 passage")
+    expect(page.locator(".upload.done")).to_contain_text("added")
     expect(page.locator(".upload.failed")).to_contain_text("broken.pdf")
     assert len(page.locator(".upload.failed .status").inner_text()) > 10
     assert faults(page) == []
@@ -180,8 +182,9 @@ def test_files_are_uploaded_read_escaped_and_removed(page: Page, tmp_path: Path)
     expect(page.locator("#reader .passages")).to_contain_text("<script>window.hacked = 1</script>")
     page.keyboard.press("Escape")
     page.get_by_role("link", name="Ask", exact=True).click()
-    turn = ask(page, "What colour is the Fir pump's <b>valve</b>?")
-    expect(turn.locator(".question")).to_have_text("What colour is the Fir pump's <b>valve</b>?")
+    page.locator("#question").fill("What colour is the Fir pump's <b>valve</b>?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".question")).to_have_text("What colour is the Fir pump's <b>valve</b>?")
     page.get_by_role("link", name="Documents", exact=True).click()
     page.get_by_role("button", name=f"Remove {WRONG}").click()
     page.get_by_role("button", name="Remove", exact=True).click()
@@ -204,24 +207,24 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     expect(page.locator("#question")).to_be_focused()
     page.keyboard.type(HEIGHT)
     page.keyboard.press("Enter")
-    expect(page.locator(".cite")).to_be_visible()
+    expect(page.locator(".cite").first).to_be_visible()
     page.evaluate("document.activeElement.blur()")
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.className") == "cite":
             break
-    expect(page.locator(".cite")).to_be_focused()
+    expect(page.locator(".cite").first).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#reader-title")).to_be_focused()
     expect(page.locator("#reader mark")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#reader")).to_be_hidden()
-    expect(page.locator(".cite")).to_be_focused()
+    expect(page.locator(".cite").first).to_be_focused()
 
 
 def test_the_map_places_a_question_and_opens_a_passage(page: Page) -> None:
     page.get_by_role("link", name="Map", exact=True).click()
-    expect(page.locator(".point")).to_have_count(3)
+    expect(page.locator(".point")).not_to_have_count(0)
     page.locator("#map-query").fill("What do bees make?")
     page.keyboard.press("Enter")
     expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
@@ -234,37 +237,40 @@ def test_the_map_places_a_question_and_opens_a_passage(page: Page) -> None:
     expect(page.locator("#reader .passages")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_everything_in_light_and_dark(site: Site, scheme: str) -> None:
-    dark = scheme == "dark"
+def test_a_phone_shows_everything_in_light_and_dark(site: Site) -> None:
     context = site.browser.new_context(
-        viewport={"width": 375, "height": 760},
-        color_scheme="dark" if dark else "light",
-        reduced_motion="reduce",
-        has_touch=True,
+        viewport={"width": 375, "height": 760}, color_scheme="light", reduced_motion="reduce", has_touch=True
     )
     page = context.new_page()
     page.goto(site.server.base)
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (sum(paper) < 200) is dark
+    seen: list[str] = []
+    widths: set[int] = set()
+    papers: list[int] = []
+
+    def look() -> None:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # one of the two
+            seen.extend(f"{scheme} {each}" for each in faults(page))
+            papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] * 1"))
+        widths.add(page.evaluate("document.documentElement.scrollWidth"))
+
     ask(page, HEIGHT)
-    seen = [faults(page)]
-    widths = [page.evaluate("document.documentElement.scrollWidth")]
-    page.locator(".source").click()
+    look()
+    page.locator(".source").first.click()
     expect(page.locator("#reader mark")).to_be_in_viewport()
     assert page.locator("#reader:modal").count() == 1
-    seen.append(faults(page))
+    look()
     page.get_by_role("button", name="Close the document").click()
     for view, sign in (("Documents", "tbody tr"), ("Map", ".point")):
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.locator(sign).first).to_be_visible()
-        seen.append(faults(page))
-        widths.append(page.evaluate("document.documentElement.scrollWidth"))
-    running = page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
+        look()
+    moving = page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
     context.close()
-    assert seen == [[]] * 4
-    assert widths == [375] * 3
-    assert running == 0
+    assert seen == []
+    assert widths == {375}
+    assert [paper > 128 for paper in papers] == [True, False] * 4
+    assert moving == 0
 
 
 def test_a_server_that_goes_away_is_said_and_comes_back(page: Page) -> None:
@@ -277,25 +283,31 @@ def test_a_server_that_goes_away_is_said_and_comes_back(page: Page) -> None:
     page.context.set_offline(False)
     expect(page.locator("#banner")).to_be_empty()
     turn.get_by_role("button", name="Ask again").click()
-    expect(page.locator(".turn").last.locator(".said")).to_contain_text("330 metres")
+    expect(page.locator(".turn").last.locator(".said")).to_contain_text(METRES)
 
 
-def test_a_busy_server_is_waited_for(site: Site) -> None:
+def test_a_busy_server_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, free = site.rag.search, threading.Event()
+
+    def slow(question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:
+        assert free.wait(WAIT)
+        return search(question, k, mode=mode)
+
     with serving({site.path: site.rag}, limits=Limits(waiting=1)) as server:
         context = site.browser.new_context()
         page = context.new_page()
         page.goto(server.base)
         expect(page.locator("#welcome-text")).to_contain_text("3 documents")
-        queue = server.app.state.server.queue
-        with queue.lock:
-            other = threading.Thread(target=server.client.get, args=("/search",), kwargs={"params": {"query": "bees"}})
-            other.start()
-            while not queue.waiting:
-                time.sleep(0.01)
-            page.locator("#question").fill(HEIGHT)
-            page.keyboard.press("Enter")
-            expect(page.locator(".notice.wait")).to_contain_text("Asks again in")
-        expect(page.locator(".said")).to_contain_text("330 metres")
+        monkeypatch.setattr(site.rag, "search", slow)
+        other = threading.Thread(target=server.client.get, args=("/search",), kwargs={"params": {"query": "bees"}})
+        other.start()
+        while not server.app.state.server.queue.waiting:
+            time.sleep(0.01)
+        page.locator("#question").fill(HEIGHT)
+        page.keyboard.press("Enter")
+        expect(page.locator(".notice.wait")).to_contain_text("Asks again in")
+        free.set()
+        expect(page.locator(".said")).to_contain_text(METRES)
         other.join()
         context.close()
 
@@ -323,8 +335,8 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_sent(site: Site) -> None:
         expect(page.locator("#welcome-text")).to_contain_text("3 documents in samples")
         expect(page.locator("#store-picker")).to_be_hidden()
         turn = ask(page, HEIGHT)
-        turn.locator(".cite").click()
-        expect(page.locator("#reader mark")).to_have_text("330 metres")
+        turn.locator(".cite").first.click()
+        expect(page.locator("#reader mark")).to_have_text(METRES)
         page.get_by_role("link", name="Documents", exact=True).click()
         expect(page.locator("#documents-lead")).to_contain_text("your key may not add or remove any")
         expect(page.locator("#drop")).to_be_hidden()

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from clara.analysis.embedding_map import Projection, project_groups
-from clara.analysis.logit_lens import REFERENCES, Word, common_words, condense
+from clara.analysis.logit_lens import REFERENCES, Lens, Word, common_words, condense
 from clara.pipeline import Clara
 from clara.records import FloatArray, Passage
 
@@ -70,8 +70,18 @@ class Insights:
     """Lenses and maps of the stores of a server."""
 
     def __init__(self) -> None:
-        self._common: WeakKeyDictionary[Clara, frozenset[str]] = WeakKeyDictionary()
+        self._common: WeakKeyDictionary[Clara, dict[str, frozenset[str]]] = WeakKeyDictionary()
         self._maps: WeakKeyDictionary[Clara, tuple[Version, StoreMap]] = WeakKeyDictionary()
+
+    def unseen(self, rag: Clara) -> list[str]:
+        """The questions about nothing that are to be looked at before ``words``, so that none takes long."""
+        return [text for text in REFERENCES if text not in self._common.get(rag, {})]
+
+    def look(self, rag: Clara, reference: str) -> frozenset[str]:
+        """Look at a question about nothing: what its memory points at, any memory does."""
+        words = common_words([self._lens(rag, reference)])
+        self._common.setdefault(rag, {})[reference] = words
+        return words
 
     def words(self, rag: Clara, question: str) -> tuple[Word, ...]:
         """What the memory of a question points at that the question does not say, best first.
@@ -79,11 +89,14 @@ class Insights:
         Raises:
             InputError: the question is longer than the model's window.
         """
-        insight = rag.model.inspector()
-        texts = [question] if rag in self._common else [question, *REFERENCES]
-        first, *others = (insight.lens(text, role="query_reasoner", rate=rag.rate, top=_TOP) for text in texts)
-        common = self._common.setdefault(rag, common_words(others))
-        return condense(first, question, common)[:WORDS]
+        for reference in self.unseen(rag):
+            self.look(rag, reference)
+        common = frozenset[str]().union(*self._common[rag].values())
+        return condense(self._lens(rag, question), question, common)[:WORDS]
+
+    @staticmethod
+    def _lens(rag: Clara, text: str) -> Lens:
+        return rag.model.inspector().lens(text, role="query_reasoner", rate=rag.rate, top=_TOP)
 
     def map(self, rag: Clara) -> StoreMap:
         """The map of a store; made anew when its documents have changed.

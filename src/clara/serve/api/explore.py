@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -85,7 +86,11 @@ async def lens(request: Request, query: Question, store: StoreName = None) -> di
     """The words that the memory of a question points at and that it does not say."""
     state = state_of(request)
     served = _asked_store(request, query, store)
-    words = await state.queue.call(lambda: state_of(request).insights.words(served.rag, query), request.is_disconnected)
+    insights = state.insights
+    for reference in insights.unseen(served.rag):
+        # A turn each: a question that is asked meanwhile waits for one of them at most.
+        await state.queue.call(partial(insights.look, served.rag, reference), request.is_disconnected)
+    words = await state.queue.call(lambda: insights.words(served.rag, query), request.is_disconnected)
     return {
         "object": "clara.lens",
         "store": served.name,

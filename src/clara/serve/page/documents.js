@@ -182,7 +182,7 @@ function uploadRow(file, store) {
       let job = await accepted();
       for await (const each of stream(v1(`documents/jobs/${job.id}/events`), { signal: controller.signal })) told((job = each));
       if (job.error) failed(job.error.message);
-      else if (job.failures.length) failed(job.failures.map((each) => reason(each)).join(" "));
+      else if (job.failures.length) failed(job.failures.map(reason).join(" "));
       else ended("done", job.updated ? "took the place of the one before" : job.unchanged ? "was there already" : `added, ${several(job.passages, "passage")}`);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -205,9 +205,9 @@ function uploadRow(file, store) {
   return { node, run, failed };
 }
 
+/** Why a file failed; its name stands beside it. */
 function reason(failure) {
-  const words = failure.message || failure.reason;
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return (failure.message || failure.reason).replace(`${failure.file}: `, "");
 }
 
 function dropping() {
