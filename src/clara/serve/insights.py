@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from clara.analysis.embedding_map import Projection, project_groups
-from clara.analysis.logit_lens import REFERENCES, Lens, Word, common_words, condense
+from clara.analysis.logit_lens import REFERENCES, Lens, LensWord, common_words, condense
 from clara.pipeline import Clara
 from clara.records import FloatArray, Passage
 
@@ -83,7 +83,7 @@ class Insights:
         self._common.setdefault(rag, {})[reference] = words
         return words
 
-    def words(self, rag: Clara, question: str) -> tuple[Word, ...]:
+    def words(self, rag: Clara, question: str) -> tuple[LensWord, ...]:
         """What the memory of a question points at that the question does not say, best first.
 
         Raises:
