@@ -216,6 +216,7 @@ def _numbers(served: ServedStore) -> dict[str, Any]:
         "name": served.name,
         "object": "clara.store",
         "model": model.name,
+        "llm": served.rag.llm is not None,
         "rate": served.rag.rate,
         "codec": store.codec,
         "documents": len(documents),

@@ -79,6 +79,7 @@ function welcome() {
   const empty = !store || store.documents === 0;
   size.hidden = empty;
   byId("welcome-actions").hidden = !store || !empty || !store.write;
+  byId("context-picker").hidden = Boolean(store?.llm); // a language model behind the server reads text alone
   if (!store) about.textContent = state.stores.length ? "" : "Your key opens no store of this server.";
   else if (empty) about.textContent = store.write ? `${store.name} holds no documents yet. Add some, and ask what they say.` : `${store.name} holds no documents yet.`;
   else {
@@ -111,7 +112,7 @@ async function ask(question, options = {}) {
   const turn = newTurn(question);
   const controller = new AbortController();
   const messages = [...talk, { role: "user", content: question }];
-  const fields = { context: byId("context").value, ...options };
+  const fields = { ...(store.llm ? {} : { context: byId("context").value }), ...options };
   last.question = question;
   lens.abort();
   document.body.classList.add("talking");
@@ -203,7 +204,7 @@ function finish(turn, { store, messages, fields, told }) {
     cite(turn, told);
   }
   if (told.usage) turn.under.append(cost(told));
-  turn.under.append(comparison({ store, messages, fields }));
+  if (!store.llm) turn.under.append(comparison({ store, messages, fields }));
   lens.abort();
   lens = new AbortController();
   looking(turn, store, clara.question || question, lens.signal);
