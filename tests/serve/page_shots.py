@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
         ):
             for size in SIZES:
                 for scheme in ("light", "dark"):
-                    _series(launched, server, folder, size, scheme)  # type: ignore[arg-type] # one of the two
+                    _series(launched, server, folder, size, scheme)
 
 
 def _series(launched: Browser, server: Running, folder: Path, size: str, scheme: Literal["light", "dark"]) -> None:

@@ -249,7 +249,7 @@ def test_a_phone_shows_everything_in_light_and_dark(site: Site) -> None:
 
     def look() -> None:
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # one of the two
+            page.emulate_media(color_scheme=scheme)
             seen.extend(f"{scheme} {each}" for each in faults(page))
             papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] * 1"))
         widths.add(page.evaluate("document.documentElement.scrollWidth"))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from clara.analysis.embedding_map import Projection, project_groups
-from clara.analysis.logit_lens import REFERENCES, Lens, LensWord, common_words, condense
+from clara.analysis.logit_lens import REFERENCES, LensWord, common_words, condense
 from clara.pipeline import Clara
 from clara.records import FloatArray, Passage
 
@@ -21,6 +22,7 @@ WORDS = 8
 MOST_POINTS = 1500
 """Passages on a map, evenly chosen of a larger store: more are not told apart on a screen."""
 
+_ROLE: Final = "query_reasoner"
 _TOP = 5  # tokens a memory vector, as ``clara inspect`` shows
 _READ_AT_ONCE = 128  # memories of 64 memory tokens are 10 MB
 _SNIPPET = 160  # characters
@@ -79,7 +81,7 @@ class Insights:
 
     def look(self, rag: Clara, reference: str) -> frozenset[str]:
         """Look at a question about nothing: what its memory points at, any memory does."""
-        words = common_words([self._lens(rag, reference)])
+        words = common_words([rag.model.inspector().lens(reference, role=_ROLE, rate=rag.rate, top=_TOP)])
         self._common.setdefault(rag, {})[reference] = words
         return words
 
@@ -92,11 +94,8 @@ class Insights:
         for reference in self.unseen(rag):
             self.look(rag, reference)
         common = frozenset[str]().union(*self._common[rag].values())
-        return condense(self._lens(rag, question), question, common)[:WORDS]
-
-    @staticmethod
-    def _lens(rag: Clara, text: str) -> Lens:
-        return rag.model.inspector().lens(text, role="query_reasoner", rate=rag.rate, top=_TOP)
+        lens = rag.model.inspector().lens(question, role=_ROLE, rate=rag.rate, top=_TOP)
+        return condense(lens, question, common)[:WORDS]
 
     def map(self, rag: Clara) -> StoreMap:
         """The map of a store; made anew when its documents have changed.
