@@ -42,7 +42,7 @@ export function snippet(passage, range, around = 90) {
   const end = edge(points, Math.min(last + around, points.length), last, -1);
   const line = (a, b) => points.slice(a, b).join("").replace(/\s+/g, " ");
   const text = whole ? line(from, end) : [line(first, from).trimStart(), el("mark", {}, line(from, last)), line(last, end).trimEnd()];
-  return el("span", { class: "snippet" }, first > 0 && "… ", text, end < points.length && " …");
+  return el("span", { class: "snippet" }, first > 0 && "…\u00a0", text, end < points.length && "\u00a0…");
 }
 
 /** The nearest end of a word towards `limit`, so that no word is cut. */
