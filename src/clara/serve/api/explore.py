@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Final
@@ -29,7 +29,7 @@ from clara.serve.api.messages import AnswerFields, Message, asked, conversation,
 from clara.serve.api.streams import ended_by_error, sse
 from clara.serve.insights import MapPoint
 from clara.serve.library import ServedStore, document_id, filename_of
-from clara.serve.state import caller_of, state_of
+from clara.serve.state import caller_of, client_of, state_of
 
 router = APIRouter(tags=["exploring"])
 
@@ -89,8 +89,8 @@ async def lens(request: Request, query: Question, store: StoreName = None) -> di
     insights = state.insights
     for reference in insights.unseen(served.rag):
         # A turn each: a question that is asked meanwhile waits for one of them at most.
-        await state.queue.call(partial(insights.look, served.rag, reference), request.is_disconnected)
-    words = await state.queue.call(lambda: insights.words(served.rag, query), request.is_disconnected)
+        await state.queue.call(partial(insights.look, served.rag, reference), client_of(request))
+    words = await state.queue.call(lambda: insights.words(served.rag, query), client_of(request))
     return {
         "object": "clara.lens",
         "store": served.name,
@@ -119,7 +119,7 @@ async def place_question(request: Request, query: Question, store: StoreName = N
     served = _asked_store(request, query, store)
     check_filled(served)
     x, y = await state_of(request).queue.call(
-        lambda: state_of(request).insights.place(served.rag, query), request.is_disconnected
+        lambda: state_of(request).insights.place(served.rag, query), client_of(request)
     )
     return {"object": "clara.map_place", "store": served.name, "x": x, "y": y}
 
@@ -170,12 +170,12 @@ async def _timed(request: Request, ask: Ask) -> _Timed:
     """An answer with the seconds that it took, the wait for the model left out."""
     state = state_of(request)
 
-    def work() -> _Timed:
+    def work() -> Generator[_Timed | None, None, None]:
         started = time.perf_counter()
-        told = ask.whole(state.limits)
-        return _Timed(told, time.perf_counter() - started)
+        for told in ask.whole(state.limits):
+            yield None if told is None else _Timed(told, time.perf_counter() - started)
 
-    return await state.queue.call(work, request.is_disconnected)
+    return await state.queue.first(work, client_of(request))
 
 
 def _read_as(ask: Ask, context: ContextChoice) -> ClaraFields:
