@@ -7,8 +7,8 @@ work, the connection ``llm``'s, every word of the prompt ``prompts``'.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Generator as Pieces
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ from clara import prompts
 from clara.answering import NOT_FOUND, AnswerOptions, citation, find_quote, passage_text, quote_of
 from clara.errors import InputError, LLMError
 from clara.ingest import sentence_around
-from clara.records import Citation, Hit, Quote
+from clara.records import Citation, Hit, Quote, TokenCounts
 
 if TYPE_CHECKING:
     from clara.llm.client import LLM, Reply
 
 DEFAULT_PASSAGES = 5
+DEFAULT_TOKENS = 512
+"""Longest answer: such a model answers in sentences, and may reason first."""
 
 _CITED = re.compile(r"\s*[\[【]\s*(\d+(?:\s*[,;]\s*\d+)*)\s*[\]】]")
 _WORDS = re.compile(r"\w+")
@@ -61,8 +63,12 @@ class LLMReading:
         """
         return llm.reply(self._messages(), max_tokens=self.options.max_new_tokens)
 
-    def stream(self, llm: LLM) -> Pieces[str, None, None]:
+    def stream(self, llm: LLM, at_end: Callable[[Reply], None] | None = None) -> Pieces[str, None, None]:
         """Ask for the answer in pieces; without a passage it is the phrase that says so, and nothing is asked.
+
+        Args:
+            llm: the model.
+            at_end: told the whole reply.
 
         Raises:
             LLMError: the model cannot be asked, or its reply breaks off.
@@ -70,7 +76,8 @@ class LLMReading:
         if not self.hits:
             yield NOT_FOUND
             return
-        yield from without_thoughts(llm.stream(self._messages(), max_tokens=self.options.max_new_tokens))
+        messages, longest = self._messages(), self.options.max_new_tokens
+        yield from without_thoughts(llm.stream(messages, max_tokens=longest, at_end=at_end))
 
     def quote(self, text: str) -> Quote | None:
         """Where an answer stands: itself, or else the sentence of the first passage it cites that is most like it."""
@@ -103,6 +110,12 @@ def check_options(options: AnswerOptions) -> None:
         )
     if options.wording == "quoted":
         raise InputError("a model behind --llm cannot be held to quotations; use wording free or auto")
+
+
+def reply_tokens(reply: Reply | None) -> TokenCounts:
+    """The server's counts of a reply; it reads text alone. None counts nothing."""
+    read, written = (reply.usage.prompt, reply.usage.completion) if reply is not None else (0, 0)
+    return TokenCounts(prompt=read, memory=0, text_equivalent=read, generated=written)
 
 
 def is_not_found(text: str) -> bool:

@@ -37,14 +37,13 @@ from clara.records import (
     Quote,
     SearchMode,
     Seconds,
-    TokenCounts,
 )
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport
     from clara.ingest import ReadLimits
-    from clara.llm.client import LLM
+    from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
 
 # A follow-up's manual is looked for among this many passages: their memories take some 70 MB.
@@ -244,7 +243,8 @@ class Clara:
         if self.llm is not None:
             from clara.llm_answering import LLMReading  # noqa: PLC0415
 
-            return LLMAnswerStream(LLMReading(question, tuple(self._found(question, chosen).hits), chosen), self.llm)
+            found = self._found(question, chosen)
+            return LLMAnswerStream(LLMReading(question, tuple(found.hits), chosen), self.llm, found)
         return self._streamed(question, chosen)
 
     def _streamed(self, question: str, options: AnswerOptions) -> AnswerStream:
@@ -316,23 +316,28 @@ def _inside(manual: str | None, k: int, search: Callable[[int], list[Hit]]) -> l
 
 def _answered_by(llm: LLM, question: str, options: AnswerOptions, found: _Found) -> Answer:
     """The answer of a language model behind a server; without a passage, the phrase that says so."""
-    from clara.llm_answering import LLMReading, is_not_found, without_thoughts  # noqa: PLC0415
+    from clara.llm_answering import LLMReading, without_thoughts  # noqa: PLC0415
 
     reading = LLMReading(question, tuple(found.hits), options)
     started = time.perf_counter()
     reply = reading.ask(llm) if reading.hits else None
     text = "".join(without_thoughts([reply.text])) if reply is not None else NOT_FOUND
-    generate = time.perf_counter() - started
+    return _answer_of(reading, text, reply, found, time.perf_counter() - started)
+
+
+def _answer_of(reading: LLMReading, text: str, reply: Reply | None, found: _Found, generate: float) -> Answer:
+    """A language model's words as an answer; ``generate`` are the seconds that they took."""
+    from clara.llm_answering import is_not_found, reply_tokens  # noqa: PLC0415
+
     answered = not is_not_found(text)
-    read, written = (reply.usage.prompt, reply.usage.completion) if reply is not None else (0, 0)
     return Answer(
-        text=text if answered else NOT_FOUND,
+        text=text.strip() if answered else NOT_FOUND,
         citations=reading.citations(),
-        tokens=TokenCounts(prompt=read, memory=0, text_equivalent=read, generated=written),
+        tokens=reply_tokens(reply),
         seconds=Seconds(found.search, found.query, generate, found.search + found.query + generate),
         context="text",
         finish_reason="length" if reply is not None and reply.finish_reason == "length" else "stop",
-        quote=reading.quote(text),
+        quote=reading.quote(text.strip()),
         answered=answered,
     )
 
@@ -448,12 +453,28 @@ def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation
 
 
 class LLMAnswerStream:
-    """``AnswerStream`` of a language model behind a server."""
+    """``AnswerStream`` of a language model behind a server.
 
-    def __init__(self, reading: LLMReading, llm: LLM) -> None:
+    Attributes:
+        citations: the passages found.
+        pieces: of the text.
+    """
+
+    def __init__(self, reading: LLMReading, llm: LLM, found: _Found) -> None:
         self.citations = reading.citations()
-        self.pieces = self._said(reading.stream(llm))
-        self._reading, self._text = reading, ""
+        self.pieces = self._said(reading.stream(llm, self._end))
+        self._reading, self._found, self._text = reading, found, ""
+        self._reply: Reply | None = None
+        self._started = time.perf_counter()
+
+    def whole(self) -> Answer:
+        """The answer, when it is finished; tokens are the server's count where it counts a stream, else an estimate."""
+        for _ in self.pieces:
+            pass
+        return _answer_of(self._reading, self._text, self._reply, self._found, time.perf_counter() - self._started)
+
+    def _end(self, reply: Reply) -> None:
+        self._reply = reply
 
     def quote(self, _text: str | None = None) -> Quote | None:
         """Where the answer stands, once all pieces have been read; its text need not be given."""

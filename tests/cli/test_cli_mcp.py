@@ -111,6 +111,51 @@ def test_nothing_but_protocol_reaches_stdout(store: Path) -> None:
     assert noise.count("and so does compiled code") == 2
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+from clara.cli import main, session
+
+loaded = session.load_model
+def load(*arguments):
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+    return loaded(*arguments)
+session.load_model = load
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_client_begins_before_the_model_is_loaded(store: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    server = StdioServerParameters(
+        command=sys.executable, args=["-c", SLOW, str(go), "mcp", "--store", str(store)], env=dict(os.environ)
+    )
+
+    async def talk() -> None:
+        with anyio.fail_after(STARTS):
+            async with Client(server) as client:
+                assert {tool.name for tool in (await client.list_tools()).tools} >= {"search", "ask"}
+                go.touch()
+                await ask_the_store(client, store)
+
+    anyio.run(talk)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_to_the_agent(store: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "clara.cli", "mcp", "--store", str(store), "--model", str(tmp_path)]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
+
+    async def talk() -> None:
+        with anyio.fail_after(STARTS):
+            async with Client(server) as client:
+                refused = await client.call_tool("list_documents", {})
+                assert refused.is_error
+                assert str(tmp_path) in str(refused.content)
+
+    anyio.run(talk)
+
+
 @contextmanager
 def served(store: Path) -> Iterator[int]:
     """A server over HTTP; gives its port."""

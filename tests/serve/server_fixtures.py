@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from serving import Running, Serve, running
 
+from clara.llm.client import LLM
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder
@@ -39,17 +40,23 @@ def serve(tiny_model: ClaraModel, filled: Path, tmp_path: Path) -> Iterator[Serv
     opened: list[Any] = []
 
     def start(
-        *names: str, empty: Sequence[str] = (), keys: Sequence[KeyEntry] = (), limits: Limits | None = None
+        *names: str,
+        empty: Sequence[str] = (),
+        keys: Sequence[KeyEntry] = (),
+        limits: Limits | None = None,
+        llm: LLM | None = None,
+        **options: Any,  # noqa: ANN401 - of create_app
     ) -> Running:
         stores = []
         for name in (*names, *empty):
             path = tmp_path / name
-            if name not in empty:
+            if name not in empty and not path.exists():
                 shutil.copytree(filled, path)
             rag = Clara.open(path, model=tiny_model)
+            rag.llm = llm
             opened.append(rag.close)
             stores.append(ServedStore(name, rag, tmp_path / f"{name}-uploads", 1))
-        context = running(create_app(stores, keys=keys, limits=limits))
+        context = running(create_app(stores, keys=keys, limits=limits, **options))
         server = context.__enter__()
         opened.append(lambda: context.__exit__(None, None, None))
         return server

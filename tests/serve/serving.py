@@ -13,6 +13,8 @@ import httpx2 as httpx
 import uvicorn
 from fastapi import FastAPI
 
+from clara.serve.connections import server_config
+
 WAIT = 30.0
 
 
@@ -47,7 +49,7 @@ class Running:
 @contextmanager
 def running(app: FastAPI) -> Iterator[Running]:
     """Run an application under uvicorn on a free port of loopback."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5)
+    config = server_config(app, host="127.0.0.1", port=0, shutdown_seconds=5)
     server = uvicorn.Server(config)
     with config.bind_socket() as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -46,7 +46,7 @@ def with_client(
     """Run a conversation with a server of the store."""
 
     async def run() -> None:
-        async with Client(make_server(rag, root=root), mode=mode) as client:
+        async with Client(make_server(lambda: rag, root=root), mode=mode) as client:
             await talk(client)
 
     anyio.run(run)

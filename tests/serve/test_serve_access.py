@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -20,6 +23,8 @@ from clara.serve.access import Caller, KeyEntry, Keyring, check_origin, read_key
 from clara.serve.app import create_app
 from clara.serve.faults import ApiError, fault_of
 from clara.serve.gate import JsonLines
+from clara.serve.limits import Limits
+from clara.serve.links import Links
 from clara.serve.uploads import safe_name
 
 pytest_plugins = ["server_fixtures"]
@@ -91,6 +96,97 @@ def test_a_store_of_another_key_is_as_one_that_there_is_not(
         assert not any(store in told for store in set(STORES) - mine)
         assert {model["id"] for model in client.get(f"{prefix}/models").json()["data"]} == mine
         assert {each["name"] for each in client.get(f"{prefix}/stores").json()["data"]} == mine
+
+
+@given(number=st.integers(1, 7), route=st.sampled_from(["chat", "completions", "search"]))
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_citation_opens_without_a_key_and_opens_nothing_else(three: Running, number: int, route: str) -> None:
+    mine = [store for i, store in enumerate(STORES) if number >> i & 1]
+    library = three.app.state.server.library
+    for store in mine:
+        with three.with_key(f"secret-{number:03b}") as client:
+            method, path, content = routes(store, "")[route]
+            if "json" in content:
+                content["json"]["clara"] = {"always_answer": True}
+            told = client.request(method, path, **content).text
+        address = urlsplit(re.findall(r'"url": ?"([^"]+)"', told)[0])
+        opened = three.client.get(f"{address.path}?{address.query}")
+        assert opened.status_code == 200
+        assert "<mark>" in opened.text
+        assert three.client.get(f"/v1{address.path}?{address.query}").status_code == 200
+        fields = parse_qs(address.query)
+        start, end = fields["char"][0].split(",")
+        assert address.fragment == f"char={start},{end}"
+        documents = [each.id for name in STORES for each in library.documents(library.all()[name])]
+        for other in documents:
+            if not address.path.endswith(other):
+                assert three.client.get(f"/documents/{other}?{address.query}").status_code == 401
+        later = int(fields["expires"][0]) + 1
+        for wrong in (
+            address.query.replace(f"char={start},", f"char={int(start) + 1},"),
+            re.sub("expires=[0-9]+", f"expires={later}", address.query),
+            address.query[:-1] + ("0" if address.query[-1] != "0" else "1"),
+            re.sub("&signature=.*", "", address.query),
+        ):
+            assert three.client.get(f"{address.path}?{wrong}").status_code == 401, wrong
+        for method, path in (("DELETE", address.path), ("GET", "/documents"), ("GET", "/models"), ("GET", "/metrics")):
+            assert three.client.request(method, f"{path}?{address.query}").status_code == 401, path
+
+
+def test_a_link_expires_and_is_one_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    links, others = Links(["red"], seconds=60), Links(["red"], seconds=60)
+    query = links.query("red", "doc-1f", 3, 9).encode()
+    caller = links.caller("/documents/doc-1f", query)
+    assert caller is not None
+    assert (caller.stores, caller.write) == ({"red"}, False)
+    assert links.caller("/documents", query) is None
+    assert links.caller("/documents/doc-1f", b"char=3,9") is None
+    with pytest.raises(ApiError) as foreign:
+        others.caller("/documents/doc-1f", query)
+    assert foreign.value.code == "link_expired"
+    now = time.time()
+    monkeypatch.setattr("clara.serve.links.time.time", lambda: now + 62)
+    with pytest.raises(ApiError) as expired:
+        links.caller("/documents/doc-1f", query)
+    assert (expired.value.status_code, expired.value.code) == (401, "link_expired")
+
+
+def test_without_keys_addresses_are_plain(shared: Running) -> None:
+    found = shared.client.get("/search", params={"query": HEIGHT, "k": 1}).json()["results"][0]
+    assert "signature" not in found["url"]
+
+
+def test_other_sites_pages_may_use_it_only_where_they_are_named(serve: Serve) -> None:
+    server = serve("docs", keys=[entry("secret-12345", "docs")], cors_origins=["https://chat.example.org"])
+    headers = {
+        "Origin": "https://chat.example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    asked = server.client.options("/v1/chat/completions", headers=headers)
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-origin"] == "https://chat.example.org"
+    evil = server.client.options("/v1/chat/completions", headers={**headers, "Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in evil.headers
+    with server.with_key("secret-12345") as client:
+        allowed = client.get("/v1/models", headers={"Origin": "https://chat.example.org"})
+        assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
+        assert "x-request-id" in allowed.headers["access-control-expose-headers"]
+        assert client.get("/v1/models", headers={"Origin": "https://chat.example.org.evil"}).status_code == 403
+    for wrong in ("*", "chat.example.org", "https://a.example/path", "https://u@a.example", "file:///x", "https://[a"):
+        with pytest.raises(ConfigError, match="--cors-origin"):
+            create_app([], cors_origins=[wrong])
+
+
+def test_a_body_that_stops_coming_is_given_up(serve: Serve) -> None:
+    server = serve("docs", limits=Limits(silence=0.3))
+    address = ("127.0.0.1", int(server.base.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as client:
+        head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in answer
 
 
 def test_jobs_and_counts_are_not_told_to_other_keys(three: Running) -> None:
@@ -225,6 +321,27 @@ def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
     assert answer.headers["x-request-id"] in {line.get("request_id") for line in told}
     assert "zebra" not in lines.getvalue()
     assert "secret-12345" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_questions_and_answers_are_logged_only_where_wanted(serve: Serve, *, content: bool) -> None:
+    log, lines = logging.getLogger("clara.serve"), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonLines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        server = serve("docs", log_content=content)
+        body = {"messages": [{"role": "user", "content": HEIGHT}], "max_tokens": 2, "clara": {"always_answer": True}}
+        made = server.client.post("/v1/chat/completions", json=body)
+    finally:
+        log.removeHandler(handler)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    (answer,) = [line for line in told if line["message"] == "answer"]
+    assert answer["request_id"] == made.headers["x-request-id"]
+    assert (answer["store"], answer["answered"]) == ("docs", True)
+    said = made.json()["choices"][0]["message"]["content"]
+    assert (answer.get("question"), answer.get("answer")) == ((HEIGHT, said) if content else (None, None))
 
 
 def until(wanted: Any) -> None:  # noqa: ANN401

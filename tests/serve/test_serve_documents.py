@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
 
 from serving import Running, Serve
 
@@ -54,6 +55,7 @@ def test_an_upload_beyond_the_limits_leaves_nothing(serve: Serve) -> None:
     two = [("files", ("a.txt", b"x" * 10)), ("files", ("b.txt", b"x" * 1001))]
     large = server.client.post("/v1/documents", files=two)
     assert (large.status_code, large.json()["error"]["code"]) == (413, "file_too_large")
+    assert two[1][0] in large.json()["error"]["param"]
     many = [("files", (f"{n}.txt", b"x")) for n in range(3)]
     assert server.client.post("/v1/documents", files=many).status_code in {400, 413}
     body = server.client.post("/v1/documents", files={"files": ("a.txt", b"x" * 50_000)})
@@ -64,6 +66,47 @@ def test_an_upload_beyond_the_limits_leaves_nothing(serve: Serve) -> None:
     assert server.client.post("/v1/documents", data={"store": "new"}, files={}).status_code == 400
     uploads: Path = server.app.state.server.library.all()["new"].uploads
     assert [path for path in uploads.rglob("*") if path.is_file()] == []
+
+
+def test_a_job_that_the_server_did_not_end_is_ended_by_the_next(serve: Serve) -> None:
+    first = serve(empty=["new"])
+    uploads = first.app.state.server.uploads
+    store = first.app.state.server.library.all()["new"]
+    with store.writing:  # nothing can be indexed
+        begun, waiting = (
+            first.client.post("/v1/documents", files={"files": (name, f"{name} tells of Oslo.".encode())}).json()
+            for name in ("a.txt", "b.txt")
+        )
+        half = uploads.begin(store)  # an upload whose client has left
+        (half / "c.txt").write_text("never whole")
+        closing = Thread(target=uploads.close)
+        closing.start()
+        uploads._closing.wait(10)
+    closing.join(30)
+    assert [each.status for each in uploads._jobs.values()] == ["queued", "queued"]
+    assert first.client.get("/v1/documents").json()["total"] == 0
+    second = serve(empty=["new"])
+    for job in (begun, waiting):
+        told = second.finished(job)
+        assert (told["status"], told["added"]) == ("done", 1)
+    names = [each["filename"] for each in second.client.get("/v1/documents").json()["data"]]
+    assert names == ["a.txt", "b.txt"]
+    assert list((store.uploads / ".incoming").iterdir()) == []
+
+
+def test_a_job_that_ends_the_server_each_time_is_given_up(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "new-uploads" / ".incoming" / "job-1f"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("Oslo")
+    (folder / ".job.json").write_text(json.dumps({"created": 1, "files": ["a.txt"], "attempts": 3}))
+    escaping = folder.with_name("job-2f")
+    escaping.mkdir()
+    (escaping / ".job.json").write_text(json.dumps({"created": 1, "files": ["../a.txt"]}))
+    server = serve(empty=["new"])
+    told = server.finished({"id": "job-1f"})
+    assert (told["status"], told["error"]["code"]) == ("failed", "job_failed")
+    assert not folder.exists()
+    assert not escaping.exists()
 
 
 def test_the_page_escapes_and_highlights(serve: Serve) -> None:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from clara.answering import AnswerOptions
     from clara.pipeline import Clara
 
-_LLM_TOKENS = 512
-"""Longest answer of a language model behind a server: it answers in sentences, and may reason first."""
-
 
 @dataclass(frozen=True, slots=True)
 class ShownAnswer:
@@ -88,7 +85,9 @@ def open_to_answer(
 
 def longest_answer(max_new_tokens: int | None, llm: str | None) -> int:
     """The user's choice, or the default of what answers."""
-    return max_new_tokens if max_new_tokens is not None else _LLM_TOKENS if llm is not None else 64
+    from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - loads the model's libraries
+
+    return max_new_tokens if max_new_tokens is not None else DEFAULT_TOKENS if llm is not None else 64
 
 
 def answer(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
+from clara.cli.llm import language_model
 from clara.cli.options import (
     DEFAULT_STORE,
     AttentionOption,
@@ -19,14 +22,20 @@ from clara.cli.options import (
     CacheOption,
     DeviceOption,
     DtypeOption,
+    LLMModelOption,
+    LLMOption,
     MemoryCheckOption,
     ModelChoice,
     ModelOption,
     StoreOption,
     ThreadsOption,
 )
-from clara.cli.session import open_filled
+from clara.cli.session import open_rags, open_store
+from clara.cli.terminal import note
 from clara.errors import ConfigError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from clara.pipeline import Clara
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts for which the SDK checks Host and Origin by itself."""
@@ -49,6 +58,8 @@ def mcp(
     root: Annotated[
         Path, typer.Option("--root", exists=True, file_okay=False, help="Agents may add files below this folder.")
     ] = Path(),
+    llm: LLMOption = None,
+    llm_model: LLMModelOption = None,
     model: ModelOption = None,
     base: BaseOption = None,
     device: DeviceOption = "cpu",
@@ -67,22 +78,81 @@ def mcp(
     choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
     with _stdout_is_stderr():  # until the SDK takes stdout over, the client must read nothing there
         try:
-            from clara.serve.mcp import make_server  # noqa: PLC0415 - loads the model's libraries
+            from clara.serve.mcp import make_server  # noqa: PLC0415 - an extra
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "mcp":
                 raise
             raise MissingExtraError("mcp", "mcp") from None
-        rag = open_filled(store, choice)
+        if not (store / "store.json").exists():
+            open_store(store).close()  # says what is wrong
+        rags = open_rags({"": store}, choice, language_model(llm, llm_model), create=False)
+    opening = _Opening(rags)
     writable = root if allow_write else None
-    with rag:
+    try:
         if address is None:
-            make_server(rag, root=writable, lifespan=_printing_to_stderr).run("stdio")
+            make_server(opening.rag, root=writable, lifespan=opening.on_stdio).run("stdio")
             return
         host, port = address
+        opening.begin()
         try:
-            make_server(rag, root=writable).run("streamable-http", host=host, port=port)
+            make_server(opening.rag, root=writable).run("streamable-http", host=host, port=port)
         except SystemExit:  # uvicorn has said why
             raise InputError(f"--http {http} cannot be listened on; choose another port") from None
+    finally:
+        opening.close()
+
+
+class _Opening:
+    """Opens the store while its client already talks to the server.
+
+    Args:
+        rags: opens it.
+    """
+
+    def __init__(self, rags: AbstractContextManager[dict[str, Clara]]) -> None:
+        self._rags = rags
+        self._opened: Future[Clara] = Future()
+        self._closing = Event()
+
+    def rag(self) -> Clara:
+        """The store, once it is open.
+
+        Raises:
+            ClaraError: it cannot be opened.
+        """
+        return self._opened.result()
+
+    def begin(self) -> None:
+        """Start to open it."""
+        self._thread = Thread(target=self._open, daemon=True)
+        self._thread.start()
+
+    @asynccontextmanager
+    async def on_stdio(self, _: object) -> AsyncIterator[None]:
+        """Open it while the SDK holds the protocol's stdout; what Python code prints goes to stderr.
+
+        The SDK diverts the descriptor; text that waits in Python's buffer would still come out there at the end.
+        """
+        with redirect_stdout(sys.stderr):
+            self.begin()
+            yield
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._closing.set()
+        if self._opened.done():
+            self._thread.join()
+
+    def _open(self) -> None:
+        try:
+            with self._rags as rags:
+                self._opened.set_result(rags[""])
+                self._closing.wait()
+        except BaseException as error:
+            if self._opened.done():
+                raise
+            note(f"clara: {error}")
+            self._opened.set_exception(error)
 
 
 def register(app: typer.Typer) -> None:
@@ -109,16 +179,6 @@ def _address(text: str) -> tuple[str, int]:
             f"{', '.join(_LOOPBACK)}, and put a proxy that asks who is there before it"
         )
     return host, port
-
-
-@asynccontextmanager
-async def _printing_to_stderr(_: object) -> AsyncIterator[None]:
-    """What Python code prints goes to stderr while the SDK holds the protocol's stdout.
-
-    The SDK diverts the descriptor; text that waits in Python's buffer would still come out there at the end.
-    """
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 @contextmanager

@@ -17,6 +17,7 @@ DEFAULT_STORE = Path("store")
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
 Attention = Literal["auto", "eager", "sdpa", "flash"]
+Engine = Literal["torch", "vllm"]
 DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import re
+import signal
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clara.cli.llm import language_model
 from clara.cli.options import (
-    DEFAULT_MODEL,
     DEFAULT_STORE,
     AttentionOption,
     BaseOption,
     CacheOption,
     DeviceOption,
     DtypeOption,
+    Engine,
+    LLMModelOption,
+    LLMOption,
     MemoryCheckOption,
     ModelChoice,
     ModelOption,
     ThreadsOption,
 )
-from clara.cli.session import load_model, stored_model
+from clara.cli.session import open_rags
 from clara.cli.terminal import note
 from clara.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from clara.model import ClaraModel
+    from clara.pipeline import Clara
     from clara.serve.access import KeyEntry
     from clara.serve.library import ServedStore
 
@@ -42,7 +47,6 @@ _PACKAGES = {
     "python_multipart": "python-multipart",
     "prometheus_client": "prometheus-client",
 }
-_SHUTDOWN_SECONDS = 30
 
 
 def serve(
@@ -74,6 +78,12 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="A name that the Host header may hold; may be given again.")
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin", help="An origin whose pages may use the server; may be given again. None by default."
+        ),
+    ] = None,
     max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Questions that wait at once.")] = 16,
     max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of a request that is no upload (MiB).")] = 1,
     max_file_mb: Annotated[int, typer.Option("--max-file-mb", min=1, help="Of one uploaded file (MiB).")] = 64,
@@ -83,6 +93,18 @@ def serve(
         int, typer.Option("--rate-limit", min=0, help="Requests a minute of one key; 0 for any number.")
     ] = 0,
     max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Of one question.")] = 300,
+    link_minutes: Annotated[
+        int, typer.Option("--link-minutes", min=1, help="That a citation's address opens without a key.")
+    ] = 60,
+    log_content: Annotated[
+        bool, typer.Option("--log-content", help="Write questions and answers into the log.")
+    ] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="What decodes answers: torch, or vLLM (free wording only; extra vllm, a GPU)."),
+    ] = "torch",
+    llm: LLMOption = None,
+    llm_model: LLMModelOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "auto",
     cache: CacheOption = None,
@@ -97,11 +119,15 @@ def serve(
     check_extra()
     import uvicorn  # noqa: PLC0415
 
+    from clara.serve.access import checked_origins  # noqa: PLC0415
     from clara.serve.app import check_address, create_app  # noqa: PLC0415
+    from clara.serve.connections import server_config  # noqa: PLC0415
     from clara.serve.limits import Limits  # noqa: PLC0415
 
     keys = _keys(api_key, api_key_file)
     check_address(host, keys)
+    origins = checked_origins(cors_origin or ())
+    server_model = language_model(llm, llm_model)
     named = _named(store or [str(DEFAULT_STORE)])
     limits = Limits(
         body_bytes=max_body_mb << 20,
@@ -111,26 +137,30 @@ def serve(
         requests_a_minute=rate_limit,
         waiting=max_waiting,
         seconds=max_seconds,
+        link_seconds=60 * link_minutes,
     )
     choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
-    with ExitStack() as stack:
-        stores = _open(named, choice, stack)
-        app = create_app(stores, keys=keys, host=host, allowed_hosts=allow_host or (), limits=limits)
-        start_log()
-        config = uvicorn.Config(
-            app,
+    with open_rags(named, choice, server_model, create=True, engine=engine) as rags:
+        app = create_app(
+            _served(rags, named),
+            keys=keys,
             host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            allowed_hosts=allow_host or (),
+            cors_origins=sorted(origins),
+            limits=limits,
+            log_content=log_content,
         )
+        start_log()
+        # No answer takes longer than its limit.
+        config = server_config(app, host=host, port=port, shutdown_seconds=math.ceil(max_seconds))
         server = uvicorn.Server(config)
         with config.bind_socket() as listening:
+            listening.listen()  # who reads the line below may ask at once
             address, bound = listening.getsockname()[:2]
             shown = f"[{address}]" if ":" in address else address
             note(f"clara serves {', '.join(named)} at http://{shown}:{bound}/v1")
+            # Uvicorn raises the signal that ended it once more when everything is answered.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             server.run([listening])
 
 
@@ -197,20 +227,11 @@ def _named(given: Sequence[str]) -> dict[str, Path]:
     return named
 
 
-def _open(named: dict[str, Path], choice: ModelChoice, stack: ExitStack) -> list[ServedStore]:
-    """The stores, each with the model that filled it; one model is loaded once."""
-    from clara.pipeline import Clara  # noqa: PLC0415
+def _served(rags: Mapping[str, Clara], named: Mapping[str, Path]) -> list[ServedStore]:
     from clara.serve.library import ServedStore  # noqa: PLC0415
 
-    stored = {name: stored_model(path) for name, path in named.items()}
-    models: dict[str, ClaraModel] = {}
-    served = []
-    for name, path in named.items():
-        filled_by = stored[name]
-        wanted = choice.model or (filled_by.name if filled_by is not None else DEFAULT_MODEL)
-        if wanted not in models:
-            models[wanted] = load_model(choice, wanted)
-        rag = stack.enter_context(Clara.open(path, model=models[wanted]))
-        uploads = path.resolve().with_name(f"{path.resolve().name}-uploads")
-        served.append(ServedStore(name, rag, uploads, int(time.time())))
-    return served
+    folders = {name: path.resolve() for name, path in named.items()}
+    return [
+        ServedStore(name, rag, folders[name].with_name(f"{folders[name].name}-uploads"), int(time.time()))
+        for name, rag in rags.items()
+    ]

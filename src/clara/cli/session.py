@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.options import DEFAULT_MODEL, Engine, ModelChoice
 from clara.cli.terminal import download_progress
 from clara.errors import ConfigError, InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from clara.index import LanceStore, StoreModel
+    from clara.llm.client import LLM
     from clara.model import ClaraModel
     from clara.pipeline import Clara
 
@@ -96,23 +99,67 @@ def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara
         raise
 
 
-def load_model(choice: ModelChoice, name: str, *, merge: bool = True) -> ClaraModel:
+@contextmanager
+def open_rags(
+    named: Mapping[str, Path], choice: ModelChoice, llm: LLM | None, *, create: bool, engine: Engine = "torch"
+) -> Iterator[dict[str, Clara]]:
+    """Open stores to serve them; what is wrong with one is said before a model is loaded, and each is loaded once.
+
+    Args:
+        named: their folders.
+        choice: the user's choice of model; each store's own model unless he names one.
+        llm: the language model that answers; None for the store's own model.
+        create: make a store if there is none.
+        engine: what decodes answers.
+
+    Raises:
+        ClaraError: as ``open_rag``.
+    """
+    stored = {name: stored_model(path) for name, path in named.items()}
+    for name, path in named.items():
+        if stored[name] is None and not create:
+            open_store(path)  # says what is wrong
+    from clara.pipeline import Clara  # noqa: PLC0415
+
+    models: dict[str, ClaraModel] = {}
+    with ExitStack() as stack:
+        if llm is not None:
+            stack.enter_context(llm)
+        opened = {}
+        for name, path in named.items():
+            filled_by = stored[name]
+            wanted = choice.model or (filled_by.name if filled_by is not None else DEFAULT_MODEL)
+            if wanted not in models:
+                models[wanted] = load_model(choice, wanted, engine=engine)
+            opened[name] = stack.enter_context(Clara.open(path, model=models[wanted], create=create))
+            opened[name].llm = llm
+        yield opened
+
+
+def load_model(choice: ModelChoice, name: str, *, merge: bool = True, engine: Engine = "torch") -> ClaraModel:
     """Load the model of a name as the user chose.
 
     Args:
         choice: the user's.
         name: of the model.
         merge: see ``ClaraModel.load``.
+        engine: what decodes answers.
 
     Raises:
         ModelError: it cannot be loaded.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or the engine cannot take the model.
+        MissingExtraError: the engine is not installed.
     """
     from clara.model import ClaraModel  # noqa: PLC0415
 
+    kind = ClaraModel
+    if engine == "vllm":
+        from clara.model.vllm_model import VLLMModel  # noqa: PLC0415 - an extra
+
+        kind = VLLMModel
     device = prepare_torch(choice.device, choice.threads)
     with download_progress() as progress:
-        return ClaraModel.load(
+        return kind.load(
             lasting_name(name),
             base=choice.base,
             device=device,

@@ -131,28 +131,40 @@ class LLM:
         return replace(reply, text=reply.text.strip())
 
     def stream(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        at_end: Callable[[Reply], None] | None = None,
     ) -> Iterator[str]:
         """The reply piece by piece, as the server sends it; closing the iterator ends the request.
 
         Arguments and errors are those of ``reply``. Attempts are repeated until the reply begins; one that breaks
-        off later is an ``LLMUnavailableError``.
+        off later is an ``LLMUnavailableError``. ``at_end`` is told the whole reply.
         """
         body = self._body(messages, max_tokens, temperature)
-        said = False
+        said, finish_reason, usage = "", "", None
         with self._retrying(self._open, body) as stream:
             try:
                 for chunk in stream:
-                    piece = (chunk.choices[0].delta.content if chunk.choices else None) or ""
+                    usage = chunk.usage or usage
+                    if not chunk.choices:
+                        continue
+                    finish_reason = chunk.choices[0].finish_reason or finish_reason
+                    piece = _whole_characters(chunk.choices[0].delta.content or "")
                     if piece:
-                        said = said or bool(piece.strip())
-                        yield _whole_characters(piece)
+                        said += piece
+                        yield piece
             except (openai.OpenAIError, httpx2.HTTPError, ValueError, AttributeError, TypeError) as error:
                 raise LLMUnavailableError(
                     f"{self._settings.url} broke off in the middle of its reply ({_words_of(error)}); ask again"
                 ) from None
-        if not said:
+        if not said.strip():
             self._wrote_nothing(max_tokens)
+        if at_end is not None:
+            counted = None if usage is None else usage.model_dump()
+            at_end(Reply(said, finish_reason, _usage(counted, said)))
 
     def _body(self, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float) -> dict[str, Any]:
         return {

@@ -167,21 +167,42 @@ def read_keys(path: Path) -> list[KeyEntry]:
     return entries
 
 
-def check_origin(host: str, origin: str | None, allowed: Collection[str]) -> None:
+def check_origin(host: str, origin: str | None, allowed: Collection[str], origins: Collection[str] = ()) -> None:
     """Refuse what a page of another site sends: a foreign Origin, or a name that was pointed at this server.
 
     Args:
         host: the ``Host`` header.
         origin: the ``Origin`` header.
         allowed: names that ``Host`` may hold; empty for any.
+        origins: of pages that may use this server, beside its own.
 
     Raises:
         ApiError: it is refused.
     """
     if allowed and _name_of(f"//{host}") not in allowed:
         raise ApiError(403, "forbidden_host", "this server does not answer to that Host; name it with --allow-host")
-    if origin is not None and (origin == "null" or urlsplit(origin).netloc.lower() != host.lower()):
+    if origin is None or origin.lower() in origins:
+        return
+    if origin == "null" or urlsplit(origin).netloc.lower() != host.lower():
         raise ApiError(403, "forbidden_origin", "pages of other sites may not use this server")
+
+
+def checked_origins(given: Sequence[str]) -> frozenset[str]:
+    """Origins of ``--cors-origin``, as browsers send them.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    origins = frozenset(each.lower().rstrip("/") for each in given)
+    for origin in sorted(origins):
+        try:
+            parts = urlsplit(origin)
+            wrong = parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None
+        except ValueError:
+            wrong = True
+        if wrong or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ConfigError(f"--cors-origin takes an origin such as https://chat.example.org, got {origin!r}")
+    return origins
 
 
 def _name_of(address: str) -> str:

@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from clara.answering import NOT_FOUND, AnswerOptions
 from clara.conversation import AskBack, Understood
 from clara.errors import NothingFoundError
-from clara.pipeline import AnswerStream
+from clara.llm_answering import DEFAULT_TOKENS as LLM_TOKENS
+from clara.llm_answering import check_options, reply_tokens, without_thoughts
+from clara.messages import Conversation
 from clara.records import Citation, ContextChoice, Quote, SearchMode, TokenCounts, Wording
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore
 from clara.serve.limits import Limits
-from clara.serve.questions import Conversation
+
+if TYPE_CHECKING:
+    from clara.llm.client import LLM
 
 DEFAULT_TOKENS = 64
 _NO_TOKENS = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=0)
@@ -128,10 +132,13 @@ class Ask:
 
         Raises:
             ApiError: with the reason.
+            InputError: the language model behind a server cannot do it.
         """
         check_length(self.conversation.message, limits)
         check_rate(self.store, self.fields.rate)
         check_k(self.fields.k, limits)
+        if self.store.rag.llm is not None and not self.conversation.is_task:
+            check_options(self._options(limits))
         if self.fields.context != "none" and not self.conversation.is_task:
             check_filled(self.store)
 
@@ -143,7 +150,11 @@ class Ask:
 
     def pieces(self, limits: Limits) -> Generator[str | Told | None, None, None]:
         """The answer in pieces of its text, then its end; None for a token that shows nothing yet."""
-        planned = self._planned(limits)
+        planned: Told | tuple[Understood, AnswerOptions]
+        if self.store.rag.llm is not None and self.conversation.is_task:
+            planned = self._task(self.store.rag.llm, limits)
+        else:
+            planned = self._planned(limits)
         if isinstance(planned, Told):
             yield planned.text
             yield planned
@@ -155,7 +166,6 @@ class Ask:
             yield NOT_FOUND
             yield _nothing(understood)
             return
-        assert isinstance(stream, AnswerStream)  # noqa: S101 - the server has no language model behind a server
         with closing(stream.pieces) as pieces:
             for piece in pieces:
                 yield piece or None
@@ -170,23 +180,35 @@ class Ask:
             understood.made_from,
         )
 
-    def _planned(self, limits: Limits) -> Told | tuple[Understood, AnswerOptions]:
-        """What to ask the model; or, where the question is not clear, the question back."""
-        understood = self.conversation.understood()
-        if isinstance(understood, AskBack):
-            return Told(understood.question, asked_back=True, answered=False, question=self.conversation.message)
+    def _task(self, llm: LLM, limits: Limits) -> Told:
+        """A client's own task, by the language model alone."""
+        message = {"role": "user", "content": self.conversation.message}
+        reply = llm.reply([message], max_tokens=self._options(limits).max_new_tokens)
+        text = "".join(without_thoughts([reply.text]))
+        cut = reply.finish_reason == "length"
+        return Told(text, reply_tokens(reply), "length" if cut else "stop", question=self.conversation.message)
+
+    def _options(self, limits: Limits) -> AnswerOptions:
         fields = self.fields
-        options = AnswerOptions(
+        default = DEFAULT_TOKENS if self.store.rag.llm is None else LLM_TOKENS
+        return AnswerOptions(
             k=fields.k,
             mode=fields.mode,
             context=fields.context,
             wording=fields.wording,
-            max_new_tokens=min(self.max_tokens or DEFAULT_TOKENS, limits.answer_tokens),
+            max_new_tokens=min(self.max_tokens or default, limits.answer_tokens),
             always_answer=fields.always_answer,
         )
+
+    def _planned(self, limits: Limits) -> Told | tuple[Understood, AnswerOptions]:
+        """What to ask the model; or, where the question is not clear, the question back."""
+        understood = self.conversation.understood(self.store.rag.llm)
+        if isinstance(understood, AskBack):
+            return Told(understood.question, asked_back=True, answered=False, question=self.conversation.message)
+        options = self._options(limits)
         if self.conversation.is_task:
             return understood, replace(options, context="none", wording=None)
-        within = self.conversation.manual(self.store.rag, understood) if fields.context != "none" else None
+        within = self.conversation.manual(self.store.rag, understood) if options.context != "none" else None
         return understood, replace(options, within=within)
 
 

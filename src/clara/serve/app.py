@@ -7,18 +7,21 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from clara.errors import ConfigError
-from clara.serve.access import LOOPBACK, KeyEntry, Keyring
+from clara.serve.access import LOOPBACK, KeyEntry, Keyring, checked_origins
 from clara.serve.api import chat, completions, documents, embeddings, explore, health, models, page, responses, search
 from clara.serve.batching import ModelQueue
-from clara.serve.gate import Gate, install_handlers
+from clara.serve.gate import REQUEST_ID, Gate, install_handlers
 from clara.serve.library import Library, ServedStore
 from clara.serve.limits import Limits
+from clara.serve.links import Links
 from clara.serve.metrics import Metrics
 from clara.serve.state import ServerState
-from clara.serve.uploads import Uploads, clear_incoming
+from clara.serve.uploads import Uploads
 
+_METHODS = ("GET", "POST", "DELETE")
 _FAMILIES = (models, chat, completions, responses, embeddings, search, documents, explore, health)
 
 
@@ -28,7 +31,9 @@ def create_app(
     keys: Sequence[KeyEntry] = (),
     host: str = "127.0.0.1",
     allowed_hosts: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
     limits: Limits | None = None,
+    log_content: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -37,10 +42,12 @@ def create_app(
         keys: who may use it; nobody else may, where there is one.
         host: the address that it will listen on.
         allowed_hosts: names that a ``Host`` header may hold, beside the address itself; with keys and none given, any.
+        cors_origins: of other sites' pages that may use it.
         limits: of one client.
+        log_content: write questions and answers into the log.
 
     Raises:
-        ConfigError: another address than loopback without keys, or a key for a store that there is not.
+        ConfigError: another address than loopback without keys, a key for a store that there is not, or no origin.
     """
     limits = limits or Limits()
     check_address(host, keys)
@@ -55,15 +62,18 @@ def create_app(
         queue=queue,
         uploads=Uploads(limits),
         keys=ring,
+        links=Links(library.all(), seconds=limits.link_seconds, requests_a_minute=limits.requests_a_minute),
         hosts=_hosts(host, allowed_hosts),
+        origins=checked_origins(cors_origins),
+        log_content=log_content,
         limits=limits,
         metrics=Metrics(lambda: queue.waiting),
     )
-    for store in stores:
-        clear_incoming(store)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        for store in stores:
+            server.uploads.resume(store)
         yield
         queue.close()
         server.uploads.close()
@@ -77,6 +87,14 @@ def create_app(
         app.include_router(family.router, include_in_schema=False)
     app.include_router(page.router)
     app.add_middleware(Gate, server=server)
+    if server.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(server.origins),
+            allow_methods=_METHODS,
+            allow_headers=["authorization", "content-type"],
+            expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
+        )
     return app
 
 

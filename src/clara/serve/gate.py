@@ -1,23 +1,27 @@
 """What every request passes before its route: an id, who it is from, how large it may be; and a line in the log after.
 
-The log holds ids, routes, times and the names of keys. It holds no question, answer, file name, address or key.
+The log holds ids, routes, times and the names of keys. It holds no question, answer, file name, address or key; what
+is asked and answered, where that is wanted, ``api/messages`` writes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clara.serve.access import check_origin
+from clara.serve.access import Caller, check_origin
 from clara.serve.api.page import FILES, ROOT
 from clara.serve.batching import ClientGoneError
 from clara.serve.faults import ApiError, api_error, error_response
@@ -27,9 +31,11 @@ REQUEST_ID = "x-request-id"
 OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz", ROOT})
 """Routes that need no key: they say nothing but that the server is there. Files of the page, ``FILES``, need none."""
 
+_ENDING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
 _CLIENT_GONE = 499  # nginx's number for a client that went away
 _UPLOAD_ROUTES = frozenset({"/documents", "/v1/documents"})
 _FORM_BYTES = 4096  # of a multipart body, beside each file's own bytes
+_READING = frozenset({"GET", "HEAD"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 _SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -62,6 +68,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         request_id = f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
         seen = _Seen()
 
@@ -71,6 +78,8 @@ class Gate:
                 headers[REQUEST_ID] = request_id
                 for name, value in _SAFE_HEADERS.items():
                     headers.setdefault(name, value)
+                if message["status"] in _ENDING:
+                    headers["connection"] = "close"  # the rest of the body is not waited for
                 seen.status, seen.started = message["status"], True
             await send(message)
 
@@ -101,12 +110,12 @@ class Gate:
             ApiError: it is refused.
         """
         headers = Headers(scope=scope)
-        check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts)
+        check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts, self._server.origins)
         if scope["path"] not in OPEN_ROUTES and not scope["path"].startswith(FILES):
-            caller = self._server.keys.caller(headers.get("authorization"))
+            caller = self._caller(scope, headers.get("authorization"))
             seen.caller = caller.name
             caller.count_request()
-            scope.setdefault("state", {})["caller"] = caller
+            scope["state"]["caller"] = caller
         limits = self._server.limits
         most = limits.body_bytes
         if scope["path"].rstrip("/") in _UPLOAD_ROUTES:
@@ -114,7 +123,14 @@ class Gate:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
-        return _limited(receive, most)
+        return _limited(receive, most, limits.silence)
+
+    def _caller(self, scope: Scope, authorization: str | None) -> Caller:
+        """Whose request it is: of a key, or of a link that was made with one."""
+        linked = None
+        if self._server.keys and authorization is None and scope["method"] in _READING:
+            linked = self._server.links.caller(scope["path"], scope["query_string"])
+        return linked or self._server.keys.caller(authorization)
 
     def _told(self, scope: Scope, request_id: str, seen: _Seen, seconds: float) -> None:
         # A path that no route has is what a client wrote; it is not kept.
@@ -164,15 +180,21 @@ def _trace(record: logging.LogRecord) -> list[str]:
     return lines
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """``receive`` that refuses a body beyond the limit, whatever its Content-Length said."""
-    taken = 0
+def _limited(receive: Receive, most: int, silence: float) -> Receive:
+    """``receive`` that refuses a body beyond the limit, whatever its Content-Length said, or one that stops coming."""
+    taken, whole = 0, False
 
     async def receiving() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, whole
+        if whole:  # what may come now is only that the client leaves, whenever it likes
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), silence)
+        except TimeoutError:
+            raise ApiError(408, "request_timeout", f"nothing more of the body came within {silence:g} s") from None
         if message["type"] == "http.request":
             taken += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if taken > most:
                 raise _too_large(most)
         return message
@@ -197,9 +219,10 @@ def install_handlers(app: FastAPI) -> None:
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         return error_response(ApiError(400, "invalid_value", f"{param or 'the body'}: {first['msg']}", param=param))
 
-    async def known(_: object, error: Exception) -> object:
+    async def known(request: HTTPConnection, error: Exception) -> object:
         if isinstance(error, ClaraError):
-            _log.warning("request refused", extra={"fields": {"error": type(error).__name__}}, exc_info=error)
+            fields = {"request_id": request.scope["state"]["request_id"], "error": type(error).__name__}
+            _log.warning("request refused", extra={"fields": fields}, exc_info=error)
         return error_response(api_error(error))
 
     app.add_exception_handler(HTTPException, known)  # type: ignore[arg-type]

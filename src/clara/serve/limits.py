@@ -20,6 +20,8 @@ class Limits:
         together: questions that are answered side by side, sharing decode steps.
         jobs: indexing jobs that wait, the running one included.
         seconds: that a question may take, waiting included.
+        silence: seconds within which more of a body must come.
+        link_seconds: that the address of a citation opens without a key.
         k: most passages of one search.
     """
 
@@ -33,4 +35,6 @@ class Limits:
     together: int = 8
     jobs: int = 32
     seconds: float = 300.0
+    silence: float = 30.0
+    link_seconds: int = 3600
     k: int = 100

@@ -1,6 +1,7 @@
 """A store as tools of the Model Context Protocol: what each does, and the records that it answers with.
 
-The SDK speaks the protocol; the command line opens the store and chooses the transport.
+The SDK speaks the protocol; the command line opens the store and chooses the transport. A client that begins is
+answered at once: the first call of a tool waits until the store is open.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from clara.answering import AnswerOptions
 from clara.errors import ClaraError, InputError
 from clara.ingest import Skipped
-from clara.pipeline import Clara
 from clara.records import Citation, ContextChoice, Quote, SearchMode, Seconds, TokenCounts
+
+if TYPE_CHECKING:  # loads the model's libraries, which a client need not wait for
+    from clara.pipeline import Clara
 
 MOST_CHARACTERS = 20_000
 """Of a document at a time: about 5,000 tokens, what an agent's context can spare."""
@@ -124,21 +126,21 @@ class StoreTools:
     """The tools over one store; calls take turns, because they share the model's weights.
 
     Args:
-        rag: the store with its model.
+        opened: gives the store with its model, once it is open.
         root: the folder that ``add`` may read below.
 
     Every tool raises ``ToolError`` with the message of a ``ClaraError``.
     """
 
-    def __init__(self, rag: Clara, root: Path) -> None:
-        self._rag = rag
+    def __init__(self, opened: Callable[[], Clara], root: Path) -> None:
+        self._opened = opened
         self._root = root.resolve()
         self._lock = threading.Lock()
 
     def search(self, question: Question, k: PassageCount = None, mode: Mode = "hybrid") -> FoundPassages:
         """Find the passages of the documents that say most about a question."""
-        with self._turn():
-            hits = self._rag.search(question, k or self._rag.model.default_k, mode=mode)
+        with self._turn() as rag:
+            hits = rag.search(question, k or rag.model.default_k, mode=mode)
         return FoundPassages(
             passages=tuple(
                 FoundPassage(
@@ -162,12 +164,18 @@ class StoreTools:
         context: Annotated[
             ContextChoice, Field(description="How passages are read: auto the best as text, or all as memory or text.")
         ] = "auto",
-        max_new_tokens: Annotated[int, Field(ge=1, le=1024, description="Longest answer.")] = 64,
+        max_new_tokens: Annotated[
+            int | None, Field(ge=1, le=1024, description="Longest answer; null for what suits the model.")
+        ] = None,
     ) -> CitedAnswer:
         """Answer a question from the documents, with the passages it was read from and the place it stands in."""
-        with self._turn():
-            options = AnswerOptions(k=k, mode=mode, context=context, max_new_tokens=max_new_tokens)
-            made = self._rag.ask(question, options=options)
+        from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
+        from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - as above
+
+        with self._turn() as rag:
+            longest = max_new_tokens or (DEFAULT_TOKENS if rag.llm is not None else AnswerOptions().max_new_tokens)
+            options = AnswerOptions(k=k, mode=mode, context=context, max_new_tokens=longest)
+            made = rag.ask(question, options=options)
         return CitedAnswer(
             answer=made.text,
             answered=made.answered,
@@ -187,8 +195,8 @@ class StoreTools:
         ] = None,
     ) -> Excerpt:
         """Read the text of a document, or a part of it."""
-        with self._turn():
-            text = self._rag.document_text(document)
+        with self._turn() as rag:
+            text = rag.document_text(document)
         first = min(start, len(text))
         last = min(len(text) if end is None else max(first, end), first + MOST_CHARACTERS)
         excerpt = text[first:last]
@@ -201,8 +209,8 @@ class StoreTools:
         limit: Annotated[int, Field(ge=1, le=MOST_DOCUMENTS, description="Most documents to list.")] = 100,
     ) -> Listing:
         """List the documents of the store."""
-        with self._turn():
-            entries = self._rag.store.documents()
+        with self._turn() as rag:
+            entries = rag.store.documents()
         names = sorted(name for name in entries if containing.casefold() in name.casefold())
         listed = (
             ListedDocument(document=name, passages=entries[name].passages) for name in names[offset : offset + limit]
@@ -213,8 +221,8 @@ class StoreTools:
         self, paths: Annotated[list[str], Field(min_length=1, description="Files and folders of the server's machine.")]
     ) -> Added:
         """Index files and folders; unchanged documents are left as they are."""
-        with self._turn():
-            report = self._rag.add([self._below_root(path) for path in paths])
+        with self._turn() as rag:
+            report = rag.add([self._below_root(path) for path in paths])
         return Added(
             added=report.added,
             updated=report.updated,
@@ -228,20 +236,20 @@ class StoreTools:
         documents: Annotated[list[str], Field(min_length=1, description="Names as list_documents gives them.")],
     ) -> Removed:
         """Remove documents from the store; their files are not touched. One unknown name, and nothing is removed."""
-        with self._turn():
-            known = {*self._rag.store.documents(), *self._rag.store.unfinished()}
+        with self._turn() as rag:
+            known = {*rag.store.documents(), *rag.store.unfinished()}
             for document in documents:  # a folder's name would remove all that is in it
                 if document not in known:
                     raise InputError(f"there is no document {document} in the store; list_documents gives the names")
-            removed = self._rag.remove(documents)
-            return Removed(removed=removed, documents=len(self._rag.store.documents()))
+            removed = rag.remove(documents)
+            return Removed(removed=removed, documents=len(rag.store.documents()))
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> Iterator[Clara]:
         """One call at a time; what a user can mend is said to the agent, all else is the SDK's to report."""
         with self._lock:
             try:
-                yield
+                yield self._opened()
             except ClaraError as error:
                 raise ToolError(str(error)) from error
 
@@ -253,18 +261,20 @@ class StoreTools:
         return resolved
 
 
-def make_server(rag: Clara, *, root: Path | None = None, lifespan: Lifespan | None = None) -> MCPServer[None]:
+def make_server(
+    opened: Callable[[], Clara], *, root: Path | None = None, lifespan: Lifespan | None = None
+) -> MCPServer[None]:
     """The server of one store.
 
     Args:
-        rag: the store with its model.
+        opened: gives the store with its model, once it is open; or raises the ``ClaraError`` that it cannot be.
         root: agents may add files below this folder, and remove documents; None lets them only read.
         lifespan: what surrounds the time that it serves.
     """
     server = MCPServer(
         "clara", instructions=_INSTRUCTIONS, version=version("clara-rag"), log_level="WARNING", lifespan=lifespan
     )
-    tools = StoreTools(rag, root or Path())
+    tools = StoreTools(opened, root or Path())
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     for read in (tools.search, tools.ask, tools.fetch, tools.list_documents):
         server.add_tool(read, annotations=reads, structured_output=True)

@@ -1,7 +1,8 @@
 """Uploaded files and the jobs that index them: a folder a store, one thread that writes, progress that can be watched.
 
 A client's file name is a name and never a path: what could lead out of the folder is refused before a byte is kept.
-Parsing is ``ingest``'s work, in a child process with limits of its own.
+Parsing is ``ingest``'s work, in a child process with limits of its own. An upload has a folder of its own until its job
+has ended, and its job is written down there: what a server did not finish, the next one on the store does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from pydantic import BaseModel, ValidationError
+
 from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
 from clara.serve.batching import trying
@@ -29,13 +32,33 @@ from clara.serve.library import ServedDocument, ServedStore, filename_of
 from clara.serve.limits import Limits
 
 INCOMING = ".incoming"
-"""Files that are not whole yet; a name that indexing passes over."""
+"""Uploads that are not indexed yet, a folder each; a name that indexing passes over."""
 
+_JOB_FILE = ".job.json"  # no upload has such a name
+_MOST_ATTEMPTS = 3  # of one job: what ends a server each time shall not do so for ever
 _KEPT_JOBS = 256
 _LONGEST_NAME = 200  # bytes; file systems take 255
 _log = getLogger("clara.serve")
 
 Status = Literal["queued", "running", "done", "failed"]
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: the server ends, and the job goes on in the next
+    """The server ends before the job."""
+
+
+class _Promise(BaseModel):
+    """A job as it is written down.
+
+    Attributes:
+        created: Unix seconds.
+        files: names, in the order of the upload.
+        attempts: how often it was begun.
+    """
+
+    created: int
+    files: list[str]
+    attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -45,8 +68,10 @@ class Job:
     Attributes:
         id: public.
         store: where to.
+        folder: the upload's own folder, until the job has ended.
         files: the files, in the store's folder of uploads.
         created: Unix seconds.
+        attempts: how often it was begun, in this server and those before it.
         status: how far.
         progress: the last that indexing told.
         report: at the end.
@@ -55,8 +80,10 @@ class Job:
 
     id: str
     store: ServedStore
+    folder: Path
     files: tuple[Path, ...]
     created: int
+    attempts: int = 0
     status: Status = "queued"
     progress: AddProgress | None = None
     report: AddReport | None = None
@@ -88,6 +115,14 @@ class Job:
         """Whether nothing more will happen."""
         return self.status in {"done", "failed"}
 
+    def write_down(self) -> None:
+        """Promise that it will be finished, whatever becomes of this server."""
+        names = [path.name for path in self.files]
+        promise = _Promise(created=self.created, files=names, attempts=self.attempts)
+        unfinished = self.folder / f"{_JOB_FILE}.new"
+        unfinished.write_text(promise.model_dump_json(), encoding="utf-8")
+        unfinished.replace(self.folder / _JOB_FILE)
+
 
 @dataclass(slots=True)
 class Uploads:
@@ -101,53 +136,74 @@ class Uploads:
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="indexing"))
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    _closing: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
-        """End; a job that runs is finished first, the others are dropped."""
+        """End; the job that runs stops after its next commit, and is finished by the next server, like the others."""
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def keep(self, store: ServedStore, name: str, source: BinaryIO) -> Path:
-        """Copy an upload to where it can be moved into the folder whole.
+    def begin(self, store: ServedStore) -> Path:
+        """A folder for one upload; ``submit`` or ``discard`` it."""
+        folder = store.uploads / INCOMING / f"job-{secrets.token_hex(12)}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def keep(self, folder: Path, name: str, source: BinaryIO) -> None:
+        """Copy a file of an upload.
 
         Args:
-            store: whose upload.
+            folder: the upload's.
             name: checked by ``safe_name``.
             source: its bytes.
 
         Raises:
-            ApiError: it is larger than the limit; nothing is kept then.
+            ApiError: it is larger than the limit.
         """
-        folder = store.uploads / INCOMING / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        path = folder / name
-        try:
-            with path.open("xb") as target:
-                _copy(source, target, name, self.limits.file_bytes)
-        except BaseException:
-            discard([path])
-            raise
-        return path
+        with (folder / name).open("xb") as target:
+            _copy(source, target, name, self.limits.file_bytes)
 
-    def submit(self, store: ServedStore, kept: Sequence[Path]) -> Job:
-        """Move kept files into the folder, and index them when it is their turn.
+    def submit(self, store: ServedStore, folder: Path, names: Sequence[str]) -> Job:
+        """Index an upload when it is its turn.
 
         Raises:
             ApiError: too many jobs wait; the files are deleted then.
         """
+        files = tuple(store.uploads / name for name in names)
+        job = Job(folder.name, store, folder, files, int(time.time()))
         with self._turn:
-            waiting = sum(not job.ended for job in self._jobs.values())
+            waiting = sum(not each.ended for each in self._jobs.values())
             if waiting >= self.limits.jobs:
-                discard(kept)
+                discard(folder)
                 message = f"{waiting} indexing jobs are waiting, no more may; try again later"
                 raise ApiError(429, "queue_full", message, retry_after=30)
-            files = tuple(store.uploads / path.name for path in kept)
-            job = Job(f"job-{secrets.token_hex(12)}", store, files, int(time.time()))
-            self._jobs[job.id] = job
-            ended = [job_id for job_id, each in self._jobs.items() if each.ended]
-            for job_id in ended[: max(0, len(self._jobs) - _KEPT_JOBS)]:
-                del self._jobs[job_id]
-        self._pool.submit(self._run, job, tuple(kept))
+            job.write_down()
+            self._take(job)
         return job
+
+    def resume(self, store: ServedStore) -> None:
+        """Go on with what an earlier server promised, oldest first; delete what it had only half taken in."""
+        found: list[Job] = []
+        incoming = store.uploads / INCOMING
+        for folder in sorted(incoming.iterdir()) if incoming.is_dir() else []:
+            try:
+                promise = _Promise.model_validate_json((folder / _JOB_FILE).read_bytes())
+                files = tuple(store.uploads / safe_name(name) for name in promise.files)
+            except (OSError, ValidationError, ApiError):
+                discard(folder)
+                continue
+            found.append(Job(folder.name, store, folder, files, promise.created, promise.attempts))
+        with self._turn:
+            for job in sorted(found, key=lambda each: each.created):
+                _log.info("indexing resumed", extra={"fields": {"job": job.id, "attempts": job.attempts}})
+                self._take(job)
+
+    def _take(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        ended = [job_id for job_id, each in self._jobs.items() if each.ended]
+        for job_id in ended[: max(0, len(self._jobs) - _KEPT_JOBS)]:
+            del self._jobs[job_id]
+        self._pool.submit(self._run, job)
 
     def job(self, job_id: str) -> Job | None:
         """A job by its id; the oldest that ended are forgotten."""
@@ -167,25 +223,48 @@ class Uploads:
             if path.parent == store.uploads.resolve():
                 path.unlink(missing_ok=True)
 
-    def _run(self, job: Job, kept: Sequence[Path]) -> None:
+    def _run(self, job: Job) -> None:
         def tell(progress: AddProgress) -> None:
             job.progress = progress
+            if self._closing.is_set():
+                raise _Stopped
 
         job.status = "running"
         try:
             with job.store.writing:
-                for path, target in zip(kept, job.files, strict=True):
-                    path.replace(target)
+                self._begin(job)
                 job.report = job.store.rag.add(job.files, max_bytes=self.limits.file_bytes, progress=tell)
-            job.status = "done"
+        except _Stopped:
+            job.status = "queued"
+            job.attempts -= 1  # those count after which a server did not end as it should
+            job.write_down()
+            return
         except Exception as error:  # noqa: BLE001 - told to whoever watches the job
             job.error = api_error(error)
             job.status = "failed"
-            _log.error("indexing failed", extra={"fields": {"job": job.id, "error": type(error).__name__}})
-            if not isinstance(error, ClaraError):
+            if not isinstance(error, ClaraError | ApiError):
                 _log.debug("indexing failed", exc_info=error)
-        finally:
-            discard(kept)
+        else:
+            job.status = "done"
+        discard(job.folder)
+        code = None if job.error is None else job.error.code
+        fields = {"job": job.id, "status": job.status, "files": len(job.files), "code": code}
+        _log.info("indexing ended", extra={"fields": fields})
+
+    def _begin(self, job: Job) -> None:
+        """Move the files of an upload to where they stay.
+
+        Raises:
+            ApiError: the job was begun too often.
+        """
+        if job.attempts >= _MOST_ATTEMPTS:
+            message = f"the server ended {job.attempts} times while it indexed these files; upload them one by one"
+            raise ApiError(500, "job_failed", message)
+        job.attempts += 1
+        job.write_down()
+        for target in job.files:
+            with suppress(FileNotFoundError):  # moved by an earlier attempt
+                (job.folder / target.name).replace(target)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, name: str, most: int) -> None:
@@ -195,16 +274,9 @@ def _copy(source: BinaryIO, target: BinaryIO, name: str, most: int) -> None:
             raise ApiError(413, "file_too_large", f"{name} is larger than {most} bytes")
 
 
-def discard(kept: Sequence[Path]) -> None:
-    """Delete the folders of kept files."""
-    for path in kept:
-        shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def clear_incoming(store: ServedStore) -> None:
-    """Delete what an earlier server left half taken in."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(store.uploads / INCOMING)
+def discard(folder: Path) -> None:
+    """Delete an upload's folder."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def safe_name(given: str | None) -> str:

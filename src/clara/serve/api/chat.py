@@ -11,11 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
-from sse_starlette import EventSourceResponse
 
 from clara.serve.answers import Told, usage
-from clara.serve.api.messages import Choices, Message, asked, conversation, url_citations
-from clara.serve.api.streams import ended_by_error, sse
+from clara.serve.api.messages import Choices, Message, asked, conversation, record, url_citations
+from clara.serve.api.streams import answer_stream
 from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
@@ -36,7 +35,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": ask.store.name}
     if not body.stream:
         told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
-        state.metrics.count_tokens(told.tokens)
+        record(request, ask, told)
         annotations = url_citations(request, ask.store, told)
         message = {"role": "assistant", "content": told.text, "refusal": None, "annotations": annotations}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": told.finish_reason}
@@ -55,10 +54,10 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
             if not isinstance(event, Told):
                 yield json.dumps(chunk({"content": event}))
                 continue
-            state.metrics.count_tokens(event.tokens)
+            record(request, ask, event)
             last = chunk({"annotations": url_citations(request, ask.store, event)}, event.finish_reason)
             yield json.dumps({**last, "clara": event.details()})
             if with_usage:
                 yield json.dumps({**chunk({}), "choices": [], "usage": usage(event.tokens)})
 
-    return EventSourceResponse(sse(ended_by_error(chunks()), events), sep="\n")
+    return answer_stream(request, chunks(), events)

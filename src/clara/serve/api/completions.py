@@ -10,13 +10,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from sse_starlette import EventSourceResponse
 
+from clara.messages import Said, conversation_of
 from clara.serve.answers import Told, usage
-from clara.serve.api.messages import Choices, asked, url_citations
-from clara.serve.api.streams import ended_by_error, sse
+from clara.serve.api.messages import Choices, asked, record, url_citations
+from clara.serve.api.streams import answer_stream
 from clara.serve.faults import ApiError
-from clara.serve.questions import Said, conversation_of
 from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
@@ -48,7 +47,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 
     if not body.stream:
         told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
-        state.metrics.count_tokens(told.tokens)
+        record(request, ask, told)
         return JSONResponse({**choice(told.text, told.finish_reason), "usage": usage(told.tokens), **details(told)})
     events: AsyncIterator[str | Told] = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -58,12 +57,12 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
             if not isinstance(event, Told):
                 yield json.dumps(choice(event, None))
                 continue
-            state.metrics.count_tokens(event.tokens)
+            record(request, ask, event)
             yield json.dumps({**choice("", event.finish_reason), **details(event)})
             if with_usage:
                 yield json.dumps({**head, "choices": [], "usage": usage(event.tokens)})
 
-    return EventSourceResponse(sse(ended_by_error(chunks()), events), sep="\n")
+    return answer_stream(request, chunks(), events)
 
 
 def _prompt(prompt: str | list[str]) -> str:

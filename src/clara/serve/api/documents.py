@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+from anyio import Event
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sse_starlette import EventSourceResponse
@@ -16,8 +17,9 @@ from starlette.datastructures import UploadFile
 from clara.records import DocumentSize
 from clara.serve.api.page import document_page
 from clara.serve.faults import ApiError
+from clara.serve.forms import read_form
 from clara.serve.library import ServedDocument, ServedStore
-from clara.serve.state import ServerState, caller_of, state_of
+from clara.serve.state import ServerState, caller_of, log_event, state_of
 from clara.serve.uploads import Job, discard, safe_name
 
 router = APIRouter(tags=["documents"])
@@ -48,11 +50,15 @@ async def upload(request: Request, store: Annotated[str | None, Query()] = None)
     state = state_of(request)
     if store is not None:
         state.library.to_write(caller_of(request), store)  # before a body of gigabytes is read
-    async with request.form(max_files=state.limits.files, max_fields=16) as form:
+    form = await read_form(request, state.limits)
+    try:
         named = form.get("store")
         served = state.library.to_write(caller_of(request), store or (named if isinstance(named, str) else None))
         files = [each for each in (*form.getlist("files"), *form.getlist("file")) if isinstance(each, UploadFile)]
         job = await run_in_threadpool(_take, state, served, files)
+    finally:
+        await form.close()
+    log_event(request, "upload", job=job.id, store=served.name, files=len(files))
     return JSONResponse(job.told(), 202)
 
 
@@ -89,11 +95,12 @@ async def get_job(request: Request, job_id: str) -> dict[str, Any]:
 async def watch_job(request: Request, job_id: str) -> Response:
     """How far an indexing job is, as server-sent events, until it ends."""
     job = _job(request, job_id)
+    closing = Event()
 
     async def events() -> AsyncIterator[dict[str, str]]:
         last = ""
         while True:
-            ended = job.ended
+            ended = job.ended or closing.is_set()
             told = json.dumps(job.told())
             if told != last:
                 yield {"event": job.status, "data": told}
@@ -102,7 +109,7 @@ async def watch_job(request: Request, job_id: str) -> Response:
             last = told
             await asyncio.sleep(_LOOK_SECONDS)
 
-    return EventSourceResponse(events(), sep="\n")
+    return EventSourceResponse(events(), sep="\n", shutdown_event=closing, shutdown_grace_period=5 * _LOOK_SECONDS)
 
 
 @router.get("/documents/{document_id}", response_class=HTMLResponse)
@@ -134,14 +141,14 @@ def _take(state: ServerState, served: ServedStore, files: list[UploadFile]) -> J
     names = [safe_name(each.filename) for each in files]
     if len(set(names)) < len(names):
         raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
-    kept = []
+    folder = state.uploads.begin(served)
     try:
         for name, each in zip(names, files, strict=True):
-            kept.append(state.uploads.keep(served, name, each.file))
+            state.uploads.keep(folder, name, each.file)
+        return state.uploads.submit(served, folder, names)
     except BaseException:
-        discard(kept)
+        discard(folder)
         raise
-    return state.uploads.submit(served, kept)
 
 
 def _job(request: Request, job_id: str) -> Job:

@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, Field
 
+from clara.messages import Conversation, Said, conversation_of
 from clara.serve.answers import Ask, ClaraFields, Told
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore, document_id, filename_of
-from clara.serve.questions import Conversation, Said, conversation_of
-from clara.serve.state import caller_of, state_of
+from clara.serve.state import caller_of, log_event, state_of
 
 
 class Message(BaseModel):
@@ -85,14 +85,37 @@ def conversation(messages: list[Message]) -> Conversation | None:
     return conversation_of([message.said() for message in messages])
 
 
+def record(request: Request, ask: Ask, told: Told) -> None:
+    """Count an answer and write a line of the log, with what was asked and answered only where that is wanted."""
+    state = state_of(request)
+    state.metrics.count_tokens(told.tokens)
+    content = {"question": ask.conversation.message, "answer": told.text} if state.log_content else {}
+    log_event(
+        request,
+        "answer",
+        store=ask.store.name,
+        answered=told.answered,
+        finish_reason=told.finish_reason,
+        prompt_tokens=told.tokens.prompt,
+        generated_tokens=told.tokens.generated,
+        **content,
+    )
+
+
+def document_address(request: Request, store: ServedStore, uri: str, start: int, end: int) -> str:
+    """Where characters of a document are shown highlighted; signed where it would need a key."""
+    document, state = document_id(store.name, uri), state_of(request)
+    query = f"?{state.links.query(store.name, document, start, end)}" if state.keys else ""
+    return f"{request.base_url}documents/{document}{query}#char={start},{end}"
+
+
 def url_citations(request: Request, store: ServedStore, told: Told) -> list[dict[str, Any]]:
     """Sources as annotations of the whole answer, each with an address at which it is highlighted."""
-    base = str(request.base_url)
     return [
         {
             "type": "url_citation",
             "url_citation": {
-                "url": f"{base}documents/{document_id(store.name, source.document)}#char={source.start},{source.end}",
+                "url": document_address(request, store, source.document, source.start, source.end),
                 "title": filename_of(source.document) + (f", page {source.page}" if source.page is not None else ""),
                 "start_index": 0,
                 "end_index": len(told.text),

@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from clara.messages import Said, conversation_of
 from clara.serve.answers import Told
-from clara.serve.api.messages import AnswerFields, Message, asked, conversation
+from clara.serve.api.messages import AnswerFields, Message, asked, conversation, record
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore, document_id, filename_of
-from clara.serve.questions import Said, conversation_of
 from clara.serve.state import client_of, state_of
 
 router = APIRouter(tags=["answers"])
@@ -36,7 +36,7 @@ async def responses(request: Request, body: ResponsesRequest) -> dict[str, Any]:
     talk = conversation_of([Said("user", body.input)]) if isinstance(body.input, str) else conversation(body.input)
     ask = asked(request, body, talk, body.max_output_tokens)
     told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
-    state.metrics.count_tokens(told.tokens)
+    record(request, ask, told)
     return _response(ask.store, told)
 
 

@@ -11,6 +11,7 @@ from clara.errors import NothingFoundError
 from clara.ingest import location_of
 from clara.records import Hit, SearchMode
 from clara.serve.answers import check_filled, check_k, check_length
+from clara.serve.api.messages import document_address
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, state_of
 
@@ -119,7 +120,7 @@ def _result(request: Request, served: ServedStore, hit: Hit) -> dict[str, Any]:
         "content": passage.text,
         "title": passage.title or filename_of(passage.document),
         "source": filename_of(passage.document),
-        "url": f"{request.base_url}documents/{public}#char={passage.start},{passage.end}",
+        "url": document_address(request, served, passage.document, passage.start, passage.end),
         "document_id": public,
         "passage_id": passage.id,
         "page": location_of(hit.metadata, passage.start).page,

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from clara.conversation import AskBack, Turn, Understood, understand
+from clara.conversation import AskBack, Turn, Understood, rewrite, understand
 from clara.errors import NothingFoundError
 from clara.manuals import manual_of
 from clara.pipeline import Clara
+
+if TYPE_CHECKING:
+    from clara.llm.client import LLM
 
 TASK = "### Task:"
 """How chat clients begin what they ask beside the conversation: a title, tags, follow-up questions."""
@@ -48,9 +52,18 @@ class Conversation:
     turns: tuple[Turn, ...] = ()
     is_task: bool = False
 
-    def understood(self) -> Understood | AskBack:
-        """The message, self-contained; or what to ask back."""
-        return Understood(self.message) if self.is_task else understand(self.turns, self.message)
+    def understood(self, llm: LLM | None = None) -> Understood | AskBack:
+        """The message, self-contained; or what to ask back.
+
+        Args:
+            llm: what rewrites a follow-up; None for the rules.
+
+        Raises:
+            LLMError: it cannot be asked.
+        """
+        if self.is_task:
+            return Understood(self.message)
+        return understand(self.turns, self.message) if llm is None else rewrite(llm, self.turns, self.message)
 
     def manual(self, rag: Clara, understood: Understood) -> str | None:
         """The manual that a follow-up is answered from: that of the answer before it; None for any other question."""
