@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from clara.cli.options import (
     DEFAULT_MODEL,
     BaseOption,
     CacheOption,
+    ContextOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -21,6 +24,7 @@ from clara.cli.options import (
     ModelChoice,
     ThreadsOption,
 )
+from clara.cli.sample_server import sample_server
 from clara.cli.session import cache_folder, load_model, prepare_torch
 from clara.cli.terminal import bar, megabytes, note, print_json, write
 from clara.errors import InputError
@@ -28,6 +32,7 @@ from clara.errors import InputError
 if TYPE_CHECKING:
     from clara.data import DataRecord
     from clara.model import ClaraModel
+    from clara.serve.load import LoadResult
 
 bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
 
@@ -42,6 +47,15 @@ QUESTION = "What is this about?"
 # Questions of a store's measurement: the first words of real passages.
 _QUESTIONS = 40
 _QUESTION_WORDS = 12
+_SERVED_QUESTIONS = (
+    "Who discovered penicillin?",
+    "Who was the commander of Apollo 11?",
+    "How high is the Eiffel Tower?",
+    "Who was the first official world chess champion?",
+    "Where does coffee come from?",
+    "How long is the Amazon river?",
+)
+_WARM_SECONDS = 3.0
 
 
 @bench.command("compress")
@@ -291,6 +305,74 @@ def store(
     for name, one in (("latent", speed.latent_ms), ("text", speed.text_ms), ("hybrid", speed.hybrid_ms)):
         write(f"{name}: {one.p50:.1f} ms of CPU a question, one in twenty {one.p95:.1f} ms or more")
     write(f"recall at 10 against an exact search: {speed.recall_at_10:.3f}")
+
+
+@bench.command("serve")
+def serve(
+    *,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option("--clients", min=1, help="Clients at once; again for each; 1, 4, 16 by default."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="For each number of clients.")] = 60.0,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            help="A server that runs, with --store of its stores and the key CLARA_API_KEY; by default one is started "
+            "over the sample documents.",
+        ),
+    ] = None,
+    store: Annotated[str | None, typer.Option("--store", help="A store of --url; its only one by default.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Option("--question", help="May be given again; about the sample documents by default.")
+    ] = None,
+    context: ContextOption = "auto",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 32,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Seconds of answers of `clara serve` with several clients at once, over HTTP, streamed.
+
+    Exits with 1 where a question was not answered.
+
+    --json prints one object: {"max_new_tokens", "context", "runs": [{"clients", "seconds", "answers",
+    "answers_per_minute", "total": {"p50", "p95", "p99"}, "first_token", "errors", "faults": {"code": number}}]};
+    total and first_token (as total) are seconds, or null without an answer.
+    """
+    from clara.serve.load import Questions, measure_load  # noqa: PLC0415
+
+    numbers = clients or [1, 4, 16]
+    questions = Questions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
+    choice = ModelChoice(model, base, device, dtype, cache, threads)
+    key = os.environ.get("CLARA_API_KEY")
+    runs = []
+    with nullcontext(url) if url is not None else sample_server(choice, waiting=max(numbers)) as address:
+        measure_load(address, questions, clients=1, seconds=_WARM_SECONDS, key=key)
+        for number in numbers:
+            note(f"{number} clients …")
+            runs.append(measure_load(address, questions, clients=number, seconds=seconds, key=key))
+    if as_json:
+        print_json({"max_new_tokens": max_new_tokens, "context": context, "runs": [asdict(run) for run in runs]})
+    else:
+        for run in runs:
+            write(_load_line(run))
+    if any(run.errors for run in runs):
+        raise typer.Exit(1)
+
+
+def _load_line(run: LoadResult) -> str:
+    faults = ", ".join(f"{number} {code}" for code, number in run.faults.items())
+    line = f"{run.clients} clients: {run.answers_per_minute:.1f} answers a minute, {run.errors} errors"
+    for name, took in (("first token", run.first_token), ("whole answer", run.total)):
+        if took is not None:
+            line += f"; {name} p50 {took.p50:.2f} s, p95 {took.p95:.2f} s, p99 {took.p99:.2f} s"
+    return line + (f" ({faults})" if faults else "")
 
 
 def _records(data: Path | None) -> list[DataRecord]:
