@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # Each runs on one thread; a file's tests stay together, for what they share is made once.
 WORKERS ?= 2
+MINUTES ?= 30
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types rooms unit wheel bench kill-trials fuzz bit-flips hostile disk upgrades serve-test page-shots clean
+.PHONY: help setup demo test lint types rooms unit wheel bench kill-trials fuzz bit-flips hostile disk upgrades serve-test page-shots soak schemathesis clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -78,6 +79,12 @@ serve-test: $(DEV_STAMP) setup ## synthesis against a real server: transformers'
 
 page-shots: $(DEV_STAMP) setup ## screenshots of the page of clara serve in runs/page, light and dark, wide and phone
 	PYTHONPATH=tests/serve $(BIN)/python tests/serve/page_shots.py
+
+soak: $(DEV_STAMP) setup ## mixed traffic on the server for MINUTES (30): memory and descriptors must stay level
+	$(BIN)/python tests/serve/soak.py --minutes $(MINUTES)
+
+schemathesis: $(DEV_STAMP) ## 10,000 requests from the server's OpenAPI description: no 5xx
+	CLARA_FUZZ_CASES=10000 $(BIN)/python -m pytest -s tests/serve/test_serve_soak.py -k description
 
 clean: ## remove the environment and caches of this folder
 	rm -rf $(VENV) .venv-serve build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
