@@ -34,7 +34,7 @@ QUESTION = "Who was the first official world chess champion?"
 OTHERS = ("Where does coffee come from?", "What did Gutenberg print?")
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
 EXAMPLES = dict(
-    re.findall(r"^(\w+) \(extra `[\w-]+`\):\n\n```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    re.findall(r"^([\w ]+)(?: \(extra|,)[^\n]*:\n\n```python\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 )
 
 
@@ -118,7 +118,7 @@ def test_haystack(rag: Clara) -> None:
     assert run(query=QUESTION, top_k=1) == found[:1]
 
 
-@pytest.mark.parametrize("framework", ["LangChain", "LlamaIndex", "Haystack"])
+@pytest.mark.parametrize("framework", ["LangChain", "A chat model", "LlamaIndex", "Haystack"])
 def test_the_examples_run(
     framework: str,
     docs: Path,

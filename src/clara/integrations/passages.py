@@ -8,13 +8,13 @@ from clara.ingest import location_of
 from clara.pipeline import Clara
 from clara.records import Hit, SearchMode
 
-_TURN = threading.Lock()
+TURN = threading.Lock()
 """Frameworks search from several threads, and a large model switches its adapters: one at a time."""
 
 
 def find(rag: Clara, question: str, k: int | None, mode: SearchMode) -> list[Hit]:
     """The best ``k`` passages; None for what measured best for the store's model. Raises what ``Clara.search`` does."""
-    with _TURN:
+    with TURN:
         return rag.search(question, k or rag.model.default_k, mode=mode)
 
 
