@@ -1,0 +1,137 @@
+"""A model whose answers vLLM decodes (``--engine vllm``); it compresses and searches as always."""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Pieces
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clara.errors import ConfigError, InputError
+from clara.model import hub
+from clara.model.clara_model import ClaraModel, default_cache, find_checkpoint
+from clara.model.generator import Sampling, check_length
+from clara.model.network import splice
+from clara.model.roles import Role
+from clara.model.vllm_engine import VLLMEngine, engine_arguments
+from clara.records import Generation, GenerationRequest, TokenCounts, Wording
+
+_READERS: tuple[Role, ...] = ("generator", "text_reader")
+
+
+class VLLMModel(ClaraModel):
+    """A native checkpoint, read from by vLLM. Answers are free: quotations need our own loop."""
+
+    _engine: VLLMEngine
+
+    @classmethod
+    def load(cls, name: Any = "smollm2-135m", **options: Any) -> Self:  # noqa: ANN401 - of ClaraModel.load
+        """As ``ClaraModel.load``; vLLM is started with the same base weights.
+
+        Raises:
+            ConfigError: the weights are quantised, or the checkpoint has Apple's format.
+        """
+        if options.get("dtype") in {"int8", "int4"}:
+            raise ConfigError("--engine vllm takes plain weights; give --dtype bf16, fp16 or fp32")
+        model = super().load(name, **options)
+        folder = find_checkpoint(str(name)) / "adapters"
+        adapters: dict[Role, Any] = {role: folder / role for role in _READERS if (folder / role).is_dir()}
+        if not adapters:
+            raise ConfigError(f"--engine vllm takes a native checkpoint with adapters, and {name} has none")
+        base = hub.find_base(options.get("base") or model.manifest.base_model, options.get("cache") or default_cache())
+        bare = model._network.adapters.bare()
+        dtype = str(bare.dtype).removeprefix("torch.")
+        arguments = engine_arguments(base, rank=model.manifest.lora.rank, adapters=len(adapters), dtype=dtype)
+        model._engine = VLLMEngine(arguments, adapters)
+        return model
+
+    @property
+    def wording(self) -> Wording:
+        """Free: vLLM is not held to quotations."""
+        return "free"
+
+    def stream(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, None]:
+        """As ``ClaraModel.stream``."""
+        shown, ids = "", list[int]()
+        with closing(self._tokens(request, sampling)) as tokens:
+            for token in tokens:
+                ids.append(token)
+                text = self._tokenizer.decode(ids, skip_special_tokens=True)
+                if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # within a character
+                    yield text[len(shown) :]
+                    shown = text
+        yield self._tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+
+    def close(self) -> None:
+        """End vLLM."""
+        self._engine.close()
+
+    def _generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
+    ) -> list[Generation]:
+        del scored  # only quotations are judged
+        self._check(requests)
+        # All are under way before the first is waited for.
+        with ThreadPoolExecutor(max(1, len(requests))) as pool:
+            return list(pool.map(lambda request: self._whole(request, sampling), requests))
+
+    def _whole(self, request: GenerationRequest, sampling: Sampling) -> Generation:
+        ids: list[int] = []
+        tokens, stopped = self._tokens(request, sampling), False
+        while True:
+            try:
+                ids.append(next(tokens))
+            except StopIteration as end:
+                stopped = end.value
+                break
+        prompt = self._generator.prompt(request)
+        memory = len(prompt.slots)
+        return Generation(
+            text=self._tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            token_ids=tuple(ids),
+            tokens=TokenCounts(
+                prompt=len(prompt.ids),
+                memory=memory,
+                text_equivalent=len(prompt.ids) - memory + sum(each.token_count for each in request.memories),
+                generated=len(ids),
+            ),
+            finish_reason="stop" if stopped else "length",
+            evidence=None,
+        )
+
+    def _tokens(self, request: GenerationRequest, sampling: Sampling) -> Pieces[int, None, bool]:
+        """The tokens of an answer.
+
+        Raises:
+            InputError: it was to be a quotation, or drawn by chance; or the prompt is too long.
+        """
+        if request.quote_from:
+            raise InputError("vLLM cannot be held to quotations; use wording free, or --engine torch")
+        if sampling.temperature:
+            raise InputError("with --engine vllm answers are greedy; leave temperature at 0, or use --engine torch")
+        bare = self._network.adapters.bare()
+        check_length(bare, len(self._generator.prompt(request).ids), sampling)
+        role: Role | None = None if request.reader == "base" else request.reader
+        named = bare.generation_config.eos_token_id
+        ends = named if isinstance(named, list) else [named]
+        stops = {int(self._tokenizer.eos_token_id), *(int(each) for each in ends if each is not None)}
+        return self._engine.tokens(
+            self._embeds(request), role=role, longest=sampling.max_new_tokens, stops=sorted(stops)
+        )
+
+    def _embeds(self, request: GenerationRequest) -> Tensor:
+        """What vLLM reads of a request: [L, H]."""
+        bare, prompt = self._network.adapters.bare(), self._generator.prompt(request)
+        with torch.inference_mode():
+            embeds: Tensor = bare.get_input_embeddings()(torch.tensor([prompt.ids], device=bare.device))
+            if request.memories:
+                slots = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
+                slots[0, list(prompt.slots)] = True
+                values = np.concatenate([memory.values for memory in request.memories])
+                embeds = splice(embeds, slots.to(bare.device), torch.from_numpy(values).to(bare.device))
+        return embeds[0]
