@@ -15,7 +15,7 @@ pytest_plugins = ["server_fixtures"]
 
 def test_mixed_traffic_is_answered_and_leaves_nothing_open(serve: Serve) -> None:
     server = serve("docs")
-    result = soak(server.base, psutil.Process(), seconds=8, clients=3, tokens=4)
+    result = soak(server.base, psutil.Process(), seconds=5, clients=3, tokens=4)
     assert result.unexpected == {}
     assert result.requests.keys() >= {"ask", "stream", "search", "upload"}
     assert result.descriptors_end <= result.descriptors_warm + 20  # clients live in this process too
@@ -23,7 +23,7 @@ def test_mixed_traffic_is_answered_and_leaves_nothing_open(serve: Serve) -> None
 
 
 def test_no_request_of_the_description_is_the_servers_fault(serve: Serve) -> None:
-    cases = int(os.environ.get("CLARA_FUZZ_CASES", "300"))
+    cases = int(os.environ.get("CLARA_FUZZ_CASES", "200"))
     result = fuzz(serve("docs", "other").base, store="docs", cases=cases)
     sys.stdout.write(f"{result.cases} cases: {dict(result.statuses)}\n")
     assert result.failures == []
