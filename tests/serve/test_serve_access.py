@@ -161,11 +161,12 @@ def test_other_sites_pages_may_use_it_only_where_they_are_named(serve: Serve) ->
     headers = {
         "Origin": "https://chat.example.org",
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
     }
     asked = server.client.options("/v1/chat/completions", headers=headers)
     assert asked.status_code == 200
     assert asked.headers["access-control-allow-origin"] == "https://chat.example.org"
+    assert "x-stainless-lang" in asked.headers["access-control-allow-headers"]
     evil = server.client.options("/v1/chat/completions", headers={**headers, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in evil.headers
     with server.with_key("secret-12345") as client:

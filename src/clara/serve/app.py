@@ -92,7 +92,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=sorted(server.origins),
             allow_methods=_METHODS,
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # openai's client sends a dozen of its own
             expose_headers=[REQUEST_ID, "retry-after", "x-should-retry"],
         )
     return app
