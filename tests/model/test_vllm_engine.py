@@ -6,6 +6,7 @@ the requests are made of its own types and must fit the signatures of its own en
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import sys
@@ -72,6 +73,7 @@ class Engine:
         stop = False
         try:
             for _ in range(sampling_params.max_tokens):
+                await asyncio.sleep(0)
                 token = self._next(prompt["prompt_embeds"], ids, role)
                 ids.append(token)
                 stop = token in sampling_params.stop_token_ids
@@ -79,7 +81,7 @@ class Engine:
                 yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[token], finish_reason=reason)])
                 if stop:
                     return
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.aborted += 1
             raise
 
