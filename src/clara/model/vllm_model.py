@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from clara.errors import ConfigError, InputError
-from clara.model import hub
 from clara.model.clara_model import ClaraModel, default_cache, find_checkpoint
+from clara.model.decoder import splice
 from clara.model.generator import Sampling, check_length
-from clara.model.network import splice
+from clara.model.hub.base import find_base
 from clara.model.roles import Role
 from clara.model.vllm_engine import VLLMEngine, engine_arguments
 from clara.records import Generation, GenerationRequest, TokenCounts, Wording
@@ -39,11 +39,12 @@ class VLLMModel(ClaraModel):
         if options.get("dtype") in {"int8", "int4"}:
             raise ConfigError("--engine vllm takes plain weights; give --dtype bf16, fp16 or fp32")
         model = super().load(name, **options)
+        assert isinstance(model, cls)  # noqa: S101 - made of cls
         folder = find_checkpoint(str(name)) / "adapters"
         adapters: dict[Role, Any] = {role: folder / role for role in _READERS if (folder / role).is_dir()}
         if not adapters:
             raise ConfigError(f"--engine vllm takes a native checkpoint with adapters, and {name} has none")
-        base = hub.find_base(options.get("base") or model.manifest.base_model, options.get("cache") or default_cache())
+        base = find_base(options.get("base") or model.manifest.base_model, options.get("cache") or default_cache())
         bare = model._network.adapters.bare()
         dtype = str(bare.dtype).removeprefix("torch.")
         arguments = engine_arguments(base, rank=model.manifest.lora.rank, adapters=len(adapters), dtype=dtype)
