@@ -52,7 +52,7 @@ class Engine:
         aborted: requests whose reader went away.
     """
 
-    def __init__(self, model: ClaraModel, **arguments: object) -> None:
+    def __init__(self, model: ClaraModel, /, **arguments: object) -> None:
         self.arguments: dict[str, Any] = arguments
         self.given: list[tuple[Any, Any, Any]] = []
         self.aborted = 0

@@ -85,9 +85,13 @@ def open_to_answer(
 
 def longest_answer(max_new_tokens: int | None, llm: str | None) -> int:
     """The user's choice, or the default of what answers."""
+    if max_new_tokens is not None:
+        return max_new_tokens
+    if llm is None:
+        return 64
     from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - loads the model's libraries
 
-    return max_new_tokens if max_new_tokens is not None else DEFAULT_TOKENS if llm is not None else 64
+    return DEFAULT_TOKENS
 
 
 def answer(
