@@ -8,14 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from clara.errors import ConfigError, InputError
 from clara.model.clara_model import ClaraModel, default_cache, find_checkpoint
-from clara.model.decoder import splice
-from clara.model.generator import Sampling, check_length
+from clara.model.generator import Sampling, stop_ids
 from clara.model.hub.base import find_base
 from clara.model.roles import Role
 from clara.model.vllm_engine import VLLMEngine, engine_arguments
@@ -56,17 +53,13 @@ class VLLMModel(ClaraModel):
         """Free: vLLM is not held to quotations."""
         return "free"
 
-    def stream(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, None]:
+    def stream(
+        self, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
+    ) -> Pieces[str, None, Generation]:
         """As ``ClaraModel.stream``."""
-        shown, ids = "", list[int]()
-        with closing(self._tokens(request, sampling)) as tokens:
-            for token in tokens:
-                ids.append(token)
-                text = self._tokenizer.decode(ids, skip_special_tokens=True)
-                if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # within a character
-                    yield text[len(shown) :]
-                    shown = text
-        yield self._tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        del scored  # only quotations are judged
+        self._check([request])
+        return self._pieces(request, sampling)
 
     def close(self) -> None:
         """End vLLM."""
@@ -75,25 +68,42 @@ class VLLMModel(ClaraModel):
     def _generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
-        del scored  # only quotations are judged
+        del scored
         self._check(requests)
         # All are under way before the first is waited for.
         with ThreadPoolExecutor(max(1, len(requests))) as pool:
             return list(pool.map(lambda request: self._whole(request, sampling), requests))
 
     def _whole(self, request: GenerationRequest, sampling: Sampling) -> Generation:
-        ids: list[int] = []
-        tokens, stopped = self._tokens(request, sampling), False
+        pieces = self._pieces(request, sampling)
         while True:
             try:
-                ids.append(next(tokens))
+                next(pieces)
             except StopIteration as end:
-                stopped = end.value
-                break
+                generation: Generation = end.value
+                return generation
+
+    def _pieces(self, request: GenerationRequest, sampling: Sampling) -> Pieces[str, None, Generation]:
+        shown, ids, stopped = "", list[int](), False
+        with closing(self._tokens(request, sampling)) as tokens:
+            while True:
+                try:
+                    ids.append(next(tokens))
+                except StopIteration as end:
+                    stopped = end.value
+                    break
+                text = self._tokenizer.decode(ids, skip_special_tokens=True)
+                if text.endswith("\N{REPLACEMENT CHARACTER}"):  # within a character
+                    yield ""
+                    continue
+                yield text[len(shown) :]
+                shown = text
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        yield text[len(shown) :]
         prompt = self._generator.prompt(request)
         memory = len(prompt.slots)
         return Generation(
-            text=self._tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            text=text.strip(),
             token_ids=tuple(ids),
             tokens=TokenCounts(
                 prompt=len(prompt.ids),
@@ -116,23 +126,8 @@ class VLLMModel(ClaraModel):
         if sampling.temperature:
             raise InputError("with --engine vllm answers are greedy; leave temperature at 0, or use --engine torch")
         bare = self._network.adapters.bare()
-        check_length(bare, len(self._generator.prompt(request).ids), sampling)
         role: Role | None = None if request.reader == "base" else request.reader
-        named = bare.generation_config.eos_token_id
-        ends = named if isinstance(named, list) else [named]
-        stops = {int(self._tokenizer.eos_token_id), *(int(each) for each in ends if each is not None)}
-        return self._engine.tokens(
-            self._embeds(request), role=role, longest=sampling.max_new_tokens, stops=sorted(stops)
-        )
-
-    def _embeds(self, request: GenerationRequest) -> Tensor:
-        """What vLLM reads of a request: [L, H]."""
-        bare, prompt = self._network.adapters.bare(), self._generator.prompt(request)
         with torch.inference_mode():
-            embeds: Tensor = bare.get_input_embeddings()(torch.tensor([prompt.ids], device=bare.device))
-            if request.memories:
-                slots = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
-                slots[0, list(prompt.slots)] = True
-                values = np.concatenate([memory.values for memory in request.memories])
-                embeds = splice(embeds, slots.to(bare.device), torch.from_numpy(values).to(bare.device))
-        return embeds[0]
+            embeds = self._generator.embeds(bare, request, sampling)
+        stops = sorted(stop_ids(bare, self._tokenizer))
+        return self._engine.tokens(embeds, role=role, longest=sampling.max_new_tokens, stops=stops)
