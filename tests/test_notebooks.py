@@ -24,7 +24,7 @@ def test_all_are_run() -> None:
 @pytest.mark.parametrize("name", PRINTS)
 def test_notebook(name: str) -> None:
     """A cell that raises ends the run."""
-    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     done = NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     printed = "".join(out.get("text", "") for cell in done["cells"] for out in cell.get("outputs", []))
     for wanted in PRINTS[name]:

@@ -43,7 +43,10 @@ def fuzz(base: str, *, store: str, cases: int) -> Fuzzed:
         cases: at least.
     """
     result = Fuzzed()
-    operations = [each.ok() for each in schemathesis.openapi.from_url(f"{base}/openapi.json").get_all_operations()]
+    operations = [
+        each.ok()  # type: ignore[union-attr]  # our own description is valid
+        for each in schemathesis.openapi.from_url(f"{base}/openapi.json").get_all_operations()
+    ]
     documents = [each["id"] for each in httpx.get(f"{base}/v1/documents", params={"store": store}).json()["data"]]
     real = {"store": [store], "model": [store], "name": [store], "document_id": documents}
     a_round = 1 + cases // (_ROUNDS * 2 * len(operations))
@@ -78,7 +81,7 @@ def _round(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
-    def send(case: Case) -> None:
+    def send(case: Case[Any]) -> None:
         if mode is GenerationMode.POSITIVE:
             for fields in (case.path_parameters, case.query, case.body):
                 _name_real_ones(fields, real, chance)

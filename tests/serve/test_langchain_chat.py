@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from serving import Running, running
 
 from clara.integrations.langchain import ChatClara
@@ -42,7 +43,9 @@ def server(rag: Clara, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 def both(rag: Clara, server: Running) -> tuple[ChatClara, ChatClara]:
     return (
         ChatClara(rag=rag, k=2, always_answer=True, max_tokens=6),
-        ChatClara(base_url=f"{server.base}/v1", api_key=KEY, model="tower", k=2, always_answer=True, max_tokens=6),
+        ChatClara(
+            base_url=f"{server.base}/v1", api_key=SecretStr(KEY), model="tower", k=2, always_answer=True, max_tokens=6
+        ),
     )
 
 
@@ -89,8 +92,9 @@ def test_it_stands_in_a_chain_and_completes_follow_ups(rag: Clara, server: Runni
 
 def test_one_of_both_is_wanted(rag: Clara, tmp_path: Path) -> None:
     del tmp_path
-    for wrong in ({}, {"rag": rag, "base_url": "http://127.0.0.1:1/v1"}):
+    both_given: dict[str, Any] = {"rag": rag, "base_url": "http://127.0.0.1:1/v1"}
+    for wrong in ({}, both_given):
         with pytest.raises(ValidationError, match="one of both"):
             ChatClara(**wrong)
-    shown = repr(ChatClara(base_url="http://127.0.0.1:1/v1", api_key=KEY))
+    shown = repr(ChatClara(base_url="http://127.0.0.1:1/v1", api_key=SecretStr(KEY)))
     assert KEY not in shown

@@ -138,7 +138,7 @@ def test_a_link_expires_and_is_one_servers(monkeypatch: pytest.MonkeyPatch) -> N
     query = links.query("red", "doc-1f", 3, 9).encode()
     caller = links.caller("/documents/doc-1f", query)
     assert caller is not None
-    assert (caller.stores, caller.write) == ({"red"}, False)
+    assert (caller.stores, caller.write) == (frozenset({"red"}), False)
     assert links.caller("/documents", query) is None
     assert links.caller("/documents/doc-1f", b"char=3,9") is None
     with pytest.raises(ApiError) as foreign:

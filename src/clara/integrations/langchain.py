@@ -182,11 +182,11 @@ class ChatClara(BaseChatModel):
             for chunk in stream:
                 if chunk.usage is not None:
                     counted = _usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-                    yield AIMessageChunk("", usage_metadata=counted)
+                    yield AIMessageChunk(content="", usage_metadata=counted)
                 for choice in chunk.choices:
                     told = (chunk.model_extra or {}).get("clara")
                     if told is None:
-                        yield AIMessageChunk(choice.delta.content or "")
+                        yield AIMessageChunk(content=choice.delta.content or "")
                         continue
                     notes = (choice.delta.model_extra or {}).get("annotations", [])
                     end = {
@@ -195,7 +195,7 @@ class ChatClara(BaseChatModel):
                         "finish_reason": choice.finish_reason,
                         "model_name": chunk.model,
                     }
-                    yield AIMessageChunk("", response_metadata=end)
+                    yield AIMessageChunk(content="", response_metadata=end)
 
 
 def _said(messages: Sequence[BaseMessage]) -> list[Said]:

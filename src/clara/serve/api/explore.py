@@ -19,14 +19,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
-from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from clara.ingest import location_of, page_breaks
 from clara.records import ContextChoice
 from clara.serve.answers import Ask, ClaraFields, Told, check_filled, check_length, usage
-from clara.serve.api.messages import AnswerFields, Message, asked, conversation, url_citations
-from clara.serve.api.streams import ended_by_error, sse
+from clara.serve.api.messages import AnswerFields, Message, asked, conversation, record, url_citations
+from clara.serve.api.streams import answer_stream
 from clara.serve.insights import MapPoint
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, state_of
@@ -78,7 +77,7 @@ async def compare(request: Request, body: CompareRequest) -> Response:
             yield _reading(request, reading, await _timed(request, reading))
 
     told = chunks()
-    return EventSourceResponse(sse(ended_by_error(told), told), sep="\n")
+    return answer_stream(request, told, told)
 
 
 @router.get("/lens")
@@ -186,7 +185,7 @@ def _read_as(ask: Ask, context: ContextChoice) -> ClaraFields:
 
 def _reading(request: Request, ask: Ask, timed: _Timed) -> str:
     told = timed.told
-    state_of(request).metrics.count_tokens(told.tokens)
+    record(request, ask, told)
     return json.dumps(
         {
             "object": "clara.reading",
