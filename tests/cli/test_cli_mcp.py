@@ -117,10 +117,10 @@ from pathlib import Path
 from clara.cli import main, session
 
 loaded = session.load_model
-def load(*arguments):
+def load(*arguments, **options):
     while not Path(sys.argv[1]).exists():
         time.sleep(0.05)
-    return loaded(*arguments)
+    return loaded(*arguments, **options)
 session.load_model = load
 sys.exit(main(sys.argv[2:]))
 """
