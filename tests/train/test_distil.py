@@ -145,11 +145,11 @@ def test_a_batch_without_questions_has_no_teacher(student: Loaded) -> None:
 
 
 def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, tiny_base: Path, tmp_path: Path) -> None:
-    path = tmp_path / "teacher.jsonl"
     mark = teacher_fingerprint(student, teacher)
+    path = tmp_path / f"answers-{mark}.jsonl"
 
     def answers(fingerprint: str = mark) -> TeacherAnswers:
-        return TeacherAnswers(student, path, fingerprint=fingerprint, window_tokens=64, bf16=False)
+        return TeacherAnswers(student, tmp_path, fingerprint=fingerprint, window_tokens=64, bf16=False)
 
     made = answers()(EXAMPLES)
     prompter = Prompter(student.base.tokenizer)
@@ -169,7 +169,7 @@ def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, t
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 3
     first = json.loads(lines[0])
-    path.write_text(json.dumps(first | {"answer": "from the file"}) + "\n" + lines[1][:-9])
+    path.write_text(json.dumps(first | {"value": ["from the file", True]}) + "\n" + lines[1][:-9])
     again = answers()(EXAMPLES[:1])[0]
     assert again.targets[0].reply == "from the file"
     assert again.targets[2] == made[0].targets[2], "the torn line was made again"
@@ -188,7 +188,7 @@ def test_a_distilled_run(targets: str, kl_weight: float, tiny_base: Path, teache
     assert manifest.roles == ("compressor", "generator")
     assert manifest.trained["teacher"]["reader"] == str(teacher)
     assert "teacher" not in checkpoint.read_manifest(gold).trained
-    assert (tmp_path / "run" / "teacher-0.jsonl").exists() == (targets == "teacher")
+    assert len(list((tmp_path / "kept").glob("answers-*.jsonl"))) == (targets == "teacher")
     one, other = losses(tmp_path / "run"), losses(tmp_path / "gold")
     assert (one[0]["cross_entropy"] == pytest.approx(other[0]["cross_entropy"])) == (targets == "both")
     assert one[1]["cross_entropy"] != pytest.approx(other[1]["cross_entropy"], rel=1e-6), "another loss"

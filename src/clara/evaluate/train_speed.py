@@ -263,7 +263,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
     loaded = stage.network(data, cache, bench.device, None)
     stage = stage.as_loaded(loaded)
     documents = Documents(loaded, scratch) if stage.keeps_memories else None
-    batches = PlannedBatches(data, stage, stage.collator(loaded, documents))
+    batches = PlannedBatches(data, stage, stage.collator(loaded, documents, scratch))
     if documents is not None:  # before the first step, as in a run
         shown = (text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.texts)
         documents.prepare({bench.rate: list(dict.fromkeys(shown))})

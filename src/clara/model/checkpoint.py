@@ -470,6 +470,11 @@ def memory_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> 
     return _fingerprint(network, manifest, ["compressor"])
 
 
+def generator_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
+    """A hash of all that decides what is answered from a document's memory: ``memory_fingerprint`` and generator."""
+    return _fingerprint(network, manifest, ["compressor", "generator"])
+
+
 def _fingerprint(network: Network | StoredNetwork, manifest: Manifest, roles: Sequence[Role]) -> str:
     digest = hashlib.sha256(manifest.base_identity.encode())
     digest.update(manifest.compression.model_dump_json().encode())

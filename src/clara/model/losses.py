@@ -72,3 +72,22 @@ def contrastive(scores: Tensor, positives: Tensor, *, temperature: float) -> Ten
     every = torch.logsumexp(scaled, dim=1)
     right = torch.logsumexp(scaled.masked_fill(~positives, float("-inf")), dim=1)
     return (every - right).mean()
+
+
+def candidate_kl(
+    scores: Tensor, likelihoods: Tensor, *, temperature: float, likelihood_temperature: float = 1.0
+) -> Tensor:
+    """KL from the candidates' distribution by a reader's likelihoods to that by scores; a mean over questions, nats.
+
+    With flat priors the first is how probable it is of each candidate that the answer was written from it (arXiv
+    2208.03299, section 2.2).
+
+    Args:
+        scores: [B, D] cosines of each question with its candidates.
+        likelihoods: float32 [B, D], log-probability of the answer given each candidate alone; no gradient.
+        temperature: tau of the scores.
+        likelihood_temperature: of the log-probabilities.
+    """
+    wanted = (likelihoods / likelihood_temperature).log_softmax(dim=1)
+    given = (scores.float() / temperature).log_softmax(dim=1)
+    return functional.kl_div(given, wanted, reduction="batchmean", log_target=True)

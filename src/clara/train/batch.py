@@ -137,6 +137,9 @@ class _Sequence:
     weights: list[float]
 
 
+NO_PROMPT = Prompt((), ())
+
+
 class Collator:
     """Builds batches for one tokenizer and window."""
 
@@ -207,6 +210,20 @@ class Collator:
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)
 
+    def apart(self, targets: Sequence[Target], *, rate: int, a_sequence: int) -> Batch:
+        """Targets to be written from one memory each, several side by side behind the opening of the prompt.
+
+        Args:
+            targets: in the order of their memories.
+            rate: compression rate.
+            a_sequence: targets a decoder sequence.
+        """
+        opening, whole = self._prompter.memory_background([]), self._slots(1, rate)
+        n = len(opening.ids)
+        own = Prompt(whole.ids[n:], tuple(slot - n for slot in whole.slots))
+        parts = [targets[i : i + a_sequence] for i in range(0, len(targets), a_sequence)]
+        return self._batch([], [self._sequence(opening, part, own=own) for part in parts], rate)
+
     def quotable(self, examples: Sequence[Example]) -> Quotable:
         """What could be quoted from the examples' texts in the place of their answers' tokens."""
         rows: list[int] = []
@@ -262,12 +279,17 @@ class Collator:
     def _slots(self, memories: int, rate: int) -> Prompt:
         return self._prompter.memory_background([self._window // rate] * memories)
 
-    def _sequence(self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False) -> _Sequence:
+    def _sequence(
+        self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False, own: Prompt = NO_PROMPT
+    ) -> _Sequence:
+        """Targets behind what they share; ``own`` stands before each of them again, for it alone to see."""
         n = len(shared.ids)
         row = _Sequence(list(shared.ids), list(shared.slots), [0] * n, list(range(n)), [], [], [])
         for segment, target in enumerate(targets, start=1):
-            prompt, reply = self._target(target, closed=closed)
+            instruction, reply = self._target(target, closed=closed)
+            prompt = [*own.ids, *instruction]
             start = len(row.ids) + len(prompt)
+            row.slots.extend(len(row.ids) + slot for slot in own.slots)
             # The end token needs no position of its own: it is a label of the last reply token.
             row.ids.extend([*prompt, *reply[:-1]])
             row.segments.extend([segment] * (len(prompt) + len(reply) - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -137,3 +139,15 @@ def reply_logits(decoder: Decoder, batch: Batch, memories: Tensor | None, *, rol
     chosen = hidden.reshape(-1, hidden.shape[-1])[batch.label_index]
     with torch.autocast(chosen.device.type, enabled=False):
         return decoder.logits(chosen)
+
+
+@contextmanager
+def evaluating(network: Decoder) -> Iterator[None]:
+    """Ask a network something while it is trained: without dropout or gradients; afterwards as before."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)

@@ -41,6 +41,8 @@ from clara.train.weights import load_trained
 
 RUN_CONFIG = "config.json"
 LOCK_FILE = ".lock"
+KEPT = "kept"
+"""In the cache folder: what frozen networks are asked once."""
 
 
 def train(  # noqa: PLR0913 - each of the last four is told another thing
@@ -63,7 +65,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         stage: with the run's settings (``stages.stage_of``).
         records: training records; those the stage cannot use are counted in the card.
         out: folder of the run: resumable checkpoints, ``log.jsonl``, ``config.json`` and the final checkpoint.
-        cache: folder for base weights.
+        cache: folder for base weights, and for memories, answers and likelihoods that several runs may need.
         device: for the model.
         on_progress: told after each step.
         hub_progress: told about downloads.
@@ -103,8 +105,8 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
             on_notice(notice)
         stage = stage.as_loaded(loaded)
         documents = Documents(loaded, cache) if stage.keeps_memories else None
-        collator = stage.collator(loaded, documents)
-        taught = stage.training_collator(collator, loaded, out / f"teacher-{processes.rank}.jsonl")
+        collator = stage.collator(loaded, documents, cache / KEPT)
+        taught = stage.training_collator(collator, loaded, cache / KEPT)
         batches = PlannedBatches(data, stage, taught, processes=processes)
         if documents is not None or stage.whitens(loaded):
             wanted = _wanted(batches, data, stage)

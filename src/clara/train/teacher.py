@@ -13,29 +13,28 @@ those of gold answers. Shape letters: T label tokens, V vocabulary, T' label tok
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from clara import prompts
-from clara.errors import ClaraError, TrainingError
+from clara.errors import ClaraError
 from clara.model.adapters import load_adapter
 from clara.model.create import Loaded
 from clara.model.decode_loop import DecodeLoop
 from clara.model.generator import Generator, Sampling
-from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
 from clara.model.tensors import ADAPTER as TENSORS
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator, Teaching
 from clara.train.examples import Example, Target, is_question
+from clara.train.kept import KeptValues, digest
+from clara.train.objective import evaluating
 
 ANSWER_TOKENS = 32
 """Longest answer of a teacher; the answers of the training sets are shorter."""
@@ -73,33 +72,24 @@ def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:
     return reader_fingerprint(read_reader_manifest(folder), loaded.network.adapters, ADAPTER)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the teacher wrote, and whether it came to an end."""
-
-    text: str
-    whole: bool
-
-
 class TeacherAnswers:
-    """The teacher's greedy answers, each made once and kept in the run's folder."""
+    """The teacher's greedy answers, each made once and kept."""
 
-    def __init__(self, loaded: Loaded, path: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
+    def __init__(self, loaded: Loaded, kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
         """Read the answers that are there.
 
         Args:
             loaded: the network, with a teacher.
-            path: JSON Lines, one answer a line; a torn last line is cut off.
-            fingerprint: the teacher's; answers of another one are not taken.
+            kept: folder that they are kept in, each with whether it came to an end; shared by runs.
+            fingerprint: the teacher's.
             window_tokens: passages are cut to it.
             bf16: whether matrix products are in bf16.
         """
-        self._network, self._path, self._fingerprint = loaded.network, path, fingerprint
+        self._network = loaded.network
         self._window, self._bf16 = window_tokens, bf16
         self._prompter = Prompter(loaded.base.tokenizer)
         self._generator = Generator(loaded.base.tokenizer, self._prompter)
-        self._answers: dict[str, _Answer] = {}
-        self._read()
+        self._answers = KeptValues(kept / f"answers-{fingerprint}.jsonl")
 
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the teacher's answers to their questions.
@@ -107,17 +97,18 @@ class TeacherAnswers:
         A question that the teacher answers with nothing keeps its gold answer.
         """
         wanted = dict(self._requests(examples))
-        todo = [key for key in wanted if key not in self._answers]
+        todo = self._answers.missing(wanted)
         for start in range(0, len(todo), ANSWERS_AT_ONCE):
             keys = todo[start : start + ANSWERS_AT_ONCE]
-            self._keep(keys, self._generate([wanted[key] for key in keys]))
+            made = self._generate([wanted[key] for key in keys])
+            self._answers.add(dict(zip(keys, made, strict=True)))
         return [replace(e, targets=tuple(self._answered(e, t) for t in e.targets)) for e in examples]
 
     def _answered(self, example: Example, target: Target) -> Target:
         if not is_question(target):
             return target
-        answer = self._answers[self._key(example, target)]
-        return replace(target, reply=answer.text, ends=answer.whole) if answer.text else target
+        text, whole = self._answers[self._key(example, target)]
+        return replace(target, reply=text, ends=whole) if text else target
 
     def _requests(self, examples: Sequence[Example]) -> Iterator[tuple[str, GenerationRequest]]:
         for example in examples:
@@ -127,45 +118,19 @@ class TeacherAnswers:
                 yield self._key(example, target), GenerationRequest(question, texts=texts)
 
     def _key(self, example: Example, target: Target) -> str:
-        parts = json.dumps([self._fingerprint, target.instruction, *example.texts])
-        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+        return digest(self._window, target.instruction, *example.texts)
 
-    def _generate(self, requests: Sequence[GenerationRequest]) -> list[_Answer]:
+    def _generate(self, requests: Sequence[GenerationRequest]) -> list[tuple[str, bool]]:
         adapters = self._network.adapters
         device = adapters.bare().device.type
         with (
-            _evaluating(self._network),
+            evaluating(self._network),
             adapters.use(ADAPTER),
             torch.autocast(device, torch.bfloat16, enabled=self._bf16),
         ):
             decoder = DecodeLoop(lambda: nullcontext(adapters.bare()))
             made = self._generator.generate(decoder, requests, Sampling(max_new_tokens=ANSWER_TOKENS))
-        return [_Answer(generation.text, generation.finish_reason == "stop") for generation in made]
-
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        kept = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                value = json.loads(line)
-                self._answers[value["key"]] = _Answer(value["answer"], value["whole"])
-                kept += len(line)
-        with self._path.open("r+b") as file:
-            file.truncate(kept)
-
-    def _keep(self, keys: Iterable[str], answers: Sequence[_Answer]) -> None:
-        lines = []
-        for key, answer in zip(keys, answers, strict=True):
-            self._answers[key] = answer
-            lines.append(json.dumps({"key": key, "answer": answer.text, "whole": answer.whole}) + "\n")
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
-        except OSError as error:
-            raise TrainingError(f"the teacher's answers cannot be kept in {self._path}: {error}") from error
+        return [(generation.text, generation.finish_reason == "stop") for generation in made]
 
 
 class DistillingCollator:
@@ -201,13 +166,3 @@ class DistillingCollator:
         asked = [replace(e, targets=tuple(filter(is_question, e.targets))) for e in examples]
         read = [example for example in asked if example.targets]
         return Teaching(self._collator.of_texts(read), torch.tensor(rows)) if read else None
-
-
-@contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

@@ -7,7 +7,7 @@ as they are: nothing is merged or copied. Decides nothing: which step was best i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -24,7 +24,7 @@ from clara.model.network import Network
 from clara.train.batch import Batch, Collate
 from clara.train.data import Surroundings, TrainingData, held_out_batches
 from clara.train.examples import CandidateExample, Example
-from clara.train.objective import passage_memories
+from clara.train.objective import evaluating, passage_memories
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateBatch, query_memories
 
@@ -171,7 +171,7 @@ def measure(network: Decoder, loss: BatchLoss, held_out: HeldOut) -> Validation:
     """
     device = network.adapters.bare().device
     rates = {}
-    with _evaluating(network):
+    with evaluating(network):
         for rate, batches in held_out.losses.items():
             value = _mean_loss(loss, [batch.to(device) for batch in batches])
             rates[rate] = _scored(network, held_out, rate, value)
@@ -294,14 +294,3 @@ def _mean_loss(loss: BatchLoss, batches: Sequence[Batch]) -> float:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-@contextmanager
-def _evaluating(network: Decoder) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)

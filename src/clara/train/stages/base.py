@@ -114,21 +114,25 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     # What it computes
 
     @abstractmethod
-    def collator(self, loaded: Loaded[AnyNetwork, AnyManifest], memories: Memories | None) -> Collate:
+    def collator(
+        self, loaded: Loaded[AnyNetwork, AnyManifest], memories: Memories | None, kept: Path | None = None
+    ) -> Collate:
         """Makes batches of examples.
 
         Args:
             loaded: the network with its tokenizer.
             memories: gives computed memories; None to hand on texts, which are then encoded.
+            kept: folder for what a frozen network is asked once (``kept.KeptValues``), shared by runs; None to ask
+                nothing.
         """
 
-    def training_collator(self, collator: Collate, loaded: Loaded[AnyNetwork, AnyManifest], answers: Path) -> Collate:  # noqa: ARG002 - a stage may use them
+    def training_collator(self, collator: Collate, loaded: Loaded[AnyNetwork, AnyManifest], kept: Path) -> Collate:  # noqa: ARG002 - a stage may use them
         """What makes the batches that are trained on, where they differ from those that are measured on.
 
         Args:
             collator: of the latter.
             loaded: the network.
-            answers: file for a teacher's answers.
+            kept: as in ``collator``; a folder.
         """
         return collator
 

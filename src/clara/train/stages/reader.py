@@ -99,7 +99,7 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         """Without restatements."""
         return self.changed(restate=NO_RESTATEMENTS)
 
-    def collator(self, loaded: LoadedReader, memories: Memories | None) -> Collate:  # noqa: ARG002 - none are read
+    def collator(self, loaded: LoadedReader, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - none are read
         """Decoder sequences that are the prompts of ``model.reader``."""
         return ReaderCollator(
             Prompter(loaded.base.tokenizer),

@@ -14,7 +14,7 @@ tokens, H hidden size, L decoder positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -78,6 +78,7 @@ class CandidateBatch(Batch):
         memories: float16 [U, N, H] of the batch's passages; U = 0 where the compressor is trained.
         candidates: int64 [B, D], rows of the passages; -1 where a question has fewer.
         positives: bool [B, U], which passages support the answer.
+        likelihoods: float32 [B, D], of each answer given each candidate alone; None where nothing is taught by them.
     """
 
     query_ids: Tensor
@@ -85,11 +86,16 @@ class CandidateBatch(Batch):
     memories: Tensor
     candidates: Tensor
     positives: Tensor
+    likelihoods: Tensor | None = None
 
     def tokens(self) -> int:
         """Real tokens and memory slots that a forward pass reads; a query's memory tokens count as slots."""
         slots = self.query_ids.shape[0] * self.memories.shape[1]
         return int(self.query_mask.sum()) + slots + Batch.tokens(self)
+
+
+Likelihoods = Callable[[Sequence[CandidateExample], int], Tensor]
+"""Log-probabilities float32 [B, D] of answers given each candidate alone, at a rate."""
 
 
 class CandidateCollator:
@@ -103,6 +109,7 @@ class CandidateCollator:
         top_k: int,
         memories: Memories | None,
         reply_tokens: int = REPLY_TOKENS,
+        likelihoods: Likelihoods | None = None,
     ) -> None:
         """Fix what all batches share.
 
@@ -112,8 +119,9 @@ class CandidateCollator:
             top_k: K; 0 where nothing is selected and no answer is written.
             memories: gives computed memories; None to hand on texts, which are then encoded under gradient.
             reply_tokens: longest reply.
+            likelihoods: of the answers given each candidate; None where they teach nothing.
         """
-        self._prompter = prompter
+        self._prompter, self._likelihoods = prompter, likelihoods
         self._window, self._top_k = window_tokens, top_k
         self._memories = memories
         self._replies = Collator(prompter, window_tokens=window_tokens, reply_tokens=reply_tokens)
@@ -148,6 +156,7 @@ class CandidateCollator:
             memories=none if self._memories is None else self._memories(passages, rate),
             candidates=padded(rows, width, -1),
             positives=positives,
+            likelihoods=None if self._likelihoods is None else self._likelihoods(questions, rate),
         )
 
     def _sequences(self, questions: Sequence[CandidateExample], texts: Sequence[str], rate: int) -> Batch:
@@ -218,7 +227,7 @@ class SelectingStage(MemoryStage):
         """Memories of the selected passages."""
         return self.selected * self.window().memory_tokens
 
-    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+    def collator(self, loaded: Loaded, memories: Memories | None, kept: Path | None = None) -> Collate:
         """Questions, their candidates' memories, and the sequence that an answer is written in."""
         return CandidateCollator(
             loaded.prompter(),
@@ -226,7 +235,12 @@ class SelectingStage(MemoryStage):
             top_k=self.selected,
             memories=memories,
             reply_tokens=self.config.reply_tokens,
+            likelihoods=self.likelihoods(loaded, memories, kept),
         )
+
+    def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> Likelihoods | None:  # noqa: ARG002 - a stage may use them
+        """What the reasoner is taught by beside the answers themselves; arguments as ``collator``."""
+        return None
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
         """The checkpoint's, with gradients in read-out and projection of questions as the settings say."""

@@ -53,7 +53,7 @@ class WritingStage(MemoryStage):
 
     config: WritingConfig
 
-    def collator(self, loaded: Loaded, memories: Memories | None) -> Collate:
+    def collator(self, loaded: Loaded, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - nothing is asked
         """Passages and one decoder sequence an example."""
         return Collator(
             loaded.prompter(),
@@ -72,7 +72,7 @@ class WritingStage(MemoryStage):
     def passages(self) -> int:
         """Passages of an example, at most."""
 
-    def training_collator(self, collator: Collate, loaded: Loaded, answers: Path) -> Collate:
+    def training_collator(self, collator: Collate, loaded: Loaded, kept: Path) -> Collate:
         """With a teacher its answers, its prompts, or both."""
         config = self.config
         if config.teacher is None or not isinstance(collator, Collator):
@@ -81,7 +81,7 @@ class WritingStage(MemoryStage):
         if config.targets == "teacher":
             window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
             mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
-            made = TeacherAnswers(loaded, answers, fingerprint=mark, window_tokens=window, bf16=bf16)
+            made = TeacherAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16)
         return DistillingCollator(collator, answers=made, distributions=config.kl_weight > 0)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
