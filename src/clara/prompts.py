@@ -14,9 +14,16 @@ REPEAT_INSTRUCTION = "\nRepeat the background."
 PARAPHRASE_INSTRUCTION = "\nSay the background in other words."
 RESUME_INSTRUCTION = '\nRepeat what follows "{opening}" in the background.'
 
+NO_ANSWER = "Not found"
+"""What a generator that was trained so replies where no passage holds the answer."""
+
 BACKGROUND = "Background:\n"
 SEPARATOR = "\n"
 QUESTION = "\nQuestion: "
+
+# Tasks that are made of plain text (``synth.automatic``).
+CLOZE = 'Which {kind} stands in the gap of "{words}"?'
+WHAT_FOLLOWS = 'What follows "{words}"?'
 
 # What Apple's published models were trained on, to the letter (its grammar included).
 OFFICIAL_ANSWER_SYSTEM = (

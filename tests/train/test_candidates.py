@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from train_cases import made, passages, questions
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
+from clara.data.neighbours import K1, B, Neighbours, WordIndex, key_of
 from clara.errors import TrainingError
-from clara.train.candidates import K1, B, CandidateSampler, Neighbours, WordIndex, key_of
+from clara.train.candidates import CandidateSampler
 from clara.train.data import Surroundings, divide
 from clara.train.examples import CandidateExample
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clara.data import DataRecord, DocText, MultiHop, QAPair
+from clara.data.neighbours import holds_answer
 from clara.metrics import normalize_answer
 from clara.records import Passage
-from clara.train.candidates import holds_answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from clara.calibrate.decoding import Bench, Measurement, Told
 from clara.calibrate.questions import Sample, draw
 from clara.calibrate.weights import CheckpointLoader
 from clara.data import DataRecord
+from clara.data.neighbours import passages_of
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
-from clara.train.candidates import passages_of
 from clara.train.data import Window, questions_of, within_window
 from clara.train.start import TOKENS_A_TEXT, WHITENING_DOCUMENTS, WHITENING_QUESTIONS, WHITENING_SHARE
 

@@ -5,6 +5,7 @@ Only the command line: options to settings, progress and tables to the terminal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from clara.errors import ConfigError
 if TYPE_CHECKING:
     from clara.synth.report import SynthReport
     from clara.synth.run import SynthProgress
+    from clara.synth.sources import Sources
 
 _UNFINISHED_EXIT = 1
 _INTERRUPTED_EXIT = 130  # as shells report a process ended by Ctrl-C
@@ -48,6 +50,9 @@ def synth(
         str | None, typer.Option("--llm", help="OpenAI-compatible server, such as http://host:8000/v1.")
     ] = None,
     llm_model: Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")] = None,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Tasks made of the text itself, without a language model.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (TOML); options win over them.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that is there.")] = False,
     judge: Annotated[
@@ -69,7 +74,34 @@ def synth(
     report: Annotated[Path | None, typer.Option("--report", help="Write the table (.md) and a plot beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`."""
+    """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`.
+
+    With --automatic no language model is asked: numbers, options, identifiers and names to put into gaps, and what
+    follows some words, of one passage or of several near ones, some of which hold no answer. Only DOCS, --out,
+    --config, --limit and --json are read then; --json prints {"records", "tasks": {kind: count}, "without"}.
+    """
+    if automatic:
+        _refuse_server(
+            {
+                "--llm": llm,
+                "--llm-model": llm_model,
+                "--resume": resume or None,
+                "--judge": judge,
+                "--rounds": rounds,
+                "--concurrency": concurrency,
+                "--timeout": timeout,
+                "--temperature": temperature,
+                "--max-tokens": max_tokens,
+                "--max-cost": max_cost,
+                "--price-in": price_in,
+                "--price-out": price_out,
+                "--cache": cache,
+                "--prompts": prompts,
+                "--report": report,
+            }
+        )
+        _write_automatic(docs, out, config, limit, as_json=as_json)
+        return
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
     from clara.synth.report import write_report  # noqa: PLC0415
     from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
@@ -92,10 +124,7 @@ def synth(
     sources = read_sources(docs, passage_words=settings.passage_words, min_passage_words=settings.min_passage_words)
     if limit is not None:
         sources = Sources(sources.passages[:limit], sources.skipped, sources.messages)
-    for message in sources.messages[:_SHOWN_MESSAGES]:
-        note(message)
-    if len(sources.messages) > _SHOWN_MESSAGES:
-        note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
+    _note_messages(sources)
     with bar("passages") as show:
 
         def tell(progress: SynthProgress) -> None:
@@ -159,6 +188,41 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         elif value is not None:
             merged[key] = value
     return merged
+
+
+def _note_messages(sources: Sources) -> None:
+    """What could not be read."""
+    for message in sources.messages[:_SHOWN_MESSAGES]:
+        note(message)
+    if len(sources.messages) > _SHOWN_MESSAGES:
+        note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
+
+
+def _refuse_server(given: Mapping[str, object]) -> None:
+    """Refuse options that only a language model has a use for."""
+    named = [option for option, value in given.items() if value is not None]
+    if named:
+        raise ConfigError(f"--automatic asks no language model and has no use for {', '.join(named)}; leave them out")
+
+
+def _write_automatic(docs: list[Path], out: Path, config: Path | None, limit: int | None, *, as_json: bool) -> None:
+    """Records without a language model, and how many of which kind."""
+    from clara.data import write_records  # noqa: PLC0415 - as above
+    from clara.synth.automatic import AutomaticSettings, automatic_records  # noqa: PLC0415
+    from clara.synth.sources import read_sources  # noqa: PLC0415
+
+    settings = check(AutomaticSettings, read_toml(config) if config else {}, source=str(config))
+    sources = read_sources(docs, passage_words=settings.passage_words, min_passage_words=settings.min_passage_words)
+    _note_messages(sources)
+    made = automatic_records(sources.passages[:limit], settings)
+    write_records(out, made.records)
+    if as_json:
+        print_json({"records": len(made.records), "tasks": dict(made.tasks), "without": made.without})
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(made.tasks.items()))
+    write(f"{counted(len(made.records), 'record')} written to {out}: {kinds or 'no task'}")
+    if made.without:
+        note(f"{counted(made.without, 'passage')} without a number, option, identifier or name to ask for")
 
 
 def _require_server(values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from clara.errors import RecordError
+from clara.prompts import NO_ANSWER
 
 
 class UnusableRecordError(RecordError):
@@ -92,7 +93,8 @@ class MultiHop:
         id: identifier within its source.
         source: the data set it comes from.
         question: the question.
-        answers: gold answers; the first is the reference, all count in scoring.
+        answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone says that
+            no document holds one.
         docs: candidate documents, at least one.
         gold: indices into ``docs`` of the documents that support the answer, each once; may be empty.
     """
@@ -113,6 +115,11 @@ class MultiHop:
                 raise UnusableRecordError("gold index out of range", f"{index} of {len(self.docs)} documents")
         if len(set(self.gold)) != len(self.gold):
             raise UnusableRecordError("gold index repeated", str(list(self.gold)))
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the documents are said to hold an answer."""
+        return self.answers != (NO_ANSWER,)
 
 
 DataRecord: TypeAlias = PassageQA | MultiHop

@@ -21,12 +21,14 @@ class SourcePassage:
         source: data set or file the passage comes from.
         title: title of its document, or the empty string.
         text: the passage.
+        document: what its neighbours have in common; empty where it stands alone.
     """
 
     id: str
     source: str
     title: str
     text: str
+    document: str = ""
 
 
 @dataclass(frozen=True, slots=True)

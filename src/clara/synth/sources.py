@@ -69,7 +69,8 @@ def read_sources(paths: Sequence[Path], *, passage_words: int, min_passage_words
             for passage in iter_passages(document, _word_spans, max_tokens=passage_words):
                 identity = f"{document.content_hash}\n{passage.start}-{passage.end}"
                 digest = hashlib.sha256(identity.encode()).hexdigest()[:_ID_DIGITS]
-                collected.add(SourcePassage(digest, file.name, passage.title, passage.text.strip()))
+                text = passage.text.strip()
+                collected.add(SourcePassage(digest, file.name, passage.title, text, document.content_hash))
     for skipped in reader.report().skipped:
         collected.skipped[f"source {skipped.reason}"] += 1
         collected.messages.append(skipped.message)
@@ -93,7 +94,7 @@ class _Collected:
         self.files.add(path)
         reading = read_records(path, plain_passages=True)
         for record in reading.passage_qa:
-            self.add(SourcePassage(record.id, record.source, record.title, record.text))
+            self.add(SourcePassage(record.id, record.source, record.title, record.text, record.title))
         for reason, count in reading.rejected.items():
             self.skipped[f"record {reason}"] += count
         if reading.rejected:

@@ -19,13 +19,13 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, mixture
+from clara.data.neighbours import Neighbours, holds_answer
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
 from clara.model.backbone import Tokenizer, load_tokenizer
 from clara.model.hub.base import Progress as HubProgress
 from clara.prompts import passage_text
 from clara.train.batch import Batch, Collate
-from clara.train.candidates import Neighbours, holds_answer
 from clara.train.config import TrainConfig
 from clara.train.examples import CandidateExample, Example
 from clara.train.processes import ALONE, Processes

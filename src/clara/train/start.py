@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings
+from clara.data.neighbours import passages_of
 from clara.errors import ConfigError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters
@@ -25,7 +26,6 @@ from clara.model.placement import DTYPES, placement
 from clara.model.reader import ReaderContext, ReaderManifest
 from clara.model.roles import Role
 from clara.train.batch import padded_texts
-from clara.train.candidates import passages_of
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import TrainingData, sample_passages, sample_questions
 from clara.train.documents import Documents

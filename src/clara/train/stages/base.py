@@ -20,6 +20,7 @@ from typing_extensions import TypeVar
 
 from clara.config import Settings
 from clara.data import DataRecord
+from clara.data.neighbours import Neighbours
 from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.checkpoint import Manifest, memory_fingerprint
@@ -31,7 +32,6 @@ from clara.model.network import Network
 from clara.model.placement import BITS
 from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Memories
-from clara.train.candidates import Neighbours
 from clara.train.card import model_card
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import Surroundings, TrainingData, Window

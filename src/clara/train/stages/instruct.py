@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from clara import prompts
 from clara.config import Settings
 from clara.data import DataRecord, MultiHop, PassageQA
-from clara.train.candidates import Neighbours, passages_of
+from clara.data.neighbours import Neighbours, passages_of
 from clara.train.data import Surroundings, TrainingData
 from clara.train.examples import Example, Target
 from clara.train.stages.writing import WritingConfig, WritingStage

@@ -26,13 +26,14 @@ from torch import Tensor
 
 from clara import prompts
 from clara.data import DataRecord, PassageQA
+from clara.data.neighbours import Neighbours
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
-from clara.train.candidates import CandidateSampler, Neighbours
+from clara.train.candidates import CandidateSampler
 from clara.train.config import MemoryConfig
 from clara.train.data import Surroundings, TrainingData
 from clara.train.examples import CandidateExample, Target

@@ -1,0 +1,146 @@
+"""Passages near a question or a record in words (BM25), and whether a passage holds an answer.
+
+What training takes as hard candidates and distractors, and what synthesis writes beside a question. Knows texts and
+words, not tokens or memories.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clara import prompts
+from clara.data.records import DataRecord, MultiHop, PassageQA
+from clara.metrics import normalize_answer
+
+K1 = 1.2
+B = 0.75
+"""The usual constants (Robertson and Zaragoza, 2009): how fast repeats saturate, how much length counts."""
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded, in order."""
+    return _WORD.findall(text.casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class _Postings:
+    """The texts with one word.
+
+    Attributes:
+        texts: int64 [n], ascending.
+        weights: float32 [n], what the word adds to the score of each.
+    """
+
+    texts: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+
+
+class WordIndex:
+    """Texts that can be ranked by a question's words, by BM25.
+
+    Our own and short, not a library's: which candidates a batch holds must be the same on every machine and after
+    every resume, ties included, and training needs no extra for it.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._size = len(texts)
+        found: dict[str, list[tuple[int, int]]] = {}
+        lengths = np.zeros(len(texts), dtype=np.float32)
+        for i, text in enumerate(texts):
+            counts = Counter(words(text))
+            lengths[i] = counts.total()
+            for word, count in counts.items():
+                found.setdefault(word, []).append((i, count))
+        damping = K1 * (1 - B + B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
+        self._postings = {word: self._weigh(rows, damping) for word, rows in found.items()}
+
+    def _weigh(self, rows: list[tuple[int, int]], damping: npt.NDArray[np.float32]) -> _Postings:
+        places, counts = np.array(rows, dtype=np.int64).T
+        rarity = np.log1p((self._size - len(rows) + 0.5) / (len(rows) + 0.5))
+        weights = rarity * counts * (K1 + 1) / (counts + damping[places])
+        return _Postings(places, weights.astype(np.float32))
+
+    def scores(self, question: str) -> npt.NDArray[np.float32]:
+        """BM25 of each text: float32 [texts]; 0 where no word is shared."""
+        total = np.zeros(self._size, dtype=np.float32)
+        for word in sorted(set(words(question))):  # sorted: sums of floats depend on their order
+            if (postings := self._postings.get(word)) is not None:
+                total[postings.texts] += postings.weights
+        return total
+
+    def ranked(self, question: str) -> npt.NDArray[np.int64]:
+        """Texts that share a word with the question, best first; the earlier text first among equals."""
+        scores = self.scores(question)
+        order = np.argsort(-scores, kind="stable")
+        return order[: int((scores > 0).sum())]
+
+
+ANSWER_LETTERS = 3
+"""An answer shorter than this in normal form ("no", "7") occurs in passages that do not support it."""
+
+
+def key_of(text: str) -> str:
+    """What is equal for passages that differ in case and white space only."""
+    return " ".join(text.casefold().split())
+
+
+def passages_of(record: DataRecord) -> list[str]:
+    """All passages of a record, as the compressor reads them."""
+    if isinstance(record, MultiHop):
+        return [prompts.passage_text(doc.title, doc.text) for doc in record.docs]
+    return [prompts.passage_text(record.title, record.text)]
+
+
+class Neighbours:
+    """Passages of records, to be found by a question's words."""
+
+    def __init__(self, records: Iterable[DataRecord]) -> None:
+        """Index the passages of ``records``; texts that differ in case and white space only count once."""
+        passages = {key_of(text): text for record in records for text in passages_of(record)}
+        self._keys, self._texts = list(passages), list(passages.values())
+        self._index = WordIndex(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def of(self, record: PassageQA, count: int) -> list[str]:
+        """The passages nearest to a record's questions, best first, at most ``count``.
+
+        Its own passage is left out, and so are passages that hold one of its answers.
+        """
+        own = key_of(passages_of(record)[0])
+        answers = [normalize_answer(answer) for pair in record.all_pairs for answer in pair.answers]
+        asked = " ".join(pair.question for pair in record.all_pairs)
+        return self.first(self.ranked(asked), count, taken={own}, answers=answers)
+
+    def first(self, places: Iterable[int], count: int, *, taken: Container[str], answers: Sequence[str]) -> list[str]:
+        """The first ``count`` passages at ``places`` whose keys are not taken and that hold none of the answers."""
+        found: list[str] = []
+        for i in places:
+            if len(found) == count:
+                break
+            if self._keys[i] not in taken and not holds_answer(self._texts[i], answers):
+                found.append(self._texts[i])
+        return found
+
+    def ranked(self, question: str) -> list[int]:
+        """Numbers of the passages that share a word with the question, best first."""
+        ranked: list[int] = self._index.ranked(question).tolist()
+        return ranked
+
+
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds one of the answers, which are in normal form, as whole words."""
+    long = [f" {answer} " for answer in answers if len(answer) >= ANSWER_LETTERS and answer != "yes"]
+    if not long:
+        return False
+    words = f" {normalize_answer(text)} "
+    return any(answer in words for answer in long)
