@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         self.backbone = adapters.peft_model
 
     def decode(
-        self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName = "generator"
+        self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName | None = "generator"
     ) -> Tensor:
         """Last hidden states of the generator, or of another that reads prompts: [B, L, H].
 
@@ -36,7 +36,7 @@ class Decoder(nn.Module):
             embeds: [B, L, H] prompt with memories spliced in.
             attention: bool [B, 1, L, L], true where a token may look; padding, on the right, sees itself alone.
             positions: int64 [B, L].
-            role: which adapter reads.
+            role: which adapter reads; None for the backbone alone.
         """
         with self.adapters.use(role):
             if packing.takes_packed(self.adapters.bare()):

@@ -165,6 +165,11 @@ class Collator:
         self._window, self._longest = window_tokens, reply_tokens
         self._memories, self._quoted = memories, quoted
 
+    @property
+    def window_tokens(self) -> int:
+        """Longest text."""
+        return self._window
+
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
         """Make a batch; texts longer than the window are cut at their end.
 
@@ -296,7 +301,7 @@ class Collator:
             row.positions.extend(range(n, n + len(prompt) + len(reply) - 1))
             row.label_positions.extend(range(start - 1, start - 1 + len(reply)))
             row.labels.extend(reply)
-            row.weights.extend([target.weight] * len(reply))
+            row.weights.extend(target.label_weights or [target.weight] * len(reply))
         return row
 
     def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:

@@ -19,12 +19,14 @@ class Target:
         reply: what is to be written.
         ends: whether the reply is whole, so that an end token follows it.
         weight: of each of its tokens in the loss.
+        label_weights: of each of its labels apart, the end token's included; empty for ``weight`` alike.
     """
 
     instruction: str
     reply: str
     ends: bool = True
     weight: float = 1.0
+    label_weights: tuple[float, ...] = ()
 
 
 def is_question(target: Target) -> bool:

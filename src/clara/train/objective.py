@@ -130,7 +130,9 @@ def reply_loss(decoder: Decoder, batch: Batch, memories: Tensor | None) -> Tenso
     return token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
 
 
-def reply_logits(decoder: Decoder, batch: Batch, memories: Tensor | None, *, role: AdapterName = "generator") -> Tensor:
+def reply_logits(
+    decoder: Decoder, batch: Batch, memories: Tensor | None, *, role: AdapterName | None = "generator"
+) -> Tensor:
     """Logits at the label positions of a batch, [T, V]; arguments as ``reply_loss``, read by ``role``."""
     embeds = decoder.embed(batch.decoder_ids)
     if memories is not None:

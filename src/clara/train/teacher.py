@@ -13,7 +13,7 @@ those of gold answers. Shape letters: T label tokens, V vocabulary, T' label tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -134,23 +134,29 @@ class TeacherAnswers:
 
 
 class DistillingCollator:
-    """A collator whose batches hold the teacher's answers, its prompts, or both."""
+    """A collator whose batches hold what frozen networks say of examples: answers, weights, a teacher's prompts."""
 
-    def __init__(self, collator: Collator, *, answers: TeacherAnswers | None, distributions: bool) -> None:
-        """Choose what is taken of the teacher.
+    def __init__(
+        self,
+        collator: Collator,
+        *,
+        changes: Sequence[Callable[[Sequence[Example]], list[Example]]] = (),
+        distributions: bool = False,
+    ) -> None:
+        """Choose what is taken of them.
 
         Args:
             collator: of the stage.
-            answers: takes the place of gold answers; None to keep those.
+            changes: what becomes of the examples first, one after another (``TeacherAnswers``, ``TokenNeed``).
             distributions: whether the teacher reads along, for the KL term.
         """
-        self._collator, self._answers, self._distributions = collator, answers, distributions
+        self._collator, self._changes, self._distributions = collator, changes, distributions
 
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
         """Make a batch; arguments as ``Collator``."""
         taken = list(examples) if asked is None else [examples[i] for i in asked]
-        if self._answers is not None:
-            taken = self._answers(taken)
+        for change in self._changes:
+            taken = change(taken)
         batch = self._collator(taken, rate=rate)
         return replace(batch, teaching=self._teaching(taken)) if self._distributions else batch
 

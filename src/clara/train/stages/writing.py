@@ -8,6 +8,7 @@ among all that could be quoted in their place (``clara.model.quoting``).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,18 @@ from clara.model.network import Network
 from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.config import MemoryConfig
+from clara.train.examples import Example
+from clara.train.need import TokenNeed
 from clara.train.objective import Losses, generation_loss
 from clara.train.stages.base import MemoryStage
-from clara.train.teacher import DistillingCollator, TeacherAnswers, add_teacher, teacher_faults, teacher_fingerprint
+from clara.train.teacher import (
+    ADAPTER,
+    DistillingCollator,
+    TeacherAnswers,
+    add_teacher,
+    teacher_faults,
+    teacher_fingerprint,
+)
 
 
 class WritingConfig(MemoryConfig):
@@ -38,6 +48,8 @@ class WritingConfig(MemoryConfig):
             plus ``kl_weight`` times KL(teacher || student), a mean over the answers' tokens.
         teacher: folder of a reader that was trained on full text, on the same base model.
         kl_weight: of the KL term; 0 leaves it out.
+        need_weights: weigh the tokens of restatements by what the passage as text says of them beyond what follows
+            from the words before (``need``), by the backbone alone, or by the teacher.
     """
 
     mse_weight: float = Field(default=0.1, ge=0)
@@ -46,6 +58,7 @@ class WritingConfig(MemoryConfig):
     targets: Literal["gold", "teacher", "both"] = "gold"
     teacher: str | None = None
     kl_weight: float = Field(default=1.0, ge=0)
+    need_weights: bool = False
 
 
 class WritingStage(MemoryStage):
@@ -73,16 +86,21 @@ class WritingStage(MemoryStage):
         """Passages of an example, at most."""
 
     def training_collator(self, collator: Collate, loaded: Loaded, kept: Path) -> Collate:
-        """With a teacher its answers, its prompts, or both."""
+        """With a teacher its answers, its prompts, or both; with ``need_weights`` weights in restatements."""
         config = self.config
-        if config.teacher is None or not isinstance(collator, Collator):
+        if not isinstance(collator, Collator) or (config.teacher is None and not config.need_weights):
             return collator
-        made = None
+        mark, role = loaded.base.identity, None
+        changes: list[Callable[[Sequence[Example]], list[Example]]] = []
+        if config.teacher is not None:
+            mark, role = teacher_fingerprint(loaded, Path(config.teacher).expanduser()), ADAPTER
         if config.targets == "teacher":
             window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
-            mark = teacher_fingerprint(loaded, Path(config.teacher).expanduser())
-            made = TeacherAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16)
-        return DistillingCollator(collator, answers=made, distributions=config.kl_weight > 0)
+            changes.append(TeacherAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16))
+        if config.need_weights:
+            changes.append(TokenNeed(loaded, kept, collator=collator, role=role, mark=mark))
+        distributions = config.teacher is not None and config.kl_weight > 0
+        return DistillingCollator(collator, changes=changes, distributions=distributions)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
         """CE of the targets, and the terms that the settings give a weight."""
