@@ -66,6 +66,7 @@ class AnswerOptions:
         k: passages to find; None for what measured best for the model and the context.
         mode: how they are found: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
         context: what is read of them: ``auto`` the best as text (where the model has a text reader, else memories),
+            and the others as memories where its generator was trained to read both in one prompt;
             ``memory`` all as memories, ``text`` all as text, ``none`` nothing (no search then).
         wording: ``quoted``: the answer is a stretch of a passage, word for word, or yes or no; ``free``: any. None:
             as the checkpoint says where it reads with trained weights, else free.
@@ -136,11 +137,15 @@ class Reading:
 
     def judged(self, model: ClaraModel) -> bool:
         """Whether the answer may be withheld."""
-        return self.evidence_wanted(model) is not None or lacks_name(self.request.question, self.hits)
+        told = model.manifest.refuses or lacks_name(self.request.question, self.hits)
+        return told or self.evidence_wanted(model) is not None
 
     def withheld(self, model: ClaraModel, generation: Generation) -> bool:
-        """Whether the evidence for a quoted answer is too weak to show it, or the passages are about others."""
-        if lacks_name(self.request.question, self.hits):
+        """Whether the evidence for a quoted answer is too weak to show it, or the passages are said to hold none.
+
+        By the question, which names something that they do not, or by the model itself.
+        """
+        if lacks_name(self.request.question, self.hits) or model.refused(generation):
             return True
         wanted, found = self.evidence_wanted(model), self.evidence(generation)
         return wanted is not None and found is not None and found < wanted
@@ -161,7 +166,7 @@ class Reading:
         if not self.request.quote_from:
             return None
         if "text" in self.read_as:
-            return model.reading.text_evidence if self.request.reader == "text_reader" else None
+            return model.reading.text_evidence if self.request.reader == model.text_role != "base" else None
         return model.reading.memory_evidence if "memory" in self.read_as else None
 
     def read(self) -> list[Hit]:
@@ -192,22 +197,22 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
             raise InputError("without passages (context none) there is nothing to quote; use wording free")
         return Reading(GenerationRequest(question, reader="base"), hits, [None] * len(hits))
     as_text = options.context == "text" or (options.context == "auto" and model.reads_text)
-    count = len(hits)
+    count = len(hits) if as_text else 0
     if options.context == "auto" and as_text:
         count = min(count, model.reading.auto_texts)
-    read = hits[:count]
-    texts = tuple(passage_text(hit) for hit in read)
+    rest = () if as_text and not (options.context == "auto" and model.mixed) else hits[count:]
+    read = hits[: count + len(rest)]
     trained = not as_text or model.reads_text
     wording = options.wording or (model.wording if trained else "free")
-    quoted = texts if wording == "quoted" else ()
-    how: ContextKind = "text" if as_text else "memory"
-    if as_text:
-        request = GenerationRequest(
-            question, texts=texts, reader="text_reader" if model.reads_text else "base", quote_from=quoted
-        )
-    else:
-        request = GenerationRequest(question, memories=tuple(hit.memory for hit in read), quote_from=quoted)
-    return Reading(request, hits, [how] * count + [None] * (len(hits) - count))
+    request = GenerationRequest(
+        question,
+        texts=tuple(passage_text(hit) for hit in hits[:count]),
+        memories=tuple(hit.memory for hit in rest),
+        reader=model.text_role if as_text else "generator",
+        quote_from=tuple(passage_text(hit) for hit in read) if wording == "quoted" else (),
+    )
+    how: list[ContextKind | None] = ["text"] * count + ["memory"] * len(rest)
+    return Reading(request, hits, how + [None] * (len(hits) - len(read)))
 
 
 def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:

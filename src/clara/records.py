@@ -341,8 +341,8 @@ class GenerationRequest:
 
     Attributes:
         question: the question.
-        memories: passages as memories, best first; empty unless the context is memory.
-        texts: passages as text, best first; empty unless the context is text.
+        memories: passages as memories, best first.
+        texts: passages as text, best first; they stand before the memories.
         reader: which weights read the prompt: ``generator`` those trained on memories, ``text_reader`` those trained
             on text, ``base`` the backbone alone.
         quote_from: texts that the answer must be a stretch of, word for word, or "yes" or "no"; empty leaves it free.
@@ -354,7 +354,3 @@ class GenerationRequest:
     texts: tuple[str, ...] = ()
     reader: Literal["generator", "text_reader", "base"] = "generator"
     quote_from: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.memories and self.texts:
-            raise RecordError("a generation request takes memories or texts, not both")

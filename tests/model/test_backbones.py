@@ -176,10 +176,10 @@ def test_prompts_follow_the_bases_chat_template(base: Path, tmp_path: Path) -> N
         "phi": ("<|system|>{}<|end|><|user|>", "<|end|><|assistant|>"),
     }
     before, after = asked[base.name]
-    ours = Prompter(tokenizer).from_memories("Who wrote?", [2])
+    ours = Prompter(tokenizer).from_passages("Who wrote?", [2])
     text = tokenizer.decode([token for i, token in enumerate(ours.ids) if i not in ours.slots])
     assert text == f"{before.format(prompts.ANSWER_SYSTEM)}Background:\n\n\nQuestion: Who wrote?{after}"
-    theirs = official.from_memories("Who wrote?", [4])
+    theirs = official.from_passages("Who wrote?", [4])
     kept = [token for token in theirs.ids if token < len(tokenizer)]
     assert len(theirs.ids) - len(kept) == 5  # four memory tokens and the separator
     system = prompts.OFFICIAL_ANSWER_SYSTEM

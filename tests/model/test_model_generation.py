@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clara.errors import InputError, MemoryMismatchError, RecordError
+from clara.errors import InputError, MemoryMismatchError
 from clara.model import ClaraModel, Sampling, roles
 from clara.model.decode_loop import DecodeLoop
 from clara.records import Generation, GenerationRequest, Memory
@@ -240,5 +240,3 @@ def test_requests_that_make_no_sense(tiny_model: ClaraModel) -> None:
         tiny_model.generate("What?", [memory, foreign])
     with pytest.raises(InputError, match="question is empty"):
         tiny_model.generate(" \n", [memory])
-    with pytest.raises(RecordError, match="memories or texts, not both"):
-        GenerationRequest("What?", memories=(memory,), texts=("Bees dance.",))

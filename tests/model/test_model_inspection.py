@@ -99,7 +99,7 @@ def test_faults_are_named(tiny_model: ClaraModel) -> None:
 
 def slow_prompt(loaded: Loaded, memories: Sequence[FloatArray], reply: Sequence[int]) -> tuple[Tensor, int]:
     """Input embeddings [1, L, H] put together row by row, and the prompt's length."""
-    prompt = loaded.prompter().from_memories(QUESTION, [len(values) for values in memories])
+    prompt = loaded.prompter().from_passages(QUESTION, [len(values) for values in memories])
     table = loaded.network.adapters.bare().get_input_embeddings().weight.detach()
     vectors = iter([torch.tensor(row) for values in memories for row in values])
     rows = [next(vectors) if place in prompt.slots else table[i] for place, i in enumerate(prompt.ids)]
@@ -181,7 +181,7 @@ def test_attention_is_that_of_one_whole_pass(tiny_model: ClaraModel, loaded: Loa
     with torch.no_grad(), loaded.network.adapters.use("generator"):
         attentions = model(inputs_embeds=embeds, output_attentions=True).attentions
     model.set_attn_implementation("sdpa")
-    slots = loaded.prompter().from_memories(QUESTION, [n] * 3).slots
+    slots = loaded.prompter().from_passages(QUESTION, [n] * 3).slots
     for layer, weights in enumerate(attentions):
         heads = weights[0].numpy()
         for row in range(len(answer)):

@@ -241,8 +241,8 @@ def test_no_text_makes_a_control_token(model: ClaraModel, text: str) -> None:
     whole = len(ids) < WINDOW + 3
     assert kept[:2] == [base + 5, 0]
     assert kept[2:] in ([[1]] if whole else [[], [1]])
-    prompt = prompter.from_memories(text, [4, 4])
-    empty = prompter.from_memories("", [4, 4])
+    prompt = prompter.from_passages(text, [4, 4])
+    empty = prompter.from_passages("", [4, 4])
     assert [i for i in prompt.ids if i in controls] == [i for i in empty.ids if i in controls]
     assert prompt.slots == empty.slots
 
@@ -262,7 +262,7 @@ def test_separators_stay_whatever_the_configuration_says(tiny_base: Path, tmp_pa
     for sep in (True, False):
         folder = content(tiny_base, sep=sep).write(tmp_path / str(sep))
         loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
-        prompts.append(loaded.prompter().from_memories("Who?", [4, 4]))
+        prompts.append(loaded.prompter().from_passages("Who?", [4, 4]))
     assert prompts[0] == prompts[1]
     starts = prompts[0].slots
     assert starts[4] - starts[3] == 2
@@ -312,7 +312,7 @@ def test_a_long_question_keeps_the_assistants_header(model: ClaraModel) -> None:
     memories = model.compress([TEXT])
     short, long = ("Who?", "Who wrote the letters? " * 60)
     prompter = _prompter(model)
-    ends = [prompter.from_memories(question, [4]).ids[-8:] for question in (short, long)]
+    ends = [prompter.from_passages(question, [4]).ids[-8:] for question in (short, long)]
     assert ends[0] == ends[1]
     with pytest.raises(InputError, match=r"the prompt has \d+ tokens .*the model takes 2048"):
         model.generate(long * 20, memories)

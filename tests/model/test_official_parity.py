@@ -122,10 +122,10 @@ def test_a_question_is_tokenised_with_what_stands_before_it(prompter: OfficialPr
     apart = tokenizer("\n\nQuestion:", add_special_tokens=False).input_ids
     apart += tokenizer(question, add_special_tokens=False).input_ids
     assert body != apart
-    ids = list(prompter.from_memories(question, [MEMORIES]).ids)
+    ids = list(prompter.from_passages(question, [MEMORIES]).ids)
     start = ids.index(SEP) + 1
     assert ids[start : start + len(body)] == body
-    injected = list(prompter.from_memories(question + "<|im_end|>", [MEMORIES]).ids)
+    injected = list(prompter.from_passages(question + "<|im_end|>", [MEMORIES]).ids)
     assert injected[start : start + len(apart) - 1] == apart[:-1]  # the last token ends in what follows it
     assert injected.count(2) == ids.count(2)
 
@@ -163,7 +163,7 @@ def test_scores_selection_prompts_and_answers(
     chosen = straight_through_top_k(scores, told["top_k"], temperature=told["temperature"])
     assert chosen.indices.tolist() == gold["topk_idx"].tolist()
     np.testing.assert_allclose(chosen.weights.numpy(), gold["W"], rtol=0, atol=1e-6)
-    prompts = [prompter.from_memories(question, [MEMORIES] * told["top_k"]) for question in told["questions"]]
+    prompts = [prompter.from_passages(question, [MEMORIES] * told["top_k"]) for question in told["questions"]]
     assert [list(prompt.ids) for prompt in prompts] == unpadded(gold["dec_input_ids"], gold["dec_attention_mask"])
     requests = [
         GenerationRequest(question, memories=tuple(row[i] for i in picked))
@@ -190,7 +190,7 @@ def test_answers_from_given_documents(
         GenerationRequest(question, memories=tuple(document_memories[text] for text in texts))
         for question, texts in zip(told["questions"], told["documents"], strict=True)
     ]
-    prompts = [prompter.from_memories(r.question, [MEMORIES] * len(r.memories)).ids for r in requests]
+    prompts = [prompter.from_passages(r.question, [MEMORIES] * len(r.memories)).ids for r in requests]
     assert [list(ids) for ids in prompts] == unpadded(gold["dec_input_ids"], gold["dec_attention_mask"])
     answers = model.generate_many(requests, max_new_tokens=told["max_new_tokens"])
     assert [list(answer.token_ids) for answer in answers] == gold["output_ids"].tolist()

@@ -92,10 +92,10 @@ def slow_kl(student: Loaded, teacher: Path, base: Path) -> Tensor:
                 continue
             question = target.instruction.removeprefix(prompts.QUESTION)
             reply = [*prompter.plain(target.reply), prompter.eos]
-            text_prompt = prompter.from_texts(question, [prompter.cut(text, 64) for text in example.texts]).ids
+            text_prompt = prompter.from_passages(question, [prompter.cut(text, 64) for text in example.texts]).ids
             with torch.no_grad():
                 wanted = reader(torch.tensor([[*text_prompt, *reply]])).logits[0, len(text_prompt) - 1 : -1]
-            background = prompter.memory_background([64 // RATE] * len(example.texts))
+            background = prompter.background([64 // RATE] * len(example.texts))
             prompt = [*background.ids, *prompter.instruction(target.instruction)]
             embeds = network.embed(torch.tensor([prompt + reply])).clone()
             embeds[0, list(background.slots)] = torch.cat(memories)

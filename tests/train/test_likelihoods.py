@@ -65,7 +65,7 @@ def likelihoods(loaded: Loaded, folder: Path) -> AnswerLikelihoods:
 def slow_likelihood(loaded: Loaded, example: CandidateExample, text: str) -> float:
     """Of an answer given one passage, by the whole model on the whole prompt, token by token."""
     network, prompter = loaded.network, Prompter(loaded.base.tokenizer)
-    background = prompter.memory_background([WINDOW // RATE])
+    background = prompter.background([WINDOW // RATE])
     reply = [*prompter.plain(example.reply), prompter.eos]
     prompt = [*background.ids, *prompter.question(example.question)]
     embeds = network.embed(torch.tensor([prompt + reply])).clone()

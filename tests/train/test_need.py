@@ -49,7 +49,7 @@ def slow_need(loaded: Loaded, example: Example, target: Target) -> list[float]:
     prompter = Prompter(loaded.base.tokenizer)
     reply = [*prompter.plain(target.reply), *([prompter.eos] if target.ends else [])]
     texts = [prompter.cut(text, WINDOW) for text in example.texts]
-    text = [*prompter.text_background(texts).ids, *prompter.instruction(target.instruction)]
+    text = [*prompter.background(texts).ids, *prompter.instruction(target.instruction)]
     nothing = [*prompter.no_background().ids, *prompter.closed_instruction(target.instruction)]
     found = []
     for prompt in (text, nothing):

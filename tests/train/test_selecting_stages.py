@@ -102,7 +102,7 @@ def slow_loss(loaded: Loaded, question: CandidateExample, top_k: int) -> tuple[T
         weights = hard + soft - soft.detach()
         selected.append(torch.stack([w * m for w, m in zip(weights, memories, strict=True)]).sum(dim=0))
         taken = taken + hard
-    background = prompter.memory_background([WINDOW // RATE] * top_k)
+    background = prompter.background([WINDOW // RATE] * top_k)
     reply = [*prompter.plain(question.reply), prompter.eos]
     prompt = [*background.ids, *prompter.question(question.question)]
     embeds = network.embed(torch.tensor([prompt + reply])).clone()

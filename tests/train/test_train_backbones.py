@@ -85,7 +85,7 @@ def slow_losses(loaded: Loaded, example: Example) -> list[Tensor]:
         memories.append(hidden[0, -slots:])
     found = []
     for target in example.targets:
-        background = prompter.memory_background([slots] * len(example.texts))
+        background = prompter.background([slots] * len(example.texts))
         prompt = [*background.ids, *prompter.instruction(target.instruction)]
         reply = [*prompter.plain(target.reply.strip()), *([prompter.eos] if target.ends else [])]
         embeds = network.embed(torch.tensor([prompt + reply])).clone()

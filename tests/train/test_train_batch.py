@@ -76,7 +76,7 @@ def alone(loaded: Loaded, example: Example, target: Target) -> tuple[list[int], 
         ids = torch.tensor([prompter.plain(text)])
         memories.append(network.encode("compressor", ids, torch.ones_like(ids).bool(), rate=RATE).memory[0])
     reply = prompter.plain(target.reply.strip()) + ([prompter.eos] if target.ends else [])
-    background = prompter.memory_background([n] * len(example.texts))
+    background = prompter.background([n] * len(example.texts))
     prompt = [*background.ids, *prompter.instruction(target.instruction)]
     embeds = network.embed(torch.tensor([prompt + reply])).clone()
     embeds[0, list(background.slots)] = torch.cat(memories)

@@ -59,7 +59,7 @@ def test_the_batch_is_the_prompt_of_the_model(context: Context, tiny_base: Path)
     batch = collator([Example(TEXTS, (Target(prompts.QUESTION + "How high?", "330 metres"),))], rate=4)
     texts = [TEXTS[0], prompter.cut(TEXTS[1], 64)]
     assert len(prompter.plain(texts[1])) == 64, "no more than the compressor sees"
-    prompt = prompter.from_texts("How high?", texts) if context == "text" else prompter.closed_book("How high?")
+    prompt = prompter.from_passages("How high?", texts) if context == "text" else prompter.closed_book("How high?")
     reply = prompter.plain("330 metres")
     assert batch.decoder_ids[0].tolist() == [*prompt.ids, *reply]
     assert batch.labels.tolist() == [*reply, prompter.eos]
@@ -128,7 +128,7 @@ def test_a_reader_answers_as_its_adapter_does(context: Context, folders: dict[st
     prompter = Prompter(loaded.tokenizer)
     for request, generation in zip(asked, found, strict=True):
         ids = list(
-            (prompter.from_texts if request.texts else lambda q, _: prompter.closed_book(q))(
+            (prompter.from_passages if request.texts else lambda q, _: prompter.closed_book(q))(
                 request.question, request.texts
             ).ids
         )
@@ -204,7 +204,7 @@ def test_the_loss_is_plain_cross_entropy(folders: dict[str, Path], tiny_base: Pa
     total, count = 0.0, 0
     for example in plan.examples(0):
         for target in example.targets:
-            prompt = prompter.from_texts(target.instruction.removeprefix(prompts.QUESTION), example.texts).ids
+            prompt = prompter.from_passages(target.instruction.removeprefix(prompts.QUESTION), example.texts).ids
             reply = [*prompter.plain(target.reply), prompter.eos]
             with torch.no_grad():
                 logits = loaded.model(torch.tensor([[*prompt, *reply]])).logits[0, len(prompt) - 1 : -1]

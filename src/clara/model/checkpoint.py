@@ -93,6 +93,8 @@ class Manifest(Settings):
         query_read_out: whether the memory table has a read-out of its own for questions.
         query_projection: whether it compares questions through a projection.
         late_interaction: whether it does so memory token by memory token, not by their mean; needs a projection.
+        mixed: whether the generator was trained to read text and memories in one prompt; it then reads text, too.
+        refuses: whether it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
         latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
             measured for this checkpoint. A training run keeps this and the next three, and names them in
             ``trained["not_remeasured"]``: they were measured with other weights.
@@ -116,6 +118,8 @@ class Manifest(Settings):
     query_read_out: bool = False
     query_projection: bool = False
     late_interaction: bool = False
+    mixed: bool = False
+    refuses: bool = False
     latent_weight: float | None = Field(default=None, ge=0)
     wording: Wording | None = None
     contrast: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
@@ -130,12 +134,9 @@ class Manifest(Settings):
         values: dict[str, Any] = handler(self)
         if self.official is None:
             del values["official"]
-        if not self.query_read_out:
-            del values["query_read_out"]
-        if not self.query_projection:
-            del values["query_projection"]
-        if not self.late_interaction:
-            del values["late_interaction"]
+        for name in ("query_read_out", "query_projection", "late_interaction", "mixed", "refuses"):
+            if not values[name]:
+                del values[name]
         if self.latent_weight is None:
             del values["latent_weight"]
         if self.wording is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Generator as Pieces
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import platformdirs
@@ -27,6 +27,7 @@ from clara.model.hub import base as hub_base
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
 from clara.model.roles import Role, RoleWeights
+from clara.prompts import NO_ANSWER
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 
 if TYPE_CHECKING:
@@ -180,9 +181,25 @@ class ClaraModel:
         return self.manifest.reading or ReadingRule()
 
     @property
+    def text_role(self) -> Literal["generator", "text_reader", "base"]:
+        """Whose weights answer from text: trained ones where there are some."""
+        if self.mixed:
+            return "generator"
+        return "text_reader" if "text_reader" in self.manifest.roles else "base"
+
+    @property
     def reads_text(self) -> bool:
         """Whether it has weights that were trained to answer from text."""
-        return "text_reader" in self.manifest.roles
+        return self.text_role != "base"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether one prompt may hold texts and memories."""
+        return self.manifest.mixed
+
+    def refused(self, generation: Generation) -> bool:
+        """Whether an answer says that no passage holds one, where the model was trained to say so."""
+        return self.manifest.refuses and generation.text == NO_ANSWER
 
     @property
     def width(self) -> int:
@@ -328,7 +345,7 @@ class ClaraModel:
 
     def _contrast(self, request: GenerationRequest) -> Contrast | None:
         """What an answer quoted from memories is held against, where the checkpoint wants that at their rate."""
-        if not (request.quote_from and request.memories):
+        if not (request.quote_from and request.memories) or request.texts:
             return None
         rate = request.memories[0].rate
         weight = self.manifest.contrast_weight(rate)

@@ -60,7 +60,7 @@ class Loaded(Generic[AnyNetwork_co, AnyManifest_co]):
         """Builds its encoder inputs and its prompts."""
         vocabulary = self.network.vocabulary
         if vocabulary is None:
-            return Prompter(self.base.tokenizer)
+            return Prompter(self.base.tokenizer, refuses=self.manifest.refuses)
         from clara.model.apple.prompting import OfficialPrompter  # noqa: PLC0415
 
         window = self.manifest.compression.window_tokens

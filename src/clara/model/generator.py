@@ -109,9 +109,8 @@ class Generator:
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """The request's prompt."""
-        if request.texts:
-            return self._prompter.from_texts(request.question, request.texts)
-        return self._prompter.from_memories(request.question, [len(memory.values) for memory in request.memories])
+        memories = [len(memory.values) for memory in request.memories]
+        return self._prompter.from_passages(request.question, [*request.texts, *memories])
 
     def generate(
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False

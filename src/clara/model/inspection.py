@@ -312,7 +312,7 @@ class Inspector:
         return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate, query=query)
 
     def _prompt(self, question: str, memories: Sequence[Memory]) -> Prompt:
-        return self._inside.prompter.from_memories(question, [len(memory.values) for memory in memories])
+        return self._inside.prompter.from_passages(question, [len(memory.values) for memory in memories])
 
     def _reply(self, answer: str) -> list[int]:
         """The answer as training writes it: its tokens and the end token."""

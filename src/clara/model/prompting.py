@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from clara import prompts
 from clara.model.backbone import Tokenizer, encoded, plain_ids, token_spans
-from clara.model.quoting import Quotations
+from clara.model.quoting import BESIDE, Quotations
 
 BODY = "\ue000"
 """Stands for the user's message while the chat template is rendered; a private-use character no template contains."""
@@ -50,12 +50,18 @@ class Prompter:
 
     markers = 0
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, refuses: bool = False) -> None:
+        """Build prompts.
+
+        Args:
+            tokenizer: of the model that reads them.
+            refuses: whether that model says where no passage holds the answer; a quotation may then be that, too.
+        """
         self._tokenizer = tokenizer
+        self._beside = (*BESIDE, prompts.NO_ANSWER) if refuses else BESIDE
         self._pad = int(tokenizer.pad_token_id)
         self.eos = int(tokenizer.eos_token_id)
         self._frames: dict[str, _Frame] = {}
-        self._separator = tuple(self.plain(prompts.SEPARATOR))
 
     def plain(self, text: str) -> list[int]:
         """Ids of a text in which nothing is special."""
@@ -63,7 +69,7 @@ class Prompter:
 
     def quotations(self, texts: Sequence[str]) -> Quotations:
         """What may be quoted from some texts."""
-        return Quotations(self._tokenizer, texts)
+        return Quotations(self._tokenizer, texts, beside=self._beside)
 
     def encoder_ids(self, text: str) -> list[int]:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
@@ -73,24 +79,23 @@ class Prompter:
         """``encoder_ids`` of as much of a text as a window of so many tokens takes."""
         return self.encoder_ids(text)[: window + self.markers]
 
-    def memory_background(self, sizes: Sequence[int]) -> Prompt:
+    def background(self, passages: Sequence[int | str]) -> Prompt:
         """The prompt up to the question, with a slot for each memory vector.
 
         Args:
-            sizes: memory tokens of each passage, best first.
+            passages: of each, best first, its text, or how many memory tokens it is read as.
         """
-        ids = [*self._frame(prompts.ANSWER_SYSTEM).before, *self.plain(prompts.BACKGROUND)]
-        slots: list[int] = []
-        for size in sizes:
-            slots.extend(range(len(ids), len(ids) + size))
-            ids.extend([self._pad] * size)
-            ids.extend(self._separator)
-        return Prompt(tuple(ids), tuple(slots))
-
-    def text_background(self, texts: Sequence[str]) -> Prompt:
-        """The prompt up to the question, with the passages as text, best first."""
-        body = prompts.BACKGROUND + "".join(text + prompts.SEPARATOR for text in texts)
-        return Prompt((*self._frame(prompts.ANSWER_SYSTEM).before, *self.plain(body)), ())
+        ids, slots = list(self._frame(prompts.ANSWER_SYSTEM).before), list[int]()
+        words = prompts.BACKGROUND  # what lies between memories is tokenised in one piece
+        for passage in passages:
+            if isinstance(passage, str):
+                words += passage + prompts.SEPARATOR
+                continue
+            ids.extend(self.plain(words))
+            slots.extend(range(len(ids), len(ids) + passage))
+            ids.extend([self._pad] * passage)
+            words = prompts.SEPARATOR
+        return Prompt((*ids, *self.plain(words)), tuple(slots))
 
     def no_background(self) -> Prompt:
         """The prompt up to the question, where nothing is given."""
@@ -113,18 +118,12 @@ class Prompter:
         """``instruction`` for a question."""
         return self.instruction(prompts.QUESTION + question.strip())
 
-    def from_memories(self, question: str, sizes: Sequence[int]) -> Prompt:
-        """The prompt for a question with memories, or with nothing when ``sizes`` is empty."""
-        if not sizes:
+    def from_passages(self, question: str, passages: Sequence[int | str]) -> Prompt:
+        """The prompt for a question over passages as in ``background``; with nothing when there are none."""
+        if not passages:
             return self.closed_book(question)
-        background = self.memory_background(sizes)
+        background = self.background(passages)
         return Prompt((*background.ids, *self.question(question)), background.slots)
-
-    def from_texts(self, question: str, texts: Sequence[str]) -> Prompt:
-        """The same prompt with the passages as text."""
-        if not texts:
-            return self.closed_book(question)
-        return Prompt((*self.text_background(texts).ids, *self.question(question)), ())
 
     def closed_book(self, question: str) -> Prompt:
         """The prompt for a question with no background at all."""

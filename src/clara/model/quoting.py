@@ -81,15 +81,16 @@ class _Quotation:
 class Quotations:
     """What may be quoted from some texts, within a line, from the beginning of a word to the end of one."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], *, beside: Sequence[str] = BESIDE) -> None:
         """Cut the texts up.
 
         Args:
             tokenizer: of the model that will answer; a fast one.
             texts: the sources.
+            beside: answers that need not stand in them.
         """
         pieces = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
-        pieces += [_Piece(word, frozenset({len(word)})) for word in BESIDE]
+        pieces += [_Piece(word, frozenset({len(word)})) for word in beside]
         made = encoded(tokenizer, [piece.text for piece in pieces])
         parts = zip(made.input_ids, pieces, made.encodings, strict=True)
         self._quotations = [_Quotation(tuple(ids), piece, encoding) for ids, piece, encoding in parts]

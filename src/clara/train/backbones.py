@@ -55,7 +55,7 @@ def longest_prompt(background: int, question: int, reply: int, tokenizer: Tokeni
         tokenizer: of the base model; its chat template stands around them.
     """
     prompter = Prompter(tokenizer)
-    around = len(prompter.memory_background([1]).ids) + len(prompter.question("?"))
+    around = len(prompter.background([1]).ids) + len(prompter.question("?"))
     return background + around + question + reply
 
 

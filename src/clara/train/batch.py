@@ -179,13 +179,13 @@ class Collator:
             asked: places of the examples to take; all when None.
         """
         taken = examples if asked is None else [examples[i] for i in asked]
-        rows = [self._sequence(self._slots(len(example.texts), rate), example.targets) for example in taken]
-        texts = [text for example in taken for text in example.texts]
+        rows = [self._sequence(self._background(example, rate), example.targets) for example in taken]
+        texts = [text for example in taken for text in example.compressed]
         places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         batch = self._batch(list(places) if self._memories is None else [], rows, rate)
         return replace(
             batch,
-            text_index=torch.tensor([places[t] for t in texts]),
+            text_index=torch.tensor([places[t] for t in texts], dtype=torch.int64),
             memories=None if self._memories is None else self._memories(list(places), rate),
             quotable=self.quotable(taken) if self._quoted else None,
         )
@@ -195,7 +195,7 @@ class Collator:
         rows = []
         for example in examples:
             texts = [self._prompter.cut(text, self._window) for text in example.texts]
-            rows.append(self._sequence(self._prompter.text_background(texts), example.targets))
+            rows.append(self._sequence(self._prompter.background(texts), example.targets))
         return self._batch([], rows, rate=1)
 
     def closed_book(self, examples: Sequence[Example]) -> Batch:
@@ -223,7 +223,7 @@ class Collator:
             rate: compression rate.
             a_sequence: targets a decoder sequence.
         """
-        opening, whole = self._prompter.memory_background([]), self._slots(1, rate)
+        opening, whole = self._prompter.background([]), self._slots(1, rate)
         n = len(opening.ids)
         own = Prompt(whole.ids[n:], tuple(slot - n for slot in whole.slots))
         parts = [targets[i : i + a_sequence] for i in range(0, len(targets), a_sequence)]
@@ -281,8 +281,18 @@ class Collator:
             rate=rate,
         )
 
+    def _background(self, example: Example, rate: int) -> Prompt:
+        """An example's passages as it reads them, texts cut to the window."""
+        size = self._window // rate
+        return self._prompter.background(
+            [
+                self._prompter.cut(text, self._window) if i in example.as_text else size
+                for i, text in enumerate(example.texts)
+            ]
+        )
+
     def _slots(self, memories: int, rate: int) -> Prompt:
-        return self._prompter.memory_background([self._window // rate] * memories)
+        return self._prompter.background([self._window // rate] * memories)
 
     def _sequence(
         self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False, own: Prompt = NO_PROMPT

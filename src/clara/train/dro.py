@@ -67,7 +67,7 @@ class Selector(nn.Module):
 
     def scores(self, question: str, texts: Sequence[str]) -> Tensor:
         """One score a passage: float32 [D]; only differences mean anything."""
-        rows = [self._prompter.from_texts(question, [self._prompter.cut(text, self._tokens)]).ids for text in texts]
+        rows = [self._prompter.from_passages(question, [self._prompter.cut(text, self._tokens)]).ids for text in texts]
         length, device = max(map(len, rows)), self.head.device
         ids = torch.full((len(rows), length), self._prompter.eos)
         segments = torch.full((len(rows), length), -1)

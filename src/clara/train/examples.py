@@ -41,10 +41,17 @@ class Example:
     Attributes:
         texts: passages as the compressor reads them, in the order of the prompt.
         targets: at least one.
+        as_text: places of the passages that the generator reads as text; the others are read as memories.
     """
 
     texts: tuple[str, ...]
     targets: tuple[Target, ...]
+    as_text: frozenset[int] = frozenset()
+
+    @property
+    def compressed(self) -> tuple[str, ...]:
+        """The passages that need memories, in the order of the prompt."""
+        return tuple(text for i, text in enumerate(self.texts) if i not in self.as_text)
 
     @property
     def length(self) -> int:
@@ -69,7 +76,7 @@ class CandidateExample:
     positives: tuple[int, ...]
 
     @property
-    def texts(self) -> tuple[str, ...]:
+    def compressed(self) -> tuple[str, ...]:
         """The passages that need memories."""
         return self.candidates
 

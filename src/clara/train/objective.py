@@ -47,6 +47,8 @@ def generation_loss(
         quoted_weight: of the CE among quotations.
     """
     memories, read = batch.memories, None
+    if memories is None and not len(batch.text_ids):
+        memories = no_memories(network, batch)
     if memories is None:
         encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
         memories, read = encoded.memory, encoded.read_out
@@ -63,9 +65,15 @@ def generation_loss(
 
 def passage_memories(network: Network, batch: Batch) -> Tensor:
     """Memories of the batch's passages, [D, N, H]: as computed before, or under gradient where texts are given."""
-    if batch.memories is not None and not len(batch.text_ids):
-        return batch.memories
+    if not len(batch.text_ids):
+        return no_memories(network, batch) if batch.memories is None else batch.memories
     return network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
+
+
+def no_memories(network: Network, batch: Batch) -> Tensor:
+    """Those of a batch all of whose passages are read as text: [0, N, H]."""
+    embeds = network.embed(batch.decoder_ids[:1, :1])
+    return embeds.new_empty(0, network.config.memory_tokens(batch.rate), embeds.shape[2])
 
 
 def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:

@@ -153,7 +153,7 @@ def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[i
     kept_back = [*held_out_examples(data, stage), *(asked.example for asked in asked_questions(data, stage))]
     for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
         for example in examples:
-            texts[rate].update(dict.fromkeys(example.texts))
+            texts[rate].update(dict.fromkeys(example.compressed))
     return {rate: list(found) for rate, found in texts.items()}
 
 

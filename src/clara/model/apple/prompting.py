@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from clara import prompts
-from clara.errors import CheckpointError
+from clara.errors import CheckpointError, InputError
 from clara.model.apple.vocabulary import AFTER_MEMORY
 from clara.model.backbone import Tokenizer
 from clara.model.prompting import BODY, Prompt, Prompter
@@ -61,10 +61,10 @@ class OfficialPrompter(Prompter):
         start = encoder + (self._wide.bos_token or "")
         return self._joined(start, text, self._wide.eos_token)[: self._window + self.markers]
 
-    def memory_background(self, sizes: Sequence[int]) -> Prompt:
-        """The prompt up to the question; every size must be the checkpoint's."""
+    def background(self, passages: Sequence[int | str]) -> Prompt:
+        """The prompt up to the question; passages are memories of the checkpoint's size."""
         before, _ = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
-        return self._with_slots(self._special(before + prompts.BACKGROUND + self._documents(sizes)))
+        return self._with_slots(self._special(before + prompts.BACKGROUND + self._documents(len(passages))))
 
     def instruction(self, text: str) -> list[int]:
         """Ids that follow a background: the instruction or question, and the opening of the reply."""
@@ -75,21 +75,27 @@ class OfficialPrompter(Prompter):
         """``instruction`` for a question."""
         return self.instruction(prompts.OFFICIAL_QUESTION + question)
 
-    def from_memories(self, question: str, sizes: Sequence[int]) -> Prompt:
-        """The prompt for a question with memories; with none the background is empty."""
-        before, after = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
-        start = before + prompts.BACKGROUND + self._documents(sizes) + prompts.OFFICIAL_QUESTION
-        return self._with_slots(self._joined(start, question, after))
+    def from_passages(self, question: str, passages: Sequence[int | str]) -> Prompt:
+        """The prompt for a question; without passages the background is empty.
 
-    def from_texts(self, question: str, texts: Sequence[str]) -> Prompt:
-        """The same prompt with passages as text, which these models were not trained on."""
+        Passages are memories, or all of them texts, which these models were not trained on.
+
+        Raises:
+            InputError: some are memories and some are texts.
+        """
         before, after = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
-        body = "".join(text + prompts.SEPARATOR for text in texts) + prompts.OFFICIAL_QUESTION + question
-        return Prompt(tuple(self._joined(before + prompts.BACKGROUND, body, after)), ())
+        texts = [passage for passage in passages if isinstance(passage, str)]
+        if texts and len(texts) < len(passages):
+            raise InputError("a model in Apple's format reads memories or texts, not both; use --context memory")
+        if texts:
+            body = "".join(text + prompts.SEPARATOR for text in texts) + prompts.OFFICIAL_QUESTION + question
+            return Prompt(tuple(self._joined(before + prompts.BACKGROUND, body, after)), ())
+        start = before + prompts.BACKGROUND + self._documents(len(passages)) + prompts.OFFICIAL_QUESTION
+        return self._with_slots(self._joined(start, question, after))
 
     def closed_book(self, question: str) -> Prompt:
         """The prompt for a question with an empty background."""
-        return self.from_memories(question, ())
+        return self.from_passages(question, ())
 
     def restate(self, instruction: str, sizes: Sequence[int]) -> Prompt:
         """The prompt that asks for the documents in other words.
@@ -99,14 +105,16 @@ class OfficialPrompter(Prompter):
             sizes: memory tokens of each document.
         """
         before, after = self._around(prompts.OFFICIAL_PARAPHRASE_SYSTEM)
-        return self._with_slots(self._special(before + instruction.replace(DOCUMENTS, self._documents(sizes)) + after))
+        return self._with_slots(
+            self._special(before + instruction.replace(DOCUMENTS, self._documents(len(sizes))) + after)
+        )
 
     def _around(self, system: str) -> tuple[str, str]:
         before, after = self._render(system).split(BODY)
         return before, after
 
-    def _documents(self, sizes: Sequence[int]) -> str:
-        return (self._memory + AFTER_MEMORY[-1]) * len(sizes)
+    def _documents(self, count: int) -> str:
+        return (self._memory + AFTER_MEMORY[-1]) * count
 
     def _with_slots(self, ids: Sequence[int]) -> Prompt:
         return Prompt(tuple(ids), tuple(i for i, token in enumerate(ids) if token in self._memory_ids))

@@ -1,12 +1,15 @@
 """Stage ``instruct``: compression instruction tuning (clara.md section 4).
 
 Trains the same weights as ``scp`` on questions with several passages, each compressed on its own, all memories in one
-prompt. Batches, loss and weights are those of ``writing``.
+prompt. Batches, loss and weights are those of ``writing``. With ``text_share`` and ``unanswered`` the same generator
+learns to read each passage as text or as memory, mixed in one prompt, and to say that none of them holds the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -14,9 +17,13 @@ from pydantic import Field, model_validator
 from clara import prompts
 from clara.config import Settings
 from clara.data import DataRecord, MultiHop, PassageQA
-from clara.data.neighbours import Neighbours, passages_of
+from clara.data.neighbours import Neighbours, holds_answer, passages_of
+from clara.metrics import normalize_answer
+from clara.model.create import Loaded
+from clara.model.hub import Progress as HubProgress
 from clara.train.data import Surroundings, TrainingData
 from clara.train.examples import Example, Target
+from clara.train.stages.base import Stage
 from clara.train.stages.writing import WritingConfig, WritingStage
 
 
@@ -47,7 +54,17 @@ class BackgroundConfig(Settings):
 
 
 class InstructConfig(BackgroundConfig, WritingConfig):
-    """Settings of stage ``instruct``; those of both bases."""
+    """Settings of stage ``instruct``; those of both bases and its own.
+
+    Attributes:
+        text_share: of the passages, how many the generator reads as text, each drawn apart, so that texts and memories
+            stand in one prompt. The checkpoint's manifest then says ``mixed``.
+        unanswered: share of the examples from which the passages with the answer are left out; the reply is then
+            ``prompts.NO_ANSWER``, as for records that say so themselves, and the manifest says ``refuses``.
+    """
+
+    text_share: float = Field(default=0.0, ge=0, le=1)
+    unanswered: float = Field(default=0.0, ge=0, lt=1)
 
 
 class InstructStage(WritingStage):
@@ -68,8 +85,39 @@ class InstructStage(WritingStage):
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> Example | None:
-        """An example of one record with its distractors."""
-        return background_example(record, self.config, rng, around)
+        """An example of one record with its distractors, some of its passages as text, or those alone."""
+        config = self.config
+        drawn = config.unanswered > 0 and around is not None and rng.random() < config.unanswered
+        refused = isinstance(record, MultiHop) and not record.answerable
+        make = unanswered_example if drawn or refused else background_example
+        made = make(record, config, rng, around)
+        if made is None or not config.text_share:
+            return made
+        as_text = np.flatnonzero(rng.random(len(made.texts)) < config.text_share)
+        return replace(made, as_text=frozenset(as_text.tolist()))
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record without an answer needs a run that trains to say so."""
+        if isinstance(record, MultiHop) and not record.answerable and not self.config.unanswered:
+            return "question without an answer has no use while unanswered is 0"
+        return WritingStage.unusable(self, record, rng)
+
+    def background(self) -> int:
+        """Memories of the passages, or their text."""
+        return self.passages() * self.window().tokens if self.config.text_share else WritingStage.background(self)
+
+    def asking(self) -> Stage:
+        """With the answers in the passages."""
+        return replace(self, config=self.config.model_copy(update={"unanswered": 0.0}))
+
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+        """As every stage's, with what its generator will be able to read and say."""
+        loaded = WritingStage.network(self, data, cache, device, progress)
+        learnt = {
+            "mixed": loaded.manifest.mixed or self.config.text_share > 0,
+            "refuses": loaded.manifest.refuses or self.config.unanswered > 0,
+        }
+        return replace(loaded, manifest=loaded.manifest.model_copy(update=learnt))
 
 
 def background_example(
@@ -101,6 +149,27 @@ def background_example(
     drawn = [rest[i] for i in rng.choice(len(rest), size=room, replace=False)] if room > 0 else []
     texts = [*gold, *drawn]
     return Example(tuple(texts[i] for i in rng.permutation(len(texts))), tuple(targets))
+
+
+def unanswered_example(
+    record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings | None
+) -> Example | None:
+    """A question over passages that do not hold its answer; as ``background_example`` where there are none of them."""
+    if isinstance(record, MultiHop):
+        question, answers = record.question, record.answers
+        rest = [_text(record, i) for i in range(len(record.docs)) if i not in record.gold]
+    elif around is None or not record.all_pairs:
+        return background_example(record, config, rng, around)
+    else:
+        pair = record.all_pairs[int(rng.integers(len(record.all_pairs)))]
+        question, answers, rest = pair.question, pair.answers, _others(record, config, rng, around)
+    normal = [normalize_answer(answer) for answer in answers]
+    without = [text for text in rest if not holds_answer(text, normal)]
+    if not without:
+        return background_example(record, config, rng, around)
+    count = int(rng.integers(1, min(config.documents, len(without)) + 1))
+    texts = tuple(without[i] for i in rng.choice(len(without), size=count, replace=False))
+    return Example(texts, (Target(prompts.QUESTION + question.strip(), prompts.NO_ANSWER),))
 
 
 def _text(record: MultiHop, index: int) -> str:

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clara import prompts
-from clara.data import DataRecord, PassageQA
+from clara.data import DataRecord, MultiHop, PassageQA
 from clara.data.neighbours import Neighbours
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
@@ -201,7 +201,9 @@ class SelectingStage(MemoryStage):
         return 0
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:  # noqa: ARG002 - nothing is drawn
-        """A record needs a question."""
+        """A record needs a question, and an answer to it."""
+        if isinstance(record, MultiHop) and not record.answerable:
+            return f"question without an answer has no use in stage {self.name}"
         if isinstance(record, PassageQA) and not record.all_pairs:
             return f"PassageQA record without a question has no use in stage {self.name}"
         return None
