@@ -24,7 +24,7 @@ from pydantic import (
 from clara.errors import ConfigError, InputError
 
 RATES = (4, 8, 16, 32, 64, 128)
-ReadOut = Literal["memory_tokens", "mean_pool"]
+ReadOut = Literal["memory_tokens", "mean_pool", "layers"]
 
 
 class Settings(BaseModel):
@@ -41,7 +41,8 @@ class CompressionConfig(Settings):
         rates: compression rates the checkpoint serves; ``window_tokens / rate`` memory tokens each. The first is the
             default.
         read_out: ``memory_tokens``: last hidden states at appended memory tokens (the paper); ``mean_pool``: means of
-            the last hidden states over equal spans of the text.
+            the last hidden states over equal spans of the text; ``layers``: no last hidden state, only ``layers`` and
+            the residual, so that no layer above the highest of them is run.
         residual: add the span's mean token embedding to each memory.
         gain: multiply the read-out by a learned vector [H] before the residual is added.
         pooled_input: start each memory token from its learned vector plus its span's mean token embedding.
@@ -51,6 +52,11 @@ class CompressionConfig(Settings):
         spans: which text a memory token stands for: ``equal``: as many tokens each; ``information``: as much
             information each, by a table of the vocabulary that the checkpoint holds, so that a name or a number gets
             memory tokens of its own and frequent words share one.
+        layers: layers, from 1, whose states over the span are added to each memory through a map of their own, which
+            starts at zero (``model.layer_mix``); none by default.
+        layer_rank: rank of those maps; 0 for full ones.
+        places: matrices for the first, second, … token of a span, which start as the mean that the residual is; the
+            last one also stands for the tokens that follow. 0 for the mean alone.
         input_format: ids around the text: ``plain``: none; ``official``: Apple's, with special tokens around it and
             one rate only (``model.apple.prompting``).
     """
@@ -64,6 +70,9 @@ class CompressionConfig(Settings):
     positions: Literal["appended", "spread"] = "appended"
     attention: Literal["full", "span"] = "full"
     spans: Literal["equal", "information"] = "equal"
+    layers: tuple[int, ...] = ()
+    layer_rank: int = Field(default=0, ge=0)
+    places: int = Field(default=0, ge=0)
     input_format: Literal["plain", "official"] = "plain"
 
     @model_serializer(mode="wrap")
@@ -74,6 +83,9 @@ class CompressionConfig(Settings):
             del values["input_format"]
         if self.spans == "equal":
             del values["spans"]
+        for name in ("layers", "layer_rank", "places"):
+            if not values[name]:
+                del values[name]
         return values
 
     @model_validator(mode="after")
@@ -88,9 +100,27 @@ class CompressionConfig(Settings):
                 raise ValueError(f"rate {rate} does not divide the window of {self.window_tokens} tokens")
         if self.read_out == "mean_pool" and self.pooled_input:
             raise ValueError("pooled_input has no meaning for read_out mean_pool: it has no memory tokens")
+        self._check_layers()
         if self.input_format == "official" and (self.read_out != "memory_tokens" or len(self.rates) != 1):
             raise ValueError("input_format official needs read_out memory_tokens and exactly one rate")
         return self
+
+    def _check_layers(self) -> None:
+        if self.layers != tuple(sorted(set(self.layers))) or min(self.layers, default=1) < 1:
+            raise ValueError(f"layers must be numbers from 1, ascending, each once, got {list(self.layers)}")
+        if self.layer_rank and not self.layers:
+            raise ValueError("layer_rank is set, but no layers are read")
+        if self.places and not self.residual:
+            raise ValueError("places weighs the tokens of the residual; set residual = true")
+        if self.read_out == "layers" and not (self.layers and self.residual):
+            raise ValueError("read_out layers needs layers to read, and residual = true to start from")
+        if self.read_out == "layers" and self.pooled_input:
+            raise ValueError("pooled_input has no meaning for read_out layers: it has no memory tokens")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a memory has parts of ``model.layer_mix``."""
+        return bool(self.layers or self.places)
 
     @property
     def default_rate(self) -> int:

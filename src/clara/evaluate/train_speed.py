@@ -26,7 +26,6 @@ from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
 from clara.train.data import PlannedBatches, TrainingData, divide
-from clara.train.documents import Documents
 from clara.train.loop import StageModule, optimizer
 from clara.train.processes import check_device
 from clara.train.stages import stage_class
@@ -262,7 +261,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
     data = divide(records, stage)
     loaded = stage.network(data, cache, bench.device, None)
     stage = stage.as_loaded(loaded)
-    documents = Documents(loaded, scratch) if stage.keeps_memories else None
+    documents = stage.documents(loaded, scratch)
     batches = PlannedBatches(data, stage, stage.collator(loaded, documents, scratch))
     if documents is not None:  # before the first step, as in a run
         shown = (text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.texts)

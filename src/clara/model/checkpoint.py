@@ -471,12 +471,19 @@ def memory_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> 
     return _fingerprint(network, manifest, ["compressor"])
 
 
+def encoder_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
+    """A hash of what decides the hidden states that a memory is read from: not how the read-out weighs them."""
+    return _fingerprint(network, manifest, ["compressor"], table=("tokens", "information"))
+
+
 def generator_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
     """A hash of all that decides what is answered from a document's memory: ``memory_fingerprint`` and generator."""
     return _fingerprint(network, manifest, ["compressor", "generator"])
 
 
-def _fingerprint(network: Network | StoredNetwork, manifest: Manifest, roles: Sequence[Role]) -> str:
+def _fingerprint(
+    network: Network | StoredNetwork, manifest: Manifest, roles: Sequence[Role], *, table: Sequence[str] | None = None
+) -> str:
     digest = hashlib.sha256(manifest.base_identity.encode())
     digest.update(manifest.compression.model_dump_json().encode())
     for role in roles:
@@ -488,6 +495,8 @@ def _fingerprint(network: Network | StoredNetwork, manifest: Manifest, roles: Se
             )
     for name, tensor in sorted(network.table.state_dict().items()):
         if name.startswith("query_") and "query_reasoner" not in roles:
+            continue
+        if table is not None and name not in table:
             continue
         digest.update(name.encode())
         digest.update(tensor.to("cpu", torch.float32).numpy().tobytes())

@@ -277,8 +277,9 @@ class ClaraModel:
         else:
             pairs += slots * token_count + slots * (slots + 1) // 2
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        attention: int = 4 * config.num_hidden_layers * config.num_attention_heads * head * pairs
-        return 2 * self._layer_weights * (token_count + slots) + attention
+        layers = compression.layers[-1] if compression.read_out == "layers" else config.num_hidden_layers
+        attention: int = 4 * layers * config.num_attention_heads * head * pairs
+        return 2 * self._layer_weights * layers // config.num_hidden_layers * (token_count + slots) + attention
 
     def generate(
         self,

@@ -148,16 +148,47 @@ def _paper_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSet
         carriers=tuple(apple_format.place(apple_format.LAYERS, name) for name in matrices),
         dtypes=dict.fromkeys(apple_format.ADAPTER_NAMES.values(), "float32"),
     )
+def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[str], *, seed: int = 0) -> Loaded:
+    """A network whose memory table has another read-out; what both have is kept.
+
+    With layers or places added it computes what it did before, until they are trained.
+
+    Args:
+        loaded: the network; its adapters are shared, its table is replaced.
+        compression: as before but for ``read_out``, ``layers``, ``layer_rank`` and ``places``.
+        samples: a few dozen texts, to calibrate new layers on.
+        seed: of what starts at random.
+    """
+    network, manifest = loaded.network, loaded.manifest.model_copy(update={"compression": compression})
+    old = network.table
+    vocabulary = 0 if old.information is None else len(old.information)
+    table = MemoryTable(compression, manifest.hidden_size, vocabulary)
+    if old.read_out_of_queries():
+        table.split_query_read_out()
+    table.project_queries(projected=old.query_projection is not None, late=old.late)
+    table.initialise(loaded.base.model.get_input_embeddings().weight, seed=seed)
+    kept = table.state_dict().keys() & old.state_dict().keys()
+    table.load_state_dict({name: old.state_dict()[name] for name in kept}, strict=False)
+    made = Network(network.adapters, compression, table.to(loaded.base.model.device), network.vocabulary)
+    calibrate(made, loaded.base, samples, affine=False)
+    return replace(loaded, network=made, manifest=manifest)
 
 
 @torch.no_grad()
-def calibrate(network: Network, base: BaseModel, samples: Sequence[str]) -> None:
-    """Start the affine read-out from what the network makes of sample texts (see ``MemoryTable.calibrate``)."""
-    if not network.config.gain or not samples:
+def calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affine: bool = True) -> None:
+    """Start the read-out from what the network makes of sample texts (``MemoryTable.calibrate``, ``LayerMix``).
+
+    Args:
+        network: changed in place.
+        base: its base model.
+        samples: a few dozen texts.
+        affine: whether the affine read-out is started, too, or only the mix of layers.
+    """
+    if not (network.config.gain or network.config.layers) or not samples:
         return
     embeddings = base.model.get_input_embeddings().weight
     for rate in network.config.rates:
-        reads, residuals = [], []
+        reads, residuals, layers = [], [], []
         for text in samples:
             ids = torch.tensor([plain_ids(base.tokenizer, text)[: network.config.window_tokens]])
             ids = ids.to(embeddings.device)
@@ -167,7 +198,11 @@ def calibrate(network: Network, base: BaseModel, samples: Sequence[str]) -> None
                 )
             reads.append(parts.read[0])
             residuals.append(parts.residual[0])
-        network.table.calibrate(embeddings, torch.cat(reads), torch.cat(residuals), rate=rate)
+            layers.extend([] if parts.layers is None else [parts.layers[0]])
+        if affine:
+            network.table.calibrate(embeddings, torch.cat(reads), torch.cat(residuals), rate=rate)
+        if layers and network.table.mix is not None:
+            network.table.mix.calibrate(torch.cat(layers), rate=rate)
 
 
 def from_checkpoint(

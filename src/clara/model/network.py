@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from clara.config import CompressionConfig
 from clara.model import packing
 from clara.model.decoder import Decoder
+from clara.model.layer_mix import pooled_layers
+from clara.model.layer_states import noting
 from clara.model.roles import Role, StoredAdapters
 from clara.model.selection import cosine_matrix, late_matrix
 from clara.model.spans import Spans, additive, memory_attention, memory_positions, pool, right_padded
@@ -34,14 +36,21 @@ class ReadOut:
     """What the backbone's hidden states say of a batch of texts, before the memory table scales it.
 
     Attributes:
-        read: float32 [B, N, H], at the memory tokens or pooled over spans.
-        residual: float32 [B, N, H], mean token embeddings of the spans.
-        text_mean: float32 [B, H], mean last hidden state of the text's own tokens.
+        read: float32 [B, N, H], at the memory tokens or pooled over spans; zeros where no last hidden state is read.
+        residual: float32 [B, N, H], of the spans' token embeddings.
+        text_mean: float32 [B, H], mean last hidden state of the text's own tokens; zeros where none is read.
+        layers: float32 [B, N, L, H], pooled states of the layers that are mixed in; None where none are.
     """
 
     read: Tensor
     residual: Tensor
     text_mean: Tensor
+    layers: Tensor | None = None
+
+    def states(self) -> Tensor:
+        """What is read, then the layers: float32 [B, N, 1 + L, H]."""
+        read = self.read[:, :, None]
+        return read if self.layers is None else torch.cat([read, self.layers], dim=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,8 @@ def read_outs(
 ) -> dict[int, ReadOut]:
     """Read texts with a causal LM that already acts as the wanted role, once for all rates.
 
-    No LM head, no other layer's hidden states. Padding on either side changes nothing, nor does another rate: memory
-    tokens see those of their own rate only.
+    No LM head, and no layer above those that are read. Padding on either side changes nothing, nor does another rate:
+    memory tokens see those of their own rate only.
 
     Args:
         model: the causal LM.
@@ -94,23 +103,71 @@ def read_outs(
     embeds = model.get_input_embeddings()(ids)
     slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
     decoder = model.get_decoder()
-    states = _packed_states if packing.takes_packed(model) else _padded_states
-    if states is _padded_states and _recomputes(decoder):
-        states = _joined_states  # layers that are computed again keep no keys and values for a second pass
-    text, read = states(decoder, _Input(embeds, mask, slots))
-    # Where the layers lie on several devices (accelerate's device maps), the last one's results lie there.
-    text = text.to(ids.device)
+    states_of = _packed_states if packing.takes_packed(model) else _padded_states
+    if states_of is _padded_states and _recomputes(decoder):
+        states_of = _joined_states  # layers that are computed again keep no keys and values for a second pass
+    states = states_of(decoder, _Input(embeds, mask, slots), config).to(ids.device)
     share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
-        if read is None:
+        text = embeds.new_zeros(embeds.shape, dtype=torch.float32) if states.text is None else states.text
+        if states.read is None:
             parts = [pool(span.weights, text) for span in spans.values()]
         else:
-            parts = list(torch.split(read.to(ids.device), [config.memory_tokens(rate) for rate in rates], dim=1))
+            parts = list(torch.split(states.read, [config.memory_tokens(rate) for rate in rates], dim=1))
         text_mean = torch.einsum("bs,bsh->bh", share, text)
         return {
-            rate: ReadOut(read=part, residual=pool(span.weights, embeds.float()), text_mean=text_mean)
+            rate: ReadOut(
+                read=part,
+                residual=table.residual(span, embeds),
+                text_mean=text_mean,
+                layers=None if states.layers is None else pooled_layers(states.layers, span.weights),
+            )
             for (rate, span), part in zip(spans.items(), parts, strict=True)
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _States:
+    """Hidden states of a batch of texts.
+
+    Attributes:
+        text: float32 [B, S, H], the last ones of the text; None where no layer above the mixed ones is run.
+        read: float32 [B, N, H], the last ones of the memory tokens; None without them.
+        layers: [L, B, S, H] of the text, of the layers that are mixed in; None where none are.
+    """
+
+    text: Tensor | None
+    read: Tensor | None
+    layers: Tensor | None
+
+    def to(self, device: torch.device) -> _States:
+        """On one device: where the layers lie on several (accelerate's device maps), so do their results."""
+        text, read, layers = (None if t is None else t.to(device) for t in (self.text, self.read, self.layers))
+        return _States(text, read, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    """A decoder that reads text, and notes the states of the layers that are mixed in."""
+
+    module: nn.Module
+    noted: dict[int, Tensor]
+    whole: bool
+
+    @classmethod
+    def of(cls, decoder: nn.Module, config: CompressionConfig) -> _Decoder:
+        whole = config.read_out != "layers"
+        if not config.layers:
+            return cls(decoder, {}, whole)
+        made = noting(decoder, config.layers, whole=whole)
+        return cls(made.decoder, made.states, whole)
+
+    def layers(self) -> Tensor | None:
+        """[L, …, H] after a call; the lowest first."""
+        if not self.noted:
+            return None
+        first = next(iter(self.noted.values()))
+        return torch.stack([self.noted[number].to(first.device) for number in sorted(self.noted)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +220,16 @@ def _slots(
     return _Slots(torch.cat(given, dim=1), sees, torch.cat(positions, dim=1))
 
 
-def _padded_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states float32 of the text [B, S, H] and of the memory tokens [B, N, H] (None without them)."""
+def _padded_states(decoder: nn.Module, given: _Input, config: CompressionConfig) -> _States:
+    """Hidden states of texts as they are, padding included."""
     # Text is causal and padded on the right, so it needs no mask and takes the fast attention kernels; memory tokens
     # then read its keys and values. Text never sees memory tokens: the two passes compute what one would.
     slots = given.slots
-    first = decoder(inputs_embeds=given.embeds, use_cache=slots is not None)
-    text = first.last_hidden_state.float()
+    reading = _Decoder.of(decoder, config)
+    first = reading.module(inputs_embeds=given.embeds, use_cache=slots is not None)
+    text = first.last_hidden_state.float() if reading.whole else None
     if slots is None:
-        return text, None
+        return _States(text, None, reading.layers())
     second = decoder(
         inputs_embeds=slots.embeds,
         attention_mask=additive(slots.sees[:, None], slots.embeds.dtype),
@@ -179,7 +237,7 @@ def _padded_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | 
         past_key_values=first.past_key_values,
         use_cache=True,
     )
-    return text, second.last_hidden_state.float()
+    return _States(text, second.last_hidden_state.float(), reading.layers())
 
 
 def _recomputes(decoder: nn.Module) -> bool:
@@ -187,27 +245,33 @@ def _recomputes(decoder: nn.Module) -> bool:
     return decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.modules())
 
 
-def _joined_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
+def _joined_states(decoder: nn.Module, given: _Input, config: CompressionConfig) -> _States:
     """As ``_padded_states``, with each text and its memory tokens as one sequence, in one pass."""
     embeds, mask, slots = given.embeds, given.mask, given.slots
     if slots is None:
-        return _padded_states(decoder, given)
+        return _padded_states(decoder, given, config)
     b, width = mask.shape
     n = slots.embeds.shape[1]
     sees = mask.new_zeros(b, width + n, width + n)
     sees[:, :width, :width] = mask.new_ones(width, width).tril()
     sees[:, width:] = slots.sees
     positions = torch.cat([torch.arange(width, device=mask.device).expand(b, -1), slots.positions], dim=1)
-    hidden = decoder(
+    reading = _Decoder.of(decoder, config)
+    hidden = reading.module(
         inputs_embeds=torch.cat([embeds, slots.embeds], dim=1),
         attention_mask=additive(sees[:, None], embeds.dtype),
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state.float()
-    return hidden[:, :width], hidden[:, width:]
+    layers = reading.layers()
+    return _States(
+        text=hidden[:, :width] if reading.whole else None,
+        read=hidden[:, width:],
+        layers=None if layers is None else layers[:, :, :width],
+    )
 
 
-def _packed_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | None]:
+def _packed_states(decoder: nn.Module, given: _Input, config: CompressionConfig) -> _States:
     """As ``_padded_states``, with each text and its memory tokens as one sequence and nothing computed for padding."""
     embeds, mask, slots = given.embeds, given.mask, given.slots
     b, width = mask.shape
@@ -225,10 +289,20 @@ def _packed_states(decoder: nn.Module, given: _Input) -> tuple[Tensor, Tensor | 
         allowed.append(torch.cat([text_rows, torch.cat([sees[:, :length], sees[:, width:]], dim=1)]))
     laid = torch.cat(pieces)
     layout = packing.Packing.of(allowed, laid.dtype)
-    hidden = packing.run_packed(decoder, laid, torch.cat(positions), layout).float()
-    parts = torch.split(hidden, [size for length in lengths for size in (length, n)])
-    text = torch.stack([functional.pad(part, (0, 0, 0, width - len(part))) for part in parts[::2]])
-    return text, torch.stack(parts[1::2]) if n else None
+    reading = _Decoder.of(decoder, config)
+    hidden = packing.run_packed(reading.module, laid, torch.cat(positions), layout).float()
+    sizes = [size for length in lengths for size in (length, n)]
+
+    def padded(states: Tensor) -> Tensor:
+        parts = torch.split(states, sizes)[::2]
+        return torch.stack([functional.pad(part, (0, 0, 0, width - len(part))) for part in parts])
+
+    layers = reading.layers()
+    return _States(
+        text=padded(hidden) if reading.whole else None,
+        read=torch.stack(torch.split(hidden, sizes)[1::2]) if n else None,
+        layers=None if layers is None else torch.stack([padded(states[0]) for states in layers]),
+    )
 
 
 def encode(
@@ -243,7 +317,7 @@ def encode(
 ) -> Encoded:
     """Turn texts into memories, as questions if ``query``; other arguments as ``read_out``."""
     parts = read_out(model, table, config, ids, mask, rate=rate)
-    memory = table.assemble(parts.read, parts.residual, rate=rate, query=query)
+    memory = table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=query)
     weights = table.question_weights(*right_padded(ids, mask), rate=rate) if query else None
     return Encoded(memory=memory if weights is None else memory * weights[:, :, None], read_out=parts)
 
@@ -259,7 +333,10 @@ def encode_documents(
 ) -> dict[int, Tensor]:
     """The compressor's memories of texts, float32 [B, N, H] by rate; arguments as ``read_outs``."""
     found = read_outs(model, table, config, ids, mask, rates=rates)
-    return {rate: table.assemble(parts.read, parts.residual, rate=rate, query=False) for rate, parts in found.items()}
+    return {
+        rate: table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=False)
+        for rate, parts in found.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -292,6 +369,21 @@ class Network(Decoder):
         with self.adapters.use(role):
             query = role == "query_reasoner"
             return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate, query=query)
+
+    def assembled(self, states: Tensor, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor:
+        """Memories from states that were read before, gradients of the read-out included: float32 [B, N, H].
+
+        Args:
+            states: [B, N, 1 + L, H], ``ReadOut.states``.
+            ids: int64 [B, S] token ids, padded on the right.
+            mask: bool [B, S], true on text.
+            rate: one of ``config.rates``.
+        """
+        with torch.autocast(ids.device.type, enabled=False):
+            states = states.float()
+            residual = self.table.residual(self.table.spans(ids, mask, rate=rate), self.embed(ids))
+            layers = states[:, :, 1:] if states.shape[2] > 1 else None
+            return self.table.assemble(states[:, :, 0], residual, layers, rate=rate)
 
     def similarity(self, queries: Tensor, memories: Tensor, *, rate: int) -> Tensor:
         """What candidates are ranked by, gradients included: cosine of the flattened memories, or late interaction.

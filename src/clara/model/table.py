@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from clara.config import CompressionConfig
+from clara.model.layer_mix import LayerMix
 from clara.model.query_space import QueryProjection, whitened
-from clara.model.spans import Spans, equal_spans, information_spans, information_weights, token_information
+from clara.model.spans import Spans, equal_spans, information_spans, information_weights, pool, token_information
 
 READ_SHARE = 0.1
 """Share of the memory's spread that the read-out starts with beside a residual; measured in LOG.md, 2026-11-23."""
@@ -85,6 +86,7 @@ class MemoryTable(nn.Module):
             compared by late interaction.
         information: float32 [V], of each token of the vocabulary, counted and not trained; None unless spans are cut
             by it.
+        mix: what layers and places in a span add; None unless configured.
     """
 
     tokens: nn.Parameter | None
@@ -117,6 +119,7 @@ class MemoryTable(nn.Module):
         self.register_parameter("residual_gain", nn.Parameter(torch.ones(rates, width)) if scaled else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(rates, width)) if config.gain else None)
         self.register_buffer("information", torch.ones(vocabulary) if config.spans == "information" else None)
+        self.mix = LayerMix(config, width) if config.mixes else None
         self.share_query_read_out()
         self.project_queries(projected=False)
 
@@ -124,7 +127,7 @@ class MemoryTable(nn.Module):
 
     @torch.no_grad()
     def initialise(self, embeddings: Tensor, *, seed: int = 0) -> None:
-        """Fresh memory tokens: noise with the root mean square of the token embeddings [V, H].
+        """Fresh memory tokens and maps: noise with the root mean square of the token embeddings [V, H].
 
         A tenth of it where a pooled input is added: that input already tells the tokens apart.
         """
@@ -132,6 +135,8 @@ class MemoryTable(nn.Module):
             rms = float(embeddings.float().pow(2).mean().sqrt())
             noise = torch.randn(self.tokens.shape, generator=torch.Generator().manual_seed(seed))
             self.tokens.copy_(noise * rms * (0.1 if self._config.pooled_input else 1.0))
+        if self.mix is not None:
+            self.mix.initialise(seed=seed)
 
     def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
         """Cut spans by information from now on (``token_information``).
@@ -167,12 +172,22 @@ class MemoryTable(nn.Module):
 
     # Read-out
 
-    def assemble(self, read: Tensor, residual: Tensor, *, rate: int, query: bool = False) -> Tensor:
+    def residual(self, spans: Spans, embeds: Tensor) -> Tensor:
+        """Token embeddings [B, S, H] of each span as one: their mean, with what their places add: float32 [B, N, H]."""
+        mean = pool(spans.weights, embeds.float())
+        if self.mix is None or self.mix.places is None:
+            return mean
+        return mean + self.mix.by_place(spans.member, spans.weights, embeds)
+
+    def assemble(
+        self, read: Tensor, residual: Tensor, layers: Tensor | None = None, *, rate: int, query: bool = False
+    ) -> Tensor:
         """Memory from its parts: float32 [B, N, H].
 
         Args:
             read: float32 [B, N, H], the read-out of the last hidden states.
-            residual: float32 [B, N, H], mean token embeddings of the spans.
+            residual: float32 [B, N, H], of the spans' token embeddings.
+            layers: float32 [B, N, L, H], pooled states of the layers that are mixed in; None where none are.
             rate: one of ``config.rates``.
             query: whether it is a question's.
         """
@@ -180,6 +195,8 @@ class MemoryTable(nn.Module):
         memory = read + residual if self._config.residual else read
         if (affine := self._affine(row, query=query)) is not None:
             memory = affine(read, residual)
+        if layers is not None and self.mix is not None:
+            memory = memory + self.mix(layers, rate=rate)
         projection = self._projection(row) if query else None
         return memory if projection is None else projection(memory)
 
@@ -199,8 +216,14 @@ class MemoryTable(nn.Module):
         row = self._config.rates.index(rate)
         found = calibrated(embeddings, read, None if self.residual_gain is None else residual)
         self.gain[row], self.bias[row] = found.gain, found.bias
+        if self._config.read_out == "layers":  # nothing is read that it could be multiplied by
+            self.gain[row] = 0
         if self.residual_gain is not None and found.residual_gain is not None:
             self.residual_gain[row] = found.residual_gain
+
+    def read_out(self) -> list[nn.Parameter]:
+        """How passages' memories are made of hidden states and token embeddings: gains, bias, mix."""
+        return [*self._present(_AFFINE), *(self.mix.parameters() if self.mix is not None else ())]
 
     # Questions
 

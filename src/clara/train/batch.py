@@ -56,6 +56,7 @@ class Batch:
         text_share: the same for means over texts.
         teaching: what a teacher reads of the same replies; None without one.
         memories: float16 [D, N, H] of the texts where they are computed before; ``text_ids`` has no rows then.
+        states: float16 [D, N, 1 + L, H] of the texts, where only the read-out is still to be done (``ReadOut.states``).
         quotable: which of the labels stand in a quotation; None where that is not asked.
     """
 
@@ -74,6 +75,7 @@ class Batch:
     text_share: float = 1.0
     teaching: Teaching | None = None
     memories: Tensor | None = None
+    states: Tensor | None = None
     quotable: Quotable | None = None
 
     def tokens(self) -> int:
@@ -149,6 +151,7 @@ class Collator:
         *,
         window_tokens: int,
         memories: Memories | None = None,
+        states: Memories | None = None,
         quoted: bool = False,
         reply_tokens: int = REPLY_TOKENS,
     ) -> None:
@@ -158,12 +161,13 @@ class Collator:
             prompter: of the checkpoint.
             window_tokens: longest text.
             memories: gives computed memories of texts; None to hand on the texts, which are then encoded.
+            states: gives computed states of texts, which go beside them; None to encode them.
             quoted: whether batches say what could be quoted in the place of their answers' tokens.
             reply_tokens: longest reply; a longer one is cut and has no end token.
         """
         self._prompter = prompter
         self._window, self._longest = window_tokens, reply_tokens
-        self._memories, self._quoted = memories, quoted
+        self._memories, self._states, self._quoted = memories, states, quoted
 
     @property
     def window_tokens(self) -> int:
@@ -187,6 +191,7 @@ class Collator:
             batch,
             text_index=torch.tensor([places[t] for t in texts], dtype=torch.int64),
             memories=None if self._memories is None else self._memories(list(places), rate),
+            states=None if self._states is None or not places else self._states(list(places), rate),
             quotable=self.quotable(taken) if self._quoted else None,
         )
 

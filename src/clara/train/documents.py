@@ -26,7 +26,7 @@ from clara.errors import TrainingError
 from clara.model import checkpoint
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
-from clara.model.network import encode_documents
+from clara.model.network import encode_documents, read_outs
 from clara.model.roles import RoleWeights
 from clara.train.batch import padded_texts
 from clara.train.processes import ALONE, Processes
@@ -48,23 +48,29 @@ OnDocuments = Callable[[str, int, int], None]
 
 
 class Documents:
-    """The memories of a run's passages under its frozen compressor."""
+    """The memories of a run's passages under its frozen compressor, or the states that it would read them from."""
 
-    def __init__(self, loaded: Loaded, cache: Path) -> None:
+    def __init__(self, loaded: Loaded, cache: Path, *, states: bool = False) -> None:
         """Open the caches of all the checkpoint's rates.
 
         Args:
             loaded: the network, its compressor as it will stay.
             cache: folder for derived weights, shared by runs.
+            states: keep what the read-out is made of, so that it can be trained: of each memory token the last hidden
+                state, then those of the layers that are mixed in.
         """
-        self._loaded = loaded
+        self._loaded, self._states = loaded, states
         compression = loaded.manifest.compression
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
-        mark = checkpoint.memory_fingerprint(loaded.network, loaded.manifest)
+        marked = checkpoint.encoder_fingerprint if states else checkpoint.memory_fingerprint
+        mark = (
+            f"states-{marked(loaded.network, loaded.manifest)}" if states else marked(loaded.network, loaded.manifest)
+        )
+        self._deep = 1 + len(compression.layers) if states else 1
         self._caches = {
             rate: MemoryCache(
                 cache / FOLDER / f"{mark}-{dtype}-{rate}x",
-                memory_tokens=compression.memory_tokens(rate),
+                memory_tokens=compression.memory_tokens(rate) * self._deep,
                 width=loaded.manifest.hidden_size,
             )
             for rate in compression.rates
@@ -73,10 +79,11 @@ class Documents:
         self._prompter = loaded.prompter()
 
     def __call__(self, texts: Sequence[str], rate: int) -> Tensor:
-        """Memories float16 [U, N, H]; those that ``prepare`` was not told of are computed now."""
+        """Memories float16 [U, N, H], or states [U, N, 1 + L, H]; what ``prepare`` was not told of is computed now."""
         if self._caches[rate].missing(texts):
             self.prepare({rate: texts})
-        return self._caches[rate].rows(texts)
+        rows = self._caches[rate].rows(texts)
+        return rows.unflatten(1, (-1, self._deep)) if self._states else rows
 
     def prepare(
         self, wanted: Mapping[int, Sequence[str]], on_progress: OnDocuments | None = None, *, share: Processes = ALONE
@@ -134,7 +141,7 @@ class Documents:
     def _compress(
         self, weights: RoleWeights, rows: Sequence[Sequence[int]], rates: Sequence[int]
     ) -> dict[int, npt.NDArray[np.float32]]:
-        """Memories float32 [U, N, H] of texts by rate."""
+        """Memories, or states, float32 [U, rows of the cache, H] of texts by rate."""
         network = self._loaded.network
         tokens, mask = padded_texts(rows)
         with weights.acting_as("compressor") as model:
@@ -142,7 +149,11 @@ class Documents:
             device = model.device
             tokens, mask = tokens.to(device), mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=adapters_differ and model.dtype == torch.bfloat16):
-                made = encode_documents(model, network.table, network.config, tokens, mask, rates=rates)
+                if self._states:
+                    found = read_outs(model, network.table, network.config, tokens, mask, rates=rates)
+                    made = {rate: parts.states().flatten(1, 2) for rate, parts in found.items()}
+                else:
+                    made = encode_documents(model, network.table, network.config, tokens, mask, rates=rates)
         return {rate: memory.float().cpu().numpy() for rate, memory in made.items()}
 
 

@@ -49,6 +49,8 @@ def generation_loss(
     memories, read = batch.memories, None
     if memories is None and not len(batch.text_ids):
         memories = no_memories(network, batch)
+    if memories is None and batch.states is not None:
+        memories = network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate)
     if memories is None:
         encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
         memories, read = encoded.memory, encoded.read_out
@@ -67,6 +69,8 @@ def passage_memories(network: Network, batch: Batch) -> Tensor:
     """Memories of the batch's passages, [D, N, H]: as computed before, or under gradient where texts are given."""
     if not len(batch.text_ids):
         return no_memories(network, batch) if batch.memories is None else batch.memories
+    if batch.states is not None:
+        return network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate)
     return network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
 
 

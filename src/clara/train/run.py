@@ -104,7 +104,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         for notice in carried.notices:
             on_notice(notice)
         stage = stage.as_loaded(loaded)
-        documents = Documents(loaded, cache) if stage.keeps_memories else None
+        documents = stage.documents(loaded, cache)
         collator = stage.collator(loaded, documents, cache / KEPT)
         taught = stage.training_collator(collator, loaded, cache / KEPT)
         batches = PlannedBatches(data, stage, taught, processes=processes)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from clara.config import CompressionConfig, LoraSettings
+from clara.config import CompressionConfig, LoraSettings, check
 from clara.data.neighbours import passages_of
 from clara.errors import ConfigError
 from clara.model import checkpoint
@@ -18,7 +18,7 @@ from clara.model.adapters import Adapters
 from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
-from clara.model.create import Loaded, fresh, place_checkpoint
+from clara.model.create import Loaded, fresh, place_checkpoint, rebuilt
 from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
@@ -36,6 +36,9 @@ WHITENING_DOCUMENTS = 4000
 WHITENING_QUESTIONS = 1024
 TOKENS_A_TEXT = 8
 QUESTIONS_A_BATCH = 32
+ADDED = ("read_out", "layers", "layer_rank", "places")
+"""What of the compression a run may add to the checkpoint that it starts from."""
+
 WHITENING_SHARE = 2
 """Vectors of passages, and of questions, for each dimension of a covariance: fewer say less than the old whitening."""
 
@@ -54,13 +57,33 @@ def compressed_model(
     where = placement(config.dtype, device)
     if config.start is not None:
         folder = find_checkpoint(config.start)
-        return place_checkpoint(
+        loaded = place_checkpoint(
             folder, cache, where, adapter_dtype=DTYPES["fp32"], check_memory=False, progress=progress
         )
+        compression = extended(config.compression, loaded.manifest.compression)
+        if compression == loaded.manifest.compression:
+            return loaded
+        return rebuilt(loaded, compression, sample_passages(data, CALIBRATION_TEXTS), seed=config.seed)
     base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
     texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
     samples = sample_passages(data, CALIBRATION_TEXTS)
     return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
+
+
+def extended(given: CompressionConfig, own: CompressionConfig) -> CompressionConfig:
+    """A checkpoint's compression with the layers and places that a run adds to it.
+
+    Args:
+        given: what the run sets of it; the rest is not looked at.
+        own: the checkpoint's.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    added = {name: getattr(given, name) for name in ADDED if name in given.model_fields_set}
+    if added.get("read_out") == "layers":
+        added["pooled_input"] = False
+    return check(CompressionConfig, own.model_dump() | added, source="compression")
 
 
 def reader_model(
@@ -145,7 +168,14 @@ def _of_the_start(config: MemoryConfig, manifest: Manifest) -> Iterator[tuple[st
     for part in ("compression", "lora"):
         given, own = getattr(config, part), getattr(manifest, part)
         for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
+            if part == "compression" and _adds(name, given, own):
+                continue
             yield f"{part}.{name}", getattr(given, name), getattr(own, name)
+
+
+def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
+    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
+    return given.read_out == "layers" if name == "read_out" else name in ADDED and not getattr(own, name)
 
 
 @torch.no_grad()
@@ -190,7 +220,7 @@ def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Ite
         ids, mask = (part.to(device) for part in padded_texts(rows[start : start + QUESTIONS_A_BATCH]))
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
             parts = network.encode("query_reasoner", ids, mask, rate=rate).read_out
-        yield network.table.assemble(parts.read, parts.residual, rate=rate, query=True).float()
+        yield network.table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=True).float()
 
 
 @dataclass(frozen=True, slots=True)

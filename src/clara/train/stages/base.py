@@ -35,6 +35,7 @@ from clara.train.batch import Batch, Collate, Memories
 from clara.train.card import model_card
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import Surroundings, TrainingData, Window
+from clara.train.documents import Documents
 from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
 from clara.train.start import Carried, carried, compressed_model, manifest_faults, paper_faults, release, start_manifest
@@ -163,6 +164,10 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     def keeps_memories(self) -> bool:
         """Whether the compressor stays as it is, so that each passage is compressed once."""
         return "compressor" not in self.trains()
+
+    def documents(self, loaded: Loaded, cache: Path) -> Documents | None:
+        """What is computed once of each passage; None where passages are encoded at each step."""
+        return Documents(loaded, cache) if self.keeps_memories else None
 
     @abstractmethod
     def network(

@@ -15,14 +15,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clara.model.create import Loaded
+from clara.model.hub import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.config import MemoryConfig
+from clara.train.data import TrainingData
+from clara.train.documents import Documents
 from clara.train.examples import Example
 from clara.train.need import TokenNeed
 from clara.train.objective import Losses, generation_loss
 from clara.train.stages.base import MemoryStage
+from clara.train.start import Carried, carried
 from clara.train.teacher import (
     ADAPTER,
     DistillingCollator,
@@ -40,6 +44,10 @@ class WritingConfig(MemoryConfig):
         mse_weight: lambda of clara.md section 3.
         freeze_compressor: train the generator alone: compressor and memory table stay as they are, and each passage is
             compressed once.
+        freeze_encoder: train the generator and the read-out (gains and the mix of layers), on states that the frozen
+            encoder computes once; its adapter and the memory tokens stay as they are.
+        generator_learning_rate: peak, of the generator's LoRA weights; None for ``learning_rate``.
+        mix_learning_rate: peak, of the maps of layers and places.
         quoted_weight: of the CE among the tokens that a quotation allows, beside the CE over the whole vocabulary; for
             answers that can be quoted. 0 leaves it out.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
@@ -54,6 +62,9 @@ class WritingConfig(MemoryConfig):
 
     mse_weight: float = Field(default=0.1, ge=0)
     freeze_compressor: bool = False
+    freeze_encoder: bool = False
+    generator_learning_rate: float | None = Field(default=None, gt=0)
+    mix_learning_rate: float = Field(default=1e-4, gt=0)
     quoted_weight: float = Field(default=0.0, ge=0)
     targets: Literal["gold", "teacher", "both"] = "gold"
     teacher: str | None = None
@@ -71,7 +82,8 @@ class WritingStage(MemoryStage):
         return Collator(
             loaded.prompter(),
             window_tokens=self.config.compression.window_tokens,
-            memories=memories,
+            memories=None if self.config.freeze_encoder else memories,
+            states=memories if self.config.freeze_encoder else None,
             quoted=self.config.quoted_weight > 0,
             reply_tokens=self.config.reply_tokens,
         )
@@ -115,7 +127,43 @@ class WritingStage(MemoryStage):
 
     def trains(self) -> tuple[Role, ...]:
         """The generator, and unless it is frozen the compressor."""
-        return ("generator",) if self.config.freeze_compressor else ("compressor", "generator")
+        frozen = self.config.freeze_compressor or self.config.freeze_encoder
+        return ("generator",) if frozen else ("compressor", "generator")
+
+    def documents(self, loaded: Loaded, cache: Path) -> Documents | None:
+        """Memories, or the states of a frozen encoder."""
+        return (
+            Documents(loaded, cache, states=True)
+            if self.config.freeze_encoder
+            else MemoryStage.documents(self, loaded, cache)
+        )
+
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
+        """And with a frozen encoder its read-out, gradients on."""
+        loaded = MemoryStage.network(self, data, cache, device, progress)
+        if self.config.freeze_encoder:
+            for parameter in loaded.network.table.read_out():
+                parameter.requires_grad = True
+        return loaded
+
+    def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
+        """A read-out that is trained changes memories as a compressor does."""
+        roles: tuple[Role, ...] = ("compressor", "generator") if self.config.freeze_encoder else self.trains()
+        return carried(loaded, data, roles)
+
+    def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
+        """The generator and the mix of layers have rates of their own, where they are set or there."""
+        lora, table = MemoryStage.parameter_groups(self, network)
+        mix = {id(p) for p in network.table.mix.parameters()} if network.table.mix is not None else set()
+        own = {id(p) for p in network.adapters.parameters_of("generator")}
+        own = own if self.config.generator_learning_rate is not None else set()
+        parts = [
+            lora | {"params": [p for p in lora["params"] if id(p) not in own]},
+            {"params": [p for p in lora["params"] if id(p) in own], "lr": self.config.generator_learning_rate},
+            table | {"params": [p for p in table["params"] if id(p) not in mix]},
+            table | {"params": [p for p in table["params"] if id(p) in mix], "lr": self.config.mix_learning_rate},
+        ]
+        return [part for part in parts if part["params"]]
 
     def prepare(self, loaded: Loaded) -> None:
         """Put the teacher beside the network's own adapters."""
@@ -140,6 +188,10 @@ class WritingStage(MemoryStage):
             found.append('a teacher is named, but targets is "gold": set targets = "teacher" or "both"')
         if config.targets == "both" and config.kl_weight == 0:
             found.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
+        if config.freeze_encoder and config.freeze_compressor:
+            found.append("freeze_compressor freezes the read-out, too; set it or freeze_encoder")
+        if config.freeze_encoder and config.mse_weight != type(config).model_fields["mse_weight"].get_default():
+            found.append("mse_weight is set, but freeze_encoder leaves it nothing to train")
         if config.freeze_compressor:
             found += [
                 f"{name} is set, but freeze_compressor leaves it nothing to train"
