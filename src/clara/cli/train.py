@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,11 +18,13 @@ from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOpti
 from clara.cli.session import cache_folder, make_folder, prepare_torch
 from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
 from clara.errors import InputError
-from clara.train.stages import StageName
+from clara.train.stages import CALIBRATE, CHAIN, StageName
 
 if TYPE_CHECKING:
     from clara.data import DataRecord
+    from clara.train.chain import Calibration, Chain
     from clara.train.log import TrainProgress
+    from clara.train.stages.base import Stage
     from clara.train.validation import Validation
 
 EVAL_FOLDER = "eval"
@@ -31,7 +33,9 @@ _INTERRUPTED = 130
 
 
 def train(
-    stage: Annotated[StageName, typer.Argument(help="Training stage.")],
+    stage: Annotated[
+        Literal[StageName, "chain"], typer.Argument(help="Training stage, or chain for all runs of a recipe.")
+    ],
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="More data files.")] = None,
     *,
     data: Annotated[
@@ -58,6 +62,9 @@ def train(
     Stages end-to-end and retriever start from a checkpoint; they compress each document of the run once, before the
     first step, and keep the memories in the cache folder for later runs on the same compressor.
 
+    chain trains the runs that the recipe's [[chain]] names, one after another, each in a folder of DIR, and calibrates
+    the last: DIR/checkpoint is the result. Runs that are there to their end are not trained again.
+
     The data files follow --data: --data A B C, or --data A --data B. Files under a folder named eval are refused: what
     is measured on is never trained on. The same command goes on after an interruption or a kill, from the last
     checkpoint in the run's folder.
@@ -67,9 +74,11 @@ def train(
     (docs/training.md); the first one speaks.
 
     --json prints {"checkpoint", "steps", "records", "rejected": {reason: count}, "cross_entropy", "mse", "held_out"},
-    with the losses of the last step this run made (null if there was none left to make).
+    with the losses of the last step this run made (null if there was none left to make). Of a chain it prints
+    {"checkpoint", "runs": [{"run", "stage", and the same of each}]}.
     """
     from clara.config import read_toml  # noqa: PLC0415
+    from clara.train.chain import chain_of  # noqa: PLC0415
     from clara.train.stages import stage_of  # noqa: PLC0415
 
     paths = [*(data or ()), *(files or ())]
@@ -77,40 +86,121 @@ def train(
         raise InputError("nothing to train on: give --data FILE")
     refuse_eval(paths)
     given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
-    chosen_stage = stage_of(stage, read_toml(config) | given, source=str(config))
+    chain = None
+    if stage == CHAIN:
+        if start is not None:
+            raise InputError("a chain begins with its base model; --start goes with a stage")
+        chain = chain_of(read_toml(config) | given, out, source=str(config))
+    else:
+        recipe = {key: value for key, value in read_toml(config).items() if key not in (CHAIN, CALIBRATE)}
+        chosen_stage = stage_of(stage, recipe | given, source=str(config))
+    stages = [chosen_stage] if chain is None else [run.stage for run in chain.runs]
     speaks = _first_process()
-    records, rejected = read_all(paths, plain=chosen_stage.restates_passages, say=note if speaks else _silence)
+    records, rejected = read_all(
+        paths, plain=any(one.restates_passages for one in stages), say=note if speaks else _silence
+    )
     make_folder(out)
-    chosen = prepare_torch(device, threads)
-    from clara.train.run import train as run  # noqa: PLC0415
-
-    last = _Last()
-    try:
-        with _progress() if speaks else nullcontext(_silence) as say_step:
-            last.then = say_step
-            folder = run(
-                chosen_stage,
-                records,
-                out,
-                cache=cache_folder(cache),
-                device=chosen,
-                on_progress=last,
-                hub_progress=download_lines() if speaks else None,
-                on_unused=_Unused(rejected, say=note if speaks else _silence),
-                on_notice=note if speaks else _silence,
-            )
-    except KeyboardInterrupt:
-        note("clara: interrupted; the same command goes on from the last checkpoint")
-        raise typer.Exit(_INTERRUPTED) from None
+    job = _Job(records, rejected, cache_folder(cache), prepare_torch(device, threads), speaks)
+    if chain is not None:
+        _train_chain(chain, job, paths, as_json=as_json)
+        return
+    report = job.train(chosen_stage, out)
     if not speaks:
         return
     if as_json:
-        losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
-        steps = last.progress.steps if last.progress is not None else chosen_stage.config.steps
-        counts = {"steps": steps, "records": len(records), "rejected": dict(rejected)}
-        print_json({"checkpoint": str(folder), **counts, **losses})
+        print_json(report)
     else:
-        write(f"checkpoint: {folder}")
+        write(f"checkpoint: {report['checkpoint']}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all runs of a command have in common.
+
+    Attributes:
+        records: to train on.
+        rejected: lines that gave none, counted by reason.
+        cache: folder of base weights and memories.
+        device: of the model.
+        speaks: whether this process does.
+    """
+
+    records: Sequence[DataRecord]
+    rejected: Counter[str]
+    cache: Path
+    device: str
+    speaks: bool
+
+    def train(self, stage: Stage, out: Path) -> dict[str, object]:
+        """Train a stage; what ``--json`` prints of it."""
+        from clara.train.run import train as run  # noqa: PLC0415
+
+        last, rejected = _Last(), Counter(self.rejected)
+        say = note if self.speaks else _silence
+        try:
+            with _progress() if self.speaks else nullcontext(_silence) as say_step:
+                last.then = say_step
+                folder = run(
+                    stage,
+                    self.records,
+                    out,
+                    cache=self.cache,
+                    device=self.device,
+                    on_progress=last,
+                    hub_progress=download_lines() if self.speaks else None,
+                    on_unused=_Unused(rejected, say=say),
+                    on_notice=say,
+                )
+        except KeyboardInterrupt:
+            note("clara: interrupted; the same command goes on from the last checkpoint")
+            raise typer.Exit(_INTERRUPTED) from None
+        steps = last.progress.steps if last.progress is not None else stage.config.steps
+        counts = {"steps": steps, "records": len(self.records), "rejected": dict(rejected)}
+        losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
+        return {"checkpoint": str(folder), **counts, **losses}
+
+
+def _train_chain(chain: Chain, job: _Job, paths: Sequence[Path], *, as_json: bool) -> None:
+    """Train the runs of a chain that are not there yet, then calibrate the last."""
+    from clara.train.run import finished  # noqa: PLC0415
+
+    reports: list[dict[str, object]] = []
+    for number, run in enumerate(chain.runs, start=1):
+        if job.speaks:
+            place = f"run {number} of {len(chain.runs)}: {run.name}"
+            note(f"{place}, stage {run.stage.name}, {run.stage.config.steps:,} steps")
+        if finished(run.stage, job.records, run.out):
+            report: dict[str, object] = {"checkpoint": str(run.result)}
+        else:
+            make_folder(run.out)
+            report = job.train(run.stage, run.out)
+        reports.append({"run": run.name, "stage": run.stage.name, **report})
+    if not job.speaks:
+        return
+    if chain.calibration is not None and not chain.result.is_dir():
+        note(f"calibrating {chain.calibration.of}")
+        _calibrate(chain, chain.calibration, job, paths)
+    if as_json:
+        print_json({"checkpoint": str(chain.result), "runs": reports})
+    else:
+        write(f"checkpoint: {chain.result}")
+
+
+def _calibrate(chain: Chain, wanted: Calibration, job: _Job, paths: Sequence[Path]) -> None:
+    """Measure what the checkpoint does not learn, and write the chain's result."""
+    from clara.calibrate.run import Wanted, calibrate  # noqa: PLC0415 - imports torch
+    from clara.calibrate.weights import Source  # noqa: PLC0415
+
+    reader = None if wanted.reader is None else chain.result_of(wanted.reader)
+    calibrate(
+        str(chain.result_of(wanted.of)),
+        job.records,
+        Wanted(reader=reader, limit=wanted.limit),
+        Source(job.cache, None, job.device, download_lines()),
+        out=chain.result,
+        data=[path.name for path in paths],
+        notice=note,
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -196,6 +196,18 @@ def claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[
         yield
 
 
+def finished(stage: Stage, records: Sequence[DataRecord], out: Path) -> bool:
+    """Whether a run is there to its end: the folder that it writes is written whole, as the last of all.
+
+    Raises:
+        TrainingError: a run with other settings or other data is in ``out``.
+    """
+    if not (out / stage.writes).is_dir() or not (out / RUN_CONFIG).is_file():
+        return False
+    _claim(out / RUN_CONFIG, stage, data_hash(records))
+    return True
+
+
 def data_hash(records: Iterable[DataRecord]) -> str:
     """A hash of training records and their order: 16 hex digits."""
     found = hashlib.sha256()

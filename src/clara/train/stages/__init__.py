@@ -19,6 +19,9 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 TABLE = "stage"
 """A recipe's tables ``[stage.NAME]`` hold settings of one stage."""
 
+CHAIN, CALIBRATE = "chain", "calibrate"
+"""What a recipe of several runs holds beside settings (``clara.train.chain``)."""
+
 SHARED = frozenset({"pairs", "restate", "documents", "distractors", "shared_distractors"})
 """How examples are made: a recipe of several stages says it once, and a stage that has no use for it passes it over."""
 

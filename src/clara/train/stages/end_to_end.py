@@ -46,6 +46,7 @@ class EndToEndConfig(SelectingConfig):
         top_k: passages that a question takes of its candidates.
         train_compressor: let the gradients reach the compressor and the memory table too; candidates are then encoded
             at each step. Else both are frozen and each document is encoded once.
+        train_generator: train the generator, too; else the query reasoner alone.
         learn_from: the ``answers``, written from the passages that are selected (the paper), or their
             ``likelihoods`` given each candidate alone, which the frozen generator is asked once.
         likelihood_temperature: of those log-probabilities, in nats an answer; the higher it is, the more the passages
@@ -54,6 +55,7 @@ class EndToEndConfig(SelectingConfig):
 
     top_k: int = Field(default=5, ge=1)
     train_compressor: bool = False
+    train_generator: bool = True
     learn_from: Literal["answers", "likelihoods"] = "answers"
     likelihood_temperature: float = Field(default=1.0, gt=0)
 
@@ -107,14 +109,14 @@ class EndToEndStage(SelectingStage):
         """The reasoner and the generator, and on request the compressor; the reasoner alone by likelihoods."""
         if self._by_likelihoods:
             return ("query_reasoner",)
-        rest: tuple[Role, ...] = ("query_reasoner", "generator")
+        rest: tuple[Role, ...] = ("query_reasoner", "generator") if self.config.train_generator else ("query_reasoner",)
         return ("compressor", *rest) if self.config.train_compressor else rest
 
     def faults(self) -> list[str]:
         """And more passages to take than there are."""
         found = SelectingStage.faults(self)
-        if self.config.top_k > self.config.candidates:
-            found.append(f"top_k is {self.config.top_k}, a question has only {self.config.candidates} candidates")
+        if self.selected > self.config.candidates:
+            found.append(f"top_k is {self.selected}, a question has only {self.config.candidates} candidates")
         if self._by_likelihoods and self.config.train_compressor:
             found.append('train_compressor is set, but learn_from = "likelihoods" trains the query reasoner alone')
         return found

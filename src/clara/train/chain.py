@@ -1,0 +1,154 @@
+"""Several runs of one recipe, each from the result of another: a base model in, a finished checkpoint out.
+
+A recipe's ``[[chain]]`` entries are the runs in order. What a run has of its own stands under ``settings`` and counts
+more than the recipe's table of its stage, which counts more than the top. Knows folders and settings; training a run is
+``run``'s work, and what is measured at the end ``clara.calibrate``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from clara.config import Settings, check
+from clara.errors import ConfigError
+from clara.train.stages import CALIBRATE, CHAIN, TABLE, StageName, stage_of
+
+if TYPE_CHECKING:
+    from clara.train.stages.base import Stage
+
+RESULT = "checkpoint"
+"""Folder of a chain that holds what its calibration made."""
+
+
+class Link(Settings):
+    """One run.
+
+    Attributes:
+        run: its name, and its folder's.
+        stage: what is trained.
+        start: the run whose checkpoint it goes on from; None for a base model.
+        teacher: the run of stage ``reader`` that teaches it.
+        settings: of this run alone.
+    """
+
+    run: str = Field(pattern=r"^[\w-]+$")
+    stage: StageName
+    start: str | None = None
+    teacher: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Calibration(Settings):
+    """What is measured of the last checkpoint.
+
+    Attributes:
+        of: the run.
+        reader: the run of stage ``reader`` that is attached as its text reader.
+        limit: most questions that are asked.
+    """
+
+    of: str
+    reader: str | None = None
+    limit: int = Field(default=100, ge=2)
+
+
+class _Chain(Settings):
+    """A recipe's tables for a chain."""
+
+    chain: tuple[Link, ...] = Field(min_length=1)
+    calibrate: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> _Chain:
+        before: list[str] = []
+        for link in self.chain:
+            for name in (link.start, link.teacher):
+                if name is not None and name not in before:
+                    raise ValueError(f"run {link.run} names {name!r}, which no run before it is; there are {before}")
+            if link.run in (*before, RESULT):
+                raise ValueError(f"two runs are named {link.run!r}, or it is the name of the result")
+            before.append(link.run)
+        if self.calibrate is not None:
+            for name in (self.calibrate.of, self.calibrate.reader):
+                if name is not None and name not in before:
+                    raise ValueError(f"calibrate names {name!r}, which no run is; there are {before}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRun:
+    """A run with its settings.
+
+    Attributes:
+        name: of the run.
+        stage: with its settings.
+        out: its folder.
+    """
+
+    name: str
+    stage: Stage
+    out: Path
+
+    @property
+    def result(self) -> Path:
+        """The checkpoint or reader that it writes."""
+        return self.out / self.stage.writes
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The runs in order, and what follows them.
+
+    Attributes:
+        runs: at least one.
+        calibration: what is measured at the end; None for nothing.
+        out: folder of the chain.
+    """
+
+    runs: tuple[ChainRun, ...]
+    calibration: Calibration | None
+    out: Path
+
+    def result_of(self, name: str) -> Path:
+        """What a run writes."""
+        return next(run.result for run in self.runs if run.name == name)
+
+    @property
+    def result(self) -> Path:
+        """What the chain writes: the calibrated checkpoint, or that of its last run."""
+        return self.runs[-1].result if self.calibration is None else self.out / RESULT
+
+
+def chain_of(recipe: Mapping[str, Any], out: Path, *, source: str) -> Chain:
+    """The runs of a recipe, their settings checked whole.
+
+    Args:
+        recipe: plain values, as read from TOML.
+        out: folder of the chain; each run has a folder in it.
+        source: named in the error.
+
+    Raises:
+        ConfigError: it has no ``[[chain]]``, or names every fault of the first run with one.
+    """
+    if CHAIN not in recipe:
+        raise ConfigError(f"{source} has no [[{CHAIN}]]; name a stage, or write the runs into the recipe")
+    read = check(_Chain, {key: recipe[key] for key in (CHAIN, CALIBRATE) if key in recipe}, source=source)
+    plain = {key: value for key, value in recipe.items() if key not in (CHAIN, CALIBRATE)}
+    made: dict[str, ChainRun] = {}
+    for link in read.chain:
+        named = {"start": link.start, "teacher": link.teacher}
+        given = {key: str(made[name].result) for key, name in named.items() if name is not None}
+        stage = stage_of(link.stage, _with(plain, link.stage, link.settings | given), source=f"{source}, {link.run}")
+        made[link.run] = ChainRun(link.run, stage, out / link.run)
+    return Chain(tuple(made.values()), read.calibrate, out)
+
+
+def _with(recipe: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose table of a stage has some settings more."""
+    tables: Mapping[str, Any] = recipe.get(TABLE, {})
+    return {**recipe, TABLE: {**tables, stage: {**tables.get(stage, {}), **settings}}}
