@@ -100,7 +100,7 @@ def train(
         paths, plain=any(one.restates_passages for one in stages), say=note if speaks else _silence
     )
     make_folder(out)
-    job = _Job(records, rejected, cache_folder(cache), prepare_torch(device, threads), speaks)
+    job = _TrainJob(records, rejected, cache_folder(cache), prepare_torch(device, threads), speaks)
     if chain is not None:
         _train_chain(chain, job, paths, as_json=as_json)
         return
@@ -114,7 +114,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _TrainJob:
     """What all runs of a command have in common.
 
     Attributes:
@@ -160,7 +160,7 @@ class _Job:
         return {"checkpoint": str(folder), **counts, **losses}
 
 
-def _train_chain(chain: Chain, job: _Job, paths: Sequence[Path], *, as_json: bool) -> None:
+def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json: bool) -> None:
     """Train the runs of a chain that are not there yet, then calibrate the last."""
     from clara.train.run import finished  # noqa: PLC0415
 
@@ -186,7 +186,7 @@ def _train_chain(chain: Chain, job: _Job, paths: Sequence[Path], *, as_json: boo
         write(f"checkpoint: {chain.result}")
 
 
-def _calibrate(chain: Chain, wanted: Calibration, job: _Job, paths: Sequence[Path]) -> None:
+def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequence[Path]) -> None:
     """Measure what the checkpoint does not learn, and write the chain's result."""
     from clara.calibrate.run import Wanted, calibrate  # noqa: PLC0415 - imports torch
     from clara.calibrate.weights import Source  # noqa: PLC0415

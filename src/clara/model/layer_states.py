@@ -62,7 +62,7 @@ def _stack(decoder: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def _shallow(module: nn.Module) -> nn.Module:
     """The same module with children and hooks that can be changed without changing it."""
-    twin = copy.copy(module)
+    twin = copy.copy(module)  # shares the two dictionaries below, which torch has no public way to part
     twin._modules = dict(module._modules)
     twin._forward_hooks = OrderedDict(module._forward_hooks)
     return twin
