@@ -264,7 +264,9 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
     documents = stage.documents(loaded, scratch)
     batches = PlannedBatches(data, stage, stage.collator(loaded, documents, scratch))
     if documents is not None:  # before the first step, as in a run
-        shown = (text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.texts)
+        shown = (
+            text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.compressed
+        )
         documents.prepare({bench.rate: list(dict.fromkeys(shown))})
     packing.enable(loaded.network.adapters.bare())  # as in a run
     module = StageModule(loaded.network, stage)

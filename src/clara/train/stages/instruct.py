@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -20,10 +21,9 @@ from clara.data import DataRecord, MultiHop, PassageQA
 from clara.data.neighbours import Neighbours, holds_answer, passages_of
 from clara.metrics import normalize_answer
 from clara.model.create import Loaded
-from clara.model.hub import Progress as HubProgress
+from clara.model.hub.base import Progress as HubProgress
 from clara.train.data import Surroundings, TrainingData
 from clara.train.examples import Example, Target
-from clara.train.stages.base import Stage
 from clara.train.stages.writing import WritingConfig, WritingStage
 
 
@@ -106,9 +106,9 @@ class InstructStage(WritingStage):
         """Memories of the passages, or their text."""
         return self.passages() * self.window().tokens if self.config.text_share else WritingStage.background(self)
 
-    def asking(self) -> Stage:
+    def asking(self) -> Self:
         """With the answers in the passages."""
-        return replace(self, config=self.config.model_copy(update={"unanswered": 0.0}))
+        return self.changed(unanswered=0.0)
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
         """As every stage's, with what its generator will be able to read and say."""
