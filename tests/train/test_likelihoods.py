@@ -173,7 +173,7 @@ ROLES = ("compressor", "generator")
 
 
 def test_a_run_by_likelihoods_is_measured_by_recall(tiny_base: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    values = {"start": str(tiny_checkpoint), "candidates": 4, "learn_from": "likelihoods", "steps": 2}
+    values = {"start": str(tiny_checkpoint), "candidates": 4, "learn_from": "likelihoods", "steps": 1}
     train(made("end-to-end", tiny_base, **values), questions(8), tmp_path / "run", cache=tmp_path)
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["validation"]
     assert last["f1"] is None

@@ -116,7 +116,7 @@ def test_passages_are_drawn_as_text_and_answers_left_out(tiny_base: Path) -> Non
 
 def test_a_run_says_what_its_generator_reads(tiny_base: Path, tmp_path: Path) -> None:
     records: list[DataRecord] = [*passages(8), *questions(6), UNANSWERED]
-    values: dict[str, Any] = {"steps": 2, "held_out_answers": 2, "save_every": 2, "quoted_weight": 1.0}
+    values: dict[str, Any] = {"steps": 1, "held_out_answers": 1, "save_every": 1, "quoted_weight": 1.0}
     stage = made("instruct", tiny_base, text_share=0.5, unanswered=0.3, **values)
     folder = train(stage, records, tmp_path / "run", cache=tmp_path)
     manifest = checkpoint.read_manifest(folder)

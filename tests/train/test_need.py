@@ -95,7 +95,7 @@ def test_a_target_that_needs_nothing_weighs_as_before() -> None:
 def test_a_run_weighs_what_it_trains_on_and_measures_as_before(tiny_base: Path, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "dtype": "fp32",
-        "steps": 2,
+        "steps": 1,
         "restate": {"repeat": 1.0, "resume": 0.0, "tokens": 16},
         "evaluate_every": 1,
         "held_out_answers": 0,
