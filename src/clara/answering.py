@@ -211,8 +211,14 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
         reader=model.text_role if as_text else "generator",
         quote_from=tuple(passage_text(hit) for hit in read) if wording == "quoted" else (),
     )
-    how: list[ContextKind | None] = ["text"] * count + ["memory"] * len(rest)
-    return Reading(request, hits, how + [None] * (len(hits) - len(read)))
+    return Reading(request, hits, [_how(place, count, len(read)) for place in range(len(hits))])
+
+
+def _how(place: int, texts: int, read: int) -> ContextKind | None:
+    """How the passage at a place is read: the first ones as text, the others that are read as memories."""
+    if place >= read:
+        return None
+    return "text" if place < texts else "memory"
 
 
 def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:

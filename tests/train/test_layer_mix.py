@@ -41,7 +41,7 @@ PLAIN: dict[str, Any] = {
     "attention": "span",
     "positions": "spread",
 }
-MIXED = {"layers": (1, 2), "places": 3}
+MIXED: dict[str, Any] = {"layers": (1, 2), "places": 3}
 Make = Callable[[CompressionConfig], Loaded]
 
 
@@ -169,7 +169,8 @@ def test_layers_above_the_highest_are_never_run(make_network: Make) -> None:
 
 @pytest.mark.parametrize("values", [PLAIN | MIXED, {"read_out": "layers", "layers": (1, 2), "residual": True}])
 def test_packed_and_padded_are_the_same(make_network: Make, values: dict[str, Any]) -> None:
-    loaded = moved(make_network(CompressionConfig(**({"window_tokens": WINDOW, "rates": (4, RATE)} | values))))
+    given: dict[str, Any] = {"window_tokens": WINDOW, "rates": (4, RATE), **values}
+    loaded = moved(make_network(CompressionConfig(**given)))
     with torch.no_grad():
         padded = memory_of(loaded)
         assert packing.enable(loaded.network.adapters.bare())

@@ -77,7 +77,7 @@ def test_weights_are_the_need_of_each_token(loaded: Loaded, tmp_path: Path) -> N
     assert restated == 2
     batch = Collator(Prompter(loaded.base.tokenizer), window_tokens=WINDOW)(made, rate=RATE)
     assert len(batch.weights) == len(batch.labels)
-    assert batch.weights.unique().numel() > 4
+    assert len(set(batch.weights.tolist())) > 4
 
 
 def test_need_is_computed_once(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,9 +277,10 @@ class ClaraModel:
         else:
             pairs += slots * token_count + slots * (slots + 1) // 2
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        layers = compression.layers[-1] if compression.read_out == "layers" else config.num_hidden_layers
+        every = int(config.num_hidden_layers)
+        layers = compression.layers[-1] if compression.read_out == "layers" else every
         attention: int = 4 * layers * config.num_attention_heads * head * pairs
-        return 2 * self._layer_weights * layers // config.num_hidden_layers * (token_count + slots) + attention
+        return 2 * self._layer_weights * layers // every * (token_count + slots) + attention
 
     def generate(
         self,

@@ -83,7 +83,7 @@ class Documents:
         if self._caches[rate].missing(texts):
             self.prepare({rate: texts})
         rows = self._caches[rate].rows(texts)
-        return rows.unflatten(1, (-1, self._deep)) if self._states else rows
+        return rows.reshape(len(rows), -1, self._deep, rows.shape[2]) if self._states else rows
 
     def prepare(
         self, wanted: Mapping[int, Sequence[str]], on_progress: OnDocuments | None = None, *, share: Processes = ALONE

@@ -64,7 +64,7 @@ class TokenNeed:
                 self._logprobs(make(new)) for make in (self._collator.of_texts, self._collator.closed_book)
             )
             keys = [(key, target) for e in new for key, target in zip(self._keys(e), e.targets, strict=True)]
-            parts = (text - nothing).split([self._collator.label_count(target) for _, target in keys])
+            parts = torch.split(text - nothing, [self._collator.label_count(target) for _, target in keys])
             self._kept.add(
                 {key: [round(n, _DIGITS) for n in part.tolist()] for (key, _), part in zip(keys, parts, strict=True)}
             )
