@@ -148,6 +148,8 @@ def _paper_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSet
         carriers=tuple(apple_format.place(apple_format.LAYERS, name) for name in matrices),
         dtypes=dict.fromkeys(apple_format.ADAPTER_NAMES.values(), "float32"),
     )
+
+
 def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[str], *, seed: int = 0) -> Loaded:
     """A network whose memory table has another read-out; what both have is kept.
 
