@@ -88,8 +88,8 @@ def test_no_text_makes_a_control_token(name: str, question: str, document: str) 
     assert not special & set(made.plain(document))
     assert not special & set(made.encoder_ids(document)), "what the compressor reads"
     for hostile, harmless in (
-        (made.from_memories(question, [2, 2]), made.from_memories("x", [2, 2])),
-        (made.from_texts(question, [document, "x"]), made.from_texts("x", ["x", "x"])),
+        (made.from_passages(question, [2, 2]), made.from_passages("x", [2, 2])),
+        (made.from_passages(question, [document, "x"]), made.from_passages("x", ["x", "x"])),
         (made.closed_book(question), made.closed_book("x")),
     ):
         assert controls(name, hostile.ids, hostile.slots) == controls(name, harmless.ids, harmless.slots)
@@ -99,7 +99,7 @@ def test_no_text_makes_a_control_token(name: str, question: str, document: str) 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_templates_have_control_tokens_at_all(name: str) -> None:
     made, special = prompter(name)
-    ids = made.from_memories("x", [2]).ids
+    ids = made.from_passages("x", [2]).ids
     assert special & set(ids)
     control = TEMPLATES[name][0][0]
     assert len(made.plain(control)) == len(control.encode()), "as bytes, where a text holds it"
