@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
 
-# A follow-up's manual is looked for among this many passages: their memories take some 70 MB.
-_DEEPEST = 1000
-
 
 class Clara:
     """A store of compressed passages with the model that made them.
@@ -284,34 +281,23 @@ class Clara:
             raise StoreError("the store is empty; add documents first: clara index PATH --store STORE")
         k = min(k, passages)
         started = time.perf_counter()
+        inside = None if within is None else self._documents_of(within)
         if mode == "text":
-            hits = _inside(within, k, lambda depth: self.store.search_text(question, depth))
+            hits = self.store.search_text(question, k, within=inside)
             return _Found(hits, 0.0, time.perf_counter() - started)
         query = self.model.encode_queries([question], rate=self.rate)[0]
         encoded = time.perf_counter()
         if mode == "latent":
-            hits = _inside(within, k, lambda depth: self.store.search_latent(query, depth))
+            hits = self.store.search_latent(query, k, within=inside)
         else:
             weight = self.model.latent_weight if latent_weight is None else latent_weight
-            hits = _inside(
-                within, k, lambda depth: self.store.search_hybrid(query, question, depth, latent_weight=weight)
-            )
+            hits = self.store.search_hybrid(query, question, k, latent_weight=weight, within=inside)
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
+    def _documents_of(self, manual: str) -> set[str]:
+        from clara.manuals import belongs_to  # noqa: PLC0415
 
-def _inside(manual: str | None, k: int, search: Callable[[int], list[Hit]]) -> list[Hit]:
-    """The best ``k`` passages, of one manual where one is given: searches deeper until they are found."""
-    if manual is None:
-        return search(k)
-    from clara.manuals import belongs_to  # noqa: PLC0415
-
-    depth = k
-    while True:
-        depth = min(4 * depth, max(k, _DEEPEST))
-        hits = search(depth)
-        inside = [hit for hit in hits if belongs_to(hit.passage.document, manual)]
-        if len(inside) >= k or len(hits) < depth or depth >= _DEEPEST:
-            return inside[:k]
+        return {uri for uri in self.store.documents() if belongs_to(uri, manual)}
 
 
 def _answered_by(llm: LLM, question: str, options: AnswerOptions, found: _Found) -> Answer:

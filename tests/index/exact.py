@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -106,23 +106,31 @@ class ExactIndex:
             raise StoreError(f"the index has no passage {missing[0]} ({len(missing)} missing)")
         return [self._rows[passage_id] for passage_id in passage_ids]
 
-    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+    def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
         check_query(self._model, query)
-        return self._hits(self._latent(query, k))
+        return self._hits(self._latent(query, k, within))
 
-    def search_text(self, words: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
-        return self._hits(best(self._bm25(words), k))
+        return self._hits(best(self._inside(self._bm25(words), within), k))
 
-    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self,
+        query: QueryMemory,
+        words: str,
+        k: int,
+        *,
+        latent_weight: float = 1.0,
+        within: Collection[str] | None = None,
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
         check_query(self._model, query)
         depth = fusion_depth(k)
-        rankings = (self._latent(query, depth), best(self._bm25(words), depth))
+        rankings = (self._latent(query, depth, within), best(self._inside(self._bm25(words), within), depth))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def settled(self) -> bool:
@@ -135,11 +143,16 @@ class ExactIndex:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _latent(self, query: QueryMemory, k: int) -> list[Ranked]:
+    def _inside(self, ranked: list[Ranked], within: Collection[str] | None) -> list[Ranked]:
+        """Those of some documents."""
+        return [item for item in ranked if within is None or self._rows[item.id].passage.document in within]
+
+    def _latent(self, query: QueryMemory, k: int, within: Collection[str] | None) -> list[Ranked]:
         """Best ``k`` by memory."""
+        scored = self._inside(self._cosines(query), within)
         if query.centre is None:
-            return best(self._cosines(query), k)
-        near = best(self._cosines(query), late_depth(k))
+            return best(scored, k)
+        near = best(scored, late_depth(k))
         return best_together({i.id: token_matches(query, self._rows[i.id].memory.values) for i in near}, k)
 
     def _cosines(self, asked: QueryMemory) -> list[Ranked]:

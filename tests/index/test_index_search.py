@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from index_rows import MODEL, WORDS, document, plain, question, row, values, words
 
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.index import DocumentEntry, IndexRow, LanceStore, PassageIndex, StoreModel
+from clara.index import DocumentEntry, IndexRow, LanceStore, PassageIndex, StoreModel, latent
+from clara.index.latent import QUANTISED_FILE, LatentSearch
 from clara.index.ranking import fusion_depth
-from clara.index.table import PassageTable
 from clara.records import Hit, Memory, QueryMemory
 from clara.similarity import covering, late_interaction, token_matches
 
@@ -59,7 +59,8 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     index = LanceStore.create(tmp_path_factory.mktemp("index") / "store", MODEL, exact_bytes=exact)
     fill(index, corpus())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(PassageTable, "build_vector_index", lambda *_: None)  # a store that has outgrown RAM meanwhile
+        patched.setattr(LatentSearch, "bring_up_to_date", lambda *_, **__: None)  # a store that has grown meanwhile
+        patched.setattr(latent, "_KEPT_BYTES", exact)
         index.optimize()
     return index
 
@@ -105,6 +106,24 @@ def test_late_interaction_orders_anew_what_is_near_as_a_whole(filled: LanceStore
     assert [p.index for p in placed] == list(range(30)), "what stands above decides what a passage adds"
     assert [hit.score for hit in found] == pytest.approx([p.score for p in placed])
     assert ids(found) != ids(filled.search_latent(asked("question"), 30))
+
+
+@given(st.integers(0, 1000), st.integers(1, 20), st.sets(st.integers(0, 29), max_size=4))
+@SLOW
+def test_a_search_within_documents_is_the_oracle_of_their_passages(
+    filled: LanceStore, oracle: ExactIndex, seed: int, k: int, numbers: set[int]
+) -> None:
+    within = {f"d{number}" for number in numbers} | {"no such document", "o'clock"}
+    for query in (asked("query", seed), late("query", seed)):
+        found, wanted = (index.search_latent(query, k, within=within) for index in (filled, oracle))
+        assert ids(found) == ids(wanted)
+        assert len(found) == min(k, 3 * len(numbers))
+        hybrid = [index.search_hybrid(query, QUERY, k, within=within) for index in (filled, oracle)]
+        assert ids(hybrid[0]) == ids(hybrid[1])
+    text = filled.search_text(QUERY, k, within=within)
+    wanted_text = oracle.search_text(QUERY, k, within=within)
+    assert [hit.score for hit in text] == pytest.approx([hit.score for hit in wanted_text], rel=1e-5)
+    assert {hit.passage.document for hit in text} <= within
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.integers(1, 130))
@@ -235,7 +254,7 @@ def test_a_cached_scan_sees_what_another_process_wrote(tmp_path: Path) -> None:
         assert reader.search_latent(asked("d0", "v1", 0), 1)[0].passage.document != "d0"
 
 
-def test_above_its_exact_size_a_store_searches_through_an_index(tmp_path: Path) -> None:
+def test_above_its_exact_size_a_store_compares_a_quantised_column(tmp_path: Path) -> None:
     model = StoreModel(fingerprint="a" * 64, name="tiny", rate=4, memory_tokens=4, width=64)
     centres = [values("centre", number, model=model) for number in range(8)]
     rows = [
@@ -244,20 +263,55 @@ def test_above_its_exact_size_a_store_searches_through_an_index(tmp_path: Path) 
     ]
     exact = ExactIndex(model)
     exact.add(rows)
-    with LanceStore.create(tmp_path / "store", model, exact_bytes=500 * 512) as index:
-        index.add(rows[:590])
-        index.optimize()
-        index.add(rows[590:])  # these stand in no index and must be found too
+
+    def recall(index: LanceStore, numbers: range) -> float:
         recalled = 0
-        for number in (*range(20), *range(590, 600)):
+        for number in numbers:
             query = question(rows[number].memory.values, model=model)
             found, wanted = index.search_latent(query, 10), exact.search_latent(query, 10)
             assert found[0].passage.id == rows[number].passage.id
+            assert len(found) == 10
             scores = {hit.passage.id: hit.score for hit in exact.search_latent(query, 600)}
             assert [hit.score for hit in found] == pytest.approx([scores[one] for one in ids(found)], abs=1e-3)
             recalled += len(set(ids(found)) & set(ids(wanted)))
-        assert recalled >= 0.9 * 300
-        assert len(index.search_hybrid(query, QUERY, 7)) == 7
+        return recalled / (10 * len(numbers))
+
+    with LanceStore.create(tmp_path / "store", model, exact_bytes=300 * 512) as index:
+        index.add(rows[:590])
+        index.finish_documents([DocumentEntry(one.passage.document, one.content_hash, 1) for one in rows[:590]])
+        index.optimize()
+        assert (tmp_path / "store" / QUANTISED_FILE).exists()
+        index.add(rows[590:])  # these do not stand in it and must be found too
+        with LanceStore.open(tmp_path / "store", model, exact_bytes=300 * 512) as reader:
+            assert recall(reader, range(580, 600)) >= 0.99
+            index.remove([f"d{number}" for number in range(0, 80, 8)])  # nor must those be found that are gone
+            exact.remove([f"d{number}" for number in range(0, 80, 8)])
+            assert recall(reader, range(88, 96)) >= 0.99
+            with index._writing():
+                index._table.compact()  # moves every row; the column is of no use until it is made anew
+            assert recall(reader, range(88, 96)) == 1
+            index.optimize()
+            assert recall(reader, range(88, 96)) >= 0.99
+        assert len(index.search_hybrid(question(rows[99].memory.values, model=model), QUERY, 7)) == 7
+        index.remove([f"d{number}" for number in range(200, 580)])
+        index.optimize()
+        assert not (tmp_path / "store" / QUANTISED_FILE).exists(), "the store is small again"
+
+
+@pytest.mark.parametrize("flipped", [True, False])
+def test_a_damaged_quantised_column_is_made_anew(flipped: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    rows = [row(f"d{number}", "v1", 0) for number in range(80)]
+    path = tmp_path / "store" / QUANTISED_FILE
+    with LanceStore.create(tmp_path / "store", MODEL, exact_bytes=0) as index:
+        index.add(rows)
+        index.optimize()
+        whole = path.read_bytes()
+        path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 4]) + whole[1001:] if flipped else whole[:100])
+        assert index.search_latent(asked("d7", "v1", 0), 1)[0].passage.document == "d7"
+        index.add([row("new", "v1", 0)])
+        index.optimize()
+        assert path.stat().st_size > 1001
+        assert index.search_latent(asked("d7", "v1", 0), 1)[0].passage.document == "d7"
 
 
 @pytest.mark.parametrize("kind", [ExactIndex, LanceStore])

@@ -14,7 +14,9 @@ from index_rows import MODEL, question, row
 
 from clara.errors import StoreError
 from clara.index import LanceStore, StoreModel
+from clara.index.quantised import QuantisedColumn, _group_sizes
 from clara.index.search_column import MeanColumn, SketchColumn, exact_dot
+from clara.index.store import EXACT_BYTES
 from clara.records import FloatArray, QueryMemory
 
 MEAN = replace(MODEL, query_space="mean")
@@ -82,8 +84,9 @@ def test_a_sketch_keeps_cosines_and_is_the_same_everywhere() -> None:
     np.testing.assert_allclose(sketch.passages(ramp)[0, :4], GOLDEN, atol=1e-3)
 
 
+@pytest.mark.parametrize("exact_bytes", [EXACT_BYTES, 0], ids=["whole", "quantised"])
 @pytest.mark.parametrize("model", [MEAN, WIDE], ids=["mean", "sketch"])
-def test_recall_of_the_whole_against_the_oracle(model: StoreModel, tmp_path: Path) -> None:
+def test_recall_of_the_whole_against_the_oracle(model: StoreModel, exact_bytes: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     shape = (model.memory_tokens, model.width)
     topics = rng.standard_normal((40, *shape))
@@ -92,7 +95,7 @@ def test_recall_of_the_whole_against_the_oracle(model: StoreModel, tmp_path: Pat
     oracle = ExactIndex(model)
     oracle.add(rows)
     hits = wanted = 0
-    with LanceStore.create(tmp_path / "store", model) as store:
+    with LanceStore.create(tmp_path / "store", model, exact_bytes=exact_bytes) as store:
         store.add(rows)
         store.optimize()
         for number in range(20):
@@ -103,6 +106,38 @@ def test_recall_of_the_whole_against_the_oracle(model: StoreModel, tmp_path: Pat
             hits += len(best & {hit.passage.id for hit in store.search_latent(query, 10)})
             wanted += len(best)
     assert hits >= 0.99 * wanted
+
+
+def test_few_bytes_find_what_all_numbers_find() -> None:
+    rng = np.random.default_rng(6)
+    spread = 1 / np.arange(1, 65)  # a few directions tell most passages apart, as those of memories do
+    turned = np.linalg.qr(rng.standard_normal((64, 64)))[0].astype(np.float32)
+    vectors = (rng.standard_normal((20_000, 64)) * spread).astype(np.float32) @ turned + 1
+    column = QuantisedColumn.learn(vectors[:4000])
+    places = np.arange(20_000, dtype=np.uint64) * 3
+    for start in range(0, 20_000, 5000):
+        column.add(places[start : start + 5000], vectors[start : start + 5000].astype(np.float16))
+    assert (len(column), column.last, column.width) == (20_000, 3 * 19_999, 64)
+    np.testing.assert_array_equal(column.places(), places)
+    shares = []
+    for question_vector in rng.standard_normal((20, 64)).astype(np.float32):
+        scores = vectors @ question_vector
+        wanted = np.argsort(-scores)[:100]
+        found = column.nearest(question_vector, 100)
+        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+        of_found = scores[[one.place // 3 for one in found]]
+        errors = np.array([one.score for one in found]) - of_found
+        assert np.sqrt(np.square(errors).mean()) < 0.05 * scores.std()
+        shares.append(len({one.place // 3 for one in found} & set(wanted.tolist())) / 100)
+    assert np.mean(shares) >= 0.99
+
+
+def test_directions_that_differ_more_get_more_bits() -> None:
+    sizes = _group_sizes(1.0 / np.arange(1, 241) ** 2, 40)
+    assert len(sizes) <= 40
+    assert sizes[0] == 1
+    assert sizes[:30] == sorted(sizes[:30])
+    assert _group_sizes(np.ones(240), 60) == [4] * 60, "all alike: four bits for four of them"
 
 
 def test_a_store_for_one_vector_questions_refuses_others(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ _WORDS_A_PASSAGE = 120
 _COMMIT_BYTES = 64 << 20
 _WARM_UP = 3
 _K = 10
+# How the memory tokens of a passage differ from their mean is one of so many draws: drawing it for each of a million
+# passages would take a quarter of an hour, and the search column depends on the mean and the length alone.
+_APART = 4096
 # Share of each covariance that is its diagonal: fewer passages than dimensions leave directions without any spread.
 _SHRINKAGE = 0.1
 
@@ -247,12 +250,14 @@ def _fitted(values: FloatArray, rng: np.random.Generator) -> Callable[[int], Flo
     within = _root((values - means[:, None]).reshape(-1, width))
     centre = means.mean(axis=0)
 
+    apart = rng.standard_normal((_APART * tokens, width), dtype=np.float32) @ within
+    apart = apart.reshape(_APART, tokens, width)
+    apart -= apart.mean(axis=1, keepdims=True)
+    apart *= np.float32(np.sqrt(tokens / max(tokens - 1, 1)))
+
     def draw(count: int) -> FloatArray:
-        apart = rng.standard_normal((count * tokens, width), dtype=np.float32) @ within
-        apart = apart.reshape(count, tokens, width)
-        apart -= apart.mean(axis=1, keepdims=True)
         whole = centre + rng.standard_normal((count, width), dtype=np.float32) @ between
-        drawn: FloatArray = apart * np.float32(np.sqrt(tokens / max(tokens - 1, 1))) + whole[:, None]
+        drawn: FloatArray = apart[rng.integers(0, _APART, count)] + whole[:, None]
         return drawn
 
     return draw

@@ -13,6 +13,7 @@ from clara.errors import StoreError
 from clara.index.codecs import make_codec
 from clara.index.codecs.residual import CODEBOOK_FILE
 from clara.index.description import DESCRIPTION_FILE, LOCK_FILE, Description
+from clara.index.latent import QUANTISED_FILE
 from clara.index.ledger import Ledger
 from clara.index.search_column import search_column
 from clara.index.table import TABLE_FOLDER, Format, PassageTable
@@ -95,6 +96,7 @@ def take_place(folder: Path) -> None:
     if not ready.exists():
         return
     try:
+        (folder / QUANTISED_FILE).unlink(missing_ok=True)  # of the old table's rows
         if (ready / TABLE_FOLDER).exists():
             shutil.rmtree(folder / TABLE_FOLDER, ignore_errors=True)
             (ready / TABLE_FOLDER).rename(folder / TABLE_FOLDER)

@@ -7,7 +7,7 @@ Shape letters: N memory tokens, H hidden size of the backbone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -146,12 +146,17 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+    def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages whose flattened memories have the highest cosine with ``query.search_vector()``.
 
         Where the question has a centre, the best :func:`clara.index.ranking.late_depth` of them are put in order anew
         by late interaction (:func:`clara.similarity.covering`), whose score they then have. A question of zeros has
         cosine 0 with everything.
+
+        Args:
+            query: the question.
+            k: at least 1.
+            within: uris of documents whose passages alone are found; None for all.
 
         Raises:
             StoreError: the question is of another shape or model.
@@ -159,18 +164,26 @@ class PassageIndex(Protocol):
         """
         ...
 
-    def search_text(self, words: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages with the highest BM25 score over title and text.
 
         ``words`` are plain words: no character in them has a meaning of its own. Only passages that share a word with
-        them are found.
+        them are found. With ``within``, as in :meth:`search_latent`, a passage has the score that it has among all.
 
         Raises:
             InputError: ``k`` is below 1.
         """
         ...
 
-    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self,
+        query: QueryMemory,
+        words: str,
+        k: int,
+        *,
+        latent_weight: float = 1.0,
+        within: Collection[str] | None = None,
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
 
         Args:
@@ -178,6 +191,7 @@ class PassageIndex(Protocol):
             words: as :meth:`search_text`.
             k: at least 1.
             latent_weight: what a rank by memory counts beside 1 for a rank by words.
+            within: as :meth:`search_latent`.
 
         Raises:
             StoreError: as :meth:`search_latent`.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +62,9 @@ from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
 T = TypeVar("T")
 
-# A search column up to this size is searched whole and kept in RAM: 1.16 million passages of SmolLM2-135M, 0.3 s of one
-# core. Beyond, an approximate index is built and used, which is no faster at the same recall but needs no RAM.
-EXACT_BYTES = 1280 << 20
+# A search column up to this size is compared whole: 29,000 passages of SmolLM2-135M, 9 ms of one core. Beyond, a
+# quantised column is built and compared (``quantised``).
+EXACT_BYTES = 32 << 20
 
 # A run leaves at most this share of the live bytes, or so many bytes, of old versions and deleted rows …
 _WASTE_SHARE = 0.1
@@ -78,8 +78,6 @@ _COMMITS_A_CHECK = 32
 # Beyond, so many rows may wait outside of it; LanceDB reads them one by one.
 _SMALL_ROWS = 20_000
 _UNINDEXED_ROWS = 1000
-# Rows that may wait outside of the approximate index; they are compared one by one.
-_UNINDEXED_VECTORS = 10_000
 
 _DELETED = "deleted_rows"
 
@@ -90,7 +88,8 @@ class LanceStore:
     Any number of processes may read; one writes, from its first change to ``optimize`` or ``close``. A store object
     may be used from several threads; they take turns.
 
-    Latent search is exact while the search column is at most ``exact_bytes``. Text search leaves English stop words
+    Latent search compares all passages while the search column is at most ``exact_bytes``; beyond, a quantised copy of
+    it finds those that are compared by their memories. Text search leaves English stop words
     out and compares word stems, so a query of stop words alone finds nothing. After ``optimize`` the results of every
     exact search in a store of up to 20,000 passages depend on the passages alone, not on the order or the number of
     steps in which they came; before it, BM25 scores of older passages do not yet count the newer ones.
@@ -109,7 +108,7 @@ class LanceStore:
         self._ledger = Ledger(folder)
         self._form = make_format(folder, described)
         self._table = PassageTable(folder, self._form)
-        self._latent = LatentSearch(self._table, self._form.column, exact_bytes=exact_bytes)
+        self._latent = LatentSearch(self._table, self._form.column, folder, exact_bytes=exact_bytes)
         self._catalogue: _Catalogued | None = None
         self._damaged: list[int] = []  # key checksums of the rows that the catalogue leaves out
         self._commits = 0
@@ -126,7 +125,7 @@ class LanceStore:
             model: the model whose memories it is to hold.
             codec: how memories are stored, one of ``codecs.CODECS``; fp16 when None. A store that is there keeps its
                 own.
-            exact_bytes: up to this size the search column is searched whole, and kept in RAM after the first search.
+            exact_bytes: up to this size the search column is searched whole.
 
         Raises:
             StoreError: a file, a folder of something else, another process is writing, or no room.
@@ -300,25 +299,34 @@ class LanceStore:
         found = {uri: sizes.get((uri, entry.content_hash)) for uri, entry in entries.items()}
         return {uri: size for uri, size in found.items() if size is not None}
 
-    def search_latent(self, query: QueryMemory, k: int) -> list[Hit]:
+    def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
         check_query(self._model, query)
-        return self._read(lambda version: self._hits(self._latent.search(query, k, version=version)))
+        return self._read(lambda version: self._hits(self._latent.search(query, k, version=version, within=within)))
 
-    def search_text(self, words: str, k: int) -> list[Hit]:
+    def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
         check_k(k)
-        return self._read(lambda _: self._hits(self._rank_text(words, k)))
+        return self._read(lambda _: self._hits(self._rank_text(words, k, within)))
 
-    def search_hybrid(self, query: QueryMemory, words: str, k: int, *, latent_weight: float = 1.0) -> list[Hit]:
+    def search_hybrid(
+        self,
+        query: QueryMemory,
+        words: str,
+        k: int,
+        *,
+        latent_weight: float = 1.0,
+        within: Collection[str] | None = None,
+    ) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
         check_k(k)
         check_query(self._model, query)
         depth = fusion_depth(k)
 
         def search(version: int) -> list[Hit]:
-            rankings = (self._latent.search(query, depth, version=version), self._rank_text(words, depth))
+            latent = self._latent.search(query, depth, version=version, within=within)
+            rankings = (latent, self._rank_text(words, depth, within))
             return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
         return self._read(search)
@@ -364,15 +372,12 @@ class LanceStore:
             self._table.close()
 
     def _build_indexes(self, *, anew: bool) -> None:
-        """Build what is missing or old: text index and, where the search column is large, the approximate index."""
+        """Build what is missing or old: text index and, where the search column is large, its quantised copy."""
         rows = self._table.count()
         waiting = self._table.unindexed("lexical")
         if anew or waiting is None or rows <= _SMALL_ROWS or waiting > _UNINDEXED_ROWS:
             self._table.build_text_index()
-        if self._latent.wants_index(rows):
-            waiting = self._table.unindexed("search")
-            if waiting is None or waiting > _UNINDEXED_VECTORS:
-                self._table.build_vector_index(rows)
+        self._latent.bring_up_to_date(anew=anew)
 
     def _wasteful(self) -> bool:
         """Whether old versions, leftovers and deleted rows take too much room."""
@@ -397,11 +402,11 @@ class LanceStore:
                     if version == before:
                         raise
 
-    def _rank_text(self, words: str, k: int) -> list[Ranked]:
+    def _rank_text(self, words: str, k: int, within: Collection[str] | None) -> list[Ranked]:
         """Best ``k`` by BM25: asks for more until everything that ties with the last place has been seen."""
         limit = fusion_depth(k)
         while True:
-            found = self._table.search_text(words, limit)
+            found = self._table.search_text(words, limit, within=within)
             ranked = best(found, k)
             if len(found) < limit or min(item.score for item in found) < ranked[-1].score:
                 return ranked

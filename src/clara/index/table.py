@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from lancedb.expr import col
-from lancedb.index import FTS, IvfSq
+from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
 from clara.errors import StoreError
@@ -46,18 +46,15 @@ _SCAN_BYTES = 8 << 20
 _KEEP_VERSIONS = timedelta(milliseconds=1)
 # Ids in one filter or one fetch.
 _FETCH_ROWS = 1024
+# Search vectors in one fetch: some MiB.
+_TAKE_ROWS = 8192
+# Memories decoded at a time: what is compared with them then is still in a core's cache at 16x.
+_DECODED_ROWS = 32
+_SEARCH_COLUMNS = ("id", "search", "search_crc")
 # A row's text twice, ids and numbers, and its share of the text index; only for estimates.
 TEXT_BYTES = 4096
 # LanceDB keeps what it has read of indexes up to this size; its own default is 6 GB.
 _INDEX_CACHE_BYTES = 1 << 30
-
-# The share of its cells that the approximate index looks into, and the rows it hands over for exact scoring per row
-# wanted. Questions lie apart from passages, so the cells near a question hold few of its best passages: of the 200 best
-# of 30,000 a tenth of the cells held half, three quarters 98 %, all 99.7 % (LOG.md).
-_PROBED = 7 / 8
-_REFINE = 2
-# Training vectors for each cell.
-_CELL_SAMPLES = 64
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _INNER = re.compile(r"^(?:lance error: |LanceError\([^)]*\): |Generic \w+ error: )+|,?\s*\S*/\S+")
 
@@ -213,6 +210,14 @@ class PassageTable:
         with lance_errors("reading the store"):
             return int(self._table.count_rows())
 
+    def count_after(self, place: int) -> int:
+        """Number of rows that lie behind a place."""
+        return (
+            self.count()
+            if place < 0
+            else sum(batch.num_rows for batch in self._scan(["key_crc"], 1 << 16, only=col("_rowid") > place))
+        )
+
     def fragments(self) -> int:
         """Number of data files, about one a commit."""
         with lance_errors("reading the store"):
@@ -272,21 +277,40 @@ class PassageTable:
             ]
         return whole, broken
 
-    def search_vectors(self) -> Iterator[Scanned]:
-        """The search column of all rows, in parts.
+    def search_vectors(self, *, after: int = -1, within: Collection[str] | None = None) -> Iterator[Scanned]:
+        """The search column, in parts.
+
+        Args:
+            after: of rows that lie behind this place: that were added since the row there was.
+            within: of passages of these documents alone.
 
         Raises:
             StoreError: a row is damaged.
         """
         rows = max(1, _SCAN_BYTES // (2 * self._form.column.width))
-        for batch in self._scan(["id", "search", "search_crc"], rows, places=True):
-            columns = _columns(batch)
-            _check(columns, ("search_crc",))
-            places = np.asarray(columns["_rowid"], dtype=np.uint64)
-            yield Scanned(places, columns["id"], columns["search"])
+        only = col("_rowid") > after if after >= 0 else None
+        for batch in self._scan([*_SEARCH_COLUMNS], rows, places=True, only=only, within=within):
+            yield self._scanned(_columns(batch))
 
-    def memories(self, places: Sequence[int]) -> Iterator[tuple[list[str], FloatArray]]:
-        """Ids [R] and memories float32 [R, N, H] of the given rows, in parts, in no particular order.
+    def search_vectors_at(self, places: Sequence[int]) -> Iterator[Scanned]:
+        """The search column of the rows at the given places, in no particular order; rows that are gone are left out.
+
+        Raises:
+            StoreError: a row is damaged.
+        """
+        for start in range(0, len(places), _TAKE_ROWS):
+            yield self._scanned(self._take(places[start : start + _TAKE_ROWS], [*_SEARCH_COLUMNS]))
+
+    def places(self) -> npt.NDArray[np.uint64]:
+        """Where the rows lie: uint64 [R], rising."""
+        batches = self._scan(["key_crc"], 1 << 16, places=True)  # LanceDB reads all columns where none is named
+        parts = [np.asarray(batch.column("_rowid"), dtype=np.uint64) for batch in batches]
+        return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.uint64)
+
+    def memories(self, places: Sequence[int]) -> Iterator[tuple[dict[str, int], FloatArray]]:
+        """Ids with their places [R], and memories float32 [R, N, H], of the given rows, in no particular order.
+
+        In parts; rows that are gone are left out.
 
         Raises:
             StoreError: a row is damaged.
@@ -295,7 +319,10 @@ class PassageTable:
         for start in range(0, len(places), rows):
             columns = self._take(places[start : start + rows], ["id", "memory", "memory_crc"])
             _check(columns, ("memory_crc",))
-            yield columns["id"], self._form.codec.decode(columns["memory"])
+            found = dict(zip(columns["id"], columns["_rowid"], strict=True))
+            for first in range(0, len(found), _DECODED_ROWS):
+                part = slice(first, first + _DECODED_ROWS)
+                yield dict(list(found.items())[part]), self._form.codec.decode(columns["memory"][part])
 
     def rows(self, places: Sequence[int]) -> dict[str, IndexRow]:
         """Whole rows by id.
@@ -369,8 +396,10 @@ class PassageTable:
             bad |= np.array([one != two for one, two in zip(wanted, read["lexical"], strict=True)], dtype=bool)
             yield from ((read["id"][i], read["document"][i]) for i in np.flatnonzero(bad))
 
-    def search_text(self, words: str, limit: int) -> list[Ranked]:
+    def search_text(self, words: str, limit: int, *, within: Collection[str] | None = None) -> list[Ranked]:
         """BM25 over ``lexical``: at most ``limit`` passages, best first, ties in no particular order.
+
+        ``within`` names documents whose passages alone are found; scores are those among all passages.
 
         The words are handed over to be matched, never as a query expression. Rows that are not in the text index yet
         are searched too (LanceDB reads them one by one).
@@ -378,20 +407,10 @@ class PassageTable:
         query = MatchQuery(normalised(words), "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
         with lance_errors("searching the store"):
             search = self._table.search(query, query_type="fts").select(["id", "_score"]).with_row_id(with_row_id=True)
+            if within is not None:
+                search = search.where(_of_documents(within), prefilter=True)
             found = search.limit(limit).to_arrow().to_pylist()
         return [Ranked(record["id"], float(record["_score"]), record["_rowid"]) for record in found]
-
-    def nearest(self, vector: FloatArray, limit: int) -> Scanned:
-        """About the ``limit`` rows whose search vectors have the highest dot product, through the index."""
-        with lance_errors("searching the store"):
-            search = self._table.search(vector, vector_column_name="search").distance_type("dot")
-            cells = _cells(self.count())
-            search = search.nprobes(max(1, round(_PROBED * cells))).refine_factor(_REFINE)
-            search = search.select(["id", "search", "search_crc", "_distance"])
-            found = search.with_row_id(with_row_id=True).limit(limit).to_arrow()
-        columns = _columns(found)
-        _check(columns, ("search_crc",))
-        return Scanned(np.asarray(columns["_rowid"], dtype=np.uint64), columns["id"], columns["search"])
 
     def unindexed(self, column: str) -> int | None:
         """Rows that the index on a column does not cover, ``None`` if there is no such index."""
@@ -420,12 +439,6 @@ class PassageTable:
         with lance_errors("building the text index"):
             self._table.create_index("lexical", config=config, replace=True)
 
-    def build_vector_index(self, rows: int) -> None:
-        """Build the approximate index on the search column anew."""
-        config = IvfSq(distance_type="dot", num_partitions=_cells(rows), sample_rate=_CELL_SAMPLES)
-        with lance_errors("building the vector index"):
-            self._table.create_index("search", config=config, replace=True)
-
     def drop_old_indexes(self) -> None:
         """Delete the files of indexes that the newest version does not use; the caller holds the write lock."""
         with lance_errors("reading the store"):
@@ -451,16 +464,31 @@ class PassageTable:
     def _row_columns(self) -> list[str]:
         return [name for name in self._schema.names if name not in {"lexical", "search", "search_crc"}]
 
-    def _scan(self, columns: list[str], batch_rows: int, *, places: bool = False) -> Iterator[Any]:
-        """Record batches of all rows."""
+    def _scan(
+        self,
+        columns: list[str],
+        batch_rows: int,
+        *,
+        places: bool = False,
+        only: Any = None,  # noqa: ANN401 - an expression of LanceDB's
+        within: Collection[str] | None = None,
+    ) -> Iterator[Any]:
+        """Record batches of all rows, or of those that fit."""
         with lance_errors("reading the store"):
-            yield from self._table.search().select(columns).with_row_id(places).to_batches(batch_rows)
+            search = self._table.search().select(columns).with_row_id(places)
+            if within is not None:
+                only = _of_documents(within) if only is None else only & _of_documents(within)
+            yield from (search if only is None else search.where(only)).to_batches(batch_rows)
 
     def _take(self, places: Sequence[int], columns: list[str]) -> dict[str, Any]:
-        """Columns of the rows at the given places of the version at which the table stands."""
+        """Columns of the rows at the given places of the version at which the table stands, and ``_rowid``."""
         with lance_errors("reading the store"):
-            taken = self._table.take_row_ids([int(place) for place in places]).select(columns).to_arrow()
-        return _columns(taken)
+            taken = self._table.take_row_ids([int(place) for place in places]).select(columns)
+            return _columns(taken.with_row_id().to_arrow())
+
+    def _scanned(self, columns: dict[str, Any]) -> Scanned:
+        _check(columns, ("search_crc",))
+        return Scanned(np.asarray(columns["_rowid"], dtype=np.uint64), columns["id"], columns["search"])
 
     def _whole(self, columns: dict[str, Any]) -> dict[str, IndexRow]:
         """Rows by id, their checksums compared and their memories decoded."""
@@ -524,9 +552,9 @@ def _passage(record: dict[str, Any]) -> Passage:
     )
 
 
-def _cells(rows: int) -> int:
-    """Cells of the approximate index: LanceDB's default."""
-    return max(1, int(rows**0.5))
+def _of_documents(documents: Collection[str]) -> Any:  # noqa: ANN401 - an expression of LanceDB's
+    """The filter that passes passages of some documents."""
+    return col("document").isin(sorted(documents))
 
 
 def _binary(stored: ByteArray) -> Any:  # noqa: ANN401 - a pyarrow array; pyarrow is untyped
