@@ -6,9 +6,10 @@ Knows neither files' formats, nor tensors, nor tables; those are its rooms'. Ans
 from __future__ import annotations
 
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clara import prompts
@@ -109,6 +110,29 @@ class _Counts:
     tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of the parts into which files are divided, each for a machine with a store of its own.
+
+    A file's part follows from its path alone, so files that come or go move no others.
+
+    Attributes:
+        number: which part, from 1.
+        count: how many there are.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise InputError(f"a shard is I/N with I from 1 to N, as 1/4, got {self.number}/{self.count}")
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is of this part."""
+        return zlib.crc32(document_uri(path).encode("utf-8", "surrogateescape")) % self.count == self.number - 1
+
+
 class Indexer:
     """One run of ``Clara.add``: what it reads goes into the store."""
 
@@ -127,11 +151,14 @@ class Indexer:
         prune: bool,
         max_bytes: int,
         limits: ReadLimits,
+        shard: Shard | None,
         progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
         listing = find_files(roots)
+        if shard is not None:
+            listing = replace(listing, files=tuple(path for path in listing.files if shard.holds(path)))
         extent = self._extent = _Extent(listing.files, max_bytes, self._counts, progress)
         counts, seen = self._counts, set[str]()
         self._store.begin()

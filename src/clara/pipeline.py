@@ -41,7 +41,7 @@ from clara.records import (
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
-    from clara.indexing import AddProgress, AddReport
+    from clara.indexing import AddProgress, AddReport, Shard
     from clara.ingest import ReadLimits
     from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
@@ -125,6 +125,7 @@ class Clara:
         prune: bool = False,
         max_bytes: int | None = None,
         limits: ReadLimits | None = None,
+        shard: Shard | None = None,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -137,6 +138,7 @@ class Clara:
             max_bytes: larger files are skipped and reported; ``ingest.DEFAULT_MAX_BYTES`` when None.
             limits: what reading one file may take; files that need more are skipped and reported.
                 ``ingest.DEFAULT_LIMITS`` when None.
+            shard: take the files of this part alone; ``clara.index.merge`` joins the stores of all parts.
             progress: told after each file and each commit.
 
         Raises:
@@ -152,6 +154,7 @@ class Clara:
                 prune=prune,
                 max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
                 limits=limits or DEFAULT_LIMITS,
+                shard=shard,
                 progress=progress,
             )
         except BaseException:

@@ -10,6 +10,7 @@ import pytest
 from calling import Clara, on_a_terminal
 
 from clara.cli.terminal import console
+from clara.index import LanceStore
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -185,6 +186,49 @@ def test_remove(clara: Clara, filled: Path, tmp_path: Path) -> None:
     assert chess.exists()
     assert clara("remove", filled / "docs", "--store", copy).out == "removed 2 documents; 0 documents left\n"
     assert clara("search", QUESTION, "--store", copy, "--mode", "text").code == 2
+
+
+def test_shards_that_are_merged_are_the_store_of_one_process(
+    clara: Clara, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    docs, alone = tmp_path / "docs", tmp_path / "alone"
+    docs.mkdir()
+    for number in range(24):  # a file's shard follows from its path, which differs from run to run
+        (docs / f"{number}.txt").write_text(f"The copper tower of Karst {number} is {number} m high.\n" * (number + 1))
+    clara("index", docs, "--store", alone, "--model", tiny_checkpoint)
+    stores = [tmp_path / f"shard{number}" for number in (1, 2)]
+    for number, store in enumerate(stores, start=1):
+        call = ("index", docs, "--store", store, "--model", tiny_checkpoint)
+        clara(*call, "--shard", f"{number}/2", "--json")
+        assert clara(*call, "--shard", f"{number}/2", "--prune", "--json").json()["pruned"] == 0
+    parts = [clara("info", "--store", store, "--json").json()["documents"] for store in stores]
+    assert 0 < parts[0] < 24
+    assert sum(parts) == 24
+    out = tmp_path / "out"
+    merged = clara("merge", *stores, "--store", out, "--json").json()
+    whole = clara("info", "--store", alone, "--json").json()
+    assert merged == {"store": str(out), "documents": 24, "passages": whole["passages"], "unchanged": 0}
+    with LanceStore.open(out, None) as one, LanceStore.open(alone, None) as other:
+        assert one.documents() == other.documents()
+        for uri in one.documents():
+            ids = sorted(one.passage_ids(uri))
+            for left, right in zip(one.get(ids), other.get(ids), strict=True):
+                assert (left.passage, left.content_hash, left.metadata) == (
+                    right.passage,
+                    right.content_hash,
+                    right.metadata,
+                )
+                assert left.memory.values.tobytes() == right.memory.values.tobytes()
+    for mode in ("text", "latent", "hybrid"):
+        assert (
+            clara("search", "tower", "--store", out, "--mode", mode, "--json").json()
+            == clara("search", "tower", "--store", alone, "--mode", mode, "--json").json()
+        )
+    assert "0 documents with 0 passages brought over, 24 there already" in clara("merge", *stores, "--store", out).out
+    assert "is one of the stores" in clara("merge", *stores, "--store", stores[0]).err
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        failed = clara("index", docs, "--store", out, "--shard", wrong)
+        assert "a shard is I/N with I from 1 to N" in failed.err
 
 
 @pytest.mark.parametrize("command", ["index", "remove", "synth"])

@@ -78,6 +78,7 @@ COMMANDS = (
     "serve",
     "mcp",
     "remove",
+    "merge",
     "upgrade",
     "info",
     "doctor",

@@ -40,7 +40,7 @@ from clara.cli.terminal import (
 from clara.errors import InputError
 
 if TYPE_CHECKING:
-    from clara.indexing import AddProgress, AddReport
+    from clara.indexing import AddProgress, AddReport, Shard
     from clara.ingest import IngestReport, Skipped
     from clara.pipeline import Clara
 
@@ -67,6 +67,10 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what came from these paths and is there no more, or empty.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Take the I-th of N parts of the files (clara merge joins them)."),
+    ] = None,
     max_file_mb: Annotated[
         float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
     ] = 64,
@@ -113,6 +117,7 @@ def index(
     from clara.ingest.ocr import check_ocr  # noqa: PLC0415
 
     check_paths(paths)  # before the model is loaded
+    part = _shard(shard)
     if ocr:
         check_ocr()
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters, ocr=ocr)
@@ -122,7 +127,7 @@ def index(
         try:
             with bar("passages") as show:
                 tell = _telling(show)
-                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, progress=tell)
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=tell)
         except (Exception, KeyboardInterrupt) as error:
             if not interrupted(error):
                 raise
@@ -133,13 +138,24 @@ def index(
         print_json(result)
     else:
         _show(report, result["store"])
-    if not report.ingest.documents and not report.pruned:
+    if not report.ingest.documents and not report.pruned and part is None:
         raise InputError(_nothing_found(paths, report.ingest))
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command()(index)
+
+
+def _shard(given: str | None) -> Shard | None:
+    from clara.indexing import Shard  # noqa: PLC0415
+
+    if given is None:
+        return None
+    number, _, count = given.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise InputError(f"a shard is I/N with I from 1 to N, as 1/4, got {given!r}")
+    return Shard(int(number), int(count))
 
 
 def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:

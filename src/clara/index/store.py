@@ -299,6 +299,14 @@ class LanceStore:
         found = {uri: sizes.get((uri, entry.content_hash)) for uri, entry in entries.items()}
         return {uri: size for uri, size in found.items() if size is not None}
 
+    def rows(self) -> Iterator[IndexRow]:
+        """Every passage, in no particular order.
+
+        Raises:
+            StoreError: one is damaged.
+        """
+        return self._table.all_rows()
+
     def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
         check_k(k)
