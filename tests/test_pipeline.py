@@ -235,6 +235,7 @@ def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
     monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 4)
     monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
     monkeypatch.setattr(store, "_FRAGMENTS", 8)
+    monkeypatch.setattr(store, "_COMMITS_A_CHECK", 4)  # compacts within the run, too
     monkeypatch.setattr(store, "_WASTE_BYTES", 0)
     folder = tmp_path / "docs"
     folder.mkdir()

@@ -16,6 +16,7 @@ from clara.errors import InputError, StoreError, StoreModelError
 from clara.index import DocumentEntry, IndexRow, LanceStore, PassageIndex, StoreModel, latent
 from clara.index.latent import QUANTISED_FILE, LatentSearch
 from clara.index.ranking import fusion_depth
+from clara.index.table import PassageTable
 from clara.records import Hit, Memory, QueryMemory
 from clara.similarity import covering, late_interaction, token_matches
 
@@ -292,6 +293,10 @@ def test_above_its_exact_size_a_store_compares_a_quantised_column(tmp_path: Path
             assert recall(reader, range(88, 96)) == 1
             index.optimize()
             assert recall(reader, range(88, 96)) >= 0.99
+            with pytest.MonkeyPatch.context() as patched:
+                patched.delattr(PassageTable, "search_vectors")
+                patched.delattr(PassageTable, "places")
+                assert recall(reader, range(96, 104)) >= 0.99, "a question reads no more than it compares"
         assert len(index.search_hybrid(question(rows[99].memory.values, model=model), QUERY, 7)) == 7
         index.remove([f"d{number}" for number in range(200, 580)])
         index.optimize()
