@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,32 @@ def test_candidates_are_faster_from_an_index(clara: Clara, tiny_checkpoint: Path
     assert result["compressed_seconds"] > result["indexed_seconds"] > 0
     assert result["ratio"] > 1
     assert "5 of them read at 4x" in clara(*call).out
+
+
+def test_codecs_are_compared_on_the_same_questions(clara: Clara, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    docs = [{"title": f"Tower {number}", "text": f"It is {number} metres high."} for number in range(8)]
+    lines = [
+        {
+            "id": str(number),
+            "source": "here",
+            "question": f"How high is tower {number}?",
+            "answers": [f"{number} metres"],
+            "docs": docs,
+            "gold": [number],
+        }
+        for number in range(6)
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    call = ("bench", "codecs", "--model", tiny_checkpoint, "--data", tmp_path / "asked.jsonl", "--rate", 4)
+    result = clara(*call, "--limit", 5, "--json").json()
+    assert (result["questions"], result["rate"]) == (5, 4)
+    sizes = {cost["codec"]: cost["bytes_per_passage"] for cost in result["codecs"]}
+    assert list(sizes) == ["fp16", "int8", "int4", "residual"]
+    assert sizes["fp16"] > sizes["int8"] > sizes["int4"] > sizes["residual"]
+    assert result["codecs"][0]["f1_difference"] == result["codecs"][0]["f1_low"] == 0
+    for cost in result["codecs"]:
+        assert cost["f1_difference"] == pytest.approx(cost["f1"] - result["codecs"][0]["f1"])
+        assert cost["f1_low"] <= cost["f1_difference"] <= cost["f1_high"]
+        assert 0 <= cost["recall_at_5"] <= 1
+        assert min(cost["encode_per_second"], cost["decode_per_second"]) > 0
+    assert "bytes a passage at 4x" in clara(*call, "--limit", 1).out

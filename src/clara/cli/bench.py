@@ -375,6 +375,52 @@ def _load_line(run: LoadResult) -> str:
     return line + (f" ({faults})" if faults else "")
 
 
+@bench.command("codecs")
+def codecs(
+    *,
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
+    ],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Questions of each file.")] = 32,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    as_json: JsonOption = False,
+    model: BenchModelOption = DEFAULT_MODEL,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "auto",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """What each codec of a store costs in bytes, recall, answers and time.
+
+    Answers are extractive, from the memories of the gold documents; their F1 is compared question by question with
+    fp16's.
+
+    --json prints one object: {"questions", "rate", "codecs": [{"codec", "bytes_per_passage", "recall_at_5", "f1",
+    "f1_difference", "f1_low", "f1_high", "encode_per_second", "decode_per_second"}]}; f1_low and f1_high are the 95 %
+    bootstrap interval of f1_difference.
+    """
+    from clara.data import MultiHop, read_records  # noqa: PLC0415
+    from clara.evaluate.bench_codecs import bench_codecs  # noqa: PLC0415
+
+    records: list[MultiHop] = []
+    for path in data:
+        questions = (record for record in read_records(path).records if isinstance(record, MultiHop) and record.gold)
+        records += islice(questions, limit)
+    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    chosen = rate or loaded.default_rate
+    costs = bench_codecs(loaded, records, rate=chosen, progress=lambda step: note(f"{step} …"))
+    if as_json:
+        print_json({"questions": len(records), "rate": chosen, "codecs": [asdict(cost) for cost in costs]})
+        return
+    for cost in costs:
+        write(
+            f"{cost.codec}: {cost.bytes_per_passage:,} bytes a passage at {chosen}x; Recall@5 {cost.recall_at_5:.3f}; "
+            f"F1 {cost.f1:.3f}, {cost.f1_difference:+.3f} ({cost.f1_low:+.3f} to {cost.f1_high:+.3f}) from fp16; "
+            f"{cost.encode_per_second:,.0f} encoded and {cost.decode_per_second:,.0f} decoded a second"
+        )
+
+
 def _records(data: Path | None) -> list[DataRecord]:
     """Records to train on for a measurement: those of a file, or made from the sample documents."""
     from clara.data import read_records  # noqa: PLC0415
