@@ -8,7 +8,7 @@ from memories kept as fp16.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from clara.data import MultiHop
+from clara.data import DocText, MultiHop
 from clara.errors import InputError
 from clara.evaluate.cache import Cache
 from clara.evaluate.failures import unwrap
@@ -142,7 +142,7 @@ def _stored(name: str, documents: Sequence[tuple[Memory, ...]]) -> _Stored:
     return _Stored(again, codec.memory_bytes, encoded - begun, done - encoded)
 
 
-def _request(record: MultiHop, kept: dict[object, tuple[Memory, ...]]) -> GenerationRequest:
+def _request(record: MultiHop, kept: Mapping[DocText, tuple[Memory, ...]]) -> GenerationRequest:
     """A question with the memories of its gold documents, answered by a span of their texts."""
     gold = [record.docs[place] for place in record.gold]
     return GenerationRequest(
