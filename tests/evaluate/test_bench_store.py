@@ -38,7 +38,7 @@ def test_a_store_is_filled_and_measured(late: bool, tmp_path: Path) -> None:  # 
     assert min(speed.bytes_per_passage, speed.add_seconds, speed.index_seconds, speed.rss_bytes) > 0
     with LanceStore.open(tmp_path / "store", MODEL) as store:
         assert (store.count(), len(store.documents()), store.unfinished()) == (500, 50, set())
-        real = store.search_text("tower 59", 1)[0]
+        real = next(row for row in store.rows() if row.passage.text == "Copper tower 59 stands in karst.")
         np.testing.assert_array_equal(real.memory.values, plan(late=late).values[59].astype(np.float16))
         drawn = np.stack([row.memory.values for row in store.get(sorted(store.passage_ids("/corpus/0000003.txt")))])
     assert abs(float(drawn.mean()) - 2) < 1, "as the real ones are"
