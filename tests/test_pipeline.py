@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -642,3 +643,18 @@ def test_the_first_passages_are_stored_at_once(tmp_path: Path, tiny_model: Clara
         with pytest.raises(KeyboardInterrupt):
             rag.add([tmp_path / "long.txt"], progress=stop)
         assert rag.store.count() == 8
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are listed by Linux")
+def test_a_store_that_grows_keeps_no_deleted_file_open(tiny_model: ClaraModel, tmp_path: Path) -> None:
+    """LanceDB's cache of indexes does, until it is given up."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        for number in range(3):
+            words = ". ".join(f"word{place} and word{place + number}" for place in range(800))
+            (documents / f"{number}.txt").write_text(words)  # lists too long to be kept in line
+            rag.add([documents])
+            assert rag.search("word7 word8", k=9, mode="text")
+        links = [os.readlink(path) for path in list(Path("/proc/self/fd").iterdir()) if os.path.lexists(path)]  # noqa: PTH115
+    assert [name for name in links if name.startswith(str(tmp_path)) and name.endswith("(deleted)")] == []

@@ -169,9 +169,13 @@ class PassageTable:
         self._folder = folder / TABLE_FOLDER
         self._schema = schema(form)
         with lance_errors(f"opening the store {folder}"):
-            session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE_BYTES)
-            self._database: Any = lancedb.connect(str(folder), session=session)
-            self._opened: Any = self._database.open_table(TABLE)
+            self._database, self._opened = self._open()
+
+    def _open(self) -> tuple[Any, Any]:
+        """LanceDB's connection with caches of its own, and the table."""
+        session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE_BYTES)
+        database: Any = lancedb.connect(str(self._folder.parent), session=session)
+        return database, database.open_table(TABLE)
 
     @property
     def _table(self) -> Any:  # noqa: ANN401 - LanceDB is untyped here
@@ -443,9 +447,12 @@ class PassageTable:
         """Delete the files of indexes that the newest version does not use; the caller holds the write lock."""
         with lance_errors("reading the store"):
             used = {index.index_uuid for index in self._table.list_indices()}
-        for folder in (self._folder / "_indices").glob("*"):
-            if folder.name not in used:
-                shutil.rmtree(folder, ignore_errors=True)  # what cannot be deleted now is found again
+        old = [folder for folder in (self._folder / "_indices").glob("*") if folder.name not in used]
+        for folder in old:
+            shutil.rmtree(folder, ignore_errors=True)  # what cannot be deleted now is found again
+        if old:
+            with lance_errors("reading the store"):
+                self._database, self._opened = self._open()  # caches hold the deleted files open
 
     def compact(self) -> None:
         """Rewrite rows into few files and delete all that the newest version does not read.
