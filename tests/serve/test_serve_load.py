@@ -9,7 +9,7 @@ from serving import Running, Serve
 
 from clara.cli import main
 from clara.serve.limits import Limits
-from clara.serve.load import Quantiles, Questions, measure_load
+from clara.serve.load import LoadQuestions, Quantiles, measure_load
 
 pytest_plugins = ["server_fixtures"]
 
@@ -30,7 +30,7 @@ def test_bench_serve_counts_what_clients_saw(shared: Running, capsys: pytest.Cap
 
 def test_what_is_refused_is_counted_by_its_code(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     server = serve("docs", limits=Limits(question_characters=5))
-    result = measure_load(server.base, Questions(None, QUESTIONS, 4), clients=2, seconds=0.2)
+    result = measure_load(server.base, LoadQuestions(None, QUESTIONS, 4), clients=2, seconds=0.2)
     assert result.errors == result.faults["context_length_exceeded"] > 0
     assert (result.answers, result.total, result.first_token) == (0, None, None)
     assert main(["bench", "serve", "--url", "http://127.0.0.1:9", "--clients", "1", "--seconds", "1"]) == 1

@@ -345,10 +345,10 @@ def serve(
     "answers_per_minute", "total": {"p50", "p95", "p99"}, "first_token", "errors", "faults": {"code": number}}]};
     total and first_token (as total) are seconds, or null without an answer.
     """
-    from clara.serve.load import Questions, measure_load  # noqa: PLC0415
+    from clara.serve.load import LoadQuestions, measure_load  # noqa: PLC0415
 
     numbers = clients or [1, 4, 16]
-    questions = Questions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
+    questions = LoadQuestions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
     choice = ModelChoice(model, base, device, dtype, cache, threads)
     key = os.environ.get("CLARA_API_KEY")
     runs = []

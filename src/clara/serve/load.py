@@ -66,7 +66,7 @@ class LoadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class LoadQuestions:
     """What clients ask.
 
     Attributes:
@@ -89,13 +89,15 @@ class Questions:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Timings:
     total: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def measure_load(url: str, questions: Questions, *, clients: int, seconds: float, key: str | None = None) -> LoadResult:
+def measure_load(
+    url: str, questions: LoadQuestions, *, clients: int, seconds: float, key: str | None = None
+) -> LoadResult:
     """Let clients ask for a while, each one question at a time; questions under way at the end are waited for.
 
     Args:
@@ -108,9 +110,9 @@ def measure_load(url: str, questions: Questions, *, clients: int, seconds: float
     return asyncio.run(_measure(url, questions, clients, seconds, key))
 
 
-async def _measure(url: str, questions: Questions, clients: int, seconds: float, key: str | None) -> LoadResult:
+async def _measure(url: str, questions: LoadQuestions, clients: int, seconds: float, key: str | None) -> LoadResult:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    seen, numbers = _Seen(), count()
+    seen, numbers = _Timings(), count()
     async with httpx.AsyncClient(
         base_url=url, headers=headers, timeout=_PATIENCE, limits=httpx.Limits(max_connections=clients)
     ) as client:
@@ -134,7 +136,7 @@ async def _measure(url: str, questions: Questions, clients: int, seconds: float,
     )
 
 
-async def _one(client: httpx.AsyncClient, body: dict[str, Any], seen: _Seen) -> None:
+async def _one(client: httpx.AsyncClient, body: dict[str, Any], seen: _Timings) -> None:
     asked = time.perf_counter()
     first: float | None = None
     try:
