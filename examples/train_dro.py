@@ -34,6 +34,7 @@ from torch.nn import functional
 from clara import prompts
 from clara.config import LoraSettings, Settings, check, read_toml
 from clara.data import DataRecord, MultiHop, read_records
+from clara.data.neighbours import WordIndex
 from clara.errors import ClaraError, TrainingError
 from clara.model import checkpoint, default_cache
 from clara.model.adapters import Adapters, load_adapter, save_adapter
@@ -45,7 +46,6 @@ from clara.model.reader import ReaderManifest, save_reader
 from clara.model.tensors import ADAPTER
 from clara.prompts import passage_text
 from clara.train.batch import Collator
-from clara.train.candidates import WordIndex
 from clara.train.dro import HEAD, MANIFEST, SELECTOR, SelectorManifest, new_selector
 from clara.train.examples import Example, Target
 from clara.train.objective import reply_logits
