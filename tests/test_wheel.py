@@ -1,4 +1,4 @@
-"""The built wheel indexes and answers in an environment of its own (``make wheel`` installs all of its dependencies)."""
+"""The built wheel indexes and answers in an environment of its own (``make wheel`` installs its dependencies too)."""
 
 from __future__ import annotations
 
