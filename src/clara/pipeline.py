@@ -89,7 +89,7 @@ class Clara:
         """
         if rate is None:
             rate = _served(model, _stored_rate(Path(path)))
-        wanted = _filled_by(model, rate)
+        wanted = filled_by(model, rate)
         store = LanceStore.create(Path(path), wanted, codec=codec) if create else LanceStore.open(Path(path), wanted)
         return cls(store, model)
 
@@ -100,7 +100,7 @@ class Clara:
         Raises:
             StoreModelError: another model filled it.
         """
-        store.check_model(_filled_by(model, _served(model, store.model.rate)))
+        store.check_model(filled_by(model, _served(model, store.model.rate)))
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -344,7 +344,7 @@ def _served(model: ClaraModel, rate: int | None) -> int:
     return rate if rate is not None and rate in model.rates else model.default_rate
 
 
-def _filled_by(model: ClaraModel, rate: int) -> StoreModel:
+def filled_by(model: ClaraModel, rate: int) -> StoreModel:
     """What a store says of a model that fills it at a rate."""
     return StoreModel(
         fingerprint=model.fingerprint,

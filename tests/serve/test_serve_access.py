@@ -8,6 +8,8 @@ import logging
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -304,20 +306,27 @@ def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
     caller.count_request()
 
 
-def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What the server writes into its log meanwhile."""
     log, lines = logging.getLogger("clara.serve"), io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(JsonLines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+
+
+def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
+    with logged() as lines:
         server = serve("docs", keys=[entry("secret-12345", "docs")])
         with server.with_key("secret-12345") as client:
             client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "zebra " * 200}]})
             answer = client.get("/v1/search", params={"query": "zebra", "k": 1})
             client.get("/v1/documents/doc-zebra")
-    finally:
-        log.removeHandler(handler)
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert answer.headers["x-request-id"] in {line.get("request_id") for line in told}
     assert "zebra" not in lines.getvalue()
@@ -326,17 +335,10 @@ def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
 
 @pytest.mark.parametrize("content", [False, True])
 def test_questions_and_answers_are_logged_only_where_wanted(serve: Serve, *, content: bool) -> None:
-    log, lines = logging.getLogger("clara.serve"), io.StringIO()
-    handler = logging.StreamHandler(lines)
-    handler.setFormatter(JsonLines())
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
+    with logged() as lines:
         server = serve("docs", log_content=content)
         body = {"messages": [{"role": "user", "content": HEIGHT}], "max_tokens": 2, "clara": {"always_answer": True}}
         made = server.client.post("/v1/chat/completions", json=body)
-    finally:
-        log.removeHandler(handler)
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
     (answer,) = [line for line in told if line["message"] == "answer"]
     assert answer["request_id"] == made.headers["x-request-id"]

@@ -21,6 +21,7 @@ import numpy as np
 
 from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
 from clara.index.ranking import Ranked, best, best_together, late_depth
+from clara.pipeline import filled_by
 from clara.records import FloatArray, Memory, Passage, QueryMemory
 from clara.similarity import token_matches
 
@@ -111,16 +112,8 @@ class StoreBench:
         memories = model.compress(texts, rate=rate)
         asked = model.encode_queries(questions, rate=rate)
         values = np.stack([memory.values for memory in memories])
-        kind = StoreModel(
-            fingerprint=model.fingerprint,
-            name=model.name,
-            rate=rate,
-            memory_tokens=model.memory_tokens(rate),
-            width=model.width,
-            query_space=model.query_space,
-        )
         queries = np.stack([query.values for query in asked])
-        return cls(kind, codec, passages, texts, values, questions, queries, asked[0].centre)
+        return cls(filled_by(model, rate), codec, passages, texts, values, questions, queries, asked[0].centre)
 
     def queries(self) -> list[QueryMemory]:
         """The questions as a store takes them."""

@@ -27,7 +27,7 @@ from clara.model.backbone import BaseModel
 from clara.model.network import Network, StoredNetwork
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.table import MemoryTable
-from clara.model.tensors import ADAPTER, check_finite, checked_tensors, read_tensors
+from clara.model.tensors import ADAPTER, check_finite, check_version, checked_tensors, read_object, read_tensors
 from clara.records import Wording
 
 if TYPE_CHECKING:
@@ -195,23 +195,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     settle(folder)
     path = folder / MANIFEST
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is no file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {MANIFEST}; it is not a clara checkpoint") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
-    if values.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {values.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
-            "use the release that wrote it, or a newer one"
-        )
+    values = read_object(path, missing=f"{folder} has no {MANIFEST}; it is not a clara checkpoint")
+    check_version(path, values, FORMAT_VERSION)
     try:
         return check(Manifest, values, source=str(path))
     except ConfigError as error:

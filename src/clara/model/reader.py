@@ -27,7 +27,7 @@ from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
 from clara.model.roles import AdapterName, RoleWeights
-from clara.model.tensors import ADAPTER
+from clara.model.tensors import ADAPTER, check_version, read_object
 from clara.records import Generation, GenerationRequest
 
 FORMAT_VERSION = 1
@@ -149,21 +149,9 @@ def read_reader_manifest(folder: Path) -> ReaderManifest:
     """
     checkpoint.settle(folder)
     path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(
-            f"{folder} has no {MANIFEST}; expected the folder that clara train reader wrote (DIR/reader)"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
-    if values.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {values.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
-            "use the release that wrote it, or a newer one"
-        )
+    wanted = "expected the folder that clara train reader wrote (DIR/reader)"
+    values = read_object(path, missing=f"{folder} has no {MANIFEST}; {wanted}")
+    check_version(path, values, FORMAT_VERSION)
     try:
         return check(ReaderManifest, values, source=str(path))
     except ConfigError as error:

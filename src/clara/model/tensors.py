@@ -1,9 +1,11 @@
-"""Files of tensors, checked before a value is used. Knows safetensors, not what the tensors are for."""
+"""A checkpoint's files, tensors and JSON, checked before a value is used. Knows formats, not what values are for."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -82,3 +84,41 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {name} has values that are not finite")
+
+
+def read_object(path: Path, *, missing: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: the file.
+        missing: the message where there is none.
+
+    Raises:
+        CheckpointError: it is missing, no plain file, cannot be read, or holds something else.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(missing) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
+    return values
+
+
+def check_version(path: Path, values: dict[str, Any], version: int) -> None:
+    """Make sure that a file is of the format version that this release reads.
+
+    Raises:
+        CheckpointError: it is of another.
+    """
+    if values.get("format_version") != version:
+        raise CheckpointError(
+            f"{path} has format version {values.get('format_version')!r}, this release reads {version}; "
+            "use the release that wrote it, or a newer one"
+        )

@@ -21,6 +21,7 @@ from torch import Tensor
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
 from clara.model.roles import PEFT_PREFIX, Role
+from clara.model.tensors import read_object
 
 CONFIG = "config.json"
 ADAPTERS = "adapters.pth"
@@ -282,19 +283,7 @@ def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None
 
 
 def _read_values(path: Path) -> dict[str, Any]:
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is no file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"the checkpoint has no {path}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold an object, got {type(values).__name__}")
-    return values
+    return read_object(path, missing=f"the checkpoint has no {path}")
 
 
 def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
