@@ -12,6 +12,7 @@ ANSWER_SYSTEM = "Answer the question from the background. Reply with the answer 
 CLOSED_BOOK_SYSTEM = "Answer the question. Reply with the answer only, in a few words."
 REPEAT_INSTRUCTION = "\nRepeat the background."
 PARAPHRASE_INSTRUCTION = "\nSay the background in other words."
+ASK_INSTRUCTION = "\nAsk what the background answers."
 RESUME_INSTRUCTION = '\nRepeat what follows "{opening}" in the background.'
 
 NO_ANSWER = "Not found"

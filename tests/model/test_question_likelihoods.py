@@ -30,11 +30,12 @@ def test_it_is_the_cross_entropy_of_the_questions_tokens(tiny_model: ClaraModel)
         expected = []
         for memory in memories:
             background = prompter.background([len(memory.values)])
-            asked = prompter.plain(prompts.QUESTION + QUESTION)
-            ids = torch.tensor([[*background.ids, *asked]])
+            asked = prompter.plain(QUESTION)
+            before = [*background.ids, *prompter.instruction(prompts.ASK_INSTRUCTION)]
+            ids = torch.tensor([[*before, *asked]])
             embeds = model.get_input_embeddings()(ids).clone()
             embeds[0, list(background.slots)] = torch.from_numpy(memory.values.copy()).to(embeds.dtype)
-            logits = model(inputs_embeds=embeds).logits[0, len(background.ids) - 1 : -1].float()
+            logits = model(inputs_embeds=embeds).logits[0, len(before) - 1 : -1].float()
             expected.append(-float(cross_entropy(logits, torch.tensor(asked), reduction="sum")))
     found = tiny_model.question_likelihoods(f" {QUESTION} ", memories)
     assert found == pytest.approx(expected, rel=1e-4)
@@ -57,7 +58,9 @@ def test_an_ask_reads_the_passage_that_the_question_is_likeliest_after(tiny_mode
         rag.add(sorted(tmp_path.glob("*.txt")))
         found = [hit.passage.id for hit in rag.search(QUESTION, k=3)]
         hits = {hit.passage.id: hit for hit in rag.search(QUESTION, k=3)}
-        scores = dict(zip(found, tiny_model.question_likelihoods(QUESTION, [hits[i].memory for i in found]), strict=True))
+        scores = dict(
+            zip(found, tiny_model.question_likelihoods(QUESTION, [hits[i].memory for i in found]), strict=True)
+        )
 
         def cited(**how: int) -> list[str]:
             return [citation.passage_id for citation in rag.ask(QUESTION, max_new_tokens=1, **how).citations]

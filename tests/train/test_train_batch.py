@@ -30,7 +30,7 @@ from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss
 from clara.train.stages.base import Stage
 from clara.train.stages.instruct import BackgroundConfig, background_example
-from clara.train.stages.scp import PassageConfig, RestateSettings, passage_example
+from clara.train.stages.scp import NO_RESTATEMENTS, PassageConfig, RestateSettings, passage_example
 from clara.train.validation import asked_questions
 
 RATE = 16
@@ -261,6 +261,16 @@ def test_scp_examples(seed: int) -> None:
             assert target.reply in record.text
             assert len(target.reply.split()) <= 8
             assert target.ends == record.text.endswith(target.reply)
+
+
+def test_the_questions_that_are_answered_can_be_targets_too() -> None:
+    record = passages(1)[0]
+    config = PassageConfig(pairs=1, restate=NO_RESTATEMENTS, ask_weight=0.5)
+    example = passage_example(record, config, np.random.default_rng(0))
+    assert example is not None
+    answered, asked = example.targets
+    assert (asked.instruction, asked.weight, asked.ends) == (prompts.ASK_INSTRUCTION, 0.5, True)
+    assert answered.instruction == prompts.QUESTION + asked.reply
 
 
 @given(seed=st.integers(0, 200), documents=st.integers(1, 5), distractors=st.integers(0, 4))

@@ -161,7 +161,7 @@ class Generator:
         """
         if not memories:
             return []
-        prompt, asked = self._prompter.expected(question, len(memories[0].values))
+        prompt, asked = self._prompter.asked(question, len(memories[0].values))
         with decoder.acting() as model, torch.inference_mode():
             check_length(model, len(prompt.ids), Sampling(max_new_tokens=1))
             rows = torch.stack([self._spliced(model, prompt, [memory]) for memory in memories])

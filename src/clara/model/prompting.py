@@ -125,11 +125,11 @@ class Prompter:
         background = self.background(passages)
         return Prompt((*background.ids, *self.question(question)), background.slots)
 
-    def expected(self, question: str, memory_tokens: int) -> tuple[Prompt, int]:
-        """A prompt over one memory that breaks off after the question, and the tokens of the question in it."""
-        background = self.background([memory_tokens])
-        words = self.plain(prompts.QUESTION + question.strip())
-        return Prompt((*background.ids, *words), background.slots), len(words)
+    def asked(self, question: str, memory_tokens: int) -> tuple[Prompt, int]:
+        """A question as the reply to ``prompts.ASK_INSTRUCTION`` over one memory, and how many tokens it has."""
+        background, words = self.background([memory_tokens]), self.plain(question.strip())
+        ids = (*background.ids, *self.instruction(prompts.ASK_INSTRUCTION), *words)
+        return Prompt(ids, background.slots), len(words)
 
     def closed_book(self, question: str) -> Prompt:
         """The prompt for a question with no background at all."""

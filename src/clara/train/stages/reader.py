@@ -104,7 +104,7 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
 
     def asking(self) -> Self:
         """Without restatements, and with the answers in the passages."""
-        return self.changed(restate=NO_RESTATEMENTS, unanswered=0.0)
+        return self.changed(restate=NO_RESTATEMENTS, ask_weight=0.0, unanswered=0.0)
 
     def collator(self, loaded: LoadedReader, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - none are read
         """Decoder sequences that are the prompts of ``model.reader``."""

@@ -47,10 +47,13 @@ class PassageConfig(Settings):
     Attributes:
         pairs: most question-answer pairs of a passage in one example.
         restate: restating targets.
+        ask_weight: of each token of a question that is to be written from the passage, beside 1 for a token of an
+            answer; 0 leaves them out. ``ClaraModel.question_likelihoods`` is what they teach.
     """
 
     pairs: int = Field(default=4, ge=1)
     restate: RestateSettings = RestateSettings()
+    ask_weight: float = Field(default=0.0, ge=0)
 
 
 class ScpConfig(PassageConfig, WritingConfig):
@@ -83,8 +86,8 @@ class ScpStage(WritingStage):
         return passage_example(record, self.config, rng)
 
     def asking(self) -> Self:
-        """Without restatements."""
-        return self.changed(restate=NO_RESTATEMENTS)
+        """Answers alone."""
+        return self.changed(restate=NO_RESTATEMENTS, ask_weight=0.0)
 
 
 def passage_example(record: DataRecord, config: PassageConfig, rng: np.random.Generator) -> Example | None:
@@ -94,6 +97,9 @@ def passage_example(record: DataRecord, config: PassageConfig, rng: np.random.Ge
     pairs = record.all_pairs
     chosen = sorted(rng.permutation(len(pairs))[: config.pairs])
     targets = [Target(prompts.QUESTION + pairs[i].question.strip(), pairs[i].answers[0]) for i in chosen]
+    if config.ask_weight:
+        asked = (pairs[i].question.strip() for i in chosen)
+        targets += [Target(prompts.ASK_INSTRUCTION, question, weight=config.ask_weight) for question in asked]
     targets += restatements(record, config.restate, rng, needed=not targets)
     return Example((prompts.passage_text(record.title, record.text),), tuple(targets))
 
