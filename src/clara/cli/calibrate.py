@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,15 +130,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     with bar("calibrating") as show:
 
         def tell(what: str, done: int, total: int) -> None:
-            if show is not None:
+            if sys.stderr.isatty():
                 show(done, total, what)
             elif time.monotonic() - spoken[0] >= _SECONDS_A_LINE:
                 spoken[0] = time.monotonic()
                 note(f"{what}: {done}/{total}")
 
         yield tell
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(calibrate)

@@ -19,22 +19,15 @@ from clara.cli import evaluation
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     EvalChoice,
+    PoolChoice,
+    ScoreChoice,
     candidacy,
     folders,
     given_options,
     refuse_foreign,
     system_settings,
 )
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_MODEL, JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, resolved
 from clara.cli.terminal import bar, clock, console, note, print_json, write
 from clara.errors import InputError
@@ -74,25 +67,14 @@ def compare(
         str | None, typer.Option("--reader", metavar="DIR", help="The same as --option reader=DIR.")
     ] = None,
     option: evaluation.FolderOption = None,
-    data_dir: evaluation.DataDirOption = None,
-    corpus: evaluation.CorpusOption = None,
-    first_stage: evaluation.FirstStageOption = "bm25",
-    candidates: evaluation.CandidatesOption = 20,
+    pool: PoolChoice,
     batch_size: evaluation.BatchOption = 8,
     max_new_tokens: evaluation.LengthOption = 32,
-    scoring: evaluation.ScoringOption = "squad",
-    yes_no: evaluation.YesNoOption = False,
-    timed: evaluation.TimedOption = 8,
-    retry_errors: evaluation.RetryOption = False,
+    scores: ScoreChoice,
     seed: evaluation.SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report, results, rows and journals.")] = None,
     as_json: JsonOption = False,
-    model: evaluation.EvalModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Compare systems on the same questions: scores, intervals, paired tests, rankings, times (docs/systems.md).
 
@@ -116,23 +98,13 @@ def compare(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         options=folders(option, reader),
-        data_dir=data_dir,
-        corpus=corpus,
-        first_stage=first_stage,
-        candidates=candidates,
-        scoring="hotpotqa" if yes_no else scoring,
-        timed=timed,
-        retry_errors=retry_errors,
+        pool=pool,
+        scores=scores,
         recipe=recipe,
         seed=seed,
         out=out,
     )
-    run_comparison(ctx, asked, ModelChoice(model, base, device, dtype, cache, threads), as_json=as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(compare)
+    run_comparison(ctx, asked, choice, as_json=as_json)
 
 
 def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
@@ -203,10 +175,10 @@ def _grid(asked: EvalChoice) -> Grid:
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "scoring": asked.scoring,
+        "scoring": asked.scores.rule,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
-        "timed": asked.timed,
+        "timed": asked.scores.timed,
         "seed": asked.seed,
     }
     return check(Grid, values, source="command line")
@@ -239,14 +211,14 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
     how = RunSettings(
         folder=(asked.out or Path()) / "journals",
         batch_size=grid.batch_size,
-        retry_errors=asked.retry_errors,
+        retry_errors=asked.scores.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
     )
     scoring = Scoring(rule=grid.scoring, seed=grid.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
+        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
         show = opened.enter_context(_progress())
         found = run_grid(runs, SYSTEMS, settings, loader, how, scoring=scoring, on_progress=show)
     return make_report(found, origin, scoring, grid.benefit)
@@ -260,7 +232,7 @@ def _progress() -> Iterator[Callable[[GridProgress], None]]:
 
         def on_progress(step: GridProgress) -> None:
             left = f"{clock(step.seconds_left)} left" if step.seconds_left is not None else ""
-            if show is not None:
+            if sys.stderr.isatty():
                 show(step.done, step.total, f"{step.label}, {left}")
                 return
             now = time.monotonic()

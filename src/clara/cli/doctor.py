@@ -6,18 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_STORE,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ModelOption,
-    StoreOption,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_STORE, JsonOption, ModelChoice, StoreOption
 from clara.cli.terminal import print_json, write
 
 _FAILED = 1
@@ -26,13 +15,8 @@ _FAILED = 1
 def doctor(
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: ModelChoice,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
 ) -> None:
     """Check the installation, the model and the store; say what to do about what is wrong.
 
@@ -43,7 +27,7 @@ def doctor(
     from clara.cli.checks import run_checks  # noqa: PLC0415
 
     found = []
-    for check in run_checks(store, ModelChoice(model, base, device, dtype, cache, threads)):
+    for check in run_checks(store, choice):
         found.append(check)
         if not as_json:
             write(f"{check.status:<4}  {check.name}: {check.detail}")
@@ -54,8 +38,3 @@ def doctor(
         print_json({"ok": not failed, "checks": [asdict(check) for check in found]})
     if failed:
         raise typer.Exit(_FAILED)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(doctor)

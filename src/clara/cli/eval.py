@@ -29,22 +29,15 @@ from clara.cli.eval_bed import (
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     EvalChoice,
+    PoolChoice,
+    ScoreChoice,
     candidacy,
     folders,
     given_options,
     refuse_foreign,
     system_settings,
 )
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
+from clara.cli.options import JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, make_folder, resolved
 from clara.cli.terminal import bar, console, note, print_json
 from clara.errors import ConfigError, InputError
@@ -106,14 +99,8 @@ def evaluate(
     setting: evaluation.SettingOption = None,
     system: evaluation.SystemOption = None,
     option: evaluation.FolderOption = None,
-    data_dir: evaluation.DataDirOption = None,
-    corpus: evaluation.CorpusOption = None,
-    first_stage: evaluation.FirstStageOption = "bm25",
-    candidates: evaluation.CandidatesOption = 20,
-    scoring: evaluation.ScoringOption = "squad",
-    yes_no: evaluation.YesNoOption = False,
-    timed: evaluation.TimedOption = 8,
-    retry_errors: evaluation.RetryOption = False,
+    pool: PoolChoice,
+    scores: ScoreChoice,
     fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
@@ -129,12 +116,7 @@ def evaluate(
         typer.Option("--out", help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
     ] = None,
     as_json: JsonOption = False,
-    model: evaluation.EvalModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Measure one model's answers: exact match, token F1, cover-EM and Recall@5, with 95 % bootstrap intervals.
 
@@ -157,7 +139,6 @@ def evaluate(
     abstained answers, where the evidence was found, tokens read and seconds, by collection and system. DIR then holds
     bed.json, rows.jsonl (an answer a line) and the stores. --json prints what bed.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    choice = ModelChoice(model, base, device, dtype, cache, threads)
     systems = bool(system or recipe)
     if systems and context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
@@ -189,13 +170,8 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         options=folders(option, reader if systems else None),
-        data_dir=data_dir,
-        corpus=corpus,
-        first_stage=first_stage,
-        candidates=candidates,
-        scoring="hotpotqa" if yes_no else scoring,
-        timed=timed if systems else 0,
-        retry_errors=retry_errors,
+        pool=pool,
+        scores=scores if systems else replace(scores, timed=0),
         recipe=recipe,
         seed=seed,
         out=out,
@@ -204,11 +180,6 @@ def evaluate(
         run_comparison(ctx, asked, choice, as_json=as_json)
     else:
         _measure(asked, choice, context or "memory", reader, quoted=wording == "quoted", as_json=as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command(name="eval")(evaluate)
 
 
 def _measure(
@@ -225,7 +196,7 @@ def _measure(
 
     if len(asked.data) != 1 or len(asked.rates) > 1:
         raise InputError("one model is measured on one --data at one --rate; give --system to compare on several")
-    if asked.retry_errors and asked.out is None:
+    if asked.scores.retry_errors and asked.out is None:
         raise InputError("--retry-errors needs the --out DIR of the earlier run: its journal stands there")
     folder = None if reader in {None, "generator", "base"} else _reader_folder(str(reader), context, choice)
     if folder is not None:
@@ -237,7 +208,7 @@ def _measure(
     with ExitStack() as opened:
         journals = asked.out / "journals" if asked.out else Path(opened.enter_context(TemporaryDirectory()))
         run = _run(asked, choice, journals, context, weights, quoted=quoted)
-    name = str(folder) if folder is not None else choice.model or DEFAULT_MODEL
+    name = str(folder or choice.model)
     summary = model_summary(run.result, model=name, context=context, rate=run.rate)
     _say_left_out(run.task, run.result)
     if asked.out is not None:
@@ -270,7 +241,7 @@ def _run(
     from clara.evaluate.weights import identity, open_reader, rate_of  # noqa: PLC0415
     from clara.model.placement import placement  # noqa: PLC0415
 
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    model = load_model(choice)
     settings = system_settings(asked, choice, model, quoted=quoted)
     system = model_system(settings, context=context, reader=reader)
     command = ["clara", *sys.argv[1:]]
@@ -284,13 +255,13 @@ def _run(
     how = RunSettings(
         folder=journals,
         batch_size=asked.batch_size,
-        retry_errors=asked.retry_errors,
+        retry_errors=asked.scores.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
     )
-    scoring = Scoring(rule=asked.scoring, seed=asked.seed)
+    scoring = Scoring(rule=asked.scores.rule, seed=asked.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
+        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
         task = loader.load(
             asked.data[0],
             asked.setting,
@@ -301,12 +272,14 @@ def _run(
         )
         note(task.summary)
         show = opened.enter_context(bar("questions"))
-
-        def on_progress(done: int, known: int) -> None:
-            if show is not None:
-                show(done + known, len(task.questions), "")
-
-        result = run_system(system, task, how, rate=settings.rate, scoring=scoring, on_progress=on_progress)
+        result = run_system(
+            system,
+            task,
+            how,
+            rate=settings.rate,
+            scoring=scoring,
+            on_progress=lambda done, known: show(done + known, len(task.questions), ""),
+        )
     compressed = context == "memory" or asked.given == "candidates"
     return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.options import ModelChoice
 from clara.cli.session import load_model, make_folder, resolved
 from clara.cli.terminal import bar, console, note, print_json
 
@@ -76,16 +76,11 @@ def ask_bed(
     if out is not None:
         make_folder(out)
     choice = resolved(choice)
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    model = load_model(choice)
     with _folder(out) as folder, (folder / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
-
-        def on_progress(done: int, total: int, words: str) -> None:
-            if show is not None:
-                show(done, total, words)
-
         rows = []
         stores = folder / "stores"
-        for row in run_bed(collections, model, stores, systems or tuple(SYSTEMS), on_progress=on_progress):
+        for row in run_bed(collections, model, stores, systems or tuple(SYSTEMS), on_progress=show):
             rows.append(row)
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.options import ModelChoice
 from clara.cli.session import load_model, make_folder, resolved
 from clara.cli.terminal import bar, console, note, print_json
 from clara.errors import InputError
@@ -55,7 +55,7 @@ def measure(
     note(reading.summary())
     make_folder(out)
     choice = resolved(choice)
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    model = load_model(choice)
     for served in rates:
         model.memory_tokens(served)  # refuses what the model does not serve, before the first rate is measured
     passages = first_windows(reading.records, model, limit)
@@ -63,16 +63,14 @@ def measure(
     results: list[Fidelity] = []
     for rate in rates or (None,):
         with bar("passages") as show:
-
-            def on_progress(done: int, total: int) -> None:
-                if show is not None:
-                    show(done, total, "")
-
-            results.append(measure_fidelity(model, passages, rate=rate, vectors=vectors, on_progress=on_progress))
+            found = measure_fidelity(
+                model, passages, rate=rate, vectors=vectors, on_progress=lambda done, total: show(done, total, "")
+            )
+        results.append(found)
     command = ["clara", *sys.argv[1:]]
     origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
-    found = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
-    value = {**found, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
+    subject = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
+    value = {**subject, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
     write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")

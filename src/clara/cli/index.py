@@ -10,20 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_STORE,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    StoreOption,
-    ThreadsOption,
-    given_path,
-)
+from clara.cli.options import DEFAULT_STORE, FittingModel, JsonOption, StoreOption, given_path
 from clara.cli.session import open_rag
 from clara.cli.terminal import (
     INTERRUPTED,
@@ -55,8 +42,7 @@ def index(
     ],
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: FittingModel,
     rate: Annotated[
         int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
@@ -89,11 +75,6 @@ def index(
         typer.Option("--ocr", help="Read pages of PDFs that hold no text by OCR (clara-rag[ocr]); seconds a page."),
     ] = False,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Compress documents into the store.
 
@@ -121,7 +102,6 @@ def index(
     if ocr:
         check_ocr()
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters, ocr=ocr)
-    choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, codec=codec) as rag:
         try:
@@ -142,11 +122,6 @@ def index(
         raise InputError(_nothing_found(paths, report.ingest))
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(index)
-
-
 def _shard(given: str | None) -> Shard | None:
     from clara.indexing import Shard  # noqa: PLC0415
 
@@ -158,7 +133,7 @@ def _shard(given: str | None) -> Shard | None:
     return Shard(int(number), int(count))
 
 
-def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:
+def _telling(show: Callable[[int, int, str], None]) -> Callable[[AddProgress], None]:
     """Who tells how far it is: the bar, or a line every half minute where there is none."""
     due = time.monotonic() + _SECONDS_A_LINE
 
@@ -170,7 +145,7 @@ def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgr
             parts.append(f"{progress.passages_per_second:,.1f} a second")
         if progress.seconds_left is not None:
             parts.append(f"about {clock(progress.seconds_left)} left")
-        if show is not None:
+        if sys.stderr.isatty():
             show(progress.passages, expected, ", ".join(parts))
         elif time.monotonic() >= due:
             due = time.monotonic() + _SECONDS_A_LINE

@@ -192,14 +192,14 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Callable[[int, int, str], None] | None]:
+def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr if that is a terminal.
 
     Yields:
-        What to call with (done, total, words beside the bar), or None where there is no terminal.
+        What to call with (done, total, words beside the bar); shows nothing where there is no terminal.
     """
     if not sys.stderr.isatty():
-        yield None
+        yield lambda _done, _total, _words: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 

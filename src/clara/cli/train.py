@@ -203,11 +203,6 @@ def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequenc
     )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(train)
-
-
 def _first_process() -> bool:
     """Whether this is the one that speaks, of those that torchrun or accelerate launch started."""
     return os.environ.get("RANK", "0") == "0"
@@ -280,7 +275,7 @@ def _progress() -> Iterator[Callable[[TrainProgress], None]]:
             if progress.validation is not None:
                 measured[:] = _measured(progress.validation)
             words = _words(progress, measured)
-            if show is not None:
+            if sys.stderr.isatty():
                 show(progress.step, progress.steps, words)
                 return
             now = time.monotonic()
