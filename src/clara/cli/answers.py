@@ -108,18 +108,18 @@ def answer(
                 sys.stdout.flush()
         write()
         result = ShownAnswer(said.strip(), stream.citations, stream.quote())
-        show_sources(result.citations, result.quote)
+        _show_sources(result.citations, result.quote)
         return result
     made = rag.ask(question, options=options)
     if as_json:
-        print_json({**answer_object(made), **(more or {})})
+        print_json({**_answer_object(made), **(more or {})})
     else:
         write(made.text)
-        show_sources(made.citations, made.quote)
+        _show_sources(made.citations, made.quote)
     return ShownAnswer(made.text, made.citations, made.quote)
 
 
-def answer_object(made: Answer) -> dict[str, Any]:
+def _answer_object(made: Answer) -> dict[str, Any]:
     """The object that ``clara ask --json`` prints: these keys and no others."""
     return {
         "answer": made.text,
@@ -132,7 +132,7 @@ def answer_object(made: Answer) -> dict[str, Any]:
     }
 
 
-def show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
+def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
     """Print the sentence that an answer stands in, then the passages found for it, numbered, with what was read."""
     if not citations:
         return

@@ -71,7 +71,7 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-COMMANDS = (
+_COMMANDS = (
     "index",
     "ask",
     "search",
@@ -104,7 +104,7 @@ def application(command: str | None = None) -> typer.Typer:
     """The command line with one command, or with all where there is none of that name: others are not imported."""
     app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_root)
-    for name in (command,) if command in COMMANDS else COMMANDS:
+    for name in (command,) if command in _COMMANDS else _COMMANDS:
         file = name.replace("-", "_")
         made = getattr(import_module(f"clara.cli.{file}"), "evaluate" if name == "eval" else file)
         if isinstance(made, typer.Typer):

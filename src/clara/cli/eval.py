@@ -17,15 +17,7 @@ import typer
 
 from clara.cli import evaluation
 from clara.cli.compare import ALWAYS, run_comparison
-from clara.cli.eval_bed import (
-    DEFAULT_BED,
-    DEFAULT_DOCS,
-    BedDocsOption,
-    BedOption,
-    BedSystemOption,
-    HalfOption,
-    ask_bed,
-)
+from clara.cli.eval_bed import BedChoice, ask_bed
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     EvalChoice,
@@ -105,10 +97,7 @@ def evaluate(
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
     ] = None,
-    bed: BedOption = False,
-    bed_docs: BedDocsOption = DEFAULT_DOCS,
-    bed_system: BedSystemOption = None,
-    half: HalfOption = "reporting",
+    bed: BedChoice,
     recipe: evaluation.RecipeOption = None,
     seed: evaluation.SeedOption = 0,
     out: Annotated[
@@ -142,10 +131,9 @@ def evaluate(
     systems = bool(system or recipe)
     if systems and context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
-    if bed:
+    if bed.bed:
         refuse_foreign(ctx, _BED, "with --bed")
-        folder = Path(data[0]) if data else DEFAULT_BED
-        ask_bed(folder, bed_docs, bed_system or (), half=half, out=out, choice=choice, as_json=as_json)
+        ask_bed(bed, data[0] if data else None, out=out, choice=choice, as_json=as_json)
         return
     if fidelity:
         from clara.cli.fidelity import measure  # noqa: PLC0415

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,45 +20,39 @@ from clara.cli.terminal import bar, console, note, print_json
 if TYPE_CHECKING:
     from clara.evaluate.bed import BedScore
 
-BedOption = Annotated[
-    bool,
-    typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
-]
-BedDocsOption = Annotated[
-    Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
-]
-BedSystemOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bed-system",
-        metavar="NAME",
-        help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
-    ),
-]
-HalfOption = Annotated[
-    Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
-]
-DEFAULT_BED = Path("benchmarks/manuals")
-DEFAULT_DOCS = Path(".bed")
+_DEFAULT_BED = Path("benchmarks/manuals")
 
 
-def ask_bed(
-    bed: Path,
-    documents: Path,
-    systems: Sequence[str],
-    *,
-    half: Literal["tuning", "reporting", "all"],
-    out: Path | None,
-    choice: ModelChoice,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class BedChoice:
+    """What the user said about the test bed."""
+
+    bed: Annotated[
+        bool,
+        typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
+    ] = False
+    bed_docs: Annotated[
+        Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
+    ] = Path(".bed")
+    bed_system: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bed-system",
+            metavar="NAME",
+            help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
+        ),
+    ] = None
+    half: Annotated[
+        Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
+    ] = "reporting"
+
+
+def ask_bed(asked: BedChoice, data: str | None, *, out: Path | None, choice: ModelChoice, as_json: bool) -> None:
     """Ask a bed's questions and print how many answers are right.
 
     Args:
-        bed: the folder with the questions.
-        documents: the folder with the collections' documents.
-        systems: names of systems; empty for all.
-        half: which questions.
+        asked: which questions, of whom.
+        data: the folder with the questions; None for the product's own.
         out: folder for ``bed.json``, ``rows.jsonl`` (a line an answer, as they come) and the stores, which the next
             run then need not fill; None keeps nothing.
         choice: the model.
@@ -72,15 +66,17 @@ def ask_bed(
     from clara.evaluate.report import write_whole  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
-    collections = read_bed(bed, documents, half=None if half == "all" else half)
+    half = asked.half
+    folder = Path(data) if data is not None else _DEFAULT_BED
+    collections = read_bed(folder, asked.bed_docs, half=None if half == "all" else half)
     if out is not None:
         make_folder(out)
     choice = resolved(choice)
     model = load_model(choice)
-    with _folder(out) as folder, (folder / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
+    with _folder(out) as kept, (kept / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
         rows = []
-        stores = folder / "stores"
-        for row in run_bed(collections, model, stores, systems or tuple(SYSTEMS), on_progress=show):
+        stores = kept / "stores"
+        for row in run_bed(collections, model, stores, asked.bed_system or tuple(SYSTEMS), on_progress=show):
             rows.append(row)
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has

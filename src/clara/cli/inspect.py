@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clara.model import ClaraModel
     from clara.records import Document
 
-WORDS = 12
+_WORDS = 12
 """Condensed words shown on a terminal."""
 
 
@@ -130,7 +130,7 @@ def _show(shown: dict[str, Any], seen: LensView) -> None:
     write(snippet(shown["text"]))
     write(f"{shown['model']}, {shown['rate']}x: {counted(shown['memory_tokens'], 'memory vector')}; {reader}")
     write()
-    words = [f"{word.word} ({word.slots})" for word in seen.words[:WORDS]]
+    words = [f"{word.word} ({word.slots})" for word in seen.words[:_WORDS]]
     write("not in the text (vectors): " + (", ".join(words) or "nothing"))
     write()
     numbered = list(enumerate(seen.lens.slots, start=1))

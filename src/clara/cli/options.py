@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_STORE = Path("store")
 
-Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
-Attention = Literal["auto", "eager", "sdpa", "flash"]
+_Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
+_Attention = Literal["auto", "eager", "sdpa", "flash"]
 Engine = Literal["torch", "vllm"]
 DEFAULT_K = 5
 """Passages for a question where the model has no say."""
@@ -128,7 +128,7 @@ class ModelChoice:
     base: BaseOption = None
     device: DeviceOption = "cpu"
     dtype: Annotated[
-        Dtype,
+        _Dtype,
         typer.Option(
             "--dtype",
             help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
@@ -136,7 +136,7 @@ class ModelChoice:
     ] = "auto"
     cache: CacheOption = None
     threads: ThreadsOption = None
-    attention: Attention = "auto"
+    attention: _Attention = "auto"
     memory_check: bool = field(default_factory=_memory_check_wanted)
 
 
@@ -168,7 +168,7 @@ class AnsweringModel(FittingModel):
     """Where prompts are read."""
 
     attention: Annotated[
-        Attention,
+        _Attention,
         typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
     ] = "auto"
 

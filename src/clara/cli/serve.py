@@ -95,7 +95,7 @@ def serve(
 
     Needs the extra serve: pip install 'clara-rag[serve]'. Settings of clients and the key file: docs/serve.md.
     """
-    check_extra()
+    _check_extra()
     import uvicorn  # noqa: PLC0415
 
     from clara.serve.access import checked_origins  # noqa: PLC0415
@@ -128,7 +128,7 @@ def serve(
             limits=limits,
             log_content=log_content,
         )
-        start_log()
+        _start_log()
         # No answer takes longer than its limit.
         config = server_config(app, host=host, port=port, shutdown_seconds=math.ceil(max_seconds))
         server = uvicorn.Server(config)
@@ -142,7 +142,7 @@ def serve(
             server.run([listening])
 
 
-def check_extra() -> None:
+def _check_extra() -> None:
     """Refuse to start without the libraries of the extra.
 
     Raises:
@@ -153,7 +153,7 @@ def check_extra() -> None:
             raise MissingExtraError(package, "serve")
 
 
-def start_log() -> None:
+def _start_log() -> None:
     """Write the server's log on stderr, one JSON object a line."""
     import logging  # noqa: PLC0415
 

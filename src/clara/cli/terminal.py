@@ -26,7 +26,7 @@ SNIPPET = 160
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells report it."""
 
-DownloadProgress = Callable[[str, int, int], None]
+_DownloadProgress = Callable[[str, int, int], None]
 
 
 # C0, DEL and C1 steer a terminal; the others make letters that follow run the other way, which disguises a name.
@@ -80,7 +80,7 @@ class Screen:
         try:
             yield
         except OSError as error:
-            drain(self.stream)
+            _drain(self.stream)
             if not self._needed:
                 return
             if error.errno == errno.EPIPE:  # whoever read has seen enough: ``clara … | head``
@@ -88,7 +88,7 @@ class Screen:
             raise OutputError(f"the output cannot be written: {error.strerror or error}") from None
 
 
-def drain(stream: TextIO) -> None:
+def _drain(stream: TextIO) -> None:
     """Let what is still buffered for a stream that takes no text go nowhere, or Python fails once more at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -213,7 +213,7 @@ def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-def download_lines() -> DownloadProgress:
+def download_lines() -> _DownloadProgress:
     """Tell about downloads in one line for each kind of work."""
     seen: set[str] = set()
 
@@ -226,7 +226,7 @@ def download_lines() -> DownloadProgress:
 
 
 @contextmanager
-def download_progress() -> Iterator[DownloadProgress]:
+def download_progress() -> Iterator[_DownloadProgress]:
     """Tell about downloads: a moving line on a terminal, single lines elsewhere."""
     if not sys.stderr.isatty():
         yield download_lines()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clara.train.stages.base import Stage
     from clara.train.validation import Validation
 
-EVAL_FOLDER = "eval"
+_EVAL_FOLDER = "eval"
 _SECONDS_A_LINE = 30.0
 _INTERRUPTED = 130
 
@@ -216,9 +216,9 @@ def refuse_eval(paths: Sequence[Path]) -> None:
     """Refuse data to measure on, whatever name leads to it."""
     for path in paths:
         folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
-        if EVAL_FOLDER in folders:
+        if _EVAL_FOLDER in folders:
             raise InputError(
-                f"{path} is under a folder named {EVAL_FOLDER}: what is measured on is never trained on; "
+                f"{path} is under a folder named {_EVAL_FOLDER}: what is measured on is never trained on; "
                 "name other data files"
             )
 

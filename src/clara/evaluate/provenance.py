@@ -60,7 +60,7 @@ def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int
         model=model,
         checkpoint=checkpoint,
         seed=seed,
-        cpu=cpu_name(),
+        cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         device=device,
         torch=_version("torch"),
@@ -80,7 +80,7 @@ def commit() -> str:
     return found + ("+changes" if changed else "")
 
 
-def cpu_name() -> str:
+def _cpu_name() -> str:
     """The processor's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

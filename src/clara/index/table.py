@@ -52,7 +52,7 @@ _TAKE_ROWS = 8192
 _DECODED_ROWS = 32
 _SEARCH_COLUMNS = ("id", "search", "search_crc")
 # A row's text twice, ids and numbers, and its share of the text index; only for estimates.
-TEXT_BYTES = 4096
+_TEXT_BYTES = 4096
 # LanceDB keeps what it has read of indexes up to this size; its own default is 6 GB.
 _INDEX_CACHE_BYTES = 1 << 30
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -89,7 +89,7 @@ class Format:
     @property
     def row_bytes(self) -> int:
         """About what a row takes."""
-        return self.codec.memory_bytes + 2 * self.column.width + TEXT_BYTES
+        return self.codec.memory_bytes + 2 * self.column.width + _TEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
