@@ -14,7 +14,7 @@ import typer
 
 from clara.cli.options import JsonOption, NamedModel
 from clara.cli.session import load_model, make_folder
-from clara.cli.terminal import bar, console, note, print_json, write
+from clara.cli.terminal import bar, console, note, print_json, table, write
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -184,16 +184,11 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:
     """One column a checkpoint; what is a list of rows (conditions) one row each."""
-    from rich.table import Table  # noqa: PLC0415
-
     columns = [dict(_flat(report)) for report in reports]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for report in reports:
-        table.add_column(str(report["label"]), justify="right")
+    shown = table("", *(str(report["label"]) for report in reports))
     for key in dict.fromkeys(key for column in columns for key in column):
-        table.add_row(key, *(column.get(key, "") for column in columns))
-    console().print(table)
+        shown.add_row(key, *(column.get(key, "") for column in columns))
+    console().print(shown)
 
 
 def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:

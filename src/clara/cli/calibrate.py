@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -13,11 +10,9 @@ import typer
 
 from clara.cli.options import BaseOption, CacheOption, DeviceOption, JsonOption, ThreadsOption, given_path
 from clara.cli.session import cache_folder, prepare_torch
-from clara.cli.terminal import bar, download_lines, note, plain, print_json, write
+from clara.cli.terminal import bar_or_lines, download_lines, note, plain, print_json, write
 from clara.cli.train import read_all, refuse_eval
 from clara.errors import InputError
-
-_SECONDS_A_LINE = 30.0
 
 
 def calibrate(
@@ -91,7 +86,7 @@ def calibrate(
     )
     records, _ = read_all(paths, plain=True, say=note)
     chosen = prepare_torch(device, threads)
-    with _progress() as tell:
+    with bar_or_lines("calibrating", at_once=False) as tell:
         made = run(
             checkpoint,
             records,
@@ -99,7 +94,7 @@ def calibrate(
             CheckpointLoader(cache_folder(cache), base, chosen, download_lines()),
             out=out,
             data=[path.name for path in paths],
-            tell=tell,
+            tell=lambda what, done, total: tell(done, total, what, f"{what}: {done}/{total}"),
             notice=note,
         )
     if as_json:
@@ -121,19 +116,3 @@ def _show(name: str, entry: Mapping[str, Any]) -> None:
     for key, one in entry.items():
         if isinstance(one, dict) and "value" in one:
             _show(f"{name}, {key}", one)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal; elsewhere a line every 30 seconds."""
-    spoken = [time.monotonic()]
-    with bar("calibrating") as show:
-
-        def tell(what: str, done: int, total: int) -> None:
-            if sys.stderr.isatty():
-                show(done, total, what)
-            elif time.monotonic() - spoken[0] >= _SECONDS_A_LINE:
-                spoken[0] = time.monotonic()
-                note(f"{what}: {done}/{total}")
-
-        yield tell

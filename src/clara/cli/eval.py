@@ -6,7 +6,6 @@ stay here as an alias of it, ``--fidelity`` as one of ``clara analyse fidelity``
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +25,13 @@ from clara.cli.evaluation import (
     candidacy,
     folders,
     given_options,
+    origin_of,
     refuse_foreign,
     system_settings,
 )
 from clara.cli.options import JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, make_folder, resolved
-from clara.cli.terminal import bar, console, note, print_json
+from clara.cli.terminal import bar, console, note, print_json, table
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -221,7 +221,6 @@ def _run(
     asked: EvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str, *, quoted: bool
 ) -> _ModelRun:
     """Ask one model what its journal does not hold yet."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_system  # noqa: PLC0415
@@ -232,14 +231,13 @@ def _run(
     model = load_model(choice)
     settings = system_settings(asked, choice, model, quoted=quoted)
     system = model_system(settings, context=context, reader=reader)
-    command = ["clara", *sys.argv[1:]]
     own = reader != "reader"
     weights = (
         identity(settings, model)
         if own
         else open_reader(settings, reader, "none" if context == "none" else "text").fingerprint
     )
-    origin = provenance(command, model=model.name, checkpoint=weights, seed=asked.seed, device=choice.device)
+    origin = origin_of(model, choice.device, seed=asked.seed, checkpoint=weights)
     how = RunSettings(
         folder=journals,
         batch_size=asked.batch_size,
@@ -302,20 +300,16 @@ def _say_left_out(task: Task, result: Result) -> None:
 
 
 def _show(result: Result) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "mean", "95 %"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    shown = table("", "mean", "95 %")
     for label, name in (("exact match", "em"), ("F1", "f1"), ("cover-EM", "cover_em")):
         mean = getattr(result, name)
         if mean is not None and result.ci95 is not None:
             interval = result.ci95[name]
-            table.add_row(label, f"{mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
+            shown.add_row(label, f"{mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
     if result.retrieval is not None:
-        table.add_row("Recall@5", f"{result.retrieval['R@5']:.3f}", "")
+        shown.add_row("Recall@5", f"{result.retrieval['R@5']:.3f}", "")
     if result.abstention is not None:
         found = result.abstention
-        table.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
-    table.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
-    console().print(table)
+        shown.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
+    shown.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
+    console().print(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from clara.cli.evaluation import origin_of
 from clara.cli.options import ModelChoice
 from clara.cli.session import load_model, make_folder, resolved
-from clara.cli.terminal import bar, console, note, print_json
+from clara.cli.terminal import bar, console, note, print_json, table
 
 if TYPE_CHECKING:
     from clara.evaluate.bed import BedScore
@@ -62,9 +62,7 @@ def ask_bed(asked: BedChoice, data: str | None, *, out: Path | None, choice: Mod
         ClaraError: something the user gave cannot be used.
     """
     from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
-    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     half = asked.half
     folder = Path(data) if data is not None else _DEFAULT_BED
@@ -81,8 +79,7 @@ def ask_bed(asked: BedChoice, data: str | None, *, out: Path | None, choice: Mod
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has
     scores = score_bed(rows)
-    command = ["clara", *sys.argv[1:]]
-    origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
+    origin = origin_of(model, choice.device)
     value = {
         "half": half,
         "model": model.name,
@@ -108,16 +105,11 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 
 def _show(scores: Sequence[BedScore]) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
     counted = ["right", "wrong", "abstained", "of", "exact", "anywhere", "refused", "of"]
-    headings = ("system", "collection", *counted, "found 1/3/5", "tokens", "seconds")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 2 else "right")
+    shown = table("system", "collection", *counted, "found 1/3/5", "tokens", "seconds", words=2)
     for score in scores:
         counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact, score.anywhere)
-        table.add_row(
+        shown.add_row(
             score.system,
             score.collection,
             *map(str, (*counts, score.refused, score.unanswerable)),
@@ -126,4 +118,4 @@ def _show(scores: Sequence[BedScore]) -> None:
             f"{score.seconds:.1f}",
             end_section=score.collection == "total",
         )
-    console().print(table)
+    console().print(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate.first_stage import FirstStage
+    from clara.evaluate.provenance import Provenance
     from clara.evaluate.questions import Candidacy
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.system import SystemSettings
@@ -195,6 +197,15 @@ def system_settings(
         timed=asked.scores.timed,
         quoted=quoted,
     )
+
+
+def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
+    """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
+
+    weights = whole_identity(model) if checkpoint is None else checkpoint
+    return provenance(["clara", *sys.argv[1:]], model=model.name, checkpoint=weights, seed=seed, device=device)
 
 
 def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:

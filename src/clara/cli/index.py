@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +12,8 @@ from clara.cli.options import DEFAULT_STORE, FittingModel, JsonOption, StoreOpti
 from clara.cli.session import open_rag
 from clara.cli.terminal import (
     INTERRUPTED,
-    bar,
+    Tell,
+    bar_or_lines,
     clock,
     counted,
     interrupted,
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
-_SECONDS_A_LINE = 30.0
 _MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
@@ -105,9 +103,8 @@ def index(
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, codec=codec) as rag:
         try:
-            with bar("passages") as show:
-                tell = _telling(show)
-                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=tell)
+            with bar_or_lines("passages", at_once=False) as tell:
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=_telling(tell))
         except (Exception, KeyboardInterrupt) as error:
             if not interrupted(error):
                 raise
@@ -133,26 +130,19 @@ def _shard(given: str | None) -> Shard | None:
     return Shard(int(number), int(count))
 
 
-def _telling(show: Callable[[int, int, str], None]) -> Callable[[AddProgress], None]:
-    """Who tells how far it is: the bar, or a line every half minute where there is none."""
-    due = time.monotonic() + _SECONDS_A_LINE
-
-    def tell(progress: AddProgress) -> None:
-        nonlocal due
+def _telling(tell: Tell) -> Callable[[AddProgress], None]:
+    def on_progress(progress: AddProgress) -> None:
         expected = max(progress.passages, progress.passages_expected or 0)
         parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
         if progress.passages:
             parts.append(f"{progress.passages_per_second:,.1f} a second")
         if progress.seconds_left is not None:
             parts.append(f"about {clock(progress.seconds_left)} left")
-        if sys.stderr.isatty():
-            show(progress.passages, expected, ", ".join(parts))
-        elif time.monotonic() >= due:
-            due = time.monotonic() + _SECONDS_A_LINE
-            note(f"{progress.passages:,} of about {counted(expected, 'passage')}: {', '.join(parts)}")
-            sys.stderr.flush()
+        words = ", ".join(parts)
+        line = f"{progress.passages:,} of about {counted(expected, 'passage')}: {words}"
+        tell(progress.passages, expected, words, line)
 
-    return tell
+    return on_progress
 
 
 def _kept(rag: Clara) -> str:

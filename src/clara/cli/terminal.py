@@ -10,21 +10,26 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from clara.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 SNIPPET = 160
 """Characters of a passage shown on a terminal."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells report it."""
+
+SECONDS_A_LINE = 30.0
+"""Between the lines that stand for a bar."""
 
 _DownloadProgress = Callable[[str, int, int], None]
 
@@ -135,6 +140,16 @@ def console() -> Console:
     return Console(file=sys.stdout, color_system=None, width=width, highlight=False, markup=False, emoji=False)
 
 
+def table(*headings: str, words: int = 1) -> Table:
+    """A table whose first columns hold words, and whose others numbers."""
+    from rich.table import Table  # noqa: PLC0415
+
+    made = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place < words else "right")
+    return made
+
+
 def _error_console() -> Console:
     """Rich's view of stderr, for what moves; its own control sequences must reach the terminal."""
     from rich.console import Console  # noqa: PLC0415
@@ -211,6 +226,31 @@ def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
             progress.update(task, total=total, completed=done, description=plain(words))
 
         yield show
+
+
+class Tell(Protocol):
+    """Says how far something is."""
+
+    def __call__(self, done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
+        """Draw the bar, with ``words`` beside it; where there is no terminal say ``line``, if it is time or ``now``."""
+
+
+@contextmanager
+def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[Tell]:
+    """A progress bar on stderr if that is a terminal, else a line every half minute, the first one at once or then."""
+    due = time.monotonic() + (0 if at_once else SECONDS_A_LINE)
+    with bar(label) as show:
+
+        def tell(done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
+            nonlocal due
+            if sys.stderr.isatty():
+                show(done, total, words)
+            elif now or time.monotonic() >= due:
+                due = time.monotonic() + SECONDS_A_LINE
+                note(line)
+                sys.stderr.flush()
+
+        yield tell
 
 
 def download_lines() -> _DownloadProgress:

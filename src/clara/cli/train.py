@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,7 +14,7 @@ import typer
 
 from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOption
 from clara.cli.session import cache_folder, make_folder, prepare_torch
-from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
+from clara.cli.terminal import bar_or_lines, clock, download_lines, note, print_json, write
 from clara.errors import InputError
 from clara.train.stages import CALIBRATE, CHAIN, StageName
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from clara.train.validation import Validation
 
 _EVAL_FOLDER = "eval"
-_SECONDS_A_LINE = 30.0
 _INTERRUPTED = 130
 
 
@@ -267,23 +264,16 @@ class _Last:
 @contextmanager
 def _progress() -> Iterator[Callable[[TrainProgress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
-    with bar("steps") as show:
+    with bar_or_lines("steps") as tell:
         measured: list[str] = []
-        spoken = [-_SECONDS_A_LINE]
 
         def say_step(progress: TrainProgress) -> None:
             if progress.validation is not None:
                 measured[:] = _measured(progress.validation)
             words = _words(progress, measured)
-            if sys.stderr.isatty():
-                show(progress.step, progress.steps, words)
-                return
-            now = time.monotonic()
-            due = now - spoken[0] >= _SECONDS_A_LINE
-            if due or progress.held_out is not None or progress.step == progress.steps:
-                spoken[0] = now
-                note(f"step {progress.step}/{progress.steps}: {words}")
-                sys.stderr.flush()
+            now = progress.held_out is not None or progress.step == progress.steps
+            line = f"step {progress.step}/{progress.steps}: {words}"
+            tell(progress.step, progress.steps, words, line, now=now)
 
         yield say_step
 

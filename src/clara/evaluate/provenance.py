@@ -56,7 +56,7 @@ def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int
     """The provenance of a run that starts now, here."""
     return Provenance(
         command=" ".join(command),
-        commit=commit(),
+        commit=_commit(),
         model=model,
         checkpoint=checkpoint,
         seed=seed,
@@ -69,7 +69,7 @@ def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int
     )
 
 
-def commit() -> str:
+def _commit() -> str:
     """The commit that this package's files are of, or the version of the installed package."""
     folder = Path(__file__).parent
     found = _git(folder, "rev-parse", "HEAD")

