@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -429,5 +430,6 @@ def _windows(texts: list[str], model: ClaraModel) -> list[str]:
 
 
 bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
-for _command in (compress, ask, candidates, train, store, serve, codecs):
+_COMMANDS: tuple[Callable[..., None], ...] = (compress, ask, candidates, train, store, serve, codecs)
+for _command in _COMMANDS:
     bench.command()(takes_records(_command))

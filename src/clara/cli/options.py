@@ -232,7 +232,7 @@ def takes_records(command: Callable[..., None]) -> Callable[..., None]:
     Typer has no such thing itself; it reads a command's signature, so this one is written out for it.
     """
     hints = get_type_hints(command, include_extras=True)
-    records = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     offered = {name: _offered(kind) for name, kind in records.items()}
     taken: list[Parameter] = []
     for name, parameter in signature(command).parameters.items():
@@ -251,7 +251,7 @@ def takes_records(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _offered(record: type) -> list[Parameter]:
+def _offered(record: type[Any]) -> list[Parameter]:
     """The fields of a record that are options."""
     hints = get_type_hints(record, include_extras=True)
     return [
