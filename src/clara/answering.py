@@ -106,9 +106,6 @@ class AnswerOptions:
         return replace(self, **changes, **({} if k is None else {"k": k}))
 
 
-DEFAULT_OPTIONS = AnswerOptions()
-
-
 class AnswerKeywords(TypedDict, total=False):
     """The fields of ``AnswerOptions`` but ``k``, as keywords of ``Clara.ask`` and ``Clara.stream``."""
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from clara.answering import (
-    DEFAULT_OPTIONS,
     NOT_FOUND,
     AnswerKeywords,
     AnswerOptions,
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
     from clara.ingest import ReadLimits
     from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
+
+_DEFAULT_OPTIONS = AnswerOptions()
+_LLM_PASSAGES = 5  # to find for a language model, where the user does not say
 
 
 class Clara:
@@ -205,7 +207,7 @@ class Clara:
         question: str,
         k: int | None = None,
         *,
-        options: AnswerOptions = DEFAULT_OPTIONS,
+        options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> Answer:
         """Answer a question from the best passages.
@@ -232,7 +234,7 @@ class Clara:
         question: str,
         k: int | None = None,
         *,
-        options: AnswerOptions = DEFAULT_OPTIONS,
+        options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream | LLMAnswerStream:
         """As ``ask``, with the text in pieces as it is generated.
@@ -258,12 +260,7 @@ class Clara:
         """What an answer is to be read from."""
         if options.context == "none":
             return _Found([], 0.0, 0.0)
-        if self.llm is not None:
-            from clara.llm_answering import DEFAULT_PASSAGES  # noqa: PLC0415
-
-            k = options.k or DEFAULT_PASSAGES
-        else:
-            k = passages_to_find(self.model, options)
+        k = passages_to_find(self.model, options) if self.llm is None else options.k or _LLM_PASSAGES
         found = self._search(question, k, options.mode, options.latent_weight, options.within)
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from clara.calibrate import decoding, weights
 from clara.calibrate.decoding import Bench, Measurement, Told
@@ -28,7 +28,6 @@ from clara.train.start import TOKENS_A_TEXT, WHITENING_DOCUMENTS, WHITENING_QUES
 
 Part = Literal["spans", "queries", "latent-weight", "contrast", "wording", "reading", "evidence"]
 """What can be calibrated, in the order in which it is done."""
-PARTS: tuple[Part, ...] = get_args(Part)
 _DECODING: frozenset[Part] = frozenset({"latent-weight", "contrast", "wording", "reading", "evidence"})
 
 _SECTION = "## Calibrated"

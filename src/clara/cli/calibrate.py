@@ -72,14 +72,14 @@ def calibrate(
     --json prints {"checkpoint", "calibrated": {part: {"value", "was", "metric", "candidates", "questions", "passages",
     "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
     """
-    from clara.calibrate.run import PARTS, Part, Wanted  # noqa: PLC0415 - imports torch
+    from clara.calibrate.run import Part, Wanted  # noqa: PLC0415 - imports torch
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
     from clara.calibrate.weights import CheckpointLoader  # noqa: PLC0415
 
     paths = data or []
     refuse_eval(paths)
     parts = None if only is None else frozenset(name.strip() for name in only.split(",") if name.strip())
-    if parts is not None and (unknown := parts - set(PARTS)):
+    if parts is not None and (unknown := parts - set(get_args(Part))):
         raise InputError(f"--only: there is no {', '.join(sorted(unknown))}; give some of {', '.join(get_args(Part))}")
     wanted = Wanted(
         None if parts is None else cast("frozenset[Part]", parts), other, share, reader, late, keep, limit, seed

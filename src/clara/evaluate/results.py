@@ -30,8 +30,6 @@ from clara.metrics import (
 MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 """As ir-measures spells them; ``RR`` averages to MRR."""
 
-RECALL_DEPTHS = (1, 3, 5, 10)
-
 
 def plain(value: object) -> object:
     """A record as plain JSON values; an interval is [low, high]."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from clara.synth.checks import NUMBER_REASON, check_duplicate, check_pair, check_paraphrase
 from clara.synth.client import ChatClient, Request
 from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
-from clara.synth.drafts import KINDS, Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.drafts import Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
 from clara.synth.judges import ANSWER_REASON, QUESTION_REASON, Judge, LexicalJudge
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, Templates, labelled
@@ -209,7 +209,7 @@ class Work:
         self.draft = Draft()
         self.counted: Counter[str] = Counter()
         self._settings = settings
-        self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in KINDS}
+        self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in _KINDS.values()}
         self._reopened: set[Kind] = set()
         self._missing: tuple[str, ...] = ()
         self._judge_fault = ""
@@ -243,7 +243,7 @@ class Work:
             "complex_qa": self._wants_complex(),
             "paraphrase": not self.draft.paraphrase,
         }
-        return [kind for kind in KINDS if wanted[kind]]
+        return [kind for kind in _KINDS.values() if wanted[kind]]
 
     def feedback(self, kind: Kind) -> Feedback:
         """What the language model is told about earlier attempts at ``kind``; nothing at the first."""
