@@ -75,6 +75,8 @@ class AnswerOptions:
         latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
             checkpoint's.
         within: the manual (``conversation.manual_of``) whose passages alone are found; None for all.
+        rerank: best passages found that are put in order by how likely the question is after the memory of each; 0
+            leaves the order of the search; None as measured for the model.
 
     Raises:
         InputError: a choice that there is not, or a number that cannot be.
@@ -88,6 +90,7 @@ class AnswerOptions:
     always_answer: bool = False
     latent_weight: float | None = None
     within: str | None = None
+    rerank: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, SearchMode)
@@ -98,6 +101,8 @@ class AnswerOptions:
         for name, number in given.items():
             if number is not None and (not isinstance(number, Integral) or int(number) < 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
+        if self.rerank is not None and (not isinstance(self.rerank, Integral) or int(self.rerank) < 0):
+            raise InputError(f"rerank must be a whole number of at least 0, got {self.rerank!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
 
@@ -116,6 +121,7 @@ class AnswerKeywords(TypedDict, total=False):
     always_answer: bool
     latent_weight: float | None
     within: str | None
+    rerank: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +191,15 @@ def passages_to_find(model: ClaraModel, options: AnswerOptions) -> int:
         "text": model.reading.text_k or model.default_k,
         "none": 0,
     }[options.context]
+
+
+def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) -> list[Hit]:
+    """Hits whose first ``depth`` are put in order by how likely the question is after the memory of each."""
+    if min(depth, len(hits)) < 2:
+        return list(hits)
+    scores = model.question_likelihoods(question, [hit.memory for hit in hits[:depth]])
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    return [*(hits[place] for place in order), *hits[depth:]]
 
 
 def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Reading:

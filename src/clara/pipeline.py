@@ -24,6 +24,7 @@ from clara.answering import (
     generate,
     passages_to_find,
     plan_reading,
+    reranked,
 )
 from clara.errors import InputError, NothingFoundError, StoreError
 from clara.index import LanceStore, StoreModel
@@ -217,7 +218,7 @@ class Clara:
             k: passages to find; None for what measured best.
             options: how.
             changes: fields of ``options`` by name: mode, context, wording, max_new_tokens, always_answer,
-                latent_weight, within.
+                latent_weight, within, rerank.
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.
@@ -261,7 +262,14 @@ class Clara:
         if options.context == "none":
             return _Found([], 0.0, 0.0)
         k = passages_to_find(self.model, options) if self.llm is None else options.k or _LLM_PASSAGES
-        found = self._search(question, k, options.mode, options.latent_weight, options.within)
+        depth = options.rerank
+        if depth is None:
+            depth = 0 if self.llm is not None else self.model.reading.rerank
+        found = self._search(question, max(k, depth), options.mode, options.latent_weight, options.within)
+        if depth:
+            started = time.perf_counter()
+            hits = reranked(self.model, question, found.hits, depth)[:k]
+            found = _Found(hits, found.query, found.search + time.perf_counter() - started)
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""
             raise NothingFoundError(

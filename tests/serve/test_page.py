@@ -14,7 +14,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed; 
 
 from axe_playwright_python.sync_playwright import Axe
 from browsing import MODEL, NO_BROWSER, ask, browser, fill, find_browser, serving
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 from serving import WAIT, Running
 
 from clara.model import ClaraModel
@@ -107,6 +107,20 @@ def test_a_question_is_answered_and_its_citation_opens_where_it_stands(page: Pag
     expect(alone.locator("mark")).to_have_text(METRES)
     expect(alone.locator("mark")).to_be_in_viewport()
     assert faults(alone) == []
+
+
+def test_a_question_that_comes_before_the_stores_waits_for_them(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/v1/stores", lambda route: held.append(route))  # noqa: PLW0108 - playwright marks the handler, which no built-in takes
+    page.reload()
+    page.locator("#question").fill(HEIGHT)
+    page.keyboard.press("Enter")
+    expect(page.locator("#question")).to_have_value(HEIGHT)
+    while len(held) < 2:  # the page's own, and the question's
+        page.wait_for_timeout(50)
+    for route in held:
+        route.continue_()
+    expect(page.locator(".turn .said")).to_contain_text(METRES)
 
 
 def test_readings_stand_beside_each_other(page: Page) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,22 +13,24 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn import functional
 from train_cases import changed, losses, made, passages, questions
 from transformers import AutoModelForCausalLM
 
 from clara import prompts
 from clara.config import CompressionConfig
-from clara.data import DataRecord, PassageQA
+from clara.data import DataRecord, MultiHop, PassageQA
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel
 from clara.model.backbone import load_base
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.model.reader import MANIFEST, TextReader
+from clara.model.tensors import ADAPTER
 from clara.records import GenerationRequest
 from clara.train.batch import Batch
-from clara.train.data import PlannedBatches, divide
+from clara.train.data import PlannedBatches, Surroundings, divide
 from clara.train.examples import Example, Target
 from clara.train.objective import quoted_loss, reply_logits
 from clara.train.run import train
@@ -50,6 +53,31 @@ def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         context: train(reading(tiny_base, reader_context=context), passages(12), out / context, cache=out)
         for context in ("text", "none")
     }
+
+
+def test_a_reader_goes_on_from_another_and_learns_to_say_that_nothing_is_found(
+    folders: dict[str, Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = questions(1)[0]
+    assert isinstance(asked, MultiHop)
+    records = [*passages(12), replace(asked, answers=(prompts.NO_ANSWER,), gold=())]
+    further = reading(tiny_base, start=str(folders["text"]), unanswered=0.5, learning_rate=1e-9)
+    folder = train(further, records, tmp_path / "further", cache=tmp_path)
+    assert [json.loads((place / MANIFEST).read_text())["refuses"] for place in (folder, folders["text"])] == [
+        True,
+        False,
+    ]
+    own, old = (load_file(place / ADAPTER) for place in (folder, folders["text"]))
+    assert all(torch.allclose(own[name], old[name], atol=1e-6) for name in own), "it began with the other's weights"
+    around, rng = Surroundings(divide(records, further)), np.random.default_rng(0)
+    drawn = [further.example(record, rng, around) for record in records for _ in range(9)]
+    replies = {target.reply for example in drawn if isinstance(example, Example) for target in example.targets}
+    assert {prompts.NO_ANSWER, "iron"} < replies
+
+
+def test_a_reader_is_not_started_from_one_of_another_kind(folders: dict[str, Path], tiny_base: Path) -> None:
+    assert any("context" in fault for fault in reading(tiny_base, start=str(folders["none"])).faults())
+    assert any("no reader.json" in fault for fault in reading(tiny_base, start=str(tiny_base)).faults())
 
 
 @pytest.mark.parametrize("context", ["text", "none"])

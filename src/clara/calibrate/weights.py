@@ -150,7 +150,8 @@ def attach_reader(folder: Path, reader: Path, out: Path) -> None:
             f"{manifest.lora.rank} and {manifest.lora.alpha}; train a reader with the checkpoint's"
         )
     roles = tuple(role for role in manifest.roles if role != "text_reader")
-    made = manifest.unmeasured(roles=(*roles, "text_reader"))
+    refuses = manifest.refuses or found.refuses
+    made = manifest.unmeasured(roles=(*roles, "text_reader"), refuses=refuses)
     with checkpoint.copying(folder, out, made, card=card_of(folder)) as scratch:
         place = scratch / "adapters" / "text_reader"
         place.mkdir(exist_ok=True)

@@ -84,6 +84,11 @@ def load_base(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be loaded: {error}") from error
     model = model.eval().requires_grad_(requires_grad=False)
+    for module in model.modules():
+        # On some CPUs bitsandbytes packs 4-bit weights at their first use without gradients. It can do so for widths
+        # that 64 divides alone, and no gradient passes packed ones: training would learn nothing after a validation.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return BaseModel(name=name, identity=hub_base.identity(folder), model=model, tokenizer=tokenizer)
 
 

@@ -60,6 +60,8 @@ class ReadingRule(Settings):
         auto_texts: passages that context ``auto`` reads as text, the best first.
         memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
         text_k: the same of context ``text``.
+        rerank: best passages found that are put in order by how likely the generator thinks the question after each
+            (``ClaraModel.question_likelihoods``); 0 leaves them in the order of the search.
         text_evidence: a quoted answer from text is withheld if its evidence (``answering.Reading.evidence``) is below
             this; None never withholds one.
         memory_evidence: the same for an answer from memories.
@@ -68,6 +70,7 @@ class ReadingRule(Settings):
     auto_texts: int = Field(default=1, ge=1)
     memory_k: int | None = Field(default=None, ge=1)
     text_k: int | None = Field(default=None, ge=1)
+    rerank: int = Field(default=0, ge=0)
     text_evidence: float | None = None
     memory_evidence: float | None = None
 

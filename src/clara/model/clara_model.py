@@ -329,6 +329,19 @@ class ClaraModel:
         check_length(self._network.adapters.bare(), len(self._generator.prompt(request).ids), sampling)
         return self._generator.stream(self.decoder(request), request, sampling, scored=scored)
 
+    def question_likelihoods(self, question: str, memories: Sequence[Memory]) -> list[float]:
+        """How likely the generator thinks a question after each memory alone: log-probabilities, in nats.
+
+        What a passage makes likely to be asked, it is likely to answer (UPR, arXiv 2204.07496, with memories in place
+        of texts), so passages that were found can be put in order by it.
+
+        Raises:
+            MemoryMismatchError: a memory was made by another model.
+            InputError: as ``generate``.
+        """
+        self._check([GenerationRequest(question, memories=tuple(memories))])
+        return self._generator.question_likelihoods(self._decoders["generator"], question, memories)
+
     def decoder(self, request: GenerationRequest) -> DecodeLoop:
         """What writes with the weights of a request's reader."""
         return self._decoders[None if request.reader == "base" else request.reader]

@@ -148,6 +148,29 @@ class Generator:
         yield self._text(self._kept(answer))[len(shown) :]
         return self._generation(answer)
 
+    def question_likelihoods(self, decoder: DecodeLoop, question: str, memories: Sequence[Memory]) -> list[float]:
+        """Log-probability of a question after each memory alone, in nats.
+
+        Args:
+            decoder: of the generator.
+            question: in words.
+            memories: all of one rate.
+
+        Raises:
+            TooLongError: the prompt is longer than the model's context.
+        """
+        if not memories:
+            return []
+        prompt, asked = self._prompter.expected(question, len(memories[0].values))
+        with decoder.acting() as model, torch.inference_mode():
+            check_length(model, len(prompt.ids), Sampling(max_new_tokens=1))
+            rows = torch.stack([self._spliced(model, prompt, [memory]) for memory in memories])
+            states = model.get_decoder()(inputs_embeds=rows, use_cache=False).last_hidden_state
+            logits = model.get_output_embeddings()(states[:, -asked - 1 : -1]).float()
+            ids = torch.tensor(prompt.ids[-asked:], device=logits.device).expand(len(rows), -1)
+            found: list[float] = logits.log_softmax(dim=-1).gather(2, ids[..., None]).sum(dim=(1, 2)).tolist()
+        return found
+
     def embeds(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Tensor:
         """What the model reads of a request: [L, H].
 
@@ -161,11 +184,15 @@ class Generator:
         """
         prompt = self.prompt(request)
         check_length(model, len(prompt.ids), sampling)
+        return self._spliced(model, prompt, request.memories)
+
+    def _spliced(self, model: PreTrainedModel, prompt: Prompt, memories: Sequence[Memory]) -> Tensor:
+        """The embeddings of a prompt with memories in its slots: [L, H]."""
         embeds: Tensor = model.get_input_embeddings()(torch.tensor([prompt.ids], device=model.device))
-        if request.memories:
+        if memories:
             slots = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
             slots[0, list(prompt.slots)] = True
-            values = np.concatenate([memory.values for memory in request.memories])
+            values = np.concatenate([memory.values for memory in memories])
             embeds = splice(embeds, slots.to(model.device), torch.from_numpy(values).to(model.device))
         return embeds[0]
 

@@ -125,6 +125,12 @@ class Prompter:
         background = self.background(passages)
         return Prompt((*background.ids, *self.question(question)), background.slots)
 
+    def expected(self, question: str, memory_tokens: int) -> tuple[Prompt, int]:
+        """A prompt over one memory that breaks off after the question, and the tokens of the question in it."""
+        background = self.background([memory_tokens])
+        words = self.plain(prompts.QUESTION + question.strip())
+        return Prompt((*background.ids, *words), background.slots), len(words)
+
     def closed_book(self, question: str) -> Prompt:
         """The prompt for a question with no background at all."""
         return Prompt((*self.no_background().ids, *self.closed_instruction(prompts.QUESTION + question.strip())), ())

@@ -46,6 +46,7 @@ class ReaderManifest(Settings):
         base_identity: ``hub.base.identity`` of the base weights it was trained on.
         context: what it was trained to answer from.
         lora: shape of the adapter.
+        refuses: whether it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
         trained: facts of the training run, for the card.
     """
 
@@ -54,6 +55,7 @@ class ReaderManifest(Settings):
     base_identity: str
     context: ReaderContext
     lora: LoraSettings
+    refuses: bool = False
     trained: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -71,7 +73,7 @@ class TextReader:
         self.manifest = manifest
         self.fingerprint = reader_fingerprint(manifest, adapters, "generator")
         self._decoder = DecodeLoop(partial(RoleWeights(adapters).acting_as, "generator"))
-        self._generator = Generator(base.tokenizer, Prompter(base.tokenizer))
+        self._generator = Generator(base.tokenizer, Prompter(base.tokenizer, refuses=manifest.refuses))
         adapters.peft_model.eval()
 
     @classmethod

@@ -62,16 +62,19 @@ def fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
         OSError: a file is missing or damaged (``SafetensorError`` too).
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    place_of: dict[str, Path] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        shapes |= found
+        place_of |= dict.fromkeys(found, path)
     if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         return False
     with torch.no_grad():
-        for path in files:
+        for name, path in place_of.items():
+            # Opened for each: a file that stays open keeps all that was read of it in memory, a second copy.
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping
-                    wanted[name].copy_(file.get_tensor(name))
+                wanted[name].copy_(file.get_tensor(name))
     return True
 
 

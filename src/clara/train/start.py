@@ -14,7 +14,7 @@ from clara.config import CompressionConfig, LoraSettings, check
 from clara.data.neighbours import passages_of
 from clara.errors import ConfigError
 from clara.model import checkpoint
-from clara.model.adapters import Adapters
+from clara.model.adapters import Adapters, load_adapter
 from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
@@ -23,8 +23,9 @@ from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
-from clara.model.reader import ReaderContext, ReaderManifest
+from clara.model.reader import ReaderContext, ReaderManifest, check_base, read_reader_manifest
 from clara.model.roles import Role
+from clara.model.tensors import ADAPTER
 from clara.train.batch import padded_texts
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import TrainingData, sample_passages, sample_questions
@@ -87,15 +88,26 @@ def extended(given: CompressionConfig, own: CompressionConfig) -> CompressionCon
 
 
 def reader_model(
-    config: TrainConfig, context: ReaderContext, cache: Path, device: str, progress: HubProgress | None
+    config: TrainConfig,
+    context: ReaderContext,
+    cache: Path,
+    device: str,
+    progress: HubProgress | None,
+    *,
+    start: Path | None = None,
 ) -> LoadedReader:
-    """A backbone with a fresh generator, which will read ``context``."""
+    """A backbone with a generator that will read ``context``: a fresh one, or that of the reader in ``start``."""
     where = placement(config.dtype, device)
     base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
     manifest = ReaderManifest(base_model=base.name, base_identity=base.identity, context=context, lora=config.lora)
+    if start is not None:
+        found = read_reader_manifest(start)
+        check_base(start, found, base)
+        load_adapter(adapters.peft_model, start / ADAPTER, "generator")
+        manifest = manifest.model_copy(update={"refuses": found.refuses})
     return Loaded(Decoder(adapters), base, manifest)
 
 

@@ -32,7 +32,10 @@ export function begin() {
     const text = question.value.trim();
     if (!text || running) return;
     if (!state.store) {
-      refresh().catch((error) => say(error.message)); // asks for the key, or says that the server is gone
+      // The stores are still to come; or the key is asked for, or it is said that the server is gone.
+      refresh()
+        .then(() => state.store && byId("composer").requestSubmit())
+        .catch((error) => say(error.message));
       return;
     }
     question.value = "";

@@ -38,6 +38,8 @@ class BackgroundConfig(Settings):
             and stands in several prompts, which makes distractors cheap.
         near_distractors: take those of a passage record from the passages of the run that are nearest its questions in
             words and hold none of its answers, as what a search finds beside the right passage is.
+        unanswered: share of the examples from which the passages with the answer are left out; the reply is then
+            ``prompts.NO_ANSWER``, as for records that say so themselves, and the manifest says ``refuses``.
     """
 
     pairs: int = Field(default=4, ge=1)
@@ -45,6 +47,7 @@ class BackgroundConfig(Settings):
     distractors: int = Field(default=3, ge=0)
     shared_distractors: bool = False
     near_distractors: bool = False
+    unanswered: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check_distractors(self) -> BackgroundConfig:
@@ -59,12 +62,9 @@ class InstructConfig(BackgroundConfig, WritingConfig):
     Attributes:
         text_share: of the passages, how many the generator reads as text, each drawn apart, so that texts and memories
             stand in one prompt. The checkpoint's manifest then says ``mixed``.
-        unanswered: share of the examples from which the passages with the answer are left out; the reply is then
-            ``prompts.NO_ANSWER``, as for records that say so themselves, and the manifest says ``refuses``.
     """
 
     text_share: float = Field(default=0.0, ge=0, le=1)
-    unanswered: float = Field(default=0.0, ge=0, lt=1)
 
 
 class InstructStage(WritingStage):
@@ -86,21 +86,15 @@ class InstructStage(WritingStage):
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> Example | None:
         """An example of one record with its distractors, some of its passages as text, or those alone."""
-        config = self.config
-        drawn = config.unanswered > 0 and around is not None and rng.random() < config.unanswered
-        refused = isinstance(record, MultiHop) and not record.answerable
-        make = unanswered_example if drawn or refused else background_example
-        made = make(record, config, rng, around)
-        if made is None or not config.text_share:
+        made = drawn_example(record, self.config, rng, around)
+        if made is None or not self.config.text_share:
             return made
-        as_text = np.flatnonzero(rng.random(len(made.texts)) < config.text_share)
+        as_text = np.flatnonzero(rng.random(len(made.texts)) < self.config.text_share)
         return replace(made, as_text=frozenset(as_text.tolist()))
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
         """A record without an answer needs a run that trains to say so."""
-        if isinstance(record, MultiHop) and not record.answerable and not self.config.unanswered:
-            return "question without an answer has no use while unanswered is 0"
-        return WritingStage.unusable(self, record, rng)
+        return unusable_refusal(record, self.config) or WritingStage.unusable(self, record, rng)
 
     def background(self) -> int:
         """Memories of the passages, or their text."""
@@ -118,6 +112,23 @@ class InstructStage(WritingStage):
             "refuses": loaded.manifest.refuses or self.config.unanswered > 0,
         }
         return replace(loaded, manifest=loaded.manifest.model_copy(update=learnt))
+
+
+def unusable_refusal(record: DataRecord, config: BackgroundConfig) -> str | None:
+    """Why a record that says that nothing answers it cannot be used."""
+    if isinstance(record, MultiHop) and not record.answerable and not config.unanswered:
+        return "question without an answer has no use while unanswered is 0"
+    return None
+
+
+def drawn_example(
+    record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings | None
+) -> Example | None:
+    """A record's question over its passages and others, or, in a share of the draws, over others alone."""
+    drawn = config.unanswered > 0 and around is not None and rng.random() < config.unanswered
+    refused = isinstance(record, MultiHop) and not record.answerable
+    make = unanswered_example if drawn or refused else background_example
+    return make(record, config, rng, around)
 
 
 def background_example(

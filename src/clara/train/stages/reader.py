@@ -18,10 +18,11 @@ from torch import Tensor
 
 from clara.data import DataRecord
 from clara.data.neighbours import Neighbours
+from clara.errors import CheckpointError
 from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.prompting import Prompter
-from clara.model.reader import ReaderContext, ReaderManifest, save_reader
+from clara.model.reader import ReaderContext, ReaderManifest, read_reader_manifest, save_reader
 from clara.model.roles import Role
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
@@ -30,7 +31,7 @@ from clara.train.data import Surroundings, TrainingData
 from clara.train.examples import Example, is_question
 from clara.train.objective import Losses, reading_loss
 from clara.train.stages.base import Stage
-from clara.train.stages.instruct import BackgroundConfig, background_example
+from clara.train.stages.instruct import BackgroundConfig, drawn_example, unusable_refusal
 from clara.train.stages.scp import NO_RESTATEMENTS, PassageConfig, passage_example
 from clara.train.start import LoadedReader, reader_model, release_adapters
 
@@ -44,11 +45,13 @@ class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
             that stage.
         quoted_weight: with text, of the CE among the tokens that a quotation allows, beside the CE over the whole
             vocabulary. 0 leaves it out.
+        start: folder of a reader to go on from, or None for a fresh adapter.
     """
 
     reader_context: Literal["text", "none"] = "text"
     reader_examples: Literal["scp", "instruct"] = "instruct"
     quoted_weight: float = Field(default=0.0, ge=0)
+    start: str | None = None
 
 
 class ReaderStage(Stage[Decoder, ReaderManifest]):
@@ -84,11 +87,15 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         if self._single:
             made = passage_example(record, self.config, rng)
         else:
-            made = background_example(record, self.config, rng, around)
+            made = drawn_example(record, self.config, rng, around)
         if made is None or self._reads:
             return made
         targets = tuple(filter(is_question, made.targets))
         return replace(made, targets=targets) if targets else None
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record without an answer needs a run that trains to say so."""
+        return unusable_refusal(record, self.config) or Stage.unusable(self, record, rng)
 
     def background(self) -> int:
         """The text of the passages."""
@@ -96,13 +103,13 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return passages * self.window().tokens if self._reads else 0
 
     def asking(self) -> Self:
-        """Without restatements."""
-        return self.changed(restate=NO_RESTATEMENTS)
+        """Without restatements, and with the answers in the passages."""
+        return self.changed(restate=NO_RESTATEMENTS, unanswered=0.0)
 
     def collator(self, loaded: LoadedReader, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - none are read
         """Decoder sequences that are the prompts of ``model.reader``."""
         return ReaderCollator(
-            Prompter(loaded.base.tokenizer),
+            Prompter(loaded.base.tokenizer, refuses=loaded.manifest.refuses),
             window_tokens=self.config.compression.window_tokens,
             context=self.config.reader_context,
             quoted=self.config.quoted_weight > 0,
@@ -132,8 +139,12 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return False
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> LoadedReader:  # noqa: ARG002 - nothing is calibrated
-        """A backbone with a fresh adapter."""
-        loaded = reader_model(self.config, self.config.reader_context, cache, device, progress)
+        """A backbone with a fresh adapter, or with the one that it goes on from."""
+        config = self.config
+        start = None if config.start is None else Path(config.start).expanduser()
+        loaded = reader_model(config, config.reader_context, cache, device, progress, start=start)
+        refuses = loaded.manifest.refuses or config.unanswered > 0
+        loaded = replace(loaded, manifest=loaded.manifest.model_copy(update={"refuses": refuses}))
         release_adapters(loaded.network, self.trains())
         return loaded
 
@@ -149,7 +160,20 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
             found.append("quoted_weight is set, but a reader without context has nothing to quote from")
         if self.config.near_distractors and self._single:
             found.append("near_distractors is set, but the examples of stage scp have no distractors")
-        return found
+        if self.config.unanswered and (self._single or not self._reads):
+            found.append("unanswered is set, but only a reader of several passages can see that none holds the answer")
+        return [*found, *self._start_faults()]
+
+    def _start_faults(self) -> list[str]:
+        """What of the reader to go on from is another one's."""
+        if self.config.start is None:
+            return []
+        try:
+            found = read_reader_manifest(Path(self.config.start).expanduser())
+        except CheckpointError as error:
+            return [f"start: {error}"]
+        pairs = {"context": (found.context, self.config.reader_context), "lora": (found.lora, self.config.lora)}
+        return [f"start: its {name} is {own}, the run's {ours}" for name, (own, ours) in pairs.items() if own != ours]
 
     def save(
         self,
