@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from clara.config import RATES, CompressionConfig, LoraSettings, check, read_toml
+from clara.config import CompressionConfig, LoraSettings, check, read_toml
 from clara.errors import ConfigError, InputError
 
 
 def test_the_rates_of_a_window() -> None:
-    config = CompressionConfig(rates=RATES)
-    assert [config.memory_tokens(rate) for rate in RATES] == [64, 32, 16, 8, 4, 2]
+    rates = (4, 8, 16, 32, 64, 128)
+    config = CompressionConfig(rates=rates)
+    assert [config.memory_tokens(rate) for rate in rates] == [64, 32, 16, 8, 4, 2]
     assert config.default_rate == 4
     with pytest.raises(ConfigError, match="serves the rates 4x, 8x, 16x, 32x, 64x, 128x, not 5x"):
         config.memory_tokens(5)

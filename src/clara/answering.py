@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator as Pieces
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TypedDict, Unpack, get_args
 
@@ -37,7 +37,7 @@ NOT_FOUND = "Not found in your documents."
 CUT = " …"
 """Stands behind a quotation that breaks off in mid-sentence."""
 
-COVERAGE_WEIGHT = 0.4
+_COVERAGE_WEIGHT = 0.4
 """What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
 
 _WORDS = re.compile(r"[^\W_]+")
@@ -52,7 +52,7 @@ _ENOUGH = 5  # passages, to say that what is in none of them is not in the docum
 _STEM = 5  # characters: "installed" is "installation", and "pumps" is "pump"
 
 
-def check_choice(name: str, value: str, kind: object) -> None:
+def _check_choice(name: str, value: str, kind: object) -> None:
     """Refuse a value that a ``Literal`` does not have; a misspelt one must not pass for the default."""
     if value not in get_args(kind):
         raise InputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
@@ -93,10 +93,10 @@ class AnswerOptions:
     rerank: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, SearchMode)
-        check_choice("context", self.context, ContextChoice)
+        _check_choice("mode", self.mode, SearchMode)
+        _check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
-            check_choice("wording", self.wording, Wording)
+            _check_choice("wording", self.wording, Wording)
         given: dict[str, object] = {"k": self.k, "max_new_tokens": self.max_new_tokens}
         for name, number in given.items():
             if number is not None and (not isinstance(number, Integral) or int(number) < 1):
@@ -109,9 +109,6 @@ class AnswerOptions:
     def changed(self, k: int | None, **changes: Unpack[AnswerKeywords]) -> AnswerOptions:
         """These options with others in their place; ``k`` None leaves it."""
         return replace(self, **changes, **({} if k is None else {"k": k}))
-
-
-DEFAULT_OPTIONS = AnswerOptions()
 
 
 class AnswerKeywords(TypedDict, total=False):
@@ -135,23 +132,27 @@ class Reading:
         request: for the model.
         hits: the passages found, best first.
         read_as: of each hit, how it is read; None for one that is not.
+        lacks_name: the question names something that the passages do not hold (``lacks_name``).
     """
 
     request: GenerationRequest
     hits: Sequence[Hit]
     read_as: Sequence[ContextKind | None]
+    lacks_name: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lacks_name", lacks_name(self.request.question, self.hits))
 
     def judged(self, model: ClaraModel) -> bool:
         """Whether the answer may be withheld."""
-        told = model.manifest.refuses or lacks_name(self.request.question, self.hits)
-        return told or self.evidence_wanted(model) is not None
+        return model.manifest.refuses or self.lacks_name or self.evidence_wanted(model) is not None
 
     def withheld(self, model: ClaraModel, generation: Generation) -> bool:
         """Whether the evidence for a quoted answer is too weak to show it, or the passages are said to hold none.
 
         By the question, which names something that they do not, or by the model itself.
         """
-        if lacks_name(self.request.question, self.hits) or model.refused(generation):
+        if self.lacks_name or model.refused(generation):
             return True
         wanted, found = self.evidence_wanted(model), self.evidence(generation)
         return wanted is not None and found is not None and found < wanted
@@ -165,7 +166,7 @@ class Reading:
         """
         if generation.evidence is None or not self.request.quote_from:
             return None
-        return generation.evidence + COVERAGE_WEIGHT * covered(self.request.question, self.request.quote_from)
+        return generation.evidence + _COVERAGE_WEIGHT * covered(self.request.question, self.request.quote_from)
 
     def evidence_wanted(self, model: ClaraModel) -> float | None:
         """Evidence below which an answer is withheld; None withholds none."""

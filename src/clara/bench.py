@@ -27,14 +27,14 @@ PEAK_SIZE = 2048
 
 PEAK_SECONDS = 1.0
 
-DECODED_ROWS = (1, 8)
-DECODED_TOKENS = 24
-DECODED_TIMES = 3
+_DECODED_ROWS = (1, 8)
+_DECODED_TOKENS = 24
+_DECODED_TIMES = 3
 """How often the sides are measured in turn."""
-PROMPT_POSITIONS = 64
+_PROMPT_POSITIONS = 64
 
 
-class SpeedModel(Protocol):
+class _SpeedModel(Protocol):
     """What the benchmarks ask of a model."""
 
     @property
@@ -60,7 +60,7 @@ class SpeedModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class CompressSpeed:
+class _CompressSpeed:
     """Result of ``bench_compress``.
 
     Attributes:
@@ -87,8 +87,8 @@ class CompressSpeed:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeSpeed:
-    """Result of ``bench_decode``: medians over the tokens after the first, the sides measured in turn.
+class _DecodeSpeed:
+    """Result of ``_bench_decode``: medians over the tokens after the first, the sides measured in turn.
 
     Attributes:
         rows: answers written together.
@@ -106,7 +106,7 @@ class DecodeSpeed:
 
 
 @dataclass(frozen=True, slots=True)
-class AskSpeed:
+class _AskSpeed:
     """Result of ``bench_ask``: medians over the questions, the sides measured in turn.
 
     Attributes:
@@ -129,11 +129,11 @@ class AskSpeed:
     memory_prompt: float
     text_prompt: float
     ratio: float
-    decoding: tuple[DecodeSpeed, ...]
+    decoding: tuple[_DecodeSpeed, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CandidateSpeed:
+class _CandidateSpeed:
     """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
 
     Attributes:
@@ -158,13 +158,13 @@ class CandidateSpeed:
 
 
 def bench_compress(
-    model: SpeedModel,
+    model: _SpeedModel,
     texts: Sequence[str],
     *,
     rate: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     progress: Callable[[int], None] | None = None,
-) -> CompressSpeed:
+) -> _CompressSpeed:
     """Compress texts and compare the arithmetic done a second with the machine's peak.
 
     Args:
@@ -183,7 +183,7 @@ def bench_compress(
     peak = median([before, _matmul_peak(dtype)])
     tokens = sum(memory.token_count for memory in memories)
     gflops = sum(model.compression_flops(memory.token_count, rate=rate) for memory in memories) / seconds / 1e9
-    return CompressSpeed(
+    return _CompressSpeed(
         passages=len(texts),
         tokens=tokens,
         rate=rate,
@@ -197,8 +197,8 @@ def bench_compress(
 
 
 def bench_ask(
-    model: SpeedModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
-) -> AskSpeed:
+    model: _SpeedModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
+) -> _AskSpeed:
     """Time to the first token from memories against the full text, same questions, same passages, same backbone.
 
     Memories are made beforehand, as an index does; both readers run as merged weights or the bare backbone.
@@ -220,7 +220,7 @@ def bench_ask(
         memory = side(GenerationRequest(question, memories=tuple(model.compress(texts, rate=rate))))
         rows.append((memory, side(GenerationRequest(question, texts=tuple(texts), reader="base"))))
     measured = rows[1:]
-    return AskSpeed(
+    return _AskSpeed(
         questions=len(questions),
         passages=len(passages[0]),
         rate=rate,
@@ -229,11 +229,11 @@ def bench_ask(
         memory_prompt=median(memory[1] for memory, _ in measured),
         text_prompt=median(text[1] for _, text in measured),
         ratio=median(text[0] / memory[0] for memory, text in measured),
-        decoding=tuple(bench_decode(model, rows) for rows in DECODED_ROWS),
+        decoding=tuple(_bench_decode(model, rows) for rows in _DECODED_ROWS),
     )
 
 
-def bench_decode(model: SpeedModel, rows: int) -> DecodeSpeed:
+def _bench_decode(model: _SpeedModel, rows: int) -> _DecodeSpeed:
     """A token's time by our loop against ``transformers.generate``, with the weights that read memories.
 
     Prompts and answers mean nothing: they are of equal length on both sides, and only the seconds count.
@@ -247,12 +247,12 @@ def bench_decode(model: SpeedModel, rows: int) -> DecodeSpeed:
     theirs: list[float] = []
     with decoder.acting() as lm, torch.inference_mode():
         drawn = torch.Generator().manual_seed(rows)
-        ids = torch.randint(lm.config.vocab_size, (rows, PROMPT_POSITIONS), generator=drawn).to(lm.device)
+        ids = torch.randint(lm.config.vocab_size, (rows, _PROMPT_POSITIONS), generator=drawn).to(lm.device)
         prompts = lm.get_input_embeddings()(ids)
-        settings = GenerationConfig(max_new_tokens=DECODED_TOKENS, do_sample=False)
+        settings = GenerationConfig(max_new_tokens=_DECODED_TOKENS, do_sample=False)
         settings.eos_token_id = None
-        for _ in range(DECODED_TIMES):
-            answers = [DecodingRow((prompt,), DECODED_TOKENS, stops=frozenset()) for prompt in prompts]
+        for _ in range(_DECODED_TIMES):
+            answers = [DecodingRow((prompt,), _DECODED_TOKENS, stops=frozenset()) for prompt in prompts]
             at = [time.perf_counter() for step in decoder.steps(answers) if step.row is answers[0]]
             ours += [after - before for before, after in pairwise(at)]
             clock = _Clock()
@@ -263,9 +263,9 @@ def bench_decode(model: SpeedModel, rows: int) -> DecodeSpeed:
                 streamer=clock,
             )
             theirs += [after - before for before, after in pairwise(clock.at[1:])]  # the first is told of no token
-    return DecodeSpeed(
+    return _DecodeSpeed(
         rows=rows,
-        prompt=PROMPT_POSITIONS,
+        prompt=_PROMPT_POSITIONS,
         token_ms=1e3 * median(ours),
         transformers_ms=1e3 * median(theirs),
         ratio=median(theirs) / median(ours),
@@ -288,8 +288,13 @@ class _Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped her
 
 
 def bench_candidates(
-    model: SpeedModel, questions: Sequence[str], candidates: Sequence[Sequence[str]], *, k: int, rate: int | None = None
-) -> CandidateSpeed:
+    model: _SpeedModel,
+    questions: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    *,
+    k: int,
+    rate: int | None = None,
+) -> _CandidateSpeed:
     """Time to the first token from indexed candidates against candidates compressed at question time.
 
     Both sides encode the question, rank the candidates by cosine and answer from the best ``k``; they differ in when
@@ -320,7 +325,7 @@ def bench_candidates(
         answer(question, memories)
         rows.append((compressed - started, late - started, time.perf_counter() - late))
     measured = rows[1:]
-    return CandidateSpeed(
+    return _CandidateSpeed(
         questions=len(questions),
         candidates=len(candidates[0]),
         k=k,

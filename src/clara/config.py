@@ -23,8 +23,7 @@ from pydantic import (
 
 from clara.errors import ConfigError, InputError
 
-RATES = (4, 8, 16, 32, 64, 128)
-ReadOut = Literal["memory_tokens", "mean_pool", "layers"]
+_ReadOut = Literal["memory_tokens", "mean_pool", "layers"]
 
 
 class Settings(BaseModel):
@@ -63,7 +62,7 @@ class CompressionConfig(Settings):
 
     window_tokens: int = Field(default=256, ge=4)
     rates: tuple[int, ...] = (4,)
-    read_out: ReadOut = "memory_tokens"
+    read_out: _ReadOut = "memory_tokens"
     residual: bool = False
     gain: bool = False
     pooled_input: bool = False
@@ -163,10 +162,10 @@ class LoraSettings(Settings):
         return values
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
+_SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
-def check(kind: type[SettingsT], values: dict[str, Any], *, source: str, faults: Sequence[str] = ()) -> SettingsT:
+def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults: Sequence[str] = ()) -> _SettingsT:
     """Build settings from plain values.
 
     Args:

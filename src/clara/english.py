@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal[
+_Kind = Literal[
     "question", "be", "do", "have", "determiner", "preposition", "conjunction", "pronoun", "adverb", "clitic", "mark",
     "identifier", "number", "name", "word",
 ]  # fmt: skip
@@ -22,9 +22,9 @@ def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-QUESTION_WORDS = word_set("who whom whose what which when where why how")
-_CLASSES: tuple[tuple[Kind, frozenset[str]], ...] = (
-    ("question", QUESTION_WORDS),
+_QUESTION_WORDS = word_set("who whom whose what which when where why how")
+_CLASSES: tuple[tuple[_Kind, frozenset[str]], ...] = (
+    ("question", _QUESTION_WORDS),
     ("be", word_set("is are was were be been being am isn aren wasn weren")),
     (
         "do",
@@ -55,9 +55,9 @@ _CLASSES: tuple[tuple[Kind, frozenset[str]], ...] = (
         ),
     ),
 )
-_KINDS: dict[str, Kind] = {word: kind for kind, words in reversed(_CLASSES) for word in words}
+_KINDS: dict[str, _Kind] = {word: kind for kind, words in reversed(_CLASSES) for word in words}
 # Words of English alone: "in", "is" and "was" are also German, "he" Spanish, "on" French.
-_ENGLISH = QUESTION_WORDS | word_set(
+_ENGLISH = _QUESTION_WORDS | word_set(
     "the does did has have are were can should would could and of with from this that these it its they their there "
     "about is been"
 )
@@ -106,7 +106,7 @@ class Word:
 
     text: str
     start: int
-    kind: Kind
+    kind: _Kind
 
     @property
     def end(self) -> int:
@@ -265,7 +265,7 @@ def with_capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _kind(match: re.Match[str]) -> Kind:
+def _kind(match: re.Match[str]) -> _Kind:
     text = match[0]
     if match.lastgroup in {"clitic", "mark"}:
         return "clitic" if match.lastgroup == "clitic" else "mark"
@@ -278,7 +278,7 @@ def _kind(match: re.Match[str]) -> Kind:
     return "name" if text[0].isupper() else "word"
 
 
-def _opens(kinds: Sequence[Kind], place: int) -> bool:
+def _opens(kinds: Sequence[_Kind], place: int) -> bool:
     """Whether a word opens a sentence, where any is capital."""
     return place == 0 or kinds[place - 1] == "mark" or (place == 1 and kinds[0] == "conjunction")
 

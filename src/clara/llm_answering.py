@@ -21,7 +21,6 @@ from clara.records import Citation, Hit, Quote, TokenCounts
 if TYPE_CHECKING:
     from clara.llm.client import LLM, Reply
 
-DEFAULT_PASSAGES = 5
 DEFAULT_TOKENS = 512
 """Longest answer: such a model answers in sentences, and may reason first."""
 

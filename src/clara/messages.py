@@ -19,7 +19,7 @@ from clara.pipeline import Clara
 if TYPE_CHECKING:
     from clara.llm.client import LLM
 
-TASK = "### Task:"
+_TASK = "### Task:"
 """How chat clients begin what they ask beside the conversation: a title, tags, follow-up questions."""
 
 _TURNS = 20  # earlier messages that are read: what a follow-up goes on with is never further back
@@ -79,7 +79,7 @@ def conversation_of(messages: Sequence[Said]) -> Conversation | None:
     if not asked:
         return None
     message = messages[asked[-1]].text.strip()
-    if message.startswith(TASK):
+    if message.startswith(_TASK):
         return Conversation(message, is_task=True)
     turns: list[Turn] = []
     for place, following in zip(asked[:-1][-_TURNS:], asked[1:][-_TURNS:], strict=True):

@@ -26,11 +26,11 @@ _TRUTH = {"True": "yes", "False": "no"}
 ScoringName: TypeAlias = Literal["squad", "hotpotqa", "triviaqa", "paper", "official"]
 """A published rule, or ``official``: for each question that of its data set."""
 
-OFFICIAL: Mapping[str, ScoringName] = MappingProxyType(
+_OFFICIAL: Mapping[str, ScoringName] = MappingProxyType(
     {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
 )
 """Rules of data sets by a question's source; the others (SQuAD, MuSiQue, Natural Questions) score as SQuAD 2.0 does."""
-ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
+_ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
 """Normal forms that are abstentions as a whole; as parts of an answer they may mean something."""
 ABSTENTION_OPENINGS = (
     "unanswerable",
@@ -184,7 +184,7 @@ _RULES: Mapping[ScoringName, _Rule] = MappingProxyType(
 
 def scoring_rule(name: ScoringName, source: str) -> ScoringName:
     """The rule that a question of a data set is scored by: ``official`` is that of the data set."""
-    return OFFICIAL.get(source, "squad") if name == "official" else name
+    return _OFFICIAL.get(source, "squad") if name == "official" else name
 
 
 def score_answer(
@@ -219,12 +219,12 @@ def score_answer(
 def is_abstention(prediction: str) -> bool:
     """Whether an answer says that there is none.
 
-    The rule: its normal form is empty, is one of ``ABSTENTIONS``, or begins with one of ``ABSTENTION_OPENINGS`` as
+    The rule: its normal form is empty, is one of ``_ABSTENTIONS``, or begins with one of ``ABSTENTION_OPENINGS`` as
     whole words. A sentence that only mentions such words later ("an unknown sailor") is an answer.
     """
     plain = normalize_answer(prediction)
     return (
-        not plain or plain in ABSTENTIONS or any(f"{plain} ".startswith(f"{words} ") for words in ABSTENTION_OPENINGS)
+        not plain or plain in _ABSTENTIONS or any(f"{plain} ".startswith(f"{words} ") for words in ABSTENTION_OPENINGS)
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from clara.answering import (
-    DEFAULT_OPTIONS,
     NOT_FOUND,
     AnswerKeywords,
     AnswerOptions,
@@ -46,6 +45,9 @@ if TYPE_CHECKING:
     from clara.ingest import ReadLimits
     from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
+
+_DEFAULT_OPTIONS = AnswerOptions()
+_LLM_PASSAGES = 5  # to find for a language model, where the user does not say
 
 
 class Clara:
@@ -206,7 +208,7 @@ class Clara:
         question: str,
         k: int | None = None,
         *,
-        options: AnswerOptions = DEFAULT_OPTIONS,
+        options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> Answer:
         """Answer a question from the best passages.
@@ -233,7 +235,7 @@ class Clara:
         question: str,
         k: int | None = None,
         *,
-        options: AnswerOptions = DEFAULT_OPTIONS,
+        options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> AnswerStream | LLMAnswerStream:
         """As ``ask``, with the text in pieces as it is generated.
@@ -259,12 +261,7 @@ class Clara:
         """What an answer is to be read from."""
         if options.context == "none":
             return _Found([], 0.0, 0.0)
-        if self.llm is not None:
-            from clara.llm_answering import DEFAULT_PASSAGES  # noqa: PLC0415
-
-            k = options.k or DEFAULT_PASSAGES
-        else:
-            k = passages_to_find(self.model, options)
+        k = passages_to_find(self.model, options) if self.llm is None else options.k or _LLM_PASSAGES
         depth = options.rerank
         if depth is None:
             depth = 0 if self.llm is not None else self.model.reading.rerank

@@ -19,7 +19,7 @@ _SMALLEST = np.float32(1e-30)
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class _Placed:
     """A passage in its place of a ranking.
 
     Attributes:
@@ -82,7 +82,7 @@ def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
     return best
 
 
-def covering(matches: Sequence[FloatArray], k: int) -> list[Placed]:
+def covering(matches: Sequence[FloatArray], k: int) -> list[_Placed]:
     """Rank passages so that those on top match all of the question together, not each the same part of it.
 
     What a set of passages is worth is, in equal shares, the sum of their late interactions and the late interaction of
@@ -104,13 +104,13 @@ def covering(matches: Sequence[FloatArray], k: int) -> list[Placed]:
     alone = each.sum(axis=1)
     covered = np.zeros(each.shape[1])
     left = np.ones(len(each), dtype=bool)
-    placed: list[Placed] = []
+    placed: list[_Placed] = []
     for _ in range(min(k, len(each))):
         added = np.maximum(each - covered, 0).sum(axis=1)
         worth = np.where(left, (1 - COVERAGE) * alone + COVERAGE * added, -np.inf)
         index = int(worth.argmax())
         # Sums of floats may rise by a rounding error where the true worth cannot.
         score = min(float(worth[index]), placed[-1].score if placed else np.inf)
-        placed.append(Placed(index, score))
+        placed.append(_Placed(index, score))
         covered, left[index] = np.maximum(covered, each[index]), False
     return placed

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from calling import Clara, on_a_terminal
 
-import clara.cli.index as index_command
+from clara.cli import terminal
 from clara.index import LanceStore
 
 pytest_plugins = ["cli_fixtures"]
@@ -32,7 +32,7 @@ def texts(tmp_path: Path) -> Path:
 def test_without_a_terminal_a_line_comes_now_and_then(
     clara: Clara, texts: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_command, "_SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(terminal, "SECONDS_A_LINE", 0.0)
     called = clara("index", texts, "--store", "s", "--model", tiny_checkpoint)
     assert called.code == 0
     lines = called.err.splitlines()
@@ -85,9 +85,9 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
 
 _SLOWLY = """
 import sys, time
-import clara.cli.index as index
+from clara.cli import terminal
 from clara.model import ClaraModel
-index._SECONDS_A_LINE = 0.0
+terminal.SECONDS_A_LINE = 0.0
 compress = ClaraModel.compress
 def slowly(self, *arguments, **options):
     time.sleep(0.5)

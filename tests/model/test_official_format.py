@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_folders import CASE, GOLDENS, RANK, WINDOW, Content, Spoil, content, needs_goldens
@@ -22,8 +21,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import enable_progress_bar
 from typer.testing import CliRunner
 
-from clara.cli import convert as convert_command
-from clara.cli import export as export_command
+from clara.cli import application
 from clara.config import CompressionConfig, check
 from clara.errors import BaseModelError, CheckpointError, ConfigError, InputError
 from clara.model import ClaraModel, checkpoint
@@ -512,10 +510,7 @@ def test_the_official_input_wants_one_rate(tiny_checkpoint: Path) -> None:
 
 def test_the_commands_convert_and_export(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
     enable_progress_bar()  # as in a new process
-    app = typer.Typer()
-    convert_command.register(app)
-    export_command.register(app)
-    run = CliRunner().invoke
+    app, run = application(), CliRunner().invoke
     out = tmp_path / "native"
     done = run(app, ["convert", str(folder), "--base", str(tiny_base), "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output

@@ -15,15 +15,13 @@ from cases import knowledge, write_passages
 from typer.testing import CliRunner, Result
 
 from clara.cli.entry import application
-from clara.cli.synth import register
 from clara.errors import ConfigError, RecordError, SynthesisError
 from clara.synth.settings import SynthSettings
 from llm_server import LLMServer, always, serving
 
 DOCS = Path(__file__).parents[2] / "docs" / "synth.md"
 MULTI_HOP = Path(__file__).parents[1] / "data" / "fixtures" / "multi_hop.jsonl"
-APP = typer.Typer()
-register(APP)
+APP = application()
 
 
 def call(*arguments: object) -> Result:

@@ -26,7 +26,7 @@ from clara.evaluate.failures import unwrap
 from clara.metrics import Interval, score_answer
 from clara.model.inspection import AnswerAttention
 
-EMPTY = "answers without a token"
+_EMPTY = "answers without a token"
 
 
 class AttentionSettings(AskSettings):
@@ -40,7 +40,7 @@ class AttentionSettings(AskSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionAttention:
+class _QuestionAttention:
     """One question.
 
     Attributes:
@@ -86,7 +86,7 @@ class AttentionReport(AnalysisReport):
     gold_share: float
     chance: float
     ci95: Interval
-    rows: tuple[QuestionAttention, ...]
+    rows: tuple[_QuestionAttention, ...]
 
     def by_layer(self, name: str) -> list[float]:
         """Mean over questions of a part (``gold``, ``other``, …), by layer; empty where no question has it."""
@@ -108,13 +108,13 @@ def answer_attention(
     """
     asker, rng, insight = Asker.of(model, settings), np.random.default_rng(settings.seed), model.inspector()
 
-    def measure(_: int, question: MultiHop) -> QuestionAttention | str:
+    def measure(_: int, question: MultiHop) -> _QuestionAttention | str:
         docs = [question.docs[i] for i in question.gold] + distractors(question, settings.distractors, rng)
         order = rng.permutation(len(docs))
         shown, gold = [docs[i] for i in order], [bool(i < len(question.gold)) for i in order]
         answer = unwrap(asker.answers(question.question, [shown]))[0]
         if not answer.token_ids:
-            return EMPTY
+            return _EMPTY
         windows = asker.windows(shown)
         owner = [place for place, found in enumerate(windows) for _ in found]
         memories = [memory for found in windows for memory in found]
@@ -133,7 +133,7 @@ def answer_attention(
 
 def row_of(
     question: MultiHop, prediction: str, seen: AnswerAttention, owner: Sequence[int], gold: Sequence[bool]
-) -> QuestionAttention:
+) -> _QuestionAttention:
     """One question's parts.
 
     Args:
@@ -147,7 +147,7 @@ def row_of(
     passages = np.stack([windows[:, :, np.asarray(owner) == p].sum(axis=2) for p in range(len(gold))], axis=2)
     layers, right = passages.mean(axis=1), np.asarray(gold)  # [layers, passages]
     held = np.asarray([gold[place] for place in owner])
-    return QuestionAttention(
+    return _QuestionAttention(
         id=question.id,
         prediction=prediction,
         f1=score_answer(prediction, question.answers).f1,

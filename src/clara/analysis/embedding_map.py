@@ -107,7 +107,7 @@ def embedding_map(
         raise InputError(f"a map needs at least {_MIN_TEXTS} texts, got {len(texts)}; raise --limit")
     states = insight.states(texts, role="compressor", rate=rate)
     document, memory = means(states)
-    points = tsne(np.concatenate([document, memory]), seed=seed)
+    points = _tsne(np.concatenate([document, memory]), seed=seed)
     places = [(float(x), float(y)) for x, y in points]
     return EmbeddingMap(
         model=model,
@@ -208,7 +208,7 @@ def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOU
     return float((kind[nearest] != kind[:, None]).mean())
 
 
-def tsne(points: FloatArray, *, seed: int) -> FloatArray:
+def _tsne(points: FloatArray, *, seed: int) -> FloatArray:
     """Two dimensions of ``points`` [P, H]: float32 [P, 2].
 
     Raises:

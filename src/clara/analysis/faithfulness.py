@@ -42,7 +42,7 @@ class FaithfulnessSettings(AskSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionFaith:
+class _QuestionFaith:
     """One question.
 
     Attributes:
@@ -81,7 +81,7 @@ class FaithfulnessReport(AnalysisReport):
     whole: float
     wrong_found: float | None
     ci95: Interval
-    rows: tuple[QuestionFaith, ...]
+    rows: tuple[_QuestionFaith, ...]
 
 
 def faithfulness(
@@ -99,7 +99,7 @@ def faithfulness(
     asker, rng = Asker.of(model, settings), np.random.default_rng(settings.seed)
     shown = [_shown(question, settings.distractors, rng) for question in choose(records, settings.limit).questions]
 
-    def measure(place: int, question: MultiHop) -> QuestionFaith | str:
+    def measure(place: int, question: MultiHop) -> _QuestionFaith | str:
         answer = unwrap(asker.answers(question.question, [shown[place]]))[0]
         if not normalize_answer(answer.text):
             return EMPTY
@@ -118,7 +118,7 @@ def faithfulness(
     )
 
 
-def row_of(question: MultiHop, prediction: str, cited: Sequence[DocText], others: Sequence[DocText]) -> QuestionFaith:
+def row_of(question: MultiHop, prediction: str, cited: Sequence[DocText], others: Sequence[DocText]) -> _QuestionFaith:
     """One question's shares.
 
     Args:
@@ -129,7 +129,7 @@ def row_of(question: MultiHop, prediction: str, cited: Sequence[DocText], others
     """
     tokens = normalize_answer(prediction).split()
     text, other = _tokens(cited), _tokens(others)
-    return QuestionFaith(
+    return _QuestionFaith(
         id=question.id,
         prediction=prediction,
         f1=score_answer(prediction, question.answers).f1,

@@ -26,13 +26,13 @@ from clara.records import FloatArray, GenerationRequest, Memory
 TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
 """Texts to contextual vectors of their tokens: float32 [tokens, width] each."""
 
-MAX_NEW_TOKENS = 256
+_MAX_NEW_TOKENS = 256
 _WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 
 @dataclass(frozen=True, slots=True)
-class FidelityRow:
+class _FidelityRow:
     """One passage, told again from its memory.
 
     Attributes:
@@ -80,7 +80,7 @@ class Fidelity:
     entities: float | None
     bert_score: float | None
     errors: int
-    rows: tuple[FidelityRow, ...]
+    rows: tuple[_FidelityRow, ...]
 
     def to_json(self) -> dict[str, object]:
         """Plain values, without the rows."""
@@ -117,16 +117,16 @@ def measure_fidelity(
     if not passages:
         raise RecordError("fidelity needs at least one passage, got none")
     scorer = rouge_scorer()
-    rows: list[FidelityRow] = []
+    rows: list[_FidelityRow] = []
     for start in range(0, len(passages), batch_size):
         batch = passages[start : start + batch_size]
         for (name, text), restated in zip(batch, each(batch, lambda some: _restate(model, some, rate)), strict=True):
             if isinstance(restated, Failure):
-                rows.append(FidelityRow(name, None, None, None, None, None, restated.reason))
+                rows.append(_FidelityRow(name, None, None, None, None, None, restated.reason))
                 continue
             rouge = scorer(text, restated)
             bert = bert_score(*vectors([restated, text])) if vectors is not None else None
-            rows.append(FidelityRow(name, restated, *rouge, kept_entities(text, restated), bert, None))
+            rows.append(_FidelityRow(name, restated, *rouge, kept_entities(text, restated), bert, None))
         if on_progress is not None:
             on_progress(len(rows), len(passages))
     return _summary(rows, rate)
@@ -243,10 +243,10 @@ def _begins_sentence(text: str, start: int) -> bool:
 def _restate(model: AnswerModel, passages: Sequence[tuple[str, str]], rate: int | None) -> list[str]:
     memories: list[Memory] = model.compress([text for _, text in passages], rate=rate)
     requests = [GenerationRequest(PARAPHRASE_INSTRUCTION.strip(), memories=(memory,)) for memory in memories]
-    return [generation.text for generation in model.generate_many(requests, max_new_tokens=MAX_NEW_TOKENS)]
+    return [generation.text for generation in model.generate_many(requests, max_new_tokens=_MAX_NEW_TOKENS)]
 
 
-def _summary(rows: Sequence[FidelityRow], rate: int | None) -> Fidelity:
+def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
     ones = [row.rouge1 for row in rows if row.rouge1 is not None]
     longest = [row.rouge_l for row in rows if row.rouge_l is not None]
     entities = [row.entities for row in rows if row.entities is not None]

@@ -42,7 +42,7 @@ class GradientSettings(AnalysisSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionPush:
+class _QuestionPush:
     """One question.
 
     Attributes:
@@ -82,7 +82,7 @@ class GradientReport(AnalysisReport):
     push_helpful: float
     probability_gold: float
     ci95: dict[str, Interval]
-    rows: tuple[QuestionPush, ...]
+    rows: tuple[_QuestionPush, ...]
 
     def by_rank(self, name: str) -> list[float]:
         """Mean ``probability`` or ``push`` by likelihood of the answer, for the ranks that every question has."""
@@ -104,7 +104,7 @@ def selection_gradients(
     """
     asker, insight = Asker(model, rate=settings.rate), model.inspector()
 
-    def measure(_: int, question: MultiHop) -> QuestionPush:
+    def measure(_: int, question: MultiHop) -> _QuestionPush:
         query, windows = asker.query(question.question), asker.windows(question.docs)
         memories = [memory for found in windows for memory in found]
         gold = [index in question.gold for index, found in enumerate(windows) for _ in found]
@@ -145,7 +145,7 @@ def helpful(likelihood: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]
     return found
 
 
-def push_of(row_id: str, found: SelectionGradient, gold: Sequence[bool]) -> QuestionPush:
+def push_of(row_id: str, found: SelectionGradient, gold: Sequence[bool]) -> _QuestionPush:
     """One question's shares.
 
     Args:
@@ -157,7 +157,7 @@ def push_of(row_id: str, found: SelectionGradient, gold: Sequence[bool]) -> Ques
     push = -found.gradient.astype(np.float64)
     total, upward = np.abs(push).sum(), np.clip(push, 0, None)
     order = np.argsort(-found.likelihood, kind="stable")
-    return QuestionPush(
+    return _QuestionPush(
         id=row_id,
         helpful=float(raises.mean()),
         probability_helpful=float(found.probability[raises].sum()),

@@ -156,7 +156,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class _Chosen:
     """Questions that an analysis can use, and what it leaves out.
 
     Attributes:
@@ -168,7 +168,7 @@ class Chosen:
     unusable: Counter[str]
 
 
-def choose(records: Sequence[DataRecord], limit: int | None) -> Chosen:
+def choose(records: Sequence[DataRecord], limit: int | None) -> _Chosen:
     """The first ``limit`` records that ask a question with a gold document.
 
     Raises:
@@ -186,7 +186,7 @@ def choose(records: Sequence[DataRecord], limit: int | None) -> Chosen:
     if not questions:
         listed = ", ".join(f"{count} {reason}" for reason, count in unusable.items()) or "no records"
         raise RecordError(f"nothing to ask: expected questions with gold documents, got {listed}")
-    return Chosen(tuple(questions), unusable)
+    return _Chosen(tuple(questions), unusable)
 
 
 def measure_questions(

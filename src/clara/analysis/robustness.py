@@ -60,7 +60,7 @@ class RobustnessSettings(AskSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class PerturbedPrompt:
+class _PerturbedPrompt:
     """One prompt.
 
     Attributes:
@@ -79,7 +79,7 @@ class PerturbedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class _Condition:
     """One row of the table.
 
     Attributes:
@@ -115,9 +115,9 @@ class RobustnessReport(AnalysisReport):
         conditions: rows, by disturbance.
     """
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[_Condition, ...]
 
-    def of(self, kind: Disturbance) -> list[Condition]:
+    def of(self, kind: Disturbance) -> list[_Condition]:
         """The rows of one disturbance."""
         return [row for row in self.conditions if row.kind == kind]
 
@@ -173,10 +173,10 @@ def robustness(
     )
 
 
-def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[PerturbedPrompt]:
+def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[_PerturbedPrompt]:
     """The best k for each k that there are candidates for."""
     return [
-        PerturbedPrompt(
+        _PerturbedPrompt(
             "k",
             str(k),
             tuple(question.docs[i] for i in ranking[:k]),
@@ -193,7 +193,7 @@ def static_prompts(
     settings: RobustnessSettings,
     rng: np.random.Generator,
     unusable: Counter[str],
-) -> list[PerturbedPrompt]:
+) -> list[_PerturbedPrompt]:
     """The prompts that need no ranking.
 
     Args:
@@ -205,7 +205,7 @@ def static_prompts(
     """
     gold = [question.docs[i] for i in sorted(question.gold)]
     others = distractors(question, max(settings.around, *settings.counts), rng)
-    prompts: list[PerturbedPrompt] = []
+    prompts: list[_PerturbedPrompt] = []
     if "order" in settings.vary:
         around = others[: settings.around]
         half = len(around) // 2
@@ -215,14 +215,14 @@ def static_prompts(
             "gold last": [*around, *gold],
             "shuffled": _shuffled([*gold, *around], rng),
         }
-        prompts += [PerturbedPrompt("order", name, tuple(docs)) for name, docs in orders.items()]
+        prompts += [_PerturbedPrompt("order", name, tuple(docs)) for name, docs in orders.items()]
     if "poison" in settings.vary:
         prompts += _poisoned(question, wrong, gold, others[: settings.around], unusable)
     if "distractors" in settings.vary:
         for count in settings.counts:
             if count <= len(others):
                 docs = _shuffled([*gold, *others[:count]], rng)
-                prompts.append(PerturbedPrompt("distractors", str(count), tuple(docs)))
+                prompts.append(_PerturbedPrompt("distractors", str(count), tuple(docs)))
     return prompts
 
 
@@ -252,7 +252,7 @@ def poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText |
 
 def _poisoned(
     question: MultiHop, wrong: str | None, gold: Sequence[DocText], around: Sequence[DocText], unusable: Counter[str]
-) -> list[PerturbedPrompt]:
+) -> list[_PerturbedPrompt]:
     if wrong is None:
         unusable[NO_WRONG] += 1
         return []
@@ -269,7 +269,7 @@ def _poisoned(
         "added last": [*clean, poison],
         "instead of gold": [*replaced, *around],
     }
-    return [PerturbedPrompt("poison", name, tuple(docs), wrong=wrong) for name, docs in prompts.items()]
+    return [_PerturbedPrompt("poison", name, tuple(docs), wrong=wrong) for name, docs in prompts.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +281,15 @@ class _Scored:
     wrong_f1: float | None
 
 
-def _scored(question: MultiHop, prompt: PerturbedPrompt, answer: Generation) -> _Scored:
+def _scored(question: MultiHop, prompt: _PerturbedPrompt, answer: Generation) -> _Scored:
     scores = score_answer(answer.text, question.answers)
     wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
     return _Scored(scores.em, scores.f1, scores.cover_em, 1.0 if prompt.recall is None else prompt.recall, wrong)
 
 
-def _condition(name: tuple[Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> Condition:
+def _condition(name: tuple[Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
     wrong = [row.wrong_f1 for row in rows if row.wrong_f1 is not None]
-    return Condition(
+    return _Condition(
         kind=name[0],
         condition=name[1],
         n=len(rows),

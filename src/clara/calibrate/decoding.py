@@ -23,13 +23,13 @@ from clara.pipeline import Clara
 from clara.prompts import passage_text
 from clara.records import Generation, Hit, QueryMemory, Wording
 
-LATENT_WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-WORDINGS: tuple[Wording, ...] = ("free", "quoted")
-PASSAGES = (1, 2, 3, 5)
+_LATENT_WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0)
+_CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+_WORDINGS: tuple[Wording, ...] = ("free", "quoted")
+_PASSAGES = (1, 2, 3, 5)
 """Numbers of passages to read."""
-RECALL_DEPTH = 5
-RIGHT = 0.5
+_RECALL_DEPTH = 5
+_RIGHT = 0.5
 """F1 from which an answer counts as right."""
 DEPTH = 12
 """Passages found for each question; the first of them are what a shorter search finds (``ranking.fusion_depth``)."""
@@ -186,16 +186,16 @@ def latent_weight(bench: Bench) -> Measurement | None:
     """What a rank by memory counts in hybrid search, by Recall@5; None where no gold passage is known."""
     current = bench.model.latent_weight
     scores: dict[float, list[float]] = {}
-    for weight in sorted({current, *LATENT_WEIGHTS}):
+    for weight in sorted({current, *_LATENT_WEIGHTS}):
         scores[weight] = [
-            recall_at_k([hit.passage.id for hit in hits], question.gold, RECALL_DEPTH)
+            recall_at_k([hit.passage.id for hit in hits], question.gold, _RECALL_DEPTH)
             for rate in bench.model.rates
             for question, hits in bench.found(rate, weight=weight)
             if question.gold
         ]
     if not scores[current]:
         return None
-    measured = choose(current, scores, f"Recall@{RECALL_DEPTH}")
+    measured = choose(current, scores, f"Recall@{_RECALL_DEPTH}")
     bench.change(latent_weight=measured.value)
     return measured
 
@@ -210,7 +210,7 @@ def contrast(bench: Bench) -> dict[int, Measurement]:
     for row, rate in enumerate(rates):
         current = chosen[row]
         scores: dict[float, list[float]] = {}
-        for value in sorted({current, *CONTRASTS}):
+        for value in sorted({current, *_CONTRASTS}):
             chosen[row] = value
             bench.change(contrast=tuple(chosen))
             scores[value] = bench.f1(options, k, f"contrast {value:g}", rates=[rate])
@@ -224,7 +224,7 @@ def wording(bench: Bench) -> Measurement:
     """Whether answers from memories are quoted or free, by F1."""
     k = _memory_k(bench.model)
     scores = {
-        value: bench.f1(AnswerOptions(context="memory", wording=value), k, f"wording {value}") for value in WORDINGS
+        value: bench.f1(AnswerOptions(context="memory", wording=value), k, f"wording {value}") for value in _WORDINGS
     }
     measured = choose(bench.model.wording, scores, "F1")
     bench.change(wording=measured.value)
@@ -236,7 +236,7 @@ def reading(bench: Bench) -> dict[str, Measurement]:
     model, current = bench.model, _memory_k(bench.model)
     scores = {
         k: bench.f1(AnswerOptions(context="memory"), k, f"reading {k} as memories")
-        for k in sorted({current, *PASSAGES})
+        for k in sorted({current, *_PASSAGES})
     }
     made = {"memory_k": choose(current, scores, "F1")}
     bench.change_reading(memory_k=made["memory_k"].value)
@@ -245,7 +245,7 @@ def reading(bench: Bench) -> dict[str, Measurement]:
         # What is read is the same in both contexts; only what is cited beside it differs.
         scores = {
             k: bench.f1(AnswerOptions(context="text"), k, f"reading {k} as text")
-            for k in sorted({*own.values(), *PASSAGES})
+            for k in sorted({*own.values(), *_PASSAGES})
         }
         for name, value in own.items():
             made[name] = choose(value, scores, "F1")
@@ -306,7 +306,7 @@ def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tupl
     for rate in bench.model.rates if options.context == "memory" else bench.model.rates[:1]:
         for q, reading, one in bench.read(list(bench.found(rate)), options, k, doing, scored=True):
             found = reading.evidence(one)
-            if found is not None and _f1(q, one) >= RIGHT:
+            if found is not None and _f1(q, one) >= _RIGHT:
                 right.append(found)
         elsewhere = list(bench.found_elsewhere(rate))
         answers = bench.read(elsewhere, options, k, f"{doing}, unanswerable", scored=True)

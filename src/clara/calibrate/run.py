@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from clara.calibrate import decoding, weights
 from clara.calibrate.decoding import Bench, Measurement, Told
@@ -28,10 +28,9 @@ from clara.train.start import TOKENS_A_TEXT, WHITENING_DOCUMENTS, WHITENING_QUES
 
 Part = Literal["spans", "queries", "latent-weight", "contrast", "wording", "reading", "evidence"]
 """What can be calibrated, in the order in which it is done."""
-PARTS: tuple[Part, ...] = get_args(Part)
-DECODING: frozenset[Part] = frozenset({"latent-weight", "contrast", "wording", "reading", "evidence"})
+_DECODING: frozenset[Part] = frozenset({"latent-weight", "contrast", "wording", "reading", "evidence"})
 
-SECTION = "## Calibrated"
+_SECTION = "## Calibrated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ class _Calibration:
             return frozenset()
         manifest = checkpoint.read_manifest(self.start)
         own = manifest.query_projection or "query_reasoner" in manifest.roles
-        return DECODING if own else DECODING | {"queries"}
+        return _DECODING if own else _DECODING | {"queries"}
 
     def _combined(self) -> Path:
         """With the mean and the reader that were asked for."""
@@ -227,7 +226,7 @@ class _Calibration:
     def decoding(self, folder: Path, parts: frozenset[Part]) -> Manifest:
         """The manifest with how passages are found and read as measured."""
         manifest = checkpoint.read_manifest(folder)
-        chosen = parts & DECODING
+        chosen = parts & _DECODING
         if "contrast" in chosen and not manifest.late_interaction:
             if self.wanted.only is not None:
                 raise InputError("contrast needs late interaction, which the checkpoint has not: calibrate queries too")
@@ -312,9 +311,9 @@ def _recorded(manifest: Manifest, entries: Mapping[str, Any]) -> Manifest:
 
 def _card(card: str, manifest: Manifest) -> str:
     """The card with a section that says what was calibrated."""
-    before, _, rest = card.partition(f"{SECTION}\n")
+    before, _, rest = card.partition(f"{_SECTION}\n")
     after = rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
-    lines = [SECTION, "", "| what | value | before | measure | of each candidate | questions | date |"]
+    lines = [_SECTION, "", "| what | value | before | measure | of each candidate | questions | date |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for part, entry in manifest.trained["calibrated"].items():
         rows = {part: entry} | {f"{part}, {key}": one for key, one in entry.items() if isinstance(one, dict)}

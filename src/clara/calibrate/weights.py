@@ -27,7 +27,7 @@ from clara.model.tensors import ADAPTER, read_tensors
 from clara.train.documents import Documents
 from clara.train.start import whiten
 
-ADAPTER_FILES = ("adapter_config.json", ADAPTER)
+_ADAPTER_FILES = ("adapter_config.json", ADAPTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def attach_reader(folder: Path, reader: Path, out: Path) -> None:
     with checkpoint.copying(folder, out, made, card=card_of(folder)) as scratch:
         place = scratch / "adapters" / "text_reader"
         place.mkdir(exist_ok=True)
-        for name in ADAPTER_FILES:
+        for name in _ADAPTER_FILES:
             if not (reader / name).is_file():
                 raise CheckpointError(f"{reader} has no {name}")
             shutil.copyfile(reader / name, place / name)

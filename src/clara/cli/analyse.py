@@ -6,24 +6,15 @@ import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
-from clara.cli.session import load_model
-from clara.cli.terminal import bar, console, note, print_json, write
+from clara.cli.options import JsonOption, NamedModel
+from clara.cli.session import load_model, make_folder
+from clara.cli.terminal import bar, console, note, print_json, table, write
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -80,14 +71,7 @@ def analyse(
         typer.Option("--max-new-tokens", min=1, help="attention, robustness, faithfulness: longest answer, in tokens."),
     ] = None,
     as_json: JsonOption = False,
-    model: Annotated[
-        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
-    ] = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Look into a model over a data set; writes a figure and all numbers (docs/analyses.md).
 
@@ -122,7 +106,6 @@ def analyse(
     }
     if kind == "fidelity":
         _refuse(kind, {**given, "compare": compare}, frozenset({"encoder"}))
-        choice = ModelChoice(model, base, device, dtype, cache, threads)
         fidelity.measure(data, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
         return
     if len(rate or ()) > 1:
@@ -131,13 +114,12 @@ def analyse(
     plots.check()
     reading = read_records(data)
     note(reading.summary())
-    _make_folder(out)
-    names = [model] if compare is None else [model, compare]
+    make_folder(out)
+    names = [choice.model] if compare is None else [choice.model, compare]
     labels = _labels(names)
     reports, sources = list[tuple[str, Any]](), list[dict[str, object]]()
     for name, label in zip(names, labels, strict=True):
-        choice = ModelChoice(name, base, device, dtype, cache, threads)
-        report, source = _measure(KINDS[kind], choice, name, reading.records, settings, label)
+        report, source = _measure(KINDS[kind], replace(choice, model=name), reading.records, settings, label)
         reports.append((label, report))
         sources.append(source)
     figure, target = out / f"{kind}.png", out / f"{kind}.json"
@@ -152,11 +134,6 @@ def analyse(
         return
     _show(short)
     write(f"{figure} and {target.name}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(analyse)
 
 
 def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
@@ -176,24 +153,19 @@ def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> 
 
 
 def _measure(
-    kind: Analysis, choice: ModelChoice, name: str, records: Sequence[Any], settings: AnalysisSettings, label: str
+    kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
     from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
-    loaded = load_model(choice, name)
+    loaded = load_model(choice)
     command = ["clara", *sys.argv[1:]]
     source = provenance(
-        command, model=name, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
+        command, model=choice.model, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
     ).to_json()
     with bar(label) as show:
-
-        def on_progress(done: int, total: int) -> None:
-            if show is not None:
-                show(done, total, "questions")
-
-        report = kind.measure(loaded, records, settings, on_progress)
+        report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))
     del loaded
     gc.collect()
     return report, source
@@ -210,25 +182,13 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
-
-
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:
     """One column a checkpoint; what is a list of rows (conditions) one row each."""
-    from rich.table import Table  # noqa: PLC0415
-
     columns = [dict(_flat(report)) for report in reports]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for report in reports:
-        table.add_column(str(report["label"]), justify="right")
+    shown = table("", *(str(report["label"]) for report in reports))
     for key in dict.fromkeys(key for column in columns for key in column):
-        table.add_row(key, *(column.get(key, "") for column in columns))
-    console().print(table)
+        shown.add_row(key, *(column.get(key, "") for column in columns))
+    console().print(shown)
 
 
 def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:

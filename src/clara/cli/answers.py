@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clara.cli.options import ModelChoice
+from clara.cli.options import AnswerChoice, ModelChoice
 from clara.cli.session import check_question, open_filled, without_model
 from clara.cli.terminal import plain, print_json, shown, snippet, write, write_emphasised
 from clara.records import Answer, Citation, Quote
@@ -55,9 +55,8 @@ class ShownAnswer:
 def open_to_answer(
     store: Path,
     choice: ModelChoice,
+    asked: AnswerChoice,
     options: AnswerOptions,
-    llm: str | None,
-    llm_model: str | None,
     *,
     once: bool = False,
 ) -> Iterator[Clara]:
@@ -67,10 +66,10 @@ def open_to_answer(
         ClaraError: one of them cannot be had, or cannot do what the options ask for.
     """
     server = None
-    if llm is not None or llm_model is not None:
+    if asked.llm is not None or asked.llm_model is not None:
         from clara.cli.llm import language_model  # noqa: PLC0415
 
-        server = language_model(llm, llm_model)
+        server = language_model(asked.llm, asked.llm_model)
     if server is None:
         with open_filled(store, choice, once=once) as rag:
             yield rag
@@ -81,17 +80,6 @@ def open_to_answer(
     with server, without_model(store) if options.mode == "text" else open_filled(store, choice, once=once) as rag:
         rag.llm = server
         yield rag
-
-
-def longest_answer(max_new_tokens: int | None, llm: str | None) -> int:
-    """The user's choice, or the default of what answers."""
-    if max_new_tokens is not None:
-        return max_new_tokens
-    if llm is None:
-        return 64
-    from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - loads the model's libraries
-
-    return DEFAULT_TOKENS
 
 
 def answer(
@@ -120,18 +108,18 @@ def answer(
                 sys.stdout.flush()
         write()
         result = ShownAnswer(said.strip(), stream.citations, stream.quote())
-        show_sources(result.citations, result.quote)
+        _show_sources(result.citations, result.quote)
         return result
     made = rag.ask(question, options=options)
     if as_json:
-        print_json({**answer_object(made), **(more or {})})
+        print_json({**_answer_object(made), **(more or {})})
     else:
         write(made.text)
-        show_sources(made.citations, made.quote)
+        _show_sources(made.citations, made.quote)
     return ShownAnswer(made.text, made.citations, made.quote)
 
 
-def answer_object(made: Answer) -> dict[str, Any]:
+def _answer_object(made: Answer) -> dict[str, Any]:
     """The object that ``clara ask --json`` prints: these keys and no others."""
     return {
         "answer": made.text,
@@ -144,7 +132,7 @@ def answer_object(made: Answer) -> dict[str, Any]:
     }
 
 
-def show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
+def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
     """Print the sentence that an answer stands in, then the passages found for it, numbered, with what was read."""
     if not citations:
         return

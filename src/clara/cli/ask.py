@@ -6,31 +6,9 @@ from typing import Annotated
 
 import typer
 
-from clara.cli.answers import answer, longest_answer, open_to_answer
+from clara.cli.answers import answer, open_to_answer
 from clara.cli.light import import_libraries
-from clara.cli.options import (
-    DEFAULT_STORE,
-    AlwaysAnswerOption,
-    AnswerTokensOption,
-    AttentionOption,
-    BaseOption,
-    CacheOption,
-    ContextOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    KOption,
-    LatentWeightOption,
-    LLMModelOption,
-    LLMOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    ModeOption,
-    StoreOption,
-    ThreadsOption,
-    WordingOption,
-)
+from clara.cli.options import DEFAULT_STORE, AnswerChoice, AnsweringModel, JsonOption, StoreOption
 from clara.cli.session import check_question
 
 
@@ -38,24 +16,9 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
-    k: KOption = None,
-    mode: ModeOption = "hybrid",
-    context: ContextOption = "auto",
-    wording: WordingOption = "auto",
-    latent_weight: LatentWeightOption = None,
-    always_answer: AlwaysAnswerOption = False,
-    max_new_tokens: AnswerTokensOption = None,
-    llm: LLMOption = None,
-    llm_model: LLMModelOption = None,
+    choice: AnsweringModel,
+    asked: AnswerChoice,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    attention: AttentionOption = "auto",
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Answer a question from the store, with the passages the answer was generated from.
 
@@ -78,16 +41,6 @@ def ask(
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
     import_libraries()
-    from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
-
-    worded = None if wording == "auto" else wording
-    longest = longest_answer(max_new_tokens, llm)
-    options = AnswerOptions(k, mode, context, worded, longest, always_answer, latent_weight)
-    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
-    with open_to_answer(store, choice, options, llm, llm_model, once=True) as rag:
+    options = asked.options()
+    with open_to_answer(store, choice, asked, options, once=True) as rag:
         answer(rag, question, options, as_json=as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(ask)

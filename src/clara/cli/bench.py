@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,15 +15,15 @@ import typer
 
 from clara.cli.options import (
     DEFAULT_MODEL,
-    BaseOption,
     CacheOption,
     ContextOption,
     DeviceOption,
-    DtypeOption,
     JsonOption,
     KOption,
     ModelChoice,
+    RateOption,
     ThreadsOption,
+    takes_records,
 )
 from clara.cli.sample_server import sample_server
 from clara.cli.session import cache_folder, load_model, prepare_torch
@@ -34,16 +35,21 @@ if TYPE_CHECKING:
     from clara.model import ClaraModel
     from clara.serve.load import LoadResult
 
-bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
-
-DataOption = Annotated[
+_DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Records whose texts are used (.jsonl, .jsonl.gz); the sample documents by default."),
 ]
-BenchModelOption = Annotated[
+_ModelOption = Annotated[
     str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
 ]
-QUESTION = "What is this about?"
+
+
+@dataclass(frozen=True, slots=True)
+class _BenchModel(ModelChoice):
+    model: _ModelOption = DEFAULT_MODEL
+
+
+_QUESTION = "What is this about?"
 # Questions of a store's measurement: the first words of real passages.
 _QUESTIONS = 40
 _QUESTION_WORDS = 12
@@ -58,19 +64,13 @@ _SERVED_QUESTIONS = (
 _WARM_SECONDS = 3.0
 
 
-@bench.command("compress")
 def compress(
     *,
-    data: DataOption = None,
+    data: _DataOption = None,
     passages: Annotated[int, typer.Option("--passages", min=1, help="Passages to compress.")] = 2000,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    rate: RateOption = None,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """Tokens a second of bulk compression, and its share of the machine's own matrix-product peak.
 
@@ -79,7 +79,7 @@ def compress(
     """
     from clara.bench import bench_compress  # noqa: PLC0415
 
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     texts = list(islice(cycle(_texts(data, loaded)), passages))
     done = 0
     with bar("compressing") as show:
@@ -87,8 +87,7 @@ def compress(
         def progress(count: int) -> None:
             nonlocal done
             done += count
-            if show is not None:
-                show(done, len(texts), "passages")
+            show(done, len(texts), "passages")
 
         speed = bench_compress(loaded, texts, rate=rate, progress=progress)
     if as_json:
@@ -104,20 +103,14 @@ def compress(
     )
 
 
-@bench.command("ask")
 def ask(
     *,
-    data: DataOption = None,
+    data: _DataOption = None,
     questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 10,
     k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
     rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """Time to the first token from memories against the full text of the same passages; then a token's time.
 
@@ -128,9 +121,9 @@ def ask(
     """
     from clara.bench import bench_ask  # noqa: PLC0415
 
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     texts = cycle(_windows(_texts(data, loaded), loaded))
-    speed = bench_ask(loaded, [QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
+    speed = bench_ask(loaded, [_QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
     if as_json:
         print_json(asdict(speed))
         return
@@ -146,21 +139,15 @@ def ask(
         )
 
 
-@bench.command("candidates")
 def candidates(
     *,
-    data: DataOption = None,
+    data: _DataOption = None,
     questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 5,
     count: Annotated[int, typer.Option("--candidates", min=1, help="Passages a question chooses from.")] = 20,
     k: KOption = None,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    rate: RateOption = None,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """Time to the first token with indexed candidates against candidates compressed at question time.
 
@@ -172,10 +159,10 @@ def candidates(
     """
     from clara.bench import bench_candidates  # noqa: PLC0415
 
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     texts = cycle(_windows(_texts(data, loaded), loaded))
     passages = [list(islice(texts, count)) for _ in range(questions)]
-    speed = bench_candidates(loaded, [QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
+    speed = bench_candidates(loaded, [_QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
     if as_json:
         print_json(asdict(speed))
         return
@@ -186,10 +173,9 @@ def candidates(
     )
 
 
-@bench.command("train")
 def train(
     *,
-    data: DataOption = None,
+    data: _DataOption = None,
     stage: Annotated[
         list[str] | None, typer.Option("--stage", help="Stage to measure, again for each; all by default.")
     ] = None,
@@ -199,9 +185,9 @@ def train(
     train_compressor: Annotated[
         bool, typer.Option("--train-compressor", help="Measure end-to-end with gradients to the compressor too.")
     ] = False,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    rate: RateOption = None,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
+    model: _ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "cpu",
     dtype: Annotated[Literal["bf16", "fp32"], typer.Option("--dtype", help="Of the base and of matrix products.")] = (
         "bf16"
@@ -258,10 +244,9 @@ def train(
         write(f"with gradients to the compressor: {gain.trained_seconds:.2f} s, {gain.trained_ratio:.1f} times")
 
 
-@bench.command("store")
 def store(
     *,
-    data: DataOption = None,
+    data: _DataOption = None,
     passages: Annotated[int, typer.Option("--passages", min=10, help="Passages of the store.")] = 10_000,
     rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
     codec: Annotated[
@@ -271,12 +256,7 @@ def store(
         int, typer.Option("--real", min=16, help="Real passages that are compressed, and that the others are like.")
     ] = 256,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """What a store of many passages costs: filling, bytes, memory, searches, and recall against an exact search.
 
@@ -289,7 +269,7 @@ def store(
     """
     from clara.evaluate.bench_store import StoreBench, bench_store  # noqa: PLC0415
 
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     texts = list(dict.fromkeys(_texts(data, loaded)))[:real]
     questions = [" ".join(text.split()[:_QUESTION_WORDS]) for text in texts[:_QUESTIONS]]
     plan = StoreBench.of(loaded, texts, questions, passages=passages, rate=rate, codec=codec)
@@ -307,7 +287,6 @@ def store(
     write(f"recall at 10 against an exact search: {speed.recall_at_10:.3f}")
 
 
-@bench.command("serve")
 def serve(
     *,
     clients: Annotated[
@@ -330,12 +309,7 @@ def serve(
     context: ContextOption = "auto",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """Seconds of answers of `clara serve` with several clients at once, over HTTP, streamed.
 
@@ -349,7 +323,6 @@ def serve(
 
     numbers = clients or [1, 4, 16]
     questions = LoadQuestions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
-    choice = ModelChoice(model, base, device, dtype, cache, threads)
     key = os.environ.get("CLARA_API_KEY")
     runs = []
     with nullcontext(url) if url is not None else sample_server(choice, waiting=max(numbers)) as address:
@@ -375,21 +348,15 @@ def _load_line(run: LoadResult) -> str:
     return line + (f" ({faults})" if faults else "")
 
 
-@bench.command("codecs")
 def codecs(
     *,
     data: Annotated[
         list[Path], typer.Option("--data", help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
     ],
     limit: Annotated[int, typer.Option("--limit", min=1, help="Questions of each file.")] = 32,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    rate: RateOption = None,
     as_json: JsonOption = False,
-    model: BenchModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: _BenchModel,
 ) -> None:
     """What each codec of a store costs in bytes, recall, answers and time.
 
@@ -407,7 +374,7 @@ def codecs(
     for path in data:
         questions = (record for record in read_records(path).records if isinstance(record, MultiHop) and record.gold)
         records += islice(questions, limit)
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     chosen = rate or loaded.default_rate
     costs = bench_codecs(loaded, records, rate=chosen, progress=lambda step: note(f"{step} …"))
     if as_json:
@@ -462,6 +429,7 @@ def _windows(texts: list[str], model: ClaraModel) -> list[str]:
     return [text for text in cut if model.token_count(text) <= model.window_tokens]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(bench, name="bench")
+bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
+_COMMANDS: tuple[Callable[..., None], ...] = (compress, ask, candidates, train, store, serve, codecs)
+for _command in _COMMANDS:
+    bench.command()(takes_records(_command))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -12,11 +10,9 @@ import typer
 
 from clara.cli.options import BaseOption, CacheOption, DeviceOption, JsonOption, ThreadsOption, given_path
 from clara.cli.session import cache_folder, prepare_torch
-from clara.cli.terminal import bar, download_lines, note, plain, print_json, write
+from clara.cli.terminal import bar_or_lines, download_lines, note, plain, print_json, write
 from clara.cli.train import read_all, refuse_eval
 from clara.errors import InputError
-
-_SECONDS_A_LINE = 30.0
 
 
 def calibrate(
@@ -76,21 +72,21 @@ def calibrate(
     --json prints {"checkpoint", "calibrated": {part: {"value", "was", "metric", "candidates", "questions", "passages",
     "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
     """
-    from clara.calibrate.run import PARTS, Part, Wanted  # noqa: PLC0415 - imports torch
+    from clara.calibrate.run import Part, Wanted  # noqa: PLC0415 - imports torch
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
     from clara.calibrate.weights import CheckpointLoader  # noqa: PLC0415
 
     paths = data or []
     refuse_eval(paths)
     parts = None if only is None else frozenset(name.strip() for name in only.split(",") if name.strip())
-    if parts is not None and (unknown := parts - set(PARTS)):
+    if parts is not None and (unknown := parts - set(get_args(Part))):
         raise InputError(f"--only: there is no {', '.join(sorted(unknown))}; give some of {', '.join(get_args(Part))}")
     wanted = Wanted(
         None if parts is None else cast("frozenset[Part]", parts), other, share, reader, late, keep, limit, seed
     )
     records, _ = read_all(paths, plain=True, say=note)
     chosen = prepare_torch(device, threads)
-    with _progress() as tell:
+    with bar_or_lines("calibrating", at_once=False) as tell:
         made = run(
             checkpoint,
             records,
@@ -98,7 +94,7 @@ def calibrate(
             CheckpointLoader(cache_folder(cache), base, chosen, download_lines()),
             out=out,
             data=[path.name for path in paths],
-            tell=tell,
+            tell=lambda what, done, total: tell(done, total, what, f"{what}: {done}/{total}"),
             notice=note,
         )
     if as_json:
@@ -120,24 +116,3 @@ def _show(name: str, entry: Mapping[str, Any]) -> None:
     for key, one in entry.items():
         if isinstance(one, dict) and "value" in one:
             _show(f"{name}, {key}", one)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal; elsewhere a line every 30 seconds."""
-    spoken = [time.monotonic()]
-    with bar("calibrating") as show:
-
-        def tell(what: str, done: int, total: int) -> None:
-            if show is not None:
-                show(done, total, what)
-            elif time.monotonic() - spoken[0] >= _SECONDS_A_LINE:
-                spoken[0] = time.monotonic()
-                note(f"{what}: {done}/{total}")
-
-        yield tell
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(calibrate)

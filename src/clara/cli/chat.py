@@ -9,32 +9,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
-from clara.cli.answers import ShownAnswer, answer, longest_answer, open_to_answer, place
-from clara.cli.options import (
-    DEFAULT_STORE,
-    AlwaysAnswerOption,
-    AnswerTokensOption,
-    AttentionOption,
-    BaseOption,
-    CacheOption,
-    ContextOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    KOption,
-    LatentWeightOption,
-    LLMModelOption,
-    LLMOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    ModeOption,
-    StoreOption,
-    ThreadsOption,
-    WordingOption,
-)
+from clara.cli.answers import ShownAnswer, answer, open_to_answer, place
+from clara.cli.options import DEFAULT_STORE, AnswerChoice, AnsweringModel, JsonOption, StoreOption
 from clara.cli.session import check_question
 from clara.cli.terminal import note, print_json, shown, write
 from clara.errors import ClaraError, InputError
@@ -57,24 +33,9 @@ _COMMAND = re.compile(r"/[\w-]*")
 def chat(
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
-    k: KOption = None,
-    mode: ModeOption = "hybrid",
-    context: ContextOption = "auto",
-    wording: WordingOption = "auto",
-    latent_weight: LatentWeightOption = None,
-    always_answer: AlwaysAnswerOption = False,
-    max_new_tokens: AnswerTokensOption = None,
-    llm: LLMOption = None,
-    llm_model: LLMModelOption = None,
+    choice: AnsweringModel,
+    asked: AnswerChoice,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    attention: AttentionOption = "auto",
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Answer questions from stdin, one a line, until /quit or the end of the input.
 
@@ -87,13 +48,8 @@ def chat(
     "made_from", "within"}, where within is the file or folder of its manual; or {"ask_back"}, {"sources"}, {"help"},
     {"error"}.
     """
-    from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
-
-    worded = None if wording == "auto" else wording
-    longest = longest_answer(max_new_tokens, llm)
-    options = AnswerOptions(k, mode, context, worded, longest, always_answer, latent_weight)
-    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
-    with open_to_answer(store, choice, options, llm, llm_model) as rag:
+    options = asked.options()
+    with open_to_answer(store, choice, asked, options) as rag:
         # On a terminal stdout shows the prompt too, unless it is to hold JSON alone.
         prompt = sys.stdout if sys.stdout.isatty() and not as_json else sys.stderr
         conversation = _Conversation(rag, options, as_json=as_json)
@@ -106,11 +62,6 @@ def chat(
                 else:
                     note(f"clara: {error}")
             sys.stdout.flush()  # whoever feeds questions through a pipe waits for the answer
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(chat)
 
 
 class _Conversation:

@@ -5,10 +5,8 @@ What a grid does is in ``clara.evaluate.run``; what it writes, in ``clara.evalua
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,31 +17,24 @@ from clara.cli import evaluation
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     EvalChoice,
+    PoolChoice,
+    ScoreChoice,
     candidacy,
     folders,
     given_options,
+    origin_of,
     refuse_foreign,
     system_settings,
 )
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_MODEL, JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, resolved
-from clara.cli.terminal import bar, clock, console, note, print_json, write
+from clara.cli.terminal import Tell, bar_or_lines, clock, console, note, print_json, table, write
 from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate.report import GridReport
     from clara.evaluate.run import Grid, GridProgress, GridRun
 
-_SECONDS_A_LINE = 30.0
 _INTERRUPTED = 130
 ALWAYS = frozenset({"limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
 _SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "candidates", "retry_errors"})
@@ -74,25 +65,14 @@ def compare(
         str | None, typer.Option("--reader", metavar="DIR", help="The same as --option reader=DIR.")
     ] = None,
     option: evaluation.FolderOption = None,
-    data_dir: evaluation.DataDirOption = None,
-    corpus: evaluation.CorpusOption = None,
-    first_stage: evaluation.FirstStageOption = "bm25",
-    candidates: evaluation.CandidatesOption = 20,
+    pool: PoolChoice,
     batch_size: evaluation.BatchOption = 8,
     max_new_tokens: evaluation.LengthOption = 32,
-    scoring: evaluation.ScoringOption = "squad",
-    yes_no: evaluation.YesNoOption = False,
-    timed: evaluation.TimedOption = 8,
-    retry_errors: evaluation.RetryOption = False,
+    scores: ScoreChoice,
     seed: evaluation.SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report, results, rows and journals.")] = None,
     as_json: JsonOption = False,
-    model: evaluation.EvalModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Compare systems on the same questions: scores, intervals, paired tests, rankings, times (docs/systems.md).
 
@@ -116,23 +96,13 @@ def compare(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         options=folders(option, reader),
-        data_dir=data_dir,
-        corpus=corpus,
-        first_stage=first_stage,
-        candidates=candidates,
-        scoring="hotpotqa" if yes_no else scoring,
-        timed=timed,
-        retry_errors=retry_errors,
+        pool=pool,
+        scores=scores,
         recipe=recipe,
         seed=seed,
         out=out,
     )
-    run_comparison(ctx, asked, ModelChoice(model, base, device, dtype, cache, threads), as_json=as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(compare)
+    run_comparison(ctx, asked, choice, as_json=as_json)
 
 
 def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
@@ -203,17 +173,16 @@ def _grid(asked: EvalChoice) -> Grid:
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "scoring": asked.scoring,
+        "scoring": asked.scores.rule,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
-        "timed": asked.timed,
+        "timed": asked.scores.timed,
         "seed": asked.seed,
     }
     return check(Grid, values, source="command line")
 
 
 def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]) -> GridReport:
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.report import make_report  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
@@ -234,42 +203,30 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
         options={**grid.options, **settings.options},
     )
     whole = identity(settings, model)
-    command = ["clara", *sys.argv[1:]]
-    origin = provenance(command, model=model.name, checkpoint=whole, seed=grid.seed, device=choice.device)
+    origin = origin_of(model, choice.device, seed=grid.seed, checkpoint=whole)
     how = RunSettings(
         folder=(asked.out or Path()) / "journals",
         batch_size=grid.batch_size,
-        retry_errors=asked.retry_errors,
+        retry_errors=asked.scores.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
     )
     scoring = Scoring(rule=grid.scoring, seed=grid.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
-        show = opened.enter_context(_progress())
-        found = run_grid(runs, SYSTEMS, settings, loader, how, scoring=scoring, on_progress=show)
+        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
+        tell = opened.enter_context(bar_or_lines("questions"))
+        found = run_grid(runs, SYSTEMS, settings, loader, how, scoring=scoring, on_progress=_telling(tell))
     return make_report(found, origin, scoring, grid.benefit)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[GridProgress], None]]:
-    """A live line on a terminal; elsewhere a plain line now and then."""
-    spoken = [-_SECONDS_A_LINE]
-    with bar("questions") as show:
+def _telling(tell: Tell) -> Callable[[GridProgress], None]:
+    def on_progress(step: GridProgress) -> None:
+        left = f"{clock(step.seconds_left)} left" if step.seconds_left is not None else ""
+        line = f"{step.done}/{step.total} questions, {left}: {step.label}"
+        tell(step.done, step.total, f"{step.label}, {left}", line, now=step.done == step.total)
 
-        def on_progress(step: GridProgress) -> None:
-            left = f"{clock(step.seconds_left)} left" if step.seconds_left is not None else ""
-            if show is not None:
-                show(step.done, step.total, f"{step.label}, {left}")
-                return
-            now = time.monotonic()
-            if now - spoken[0] >= _SECONDS_A_LINE or step.done == step.total:
-                spoken[0] = now
-                note(f"{step.done}/{step.total} questions, {left}: {step.label}")
-                sys.stderr.flush()
-
-        yield on_progress
+    return on_progress
 
 
 def _say_left_out(report: GridReport) -> None:
@@ -285,17 +242,13 @@ def _say_left_out(report: GridReport) -> None:
 
 
 def _show(report: GridReport) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
     headings = ("data", "system", "n", "errors", "EM", "F1", "95 %", "cover-EM", "Recall@5", "first token")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 2 else "right")
+    shown = table(*headings, words=2)
     names = report.names
     for result in report.grid.results:
         interval = result.ci95["f1"] if result.ci95 is not None else None
         seconds = result.first_token_seconds
-        table.add_row(
+        shown.add_row(
             f"{names.data(result.group)} {result.setting}{names.k(result.group)}",
             result.label,
             f"{result.n:,}",
@@ -307,7 +260,7 @@ def _show(report: GridReport) -> None:
             _three(result.retrieval["R@5"] if result.retrieval is not None else None),
             f"{1000 * seconds:,.0f} ms" if seconds is not None else "",
         )
-    console().print(table)
+    console().print(shown)
 
 
 def _three(value: float | None) -> str:

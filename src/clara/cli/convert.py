@@ -48,8 +48,3 @@ def convert(
         print_json(facts)
     else:
         write(f"wrote {out}: stage {manifest.stage}, {facts['rate']}x, {', '.join(manifest.roles)}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(convert)

@@ -1,38 +1,43 @@
-"""``clara doctor``: is everything there that the other commands need? The checks themselves are in ``checks``."""
+"""``clara doctor``: is everything there that the other commands need, from the interpreter up to the store?
+
+Changes and downloads nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_STORE,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ModelOption,
-    StoreOption,
-    ThreadsOption,
-)
-from clara.cli.terminal import print_json, write
+from clara.cli.options import DEFAULT_MODEL, DEFAULT_STORE, JsonOption, ModelChoice, StoreOption
+from clara.cli.session import cache_folder, load_model, open_store, prepare_torch, stored_model
+from clara.cli.terminal import counted, megabytes, print_json, shown, write
+from clara.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.model.checkpoint import Manifest
 
 _FAILED = 1
+_PYTHON = (3, 11)
+_REINSTALL = "pip install --upgrade clara-rag"
+_NAMED = ("torch", "transformers", "peft", "lancedb", "numpy")
+_FREE_BYTES = 1_000_000_000  # for one embedded base model while it is made, with room to spare
 
 
 def doctor(
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: ModelChoice,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
 ) -> None:
     """Check the installation, the model and the store; say what to do about what is wrong.
 
@@ -40,10 +45,8 @@ def doctor(
 
     --json prints {"ok", "checks": [{"name", "status", "detail", "remedy"}]}, status being ok, warn or fail.
     """
-    from clara.cli.checks import run_checks  # noqa: PLC0415
-
     found = []
-    for check in run_checks(store, ModelChoice(model, base, device, dtype, cache, threads)):
+    for check in _run_checks(store, choice):
         found.append(check)
         if not as_json:
             write(f"{check.status:<4}  {check.name}: {check.detail}")
@@ -56,6 +59,284 @@ def doctor(
         raise typer.Exit(_FAILED)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(doctor)
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """One thing looked at.
+
+    Attributes:
+        name: in a word or two.
+        status: ``ok``, ``warn`` (works, but) or ``fail``.
+        detail: what was found.
+        remedy: what to do about it; empty where there is nothing to do.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+def _run_checks(store: Path, choice: ModelChoice) -> Iterator[_Check]:
+    """All checks, one after the other; a check that cannot be made fails, and those that need it are left out."""
+    yield _python()
+    yield _guarded("packages", _packages, _REINSTALL)
+    hardware = _guarded("torch", lambda: _torch(choice), _REINSTALL)
+    yield hardware
+    yield _guarded("number format", lambda: _number_format(choice), _REINSTALL)
+    yield _guarded("disk", lambda: _disk(choice), "free some space, or name another folder with --cache")
+    subject = _Subject(store, choice)
+    for name, work in (("checkpoint", subject.checkpoint), ("base model", subject.base)):
+        yield _guarded(name, work, _REINSTALL)
+    if subject.ready and hardware.status != "fail":
+        yield _guarded("end to end", subject.end_to_end, "run with --debug and report what it says")
+    yield _guarded("store", subject.check_store, "index the documents again into another --store")
+
+
+def _guarded(name: str, work: Callable[[], _Check], remedy: str) -> _Check:
+    try:
+        return work()
+    except ClaraError as error:  # its message has the remedy
+        return _Check(name, "fail", str(error))
+    except Exception as error:  # noqa: BLE001 - a broken installation can raise anything, and is what is looked for
+        return _Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
+
+
+def _python() -> _Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] < _PYTHON:
+        return _Check("python", "fail", found, "clara needs Python 3.11 or newer; make a new environment with it")
+    return _Check("python", "ok", found)
+
+
+def _packages() -> _Check:
+    """Every dependency that is not an extra's, against the version asked for."""
+    from packaging.requirements import Requirement  # noqa: PLC0415
+
+    faults, count = [], 0
+    for line in metadata.requires("clara-rag") or ():
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        try:
+            found = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            faults.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            faults.append(f"{wanted.name} {found} (needs {wanted.specifier})")
+    if faults:
+        return _Check("packages", "fail", "; ".join(faults), _REINSTALL)
+    named = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
+    return _Check("packages", "ok", f"{count} as required ({named})")
+
+
+def _torch(choice: ModelChoice) -> _Check:
+    device = prepare_torch(choice.device, choice.threads)
+    import torch  # noqa: PLC0415
+
+    from clara.model.placement import SPREAD  # noqa: PLC0415
+
+    if device in SPREAD:
+        return _Check("torch", "ok", f"{device}: {counted(torch.cuda.device_count(), 'GPU')}")
+    if torch.device(device).type == "cuda":
+        return _Check("torch", "ok", f"{device}: {torch.cuda.get_device_name(device)}")
+    threads, cores = torch.get_num_threads(), _cores()
+    detail = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
+    if threads > cores:
+        return _Check("torch", "warn", detail, f"more threads than cores slow each other down: --threads {cores}")
+    if torch.cuda.is_available() and choice.device == "cpu":
+        return _Check("torch", "warn", f"{detail}; there is a GPU", "--device auto uses it")
+    return _Check("torch", "ok", detail)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number_format(choice: ModelChoice) -> _Check:
+    import torch  # noqa: PLC0415
+
+    from clara.model.placement import natural_dtype  # noqa: PLC0415
+
+    device = prepare_torch(choice.device, choice.threads)
+    if natural_dtype(device) is torch.bfloat16:
+        return _Check("number format", "ok", "bf16 is multiplied faster than fp32")
+    remedy = "" if choice.dtype != "bf16" else "--dtype auto is faster here"
+    return _Check(
+        "number format", "warn", "bf16 would be multiplied slower: fp32 is used, with twice the memory", remedy
+    )
+
+
+def _disk(choice: ModelChoice) -> _Check:
+    cache = cache_folder(choice.cache)
+    place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    detail = f"{megabytes(free)} free for base weights in {cache}"
+    if not os.access(place, os.W_OK):
+        return _Check("disk", "warn", f"{cache} cannot be written", "name another folder with --cache or CLARA_CACHE")
+    if free < _FREE_BYTES:
+        remedy = f"free some space ({megabytes(_FREE_BYTES)}), or name another folder with --cache or CLARA_CACHE"
+        return _Check("disk", "warn", detail, remedy)
+    return _Check("disk", "ok", detail)
+
+
+class _Subject:
+    """The model and the store that the other commands would use, as far as they are there."""
+
+    def __init__(self, store: Path, choice: ModelChoice) -> None:
+        self._store, self._choice = store, choice
+        self._folder: Path | None = None
+        self._manifest: Manifest | None = None
+        self._base_present = False
+        self._model: ClaraModel | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether checkpoint and base weights are both there."""
+        return self._folder is not None and self._base_present
+
+    def checkpoint(self) -> _Check:
+        """Is there a checkpoint of that name, with a manifest that can be read?"""
+        from clara.model import checkpoint  # noqa: PLC0415
+        from clara.model.apple import format as apple_format  # noqa: PLC0415
+        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
+
+        folder = find_checkpoint(self._name(), download=False)
+        self._folder = folder
+        if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
+            found = apple_format.read(folder)
+            named, rate = found.config.decoder_model_name, found.config.compr_rate
+            detail = f"{self._name()}: Apple's format, rate {rate}x, stage {found.stage}, on {named}"
+            return _Check("checkpoint", "ok", detail)
+        manifest = checkpoint.read_manifest(folder)
+        self._manifest = manifest
+        rates = ", ".join(f"{rate}x" for rate in manifest.compression.rates)
+        detail = f"{self._name()}: rates {rates}, stage {manifest.stage}, on {manifest.base_model}"
+        if manifest.stage == "untrained":
+            return _Check("checkpoint", "warn", detail, "train it: clara train scp")
+        return _Check("checkpoint", "ok", detail)
+
+    def base(self) -> _Check:
+        """Are the base weights here, and the ones the checkpoint was trained on?"""
+        from clara.model.hub.base import identity  # noqa: PLC0415
+
+        name = self._base_name()
+        files = _files_here(name, cache_folder(self._choice.cache))
+        if files is None:
+            remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
+            return _Check("base model", "warn", f"{name} is not on this machine yet", remedy)
+        found = identity(files)
+        if self._manifest is not None and found != self._manifest.base_identity:
+            detail = f"{name} ({found}) is not what the checkpoint was trained on"
+            remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
+            return _Check("base model", "fail", detail, remedy)
+        self._base_present = True
+        return self._memory(name, files, found)
+
+    def _memory(self, name: str, files: Path, found: str) -> _Check:
+        """Is there memory for the model? Asked of files' headers, before anything is loaded."""
+        from clara.model import create, estimate  # noqa: PLC0415
+        from clara.model.apple import format as apple_format  # noqa: PLC0415
+        from clara.model.placement import placement  # noqa: PLC0415
+
+        detail = f"{name} (identity {found})"
+        if self._folder is None:
+            return _Check("base model", "ok", detail)
+        device = prepare_torch(self._choice.device, self._choice.threads)
+        where = placement(self._choice.dtype, device)
+        if self._manifest is not None:
+            size = create.adapter_size(self._folder, self._manifest)
+        else:
+            apple = apple_format.read(self._folder)
+            size = create.AdapterSize(apple.adapter_parameters(), len(apple.adapters))
+        needed, free = create.need(files, where, size), estimate.available(where)
+        detail += f"; takes about {needed}, {estimate.gigabytes(free)} are free on {device}"
+        if needed.total - needed.merged > free:
+            return _Check(
+                "base model", "fail", detail, "--dtype int8 or int4, another --device, or a smaller base model"
+            )
+        return _Check("base model", "ok", detail)
+
+    def end_to_end(self) -> _Check:
+        """Compress a sentence, encode a question, answer it."""
+        started = time.perf_counter()
+        self._model = model = load_model(self._choice, self._name())
+        ready = time.perf_counter()
+        memory = model.compress(["The cat sat on the mat."])[0]
+        model.encode_queries(["Where did the cat sit?"])
+        generation = model.generate("Where did the cat sit?", [memory], max_new_tokens=4)
+        seconds = time.perf_counter() - ready
+        detail = f"loaded in {ready - started:.1f} s; compressed and answered in {seconds:.1f} s"
+        return _Check("end to end", "ok", f"{detail} ({counted(generation.tokens.memory, 'memory token')} read)")
+
+    def check_store(self) -> _Check:
+        """Can the store be opened, is it whole, and is it this model's?"""
+        filled_by = stored_model(self._store)
+        if filled_by is None:
+            return _Check("store", "ok", f"none at {self._store} yet; clara index PATH makes one")
+        with open_store(self._store) as store:
+            documents, unfinished, passages = len(store.documents()), len(store.unfinished()), store.count()
+            other = self._model is not None and self._model.fingerprint != filled_by.fingerprint
+            damaged = [] if other else store.damaged()
+        detail = (
+            f"{self._store}: {counted(documents, 'document')}, {counted(passages, 'passage')}, "
+            f"{shown(filled_by.name)} at {filled_by.rate}x"
+        )
+        if other:
+            remedy = f"use --model {filled_by.name}, or index the documents again into another --store"
+            return _Check("store", "fail", f"{detail}; filled by another model than {self._name()}", remedy)
+        if damaged:
+            names = sorted({document for _, document in damaged})
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            remedy = f"clara remove {shown(names[0])}{more}, then clara index them again; the disk may be failing"
+            return _Check("store", "fail", f"{detail}; {counted(len(damaged), 'passage')} damaged on disk", remedy)
+        if unfinished:
+            remedy = "run the same clara index again; it finishes them"
+            return _Check("store", "warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)
+        return _Check("store", "ok", detail)
+
+    def _base_name(self) -> str:
+        if self._choice.base is not None:
+            return self._choice.base
+        if self._manifest is not None:
+            return self._manifest.base_model
+        if self._folder is not None:
+            from clara.model import create  # noqa: PLC0415
+            from clara.model.apple import format as apple_format  # noqa: PLC0415
+
+            return create.named_base(apple_format.read(self._folder))
+        return DEFAULT_MODEL
+
+    def _name(self) -> str:
+        """The model's name; a store that cannot be read is the store check's matter."""
+        if self._choice.model is not None:
+            return self._choice.model
+        try:
+            filled_by = stored_model(self._store)
+        except ClaraError:
+            filled_by = None
+        return filled_by.name if filled_by is not None else DEFAULT_MODEL
+
+
+class _WouldDownloadError(Exception):
+    """Raised in place of a download."""
+
+
+def _files_here(name: str, cache: Path) -> Path | None:
+    """The folder of base weights that can be had without a download; None if they cannot.
+
+    Raises:
+        BaseModelError: nothing has that name, or there is no room.
+    """
+    from clara.model.hub.base import EMBEDDED, find_base, kept_from_hub  # noqa: PLC0415
+
+    def stop(_what: str, _done: int, _total: int) -> None:
+        raise _WouldDownloadError
+
+    if name not in EMBEDDED and "/" in name and not Path(name).expanduser().is_dir():
+        return kept_from_hub(name)
+    try:
+        return find_base(name, cache, progress=stop)
+    except _WouldDownloadError:
+        return None

@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from clara.cli.options import takes_records
 from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
 from clara.errors import ClaraError, ConfigError, OutputError
 
@@ -70,7 +71,7 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-COMMANDS = (
+_COMMANDS = (
     "index",
     "ask",
     "search",
@@ -90,20 +91,26 @@ COMMANDS = (
     "analyse",
     "bench",
     "synth",
+    "convert-records",
     "convert",
     "export",
     "push",
     "pull",
 )
-"""Each is a file of this room with a function ``register``."""
+"""Each is a function of a file of this room, both of that name; ``eval`` is the name of another function already."""
 
 
 def application(command: str | None = None) -> typer.Typer:
     """The command line with one command, or with all where there is none of that name: others are not imported."""
     app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_root)
-    for name in (command,) if command in COMMANDS else COMMANDS:
-        import_module(f"clara.cli.{name}").register(app)
+    for name in (command,) if command in _COMMANDS else _COMMANDS:
+        file = name.replace("-", "_")
+        made = getattr(import_module(f"clara.cli.{file}"), "evaluate" if name == "eval" else file)
+        if isinstance(made, typer.Typer):
+            app.add_typer(made, name=name)
+        else:
+            app.command(name)(takes_records(made))
     return app
 
 

@@ -6,7 +6,6 @@ stay here as an alias of it, ``--fidelity`` as one of ``clara analyse fidelity``
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,36 +16,22 @@ import typer
 
 from clara.cli import evaluation
 from clara.cli.compare import ALWAYS, run_comparison
-from clara.cli.eval_bed import (
-    DEFAULT_BED,
-    DEFAULT_DOCS,
-    BedDocsOption,
-    BedOption,
-    BedSystemOption,
-    HalfOption,
-    ask_bed,
-)
+from clara.cli.eval_bed import BedChoice, ask_bed
 from clara.cli.evaluation import (
     SHOWN_REASONS,
     EvalChoice,
+    PoolChoice,
+    ScoreChoice,
     candidacy,
     folders,
     given_options,
+    origin_of,
     refuse_foreign,
     system_settings,
 )
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
+from clara.cli.options import JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, make_folder, resolved
-from clara.cli.terminal import bar, console, note, print_json
+from clara.cli.terminal import bar, console, note, print_json, table
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -106,22 +91,13 @@ def evaluate(
     setting: evaluation.SettingOption = None,
     system: evaluation.SystemOption = None,
     option: evaluation.FolderOption = None,
-    data_dir: evaluation.DataDirOption = None,
-    corpus: evaluation.CorpusOption = None,
-    first_stage: evaluation.FirstStageOption = "bm25",
-    candidates: evaluation.CandidatesOption = 20,
-    scoring: evaluation.ScoringOption = "squad",
-    yes_no: evaluation.YesNoOption = False,
-    timed: evaluation.TimedOption = 8,
-    retry_errors: evaluation.RetryOption = False,
+    pool: PoolChoice,
+    scores: ScoreChoice,
     fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False,
     encoder: Annotated[
         Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
     ] = None,
-    bed: BedOption = False,
-    bed_docs: BedDocsOption = DEFAULT_DOCS,
-    bed_system: BedSystemOption = None,
-    half: HalfOption = "reporting",
+    bed: BedChoice,
     recipe: evaluation.RecipeOption = None,
     seed: evaluation.SeedOption = 0,
     out: Annotated[
@@ -129,12 +105,7 @@ def evaluate(
         typer.Option("--out", help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
     ] = None,
     as_json: JsonOption = False,
-    model: evaluation.EvalModelOption = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Measure one model's answers: exact match, token F1, cover-EM and Recall@5, with 95 % bootstrap intervals.
 
@@ -157,14 +128,12 @@ def evaluate(
     abstained answers, where the evidence was found, tokens read and seconds, by collection and system. DIR then holds
     bed.json, rows.jsonl (an answer a line) and the stores. --json prints what bed.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    choice = ModelChoice(model, base, device, dtype, cache, threads)
     systems = bool(system or recipe)
     if systems and context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
-    if bed:
+    if bed.bed:
         refuse_foreign(ctx, _BED, "with --bed")
-        folder = Path(data[0]) if data else DEFAULT_BED
-        ask_bed(folder, bed_docs, bed_system or (), half=half, out=out, choice=choice, as_json=as_json)
+        ask_bed(bed, data[0] if data else None, out=out, choice=choice, as_json=as_json)
         return
     if fidelity:
         from clara.cli.fidelity import measure  # noqa: PLC0415
@@ -189,13 +158,8 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         options=folders(option, reader if systems else None),
-        data_dir=data_dir,
-        corpus=corpus,
-        first_stage=first_stage,
-        candidates=candidates,
-        scoring="hotpotqa" if yes_no else scoring,
-        timed=timed if systems else 0,
-        retry_errors=retry_errors,
+        pool=pool,
+        scores=scores if systems else replace(scores, timed=0),
         recipe=recipe,
         seed=seed,
         out=out,
@@ -204,11 +168,6 @@ def evaluate(
         run_comparison(ctx, asked, choice, as_json=as_json)
     else:
         _measure(asked, choice, context or "memory", reader, quoted=wording == "quoted", as_json=as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command(name="eval")(evaluate)
 
 
 def _measure(
@@ -225,7 +184,7 @@ def _measure(
 
     if len(asked.data) != 1 or len(asked.rates) > 1:
         raise InputError("one model is measured on one --data at one --rate; give --system to compare on several")
-    if asked.retry_errors and asked.out is None:
+    if asked.scores.retry_errors and asked.out is None:
         raise InputError("--retry-errors needs the --out DIR of the earlier run: its journal stands there")
     folder = None if reader in {None, "generator", "base"} else _reader_folder(str(reader), context, choice)
     if folder is not None:
@@ -237,7 +196,7 @@ def _measure(
     with ExitStack() as opened:
         journals = asked.out / "journals" if asked.out else Path(opened.enter_context(TemporaryDirectory()))
         run = _run(asked, choice, journals, context, weights, quoted=quoted)
-    name = str(folder) if folder is not None else choice.model or DEFAULT_MODEL
+    name = str(folder or choice.model)
     summary = model_summary(run.result, model=name, context=context, rate=run.rate)
     _say_left_out(run.task, run.result)
     if asked.out is not None:
@@ -262,7 +221,6 @@ def _run(
     asked: EvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str, *, quoted: bool
 ) -> _ModelRun:
     """Ask one model what its journal does not hold yet."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_system  # noqa: PLC0415
@@ -270,27 +228,26 @@ def _run(
     from clara.evaluate.weights import identity, open_reader, rate_of  # noqa: PLC0415
     from clara.model.placement import placement  # noqa: PLC0415
 
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    model = load_model(choice)
     settings = system_settings(asked, choice, model, quoted=quoted)
     system = model_system(settings, context=context, reader=reader)
-    command = ["clara", *sys.argv[1:]]
     own = reader != "reader"
     weights = (
         identity(settings, model)
         if own
         else open_reader(settings, reader, "none" if context == "none" else "text").fingerprint
     )
-    origin = provenance(command, model=model.name, checkpoint=weights, seed=asked.seed, device=choice.device)
+    origin = origin_of(model, choice.device, seed=asked.seed, checkpoint=weights)
     how = RunSettings(
         folder=journals,
         batch_size=asked.batch_size,
-        retry_errors=asked.retry_errors,
+        retry_errors=asked.scores.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
     )
-    scoring = Scoring(rule=asked.scoring, seed=asked.seed)
+    scoring = Scoring(rule=asked.scores.rule, seed=asked.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
+        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
         task = loader.load(
             asked.data[0],
             asked.setting,
@@ -301,12 +258,14 @@ def _run(
         )
         note(task.summary)
         show = opened.enter_context(bar("questions"))
-
-        def on_progress(done: int, known: int) -> None:
-            if show is not None:
-                show(done + known, len(task.questions), "")
-
-        result = run_system(system, task, how, rate=settings.rate, scoring=scoring, on_progress=on_progress)
+        result = run_system(
+            system,
+            task,
+            how,
+            rate=settings.rate,
+            scoring=scoring,
+            on_progress=lambda done, known: show(done + known, len(task.questions), ""),
+        )
     compressed = context == "memory" or asked.given == "candidates"
     return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
 
@@ -341,20 +300,16 @@ def _say_left_out(task: Task, result: Result) -> None:
 
 
 def _show(result: Result) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "mean", "95 %"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    shown = table("", "mean", "95 %")
     for label, name in (("exact match", "em"), ("F1", "f1"), ("cover-EM", "cover_em")):
         mean = getattr(result, name)
         if mean is not None and result.ci95 is not None:
             interval = result.ci95[name]
-            table.add_row(label, f"{mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
+            shown.add_row(label, f"{mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}")
     if result.retrieval is not None:
-        table.add_row("Recall@5", f"{result.retrieval['R@5']:.3f}", "")
+        shown.add_row("Recall@5", f"{result.retrieval['R@5']:.3f}", "")
     if result.abstention is not None:
         found = result.abstention
-        table.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
-    table.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
-    console().print(table)
+        shown.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
+    shown.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
+    console().print(shown)

@@ -3,62 +3,56 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.evaluation import origin_of
+from clara.cli.options import ModelChoice
 from clara.cli.session import load_model, make_folder, resolved
-from clara.cli.terminal import bar, console, note, print_json
+from clara.cli.terminal import bar, console, note, print_json, table
 
 if TYPE_CHECKING:
     from clara.evaluate.bed import BedScore
 
-BedOption = Annotated[
-    bool,
-    typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
-]
-BedDocsOption = Annotated[
-    Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
-]
-BedSystemOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bed-system",
-        metavar="NAME",
-        help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
-    ),
-]
-HalfOption = Annotated[
-    Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
-]
-DEFAULT_BED = Path("benchmarks/manuals")
-DEFAULT_DOCS = Path(".bed")
+_DEFAULT_BED = Path("benchmarks/manuals")
 
 
-def ask_bed(
-    bed: Path,
-    documents: Path,
-    systems: Sequence[str],
-    *,
-    half: Literal["tuning", "reporting", "all"],
-    out: Path | None,
-    choice: ModelChoice,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class BedChoice:
+    """What the user said about the test bed."""
+
+    bed: Annotated[
+        bool,
+        typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
+    ] = False
+    bed_docs: Annotated[
+        Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
+    ] = Path(".bed")
+    bed_system: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bed-system",
+            metavar="NAME",
+            help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
+        ),
+    ] = None
+    half: Annotated[
+        Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
+    ] = "reporting"
+
+
+def ask_bed(asked: BedChoice, data: str | None, *, out: Path | None, choice: ModelChoice, as_json: bool) -> None:
     """Ask a bed's questions and print how many answers are right.
 
     Args:
-        bed: the folder with the questions.
-        documents: the folder with the collections' documents.
-        systems: names of systems; empty for all.
-        half: which questions.
+        asked: which questions, of whom.
+        data: the folder with the questions; None for the product's own.
         out: folder for ``bed.json``, ``rows.jsonl`` (a line an answer, as they come) and the stores, which the next
             run then need not fill; None keeps nothing.
         choice: the model.
@@ -68,30 +62,24 @@ def ask_bed(
         ClaraError: something the user gave cannot be used.
     """
     from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
-    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
-    collections = read_bed(bed, documents, half=None if half == "all" else half)
+    half = asked.half
+    folder = Path(data) if data is not None else _DEFAULT_BED
+    collections = read_bed(folder, asked.bed_docs, half=None if half == "all" else half)
     if out is not None:
         make_folder(out)
     choice = resolved(choice)
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
-    with _folder(out) as folder, (folder / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
-
-        def on_progress(done: int, total: int, words: str) -> None:
-            if show is not None:
-                show(done, total, words)
-
+    model = load_model(choice)
+    with _folder(out) as kept, (kept / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
         rows = []
-        stores = folder / "stores"
-        for row in run_bed(collections, model, stores, systems or tuple(SYSTEMS), on_progress=on_progress):
+        stores = kept / "stores"
+        for row in run_bed(collections, model, stores, asked.bed_system or tuple(SYSTEMS), on_progress=show):
             rows.append(row)
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has
     scores = score_bed(rows)
-    command = ["clara", *sys.argv[1:]]
-    origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
+    origin = origin_of(model, choice.device)
     value = {
         "half": half,
         "model": model.name,
@@ -117,16 +105,11 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 
 def _show(scores: Sequence[BedScore]) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
     counted = ["right", "wrong", "abstained", "of", "exact", "anywhere", "refused", "of"]
-    headings = ("system", "collection", *counted, "found 1/3/5", "tokens", "seconds")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 2 else "right")
+    shown = table("system", "collection", *counted, "found 1/3/5", "tokens", "seconds", words=2)
     for score in scores:
         counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact, score.anywhere)
-        table.add_row(
+        shown.add_row(
             score.system,
             score.collection,
             *map(str, (*counts, score.refused, score.unanswerable)),
@@ -135,4 +118,4 @@ def _show(scores: Sequence[BedScore]) -> None:
             f"{score.seconds:.1f}",
             end_section=score.collection == "total",
         )
-    console().print(table)
+    console().print(shown)

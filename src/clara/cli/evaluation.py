@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate.first_stage import FirstStage
+    from clara.evaluate.provenance import Provenance
     from clara.evaluate.questions import Candidacy
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.system import SystemSettings
@@ -49,35 +51,6 @@ FolderOption = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="NAME=DIR", help="Folder that a system needs; may be given again."),
 ]
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz."),
-]
-CorpusOption = Annotated[
-    str | None,
-    typer.Option(
-        "--corpus",
-        metavar="PATH|pool",
-        help="Where candidates come from: a store, a BEIR folder, a passage file, or the file's own pooled.",
-    ),
-]
-FirstStageOption = Annotated[
-    Literal["bm25", "dense", "hybrid"], typer.Option("--first-stage", help="How a corpus is searched.")
-]
-CandidatesOption = Annotated[int, typer.Option("--candidates", min=1, help="Documents a question from a corpus.")]
-ScoringOption = Annotated[
-    Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
-    typer.Option(
-        "--scoring",
-        help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the CLaRa "
-        "paper's release, or official: that of each question's data set.",
-    ),
-]
-YesNoOption = Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")]
-TimedOption = Annotated[
-    int, typer.Option("--timed", min=0, help="Questions of each run that are timed to the first token.")
-]
-RetryOption = Annotated[bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="A grid of data sets, settings, rates and systems (TOML).")
 ]
@@ -93,9 +66,54 @@ PassagesOption = Annotated[int, typer.Option("--k", min=1, help="Documents in th
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")]
 LengthOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and permutation tests.")]
-EvalModelOption = Annotated[
-    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
-]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolChoice:
+    """Where the user said that candidates come from."""
+
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz."),
+    ] = None
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            "--corpus",
+            metavar="PATH|pool",
+            help="Where candidates come from: a store, a BEIR folder, a passage file, or the file's own pooled.",
+        ),
+    ] = None
+    first_stage: Annotated[
+        Literal["bm25", "dense", "hybrid"], typer.Option("--first-stage", help="How a corpus is searched.")
+    ] = "bm25"
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Documents a question from a corpus.")] = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChoice:
+    """How the user said that answers are scored."""
+
+    scoring: Annotated[
+        Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
+        typer.Option(
+            "--scoring",
+            help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the "
+            "CLaRa paper's release, or official: that of each question's data set.",
+        ),
+    ] = "squad"
+    yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False
+    timed: Annotated[
+        int, typer.Option("--timed", min=0, help="Questions of each run that are timed to the first token.")
+    ] = 8
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
+    ] = False
+
+    @property
+    def rule(self) -> ScoringName:
+        """The rule of scoring."""
+        return "hotpotqa" if self.yes_no else self.scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +135,8 @@ class EvalChoice:
     batch_size: int
     max_new_tokens: int
     options: Mapping[str, Path]
-    data_dir: Path | None
-    corpus: str | None
-    first_stage: Literal["bm25", "dense", "hybrid"]
-    candidates: int
-    scoring: ScoringName
-    timed: int
-    retry_errors: bool
+    pool: PoolChoice
+    scores: ScoreChoice
     recipe: Path | None
     seed: int
     out: Path | None
@@ -181,9 +194,18 @@ def system_settings(
         options={**({"base": Path(choice.base)} if choice.base else {}), **asked.options},
         device=choice.device,
         reader_dtype=_READER_DTYPES.get(choice.dtype, "auto"),
-        timed=asked.timed,
+        timed=asked.scores.timed,
         quoted=quoted,
     )
+
+
+def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
+    """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
+    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
+
+    weights = whole_identity(model) if checkpoint is None else checkpoint
+    return provenance(["clara", *sys.argv[1:]], model=model.name, checkpoint=weights, seed=seed, device=device)
 
 
 def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:
@@ -192,17 +214,17 @@ def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, op
 
     stage: FirstStage | None = None
     encoder: TextEncoder | None = None
-    if asked.corpus is not None and (Path(asked.corpus) / "store.json").is_file():
-        stage = opened.enter_context(_store(Path(asked.corpus), asked.first_stage, model))
-    elif asked.first_stage != "bm25":
+    if asked.pool.corpus is not None and (Path(asked.pool.corpus) / "store.json").is_file():
+        stage = opened.enter_context(_store(Path(asked.pool.corpus), asked.pool.first_stage, model))
+    elif asked.pool.first_stage != "bm25":
         from clara.evaluate.rankers import minilm  # noqa: PLC0415
 
         encoder = minilm(settings)
     return Candidacy(
-        corpus=asked.corpus,
+        corpus=asked.pool.corpus,
         stage=stage,
-        first_stage=asked.first_stage,
-        candidates=asked.candidates,
+        first_stage=asked.pool.first_stage,
+        candidates=asked.pool.candidates,
         encoder=encoder,
         typed=tuple(text for name, text in _OF_SEARCH.items() if name in asked.chosen),
     )

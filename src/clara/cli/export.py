@@ -34,8 +34,3 @@ def export(
         print_json({"checkpoint": str(out), "format": to})
     else:
         write(f"wrote {out} in Apple's format")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(export)

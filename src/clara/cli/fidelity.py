@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clara.cli.options import DEFAULT_MODEL, ModelChoice
+from clara.cli.evaluation import origin_of
+from clara.cli.options import ModelChoice
 from clara.cli.session import load_model, make_folder, resolved
-from clara.cli.terminal import bar, console, note, print_json
+from clara.cli.terminal import bar, console, note, print_json, table
 from clara.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def measure(
     from clara.analysis.fidelity import measure_fidelity  # noqa: PLC0415
     from clara.analysis.harness import first_windows  # noqa: PLC0415
     from clara.data import read_records, write_jsonl  # noqa: PLC0415
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
-    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
@@ -55,7 +53,7 @@ def measure(
     note(reading.summary())
     make_folder(out)
     choice = resolved(choice)
-    model = load_model(choice, choice.model or DEFAULT_MODEL)
+    model = load_model(choice)
     for served in rates:
         model.memory_tokens(served)  # refuses what the model does not serve, before the first rate is measured
     passages = first_windows(reading.records, model, limit)
@@ -63,16 +61,13 @@ def measure(
     results: list[Fidelity] = []
     for rate in rates or (None,):
         with bar("passages") as show:
-
-            def on_progress(done: int, total: int) -> None:
-                if show is not None:
-                    show(done, total, "")
-
-            results.append(measure_fidelity(model, passages, rate=rate, vectors=vectors, on_progress=on_progress))
-    command = ["clara", *sys.argv[1:]]
-    origin = provenance(command, model=model.name, checkpoint=whole_identity(model), seed=0, device=choice.device)
-    found = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
-    value = {**found, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
+            found = measure_fidelity(
+                model, passages, rate=rate, vectors=vectors, on_progress=lambda done, total: show(done, total, "")
+            )
+        results.append(found)
+    origin = origin_of(model, choice.device)
+    subject = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
+    value = {**subject, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
     write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -89,13 +84,9 @@ def _vectors(folder: Path, device: str) -> TokenVectors:
 
 
 def _show(results: Sequence[Fidelity]) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(("rate", "passages", "errors", "ROUGE-1", "ROUGE-L", "entities", "BERTScore")):
-        table.add_column(heading, justify="left" if not place else "right")
+    shown = table("rate", "passages", "errors", "ROUGE-1", "ROUGE-L", "entities", "BERTScore")
     for result in results:
-        table.add_row(
+        shown.add_row(
             f"{result.rate}x" if result.rate is not None else "default",
             f"{result.n:,}",
             f"{result.errors:,}",
@@ -104,4 +95,4 @@ def _show(results: Sequence[Fidelity]) -> None:
             f"{result.entities:.3f}" if result.entities is not None else "",
             f"{result.bert_score:.3f}" if result.bert_score is not None else "",
         )
-    console().print(table)
+    console().print(shown)

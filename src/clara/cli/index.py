@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_STORE,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    StoreOption,
-    ThreadsOption,
-    given_path,
-)
+from clara.cli.options import DEFAULT_STORE, FittingModel, JsonOption, StoreOption, given_path
 from clara.cli.session import open_rag
 from clara.cli.terminal import (
     INTERRUPTED,
-    bar,
+    Tell,
+    bar_or_lines,
     clock,
     counted,
     interrupted,
@@ -45,7 +31,6 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _SHOWN_A_REASON = 10
-_SECONDS_A_LINE = 30.0
 _MOST_MB = 2.0**40  # more than any disk holds, infinity included
 
 
@@ -55,8 +40,7 @@ def index(
     ],
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: FittingModel,
     rate: Annotated[
         int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
@@ -89,11 +73,6 @@ def index(
         typer.Option("--ocr", help="Read pages of PDFs that hold no text by OCR (clara-rag[ocr]); seconds a page."),
     ] = False,
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Compress documents into the store.
 
@@ -121,13 +100,11 @@ def index(
     if ocr:
         check_ocr()
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters, ocr=ocr)
-    choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with open_rag(store, choice, rate=rate, codec=codec) as rag:
         try:
-            with bar("passages") as show:
-                tell = _telling(show)
-                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=tell)
+            with bar_or_lines("passages", at_once=False) as tell:
+                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=_telling(tell))
         except (Exception, KeyboardInterrupt) as error:
             if not interrupted(error):
                 raise
@@ -142,11 +119,6 @@ def index(
         raise InputError(_nothing_found(paths, report.ingest))
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(index)
-
-
 def _shard(given: str | None) -> Shard | None:
     from clara.indexing import Shard  # noqa: PLC0415
 
@@ -158,26 +130,19 @@ def _shard(given: str | None) -> Shard | None:
     return Shard(int(number), int(count))
 
 
-def _telling(show: Callable[[int, int, str], None] | None) -> Callable[[AddProgress], None]:
-    """Who tells how far it is: the bar, or a line every half minute where there is none."""
-    due = time.monotonic() + _SECONDS_A_LINE
-
-    def tell(progress: AddProgress) -> None:
-        nonlocal due
+def _telling(tell: Tell) -> Callable[[AddProgress], None]:
+    def on_progress(progress: AddProgress) -> None:
         expected = max(progress.passages, progress.passages_expected or 0)
         parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
         if progress.passages:
             parts.append(f"{progress.passages_per_second:,.1f} a second")
         if progress.seconds_left is not None:
             parts.append(f"about {clock(progress.seconds_left)} left")
-        if show is not None:
-            show(progress.passages, expected, ", ".join(parts))
-        elif time.monotonic() >= due:
-            due = time.monotonic() + _SECONDS_A_LINE
-            note(f"{progress.passages:,} of about {counted(expected, 'passage')}: {', '.join(parts)}")
-            sys.stderr.flush()
+        words = ", ".join(parts)
+        line = f"{progress.passages:,} of about {counted(expected, 'passage')}: {words}"
+        tell(progress.passages, expected, words, line)
 
-    return tell
+    return on_progress
 
 
 def _kept(rag: Clara) -> str:

@@ -46,11 +46,6 @@ def info(
             write(f"{shown(entry.uri)}  ({counted(entry.passages, 'passage')})")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(info)
-
-
 def _facts(store: LanceStore, path: Path) -> dict[str, Any]:
     model, passages = store.model, store.count()
     return {

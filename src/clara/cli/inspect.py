@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import (
-    DEFAULT_MODEL,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelChoice,
-    ThreadsOption,
-)
+from clara.cli.options import JsonOption, NamedModel, RateOption
 from clara.cli.session import check_question, load_model
 from clara.cli.terminal import counted, print_json, snippet, write
 from clara.errors import ConfigError, DocumentError, InputError
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
     from clara.model import ClaraModel
     from clara.records import Document
 
-WORDS = 12
+_WORDS = 12
 """Condensed words shown on a terminal."""
 
 
@@ -39,21 +30,14 @@ def inspect(
         Path | None, typer.Option("--document", help="Look at the memory of a passage of this file instead.")
     ] = None,
     passage: Annotated[int, typer.Option("--passage", min=1, help="Which passage of --document.")] = 1,
-    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")] = None,
+    rate: RateOption = None,
     space: Annotated[
         Literal["hidden", "memory"],
         typer.Option("--space", help="hidden: last hidden states, LM head; memory: nearest token embeddings."),
     ] = "hidden",
     top: Annotated[int, typer.Option("--top", min=1, help="Tokens a memory vector.")] = 5,
     as_json: JsonOption = False,
-    model: Annotated[
-        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
-    ] = DEFAULT_MODEL,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
+    choice: NamedModel,
 ) -> None:
     """Show the top tokens of each memory vector: the logit lens.
 
@@ -79,7 +63,7 @@ def inspect(
     if sum(given is not None for given in (question, text, document)) != 1:
         raise ConfigError("give one of a question, --text TEXT and --document FILE")
     read = _document(document) if document is not None else None
-    loaded = load_model(ModelChoice(model, base, device, dtype, cache, threads), model)
+    loaded = load_model(choice)
     role: Literal["compressor", "query_reasoner"] = "compressor" if question is None else "query_reasoner"
     if read is not None:
         chosen = _passage(read, loaded, passage)
@@ -94,11 +78,6 @@ def inspect(
         print_json(shown)
     else:
         _show(shown, seen)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(inspect)
 
 
 def _document(path: Path) -> Document:
@@ -151,7 +130,7 @@ def _show(shown: dict[str, Any], seen: LensView) -> None:
     write(snippet(shown["text"]))
     write(f"{shown['model']}, {shown['rate']}x: {counted(shown['memory_tokens'], 'memory vector')}; {reader}")
     write()
-    words = [f"{word.word} ({word.slots})" for word in seen.words[:WORDS]]
+    words = [f"{word.word} ({word.slots})" for word in seen.words[:_WORDS]]
     write("not in the text (vectors): " + (", ".join(words) or "nothing"))
     write()
     numbered = list(enumerate(seen.lens.slots, start=1))

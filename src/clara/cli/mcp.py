@@ -15,21 +15,7 @@ from urllib.parse import urlsplit
 import typer
 
 from clara.cli.llm import language_model
-from clara.cli.options import (
-    DEFAULT_STORE,
-    AttentionOption,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    LLMModelOption,
-    LLMOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    StoreOption,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_STORE, AnsweringModel, LLMModelOption, LLMOption, StoreOption
 from clara.cli.session import open_rags, open_store
 from clara.cli.terminal import note
 from clara.errors import ConfigError, InputError, MissingExtraError
@@ -60,14 +46,7 @@ def mcp(
     ] = Path(),
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,
-    model: ModelOption = None,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    attention: AttentionOption = "auto",
-    memory_check: MemoryCheckOption = True,
+    choice: AnsweringModel,
 ) -> None:
     """Serve the store to agents over the Model Context Protocol.
 
@@ -75,7 +54,6 @@ def mcp(
     by its client, as {"command": "clara", "args": ["mcp", "--store", "/path/of/the/store"]}, and ends with it.
     """
     address = None if http is None else _address(http)
-    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
     with _stdout_is_stderr():  # until the SDK takes stdout over, the client must read nothing there
         try:
             from clara.serve.mcp import make_server  # noqa: PLC0415 - an extra
@@ -153,11 +131,6 @@ class _Opening:
                 raise
             note(f"clara: {error}")
             self._opened.set_exception(error)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(mcp)
 
 
 def _address(text: str) -> tuple[str, int]:

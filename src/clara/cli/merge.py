@@ -29,12 +29,7 @@ def merge(
     from clara.index.merge import merge as bring  # noqa: PLC0415
 
     with bar("merging") as show:
-
-        def on_progress(passages: int, total: int) -> None:
-            if show is not None:
-                show(passages, total, "passages")
-
-        done = bring(stores, store, progress=on_progress)
+        done = bring(stores, store, progress=lambda passages, total: show(passages, total, "passages"))
     if as_json:
         counts = {"documents": done.documents, "passages": done.passages, "unchanged": done.unchanged}
         print_json({"store": str(store), **counts})
@@ -43,8 +38,3 @@ def merge(
             f"{store}: {counted(done.documents, 'document')} with {counted(done.passages, 'passage')} brought over, "
             f"{done.unchanged:,} there already"
         )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(merge)

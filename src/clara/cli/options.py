@@ -1,4 +1,4 @@
-"""The options that several commands share, each defined once; and the record of those that choose a model.
+"""The options that several commands share, each defined once; and records of them, which a command takes whole.
 
 What the choices lead to is in ``session``.
 """
@@ -6,24 +6,29 @@ What the choices lead to is in ``session``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+from typer.models import OptionInfo
+
+if TYPE_CHECKING:
+    from clara.answering import AnswerOptions
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_STORE = Path("store")
 
-Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
-Attention = Literal["auto", "eager", "sdpa", "flash"]
+_Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
+_Attention = Literal["auto", "eager", "sdpa", "flash"]
 Engine = Literal["torch", "vllm"]
 DEFAULT_K = 5
 """Passages for a question where the model has no say."""
 
-
-MOST_THREADS = 4096
-"""Of one process; what libraries make of more is their own affair."""
+_MOST_THREADS = 4096  # of one process; what libraries make of more is their own affair
 
 
 def given_path(text: str) -> Path:
@@ -45,17 +50,6 @@ StoreOption = Annotated[
     Path,
     typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store."),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        envvar="CLARA_MODEL",
-        help=(
-            "Embedded model, checkpoint folder (native or Apple's) or hub id; the one that filled the store by "
-            f"default, else {DEFAULT_MODEL}."
-        ),
-    ),
-]
 BaseOption = Annotated[
     str | None,
     typer.Option("--base", help="Base weights (name, folder or hub id), where the checkpoint's own entry is wrong."),
@@ -70,31 +64,12 @@ DeviceOption = Annotated[
         ),
     ),
 ]
-DtypeOption = Annotated[
-    Dtype,
-    typer.Option(
-        "--dtype",
-        help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
-    ),
-]
-AttentionOption = Annotated[
-    Attention,
-    typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
-]
-MemoryCheckOption = Annotated[
-    bool,
-    typer.Option(
-        "--memory-check/--no-memory-check",
-        envvar="CLARA_MEMORY_CHECK",
-        help="Refuse a model that does not fit into memory before it is loaded.",
-    ),
-]
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", envvar="CLARA_CACHE", help="Folder for base weights; the user's cache folder by default."),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, max=MOST_THREADS, help="CPU threads; torch's choice by default.")
+    int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="CPU threads; torch's choice by default.")
 ]
 KOption = Annotated[
     int | None,
@@ -115,31 +90,8 @@ ContextOption = Annotated[
         help="What is read of the passages: auto the best as text, memory all as memories, text all as text, or none.",
     ),
 ]
-AlwaysAnswerOption = Annotated[
-    bool,
-    typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
-]
-LatentWeightOption = Annotated[
-    float | None,
-    typer.Option(
-        "--latent-weight",
-        min=0,
-        help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
-    ),
-]
-WordingOption = Annotated[
-    Literal["auto", "free", "quoted"],
-    typer.Option(
-        "--wording",
-        help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
-        "where it reads with trained weights, else free.",
-    ),
-]
+RateOption = Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-AnswerTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False),
-]
 LLMOption = Annotated[
     str | None,
     typer.Option(
@@ -153,20 +105,157 @@ LLMOption = Annotated[
 LLMModelOption = Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")]
 
 
-def memory_check_wanted() -> bool:
+def _memory_check_wanted() -> bool:
     """What CLARA_MEMORY_CHECK says, for commands without the option."""
     return os.environ.get("CLARA_MEMORY_CHECK", "1").lower() not in {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """What the user said about the model; the fields are the options of the same names."""
+    """What the user said about the model."""
 
-    model: str | None = None
-    base: str | None = None
-    device: str = "cpu"
-    dtype: Dtype = "auto"
-    cache: Path | None = None
-    threads: int | None = None
-    attention: Attention = "auto"
-    memory_check: bool = field(default_factory=memory_check_wanted)
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            envvar="CLARA_MODEL",
+            help=(
+                "Embedded model, checkpoint folder (native or Apple's) or hub id; the one that filled the store by "
+                f"default, else {DEFAULT_MODEL}."
+            ),
+        ),
+    ] = None
+    base: BaseOption = None
+    device: DeviceOption = "cpu"
+    dtype: Annotated[
+        _Dtype,
+        typer.Option(
+            "--dtype",
+            help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
+        ),
+    ] = "auto"
+    cache: CacheOption = None
+    threads: ThreadsOption = None
+    attention: _Attention = "auto"
+    memory_check: bool = field(default_factory=_memory_check_wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel(ModelChoice):
+    """Where no store says which model."""
+
+    model: Annotated[
+        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
+    ] = DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class FittingModel(ModelChoice):
+    """Where a model that does not fit may be tried all the same."""
+
+    memory_check: Annotated[
+        bool,
+        typer.Option(
+            "--memory-check/--no-memory-check",
+            envvar="CLARA_MEMORY_CHECK",
+            help="Refuse a model that does not fit into memory before it is loaded.",
+        ),
+    ] = True
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringModel(FittingModel):
+    """Where prompts are read."""
+
+    attention: Annotated[
+        _Attention,
+        typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
+    ] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerChoice:
+    """What the user said about searching and answering."""
+
+    k: KOption = None
+    mode: ModeOption = "hybrid"
+    context: ContextOption = "auto"
+    wording: Annotated[
+        Literal["auto", "free", "quoted"],
+        typer.Option(
+            "--wording",
+            help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
+            "where it reads with trained weights, else free.",
+        ),
+    ] = "auto"
+    latent_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--latent-weight",
+            min=0,
+            help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
+        ),
+    ] = None
+    always_answer: Annotated[
+        bool,
+        typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
+    ] = False
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False
+        ),
+    ] = None
+    llm: LLMOption = None
+    llm_model: LLMModelOption = None
+
+    def options(self) -> AnswerOptions:
+        """The choice as the pipeline takes it."""
+        from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
+
+        worded = None if self.wording == "auto" else self.wording
+        longest = self.max_new_tokens or 64
+        if self.max_new_tokens is None and self.llm is not None:
+            from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - as above
+
+            longest = DEFAULT_TOKENS
+        return AnswerOptions(self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight)
+
+
+_LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_check"})
+"""What a model runs on stands behind a command's other options."""
+
+
+def takes_records(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: in place of each parameter that is a record, an option for each field that is one.
+
+    Typer has no such thing itself; it reads a command's signature, so this one is written out for it.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    offered = {name: _offered(kind) for name, kind in records.items()}
+    taken: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        taken += offered.get(name, [parameter.replace(annotation=hints[name])])
+    if records:
+        taken.sort(key=lambda parameter: parameter.name in _LAST)
+
+    @wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401 - of every command
+        for name, kind in records.items():
+            given[name] = kind(**{option.name: given.pop(option.name) for option in offered[name]})
+        command(**given)
+
+    run.__signature__ = Signature(taken)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
+    return run
+
+
+def _offered(record: type[Any]) -> list[Parameter]:
+    """The fields of a record that are options."""
+    hints = get_type_hints(record, include_extras=True)
+    return [
+        Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(record)
+        if any(isinstance(extra, OptionInfo) for extra in getattr(hints[each.name], "__metadata__", ()))
+    ]

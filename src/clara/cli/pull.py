@@ -46,8 +46,3 @@ def pull(
         print_json({"repo": str(name), "folder": str(folder)})
     else:
         write(f"fetched {name} into {folder}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(pull)

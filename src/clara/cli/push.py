@@ -45,8 +45,3 @@ def push(
         print_json({"repo": done.repo, "url": done.url, "commit": done.commit, "files": list(done.files)})
     else:
         write(f"pushed {len(done.files)} files to {done.repo}: {done.url}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(push)

@@ -32,8 +32,3 @@ def remove(
         print_json(left)
     else:
         write(f"removed {counted(removed, 'document')}; {counted(left['documents'], 'document')} left")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(remove)

@@ -9,22 +9,7 @@ from typing import Annotated
 import typer
 
 from clara.cli.light import import_libraries
-from clara.cli.options import (
-    DEFAULT_K,
-    DEFAULT_STORE,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    KOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    ModeOption,
-    StoreOption,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_K, DEFAULT_STORE, FittingModel, JsonOption, KOption, ModeOption, StoreOption
 from clara.cli.session import check_question, open_filled, without_model
 from clara.cli.terminal import console, print_json, shown, snippet, write
 from clara.records import Citation
@@ -36,16 +21,10 @@ def search(
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     *,
     store: StoreOption = DEFAULT_STORE,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: FittingModel,
     k: KOption = None,
     mode: ModeOption = "hybrid",
     as_json: JsonOption = False,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Find the best passages for a question.
 
@@ -58,7 +37,6 @@ def search(
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     check_question(question)
     plain = mode == "text"
-    choice = ModelChoice(model, base, device, dtype, cache, threads, memory_check=memory_check)
     import_libraries()
     from clara.answering import citation  # noqa: PLC0415
 
@@ -69,11 +47,6 @@ def search(
         print_json([{name: value for name, value in asdict(one).items() if name not in _OF_AN_ANSWER} for one in found])
     else:
         _show(found)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(search)
 
 
 def _show(found: Sequence[Citation]) -> None:

@@ -15,21 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clara.cli.llm import language_model
-from clara.cli.options import (
-    DEFAULT_STORE,
-    AttentionOption,
-    BaseOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    Engine,
-    LLMModelOption,
-    LLMOption,
-    MemoryCheckOption,
-    ModelChoice,
-    ModelOption,
-    ThreadsOption,
-)
+from clara.cli.options import DEFAULT_STORE, AnsweringModel, Engine, LLMModelOption, LLMOption
 from clara.cli.session import open_rags
 from clara.cli.terminal import note
 from clara.errors import ConfigError, MissingExtraError
@@ -60,8 +46,7 @@ def serve(
             help="A store, made if there is none; may be given again. Clients call it by NAME, else by its folder's.",
         ),
     ] = None,
-    model: ModelOption = None,
-    base: BaseOption = None,
+    choice: AnsweringModel,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; any but loopback needs a key.")
     ] = "127.0.0.1",
@@ -105,18 +90,12 @@ def serve(
     ] = "torch",
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,
-    device: DeviceOption = "cpu",
-    dtype: DtypeOption = "auto",
-    cache: CacheOption = None,
-    threads: ThreadsOption = None,
-    attention: AttentionOption = "auto",
-    memory_check: MemoryCheckOption = True,
 ) -> None:
     """Answer, search and take documents in over HTTP, in the way of OpenAI's API.
 
     Needs the extra serve: pip install 'clara-rag[serve]'. Settings of clients and the key file: docs/serve.md.
     """
-    check_extra()
+    _check_extra()
     import uvicorn  # noqa: PLC0415
 
     from clara.serve.access import checked_origins  # noqa: PLC0415
@@ -139,7 +118,6 @@ def serve(
         seconds=max_seconds,
         link_seconds=60 * link_minutes,
     )
-    choice = ModelChoice(model, base, device, dtype, cache, threads, attention, memory_check)
     with open_rags(named, choice, server_model, create=True, engine=engine) as rags:
         app = create_app(
             _served(rags, named),
@@ -150,7 +128,7 @@ def serve(
             limits=limits,
             log_content=log_content,
         )
-        start_log()
+        _start_log()
         # No answer takes longer than its limit.
         config = server_config(app, host=host, port=port, shutdown_seconds=math.ceil(max_seconds))
         server = uvicorn.Server(config)
@@ -164,12 +142,7 @@ def serve(
             server.run([listening])
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(serve)
-
-
-def check_extra() -> None:
+def _check_extra() -> None:
     """Refuse to start without the libraries of the extra.
 
     Raises:
@@ -180,7 +153,7 @@ def check_extra() -> None:
             raise MissingExtraError(package, "serve")
 
 
-def start_log() -> None:
+def _start_log() -> None:
     """Write the server's log on stderr, one JSON object a line."""
     import logging  # noqa: PLC0415
 

@@ -68,8 +68,7 @@ def open_rag(path: Path, choice: ModelChoice, *, rate: int | None = None, codec:
         ConfigError: the device, the rate or the codec cannot be had.
     """
     stored = stored_model(path)
-    name = choice.model or (stored.name if stored is not None else DEFAULT_MODEL)
-    model = load_model(choice, name)
+    model = load_model(choice, choice.model or (stored.name if stored is not None else None))
     from clara.pipeline import Clara  # noqa: PLC0415
 
     return Clara.open(path, model=model, rate=rate, codec=codec)
@@ -136,12 +135,14 @@ def open_rags(
         yield opened
 
 
-def load_model(choice: ModelChoice, name: str, *, merge: bool = True, engine: Engine = "torch") -> ClaraModel:
+def load_model(
+    choice: ModelChoice, name: str | None = None, *, merge: bool = True, engine: Engine = "torch"
+) -> ClaraModel:
     """Load the model of a name as the user chose.
 
     Args:
         choice: the user's.
-        name: of the model.
+        name: of the model; the user's choice, or the default.
         merge: see ``ClaraModel.load``.
         engine: what decodes answers.
 
@@ -160,7 +161,7 @@ def load_model(choice: ModelChoice, name: str, *, merge: bool = True, engine: En
     device = prepare_torch(choice.device, choice.threads)
     with download_progress() as progress:
         return kind.load(
-            lasting_name(name),
+            _lasting_name(name or choice.model or DEFAULT_MODEL),
             base=choice.base,
             device=device,
             dtype=choice.dtype,
@@ -193,7 +194,7 @@ def resolved(choice: ModelChoice) -> ModelChoice:
     return replace(choice, device=prepare_torch(choice.device, choice.threads))
 
 
-def lasting_name(name: str) -> str:
+def _lasting_name(name: str) -> str:
     """A name that still leads to the model from another working folder: the store keeps it."""
     from clara.model.hub.base import EMBEDDED  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``clara synth``: documents in, verified training records out; ``clara convert-records``: the official rows.
+"""``clara synth``: documents in, verified training records out.
 
 Only the command line: options to settings, progress and tables to the terminal. What is done is in ``clara.synth``.
 """
@@ -128,8 +128,7 @@ def synth(
     with bar("passages") as show:
 
         def tell(progress: SynthProgress) -> None:
-            if show is not None:
-                show(progress.finished, progress.total, _described(progress))
+            show(progress.finished, progress.total, _described(progress))
 
         try:
             job = SynthJob(out, resume, cache, api_key(), templates, tell)
@@ -146,34 +145,6 @@ def synth(
     # A spent budget is an end that was asked for; passages left open by a failing server are not.
     if result.unfinished and result.run.stopped != "budget":
         raise typer.Exit(_UNFINISHED_EXIT)
-
-
-def convert_records(
-    source: Annotated[Path, typer.Argument(help="File to read (.jsonl; records may be .jsonl.gz).")],
-    target: Annotated[Path, typer.Argument(help="File to write (.jsonl, .jsonl.gz).")],
-    *,
-    to: Annotated[
-        Literal["official", "records"],
-        typer.Option("--to", help="official: rows of Apple's published code; records: what clara train scp reads."),
-    ],
-) -> None:
-    """Turn training records into the rows of Apple's published code, or back."""
-    from clara.data.official_rows import export_official, import_official  # noqa: PLC0415
-
-    if to == "official":
-        count, reading = export_official(source, target)
-        note(reading.summary())
-        if reading.multi_hop:
-            note(f"left out: {counted(len(reading.multi_hop), 'question')} over several documents, which have no rows")
-    else:
-        count = import_official(source, target)
-    write(f"{counted(count, 'row' if to == 'official' else 'record')} written to {target}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    app.command()(synth)
-    app.command("convert-records")(convert_records)
 
 
 def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

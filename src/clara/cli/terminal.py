@@ -10,15 +10,17 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from clara.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 SNIPPET = 160
 """Characters of a passage shown on a terminal."""
@@ -26,7 +28,10 @@ SNIPPET = 160
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells report it."""
 
-DownloadProgress = Callable[[str, int, int], None]
+SECONDS_A_LINE = 30.0
+"""Between the lines that stand for a bar."""
+
+_DownloadProgress = Callable[[str, int, int], None]
 
 
 # C0, DEL and C1 steer a terminal; the others make letters that follow run the other way, which disguises a name.
@@ -80,7 +85,7 @@ class Screen:
         try:
             yield
         except OSError as error:
-            drain(self.stream)
+            _drain(self.stream)
             if not self._needed:
                 return
             if error.errno == errno.EPIPE:  # whoever read has seen enough: ``clara … | head``
@@ -88,7 +93,7 @@ class Screen:
             raise OutputError(f"the output cannot be written: {error.strerror or error}") from None
 
 
-def drain(stream: TextIO) -> None:
+def _drain(stream: TextIO) -> None:
     """Let what is still buffered for a stream that takes no text go nowhere, or Python fails once more at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -133,6 +138,16 @@ def console() -> Console:
 
     width = _columns() if sys.stdout.isatty() else _UNLIMITED
     return Console(file=sys.stdout, color_system=None, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(*headings: str, words: int = 1) -> Table:
+    """A table whose first columns hold words, and whose others numbers."""
+    from rich.table import Table  # noqa: PLC0415
+
+    made = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place < words else "right")
+    return made
 
 
 def _error_console() -> Console:
@@ -192,14 +207,14 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Callable[[int, int, str], None] | None]:
+def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr if that is a terminal.
 
     Yields:
-        What to call with (done, total, words beside the bar), or None where there is no terminal.
+        What to call with (done, total, words beside the bar); shows nothing where there is no terminal.
     """
     if not sys.stderr.isatty():
-        yield None
+        yield lambda _done, _total, _words: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
@@ -213,7 +228,32 @@ def bar(label: str) -> Iterator[Callable[[int, int, str], None] | None]:
         yield show
 
 
-def download_lines() -> DownloadProgress:
+class Tell(Protocol):
+    """Says how far something is."""
+
+    def __call__(self, done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
+        """Draw the bar, with ``words`` beside it; where there is no terminal say ``line``, if it is time or ``now``."""
+
+
+@contextmanager
+def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[Tell]:
+    """A progress bar on stderr if that is a terminal, else a line every half minute, the first one at once or then."""
+    due = time.monotonic() + (0 if at_once else SECONDS_A_LINE)
+    with bar(label) as show:
+
+        def tell(done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
+            nonlocal due
+            if sys.stderr.isatty():
+                show(done, total, words)
+            elif now or time.monotonic() >= due:
+                due = time.monotonic() + SECONDS_A_LINE
+                note(line)
+                sys.stderr.flush()
+
+        yield tell
+
+
+def download_lines() -> _DownloadProgress:
     """Tell about downloads in one line for each kind of work."""
     seen: set[str] = set()
 
@@ -226,7 +266,7 @@ def download_lines() -> DownloadProgress:
 
 
 @contextmanager
-def download_progress() -> Iterator[DownloadProgress]:
+def download_progress() -> Iterator[_DownloadProgress]:
     """Tell about downloads: a moving line on a terminal, single lines elsewhere."""
     if not sys.stderr.isatty():
         yield download_lines()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,7 +14,7 @@ import typer
 
 from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOption
 from clara.cli.session import cache_folder, make_folder, prepare_torch
-from clara.cli.terminal import bar, clock, download_lines, note, print_json, write
+from clara.cli.terminal import bar_or_lines, clock, download_lines, note, print_json, write
 from clara.errors import InputError
 from clara.train.stages import CALIBRATE, CHAIN, StageName
 
@@ -27,8 +25,7 @@ if TYPE_CHECKING:
     from clara.train.stages.base import Stage
     from clara.train.validation import Validation
 
-EVAL_FOLDER = "eval"
-_SECONDS_A_LINE = 30.0
+_EVAL_FOLDER = "eval"
 _INTERRUPTED = 130
 
 
@@ -203,11 +200,6 @@ def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequenc
     )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(train)
-
-
 def _first_process() -> bool:
     """Whether this is the one that speaks, of those that torchrun or accelerate launch started."""
     return os.environ.get("RANK", "0") == "0"
@@ -221,9 +213,9 @@ def refuse_eval(paths: Sequence[Path]) -> None:
     """Refuse data to measure on, whatever name leads to it."""
     for path in paths:
         folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
-        if EVAL_FOLDER in folders:
+        if _EVAL_FOLDER in folders:
             raise InputError(
-                f"{path} is under a folder named {EVAL_FOLDER}: what is measured on is never trained on; "
+                f"{path} is under a folder named {_EVAL_FOLDER}: what is measured on is never trained on; "
                 "name other data files"
             )
 
@@ -272,23 +264,16 @@ class _Last:
 @contextmanager
 def _progress() -> Iterator[Callable[[TrainProgress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
-    with bar("steps") as show:
+    with bar_or_lines("steps") as tell:
         measured: list[str] = []
-        spoken = [-_SECONDS_A_LINE]
 
         def say_step(progress: TrainProgress) -> None:
             if progress.validation is not None:
                 measured[:] = _measured(progress.validation)
             words = _words(progress, measured)
-            if show is not None:
-                show(progress.step, progress.steps, words)
-                return
-            now = time.monotonic()
-            due = now - spoken[0] >= _SECONDS_A_LINE
-            if due or progress.held_out is not None or progress.step == progress.steps:
-                spoken[0] = now
-                note(f"step {progress.step}/{progress.steps}: {words}")
-                sys.stderr.flush()
+            now = progress.held_out is not None or progress.step == progress.steps
+            line = f"step {progress.step}/{progress.steps}: {words}"
+            tell(progress.step, progress.steps, words, line, now=now)
 
         yield say_step
 

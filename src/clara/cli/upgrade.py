@@ -37,12 +37,9 @@ def upgrade(
     described = read_description(store.absolute(), older=True)
     space = _query_space(described.model.name) if described is not None and described.version == 1 else None
     with bar("upgrading") as show:
-
-        def on_progress(passages: int, total: int) -> None:
-            if show is not None:
-                show(passages, total, "passages")
-
-        done = bring(store, codec=codec, query_space=space, progress=on_progress)
+        done = bring(
+            store, codec=codec, query_space=space, progress=lambda passages, total: show(passages, total, "passages")
+        )
     if as_json:
         facts = {"store": str(store), "passages": done.passages}
         print_json({**facts, "format": done.after.version, "codec": done.after.codec})
@@ -53,11 +50,6 @@ def upgrade(
         )
     else:
         write(f"{store}: format {done.after.version}, {done.after.codec}; nothing to do")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(upgrade)
 
 
 def _query_space(model: str) -> QuerySpace | None:

@@ -25,7 +25,7 @@ B = 0.75
 _WORD = re.compile(r"\w+")
 
 
-def words(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The words of a text, case folded, in order."""
     return _WORD.findall(text.casefold())
 
@@ -55,7 +55,7 @@ class WordIndex:
         found: dict[str, list[tuple[int, int]]] = {}
         lengths = np.zeros(len(texts), dtype=np.float32)
         for i, text in enumerate(texts):
-            counts = Counter(words(text))
+            counts = Counter(_words(text))
             lengths[i] = counts.total()
             for word, count in counts.items():
                 found.setdefault(word, []).append((i, count))
@@ -71,7 +71,7 @@ class WordIndex:
     def scores(self, question: str) -> npt.NDArray[np.float32]:
         """BM25 of each text: float32 [texts]; 0 where no word is shared."""
         total = np.zeros(self._size, dtype=np.float32)
-        for word in sorted(set(words(question))):  # sorted: sums of floats depend on their order
+        for word in sorted(set(_words(question))):  # sorted: sums of floats depend on their order
             if (postings := self._postings.get(word)) is not None:
                 total[postings.texts] += postings.weights
         return total
@@ -83,7 +83,7 @@ class WordIndex:
         return order[: int((scores > 0).sum())]
 
 
-ANSWER_LETTERS = 3
+_ANSWER_LETTERS = 3
 """An answer shorter than this in normal form ("no", "7") occurs in passages that do not support it."""
 
 
@@ -139,8 +139,8 @@ class Neighbours:
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a text holds one of the answers, which are in normal form, as whole words."""
-    long = [f" {answer} " for answer in answers if len(answer) >= ANSWER_LETTERS and answer != "yes"]
+    long = [f" {answer} " for answer in answers if len(answer) >= _ANSWER_LETTERS and answer != "yes"]
     if not long:
         return False
-    words = f" {normalize_answer(text)} "
-    return any(answer in words for answer in long)
+    _words = f" {normalize_answer(text)} "
+    return any(answer in _words for answer in long)

@@ -22,7 +22,7 @@ from clara.data.records import PassageQA, QAPair
 from clara.data.writing import write_jsonl, write_records
 from clara.errors import RecordError
 
-SOURCE = "official_jsonl"
+_SOURCE = "official_jsonl"
 _TITLE_CHARACTERS = 120  # a first line up to this length that does not end like a sentence is a title
 _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
@@ -112,7 +112,7 @@ class _Gathered:
         titled = 0 < len(first) <= _TITLE_CHARACTERS and not first.endswith(_SENTENCE_ENDS) and bool(rest.strip())
         title, text = (first, rest) if titled else ("", doc)
         digest = hashlib.sha256(doc.encode("utf-8", "replace")).hexdigest()[:16]
-        return PassageQA(f"{SOURCE}:{digest}", SOURCE, title, text, tuple(self.pairs), self.paraphrase)
+        return PassageQA(f"{_SOURCE}:{digest}", _SOURCE, title, text, tuple(self.pairs), self.paraphrase)
 
 
 def _fault(row: object) -> str:

@@ -16,11 +16,11 @@ _PASSAGE_KEYS = frozenset({"id", "source", "title", "text", "qa", "paraphrase", 
 _MULTI_HOP_KEYS = frozenset({"id", "source", "question", "answers", "docs", "gold"})
 _NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class _Parsed:
     """A record, and what of its JSON value is not in it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Parsed:
     ignored_keys: tuple[str, ...]
 
 
-def parse(value: object, *, plain_passages: bool = False) -> Parsed:
+def parse(value: object, *, plain_passages: bool = False) -> _Parsed:
     """Make a record of a JSON value; its keys tell the kind.
 
     Args:
@@ -54,7 +54,7 @@ def parse(value: object, *, plain_passages: bool = False) -> Parsed:
         record, known = _passage_qa(value, left_out, plain=plain_passages), _PASSAGE_KEYS
     else:
         raise UnusableRecordError("unknown kind of record", "keys " + ", ".join(map(repr, value)))
-    return Parsed(record, tuple(left_out), tuple(key for key in value if key not in known))
+    return _Parsed(record, tuple(left_out), tuple(key for key in value if key not in known))
 
 
 def to_json(record: DataRecord) -> dict[str, object]:
@@ -147,7 +147,7 @@ def _answers(value: Mapping[str, Any], left_out: list[str]) -> tuple[str, ...]:
     return kept
 
 
-def _get(value: Mapping[str, Any], key: str, kind: type[T]) -> T:
+def _get(value: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     if key not in value:
         raise UnusableRecordError(f"missing key {key!r}")
     item = value[key]
@@ -156,7 +156,7 @@ def _get(value: Mapping[str, Any], key: str, kind: type[T]) -> T:
     return item
 
 
-def _items(value: Mapping[str, Any], key: str, kind: type[Any], make: Callable[[Any], T]) -> tuple[T, ...]:
+def _items(value: Mapping[str, Any], key: str, kind: type[Any], make: Callable[[Any], _T]) -> tuple[_T, ...]:
     items = _get(value, key, list)
     for item in items:
         # JSON's true is an int to Python, and is not an index.

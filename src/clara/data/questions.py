@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from clara.data.records import DocText, MultiHop, UnusableRecordError
+from clara.data.records import DocText, MultiHop, UnusableRecordError, check_gold
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,7 @@ class Question:
             raise UnusableRecordError("empty question")
         if not all(answer.strip() for answer in self.answers or ()):
             raise UnusableRecordError("blank answer", f"question {self.question!r}")
-        for index in self.gold:
-            if not 0 <= index < len(self.docs):
-                raise UnusableRecordError("gold index out of range", f"{index} of {len(self.docs)} documents")
-        if len(set(self.gold)) != len(self.gold):
-            raise UnusableRecordError("gold index repeated", str(list(self.gold)))
+        check_gold(self.gold, self.docs)
 
     @property
     def unanswerable(self) -> bool:

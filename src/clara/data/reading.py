@@ -30,7 +30,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _KEPT_FAULTS = 10
 _LINES = (".jsonl", ".jsonl.gz")
 _PUBLIC = (".json", ".json.gz", *TABLES)
-OWN = "clara"
+_OWN = "clara"
 """Name of our own format among ``formats.FORMATS``."""
 
 
@@ -71,7 +71,7 @@ class RecordSet:
     ignored_keys: Mapping[str, int]
     faults: tuple[RecordFault, ...]
     sha256: str
-    format: str = OWN
+    format: str = _OWN
 
     @property
     def passage_qa(self) -> tuple[PassageQA, ...]:
@@ -85,7 +85,7 @@ class RecordSet:
 
     def summary(self) -> str:
         """One line for a person: how many records, and each count of what was rejected, left out or ignored."""
-        origin = "" if self.format == OWN else f" ({self.format})"
+        origin = "" if self.format == _OWN else f" ({self.format})"
         parts = [f"{self.path.name}: {len(self.records)} records{origin}"]
         for label, counts in (("rejected", self.rejected), ("left out", self.left_out), ("ignored", self.ignored_keys)):
             if counts:
@@ -156,7 +156,7 @@ def _is_public(path: Path) -> bool:
             values.append(_decode(line))
         except UnusableRecordError:
             continue
-    return format_of(values) not in (None, OWN)
+    return format_of(values) not in (None, _OWN)
 
 
 def _read_public(path: Path) -> RecordSet:

@@ -110,11 +110,7 @@ class MultiHop:
         _check_question(self.question, self.answers)
         if not self.docs:
             raise UnusableRecordError("no documents", f"record {self.id!r}")
-        for index in self.gold:
-            if not 0 <= index < len(self.docs):
-                raise UnusableRecordError("gold index out of range", f"{index} of {len(self.docs)} documents")
-        if len(set(self.gold)) != len(self.gold):
-            raise UnusableRecordError("gold index repeated", str(list(self.gold)))
+        check_gold(self.gold, self.docs)
 
     @property
     def answerable(self) -> bool:
@@ -123,6 +119,19 @@ class MultiHop:
 
 
 DataRecord: TypeAlias = PassageQA | MultiHop
+
+
+def check_gold(gold: Sequence[int], docs: Sequence[DocText]) -> None:
+    """Refuse indices of gold documents that name none, or one twice.
+
+    Raises:
+        UnusableRecordError: says which.
+    """
+    for index in gold:
+        if not 0 <= index < len(docs):
+            raise UnusableRecordError("gold index out of range", f"{index} of {len(docs)} documents")
+    if len(set(gold)) != len(gold):
+        raise UnusableRecordError("gold index repeated", str(list(gold)))
 
 
 def _check_question(question: str, answers: Sequence[str]) -> None:

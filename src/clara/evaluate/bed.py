@@ -25,12 +25,12 @@ from clara.pipeline import Clara
 from clara.prompts import passage_text
 from clara.records import Answer, Document, GenerationRequest, Hit, SearchMode
 
-Half = Literal["tuning", "reporting"]
-Verdict = Literal["right", "wrong", "abstained"]
+_Half = Literal["tuning", "reporting"]
+_Verdict = Literal["right", "wrong", "abstained"]
 
-MOST_MORE_TOKENS = 10
+_MOST_MORE_TOKENS = 10
 """Tokens that an answer may have beside the accepted form: a sentence around it, not a paragraph that has it too."""
-DEPTH = 5
+_DEPTH = 5
 """Hits looked at for the evidence, whatever a system reads."""
 _BASELINE_K = 3
 _SIGNS = regex.compile(r"\p{P}")
@@ -58,11 +58,11 @@ class BedQuestion(Settings):
     question: str
     answers: tuple[str, ...]
     evidence: Evidence | None
-    half: Half
+    half: _Half
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceSpan:
+class _EvidenceSpan:
     """Where a question's evidence stands: characters of the text of the document of that uri."""
 
     document: str
@@ -76,21 +76,21 @@ class EvidenceSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class BedCollection:
+class _BedCollection:
     """A folder of documents with its questions, each beside the place of its evidence (None: unanswerable)."""
 
     name: str
     folder: Path
-    questions: tuple[tuple[BedQuestion, EvidenceSpan | None], ...]
+    questions: tuple[tuple[BedQuestion, _EvidenceSpan | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class BedRow:
+class _BedRow:
     """One question, one system.
 
     Attributes:
         exact: the normal form of the answer is an accepted one.
-        found: rank of the first hit that overlaps the evidence, 1 to ``DEPTH``; None if none does.
+        found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``; None if none does.
         prompt_tokens: positions that the generator read.
         seconds: from the question to its answer, the model being loaded.
         hits: what the system's search found, best first, for choosing rules without asking again.
@@ -99,12 +99,12 @@ class BedRow:
 
     id: str
     collection: str
-    half: Half
+    half: _Half
     system: str
     question: str
     answers: tuple[str, ...]
     answer: str
-    verdict: Verdict
+    verdict: _Verdict
     exact: bool
     found: int | None
     prompt_tokens: int
@@ -142,7 +142,7 @@ class BedScore:
     seconds: float
 
 
-def read_bed(folder: Path, documents: Path, *, half: Half | None = None) -> list[BedCollection]:
+def read_bed(folder: Path, documents: Path, *, half: _Half | None = None) -> list[_BedCollection]:
     """Read a bed and check it against its documents.
 
     Args:
@@ -167,9 +167,9 @@ def read_bed(folder: Path, documents: Path, *, half: Half | None = None) -> list
     return [_read_collection(file, documents / file.stem, half) for file in files]
 
 
-def _read_collection(file: Path, documents: Path, half: Half | None) -> BedCollection:
+def _read_collection(file: Path, documents: Path, half: _Half | None) -> _BedCollection:
     texts = _Texts(documents)
-    placed: list[tuple[BedQuestion, EvidenceSpan | None]] = []
+    placed: list[tuple[BedQuestion, _EvidenceSpan | None]] = []
     faults: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -184,7 +184,7 @@ def _read_collection(file: Path, documents: Path, half: Half | None) -> BedColle
     if faults:
         raise RecordError(f"{file}: {'; '.join(faults)}")
     chosen = (item for item in placed if half is None or item[0].half == half)
-    return BedCollection(file.stem, documents, tuple(chosen))
+    return _BedCollection(file.stem, documents, tuple(chosen))
 
 
 class _Texts:
@@ -200,7 +200,7 @@ class _Texts:
         return self._read[name]
 
 
-def _place(question: BedQuestion, texts: _Texts) -> EvidenceSpan | None:
+def _place(question: BedQuestion, texts: _Texts) -> _EvidenceSpan | None:
     evidence = question.evidence
     if evidence is None or not question.answers:
         if evidence is not None or question.answers:
@@ -212,7 +212,7 @@ def _place(question: BedQuestion, texts: _Texts) -> EvidenceSpan | None:
     # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
     pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
     places = [
-        EvidenceSpan(document.uri, match.start(), match.end())
+        _EvidenceSpan(document.uri, match.start(), match.end())
         for document in texts.of(evidence.document)
         for match in pattern.finditer(document.text)
     ]
@@ -221,11 +221,11 @@ def _place(question: BedQuestion, texts: _Texts) -> EvidenceSpan | None:
     return places[0]
 
 
-def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> Verdict:
+def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> _Verdict:
     """Judge an answer.
 
     Compared are SQuAD's normal forms, token by token. An answer is right if an accepted form stands in it as a run of
-    whole tokens with at most ``MOST_MORE_TOKENS`` others; ``yes`` and ``no`` have to be its first token. What is not
+    whole tokens with at most ``_MOST_MORE_TOKENS`` others; ``yes`` and ``no`` have to be its first token. What is not
     right and says of itself that there is no answer is an abstention, all else wrong.
 
     Args:
@@ -240,7 +240,7 @@ def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> Verd
 
 def _meets(answer: str, form: str) -> bool:
     tokens, wanted = _normal(answer).split(), _normal(form).split()
-    if len(tokens) > len(wanted) + MOST_MORE_TOKENS:
+    if len(tokens) > len(wanted) + _MOST_MORE_TOKENS:
         return False
     return tokens[:1] == wanted if wanted in (["yes"], ["no"]) else _contains(answer, form)
 
@@ -255,7 +255,7 @@ def _normal(text: str) -> str:
     return normalize_answer(_SIGNS.sub("", text))
 
 
-def _anywhere(row: BedRow) -> bool:
+def _anywhere(row: _BedRow) -> bool:
     return any(form not in {"yes", "no"} and _contains(row.answer, form) for form in row.answers)
 
 
@@ -283,7 +283,7 @@ def _shipped(**how: Any) -> _System:  # noqa: ANN401 - options of ``Clara.ask``
         answer = rag.ask(question, **how)
         return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, _facts(answer), answer.answered)
 
-    return _System(ask, lambda rag, question: rag.search(question, DEPTH))
+    return _System(ask, lambda rag, question: rag.search(question, _DEPTH))
 
 
 def _facts(answer: Answer) -> dict[str, Any]:
@@ -302,7 +302,7 @@ def _plain(mode: SearchMode | None) -> _System:
         seconds = time.perf_counter() - started
         return _Said(made.text, made.tokens.prompt, seconds, {"tokens": asdict(made.tokens)})
 
-    return _System(ask, None if mode is None else lambda rag, question: rag.search(question, DEPTH, mode=mode))
+    return _System(ask, None if mode is None else lambda rag, question: rag.search(question, _DEPTH, mode=mode))
 
 
 SYSTEMS: dict[str, _System] = {
@@ -316,13 +316,13 @@ SYSTEMS: dict[str, _System] = {
 
 
 def run_bed(
-    collections: Sequence[BedCollection],
+    collections: Sequence[_BedCollection],
     model: ClaraModel,
     stores: Path,
     systems: Sequence[str] = tuple(SYSTEMS),
     *,
     on_progress: Callable[[int, int, str], None] | None = None,
-) -> Iterator[BedRow]:
+) -> Iterator[_BedRow]:
     """Index each collection and ask its questions of each system.
 
     Args:
@@ -343,12 +343,12 @@ def run_bed(
 
 
 def _rows(
-    collections: Sequence[BedCollection],
+    collections: Sequence[_BedCollection],
     model: ClaraModel,
     stores: Path,
     systems: Sequence[str],
     tell: Callable[[int, int, str], None],
-) -> Iterator[BedRow]:
+) -> Iterator[_BedRow]:
     total = len(systems) * sum(len(collection.questions) for collection in collections)
     done = 0
     for collection in collections:
@@ -362,12 +362,12 @@ def _rows(
                     done += 1
 
 
-def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: EvidenceSpan | None) -> BedRow:
+def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: _EvidenceSpan | None) -> _BedRow:
     system = SYSTEMS[name]
     said = system.ask(rag, question.question)
     hits = system.search(rag, question.question) if system.search is not None else []
     overlapping = [rank for rank, hit in enumerate(hits, start=1) if place is not None and place.overlaps(hit)]
-    return BedRow(
+    return _BedRow(
         id=question.id,
         collection=collection,
         half=question.half,
@@ -385,7 +385,7 @@ def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: E
     )
 
 
-def _hit_facts(hit: Hit, place: EvidenceSpan | None) -> dict[str, Any]:
+def _hit_facts(hit: Hit, place: _EvidenceSpan | None) -> dict[str, Any]:
     passage = hit.passage
     return {
         "document": passage.document,
@@ -396,9 +396,9 @@ def _hit_facts(hit: Hit, place: EvidenceSpan | None) -> dict[str, Any]:
     }
 
 
-def score_bed(rows: Iterable[BedRow]) -> list[BedScore]:
+def score_bed(rows: Iterable[_BedRow]) -> list[BedScore]:
     """Scores of each system: each collection's in the rows' order, then its total."""
-    by_system: dict[str, dict[str, list[BedRow]]] = {}
+    by_system: dict[str, dict[str, list[_BedRow]]] = {}
     for row in rows:
         by_system.setdefault(row.system, {}).setdefault(row.collection, []).append(row)
     scores: list[BedScore] = []
@@ -408,10 +408,10 @@ def score_bed(rows: Iterable[BedRow]) -> list[BedScore]:
     return scores
 
 
-def _score(rows: Sequence[BedRow]) -> BedScore:
+def _score(rows: Sequence[_BedRow]) -> BedScore:
     asked = [row for row in rows if row.answers]
     verdicts = [row.verdict for row in asked]
-    ranks = [row.found or DEPTH + 1 for row in asked]
+    ranks = [row.found or _DEPTH + 1 for row in asked]
     return BedScore(
         system=rows[0].system,
         collection=rows[0].collection,

@@ -27,7 +27,7 @@ from clara.model import ClaraModel
 from clara.prompts import passage_text
 from clara.records import FloatArray, GenerationRequest, Memory
 
-Progress: TypeAlias = Callable[[str], None]
+_Progress: TypeAlias = Callable[[str], None]
 
 _RECALL_AT = 5
 _ANSWERED_AT_ONCE = 8
@@ -35,7 +35,7 @@ _MAX_NEW_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class CodecCost:
+class _CodecCost:
     """What one codec costs at one rate.
 
     Attributes:
@@ -72,8 +72,8 @@ class _Stored:
 
 
 def bench_codecs(
-    model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: Progress | None = None
-) -> list[CodecCost]:
+    model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: _Progress | None = None
+) -> list[_CodecCost]:
     """Measure every codec at one rate.
 
     Args:
@@ -94,7 +94,7 @@ def bench_codecs(
     memories = unwrap(DocumentMemories(model, rate, Cache()).of(docs))
     queries = model.encode_queries([record.question for record in asked], rate=rate)
     scores: dict[str, list[float]] = {}
-    costs: list[CodecCost] = []
+    costs: list[_CodecCost] = []
     for codec in CODECS:
         tell(f"answering from {codec}")
         stored = _stored(codec, memories)
@@ -110,7 +110,7 @@ def bench_codecs(
         interval = bootstrap_interval(apart)
         count = sum(map(len, memories))
         costs.append(
-            CodecCost(
+            _CodecCost(
                 codec=codec,
                 bytes_per_passage=stored.memory_bytes,
                 recall_at_5=float(np.mean(recall)),

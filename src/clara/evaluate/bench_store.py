@@ -42,7 +42,7 @@ _SHRINKAGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Milliseconds:
+class _Milliseconds:
     """CPU milliseconds of a search, all threads together."""
 
     p50: float
@@ -50,7 +50,7 @@ class Milliseconds:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreSpeed:
+class _StoreSpeed:
     """What was measured.
 
     Attributes:
@@ -70,9 +70,9 @@ class StoreSpeed:
     add_seconds: float
     index_seconds: float
     rss_bytes: int
-    latent_ms: Milliseconds
-    text_ms: Milliseconds
-    hybrid_ms: Milliseconds
+    latent_ms: _Milliseconds
+    text_ms: _Milliseconds
+    hybrid_ms: _Milliseconds
     recall_at_10: float
 
     def to_json(self) -> dict[str, object]:
@@ -121,7 +121,7 @@ class StoreBench:
         return [QueryMemory(one.copy(), model.fingerprint, model.rate, 1, self.centre) for one in self.asked]
 
 
-def bench_store(plan: StoreBench, folder: Path) -> StoreSpeed:
+def bench_store(plan: StoreBench, folder: Path) -> _StoreSpeed:
     """Fill and search a store in a process of its own.
 
     Args:
@@ -132,7 +132,7 @@ def bench_store(plan: StoreBench, folder: Path) -> StoreSpeed:
         return pool.apply(measure, (plan, folder))
 
 
-def measure(plan: StoreBench, folder: Path) -> StoreSpeed:
+def measure(plan: StoreBench, folder: Path) -> _StoreSpeed:
     """As :func:`bench_store`, in this process."""
     add_seconds, index_seconds, exact = _fill(plan, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -143,7 +143,7 @@ def measure(plan: StoreBench, folder: Path) -> StoreSpeed:
         hybrid = _timed(lambda i: store.search_hybrid(queries[i], plan.questions[i], _K), len(queries))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         recall = _recall(store, queries, exact)
-    return StoreSpeed(
+    return _StoreSpeed(
         passages=plan.passages,
         bytes_per_passage=size / plan.passages,
         add_seconds=add_seconds,
@@ -265,7 +265,7 @@ def _root(samples: FloatArray) -> FloatArray:
     return root
 
 
-def _timed(search: Callable[[int], object], count: int) -> Milliseconds:
+def _timed(search: Callable[[int], object], count: int) -> _Milliseconds:
     """CPU time of each of some searches, after a few to warm up."""
     for i in range(_WARM_UP):
         search(i % count)
@@ -274,7 +274,7 @@ def _timed(search: Callable[[int], object], count: int) -> Milliseconds:
         before = time.process_time()
         search(i)
         times.append(1000 * (time.process_time() - before))
-    return Milliseconds(float(np.percentile(times, 50)), float(np.percentile(times, 95)))
+    return _Milliseconds(float(np.percentile(times, 50)), float(np.percentile(times, 95)))
 
 
 def _recall(store: LanceStore, queries: Sequence[QueryMemory], exact: _Exact) -> float:

@@ -55,7 +55,7 @@ class TextContext:
 
     def _context(self, query: Query, used: Ranking) -> Context:
         texts = tuple(passage_text(query.docs[index].title, query.docs[index].text) for index in used)
-        tokens = token_count(self._model, self._cache, texts)
+        tokens = _tokens_of(self._model, self._cache, texts)
         return Context(GenerationRequest(query.question, texts=texts, reader=self._reader), tokens=tokens)
 
 
@@ -133,15 +133,15 @@ class ShortenedContext:
         return Context(
             # A text of which nothing was kept leaves no empty line in the prompt.
             GenerationRequest(query.question, texts=tuple(text for text in texts if text), reader="base"),
-            tokens=token_count(self._model, self._cache, texts),
-            source_tokens=token_count(self._model, self._cache, windows),
+            tokens=_tokens_of(self._model, self._cache, texts),
+            source_tokens=_tokens_of(self._model, self._cache, windows),
         )
 
     def _shorten(self, texts: Sequence[str]) -> list[str]:
         return [self._compressor.compress(text, self._target) for text in texts]
 
 
-def token_count(model: AnswerModel, cache: Cache, texts: Sequence[str]) -> int:
+def _tokens_of(model: AnswerModel, cache: Cache, texts: Sequence[str]) -> int:
     """Tokens of texts together, each text counted once a run."""
     maker = f"tokens {base_identity(model)}"
     return sum(unwrap(cache.derived(maker, texts, lambda some: [len(model.token_spans(text)) for text in some])))

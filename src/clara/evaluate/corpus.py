@@ -121,7 +121,7 @@ def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class _Judged:
     """The judged questions of a BEIR folder.
 
     Attributes:
@@ -133,7 +133,7 @@ class Judged:
     rejected: Mapping[str, int]
 
 
-def beir_questions(folder: Path) -> Judged:
+def beir_questions(folder: Path) -> _Judged:
     """Read the judged questions of a BEIR folder.
 
     Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
@@ -158,7 +158,7 @@ def beir_questions(folder: Path) -> Judged:
         raise RecordError(
             f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same{counted}"
         )
-    return Judged(tuple(questions), MappingProxyType(dict(rejected)))
+    return _Judged(tuple(questions), MappingProxyType(dict(rejected)))
 
 
 def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str) -> Question:

@@ -106,7 +106,7 @@ class StoreSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class _Settled:
     """Questions with candidates from a first stage.
 
     Attributes:
@@ -126,7 +126,7 @@ def settled(
     candidates: int = CANDIDATES,
     qrels: Mapping[str, frozenset[str]] = MappingProxyType({}),
     supply: GoldSupply | None = None,
-) -> Settled:
+) -> _Settled:
     """Give each question its candidates from a first stage.
 
     With ``oracle`` every gold document is among them for certain, the question's own or the corpus': they take the
@@ -157,7 +157,7 @@ def settled(
             without[MISSING_GOLD] += 1
         else:
             made.append(marked)
-    return Settled(tuple(made), MappingProxyType(dict(without)))
+    return _Settled(tuple(made), MappingProxyType(dict(without)))
 
 
 def _marked(question: Question, given: Sequence[CorpusPassage], finder: GoldFinder) -> Question:

@@ -22,7 +22,7 @@ from clara.errors import InputError
 from clara.evaluate.failures import Failure
 from clara.evaluate.system import Prediction, Query
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Journal:
         self._sync()
 
     def _opened(self, key: dict[str, object]) -> BinaryIO:
-        header = {"clara_journal": FORMAT_VERSION, "key": key}
+        header = {"clara_journal": _FORMAT_VERSION, "key": key}
         content = self.path.read_bytes() if self.path.exists() else b""
         # A kill leaves at most one torn line, the last: what follows the last newline is cut off.
         whole = content[: content.rfind(b"\n") + 1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clara.errors import MissingExtraError
 from clara.evaluate.questions import Group, GroupNames
-from clara.evaluate.results import RECALL_DEPTHS, Result, grouped
+from clara.evaluate.results import Result, grouped
 from clara.evaluate.statistics import KeptBenefit
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clara.analysis.robustness import Disturbance, RobustnessReport
 
 _DPI = 120
+_RECALL_DEPTHS = (1, 3, 5, 10)
 _COLUMNS = 2
 _LEGEND_COLUMNS = 3  # for each column of panels
 _PANEL = (5.6, 4.0)  # inches
@@ -177,9 +178,9 @@ def _recall(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
 
 def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - as above
     for result in group:
-        values = [100 * (result.retrieval or {})[f"R@{depth}"] for depth in RECALL_DEPTHS]
-        axes.plot(RECALL_DEPTHS, values, label=result.label, **styles.of_result(result))
-    axes.set_xticks(RECALL_DEPTHS)
+        values = [100 * (result.retrieval or {})[f"R@{depth}"] for depth in _RECALL_DEPTHS]
+        axes.plot(_RECALL_DEPTHS, values, label=result.label, **styles.of_result(result))
+    axes.set_xticks(_RECALL_DEPTHS)
     axes.set_xlabel("k")
     axes.set_ylabel("Recall@k, %")
 

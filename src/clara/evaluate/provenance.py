@@ -56,11 +56,11 @@ def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int
     """The provenance of a run that starts now, here."""
     return Provenance(
         command=" ".join(command),
-        commit=commit(),
+        commit=_commit(),
         model=model,
         checkpoint=checkpoint,
         seed=seed,
-        cpu=cpu_name(),
+        cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         device=device,
         torch=_version("torch"),
@@ -69,7 +69,7 @@ def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int
     )
 
 
-def commit() -> str:
+def _commit() -> str:
     """The commit that this package's files are of, or the version of the installed package."""
     folder = Path(__file__).parent
     found = _git(folder, "rev-parse", "HEAD")
@@ -80,7 +80,7 @@ def commit() -> str:
     return found + ("+changes" if changed else "")
 
 
-def cpu_name() -> str:
+def _cpu_name() -> str:
     """The processor's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -27,10 +27,10 @@ from clara.evaluate.system import Given, Query
 Setting: TypeAlias = Literal["oracle", "normal"]
 """Whether the gold documents are surely among the candidates (clara.md section 8)."""
 
-NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
+_NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
 """Data sets that are found by name, as ``NAME.SETTING.jsonl.gz`` under the data folder."""
 
-POOL = "pool"
+_POOL = "pool"
 """Stands for the corpus that is pooled from the file's own candidates."""
 
 
@@ -154,7 +154,7 @@ class TaskLoader:
         """The task of a data set.
 
         Args:
-            data: one of ``NAMES``, a file, or a BEIR folder.
+            data: one of ``_NAMES``, a file, or a BEIR folder.
             setting: ``oracle`` or ``normal``.
             given: what systems see of the candidates.
             k: documents in the prompt.
@@ -210,7 +210,7 @@ class TaskLoader:
         path = Path(data)
         if path.is_dir() and is_beir(path):
             return _beir_set(path)
-        if path.is_file() or data not in NAMES:
+        if path.is_file() or data not in _NAMES:
             return read_questions(path)
         if self.data_dir is None:
             raise InputError(
@@ -241,12 +241,12 @@ class TaskLoader:
                     "candidates are taken as they are; leave it out, or give --corpus PATH or --corpus pool"
                 )
             return None, None
-        if (name is None or name == POOL) and not any(question.docs for question in found.questions):
+        if (name is None or name == _POOL) and not any(question.docs for question in found.questions):
             raise InputError(
                 f"{found.path} brings no documents that could be pooled: give --corpus PATH, a store, a BEIR folder or "
                 "a passage file"
             )
-        if name is None or name == POOL:
+        if name is None or name == _POOL:
             name = f"pool of {found.name}.{found.sha256[:8]}"
             corpus = self._corpora.setdefault(name, pooled(found.questions, name=name))
         elif name not in self._corpora:

@@ -130,7 +130,7 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SentenceEncoder:
+class _SentenceEncoder:
     """A model of sentence-transformers.
 
     Attributes:
@@ -185,7 +185,7 @@ class Dense:
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
 
 
-class PairRanker:
+class _PairRanker:
     """Ranks candidates by a model that reads question and passage together.
 
     Args:
@@ -232,14 +232,14 @@ class Latent:
         return self._model.encode_queries(questions, rate=self._rate)
 
 
-def minilm(settings: SystemSettings) -> SentenceEncoder:
+def minilm(settings: SystemSettings) -> _SentenceEncoder:
     """``load_minilm`` once a run, from the option ``minilm`` where it is given."""
     return settings.cache.opened(
         "encoder", "minilm", lambda: load_minilm(settings.options.get("minilm"), device=settings.device)
     )
 
 
-def load_minilm(folder: Path | None = None, *, device: str = "cpu") -> SentenceEncoder:
+def load_minilm(folder: Path | None = None, *, device: str = "cpu") -> _SentenceEncoder:
     """MiniLM from a folder, or from the registry's package.
 
     Raises:
@@ -248,12 +248,12 @@ def load_minilm(folder: Path | None = None, *, device: str = "cpu") -> SentenceE
     """
     folder = folder or package_folder()
     check_minilm(folder)
-    return SentenceEncoder(
+    return _SentenceEncoder(
         _MINILM_SHA256, _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
     )
 
 
-def bge(settings: SystemSettings) -> SentenceEncoder:
+def bge(settings: SystemSettings) -> _SentenceEncoder:
     """BGE large from the hub, or from the option ``bge``.
 
     Raises:
@@ -261,15 +261,15 @@ def bge(settings: SystemSettings) -> SentenceEncoder:
         ModelError: there is no such folder, and the hub cannot be reached.
     """
 
-    def load() -> SentenceEncoder:
+    def load() -> _SentenceEncoder:
         folder = hub_folder(_BGE, settings.options.get("bge"), option="bge")
         model = _sentence_transformers().SentenceTransformer(str(folder), device=settings.device, local_files_only=True)
-        return SentenceEncoder(weights_hash(folder), model, BGE_QUERY)
+        return _SentenceEncoder(weights_hash(folder), model, BGE_QUERY)
 
     return settings.cache.opened("encoder", "bge", load)
 
 
-def bge_reranker(settings: SystemSettings) -> PairRanker:
+def bge_reranker(settings: SystemSettings) -> _PairRanker:
     """BGE's cross-encoder from the hub, or from the option ``bge_reranker``.
 
     Raises:
@@ -277,7 +277,7 @@ def bge_reranker(settings: SystemSettings) -> PairRanker:
         ModelError: there is no such folder, and the hub cannot be reached.
     """
 
-    def load() -> PairRanker:
+    def load() -> _PairRanker:
         library = _sentence_transformers()
         folder = hub_folder(_BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
         model = library.CrossEncoder(
@@ -288,19 +288,19 @@ def bge_reranker(settings: SystemSettings) -> PairRanker:
             pairs = [(question, text) for text in texts]
             return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
-        return PairRanker(score, digest({"cross-encoder": weights_hash(folder)}))
+        return _PairRanker(score, digest({"cross-encoder": weights_hash(folder)}))
 
     return settings.cache.opened("cross-encoder", _BGE_RERANKER, load)
 
 
-def dro_selector(settings: SystemSettings, folder: Path) -> PairRanker:
+def dro_selector(settings: SystemSettings, folder: Path) -> _PairRanker:
     """The selector that DRO trained, in a folder, on the backbone of the run.
 
     Raises:
         CheckpointError: it is not there, or is damaged.
     """
 
-    def load() -> PairRanker:
+    def load() -> _PairRanker:
         import torch  # noqa: PLC0415 - slow, loaded by now
 
         from clara.model.backbone import load_base  # noqa: PLC0415 - slow
@@ -319,7 +319,7 @@ def dro_selector(settings: SystemSettings, folder: Path) -> PairRanker:
                     scores.extend(part.float().cpu().tolist())
             return np.array(scores)
 
-        return PairRanker(score, digest({"selector": weights_hash(folder)}))
+        return _PairRanker(score, digest({"selector": weights_hash(folder)}))
 
     return settings.cache.opened("selector", str(folder), load)
 

@@ -30,8 +30,6 @@ from clara.metrics import (
 MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 """As ir-measures spells them; ``RR`` averages to MRR."""
 
-RECALL_DEPTHS = (1, 3, 5, 10)
-
 
 def plain(value: object) -> object:
     """A record as plain JSON values; an interval is [low, high]."""
@@ -62,7 +60,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class _Row:
     """One question.
 
     Attributes:
@@ -159,7 +157,7 @@ class Result:
     compressed_to: float | None
     first_token_seconds: float | None
     origins: tuple[Mapping[str, object], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[_Row, ...]
 
     @property
     def label(self) -> str:
@@ -339,11 +337,11 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
     return values, len(ranked) - len(usable)
 
 
-def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> Row:
+def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> _Row:
     found = entry.prediction
     text = found.text if found is not None else None
     answers = question.answers
-    return Row(
+    return _Row(
         id=question.id,
         prediction=text,
         scores=score_answer(text, answers, rule=rule) if text is not None and answers else None,
@@ -357,7 +355,7 @@ def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, 
     )
 
 
-def _abstention(rows: Sequence[Row]) -> Abstention | None:
+def _abstention(rows: Sequence[_Row]) -> Abstention | None:
     answered = [row for row in rows if row.prediction is not None]
     if not any(row.unanswerable for row in answered):
         return None

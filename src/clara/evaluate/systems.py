@@ -42,7 +42,7 @@ _LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 
 
 @dataclass(frozen=True, slots=True)
-class SystemParts:
+class _SystemParts:
     """A row of the table.
 
     Attributes:
@@ -62,43 +62,43 @@ class SystemParts:
 
 
 _RANKERS = ("bm25", "minilm", "bge")
-_QUOTABLE: dict[str, SystemParts] = {
-    **{f"text-{name}": SystemParts(name, "text", "base") for name in _RANKERS},
-    **{f"reader-{name}": SystemParts(name, "text", "reader") for name in _RANKERS},
-    "clara": SystemParts("reasoner", "memory", "generator"),
-    "clara-bm25": SystemParts("bm25", "memory", "generator"),
-    "clara-scp": SystemParts("reasoner", "memory", "generator", option="scp", stage="scp"),
-    "clara-instruct": SystemParts("reasoner", "memory", "generator", option="instruct", stage="instruct"),
-    "clara-end-to-end": SystemParts("reasoner", "memory", "generator", option="end_to_end", stage="end_to_end"),
+_QUOTABLE: dict[str, _SystemParts] = {
+    **{f"text-{name}": _SystemParts(name, "text", "base") for name in _RANKERS},
+    **{f"reader-{name}": _SystemParts(name, "text", "reader") for name in _RANKERS},
+    "clara": _SystemParts("reasoner", "memory", "generator"),
+    "clara-bm25": _SystemParts("bm25", "memory", "generator"),
+    "clara-scp": _SystemParts("reasoner", "memory", "generator", option="scp", stage="scp"),
+    "clara-instruct": _SystemParts("reasoner", "memory", "generator", option="instruct", stage="instruct"),
+    "clara-end-to-end": _SystemParts("reasoner", "memory", "generator", option="end_to_end", stage="end_to_end"),
 }
-TABLE: Mapping[str, SystemParts] = MappingProxyType(
+_TABLE: Mapping[str, _SystemParts] = MappingProxyType(
     {
-        "closed-book": SystemParts(None, "none", "base"),
-        "closed-book-reader": SystemParts(None, "none", "closed_book_reader"),
+        "closed-book": _SystemParts(None, "none", "base"),
+        "closed-book-reader": _SystemParts(None, "none", "closed_book_reader"),
         **_QUOTABLE,
         **{f"{name}-quoted": parts for name, parts in _QUOTABLE.items()},
-        "pisco": SystemParts("bm25", "memory", "generator", option="pisco", stage="instruct"),
-        "llmlingua": SystemParts("bm25", "llmlingua", "base"),
-        "llmlingua2": SystemParts("bm25", "llmlingua2", "base"),
-        "dro": SystemParts("dro", "text", "dro_reader"),
-        "bm25": SystemParts("bm25"),
-        "minilm": SystemParts("minilm"),
-        "bge-reranker": SystemParts("bge-reranker"),
-        "latent": SystemParts("latent"),
-        "supervised": SystemParts("latent", option="supervised", stage="retriever"),
+        "pisco": _SystemParts("bm25", "memory", "generator", option="pisco", stage="instruct"),
+        "llmlingua": _SystemParts("bm25", "llmlingua", "base"),
+        "llmlingua2": _SystemParts("bm25", "llmlingua2", "base"),
+        "dro": _SystemParts("dro", "text", "dro_reader"),
+        "bm25": _SystemParts("bm25"),
+        "minilm": _SystemParts("minilm"),
+        "bge-reranker": _SystemParts("bge-reranker"),
+        "latent": _SystemParts("latent"),
+        "supervised": _SystemParts("latent", option="supervised", stage="retriever"),
     }
 )
 """The parts of systems by their names."""
 
 
-def build(name: str, settings: SystemSettings) -> RagSystem:
+def _build(name: str, settings: SystemSettings) -> RagSystem:
     """The system of a name.
 
     Raises:
         ConfigError: an option is missing or does not fit, a rate is not served, or there is nothing to rank.
         ClaraError: an extra, a folder or the hub is missing.
     """
-    parts = TABLE[name]
+    parts = _TABLE[name]
     if parts.context is None and settings.given == "gold":
         raise ConfigError(
             f"system {name} only ranks, and with the gold documents given there is nothing to rank; "
@@ -128,16 +128,16 @@ def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagS
     """
     if context == "none" and settings.quoted:
         raise ConfigError("with context none there is nothing to quote; use wording free")
-    parts = SystemParts("latent", context, reader)
+    parts = _SystemParts("latent", context, reader)
     reading = _reading(parts, settings, settings.model, documents=True)
     return RagSystem("model", settings, _ranker(parts.ranker, settings, settings.model), reading)
 
 
-SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(build, name) for name in TABLE})
+SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for name in _TABLE})
 """Makers of systems by their names."""
 
 
-def _model(name: str, parts: SystemParts, settings: SystemSettings) -> AnswerModel:
+def _model(name: str, parts: _SystemParts, settings: SystemSettings) -> AnswerModel:
     """The model that compresses, ranks and answers."""
     if parts.option is None or parts.stage is None:
         return settings.model
@@ -171,7 +171,7 @@ def _ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> R
 
 
 def _reading(
-    parts: SystemParts, settings: SystemSettings, model: AnswerModel, *, documents: bool | None = None
+    parts: _SystemParts, settings: SystemSettings, model: AnswerModel, *, documents: bool | None = None
 ) -> Answering | None:
     if parts.context is None:
         return None

@@ -35,16 +35,16 @@ from clara.train.stages.end_to_end import EndToEndStage
 PASSAGE_WORDS = 110
 """Words of a made passage: some 150 tokens, between Wikipedia's mean (clara.md section 2) and a whole window."""
 
-STRIDE_WORDS = 25
+_STRIDE_WORDS = 25
 """Words between the beginnings of made passages: a few pages of text give enough different ones."""
 
 
-POOL = 3
+_POOL = 3
 """Records to draw for each candidate of a question."""
 
 
 @dataclass(frozen=True, slots=True)
-class StageSpeed:
+class _StageSpeed:
     """Training speed of one stage: medians over the measured steps.
 
     Attributes:
@@ -69,7 +69,7 @@ class StageSpeed:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheGain:
+class _CacheGain:
     """End-to-end training with cached memories against the same step that encodes its candidates; one run, in turn.
 
     Attributes:
@@ -90,7 +90,7 @@ class CacheGain:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSpeed:
+class _TrainSpeed:
     """Result of ``bench_train``.
 
     Attributes:
@@ -103,8 +103,8 @@ class TrainSpeed:
         threads: torch threads.
     """
 
-    stages: tuple[StageSpeed, ...]
-    cache: CacheGain | None
+    stages: tuple[_StageSpeed, ...]
+    cache: _CacheGain | None
     batch_size: int
     steps: int
     rate: int
@@ -151,7 +151,7 @@ def made_records(texts: Sequence[str]) -> list[DataRecord]:
     """
     words = " ".join(texts).split()
     records: list[DataRecord] = []
-    for first in range(0, max(1, len(words) - PASSAGE_WORDS + 1), STRIDE_WORDS):
+    for first in range(0, max(1, len(words) - PASSAGE_WORDS + 1), _STRIDE_WORDS):
         passage = words[first : first + PASSAGE_WORDS]
         pairs = tuple(
             QAPair(f"Which words follow “{' '.join(passage[i : i + 4])}”?", (" ".join(passage[i + 4 : i + 7]),))
@@ -167,7 +167,7 @@ def bench_train(
     *,
     cache: Path,
     progress: Callable[[str], None] | None = None,
-) -> TrainSpeed:
+) -> _TrainSpeed:
     """Measure every stage, and the gain of cached memories.
 
     Args:
@@ -181,7 +181,7 @@ def bench_train(
         ConfigError: the device is none to train on.
     """
     check_device(bench.device)
-    speeds: list[StageSpeed] = []
+    speeds: list[_StageSpeed] = []
     gain = None
     for name in bench.stages:
         if progress is not None:
@@ -193,7 +193,7 @@ def bench_train(
                 gain = _gain(job, bench)
         del job
         gc.collect()
-    return TrainSpeed(
+    return _TrainSpeed(
         stages=tuple(speeds),
         cache=gain,
         batch_size=bench.batch_size,
@@ -285,7 +285,7 @@ def _stage(name: str, bench: TrainBench) -> Stage:
         "compression": manifest.compression,
         "lora": manifest.lora,
         # A run tops candidates up from the records that it draws: enough of them for different questions.
-        "steps": max(bench.steps + 1, -(-POOL * bench.candidates // bench.batch_size)),
+        "steps": max(bench.steps + 1, -(-_POOL * bench.candidates // bench.batch_size)),
         "batch_size": bench.batch_size,
         "rate_weights": tuple(float(rate == bench.rate) for rate in rates),
         "candidates": bench.candidates,
@@ -297,9 +297,9 @@ def _stage(name: str, bench: TrainBench) -> Stage:
     return kind(kind.Config.model_validate({key: values[key] for key in values if key in kind.Config.model_fields}))
 
 
-def _speed(name: str, times: Sequence[_Times]) -> StageSpeed:
+def _speed(name: str, times: Sequence[_Times]) -> _StageSpeed:
     whole = sum(one.seconds for one in times)
-    return StageSpeed(
+    return _StageSpeed(
         stage=name,
         seconds=median(one.seconds for one in times),
         tokens_per_second=median(one.tokens / one.seconds for one in times),
@@ -311,7 +311,7 @@ def _speed(name: str, times: Sequence[_Times]) -> StageSpeed:
     )
 
 
-def _gain(job: _Job, bench: TrainBench) -> CacheGain:
+def _gain(job: _Job, bench: TrainBench) -> _CacheGain:
     """The ways to have a candidate's memory, step by step in turn, on the same questions and candidates."""
     texts = PlannedBatches(job.data, job.stage, job.stage.collator(job.loaded, None))
     cached, encoded, trained = [], [], []
@@ -323,7 +323,7 @@ def _gain(job: _Job, bench: TrainBench) -> CacheGain:
                 trained.append(job.step(number, texts).seconds)
     for times in (cached, encoded, trained):
         del times[:1]  # warms up
-    return CacheGain(
+    return _CacheGain(
         candidates=bench.candidates,
         cached_seconds=median(cached),
         encoded_seconds=median(encoded),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SumArray = npt.NDArray[np.uint32]
+_SumArray = npt.NDArray[np.uint32]
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "key_crc": ("id", "document", "content_hash"),
@@ -25,7 +25,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """The columns that each checksum covers. ``lexical`` follows from title and text."""
 
 
-def checksums(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]], group: str) -> SumArray:
+def checksums(columns: Mapping[str, Sequence[Any] | npt.NDArray[Any]], group: str) -> _SumArray:
     """The checksum of each row: uint32 [R].
 
     Args:

@@ -20,8 +20,8 @@ from clara.errors import ConfigError, StoreError, StoreModelError
 from clara.index.codecs import CODECS, DEFAULT_CODEC
 from clara.index.protocol import StoreModel
 
-FORMAT = "clara-store"
-FORMAT_VERSION = 2
+_FORMAT = "clara-store"
+_FORMAT_VERSION = 2
 DESCRIPTION_FILE = "store.json"
 LOCK_FILE = "write.lock"
 _DRAFT_FILE = "store.json.draft"
@@ -51,7 +51,7 @@ class Description:
 
     model: StoreModel
     codec: str = DEFAULT_CODEC
-    version: int = FORMAT_VERSION
+    version: int = _FORMAT_VERSION
 
 
 def read_description(folder: Path, *, older: bool = False) -> Description | None:
@@ -81,9 +81,9 @@ def read_description(folder: Path, *, older: bool = False) -> Description | None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"the store {folder} cannot be read: {error}") from error
     described = _parse(text, path)
-    if described.version != FORMAT_VERSION and not older:
+    if described.version != _FORMAT_VERSION and not older:
         raise StoreError(
-            f"the store {folder} is of format {described.version}, this clara uses format {FORMAT_VERSION}; "
+            f"the store {folder} is of format {described.version}, this clara uses format {_FORMAT_VERSION}; "
             f"bring it there, without compressing anything again: clara upgrade {folder}"
         )
     return described
@@ -106,8 +106,8 @@ def write_description(folder: Path, described: Description) -> None:
         StoreError: the folder cannot be written.
     """
     content = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "format": _FORMAT,
+        "version": _FORMAT_VERSION,
         "codec": described.codec,
         "model": asdict(described.model),
     }
@@ -159,12 +159,12 @@ def _parse(text: str, path: Path) -> Description:
         content = json.loads(text)
     except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}); index the documents again into another --store") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise StoreError(f"{path} does not describe a clara store; name another folder as --store")
     version = content.get("version")
-    if version not in (1, FORMAT_VERSION):
+    if version not in (1, _FORMAT_VERSION):
         raise StoreError(
-            f"{path} is of store format {version!r}, this clara reads format {FORMAT_VERSION}; "
+            f"{path} is of store format {version!r}, this clara reads format {_FORMAT_VERSION}; "
             "upgrade clara-rag, or index the documents again into another --store"
         )
     try:

@@ -20,7 +20,7 @@ _COMMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Merge:
+class _Merge:
     """What a merge did.
 
     Attributes:
@@ -34,7 +34,7 @@ class Merge:
     unchanged: int
 
 
-def merge(sources: Sequence[Path], out: Path, *, progress: Callable[[int, int], None] | None = None) -> Merge:
+def merge(sources: Sequence[Path], out: Path, *, progress: Callable[[int, int], None] | None = None) -> _Merge:
     """Bring the documents of stores into one, which is made if it is not there.
 
     Of a document that several hold in different versions, the last store's stays.
@@ -70,7 +70,7 @@ def merge(sources: Sequence[Path], out: Path, *, progress: Callable[[int, int], 
                         progress(passages, totals)
                 brought += len(wanted)
         store.optimize()
-    return Merge(brought, passages, unchanged)
+    return _Merge(brought, passages, unchanged)
 
 
 def _checked(sources: Sequence[Path]) -> int:

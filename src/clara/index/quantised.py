@@ -25,7 +25,7 @@ from clara.errors import StoreError
 from clara.index.ranking import Ranked
 from clara.records import FloatArray
 
-PlaceArray = npt.NDArray[np.uint64]
+_PlaceArray = npt.NDArray[np.uint64]
 
 SAMPLE_ROWS = 1 << 15
 """Rows by which directions and centroids are learnt."""
@@ -93,13 +93,13 @@ class QuantisedColumn:
                 return None
         return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
 
-    def add(self, places: PlaceArray, vectors: npt.NDArray[np.floating]) -> None:
+    def add(self, places: _PlaceArray, vectors: npt.NDArray[np.floating]) -> None:
         """Take rows: where they lie, uint64 [R], and their search vectors [R, S]."""
         self._index.add_with_ids(vectors.astype(np.float32), places.astype(np.int64))
 
-    def places(self) -> PlaceArray:
+    def places(self) -> _PlaceArray:
         """Where the rows lie: uint64 [R], in the order in which they came."""
-        places: PlaceArray = faiss.vector_to_array(self._index.id_map).astype(np.uint64)
+        places: _PlaceArray = faiss.vector_to_array(self._index.id_map).astype(np.uint64)
         return places
 
     def nearest(self, vector: FloatArray, limit: int) -> list[Ranked]:

@@ -25,7 +25,7 @@ from clara.records import FloatArray, QueryMemory
 
 HalfArray = npt.NDArray[np.float16]
 
-SKETCH = 1024
+_SKETCH = 1024
 # Each number of a memory is added to so many numbers of its sketch (Kane and Nelson, 2014: sparse projections).
 _SPARSITY = 8
 _SMALLEST = np.float32(1e-30)
@@ -103,10 +103,10 @@ class SketchColumn:
     exact = False
 
     def __init__(self, values: int) -> None:
-        self._whole = values <= SKETCH
-        self.width = min(values, SKETCH)
+        self._whole = values <= _SKETCH
+        self.width = min(values, _SKETCH)
         self._values = values
-        self._buckets = SKETCH // _SPARSITY
+        self._buckets = _SKETCH // _SPARSITY
         self._padded = -(-values // self._buckets) * self._buckets
         # Raw bits: what numpy draws from them may change with its version, and stored sketches could not be read then.
         raw = np.random.PCG64(1).random_raw((0 if self._whole else _SPARSITY, self._padded))

@@ -60,7 +60,7 @@ from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusi
 from clara.index.table import PassageTable
 from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 # A search column up to this size is compared whole: 29,000 passages of SmolLM2-135M, 9 ms of one core. Beyond, a
 # quantised column is built and compared (``quantised``).
@@ -398,7 +398,7 @@ class LanceStore:
         """Whether the rows lie in too many files."""
         return self._table.fragments() > max(_FRAGMENTS, self._table.count() // _FRAGMENT_ROWS)
 
-    def _read(self, read: Callable[[int], T]) -> T:
+    def _read(self, read: Callable[[int], _T]) -> _T:
         """What is read of the newest version; again if a writer has deleted that version's files meanwhile."""
         with self._turn:
             version = self._table.refresh()

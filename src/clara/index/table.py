@@ -52,7 +52,7 @@ _TAKE_ROWS = 8192
 _DECODED_ROWS = 32
 _SEARCH_COLUMNS = ("id", "search", "search_crc")
 # A row's text twice, ids and numbers, and its share of the text index; only for estimates.
-TEXT_BYTES = 4096
+_TEXT_BYTES = 4096
 # LanceDB keeps what it has read of indexes up to this size; its own default is 6 GB.
 _INDEX_CACHE_BYTES = 1 << 30
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -89,7 +89,7 @@ class Format:
     @property
     def row_bytes(self) -> int:
         """About what a row takes."""
-        return self.codec.memory_bytes + 2 * self.column.width + TEXT_BYTES
+        return self.codec.memory_bytes + 2 * self.column.width + _TEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +110,7 @@ def joined(parts: Sequence[Scanned]) -> Scanned:
     return Scanned(places, ids, np.concatenate([part.vectors for part in parts]))
 
 
-def schema(form: Format) -> pa.Schema:
+def _schema_of(form: Format) -> pa.Schema:
     """Columns of a store: ``lexical`` is what a text index covers, ``*_crc`` are ``checksum``'s."""
     search = pa.list_(pa.field("item", pa.float16(), nullable=False), form.column.width)
     types = {
@@ -167,7 +167,7 @@ class PassageTable:
     def __init__(self, folder: Path, form: Format) -> None:
         self._form = form
         self._folder = folder / TABLE_FOLDER
-        self._schema = schema(form)
+        self._schema = _schema_of(form)
         with lance_errors(f"opening the store {folder}"):
             self._database, self._opened = self._open()
 
@@ -201,7 +201,7 @@ class PassageTable:
     def create(folder: Path, form: Format) -> None:
         """Make the empty table; nothing happens if it is there."""
         with lance_errors(f"creating the store {folder}"):
-            lancedb.connect(str(folder)).create_table(TABLE, schema=schema(form), exist_ok=True)
+            lancedb.connect(str(folder)).create_table(TABLE, schema=_schema_of(form), exist_ok=True)
 
     def refresh(self) -> int:
         """Go to the newest version, as written by any process, and return its number."""

@@ -31,7 +31,7 @@ _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Upgrade:
+class _Upgrade:
     """What an upgrade did.
 
     Attributes:
@@ -51,7 +51,7 @@ def upgrade(
     codec: str | None = None,
     query_space: QuerySpace | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Upgrade:
+) -> _Upgrade:
     """Bring a store to today's format; needs room for it once more until it is done.
 
     Args:
@@ -83,7 +83,7 @@ def upgrade(
         if not store.settled():
             store.begin()
             store.optimize()
-    return Upgrade(passages, before, after)
+    return _Upgrade(passages, before, after)
 
 
 def _write_beside(

@@ -44,7 +44,7 @@ _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class _Cleaned:
     """A cleaned text.
 
     Attributes:
@@ -58,7 +58,7 @@ class Cleaned:
     left_out: dict[str, int]
 
 
-def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> Cleaned:
+def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _Cleaned:
     r"""Clean a text.
 
     Args:
@@ -82,7 +82,7 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> Cl
     _squeeze(edited, layout)
     if layout != "code":
         edited.replace(_EMPTY_LINES, lambda found: "\n\n" if found.start() else "")
-    return Cleaned(edited.text, tuple(edited.places), dict(edited.left_out))
+    return _Cleaned(edited.text, tuple(edited.places), dict(edited.left_out))
 
 
 class _Edited:

@@ -30,7 +30,7 @@ class Gap(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FlowLine:
+class _FlowLine:
     """One line.
 
     Attributes:
@@ -54,7 +54,7 @@ class Flow:
     """A page's lines, or those of one cell."""
 
     def __init__(self) -> None:
-        self.lines: list[FlowLine] = []
+        self.lines: list[_FlowLine] = []
         self._pieces: list[str] = []
         self._gap = Gap.NONE
         self._marker = ""
@@ -111,12 +111,12 @@ class Flow:
         """Whether the current line says nothing yet."""
         return not any(piece.strip() for piece in self._pieces)
 
-    def extend(self, lines: list[FlowLine], gap: Gap) -> None:
+    def extend(self, lines: list[_FlowLine], gap: Gap) -> None:
         """Whole lines, such as those of a cell."""
         self.end(gap)
         for line in lines:
             together = max(line.gap, self._gap)
-            self.lines.append(line if together == line.gap else FlowLine(line.text, together, line.kind, line.cells))
+            self.lines.append(line if together == line.gap else _FlowLine(line.text, together, line.kind, line.cells))
             self._gap = Gap.NONE
 
     def text(self) -> tuple[str, tuple[Heading, ...]]:
@@ -140,7 +140,7 @@ class Flow:
         text = joined.rstrip() if kind == "pre" else " ".join(_BROKEN.sub(BROKEN_AT_HYPHEN, joined).split())
         if not text.strip(_CHECK_MARKS):  # a check box without a word is a switch of the page itself
             return
-        self.lines.append(FlowLine(self._marker + text, self._gap, kind))
+        self.lines.append(_FlowLine(self._marker + text, self._gap, kind))
         self._gap = Gap.NONE
         self.unmark()
 
@@ -149,7 +149,7 @@ class Flow:
 class Cell:
     """A cell of a table with what it holds."""
 
-    lines: list[FlowLine]
+    lines: list[_FlowLine]
     rows: int = 1
     columns: int = 1
 
@@ -210,9 +210,9 @@ class Table:
             while cells and not cells[-1]:
                 cells.pop()
             if len(cells) == 1:
-                flow.extend([FlowLine(cells[0], Gap.LINE)], Gap.LINE)
+                flow.extend([_FlowLine(cells[0], Gap.LINE)], Gap.LINE)
             elif cells:
-                flow.extend([FlowLine("", Gap.LINE, "row", tuple(cells))], Gap.LINE)
+                flow.extend([_FlowLine("", Gap.LINE, "row", tuple(cells))], Gap.LINE)
 
 
 class _Reach:

@@ -10,7 +10,7 @@ import re
 
 from clara.ingest.report import fault
 
-ATTRIBUTES = 1000
+_ATTRIBUTES = 1000
 """Attributes of a tag that are read; pages that people or programs write have tens."""
 
 # Possessive, so that a tag without an end is read once: a quotation mark counts after an equals sign alone.
@@ -21,7 +21,7 @@ _RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "sty
 
 
 def check_tags(page: str, uri: str) -> None:
-    """Refuse a page with a tag of more than ``ATTRIBUTES`` attributes.
+    """Refuse a page with a tag of more than ``_ATTRIBUTES`` attributes.
 
     Raises:
         DocumentError: it has one.
@@ -40,9 +40,9 @@ def check_tags(page: str, uri: str) -> None:
         tag = _TAG.match(page, place)
         end = len(page) if tag is None else tag.end()
         # An attribute takes two characters at least.
-        if end - place > 2 * ATTRIBUTES and _attributes(page[place:end]) > ATTRIBUTES:
+        if end - place > 2 * _ATTRIBUTES and _attributes(page[place:end]) > _ATTRIBUTES:
             raise fault(
-                uri, "broken", f"has a tag with more than {ATTRIBUTES:,} attributes, as no page needs; save it as text"
+                uri, "broken", f"has a tag with more than {_ATTRIBUTES:,} attributes, as no page needs; save it as text"
             )
         place = end
         if tag is not None and (closing := _RAW.get(tag[1].lower())) is not None:

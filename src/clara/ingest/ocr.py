@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from clara.errors import MissingExtraError
 
-PACKAGE = "rapidocr-onnxruntime"
+_PACKAGE = "rapidocr-onnxruntime"
 DOTS_PER_INCH = 200
 """Of a page's picture: what print of ten points is recognised at."""
 
@@ -31,7 +31,7 @@ def check_ocr() -> None:
         MissingExtraError: it is not installed.
     """
     if find_spec("rapidocr_onnxruntime") is None:
-        raise MissingExtraError(PACKAGE, "ocr")
+        raise MissingExtraError(_PACKAGE, "ocr")
 
 
 @cache

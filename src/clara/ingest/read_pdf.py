@@ -19,7 +19,7 @@ from clara.ingest.report import Skipped, fault, skip
 # PDFium is not safe to call from two threads at once, and ``read_file`` may be called in several.
 _PDFIUM = threading.Lock()
 
-BY_OCR = "page pictures, whose text OCR read"
+_BY_OCR = "page pictures, whose text OCR read"
 """Kind of what a document leaves out: its text is a reading of a picture, which may be wrong."""
 
 _SCANNED = "so it is scanned; --ocr reads it (pip install 'clara-rag[ocr]'), or run ocrmypdf on it first"
@@ -75,7 +75,7 @@ def extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     left_out = {}
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
-        left_out[BY_OCR] = len(pages.recognised)
+        left_out[_BY_OCR] = len(pages.recognised)
     return Extract(
         title="", text=text, metadata=metadata, skipped=tuple(pages.skipped), pages=starts, left_out=left_out
     )

@@ -14,7 +14,7 @@ _LONGEST = 2000  # lines looked at for a table's end
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class _Rows:
     """A table.
 
     Attributes:
@@ -26,14 +26,14 @@ class Rows:
     end: int
 
 
-def table_rows(lines: list[str], start: int) -> Rows | None:
+def table_rows(lines: list[str], start: int) -> _Rows | None:
     """The table that begins at a line, or None."""
     if _GRID.fullmatch(lines[start]):
         return _grid(lines, start)
     return _simple(lines, start) if _SIMPLE.fullmatch(lines[start]) else None
 
 
-def _grid(lines: list[str], start: int) -> Rows:
+def _grid(lines: list[str], start: int) -> _Rows:
     rows: list[str] = []
     cells: list[str] = []
     end = start
@@ -46,10 +46,10 @@ def _grid(lines: list[str], start: int) -> Rows:
             parts = [part.strip() for part in line.strip("|").split("|")]
             cells = parts if len(parts) != len(cells) else _below(cells, parts)
         end += 1
-    return Rows(["", *rows, ""], end)
+    return _Rows(["", *rows, ""], end)
 
 
-def _simple(lines: list[str], start: int) -> Rows | None:
+def _simple(lines: list[str], start: int) -> _Rows | None:
     """A table between lines of equals signs, each of which is a column; a row without a first cell goes on."""
     rules = (at for at in range(start + 1, min(len(lines), start + _LONGEST)) if _SIMPLE.fullmatch(lines[at]))
     end = next((at for at in islice(rules, 2) if at > start + 1 and _ends(lines, at)), None)  # below names, below rows
@@ -66,7 +66,7 @@ def _simple(lines: list[str], start: int) -> Rows | None:
             rows[-1] = _below(rows[-1], cells)
         else:
             rows.append(cells)
-    return Rows(["", *(" | ".join(row) for row in rows), ""], end + 1)
+    return _Rows(["", *(" | ".join(row) for row in rows), ""], end + 1)
 
 
 def _ends(lines: list[str], at: int) -> bool:

@@ -43,18 +43,18 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent says what happens
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    limit_memory(limits.memory_mb * 2**20)
+    _limit_memory(limits.memory_mb * 2**20)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, requests), daemon=True).start()
     while True:
         _answer(json.loads(requests.get()), answers, limits)
 
 
-def limit_memory(allowed: int) -> None:
+def _limit_memory(allowed: int) -> None:
     """End or refuse what takes ``allowed`` bytes more than this process does now."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a parser that crashes leaves no dump of a document
     if not _ON_LINUX:
-        watch_memory(allowed)
+        _watch_memory(allowed)
         return
     with contextlib.suppress(OSError):
         # Where the whole machine runs short, this process is to end and not the one that holds the store.
@@ -64,7 +64,7 @@ def limit_memory(allowed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def watch_memory(allowed: int) -> None:
+def _watch_memory(allowed: int) -> None:
     """Let a thread end this process when it has taken ``allowed`` bytes more than now."""
     most = _held() + allowed
 

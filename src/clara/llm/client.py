@@ -196,7 +196,7 @@ class LLM:
             raise SlowReplyError(self._patience.too_slow) from None
         except httpx2.HTTPError as error:
             raise BrokenReplyError(f"the reply broke off: {error}") from None
-        return read_completion(b"".join(pieces).decode("utf-8", "replace"))
+        return _read_completion(b"".join(pieces).decode("utf-8", "replace"))
 
     def _open(self, body: dict[str, Any]) -> openai.Stream[Any]:
         self._begin()
@@ -270,7 +270,7 @@ class AsyncLLM:
         except TimeoutError:
             raise SlowReplyError(self._patience.too_slow) from None
         self._patience.reached = True
-        return read_completion(response.text)
+        return _read_completion(response.text)
 
 
 class _Patience:
@@ -339,7 +339,7 @@ class _Patience:
         return f"{self._settings.url} gave no usable reply in {self._settings.retries + 1} attempts; the last: {said}"
 
 
-def read_completion(text: str) -> Reply:
+def _read_completion(text: str) -> Reply:
     """The reply in a chat completion; strict about what is needed, blind to the rest.
 
     Raises:

@@ -23,7 +23,7 @@ from clara.model.roles import ROLES, AdapterName, Role, check_targets, merged_co
 from clara.model.tensors import ADAPTER, check_finite, checked_tensors
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig:
+def _lora_config(settings: LoraSettings) -> LoraConfig:
     """PEFT's configuration of an adapter, by default on every linear layer but the LM head."""
     return LoraConfig(
         r=settings.rank,
@@ -65,7 +65,7 @@ class Adapters:
             ConfigError: ``settings.targets`` has a name that no linear layer has.
         """
         check_targets(model, settings.targets)
-        config = lora_config(settings)
+        config = _lora_config(settings)
         peft_model = get_peft_model(model, config, adapter_name=roles[0], autocast_adapter_dtype=False)
         for role in roles[1:]:
             peft_model.add_adapter(role, copy.deepcopy(config), autocast_adapter_dtype=False)
@@ -85,7 +85,7 @@ class Adapters:
 
     def tensors(self, role: AdapterName) -> dict[str, Tensor]:
         """An adapter's LoRA tensors by PEFT's names."""
-        return adapter_tensors(self.peft_model, role)
+        return _adapter_tensors(self.peft_model, role)
 
     def split_query_reasoner(self) -> None:
         """Give the query reasoner weights of its own, a copy of the compressor's; nothing happens if it has some."""
@@ -120,7 +120,7 @@ class Adapters:
 
     def add_frozen(self, name: AdapterName, settings: LoraSettings, *, dtype: torch.dtype = torch.float32) -> None:
         """Add an adapter that is not trained; it has no effect until it is given values."""
-        config = lora_config(settings.model_copy(update={"dropout": 0.0}))
+        config = _lora_config(settings.model_copy(update={"dropout": 0.0}))
         self.peft_model.add_adapter(name, config, autocast_adapter_dtype=False)
         for parameter_name, parameter in self.peft_model.named_parameters():
             if f".{name}." in parameter_name:
@@ -185,7 +185,7 @@ def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch
         CheckpointError: a value is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = adapter_tensors(peft_model, name)
+    state = _adapter_tensors(peft_model, name)
     check_finite(state, f"adapter {name}")
     tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in state.items()}
     save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
@@ -211,10 +211,10 @@ def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: str) ->
 
 def adapter_shapes(peft_model: PeftModel, role: str) -> dict[str, tuple[int, ...]]:
     """Shapes of a role's LoRA tensors by PEFT's names."""
-    return {name: tuple(tensor.shape) for name, tensor in adapter_tensors(peft_model, role).items()}
+    return {name: tuple(tensor.shape) for name, tensor in _adapter_tensors(peft_model, role).items()}
 
 
-def adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:
+def _adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:
     """A role's LoRA tensors by PEFT's names."""
     state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=role, save_embedding_layers=False)
     return state

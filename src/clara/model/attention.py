@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-NAME = "clara_grouped_products"
+_NAME = "clara_grouped_products"
 FAMILIES = ("llama", "mistral", "phi3", "qwen2", "smollm3")
 """Model types whose attention is plain scaled dot products: no soft cap, no sinks, no window below 256 tokens."""
 
@@ -54,7 +54,7 @@ def grouped_products(
     return mixed.view(b, heads, s, d).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, grouped_products)
+AttentionInterface.register(_NAME, grouped_products)
 
 
 def attention_of(model: PreTrainedModel) -> str:
@@ -77,4 +77,4 @@ def attending(model: PreTrainedModel, name: str) -> Iterator[None]:
 def speed_up(model: PreTrainedModel) -> None:
     """Let a model that only compresses use ``grouped_products`` where it is right and faster."""
     if model.device.type == "cpu" and model.config.model_type in FAMILIES:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(_NAME)

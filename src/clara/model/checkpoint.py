@@ -33,7 +33,7 @@ from clara.records import Wording
 if TYPE_CHECKING:
     from clara.model.apple.vocabulary import Vocabulary
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 MANIFEST = "clara.json"
 MEMORY = "memory.safetensors"
 
@@ -78,7 +78,7 @@ class ReadingRule(Settings):
 _ABSURD = 100
 """So many times what a file holds is not made to be compared with it."""
 
-DECODING = ("latent_weight", "wording", "contrast", "reading")
+_DECODING = ("latent_weight", "wording", "contrast", "reading")
 """Fields of a manifest that are measured, not trained."""
 
 
@@ -176,8 +176,8 @@ class Manifest(Settings):
         return made.model_copy(update={"trained": made.trained | {"not_remeasured": list(made.measured())}})
 
     def measured(self) -> tuple[str, ...]:
-        """Which of ``DECODING`` it sets: how it searches and answers, by measurements with its weights."""
-        return tuple(name for name in DECODING if getattr(self, name))
+        """Which of ``_DECODING`` it sets: how it searches and answers, by measurements with its weights."""
+        return tuple(name for name in _DECODING if getattr(self, name))
 
     def contrast_weight(self, rate: int) -> float:
         """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""
@@ -199,7 +199,7 @@ def read_manifest(folder: Path) -> Manifest:
     settle(folder)
     path = folder / MANIFEST
     values = read_object(path, missing=f"{folder} has no {MANIFEST}; it is not a clara checkpoint")
-    check_version(path, values, FORMAT_VERSION)
+    check_version(path, values, _FORMAT_VERSION)
     try:
         return check(Manifest, values, source=str(path))
     except ConfigError as error:

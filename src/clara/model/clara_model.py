@@ -33,13 +33,13 @@ from clara.records import Generation, GenerationRequest, Memory, QueryMemory, Qu
 if TYPE_CHECKING:
     from clara.model.inspection import Inspector
 
-EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+_EMBEDDED_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Checkpoints that ship inside the package, by the name of their base model."""
 
-UNTRAINED_LATENT_WEIGHT = 0.25
+_UNTRAINED_LATENT_WEIGHT = 0.25
 """Lets memories order what words do not tell apart, and no more."""
 
-DEFAULT_K = 5
+_DEFAULT_K = 5
 """Passages that the paper's models read (clara.md section 8)."""
 
 TOKENS_A_BATCH = 4096
@@ -148,7 +148,7 @@ class ClaraModel:
     def default_k(self) -> int:
         """Passages for a question unless told otherwise: in Apple's format what the checkpoint says, else 5."""
         origin = self.manifest.official
-        return int((origin.config.get("generation_top_k") if origin is not None else None) or DEFAULT_K)
+        return int((origin.config.get("generation_top_k") if origin is not None else None) or _DEFAULT_K)
 
     @property
     def latent_weight(self) -> float:
@@ -160,7 +160,7 @@ class ClaraModel:
         """
         if self.manifest.latent_weight is not None:
             return self.manifest.latent_weight
-        return 1.0 if "query_reasoner" in self.manifest.roles else UNTRAINED_LATENT_WEIGHT
+        return 1.0 if "query_reasoner" in self.manifest.roles else _UNTRAINED_LATENT_WEIGHT
 
     @property
     def wording(self) -> Wording:
@@ -453,7 +453,7 @@ def find_checkpoint(name: str, *, download: bool = True, progress: hub_base.Prog
         CheckpointError: nothing has that name, or it is no checkpoint.
         HubError: the hub does not give it.
     """
-    embedded = EMBEDDED_CHECKPOINTS / name
+    embedded = _EMBEDDED_CHECKPOINTS / name
     if name in hub_base.EMBEDDED and checkpoint.is_checkpoint(embedded):
         return embedded
     folder = Path(name).expanduser()

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from clara.model.apple import format as apple_format
     from clara.model.apple.vocabulary import Vocabulary
 
-AnyNetwork_co = TypeVar("AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
-AnyManifest_co = TypeVar("AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
+_AnyNetwork_co = TypeVar("_AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
+_AnyManifest_co = TypeVar("_AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded(Generic[AnyNetwork_co, AnyManifest_co]):
+class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
     """A network with what belongs to it.
 
     Attributes:
@@ -50,9 +50,9 @@ class Loaded(Generic[AnyNetwork_co, AnyManifest_co]):
         fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
     """
 
-    network: AnyNetwork_co
+    network: _AnyNetwork_co
     base: BaseModel
-    manifest: AnyManifest_co
+    manifest: _AnyManifest_co
     merge: bool = True
     fingerprint: str | None = None
 

@@ -24,12 +24,12 @@ from transformers.cache_utils import DynamicLayer
 CPU_PROMPT_TOKENS = 256
 """Prompt tokens, padded, that one step reads on a CPU: its matrix products are no faster for more, and all rows wait
 for them. A longer prompt is read alone."""
-PROMPT_TOKENS = 8192
+_PROMPT_TOKENS = 8192
 """As above, on any other device."""
 
 _ROOM = 64  # tokens that a cache grows by at once
 
-Scores: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
+_Scores: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
 """From a row's scores [V] of its next token and the tokens written so far to other scores [V]."""
 
 
@@ -55,7 +55,7 @@ class DecodingRow:
     longest: int
     stops: frozenset[int]
     joined: Callable[[Tensor], Tensor] = lambda logits: logits[0]
-    filters: tuple[Scores, ...] = ()
+    filters: tuple[_Scores, ...] = ()
     choose: Callable[[Tensor], Tensor] = lambda scores: scores.argmax(dim=-1)
     scored: bool = False
     written: list[int] = field(default_factory=list)
@@ -163,7 +163,7 @@ class DecodeLoop:
         """Do one step for all rows."""
         try:
             with self.acting() as model, torch.inference_mode():
-                budget = CPU_PROMPT_TOKENS if model.device.type == "cpu" else PROMPT_TOKENS
+                budget = CPU_PROMPT_TOKENS if model.device.type == "cpu" else _PROMPT_TOKENS
                 with self._changed:
                     wanted = set(self._told)
                     joining = self._next_to_join(budget)

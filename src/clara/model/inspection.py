@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,11 +28,10 @@ from clara.model.selection import MIN_TEMPERATURE, select, straight_through_top_
 from clara.records import FloatArray, Memory, QueryMemory
 from clara.similarity import similarities
 
-BoolArray = npt.NDArray[np.bool_]
 EncoderRole = Literal["compressor", "query_reasoner"]
 Space = Literal["hidden", "memory"]
 
-CANDIDATES_AT_ONCE = 8
+_CANDIDATES_AT_ONCE = 8
 """Prompts scored in one forward pass: one memory each, so that a few share the matrix products and fit anywhere."""
 
 _WORD_STARTS = ("Ġ", "▁", " ")
@@ -218,8 +216,8 @@ class Inspector:
         lengths = [sum(len(memory.values) for memory in context) for context in contexts]
         order = sorted(range(len(contexts)), key=lambda place: (len(contexts[place]), lengths[place]))
         with self._inside.weights.acting_as("generator") as model, torch.inference_mode():
-            for start in range(0, len(order), CANDIDATES_AT_ONCE):
-                for places in _alike(order[start : start + CANDIDATES_AT_ONCE], contexts):
+            for start in range(0, len(order), _CANDIDATES_AT_ONCE):
+                for places in _alike(order[start : start + _CANDIDATES_AT_ONCE], contexts):
                     prompt, reply = self._prompt(question, contexts[places[0]]), self._reply(answer)
                     rows = [_values(contexts[place], model) for place in places]
                     scores = _reply_scores(model, prompt, reply, torch.cat(rows), count=len(places))

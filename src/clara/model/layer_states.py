@@ -18,7 +18,7 @@ from clara.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class NotingDecoder:
+class _NotingDecoder:
     """A decoder with what its layers gave in its last call.
 
     Attributes:
@@ -30,7 +30,7 @@ class NotingDecoder:
     states: dict[int, Tensor] = field(default_factory=dict)
 
 
-def noting(decoder: nn.Module, layers: Collection[int], *, whole: bool) -> NotingDecoder:
+def noting(decoder: nn.Module, layers: Collection[int], *, whole: bool) -> _NotingDecoder:
     """Make a decoder that notes the outputs of ``layers``.
 
     Args:
@@ -44,7 +44,7 @@ def noting(decoder: nn.Module, layers: Collection[int], *, whole: bool) -> Notin
     name, stack = _stack(decoder)
     if max(layers) > len(stack):
         raise ConfigError(f"layers names layer {max(layers)}, the base model has {len(stack)}")
-    made = NotingDecoder(_shallow(decoder))
+    made = _NotingDecoder(_shallow(decoder))
     run = []
     for number, layer in enumerate(stack if whole else stack[: max(layers)], start=1):
         run.append(_noted(layer, number, made.states) if number in layers else layer)

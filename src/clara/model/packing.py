@@ -20,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from clara.model.attention import FAMILIES, attention_of
 from clara.model.spans import additive
 
-NAME = "clara_packed"
+_NAME = "clara_packed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Packing:
         return cls(tuple(len(mask) for mask in allowed), tuple(additive(mask, dtype) for mask in allowed))
 
 
-def packed_attention(
+def _packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -92,21 +92,21 @@ def packed_attention(
         return torch.cat(out).unsqueeze(0), None
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(_NAME, _packed_attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
 def enable(model: PreTrainedModel) -> bool:
     """Let a model take packed sequences, where this is right and faster; says whether it does."""
     if model.device.type != "cpu" or model.config.model_type not in FAMILIES:
         return False
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(_NAME)
     return True
 
 
 def takes_packed(model: PreTrainedModel) -> bool:
     """Whether ``enable`` was called on the model and said yes."""
-    return attention_of(model) == NAME
+    return attention_of(model) == _NAME
 
 
 def run_packed(decoder: nn.Module, embeds: Tensor, positions: Tensor, packing: Packing) -> Tensor:

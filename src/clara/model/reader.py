@@ -30,7 +30,7 @@ from clara.model.roles import AdapterName, RoleWeights
 from clara.model.tensors import ADAPTER, check_version, read_object
 from clara.records import Generation, GenerationRequest
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 MANIFEST = "reader.json"
 
 ReaderContext = Literal["text", "none"]
@@ -153,7 +153,7 @@ def read_reader_manifest(folder: Path) -> ReaderManifest:
     path = folder / MANIFEST
     wanted = "expected the folder that clara train reader wrote (DIR/reader)"
     values = read_object(path, missing=f"{folder} has no {MANIFEST}; {wanted}")
-    check_version(path, values, FORMAT_VERSION)
+    check_version(path, values, _FORMAT_VERSION)
     try:
         return check(ReaderManifest, values, source=str(path))
     except ConfigError as error:

@@ -38,7 +38,7 @@ PEFT_PREFIX = "base_model.model."
 """What PEFT's names have before a layer's own."""
 
 
-class RoleSource(Protocol):
+class _RoleSource(Protocol):
     """Adapters of one backbone, as inference needs them."""
 
     @property
@@ -85,7 +85,7 @@ class StoredAdapters:
     @staticmethod
     def can_hold(model: PreTrainedModel) -> bool:
         """Whether merged copies of a backbone are cheap, and all its layers that take an adapter plain linear ones."""
-        return mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
+        return _mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
 
     @staticmethod
     def shapes(model: PreTrainedModel, rank: int, targets: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
@@ -183,7 +183,7 @@ def _is_named(name: str, targets: Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def mergeable(model: PreTrainedModel) -> bool:
+def _mergeable(model: PreTrainedModel) -> bool:
     """Whether merged copies of a causal LM are cheap and possible.
 
     Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
@@ -219,7 +219,7 @@ def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Line
 class RoleWeights:
     """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
 
-    def __init__(self, adapters: RoleSource, *, merge: bool = True, attention: str | None = None) -> None:
+    def __init__(self, adapters: _RoleSource, *, merge: bool = True, attention: str | None = None) -> None:
         """Wrap adapters.
 
         Args:
@@ -233,7 +233,7 @@ class RoleWeights:
         self._merged: dict[Role, PreTrainedModel] = {}
         self._attention = attention
         model = adapters.bare()
-        self._merge = merge and mergeable(model)
+        self._merge = merge and _mergeable(model)
         self._compression_attention = attention_of(model)
 
     @contextmanager

@@ -18,7 +18,7 @@ MIN_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class _Selection:
     """The outcome of a selection.
 
     Attributes:
@@ -63,7 +63,7 @@ def late_matrix(queries: Tensor, memories: Tensor, centre: Tensor) -> Tensor:
         return scores
 
 
-def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> Selection:
+def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> _Selection:
     """Choose the ``k`` best candidates, differentiably.
 
     Slot j takes the j-th largest score. Its gradient is that of a softmax over the candidates that earlier slots
@@ -90,9 +90,9 @@ def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02)
         # In this order: the difference is exactly zero, the sum of the other order is off by a rounding error.
         slots.append(hard + (soft - soft.detach()))
         taken = taken | hard.bool()
-    return Selection(weights=torch.stack(slots, dim=1), indices=indices)
+    return _Selection(weights=torch.stack(slots, dim=1), indices=indices)
 
 
-def select(selection: Selection, memories: Tensor) -> Tensor:
+def select(selection: _Selection, memories: Tensor) -> Tensor:
     """Memories of the chosen candidates: [B, K, D] x [B, D, N, H] -> [B, K, N, H], gradient included."""
     return torch.einsum("bkd,bdnh->bknh", selection.weights, memories.to(selection.weights.dtype))

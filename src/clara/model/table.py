@@ -25,7 +25,7 @@ _AFFINE = ("gain", "residual_gain", "bias")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AffineReadOut:
+class _AffineReadOut:
     """``gain * read + residual_gain * residual + bias`` at one rate, each per dimension: float32 [H].
 
     Hidden states after the final norm have a few dimensions tens of times larger than a token embedding's, and a
@@ -43,7 +43,7 @@ class AffineReadOut:
 
 
 @torch.no_grad()
-def calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> AffineReadOut:
+def _calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> _AffineReadOut:
     """An affine read-out that a generator already understands.
 
     Per dimension, memories get the mean and the spread of token embeddings: the residual carries the spread, the
@@ -60,7 +60,7 @@ def calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> Aff
     else:
         gain, residual_gain = READ_SHARE * spread / _spread(read), spread / _spread(residual)
         bias = bias - residual_gain * residual.mean(dim=0)
-    return AffineReadOut(gain, bias - gain * read.mean(dim=0), residual_gain)
+    return _AffineReadOut(gain, bias - gain * read.mean(dim=0), residual_gain)
 
 
 def _spread(values: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class MemoryTable(nn.Module):
 
     Attributes:
         tokens: float32 [N at the smallest rate, H]; a higher rate uses the first rows. None for ``mean_pool``.
-        gain: float32 [rates, H], of ``AffineReadOut``; None unless configured.
+        gain: float32 [rates, H], of ``_AffineReadOut``; None unless configured.
         residual_gain: float32 [rates, H]; None unless gain and residual are configured.
         bias: float32 [rates, H]; None unless gain is configured.
         query_gain: as ``gain``, for questions; None while they share the passages' read-out.
@@ -200,21 +200,21 @@ class MemoryTable(nn.Module):
         projection = self._projection(row) if query else None
         return memory if projection is None else projection(memory)
 
-    def _affine(self, row: int, *, query: bool) -> AffineReadOut | None:
+    def _affine(self, row: int, *, query: bool) -> _AffineReadOut | None:
         gain, residual_gain, bias = self.gain, self.residual_gain, self.bias
         if query and self.query_gain is not None:
             gain, residual_gain, bias = self.query_gain, self.query_residual_gain, self.query_bias
         if gain is None or bias is None:
             return None
-        return AffineReadOut(gain[row], bias[row], None if residual_gain is None else residual_gain[row])
+        return _AffineReadOut(gain[row], bias[row], None if residual_gain is None else residual_gain[row])
 
     @torch.no_grad()
     def calibrate(self, embeddings: Tensor, read: Tensor, residual: Tensor, *, rate: int) -> None:
-        """Start the affine read-out at one rate (``calibrated``); nothing without ``gain``."""
+        """Start the affine read-out at one rate (``_calibrated``); nothing without ``gain``."""
         if self.gain is None or self.bias is None:
             return
         row = self._config.rates.index(rate)
-        found = calibrated(embeddings, read, None if self.residual_gain is None else residual)
+        found = _calibrated(embeddings, read, None if self.residual_gain is None else residual)
         self.gain[row], self.bias[row] = found.gain, found.bias
         if self._config.read_out == "layers":  # nothing is read that it could be multiplied by
             self.gain[row] = 0

@@ -27,8 +27,8 @@ from clara.metrics import normalize_answer
 from clara.synth.drafts import SourcePassage
 from clara.synth.words import sentences
 
-SOURCE = "automatic"
-SOURCE_SEVERAL = "automatic_several"
+_SOURCE = "automatic"
+_SOURCE_SEVERAL = "automatic_several"
 SOURCE_NONE = "automatic_none"
 """Sources of the records, for ``mix``: one passage, several, and several of which none holds the answer."""
 
@@ -81,7 +81,7 @@ class AutomaticSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class AutomaticRecords:
+class _AutomaticRecords:
     """What was made of some passages.
 
     Attributes:
@@ -101,7 +101,7 @@ class _Task:
     pair: QAPair
 
 
-def automatic_records(passages: Sequence[SourcePassage], settings: AutomaticSettings) -> AutomaticRecords:
+def automatic_records(passages: Sequence[SourcePassage], settings: AutomaticSettings) -> _AutomaticRecords:
     """Make records of passages; neighbours in a document follow each other."""
     around = _Around(passages, settings)
     records: list[DataRecord] = []
@@ -115,11 +115,11 @@ def automatic_records(passages: Sequence[SourcePassage], settings: AutomaticSett
             continue
         tasks.update(task.kind for task in made)
         pairs = tuple(task.pair for task in made)
-        records.append(PassageQA(f"auto-{passage.id}", SOURCE, passage.title, passage.text, pairs))
+        records.append(PassageQA(f"auto-{passage.id}", _SOURCE, passage.title, passage.text, pairs))
         if rng.random() < settings.several and (record := around.question(place, rng.choice(pairs), rng)) is not None:
-            tasks[record.source.removeprefix(f"{SOURCE}_")] += 1
+            tasks[record.source.removeprefix(f"{_SOURCE}_")] += 1
             records.append(record)
-    return AutomaticRecords(tuple(records), dict(tasks), without)
+    return _AutomaticRecords(tuple(records), dict(tasks), without)
 
 
 def _tasks(passage: SourcePassage, settings: AutomaticSettings, rng: random.Random) -> list[_Task]:
@@ -200,7 +200,7 @@ class _Around:
         docs = tuple(DocText(self._passages[i].title, self._passages[i].text) for i in places)
         return MultiHop(
             id=f"auto-{own.id}-several",
-            source=SOURCE_NONE if none else SOURCE_SEVERAL,
+            source=SOURCE_NONE if none else _SOURCE_SEVERAL,
             question=pair.question,
             answers=(prompts.NO_ANSWER,) if none else pair.answers,
             docs=docs,

@@ -21,7 +21,7 @@ class BudgetSpentError(SynthesisError):
     """What may be spent does not allow another request."""
 
 
-def price(usage: Usage, settings: BudgetSettings) -> float:
+def _price(usage: Usage, settings: BudgetSettings) -> float:
     """What tokens cost, in the unit of the prices."""
     return (usage.prompt * settings.price_in + usage.completion * settings.price_out) / 1e6
 
@@ -52,7 +52,7 @@ class Budget:
     @property
     def cost(self) -> float:
         """The price of ``spent``, in the unit of the prices."""
-        return price(self._spent, self._settings)
+        return _price(self._spent, self._settings)
 
     async def admit(self, prompt_bytes: int, max_output_tokens: int) -> Usage:
         """Wait until a request fits.
@@ -88,7 +88,7 @@ class Budget:
 
     def _fits(self, usage: Usage) -> bool:
         tokens, cost = self._settings.max_tokens, self._settings.max_cost
-        return (tokens is None or usage.total <= tokens) and (cost is None or price(usage, self._settings) <= cost)
+        return (tokens is None or usage.total <= tokens) and (cost is None or _price(usage, self._settings) <= cost)
 
     def _exhausted(self, estimate: Usage) -> str:
         limits = []

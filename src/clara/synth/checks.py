@@ -16,7 +16,6 @@ from functools import lru_cache
 from clara.synth.drafts import DraftFault, Pair, SourcePassage
 from clara.synth.settings import CheckSettings
 from clara.synth.words import (
-    contains_run,
     content_stems,
     longest_common_run,
     names,
@@ -155,7 +154,7 @@ def _given_away(pair: Pair) -> DraftFault | None:
     """The answer's words do not stand in the question, except where the question offers a choice."""
     question, answer = words(pair.question), words(pair.answer)
     offers_choice = "or" in question or bool(_YES_NO & set(answer[:1]))
-    if offers_choice or not content_stems(pair.answer) or not contains_run(question, answer):
+    if offers_choice or not content_stems(pair.answer) or not _contains_run(question, answer):
         return None
     return DraftFault("answer_in_question", f"the question contains its answer “{pair.answer}”")
 
@@ -238,3 +237,9 @@ def _script(char: str) -> str:
 
 def _listed(items: list[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (" …" if len(items) > _SHOWN else "")
+
+
+def _contains_run(text: Sequence[str], run: Sequence[str]) -> bool:
+    """Whether ``run`` occurs in ``text`` as consecutive words."""
+    width = len(run)
+    return width > 0 and any(list(text[i : i + width]) == list(run) for i in range(len(text) - width + 1))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["simple_qa", "complex_qa", "paraphrase"]
-KINDS: tuple[Kind, ...] = ("simple_qa", "complex_qa", "paraphrase")
 
 
 @dataclass(frozen=True, slots=True)

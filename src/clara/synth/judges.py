@@ -20,7 +20,7 @@ from clara.synth.words import content_stems, sentences, share_found, stems, word
 
 ANSWER_REASON = "answer_not_supported"
 QUESTION_REASON = "question_off_passage"
-PARAPHRASE_REASON = "paraphrase_off_passage"
+_PARAPHRASE_REASON = "paraphrase_off_passage"
 _YES_NO = frozenset({"yes", "no"})
 _TOUCHED = 0.5  # a sentence counts as covered when a pair holds this share of its content words, or its answer
 
@@ -71,7 +71,7 @@ class LexicalJudge:
         kept = share_found(sorted(set(content_stems(passage.text))), set(stems(text)))
         if kept >= self.settings.paraphrase_support:
             return None
-        return DraftFault(PARAPHRASE_REASON, "this says something else than the passage")
+        return DraftFault(_PARAPHRASE_REASON, "this says something else than the passage")
 
     def judge(self, passage: SourcePassage, draft: Draft) -> Verdict:
         """The verdict on a whole draft; ``missing`` names the sentences that no pair touches."""

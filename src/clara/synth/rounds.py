@@ -17,23 +17,23 @@ from dataclasses import dataclass, replace
 from clara.synth.checks import NUMBER_REASON, check_duplicate, check_pair, check_paraphrase
 from clara.synth.client import ChatClient, Request
 from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
-from clara.synth.drafts import KINDS, Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
+from clara.synth.drafts import Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
 from clara.synth.judges import ANSWER_REASON, QUESTION_REASON, Judge, LexicalJudge
 from clara.synth.settings import SynthSettings
 from clara.synth.templates import Feedback, Templates, labelled
 from clara.synth.words import share_found, words
 
-TOO_MANY_REASON = "too_many_pairs"
-OFF_PASSAGE_REASON = "reply_off_passage"
+_TOO_MANY_REASON = "too_many_pairs"
+_OFF_PASSAGE_REASON = "reply_off_passage"
 _SIGNS = frozenset({ANSWER_REASON, QUESTION_REASON, NUMBER_REASON})  # that a pair is about something else
 _FEWEST_SIGNS = 3
 _MOST_OFF = 2 / 3  # of a reply's pairs; beyond that the others only happen to share words with the passage
-NOT_COVERED_REASON = "judge_not_covered"
-TOO_FEW_PAIRS = "too_few_pairs"
-NO_PARAPHRASE = "no_paraphrase"
+_NOT_COVERED_REASON = "judge_not_covered"
+_TOO_FEW_PAIRS = "too_few_pairs"
+_NO_PARAPHRASE = "no_paraphrase"
 _UNNAMED = ("some important facts of the passage",)
-WRONG_REASON = "judge_wrong"
-INCONSISTENT_REASON = "judge_inconsistent"
+_WRONG_REASON = "judge_wrong"
+_INCONSISTENT_REASON = "judge_inconsistent"
 _LABEL = re.compile(r"\W*(?:item\s+)?([SC]\d+|P)\b[\s.:;,)\]–—-]*", re.IGNORECASE)
 _SAME_ITEM = 0.8  # share of an item's words that a remark must repeat to mean it without naming its label
 _FRAME = frozenset({"question", "answer"})  # the words that ``labelled`` adds
@@ -163,13 +163,13 @@ class Drafter:
             if fault is None and self._lexical:
                 fault = self._lexical.check_pair(pair, passage, inferred=inferred)
             if fault is None and len(accepted) >= self._settings.max_pairs:
-                fault = DraftFault(TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
+                fault = DraftFault(_TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
             if fault is None:
                 accepted.append(pair)
             else:
                 rejections.append(Rejection(kind, _shown(pair), fault))
         if self._lexical and _is_off_passage(rejections, len(accepted)):
-            fault = DraftFault(OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
+            fault = DraftFault(_OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
             rejections += [Rejection(kind, _shown(pair), fault) for pair in accepted]
             accepted = []
         return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
@@ -209,7 +209,7 @@ class Work:
         self.draft = Draft()
         self.counted: Counter[str] = Counter()
         self._settings = settings
-        self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in KINDS}
+        self._rejected: dict[Kind, list[Rejection]] = {kind: [] for kind in _KINDS.values()}
         self._reopened: set[Kind] = set()
         self._missing: tuple[str, ...] = ()
         self._judge_fault = ""
@@ -231,8 +231,8 @@ class Work:
     def shortcoming(self) -> str:
         """Why the passage would be dropped now."""
         if len(self.draft.simple) < self._settings.min_pairs:
-            return TOO_FEW_PAIRS
-        return self._judge_fault if self.draft.paraphrase and self._judge_fault else NO_PARAPHRASE
+            return _TOO_FEW_PAIRS
+        return self._judge_fault if self.draft.paraphrase and self._judge_fault else _NO_PARAPHRASE
 
     def open_kinds(self) -> list[Kind]:
         """What is to be asked for next."""
@@ -243,7 +243,7 @@ class Work:
             "complex_qa": self._wants_complex(),
             "paraphrase": not self.draft.paraphrase,
         }
-        return [kind for kind in KINDS if wanted[kind]]
+        return [kind for kind in _KINDS.values() if wanted[kind]]
 
     def feedback(self, kind: Kind) -> Feedback:
         """What the language model is told about earlier attempts at ``kind``; nothing at the first."""
@@ -287,8 +287,8 @@ class Work:
         self.draft = without(self.draft, frozenset(wrong))
         self._missing = verdict.missing or (() if verdict.covered else _UNNAMED)
         if self._missing:
-            self.counted[NOT_COVERED_REASON] += 1
-            self._judge_fault = NOT_COVERED_REASON
+            self.counted[_NOT_COVERED_REASON] += 1
+            self._judge_fault = _NOT_COVERED_REASON
 
     def _wants_complex(self) -> bool:
         wanted = not self.draft.complex or "complex_qa" in self._reopened
@@ -321,13 +321,13 @@ def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
         else:
             unclear.append(remark)
     taken_out = {
-        label: Rejection(_KINDS[label[0]], items[label], DraftFault(WRONG_REASON, why or "this is wrong"))
+        label: Rejection(_KINDS[label[0]], items[label], DraftFault(_WRONG_REASON, why or "this is wrong"))
         for label, why in found.items()
     }
     if unclear or not found:
         why = "; ".join(unclear) or "something here is not what the passage says"
         for label in items.keys() - found.keys():
-            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault(INCONSISTENT_REASON, why))
+            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault(_INCONSISTENT_REASON, why))
     return taken_out
 
 

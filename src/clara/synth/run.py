@@ -27,7 +27,7 @@ from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 from clara.synth.templates import Templates, packaged_templates
 
-REFUSED = "request_refused"
+_REFUSED = "request_refused"
 _UNAVAILABLE_IN_A_ROW = 5  # passages; a server that fails that often is down
 _MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
@@ -216,7 +216,7 @@ class _Synthesis:
             )
         refused, self._refused = self._refused, []
         for passage in refused:
-            self._finish(passage, Outcome(Draft(), 0, {REFUSED: 1}, REFUSED))
+            self._finish(passage, Outcome(Draft(), 0, {_REFUSED: 1}, _REFUSED))
 
     def _finish(self, passage: SourcePassage, outcome: Outcome) -> None:
         if outcome.dropped:

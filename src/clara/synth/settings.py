@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from clara.config import Settings
 from clara.llm.settings import LLMSettings
 
-JudgeKind = Literal["both", "llm", "lexical"]
-StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
+_JudgeKind = Literal["both", "llm", "lexical"]
+_StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
 
 
 class ServerSettings(LLMSettings):
@@ -28,7 +28,7 @@ class ServerSettings(LLMSettings):
     concurrency: int = Field(default=8, ge=1, le=1024)
     retries: int = Field(default=8, ge=0)
     max_wait_seconds: float = Field(default=60.0, ge=0)
-    structured_output: StructuredOutput = "auto"
+    structured_output: _StructuredOutput = "auto"
 
 
 class SamplingSettings(Settings):
@@ -145,7 +145,7 @@ class SynthSettings(Settings):
     checks: CheckSettings = CheckSettings()
     lexical: LexicalSettings = LexicalSettings()
     budget: BudgetSettings = BudgetSettings()
-    judge: JudgeKind = "both"
+    judge: _JudgeKind = "both"
     max_rounds: int = Field(default=10, ge=1)
     min_pairs: int = Field(default=1, ge=1)
     complex_rounds: int = Field(default=2, ge=0)

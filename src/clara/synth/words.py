@@ -131,12 +131,6 @@ def longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, 
     return best_end - best, best
 
 
-def contains_run(text: Sequence[str], run: Sequence[str]) -> bool:
-    """Whether ``run`` occurs in ``text`` as consecutive words."""
-    width = len(run)
-    return width > 0 and any(list(text[i : i + width]) == list(run) for i in range(len(text) - width + 1))
-
-
 def _split_unspaced(word: str) -> list[str]:
     """Pairs of neighbouring characters for the parts of ``word`` written without spaces, the rest as it is."""
     parts: list[str] = []

@@ -13,12 +13,12 @@ from typing import Any
 from clara.data.formats import fields
 from clara.data.questions import Candidates, Question
 
-KEYS = frozenset({"question", "answers"})
+_KEYS = frozenset({"question", "answers"})
 
 
 def matches(value: Mapping[str, Any]) -> bool:
     """Whether a record is of this form."""
-    return value.keys() >= KEYS and ("positive_ctxs" in value or "ctxs" in value)
+    return value.keys() >= _KEYS and ("positive_ctxs" in value or "ctxs" in value)
 
 
 def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:

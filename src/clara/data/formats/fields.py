@@ -10,10 +10,10 @@ from clara.data.records import UnusableRecordError
 
 _NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object", bool: "true or false"}
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def get(value: Mapping[str, Any], key: str, kind: type[T]) -> T:
+def get(value: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     """The field ``key``.
 
     Raises:
@@ -24,7 +24,7 @@ def get(value: Mapping[str, Any], key: str, kind: type[T]) -> T:
     return typed(value[key], key, kind)
 
 
-def typed(item: object, label: str, kind: type[T]) -> T:
+def typed(item: object, label: str, kind: type[_T]) -> _T:
     """``item``, checked.
 
     Raises:

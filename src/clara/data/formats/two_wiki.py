@@ -17,7 +17,7 @@ from clara.data.questions import Question
 from clara.errors import RecordError
 
 KEYS = hotpotqa.KEYS | {"evidences"}
-ALIASES = "id_aliases.json"
+_ALIASES = "id_aliases.json"
 
 
 def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
@@ -29,7 +29,7 @@ def parse(value: Mapping[str, Any], left_out: list[str]) -> Question:
     question = hotpotqa.parse(value, left_out, source="2wiki")
     if value.get("answer_aliases") is None:
         if value.get("answer_id"):
-            left_out.append(f"aliases of an answer ({ALIASES} is not beside the file)")
+            left_out.append(f"aliases of an answer ({_ALIASES} is not beside the file)")
         return question
     named = [*(question.answers or ()), *fields.strings(value, "answer_aliases")]
     return replace(question, answers=fields.answers(named, left_out))
@@ -47,7 +47,7 @@ class Aliases:
 
     def __init__(self, path: Path) -> None:
         self._names: dict[str, list[str]] | None = None
-        beside = path.with_name(ALIASES)
+        beside = path.with_name(_ALIASES)
         if not beside.is_file():
             return
         self._names = {}

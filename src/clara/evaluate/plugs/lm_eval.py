@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 _BATCH = 8
-MAX_NEW_TOKENS = 32
+_MAX_NEW_TOKENS = 32
 """Where a task names no limit (``max_gen_toks``)."""
 
 _QUESTION = re.compile(r"(?:^|\n)[ \t]*(?:Question|Q)[ \t]*:[ \t]*")
@@ -46,7 +46,7 @@ _BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \
 
 
 @dataclass(frozen=True, slots=True)
-class SplitPrompt:
+class _SplitPrompt:
     """A prompt in its two parts.
 
     Attributes:
@@ -58,13 +58,13 @@ class SplitPrompt:
     question: str
 
 
-def at_last_question(prompt: str) -> SplitPrompt:
+def at_last_question(prompt: str) -> _SplitPrompt:
     """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
     places = list(_QUESTION.finditer(prompt))
     if not places:
-        return SplitPrompt("", _ANSWER.sub("", prompt).strip())
+        return _SplitPrompt("", _ANSWER.sub("", prompt).strip())
     question = _ANSWER.sub("", prompt[places[-1].end() :])
-    return SplitPrompt(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
+    return _SplitPrompt(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
 
 
 @register_model("clara")
@@ -95,7 +95,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         reader: str | None = None,
         batch_size: int | str | None = None,
         device: str | None = None,
-        cut: Callable[[str], SplitPrompt] = at_last_question,
+        cut: Callable[[str], _SplitPrompt] = at_last_question,
         **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
     ) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
             texts.append(text)
         return texts
 
-    def _request(self, asked: SplitPrompt) -> GenerationRequest:
+    def _request(self, asked: _SplitPrompt) -> GenerationRequest:
         reader: Any = self._reader
         if not asked.background or self._context == "none":
             return GenerationRequest(asked.question, reader="base" if self._context != "none" else reader)
@@ -170,7 +170,7 @@ def _wanted(request: Instance) -> _Wanted:
         raise ConfigError(f"task {request.task_name} wants sampling; this model answers greedily (do_sample: false)")
     until = settings.get("until") or ()
     stops = (until,) if isinstance(until, str) else tuple(until)
-    return _Wanted(stops, int(settings.get("max_gen_toks", MAX_NEW_TOKENS)))
+    return _Wanted(stops, int(settings.get("max_gen_toks", _MAX_NEW_TOKENS)))
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from clara.index.codecs.protocol import ByteArray, as_bytes, check_range
 from clara.records import FloatArray
 
-GROUP = 32
+_GROUP = 32
 _LEVELS = 15
 
 
@@ -25,8 +25,8 @@ class Int4:
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
-        self._groups = -(-shape[0] * shape[1] // GROUP)
-        self.memory_bytes = self._groups * (4 + GROUP // 2)
+        self._groups = -(-shape[0] * shape[1] // _GROUP)
+        self.memory_bytes = self._groups * (4 + _GROUP // 2)
 
     def prepare(self, values: FloatArray) -> None:
         """Nothing to learn."""
@@ -35,8 +35,8 @@ class Int4:
         """Memories [R, N, H] to bytes [R, B]: all offsets, all steps, then all numbers."""
         check_range(values)
         flat = values.transpose(0, 2, 1).reshape(len(values), -1)
-        filled = np.pad(flat, ((0, 0), (0, self._groups * GROUP - flat.shape[1])))
-        groups = filled.reshape(len(values), self._groups, GROUP)
+        filled = np.pad(flat, ((0, 0), (0, self._groups * _GROUP - flat.shape[1])))
+        groups = filled.reshape(len(values), self._groups, _GROUP)
         lowest, highest = groups.min(axis=2), groups.max(axis=2)
         offsets = lowest.astype(np.float16)
         steps = ((highest - lowest) / _LEVELS).astype(np.float16)
@@ -52,6 +52,6 @@ class Int4:
         offsets, steps = scales[:, : self._groups, None], scales[:, self._groups :, None]
         packed = stored[:, 4 * self._groups :]
         numbers = np.stack([packed & 15, packed >> 4], axis=2).astype(np.float32)
-        decoded = numbers.reshape(-1, self._groups, GROUP) * steps + offsets
+        decoded = numbers.reshape(-1, self._groups, _GROUP) * steps + offsets
         flat = decoded.reshape(len(stored), -1)[:, : tokens * width]
         return np.ascontiguousarray(flat.reshape(-1, width, tokens).transpose(0, 2, 1))

@@ -16,7 +16,7 @@ from clara.records import FloatArray
 
 ByteArray = npt.NDArray[np.uint8]
 
-FP16_MAX = float(np.finfo(np.float16).max)
+_FP16_MAX = float(np.finfo(np.float16).max)
 
 
 class Codec(Protocol):
@@ -51,9 +51,9 @@ def check_range(values: FloatArray) -> None:
         StoreError: names the largest value.
     """
     largest = float(np.abs(values).max(initial=0.0))
-    if largest > FP16_MAX:
+    if largest > _FP16_MAX:
         raise StoreError(
-            f"a memory value of {largest:.6g} does not fit fp16, whose largest is {FP16_MAX:.0f}; "
+            f"a memory value of {largest:.6g} does not fit fp16, whose largest is {_FP16_MAX:.0f}; "
             "the model that made it is broken or needs its memories scaled"
         )
 

