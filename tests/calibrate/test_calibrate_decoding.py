@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clara.calibrate import run
-from clara.calibrate.decoding import DEPTH, Bench, choose, evidence, right_answers_needed, threshold
+from clara.calibrate.decoding import DEPTH, Bench, choose, evidence, rerank, right_answers_needed, threshold
 from clara.calibrate.questions import draw
 from clara.calibrate.run import Wanted
 from clara.calibrate.weights import CheckpointLoader
@@ -115,6 +115,19 @@ def test_passages_are_found_as_a_search_finds_them(tiny_checkpoint: Path, tmp_pa
         for k in (1, 3, 5):
             shorter = bench._stores[4].search(question.text, k)
             assert [hit.passage.id for hit in hits[:k]] == [hit.passage.id for hit in shorter]
+    bench.close()
+
+
+def test_how_many_are_ranked_again_is_measured_by_what_then_stands_first(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = ClaraModel.load(tiny_checkpoint, dtype="fp32")
+    bench = Bench(model, draw(one_word(), 10, 0), tmp_path, quiet)
+    measured = rerank(bench)
+    assert measured is not None
+    assert measured.questions == 20, "at both rates"
+    for depth, figure in measured.figures.items():
+        bench.change_reading(rerank=int(depth))
+        first = [hits[0].passage.id in q.gold for rate in model.rates for q, hits in bench.found(rate)]
+        assert figure == pytest.approx(sum(first) / 20)
     bench.close()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from clara.answering import AnswerOptions, Reading, plan_reading
+from clara.answering import AnswerOptions, Reading, plan_reading, reranked
 from clara.calibrate.questions import Sample, SampleQuestion
 from clara.index import DocumentEntry, IndexRow
 from clara.metrics import recall_at_k, score_answer
@@ -28,6 +28,7 @@ _CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _WORDINGS: tuple[Wording, ...] = ("free", "quoted")
 _PASSAGES = (1, 2, 3, 5)
 """Numbers of passages to read."""
+_RERANKED = (0, 3, 5, 10)
 _RECALL_DEPTH = 5
 _RIGHT = 0.5
 """F1 from which an answer counts as right."""
@@ -97,7 +98,7 @@ class Bench:
         """
         self.model = model
         self.sample = sample
-        self._tell = tell
+        self.tell = tell
         self._stores: dict[int, Clara] = {}
         self._queries: dict[int, list[QueryMemory]] = {}
         for rate in model.rates:
@@ -115,7 +116,7 @@ class Bench:
 
         def count(more: int) -> None:
             done[0] += more
-            self._tell(f"compressing at {rate}x", done[0], len(passages))
+            self.tell(f"compressing at {rate}x", done[0], len(passages))
 
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         memories = self.model.compress(texts, rate=rate, progress=count)
@@ -141,7 +142,8 @@ class Bench:
         weight = self.model.latent_weight if weight is None else weight
         store = self._stores[rate].store
         for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
-            yield question, store.search_hybrid(query, question.text, k, latent_weight=weight)
+            hits = store.search_hybrid(query, question.text, k, latent_weight=weight)
+            yield question, reranked(self.model, question.text, hits, self.model.reading.rerank)
 
     def found_elsewhere(self, rate: int) -> Iterator[tuple[SampleQuestion, list[Hit]]]:
         """The same among passages from which a question cannot be answered; without those that have none such."""
@@ -166,7 +168,7 @@ class Bench:
         for start in range(0, len(planned), _ANSWERS_AT_ONCE):
             requests = [reading.request for _, reading in planned[start : start + _ANSWERS_AT_ONCE]]
             made += self.model.generate_many(requests, max_new_tokens=options.max_new_tokens, scored=scored)
-            self._tell(doing, len(made), len(planned))
+            self.tell(doing, len(made), len(planned))
         return [(q, reading, one) for (q, reading), one in zip(planned, made, strict=True)]
 
     def f1(self, options: AnswerOptions, k: int, doing: str, *, rates: Sequence[int] | None = None) -> list[float]:
@@ -197,6 +199,28 @@ def latent_weight(bench: Bench) -> Measurement | None:
         return None
     measured = choose(current, scores, f"Recall@{_RECALL_DEPTH}")
     bench.change(latent_weight=measured.value)
+    return measured
+
+
+def rerank(bench: Bench) -> Measurement | None:
+    """How many of the best passages are put in order by the question's likelihood, by Recall@1.
+
+    None where no gold passage is known.
+    """
+    current = bench.model.reading.rerank
+    bench.change_reading(rerank=0)
+    depths = sorted({current, *_RERANKED})
+    scores: dict[int, list[float]] = {depth: [] for depth in depths}
+    for rate in bench.model.rates:
+        asked = [(question, hits) for question, hits in bench.found(rate) if question.gold and hits]
+        for place, (question, hits) in enumerate(asked, start=1):
+            likely = bench.model.question_likelihoods(question.text, [hit.memory for hit in hits[: depths[-1]]])
+            for depth in depths:
+                first = max(range(max(1, min(depth, len(likely)))), key=lambda i: likely[i])
+                scores[depth].append(recall_at_k([hits[first].passage.id], question.gold, 1))
+            bench.tell(f"ranking again at {rate}x", place, len(asked))
+    measured = choose(current, scores, "Recall@1") if scores[current] else None
+    bench.change_reading(rerank=current if measured is None else measured.value)
     return measured
 
 

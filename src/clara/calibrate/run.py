@@ -26,9 +26,9 @@ from clara.model.clara_model import find_checkpoint
 from clara.train.data import Window, questions_of, within_window
 from clara.train.start import TOKENS_A_TEXT, WHITENING_DOCUMENTS, WHITENING_QUESTIONS, WHITENING_SHARE
 
-Part = Literal["spans", "queries", "latent-weight", "contrast", "wording", "reading", "evidence"]
+Part = Literal["spans", "queries", "latent-weight", "rerank", "contrast", "wording", "reading", "evidence"]
 """What can be calibrated, in the order in which it is done."""
-_DECODING: frozenset[Part] = frozenset({"latent-weight", "contrast", "wording", "reading", "evidence"})
+_DECODING: frozenset[Part] = frozenset({"latent-weight", "rerank", "contrast", "wording", "reading", "evidence"})
 
 _SECTION = "## Calibrated"
 
@@ -263,6 +263,7 @@ class _Calibration:
     def _measure(self, bench: Bench, chosen: frozenset[Part]) -> None:
         measures: dict[Part, Callable[[], Mapping[str, Measurement] | Measurement | None]] = {
             "latent-weight": lambda: decoding.latent_weight(bench),
+            "rerank": lambda: decoding.rerank(bench),
             "contrast": lambda: {f"{rate}x": found for rate, found in decoding.contrast(bench).items()},
             "wording": lambda: decoding.wording(bench),
             "reading": lambda: decoding.reading(bench),
@@ -294,6 +295,7 @@ class _Calibration:
 
 _UNMEASURED: Mapping[Part, str] = {
     "latent-weight": "of no question a gold passage is known",
+    "rerank": "of no question a gold passage is known",
     "evidence": "no answer that is a quotation was right",
 }
 

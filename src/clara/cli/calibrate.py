@@ -31,8 +31,8 @@ def calibrate(
         typer.Option(
             "--only",
             metavar="PART,…",
-            help="Of queries, spans, latent-weight, contrast, wording, reading, evidence; by default all but spans "
-            "that the checkpoint supports, and queries only where it has no query side.",
+            help="Of queries, spans, latent-weight, rerank, contrast, wording, reading, evidence; by default all but "
+            "spans that the checkpoint supports, and queries only where it has no query side.",
         ),
     ] = None,
     other: Annotated[

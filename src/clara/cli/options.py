@@ -196,6 +196,15 @@ class AnswerChoice:
             help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
         ),
     ] = None
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            "--rerank",
+            min=0,
+            help="Best passages found that are put in order by how likely the question is after the memory of each; 0 "
+            "for none; as the checkpoint says.",
+        ),
+    ] = None
     always_answer: Annotated[
         bool,
         typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
@@ -219,7 +228,16 @@ class AnswerChoice:
             from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - as above
 
             longest = DEFAULT_TOKENS
-        return AnswerOptions(self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight)
+        return AnswerOptions(
+            self.k,
+            self.mode,
+            self.context,
+            worded,
+            longest,
+            self.always_answer,
+            self.latent_weight,
+            rerank=self.rerank,
+        )
 
 
 _LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_check"})

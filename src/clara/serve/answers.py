@@ -40,6 +40,8 @@ class ClaraFields(BaseModel):
         rate: the compression rate that the store must have; None for any.
         wording: ``quoted``, ``free``, or None as the model says.
         always_answer: answer even where the documents seem to hold no answer.
+        rerank: best passages found that are put in order by how likely the question is after the memory of each; 0
+            for none; None for what measured best.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -50,6 +52,7 @@ class ClaraFields(BaseModel):
     rate: int | None = Field(default=None, ge=1)
     wording: Wording | None = None
     always_answer: bool = False
+    rerank: int | None = Field(default=None, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class Ask:
             wording=fields.wording,
             max_new_tokens=min(self.max_tokens or default, limits.answer_tokens),
             always_answer=fields.always_answer,
+            rerank=fields.rerank,
         )
 
     def _planned(self, limits: Limits) -> Told | tuple[Understood, AnswerOptions]:
