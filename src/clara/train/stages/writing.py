@@ -47,7 +47,8 @@ class WritingConfig(MemoryConfig):
         freeze_encoder: train the generator and the read-out (gains and the mix of layers), on states that the frozen
             encoder computes once; its adapter and the memory tokens stay as they are.
         generator_learning_rate: peak, of the generator's LoRA weights; None for ``learning_rate``.
-        mix_learning_rate: peak, of the maps of layers and places.
+        mix_learning_rate: peak, of the maps of layers and places. They start at zero and add up hundreds of numbers, so
+            a rate that suits LoRA ruins a memory in a few steps.
         quoted_weight: of the CE among the tokens that a quotation allows, beside the CE over the whole vocabulary; for
             answers that can be quoted. 0 leaves it out.
         targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
@@ -64,7 +65,7 @@ class WritingConfig(MemoryConfig):
     freeze_compressor: bool = False
     freeze_encoder: bool = False
     generator_learning_rate: float | None = Field(default=None, gt=0)
-    mix_learning_rate: float = Field(default=1e-4, gt=0)
+    mix_learning_rate: float = Field(default=8e-6, gt=0)
     quoted_weight: float = Field(default=0.0, ge=0)
     targets: Literal["gold", "teacher", "both"] = "gold"
     teacher: str | None = None
