@@ -166,10 +166,10 @@ def test_the_estimate_knows_what_takes_less(tiny_base: Path, tmp_path: Path) -> 
 def test_a_run_takes_less_than_it_says_and_not_much_less(tiny_base: Path, tmp_path: Path) -> None:
     """Passages with four questions and a restatement each: all that is written stands side by side in one sequence."""
     recipe, data = tmp_path / "recipe.toml", tmp_path / "records.jsonl"
-    pairs = tuple(QAPair(f"How high is tower {i}, and of what is it made?", ("of iron",)) for i in range(8))
-    write_records(data, [replace(record, pairs=pairs) for record in passages(256) if isinstance(record, PassageQA)])
+    pairs = tuple(QAPair(f"How high is tower {i}, and of what is it made?", ("of iron",)) for i in range(4))
+    write_records(data, [replace(record, pairs=pairs) for record in passages(64) if isinstance(record, PassageQA)])
     recipe.write_text(
-        f'base = "{tiny_base}"\nsteps = 1\nbatch_size = 256\nheld_out = 0\ndtype = "fp32"\npairs = 8\n'
+        f'base = "{tiny_base}"\nsteps = 1\nbatch_size = 64\nheld_out = 0\ndtype = "fp32"\n'
         "compression = {window_tokens = 64, rates = [4]}\nlora = {rank = 4, alpha = 8}\n",
         encoding="utf-8",
     )
