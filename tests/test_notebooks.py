@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, with the embedded model."""
+"""The notebooks run from top to bottom, with the embedded model or one that they make."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parent.parent / "examples" / "notebooks"
 # What a notebook prints on every processor; other figures and words differ in their last digits and ranks.
 PRINTS = {
     "1-ask-your-documents": ["Neil Armstrong", "Not found in your documents.", "Alexander Fleming"],
+    "2-train-your-own": ["records written", "run 3 of 3: end-to-end", "latent-weight", "10 documents", "penicillin"],
     "3-look-inside": ["Paris", "completed", "Wilhelm Steinitz", "log p(answer)"],
 }
 
@@ -25,7 +26,8 @@ def test_all_are_run() -> None:
 def test_notebook(name: str) -> None:
     """A cell that raises ends the run."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    done = NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    here = {"metadata": {"path": str(FOLDER)}}  # as Jupyter runs it
+    done = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=here).execute()
     printed = "".join(out.get("text", "") for cell in done["cells"] for out in cell.get("outputs", []))
     for wanted in PRINTS[name]:
         assert wanted in printed

@@ -6,7 +6,7 @@ Word lists and a few rules, no dictionary. Knows one sentence; ``conversation`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -221,6 +221,11 @@ def singular(noun: str) -> str:
 def is_english(words: Sequence[Word]) -> bool:
     """Whether a sentence has a word that English alone has."""
     return any(word.lower in _ENGLISH for word in words)
+
+
+def is_foreign(words: Set[str]) -> bool:
+    """Whether a text's words, in small letters, are those of another language."""
+    return not words.isdisjoint(_FOREIGN) and not words >= {"the", "of"}
 
 
 def is_phrase(words: Sequence[Word]) -> bool:

@@ -85,6 +85,7 @@ def run(folder: Path, name: str, steps: int) -> list[dict[str, Any]]:
     """Train one run in ``folder``, after those that it needs; its log without the speeds."""
     stage, start, changed = RUNS[name]
     recipe = tomllib.loads((ROOT / "recipes/tiny.toml").read_text(encoding="utf-8"))
+    recipe = {key: value for key, value in recipe.items() if key not in {"stage", "chain", "calibrate"}}
     recipe |= {"base": str(folder / "tiny-base"), "steps": steps, "save_every": steps, "evaluate_every": steps // 2}
     if "teacher" in changed:
         changed = changed | {"teacher": str(folder / changed["teacher"] / "reader")}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,12 @@ import pytest
 import torch
 from train_cases import made, passages, questions
 
-from clara.data import DataRecord
+from clara.data import DataRecord, PassageQA, QAPair, write_records
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint, packing
 from clara.model.apple.write import export
 from clara.train.data import PlannedBatches, divide
-from clara.train.estimate import training_memory
+from clara.train.estimate import DecoderLength, training_memory
 from clara.train.loop import StageModule
 from clara.train.run import train
 from clara.train.stages import stage_of
@@ -148,7 +151,8 @@ def test_a_run_with_recomputed_layers(tiny_base: Path, tmp_path: Path) -> None:
 
 def test_the_estimate_knows_what_takes_less(tiny_base: Path, tmp_path: Path) -> None:
     def estimated(**values: Any) -> Any:  # noqa: ANN401
-        return training_memory(made("scp", tiny_base, dtype="fp32", **values), tmp_path, 200, "cpu")
+        stage = made("scp", tiny_base, dtype="fp32", **values)
+        return training_memory(stage, tmp_path, DecoderLength(200, 96), "cpu")
 
     usual = estimated()
     assert estimated(gradient_checkpointing=True).activations < usual.activations
@@ -157,6 +161,21 @@ def test_the_estimate_knows_what_takes_less(tiny_base: Path, tmp_path: Path) -> 
     assert (
         usual.weights == sum(p.stat().st_size for p in tiny_base.glob("*.safetensors")) // 1000 * 1000 or usual.weights
     )
+
+
+def test_a_run_takes_less_than_it_says_and_not_much_less(tiny_base: Path, tmp_path: Path) -> None:
+    """Passages with four questions and a restatement each: all that is written stands side by side in one sequence."""
+    recipe, data = tmp_path / "recipe.toml", tmp_path / "records.jsonl"
+    pairs = tuple(QAPair(f"How high is tower {i}, and of what is it made?", ("of iron",)) for i in range(4))
+    write_records(data, [replace(record, pairs=pairs) for record in passages(64) if isinstance(record, PassageQA)])
+    recipe.write_text(
+        f'base = "{tiny_base}"\nsteps = 1\nbatch_size = 64\nheld_out = 0\ndtype = "fp32"\n'
+        "compression = {window_tokens = 64, rates = [4]}\nlora = {rank = 4, alpha = 8}\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, str(Path(__file__).with_name("peak_memory.py")), "scp", recipe, data, tmp_path / "out"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["said"] > found["took"] > found["said"] / 4, found
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="the extra quantised is not installed")

@@ -1,13 +1,15 @@
 """Hyphens at the ends of lines: those that only break a word go, those of the word itself stay.
 
 Characters alone do not tell ``infor-/mation`` from ``price-/determining``: the rest of the document does, and what
-stands on both sides.
+stands on both sides. Where both are silent, a few parts of English compounds do: ``well-/known``, ``web-/based``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+
+from clara.english import is_foreign, word_set
 
 # A word broken at a line's end; U+FFFE is PDFium's mark for a hyphen whose line break it has dropped.
 _BREAK = re.compile("(?<=[^\\W_])(?:\ufffe\n?|-\n)(?=[^\\W_])")
@@ -16,10 +18,27 @@ _REACH = 200  # characters looked at on both sides: the longest addresses
 _WORD = r"[^\W_]+(?:-[^\W_]+)*"
 _WORDS, _LAST_WORD = re.compile(_WORD), re.compile(rf"{_WORD}\Z")
 _ADDRESS = re.compile(r"://|www\.|@|\w/\w")
-_TENS = frozenset(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])
-_UNITS = frozenset(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-_ORDINALS = frozenset(["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"])
-_SUSPENDED = frozenset(["und", "oder", "bis", "sowie", "and"])  # what follows the hyphen of "Ein- und Ausgang"
+_TENS = word_set("twenty thirty forty fifty sixty seventy eighty ninety")
+_UNITS = word_set("one two three four five six seven eight nine")
+_ORDINALS = word_set("first second third fourth fifth sixth seventh eighth ninth")
+# What English compounds begin and end with that are written with a hyphen. A last part counts behind a word of the
+# document; what few closed words have left behind a first part does not: high-/er, hard-/ware, single-/ton.
+_FIRST_PARTS = word_set(
+    "well long short high low self user full half real third single double two three four five six non end cross large "
+    "small fast deep hard general cost client server command"
+)
+_LAST_PARTS = word_set(
+    "based known defined specified supplied provided generated separated specific dependent independent oriented "
+    "related driven level aware friendly compatible free safe agnostic sensitive insensitive readable source purpose "
+    "dimensional threaded"
+)
+_PREFIXES = word_set("un re pre over under out in up down inter sub super mis dis de co")
+_REST = re.compile(
+    r"(?:er\w*|est|ly|ness|less|ful|ish|ing|ed|en\w{0,3}|age|able|it(?:y|ies)|is[mt]|istic|i[sz]\w*|ary|ton|ment|dom|"
+    r"fold|teen|t[hy]|some|ward|most|hood|ship|ling|way|light|lighted|land|name|ware|cut|fall|hand|over|point|out|"
+    r"space|coming|sense)s?\Z"
+)
+_SUSPENDED = word_set("und oder bis sowie and")  # what follows the hyphen of "Ein- und Ausgang"
 
 
 def join_lines(pages: list[str]) -> list[str]:
@@ -84,7 +103,7 @@ def _hyphen(left: str, right: str, known: set[str]) -> str:
         return ""
     if f"{first}-".lower() in known and f"-{second}".lower() in known:
         return "-"  # low-/level, where the document writes low-cost and high-level
-    return "-" if _is_own(first, second) else ""
+    return "-" if _is_own(first, second) or _is_compound(first.lower(), second.lower(), known) else ""
 
 
 def _is_own(first: str, second: str) -> bool:
@@ -94,3 +113,12 @@ def _is_own(first: str, second: str) -> bool:
     if len(first) == 1 or first.isupper() or "-" in first + second:
         return True
     return first.lower() in _TENS and second.lower() in _UNITS | _ORDINALS
+
+
+def _is_compound(first: str, second: str, known: set[str]) -> bool:
+    """Whether English writes the two with a hyphen, as far as a few words tell."""
+    if first in _FIRST_PARTS:
+        compound = not _REST.match(second)
+    else:
+        compound = second in _LAST_PARTS and first in known and first not in _PREFIXES
+    return compound and not is_foreign(known)

@@ -8,11 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoConfig
 
+from clara.model.backbone import Tokenizer
 from clara.model.estimate import QUANTISED_BYTES, available, gigabytes, shapes_of
 from clara.model.hub.base import find_base
 from clara.model.placement import Placement, placement
+from clara.model.prompting import Prompter
+from clara.train.backbones import longest_prompt
+from clara.train.data import TrainingData
+from clara.train.examples import Example
 from clara.train.stages.base import Stage
 
 _TRAINED_BYTES = 16
@@ -20,6 +26,9 @@ _TRAINED_BYTES = 16
 
 _LOGIT_BYTES = 12
 """A logit in float32, its softmax and its gradient."""
+
+_LOOKED_AT = 200
+"""Records whose examples are made to see how much they write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +70,47 @@ class TrainingMemory:
         return f"{line}. It may not fit: {', '.join(ways)} take less"
 
 
-def training_memory(stage: Stage, cache: Path, prompt: int, device: str) -> TrainingMemory:
+@dataclass(frozen=True, slots=True)
+class DecoderLength:
+    """Of a decoder sequence, all targets of its example side by side.
+
+    Attributes:
+        positions: all of it.
+        labels: tokens of the replies.
+    """
+
+    positions: int
+    labels: int
+
+
+def longest_sequence(stage: Stage, data: TrainingData, tokenizer: Tokenizer, prompt: int) -> DecoderLength:
+    """The most positions and labels of a sequence, as far as some of the records show.
+
+    Args:
+        stage: with the run's settings.
+        data: the run's records.
+        tokenizer: of the base model.
+        prompt: positions of the longest prompt with one reply.
+    """
+    prompter, rng, reply = Prompter(tokenizer), np.random.default_rng(0), stage.config.reply_tokens
+    records = [record for rows in data.sources.values() for record in rows]
+    written, labels = 0, reply
+    for record in records[:: len(records) // _LOOKED_AT + 1]:
+        made = stage.example(record, rng)
+        if isinstance(made, Example):  # candidates have one reply
+            replies = sum(min(reply, len(prompter.plain(target.reply)) + 1) for target in made.targets)
+            asked = sum(len(prompter.instruction(target.instruction)) for target in made.targets)
+            written, labels = max(written, asked + replies), max(labels, replies)
+    return DecoderLength(max(prompt, longest_prompt(stage.background(), 0, written, tokenizer)), labels)
+
+
+def training_memory(stage: Stage, cache: Path, longest: DecoderLength, device: str) -> TrainingMemory:
     """Estimate a run.
 
     Args:
         stage: with the run's settings.
         cache: folder for base weights.
-        prompt: positions of its longest prompt with the reply.
+        longest: its longest decoder sequence.
         device: for the model.
 
     Raises:
@@ -78,21 +121,21 @@ def training_memory(stage: Stage, cache: Path, prompt: int, device: str) -> Trai
     where = placement(config.dtype, device)
     shapes, size = shapes_of(folder), where.dtype.itemsize
     linear = size if where.bits is None else QUANTISED_BYTES[where.bits]
-    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    model = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     hidden, layers, heads = (
-        int(getattr(text, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        int(getattr(model, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
     )
-    inner = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    inner = int(getattr(model, "intermediate_size", None) or 4 * hidden)
     # A layer of rank r on a matrix [out, in] has r (in + out) weights; seven matrices a layer, as in Llama.
     adapter = layers * config.lora.rank * (8 * hidden + 3 * (hidden + inner))
     examples = config.batch_size // config.accumulation
     compressed = 0 if stage.keeps_memories else max(1, stage.background() // window.memory_tokens)
-    longest = max(prompt, window.tokens + window.memory_tokens)
-    positions = examples * (prompt + compressed * (window.tokens + window.memory_tokens))
+    text = window.tokens + window.memory_tokens
+    positions = examples * (longest.positions + compressed * text)
     # Inputs and outputs of norms, attention and MLP, each adapter's input after dropout; scores and their softmax.
-    layer = positions * size * (14 * hidden + 6 * inner + 2 * heads * longest)
+    layer = positions * size * (14 * hidden + 6 * inner + 2 * heads * max(longest.positions, text))
     kept = layer + layers * positions * hidden * size if config.gradient_checkpointing else layers * layer
-    logits = examples * config.reply_tokens * int(text.vocab_size) * _LOGIT_BYTES
+    logits = examples * longest.labels * int(model.vocab_size) * _LOGIT_BYTES
     return TrainingMemory(
         weights=int(shapes.linear * linear + shapes.other * size),
         trained=len(stage.trains()) * adapter * _TRAINED_BYTES,

@@ -30,7 +30,7 @@ from clara.train.data import (
     within_window,
 )
 from clara.train.documents import Documents
-from clara.train.estimate import training_memory
+from clara.train.estimate import longest_sequence, training_memory
 from clara.train.log import TrainProgress, add_curves
 from clara.train.loop import TrainedWeights, TrainRun, check_reporters, run
 from clara.train.processes import check_device, joined
@@ -85,14 +85,13 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     check_reporters(stage.config)
     window = stage.window()
     cut = within_window(records, window, cache, hub_progress)
-    prompt = longest_prompt(
-        stage.background(), cut.longest_question, stage.config.reply_tokens, load_tokenizer(window.base, cache)
-    )
+    tokenizer = load_tokenizer(window.base, cache)
+    prompt = longest_prompt(stage.background(), cut.longest_question, stage.config.reply_tokens, tokenizer)
     check_backbone(window.base, cache, max(prompt, window.tokens + window.memory_tokens))
     data = divide(cut.records, stage, left_out=cut.left_out)
     stage = in_steps(stage, data.sources)
     on_unused(data.rejected)
-    on_notice(training_memory(stage, cache, prompt, device).told())
+    on_notice(training_memory(stage, cache, longest_sequence(stage, data, tokenizer, prompt), device).told())
     with joined(device) as processes, ExitStack() as kept:
         processes.check(stage.config.batch_size, stage.config.accumulation)
         if processes.first:
