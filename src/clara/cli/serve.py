@@ -70,6 +70,9 @@ def serve(
         ),
     ] = None,
     max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Questions that wait at once.")] = 16,
+    max_together: Annotated[
+        int, typer.Option("--max-together", min=1, help="Of them, those answered side by side.")
+    ] = 8,
     max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of a request that is no upload (MiB).")] = 1,
     max_file_mb: Annotated[int, typer.Option("--max-file-mb", min=1, help="Of one uploaded file (MiB).")] = 64,
     max_files: Annotated[int, typer.Option("--max-files", min=1, help="Of one upload.")] = 100,
@@ -115,6 +118,7 @@ def serve(
         question_characters=max_question,
         requests_a_minute=rate_limit,
         waiting=max_waiting,
+        together=max_together,
         seconds=max_seconds,
         link_seconds=60 * link_minutes,
     )

@@ -113,7 +113,7 @@ async def _hits(
 
 
 def _result(request: Request, served: ServedStore, hit: Hit) -> dict[str, Any]:
-    """Fields that Open WebUI's external knowledge maps by these names."""
+    """A passage that is found, under names that clients of search services expect."""
     passage = hit.passage
     public = document_id(served.name, passage.document)
     return {
