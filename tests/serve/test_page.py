@@ -123,6 +123,36 @@ def test_a_question_that_comes_before_the_stores_waits_for_them(page: Page) -> N
     expect(page.locator(".turn .said")).to_contain_text(METRES)
 
 
+def test_a_conversation_outlasts_a_reload(page: Page) -> None:
+    thread, question = page.locator("#thread"), "How high is the <b>Eiffel Tower</b>?"
+
+    def shown() -> str:
+        expect(page.locator(".source .quote mark")).to_have_text(METRES)
+        expect(page.locator(".chips li").first).to_be_visible()
+        return thread.inner_text()
+
+    ask(page, question)
+    before, asked = shown(), list[str]()
+    page.on("request", lambda sent: asked.append(f"{sent.method} {sent.url}"))
+    page.reload()
+    assert shown() == before
+    assert [each for each in asked if each.startswith("POST") or "/lens" in each] == []
+    expect(page.locator(".question")).to_have_text(question)
+    assert page.locator("main b").count() == 0
+    page.locator("#question").fill("And when was it built?")
+    with page.expect_request("**/chat/completions") as sent:
+        page.keyboard.press("Enter")
+    said = [each["content"] for each in sent.value.post_data_json["messages"]]
+    assert (said[0], METRES in said[1], len(said)) == (question, True, 3)
+    page.reload()  # an answer that was under way may be asked for again
+    expect(page.locator(".turn").last).to_contain_text("Stopped. Ask again")
+    expect(page.locator(".turn")).to_have_count(2)
+    page.get_by_role("button", name="New conversation").click()
+    page.reload()
+    expect(page.locator("#welcome-text")).to_contain_text("3 documents")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
 def test_readings_stand_beside_each_other(page: Page) -> None:
     page.locator("#context").select_option("memory")
     turn = ask(page, "What did Gutenberg print?")
@@ -364,6 +394,15 @@ def test_a_server_of_several_stores_lets_one_choose(site: Site) -> None:
         assert faults(page) == []
         turn = ask(page, HEIGHT)
         expect(turn.locator(".notice")).to_contain_text("nothing to search yet")
+        page.reload()
+        expect(turn.locator(".question")).to_have_text(HEIGHT)
+        expect(page.locator("#store")).to_have_value("nothing")
+        page.locator("#store").select_option("samples")
+        expect(page.locator(".turn")).to_have_count(0)
+        page.reload()
+        expect(page.locator("#welcome-text")).to_contain_text("3 documents")
+        expect(page.locator(".turn")).to_have_count(0)
+        page.locator("#store").select_option("nothing")
         page.get_by_role("link", name="Map", exact=True).click()
         expect(page.locator(".notice").last).to_contain_text("no map yet")
         context.close()

@@ -1,7 +1,5 @@
 // Speaks with the server: the key, errors as one kind, streams of events. Knows no elements.
 
-const KEY = "clara-key";
-
 /** The server refused, or failed: its status, stable code and words. */
 export class Refused extends Error {
   constructor(status, { message, code } = {}, { retryAfter = null, requestId = "" } = {}) {
@@ -15,17 +13,21 @@ export class Unreachable extends Error {}
 
 export const events = new EventTarget();
 
-export const key = {
-  get: () => stored((store) => store.getItem(KEY)) || "",
-  set: (value) => stored((store) => store.setItem(KEY, value)),
-  forget: () => stored((store) => store.removeItem(KEY)),
-};
+/** A text that this tab keeps until it is closed. */
+const kept = (name) => ({
+  get: () => stored((store) => store.getItem(name)) || "",
+  set: (value) => stored((store) => store.setItem(name, value)),
+  forget: () => stored((store) => store.removeItem(name)),
+});
+
+export const key = kept("clara-key");
+export const conversation = kept("clara-conversation");
 
 function stored(use) {
   try {
     return use(sessionStorage);
   } catch {
-    return null; // a browser that keeps nothing: the key is asked for again
+    return null; // a browser that keeps nothing, or has no room: the key is asked for again, the conversation is lost
   }
 }
 

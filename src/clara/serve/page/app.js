@@ -1,6 +1,6 @@
 // Starts the page: views by the address, stores, the key, whether the server is there.
 
-import { events, key, Refused, Unreachable } from "./api.js";
+import { conversation, events, key, Refused, Unreachable } from "./api.js";
 import * as ask from "./ask.js";
 import { byId, el, icon } from "./dom.js";
 import * as documents from "./documents.js";
@@ -76,6 +76,12 @@ function wantKey(problem) {
   dialog.showModal();
 }
 
+/** With what was told to who had it. */
+function forgetKey() {
+  key.forget();
+  conversation.forget();
+}
+
 async function start() {
   try {
     await refresh();
@@ -91,7 +97,7 @@ addEventListener("offline", onLost);
 addEventListener("online", look);
 events.addEventListener("key-wanted", ({ detail }) => {
   const wrong = detail.code === "invalid_api_key";
-  if (wrong) key.forget();
+  if (wrong) forgetKey();
   wantKey(wrong ? "The server does not know this key." : "");
 });
 byId("key-button").addEventListener("click", () => wantKey(""));
@@ -100,7 +106,7 @@ byId("key-form").addEventListener("submit", () => {
   start();
 });
 byId("key-forget").addEventListener("click", () => {
-  key.forget();
+  forgetKey();
   location.reload();
 });
 

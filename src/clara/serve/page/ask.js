@@ -1,6 +1,6 @@
 // The conversation: a question, its streamed answer, where the answer stands, what it cost, and how else it is read.
 
-import { get, pause, Refused, stream, target, Unreachable, v1, withQuery } from "./api.js";
+import { conversation, get, pause, Refused, stream, target, Unreachable, v1, withQuery } from "./api.js";
 import { byId, count, el, fewer, meter, notice, several, skeleton } from "./dom.js";
 import * as reader from "./reader.js";
 import { changes, refresh, state } from "./state.js";
@@ -14,7 +14,7 @@ const EXPLAINED = {
   none: "No passage: what the model alone would say.",
 };
 
-let talk = []; // messages as the server gets them
+let talk = []; // turns as they are kept: question, options, what the server told once it has, words of its lens
 let running = null; // the AbortController of the answer being written
 let lens = new AbortController(); // of the lens of the last answer
 export const last = { question: "" };
@@ -26,6 +26,8 @@ export function shown() {
 }
 
 export function begin() {
+  let kept = JSON.parse(conversation.get() || "null");
+  state.wanted = kept?.store || "";
   const question = byId("question");
   byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -55,8 +57,17 @@ export function begin() {
   question.addEventListener("input", grow);
   byId("stop").addEventListener("click", () => running?.abort());
   byId("new-talk").addEventListener("click", clear);
-  changes.addEventListener("stores", welcome);
-  changes.addEventListener("chosen", clear);
+  changes.addEventListener("chosen", () => {
+    kept = null;
+    clear();
+  });
+  changes.addEventListener("stores", () => {
+    if (kept && state.store) {
+      restore(kept.talk);
+      kept = null;
+    }
+    welcome();
+  });
 }
 
 function grow() {
@@ -68,11 +79,37 @@ function grow() {
 function clear() {
   running?.abort();
   talk = [];
+  keep();
   byId("thread").replaceChildren();
   byId("new-talk").hidden = true;
   document.body.classList.remove("talking");
   welcome();
   shown();
+}
+
+/** Let the conversation outlast a reload. */
+function keep() {
+  if (talk.length) conversation.set(JSON.stringify({ store: state.store.name, talk }));
+  else conversation.forget();
+}
+
+/** Show a conversation as it was; nothing is asked again. */
+function restore(kept) {
+  talk = kept;
+  for (const entry of talk) {
+    const turn = newTurn(entry);
+    if (entry.told) {
+      finish(turn, entry);
+      showWords(turn, entry.words || []);
+    } else failed(turn, new DOMException("the page was left", "AbortError"), entry);
+  }
+}
+
+/** The messages that end with an entry's question; a follow-up goes on from answers alone. */
+function messagesTo(entry) {
+  const answered = talk.slice(0, talk.indexOf(entry)).filter(({ told }) => told && (told.clara.asked_back || told.clara.answered !== false));
+  const pairs = answered.map(({ question, told }) => [{ role: "user", content: question }, { role: "assistant", content: told.text }]);
+  return [...pairs.flat(), { role: "user", content: entry.question }];
 }
 
 function welcome() {
@@ -112,42 +149,50 @@ function busy(controller) {
 /** Ask; what is said of it goes into a turn of the conversation. */
 async function ask(question, options = {}) {
   const store = state.store;
-  const turn = newTurn(question);
+  const entry = { question, options };
+  talk.push(entry);
+  keep();
+  const turn = newTurn(entry);
   const controller = new AbortController();
-  const messages = [...talk, { role: "user", content: question }];
+  const messages = messagesTo(entry);
   const fields = { ...(store.llm ? {} : { context: byId("context").value }), ...options };
-  last.question = question;
   lens.abort();
-  document.body.classList.add("talking");
-  byId("new-talk").hidden = false;
-  byId("thread").append(turn.node);
-  turn.node.scrollIntoView({ block: "start" });
+  turn.answer.setAttribute("aria-busy", "true");
   busy(controller);
   say("Searching");
   try {
-    const told = await patient(turn, controller.signal, () => answer(turn, { store, messages, fields, signal: controller.signal }));
-    talk = [...messages, { role: "assistant", content: told.text }];
+    entry.told = await patient(turn, controller.signal, () => answer(turn, { store, messages, fields, signal: controller.signal }));
+    keep();
+    say(entry.told.text);
     byId("question").placeholder = "Ask a follow-up";
-    finish(turn, { store, messages, fields, told });
+    finish(turn, entry);
+    if (!entry.told.clara.asked_back) looking(turn, entry);
   } catch (error) {
-    failed(turn, error, () => again(turn, question, options));
+    failed(turn, error, entry);
   } finally {
     turn.answer.removeAttribute("aria-busy");
     if (running === controller) busy(null);
   }
 }
 
-function again(turn, question, options) {
+function again(turn, entry, options = entry.options) {
   if (running) return;
   turn.node.remove();
-  ask(question, options);
+  talk = talk.filter((each) => each !== entry);
+  ask(entry.question, options);
 }
 
-function newTurn(question) {
-  const answer = el("div", { class: "answer", "aria-busy": "true" }, skeleton(1));
+/** A turn at the end of the conversation. */
+function newTurn({ question }) {
+  const answer = el("div", { class: "answer" }, skeleton(1));
   const under = el("div", { class: "under" });
   const looking = el("div", { class: "looking" }, el("span", { class: "label" }, "What it is looking for"), el("span", { class: "chips waiting", "aria-hidden": "true" }, el("span"), el("span"), el("span")));
   const node = el("article", { class: "turn" }, el("h2", { class: "question" }, question), looking, answer, under);
+  last.question = question;
+  document.body.classList.add("talking");
+  byId("new-talk").hidden = false;
+  byId("thread").append(node);
+  node.scrollIntoView({ block: "start" });
   return { node, looking, answer, under };
 }
 
@@ -186,35 +231,32 @@ async function answer(turn, { store, messages, fields, signal }) {
     if (chunk.clara) told.clara = chunk.clara;
     if (chunk.usage) told.usage = chunk.usage;
   }
-  return { ...told, text: text.trim(), line, seconds: (performance.now() - started) / 1000 };
+  return { ...told, text: text.trim(), seconds: (performance.now() - started) / 1000 };
 }
 
-function finish(turn, { store, messages, fields, told }) {
+function finish(turn, entry) {
+  const { told } = entry;
   const { clara } = told;
-  say(told.text);
   if (clara.asked_back) {
     turn.looking.remove();
     turn.answer.replaceChildren(el("p", { class: "said asks" }, told.text));
     return;
   }
   if (clara.made_from) turn.looking.before(el("p", { class: "understood" }, "Understood as ", el("q", {}, clara.question)));
-  const question = messages.at(-1).content;
   if (clara.answered === false) {
-    const anyway = el("button", { class: "button", type: "button", onclick: () => again(turn, question, { always_answer: true }) }, "Show the best guess");
+    const anyway = el("button", { class: "button", type: "button", onclick: () => again(turn, entry, { always_answer: true }) }, "Show the best guess");
     turn.answer.replaceChildren(notice({ sign: "none", kind: "none", title: told.text, text: "The passages found do not seem to hold an answer. Other words may find it.", actions: [anyway] }));
-    talk = talk.slice(0, -2); // a follow-up goes on from the last answer
   } else {
     cite(turn, told);
   }
   if (told.usage) turn.under.append(cost(told));
-  if (!store.llm) turn.under.append(comparison({ store, messages, fields }));
-  lens.abort();
-  lens = new AbortController();
-  looking(turn, store, clara.question || question, lens.signal);
+  if (!state.store.llm) turn.under.append(comparison({ store: state.store, messages: messagesTo(entry), fields: entry.options }));
 }
 
-/** Numbers behind the answer, and the places they stand for below it. */
+/** The answer with numbers behind it, and the places they stand for below it. */
 function cite(turn, told) {
+  const line = el("p", { class: "said" }, told.text);
+  turn.answer.replaceChildren(line);
   const sources = told.annotations.map((each) => each.url_citation).filter((each) => each?.url);
   if (!sources.length) return;
   const list = el("ol", { class: "sources", "aria-label": "Sources" });
@@ -225,7 +267,7 @@ function cite(turn, told) {
         event.preventDefault();
         reader.open(source.url, event.currentTarget);
       } }, ...children);
-    told.line.append(link({ class: "cite", "aria-label": `Source ${place + 1}: ${source.title}` }, String(place + 1)));
+    line.append(link({ class: "cite", "aria-label": `Source ${place + 1}: ${source.title}` }, String(place + 1)));
     const place2 = el("span", { class: "place" });
     const quote = el("span", { class: "quote" });
     list.append(el("li", {}, link({ class: "source" }, el("span", { class: "number", "aria-hidden": "true" }, String(place + 1)), el("span", { class: "body" }, el("span", { class: "title" }, source.title, place2), quote))));
@@ -257,16 +299,23 @@ function cost(told) {
 }
 
 /** What the question's memory points at, which the answer does not wait for; a newer question ends it. */
-async function looking(turn, store, question, signal) {
-  const gone = () => turn.looking.remove();
+async function looking(turn, entry) {
+  lens.abort();
+  lens = new AbortController();
   try {
-    const told = await get(withQuery("lens", { store: store.name, query: question }), { signal });
-    if (!told.words.length) return gone();
-    turn.looking.replaceChildren(el("span", { class: "label" }, "What it is looking for"), el("ul", { class: "chips" }, told.words.map((word) => el("li", { title: `${several(word.slots, "memory token")} of the question ${word.slots === 1 ? "points" : "point"} here` }, word.word))));
+    const told = await get(withQuery("lens", { store: state.store.name, query: entry.told.clara.question || entry.question }), { signal: lens.signal });
+    entry.words = told.words;
+    keep();
+    showWords(turn, told.words);
   } catch (error) {
-    gone(); // an answer without its lens is whole
+    showWords(turn, []); // an answer without its lens is whole
     if (!(error instanceof Refused) && !(error instanceof Unreachable) && error.name !== "AbortError") throw error;
   }
+}
+
+function showWords(turn, words) {
+  if (!words.length) return turn.looking.remove();
+  turn.looking.replaceChildren(el("span", { class: "label" }, "What it is looking for"), el("ul", { class: "chips" }, words.map((word) => el("li", { title: `${several(word.slots, "memory token")} of the question ${word.slots === 1 ? "points" : "point"} here` }, word.word))));
 }
 
 /** The same question read in three ways, beside each other. */
@@ -277,9 +326,8 @@ function comparison(asked) {
     button.hidden = true;
     const cards = Object.fromEntries(Object.entries(COMPARED).map(([context, name]) => [context, el("section", { class: `card of-${context}`, "aria-busy": "true" }, el("h3", {}, name), el("p", { class: "hint" }, EXPLAINED[context]), skeleton(2))]));
     box.replaceChildren(...Object.values(cards));
-    const { context: _, ...fields } = asked.fields;
     try {
-      const body = { model: asked.store.name, messages: asked.messages, clara: fields };
+      const body = { model: asked.store.name, messages: asked.messages, clara: asked.fields };
       const told = [];
       for await (const each of stream(v1("compare"), { method: "POST", body })) {
         told.push(each);
@@ -316,7 +364,8 @@ function problem(error, retry) {
   throw error;
 }
 
-function failed(turn, error, retry) {
+function failed(turn, error, entry) {
+  const retry = () => again(turn, entry);
   turn.looking.remove();
   if (error.name === "AbortError") {
     const text = turn.answer.querySelector(".said");

@@ -2,16 +2,17 @@
 
 import { get, v1 } from "./api.js";
 
-export const state = { stores: [], limits: {}, store: null };
+export const state = { stores: [], limits: {}, store: null, wanted: "" }; // `wanted`: the store to begin with
 export const changes = new EventTarget();
 
 /** Ask the server for its stores; the chosen one stays chosen. */
 export async function refresh() {
   const told = await get(v1("stores"));
-  const name = state.store?.name;
+  const name = state.store?.name || state.wanted;
   state.stores = told.data;
   state.limits = told.limits;
   state.store = told.data.find((each) => each.name === name) || told.data[0] || null;
+  if (name && state.store?.name !== name) changes.dispatchEvent(new Event("chosen"));
   changes.dispatchEvent(new Event("stores"));
 }
 
