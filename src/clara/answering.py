@@ -97,12 +97,14 @@ class AnswerOptions:
         _check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             _check_choice("wording", self.wording, Wording)
-        given: dict[str, object] = {"k": self.k, "max_new_tokens": self.max_new_tokens}
-        for name, number in given.items():
-            if number is not None and (not isinstance(number, Integral) or int(number) < 1):
-                raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
-        if self.rerank is not None and (not isinstance(self.rerank, Integral) or int(self.rerank) < 0):
-            raise InputError(f"rerank must be a whole number of at least 0, got {self.rerank!r}")
+        given: dict[str, tuple[object, int]] = {
+            "k": (self.k, 1),
+            "max_new_tokens": (self.max_new_tokens, 1),
+            "rerank": (self.rerank, 0),
+        }
+        for name, (number, least) in given.items():
+            if number is not None and (not isinstance(number, Integral) or int(number) < least):
+                raise InputError(f"{name} must be a whole number of at least {least}, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
             raise InputError(f"latent_weight must be at least 0, got {self.latent_weight}")
 
@@ -202,8 +204,28 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
     return [*(hits[place] for place in order), *hits[depth:]]
 
 
-def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Reading:
+def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> list[Reading]:
+    """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
+
+    Raises:
+        InputError: nothing is read, so nothing can be quoted.
+    """
+    goes_on = options.context == "auto" and model.reads_text and not model.mixed and not options.always_answer
+    tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
+    return [plan_reading(model, question, hits, options, first=place) for place in range(max(1, tries))]
+
+
+def plan_reading(
+    model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions, *, first: int = 0
+) -> Reading:
     """Decide what is read of the passages found, and build the request for the model.
+
+    Args:
+        model: what reads.
+        question: in words.
+        hits: the passages found, best first.
+        options: how it is answered.
+        first: place of the first passage that is read.
 
     Raises:
         InputError: nothing is read, so nothing can be quoted.
@@ -216,25 +238,21 @@ def plan_reading(model: ClaraModel, question: str, hits: Sequence[Hit], options:
     count = len(hits) if as_text else 0
     if options.context == "auto" and as_text:
         count = min(count, model.reading.auto_texts)
-    rest = () if as_text and not (options.context == "auto" and model.mixed) else hits[count:]
-    read = hits[: count + len(rest)]
+    texts = hits[first : first + count]
+    rest = () if as_text and not (options.context == "auto" and model.mixed) else hits[first + count :]
     trained = not as_text or model.reads_text
     wording = options.wording or (model.wording if trained else "free")
     request = GenerationRequest(
         question,
-        texts=tuple(passage_text(hit) for hit in hits[:count]),
+        texts=tuple(map(passage_text, texts)),
         memories=tuple(hit.memory for hit in rest),
         reader=model.text_role if as_text else "generator",
-        quote_from=tuple(passage_text(hit) for hit in read) if wording == "quoted" else (),
+        quote_from=tuple(map(passage_text, (*texts, *rest))) if wording == "quoted" else (),
+        refusing=not options.always_answer,
     )
-    return Reading(request, hits, [_how(place, count, len(read)) for place in range(len(hits))])
-
-
-def _how(place: int, texts: int, read: int) -> ContextKind | None:
-    """How the passage at a place is read: the first ones as text, the others that are read as memories."""
-    if place >= read:
-        return None
-    return "text" if place < texts else "memory"
+    read: list[ContextKind | None] = [None] * first
+    read += ["text"] * len(texts) + ["memory"] * len(rest)
+    return Reading(request, hits, [*read, *[None] * (len(hits) - len(read))])
 
 
 def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
@@ -365,16 +383,14 @@ def _whole(answer: str) -> str:
     return before + re.escape(answer) + after
 
 
-def cite(reading: Reading, model: ClaraModel) -> tuple[Citation, ...]:
-    """Citations of the passages found, in their order, with how each was read."""
-    return tuple(
-        citation(
-            hit,
-            how,
-            0 if how is None else len(hit.memory.values) if how == "memory" else model.token_count(passage_text(hit)),
-        )
-        for hit, how in zip(reading.hits, reading.read_as, strict=True)
-    )
+def cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]:
+    """Citations of the passages found, in their order, with how each was read in some of the readings."""
+    cited = []
+    for place, hit in enumerate(readings[0].hits):
+        how = next(filter(None, (reading.read_as[place] for reading in readings)), None)
+        text = model.token_count(passage_text(hit)) if how == "text" else 0
+        cited.append(citation(hit, how, len(hit.memory.values) if how == "memory" else text))
+    return tuple(cited)
 
 
 def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> Citation:

@@ -6,10 +6,10 @@ Files are taken in by ``indexing``; formats, tensors and tables are their rooms'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Generator as Pieces
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -23,7 +23,7 @@ from clara.answering import (
     find_quote,
     generate,
     passages_to_find,
-    plan_reading,
+    plan_readings,
     reranked,
 )
 from clara.errors import InputError, NothingFoundError, StoreError
@@ -37,6 +37,7 @@ from clara.records import (
     Quote,
     SearchMode,
     Seconds,
+    TokenCounts,
 )
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
@@ -253,9 +254,8 @@ class Clara:
     def _streamed(self, question: str, options: AnswerOptions) -> AnswerStream:
         started = time.perf_counter()
         found = self._found(question, options)
-        return AnswerStream(
-            self.model, plan_reading(self.model, question, found.hits, options), options, found, started
-        )
+        readings = plan_readings(self.model, question, found.hits, options)
+        return AnswerStream(self.model, readings, options, found, started)
 
     def _found(self, question: str, options: AnswerOptions) -> _Found:
         """What an answer is to be read from."""
@@ -371,13 +371,13 @@ class AnswerStream:
     """
 
     def __init__(
-        self, model: ClaraModel, reading: Reading, options: AnswerOptions, found: _Found, started: float
+        self, model: ClaraModel, readings: Sequence[Reading], options: AnswerOptions, found: _Found, started: float
     ) -> None:
         """Begin to answer.
 
         Args:
             model: what reads.
-            reading: what it reads.
+            readings: what it reads, one after another until an answer is not withheld.
             options: how.
             found: the passages, with the seconds that finding them took.
             started: when the question was asked, by ``time.perf_counter``.
@@ -385,12 +385,12 @@ class AnswerStream:
         Raises:
             InputError: it cannot be read.
         """
-        self.citations = cite(reading, model)
+        self.citations = cite(readings[:1], model)
         self.answer: Answer | None = None
-        self._model, self._reading, self._options, self._found, self._started = model, reading, options, found, started
-        judged = not options.always_answer and reading.judged(model)
-        self._held_back = bool(reading.request.quote_from) or judged
-        self.pieces = self._shown(generate(model, reading, options))
+        self._model, self._options, self._found, self._started = model, options, found, started
+        judged = not options.always_answer and readings[0].judged(model)
+        self._held_back = bool(readings[0].request.quote_from) or judged
+        self.pieces = self._shown(readings)
 
     def quote(self, _text: str | None = None) -> Quote | None:
         """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
@@ -403,23 +403,28 @@ class AnswerStream:
         assert self.answer is not None  # noqa: S101 - its pieces have been read
         return self.answer
 
-    def _shown(self, made: Pieces[str, None, Generation]) -> Pieces[str, None, None]:
+    def _shown(self, readings: Sequence[Reading]) -> Pieces[str, None, None]:
         """The pieces of an answer with the mark of one that breaks off; all at once where it is judged whole.
 
         Closed with their reader.
         """
-        before = time.perf_counter()
-        generation = yield from _hidden(made) if self._held_back else made
+        before, counts = time.perf_counter(), list[TokenCounts]()
+        for reading in readings:
+            made = generate(self._model, reading, self._options)
+            generation = yield from _hidden(made) if self._held_back else made
+            counts.append(generation.tokens)
+            answered = self._options.always_answer or not reading.withheld(self._model, generation)
+            if answered or reading.lacks_name:
+                break
+        self.citations = cite(readings[: len(counts)], self._model)
         now = time.perf_counter()
-        reading = self._reading
-        answered = self._options.always_answer or not reading.withheld(self._model, generation)
         quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
         mark = cut_mark(quote, reading.request)
         text = generation.text + mark if answered else NOT_FOUND
         self.answer = Answer(
             text=text,
             citations=self.citations,
-            tokens=generation.tokens,
+            tokens=_sum(counts),
             seconds=Seconds(
                 search=self._found.search,
                 query=self._found.query,
@@ -432,6 +437,11 @@ class AnswerStream:
             answered=answered,
         )
         yield text if self._held_back else mark
+
+
+def _sum(counts: Sequence[TokenCounts]) -> TokenCounts:
+    """What several readings took together."""
+    return TokenCounts(*(sum(each) for each in zip(*map(astuple, counts), strict=True)))
 
 
 def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation]:

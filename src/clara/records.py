@@ -347,6 +347,7 @@ class GenerationRequest:
             on text, ``base`` the backbone alone.
         quote_from: texts that the answer must be a stretch of, word for word, or "yes" or "no"; empty leaves it free.
             The model does not read them.
+        refusing: whether the answer may be that none is found, of a model that was trained to say so.
     """
 
     question: str
@@ -354,3 +355,4 @@ class GenerationRequest:
     texts: tuple[str, ...] = ()
     reader: Literal["generator", "text_reader", "base"] = "generator"
     quote_from: tuple[str, ...] = ()
+    refusing: bool = True

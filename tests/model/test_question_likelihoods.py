@@ -62,12 +62,13 @@ def test_an_ask_reads_the_passage_that_the_question_is_likeliest_after(tiny_mode
             zip(found, tiny_model.question_likelihoods(QUESTION, [hits[i].memory for i in found]), strict=True)
         )
 
-        def cited(**how: int) -> list[str]:
-            return [citation.passage_id for citation in rag.ask(QUESTION, max_new_tokens=1, **how).citations]
+        def cited(rerank: int, k: int = 3) -> list[str]:
+            answer = rag.ask(QUESTION, k, max_new_tokens=1, rerank=rerank)
+            return [citation.passage_id for citation in answer.citations]
 
         assert cited(rerank=0) == found
         assert cited(rerank=3) == sorted(found, key=lambda name: -scores[name])
         assert cited(rerank=2) == [*sorted(found[:2], key=lambda name: -scores[name]), found[2]]
-        assert cited(k=1, rerank=3) == cited(rerank=3)[:1], "those that are put in order are found, whatever k is"
+        assert cited(rerank=3, k=1) == cited(rerank=3)[:1], "those that are put in order are found, whatever k is"
         with pytest.raises(InputError, match="rerank"):
             rag.ask(QUESTION, rerank=-1)

@@ -142,7 +142,9 @@ def test_a_conversation_outlasts_a_reload(page: Page) -> None:
     page.locator("#question").fill("And when was it built?")
     with page.expect_request("**/chat/completions") as sent:
         page.keyboard.press("Enter")
-    said = [each["content"] for each in sent.value.post_data_json["messages"]]
+    body = sent.value.post_data_json
+    assert body is not None
+    said = [each["content"] for each in body["messages"]]
     assert (said[0], METRES in said[1], len(said)) == (question, True, 3)
     page.reload()  # an answer that was under way may be asked for again
     expect(page.locator(".turn").last).to_contain_text("Stopped. Ask again")

@@ -173,7 +173,8 @@ def test_a_run_takes_less_than_it_says_and_not_much_less(tiny_base: Path, tmp_pa
         "compression = {window_tokens = 64, rates = [4]}\nlora = {rank = 4, alpha = 8}\n",
         encoding="utf-8",
     )
-    command = [sys.executable, str(Path(__file__).with_name("peak_memory.py")), "scp", recipe, data, tmp_path / "out"]
+    program = Path(__file__).with_name("peak_memory.py")
+    command = [sys.executable, *map(str, (program, "scp", recipe, data, tmp_path / "out"))]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert found["said"] > found["took"] > found["said"] / 4, found
 

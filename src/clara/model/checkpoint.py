@@ -58,6 +58,8 @@ class ReadingRule(Settings):
 
     Attributes:
         auto_texts: passages that context ``auto`` reads as text, the best first.
+        auto_tries: passages that it so reads one after another, each alone, until one gives an answer that is not
+            withheld.
         memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
         text_k: the same of context ``text``.
         rerank: best passages found that are put in order by how likely the generator thinks the question after each
@@ -68,6 +70,7 @@ class ReadingRule(Settings):
     """
 
     auto_texts: int = Field(default=1, ge=1)
+    auto_tries: int = Field(default=1, ge=1)
     memory_k: int | None = Field(default=None, ge=1)
     text_k: int | None = Field(default=None, ge=1)
     rerank: int = Field(default=0, ge=0)

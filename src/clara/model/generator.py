@@ -218,7 +218,9 @@ class Generator:
             blank = GenerationRequest(request.question, memories=(contrast.blank,))
             row.prompts += (self.embeds(model, blank, sampling),)
             row.joined = partial(contrasted, weight=contrast.weight)
-        quotations = self._prompter.quotations(request.quote_from) if request.quote_from else None
+        quotations = None
+        if request.quote_from:
+            quotations = self._prompter.quotations(request.quote_from, refusing=request.refusing)
         if quotations is not None:
             row.filters = (partial(quotes_only, quotations=quotations, stops=sorted(stops)),)
         if sampling.temperature:

@@ -67,9 +67,9 @@ class Prompter:
         """Ids of a text in which nothing is special."""
         return plain_ids(self._tokenizer, text)
 
-    def quotations(self, texts: Sequence[str]) -> Quotations:
-        """What may be quoted from some texts."""
-        return Quotations(self._tokenizer, texts, beside=self._beside)
+    def quotations(self, texts: Sequence[str], *, refusing: bool = True) -> Quotations:
+        """What may be quoted from some texts; ``refusing``: also that none is found, where the model learnt that."""
+        return Quotations(self._tokenizer, texts, beside=self._beside if refusing else BESIDE)
 
     def encoder_ids(self, text: str) -> list[int]:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
