@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator as Pieces
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -29,6 +30,7 @@ from clara.errors import InputError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
 from clara.pipeline import AnswerStream, Clara
+from clara.prompts import NO_ANSWER
 from clara.records import ContextChoice, Generation, GenerationRequest, Hit, Memory, Passage, TokenCounts
 
 PUMPS = (
@@ -266,3 +268,44 @@ def test_options_that_cannot_be(filled: Clara) -> None:
         filled.ask("Which?", latent_weight=-1)
     with pytest.raises(TypeError, match="mod"):
         filled.ask("Which?", mod="text")  # type: ignore[call-arg]
+
+
+@pytest.fixture(scope="module")
+def pumps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clara]:
+    """The embedded model on documents of which the one that shares most words with a question does not answer it."""
+    folder = tmp_path_factory.mktemp("pumps")
+    (folder / "log.txt").write_text(
+        "Log of the Cedar pump. The Cedar pump was checked. The Cedar pump was cleaned. The firm was told that the "
+        "Cedar pump is loud.",
+        encoding="utf-8",
+    )
+    (folder / "delivery.txt").write_text(
+        "Delivered in 1974: the Cedar pump, made by Kestrel in Graz, and four hoses.", encoding="utf-8"
+    )
+    (folder / "bees.txt").write_text("Bees dance to tell the others where flowers are.", encoding="utf-8")
+    with Clara.open(folder / "store", model=ClaraModel.load("smollm2-135m", dtype="fp32")) as rag:
+        rag.add(sorted(folder.glob("*.txt")))
+        yield rag
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_what_the_first_passage_does_not_hold_is_read_in_the_next(pumps: Clara, always: bool) -> None:  # noqa: FBT001
+    question = "Which firm made the Cedar pump?"
+    found = pumps.ask(question, always_answer=always)
+    assert found.answered
+    assert found.text.startswith("Kestrel")
+    assert [Path(each.document).name for each in found.citations[:2]] == ["log.txt", "delivery.txt"]
+    assert [each.read_as for each in found.citations] == ["text", "text", None]
+    assert found.quote is not None
+    assert found.quote.document.endswith("delivery.txt")
+    assert found.tokens.prompt > sum(each.tokens for each in found.citations), "both prompts are counted"
+
+
+def test_what_no_passage_holds_is_not_found_or_guessed(pumps: Clara) -> None:
+    question = "What does the Cedar pump weigh?"
+    found = pumps.ask(question)
+    assert (found.text, found.answered, found.quote) == (NOT_FOUND, False, None)
+    assert [each.read_as for each in found.citations] == ["text"] * 3
+    guess = pumps.ask(question, always_answer=True)
+    assert guess.answered
+    assert guess.text not in {NOT_FOUND, NO_ANSWER}

@@ -207,12 +207,18 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
 def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> list[Reading]:
     """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
 
+    With ``always_answer`` the last one is the first again, which then may not refuse.
+
     Raises:
         InputError: nothing is read, so nothing can be quoted.
     """
-    goes_on = options.context == "auto" and model.reads_text and not model.mixed and not options.always_answer
+    goes_on = options.context == "auto" and model.reads_text and not model.mixed
     tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
-    return [plan_reading(model, question, hits, options, first=place) for place in range(max(1, tries))]
+    made = [plan_reading(model, question, hits, options, first=place) for place in range(max(1, tries))]
+    if not options.always_answer:
+        return made
+    anyway = replace(made[0], request=replace(made[0].request, refusing=False))
+    return [anyway] if len(made) == 1 or anyway.lacks_name else [*made, anyway]
 
 
 def plan_reading(
@@ -248,7 +254,6 @@ def plan_reading(
         memories=tuple(hit.memory for hit in rest),
         reader=model.text_role if as_text else "generator",
         quote_from=tuple(map(passage_text, (*texts, *rest))) if wording == "quoted" else (),
-        refusing=not options.always_answer,
     )
     read: list[ContextKind | None] = [None] * first
     read += ["text"] * len(texts) + ["memory"] * len(rest)
@@ -261,7 +266,7 @@ def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pie
     A quotation that only repeats the question answers nothing: in its place the best one without it is taken, and its
     pieces follow. The evidence stays the first one's: what the repetition took was an inclination to quote as well.
     """
-    chosen, scored = sampling(max_new_tokens=options.max_new_tokens), not options.always_answer
+    chosen, scored = sampling(max_new_tokens=options.max_new_tokens), reading.request.refusing
     made = yield from model.stream(reading.request, chosen, scored=scored)
     if not reading.request.quote_from or not repeats(reading.request.question, made.text):
         return made

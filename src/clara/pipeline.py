@@ -388,7 +388,7 @@ class AnswerStream:
         self.citations = cite(readings[:1], model)
         self.answer: Answer | None = None
         self._model, self._options, self._found, self._started = model, options, found, started
-        judged = not options.always_answer and readings[0].judged(model)
+        judged = readings[0].request.refusing and readings[0].judged(model)
         self._held_back = bool(readings[0].request.quote_from) or judged
         self.pieces = self._shown(readings)
 
@@ -413,7 +413,7 @@ class AnswerStream:
             made = generate(self._model, reading, self._options)
             generation = yield from _hidden(made) if self._held_back else made
             counts.append(generation.tokens)
-            answered = self._options.always_answer or not reading.withheld(self._model, generation)
+            answered = not (reading.request.refusing and reading.withheld(self._model, generation))
             if answered or reading.lacks_name:
                 break
         self.citations = cite(readings[: len(counts)], self._model)
