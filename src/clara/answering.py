@@ -255,9 +255,10 @@ def plan_reading(
         reader=model.text_role if as_text else "generator",
         quote_from=tuple(map(passage_text, (*texts, *rest))) if wording == "quoted" else (),
     )
-    read: list[ContextKind | None] = [None] * first
-    read += ["text"] * len(texts) + ["memory"] * len(rest)
-    return Reading(request, hits, [*read, *[None] * (len(hits) - len(read))])
+    read: list[ContextKind | None] = [None] * len(hits)
+    for place in range(first, first + len(texts) + len(rest)):
+        read[place] = "text" if place < first + len(texts) else "memory"
+    return Reading(request, hits, read)
 
 
 def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
@@ -392,7 +393,7 @@ def cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]
     """Citations of the passages found, in their order, with how each was read in some of the readings."""
     cited = []
     for place, hit in enumerate(readings[0].hits):
-        how = next(filter(None, (reading.read_as[place] for reading in readings)), None)
+        how = next((reading.read_as[place] for reading in readings if reading.read_as[place] is not None), None)
         text = model.token_count(passage_text(hit)) if how == "text" else 0
         cited.append(citation(hit, how, len(hit.memory.values) if how == "memory" else text))
     return tuple(cited)

@@ -12,7 +12,7 @@ TRIALS = 40  # one turn of all operations but the last, and the first trials of 
 
 def test_a_kill_loses_and_doubles_nothing() -> None:
     program = Path(__file__).with_name("kill_trials.py")
-    command = [sys.executable, "-W", "ignore", str(program), "--trials", str(TRIALS), "--seconds", "5", "--seed", "5"]
+    command = [sys.executable, "-W", "ignore", str(program), "--trials", str(TRIALS), "--seconds", "8", "--seed", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = re.findall(r"(\S+): (\d+) trials, (\d+) killed before the end, (\d+) failed", done.stdout)

@@ -54,7 +54,7 @@ def _limit_memory(allowed: int) -> None:
     """End or refuse what takes ``allowed`` bytes more than this process does now."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a parser that crashes leaves no dump of a document
     if not _ON_LINUX:
-        _watch_memory(allowed)
+        watch_memory(allowed)
         return
     with contextlib.suppress(OSError):
         # Where the whole machine runs short, this process is to end and not the one that holds the store.
@@ -64,7 +64,7 @@ def _limit_memory(allowed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _watch_memory(allowed: int) -> None:
+def watch_memory(allowed: int) -> None:
     """Let a thread end this process when it has taken ``allowed`` bytes more than now."""
     most = _held() + allowed
 
