@@ -113,7 +113,7 @@ def test_it_serves_answers_what_was_asked_and_ends(tiny_checkpoint: Path, tmp_pa
 
 def test_a_job_goes_on_in_the_next_server(tiny_checkpoint: Path, tmp_path: Path) -> None:
     arguments = ("--store", tmp_path / "store", "--model", tiny_checkpoint, "--log-content")
-    text = "\n\n".join(f"Section {n} tells of the river {n} and of its bridges." for n in range(400))
+    text = "\n\n".join(f"Section {n} tells of the river {n} and of its bridges." for n in range(3000))
     with started(*arguments) as server:
         job = server.client.post("/v1/documents", files={"files": ("long.txt", text.encode())}).json()
         server.stop()
