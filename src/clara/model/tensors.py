@@ -17,6 +17,8 @@ from clara.errors import CheckpointError
 ADAPTER = "adapter_model.safetensors"
 """The file of a folder in PEFT's format that holds the adapter's tensors."""
 
+_PART = 2**25  # bytes of a file that are read before it is opened anew
+
 
 def checked_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of a file, which must be exactly those of the names and shapes expected, and finite.
@@ -71,11 +73,25 @@ def fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
     if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         return False
     with torch.no_grad():
-        for name, path in place_of.items():
-            # Opened for each: a file that stays open keeps all that was read of it in memory, a second copy.
+        for path, names in _parts(place_of, wanted):
+            # Opened anew for each part: a file that stays open keeps all that was read of it in memory, a second copy.
             with safe_open(path, framework="pt") as file:
-                wanted[name].copy_(file.get_tensor(name))
+                for name in names:
+                    wanted[name].copy_(file.get_tensor(name))
     return True
+
+
+def _parts(place_of: Mapping[str, Path], tensors: Mapping[str, Tensor]) -> list[tuple[Path, list[str]]]:
+    """Names of tensors by their files, in parts of ``_PART`` bytes or one tensor."""
+    parts: list[tuple[Path, list[str]]] = []
+    held = 0
+    for name, path in place_of.items():
+        held += tensors[name].nbytes
+        if not parts or parts[-1][0] != path or held > _PART:
+            parts.append((path, []))
+            held = tensors[name].nbytes
+        parts[-1][1].append(name)
+    return parts
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
