@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator as Pieces
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TypedDict, Unpack, get_args
@@ -204,8 +204,10 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
     return [*(hits[place] for place in order), *hits[depth:]]
 
 
-def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> list[Reading]:
+def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
     """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
+
+    Each is planned when it is asked for.
 
     With ``always_answer`` the last one is the first again, which then may not refuse.
 
@@ -214,11 +216,13 @@ def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options
     """
     goes_on = options.context == "auto" and model.reads_text and not model.mixed
     tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
-    made = [plan_reading(model, question, hits, options, first=place) for place in range(max(1, tries))]
-    if not options.always_answer:
-        return made
-    anyway = replace(made[0], request=replace(made[0].request, refusing=False))
-    return [anyway] if len(made) == 1 or anyway.lacks_name else [*made, anyway]
+    first = plan_reading(model, question, hits, options)
+    if not options.always_answer or (tries > 1 and not first.lacks_name):
+        yield first
+        for place in range(1, tries):
+            yield plan_reading(model, question, hits, options, first=place)
+    if options.always_answer:
+        yield replace(first, request=replace(first.request, refusing=False))
 
 
 def plan_reading(

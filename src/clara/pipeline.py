@@ -6,10 +6,11 @@ Files are taken in by ``indexing``; formats, tensors and tables are their rooms'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Pieces
 from contextlib import closing
 from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -371,7 +372,7 @@ class AnswerStream:
     """
 
     def __init__(
-        self, model: ClaraModel, readings: Sequence[Reading], options: AnswerOptions, found: _Found, started: float
+        self, model: ClaraModel, readings: Iterator[Reading], options: AnswerOptions, found: _Found, started: float
     ) -> None:
         """Begin to answer.
 
@@ -385,12 +386,13 @@ class AnswerStream:
         Raises:
             InputError: it cannot be read.
         """
-        self.citations = cite(readings[:1], model)
+        first = next(readings)
+        self.citations = cite([first], model)
         self.answer: Answer | None = None
         self._model, self._options, self._found, self._started = model, options, found, started
-        judged = readings[0].request.refusing and readings[0].judged(model)
-        self._held_back = bool(readings[0].request.quote_from) or judged
-        self.pieces = self._shown(readings)
+        judged = first.request.refusing and first.judged(model)
+        self._held_back = bool(first.request.quote_from) or judged
+        self.pieces = self._shown(chain([first], readings))
 
     def quote(self, _text: str | None = None) -> Quote | None:
         """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
@@ -403,20 +405,21 @@ class AnswerStream:
         assert self.answer is not None  # noqa: S101 - its pieces have been read
         return self.answer
 
-    def _shown(self, readings: Sequence[Reading]) -> Pieces[str, None, None]:
+    def _shown(self, readings: Iterable[Reading]) -> Pieces[str, None, None]:
         """The pieces of an answer with the mark of one that breaks off; all at once where it is judged whole.
 
         Closed with their reader.
         """
-        before, counts = time.perf_counter(), list[TokenCounts]()
+        before, read, counts = time.perf_counter(), list[Reading](), list[TokenCounts]()
         for reading in readings:
             made = generate(self._model, reading, self._options)
             generation = yield from _hidden(made) if self._held_back else made
+            read.append(reading)
             counts.append(generation.tokens)
             answered = not (reading.request.refusing and reading.withheld(self._model, generation))
             if answered or reading.lacks_name:
                 break
-        self.citations = cite(readings[: len(counts)], self._model)
+        self.citations = cite(read, self._model)
         now = time.perf_counter()
         quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
         mark = cut_mark(quote, reading.request)
