@@ -143,7 +143,7 @@ class Clara:
             max_bytes: larger files are skipped and reported; ``ingest.DEFAULT_MAX_BYTES`` when None.
             limits: what reading one file may take; files that need more are skipped and reported.
                 ``ingest.DEFAULT_LIMITS`` when None.
-            shard: take the files of this part alone; ``clara.index.merge`` joins the stores of all parts.
+            shard: take the files of this part alone; ``clara.index.rewrite`` joins the stores of all parts.
             progress: told after each file and each commit.
 
         Raises:

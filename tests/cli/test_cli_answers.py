@@ -12,7 +12,7 @@ import pytest
 from calling import Clara, on_a_terminal
 
 from clara.index import LanceStore
-from clara.index.description import Description
+from clara.index.folder import Description
 
 pytest_plugins = ["cli_fixtures"]
 

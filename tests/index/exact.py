@@ -9,21 +9,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from clara.errors import StoreError
-from clara.index.lexical import lexical_text
-from clara.index.protocol import (
-    DocumentEntry,
-    IndexRow,
-    StoreModel,
-    check_complete,
-    check_k,
-    check_query,
-    check_rows,
-)
+from clara.errors import InputError, StoreError
+from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
 from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.index.rows import lexical_text
 from clara.records import Hit, QueryMemory
 from clara.similarity import token_matches
 
@@ -34,7 +27,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class ExactIndex:
-    """A passage index that holds everything in dictionaries; see :class:`clara.index.protocol.PassageIndex`.
+    """A passage index that holds everything in dictionaries; as :class:`clara.index.LanceStore` does on disk.
 
     Memories are kept as given, not rounded to fp16. Text search compares lower-case words as they are: no stems, no
     stop words.
@@ -55,7 +48,7 @@ class ExactIndex:
 
     def add(self, rows: Sequence[IndexRow]) -> None:
         """Add or replace passages."""
-        check_rows(self._model, rows)
+        self._model.check_rows(rows)
         self._rows.update({row.passage.id: row for row in rows})
 
     def passage_ids(self, uri: str) -> set[str]:
@@ -71,7 +64,7 @@ class ExactIndex:
                 for passage_id in self.passage_ids(entry.uri)
                 if self._rows[passage_id].content_hash == entry.content_hash
             }
-            check_complete(entry, len(kept[entry.uri]))
+            entry.check_complete(len(kept[entry.uri]))
         for entry in entries:
             for passage_id in self.passage_ids(entry.uri) - kept[entry.uri]:
                 del self._rows[passage_id]
@@ -108,13 +101,13 @@ class ExactIndex:
 
     def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
-        check_k(k)
-        check_query(self._model, query)
+        _check_k(k)
+        self._model.check_query(query)
         return self._hits(self._latent(query, k, within))
 
     def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
         """The ``k`` passages of highest BM25."""
-        check_k(k)
+        _check_k(k)
         return self._hits(best(self._inside(self._bm25(words), within), k))
 
     def search_hybrid(
@@ -127,8 +120,8 @@ class ExactIndex:
         within: Collection[str] | None = None,
     ) -> list[Hit]:
         """Reciprocal rank fusion of both searches."""
-        check_k(k)
-        check_query(self._model, query)
+        _check_k(k)
+        self._model.check_query(query)
         depth = fusion_depth(k)
         rankings = (self._latent(query, depth, within), best(self._inside(self._bm25(words), within), depth))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
@@ -171,7 +164,7 @@ class ExactIndex:
         A word counts as often as it stands in the query. Passages without words are no part of the statistics, as in
         LanceDB.
         """
-        every = {i: Counter(_words(lexical_text(row.passage))) for i, row in self._rows.items()}
+        every = {i: Counter(_words(lexical_text(row.passage.text, row.passage.title))) for i, row in self._rows.items()}
         counts = {passage_id: words for passage_id, words in every.items() if words}
         lengths = {passage_id: words.total() for passage_id, words in counts.items()}
         mean = sum(lengths.values()) / len(lengths) if lengths else 0.0
@@ -189,6 +182,14 @@ class ExactIndex:
         """Ranked ids with their passages and memories."""
         found = [(item.score, self._rows[item.id]) for item in ranked]
         return [Hit(row.passage, score, row.memory, row.metadata) for score, row in found]
+
+
+PassageIndex: TypeAlias = LanceStore | ExactIndex
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
 
 
 def _words(text: str) -> list[str]:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from exact import PassageIndex
 from index_rows import MODEL, digest, document, plain, question, values
 
-from clara.index import DocumentEntry, LanceStore, PassageIndex
+from clara.index import DocumentEntry, LanceStore
 
 # uri -> version and number of passages
 Corpus = Mapping[str, tuple[str, int]]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clara.errors import ConfigError, StoreError
-from clara.index.codecs import CODECS, Codec, make_codec
-from clara.index.codecs.residual import CODEBOOK_FILE
+from clara.index.codecs import CODEBOOK_FILE, CODECS, Codec, make_codec
 from clara.records import FloatArray
 
 SHAPE = (8, 36)

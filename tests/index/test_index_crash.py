@@ -18,8 +18,8 @@ from exact import ExactIndex
 from index_rows import MODEL
 from index_sequence import AFTER, BEFORE, FIRST, Corpus, bring_up_to_date, check_invariants, contents, index_twice, many
 
-from clara.index import LanceStore, description, store, table
-from clara.index.ledger import Ledger
+from clara.index import LanceStore, folder, store, table
+from clara.index.folder import Ledger
 from clara.index.table import PassageTable
 
 KILLS = int(os.environ.get("CLARA_TEST_KILLS", "6"))
@@ -49,7 +49,7 @@ class Steps:
         ):
             monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
         monkeypatch.setattr(PassageTable, "create", staticmethod(self.counted(PassageTable.create)))
-        monkeypatch.setattr(store, "write_description", self.counted(description.write_description))
+        monkeypatch.setattr(store, "write_description", self.counted(folder.write_description))
         # Small commits and eager compaction, so that a small corpus goes through every kind of step.
         monkeypatch.setattr(table, "_COMMIT_BYTES", 1)
         monkeypatch.setattr(store, "_FRAGMENTS", 3)

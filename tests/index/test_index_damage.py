@@ -15,7 +15,7 @@ from index_rows import MODEL, digest, document, plain, question, row, values
 
 from clara.errors import StoreError
 from clara.index import DocumentEntry, LanceStore
-from clara.index.checksum import GROUPS, checksums, damaged
+from clara.index.rows import GROUPS, checksums, damaged
 
 DOCUMENTS = 12
 

@@ -10,8 +10,8 @@ import pytest
 from index_rows import MODEL, WORDS, document, plain, row
 
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel, merge
-from clara.index.merge import merge as bring
+from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel, rewrite
+from clara.index.rewrite import merge as bring
 from clara.index.table import PassageTable
 
 
@@ -51,7 +51,7 @@ def test_parts_make_the_whole(codec: str, tmp_path: Path) -> None:
 def test_a_merge_that_died_is_finished_by_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [filled(tmp_path / f"part{i}", DOCUMENTS[i::2]) for i in range(2)]
     whole = filled(tmp_path / "whole", DOCUMENTS)
-    monkeypatch.setattr(merge, "_COMMIT_BYTES", 5 * 4 * MODEL.values)
+    monkeypatch.setattr(rewrite, "_COMMIT_BYTES", 5 * 4 * MODEL.values)
     append, calls = PassageTable.append, 0
 
     def dying(self: PassageTable, rows: Sequence[IndexRow]) -> None:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from index_rows import values
 
-from clara.index.ranking import RRF_CONSTANT, Ranked, best, fusion_depth, reciprocal_rank_fusion
-from clara.index.search_column import cosines, dot
+from clara.index.ranking import Ranked, best, cosines, dot, fusion_depth, reciprocal_rank_fusion
 
 IDS = st.text("abc", min_size=1, max_size=3)
 RANKING = st.lists(IDS, unique=True, max_size=8).map(lambda ids: [Ranked(one, 0.0) for one in ids])
@@ -55,7 +54,7 @@ def test_reciprocal_rank_fusion_against_fractions(left: list[Ranked], right: lis
     slow: dict[str, Fraction] = {}
     for ranking in (left, right):
         for place, item in enumerate(ranking):
-            slow[item.id] = slow.get(item.id, Fraction(0)) + Fraction(1, RRF_CONSTANT + place + 1)
+            slow[item.id] = slow.get(item.id, Fraction(0)) + Fraction(1, 60 + place + 1)
     fused = reciprocal_rank_fusion([left, right])
     assert [item.id for item in fused] == sorted(slow, key=lambda one: (-slow[one], one))
     assert [item.score for item in fused] == pytest.approx([float(slow[item.id]) for item in fused])

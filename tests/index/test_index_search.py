@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exact import ExactIndex
+from exact import ExactIndex, PassageIndex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_rows import MODEL, WORDS, document, plain, question, row, values, words
 
 from clara.errors import InputError, StoreError, StoreModelError
-from clara.index import DocumentEntry, IndexRow, LanceStore, PassageIndex, StoreModel, latent
+from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel, latent
 from clara.index.latent import QUANTISED_FILE, LatentSearch
 from clara.index.ranking import fusion_depth
 from clara.index.table import PassageTable

@@ -15,13 +15,14 @@ from index_rows import MODEL, question, row
 from clara.errors import StoreError
 from clara.index import LanceStore, StoreModel
 from clara.index.quantised import QuantisedColumn, _group_sizes
-from clara.index.search_column import MeanColumn, SketchColumn, exact_dot
-from clara.index.store import EXACT_BYTES
+from clara.index.ranking import exact_dot, search_column
+from clara.index.store import _EXACT_BYTES
 from clara.records import FloatArray, QueryMemory
 
 MEAN = replace(MODEL, query_space="mean")
 # More numbers than a sketch has.
 WIDE = StoreModel(fingerprint="b" * 64, name="wide", rate=4, memory_tokens=16, width=128)
+SKETCHED = replace(WIDE, memory_tokens=8, width=512)
 
 # Stores hold sketches like this one: another would make them useless.
 GOLDEN = [-0.0445, 0.0192, 0.0177, 0.0906]
@@ -50,7 +51,7 @@ def test_a_projected_mean_has_the_flattened_cosine_with_one_vector(
     query = QueryMemory(values, "m", 4, 1, centre)
     flat = memories.reshape(12, -1).astype(np.float64)
     wanted = flat @ query.search_vector().astype(np.float64) / np.linalg.norm(flat, axis=1)
-    column = MeanColumn(width)
+    column = search_column(replace(MEAN, width=width))
     vectors = np.sqrt(tokens) * memories.mean(axis=1) / np.linalg.norm(flat, axis=1)[:, None]
     np.testing.assert_allclose(vectors @ column.query(query), wanted, atol=1e-6)
     # As stored: fp16 of numbers within 1, whose products with a unit vector are off by 2^-11 at most.
@@ -61,17 +62,17 @@ def test_a_projected_mean_has_the_flattened_cosine_with_one_vector(
 
 
 def test_zeros_and_one_passage() -> None:
-    column = MeanColumn(8)
+    column = search_column(replace(MEAN, width=8))
     assert not column.passages(np.zeros((2, 4, 8), dtype=np.float32)).any()
     assert not column.query(question(np.zeros((4, 8), dtype=np.float32))).any()
-    sketch = SketchColumn(4096)
+    sketch = search_column(SKETCHED)
     assert not sketch.passages(np.zeros((1, 4, 1024), dtype=np.float32)).any()
 
 
 def test_a_sketch_keeps_cosines_and_is_the_same_everywhere() -> None:
     memories = drawn(200, 8, 512, seed=3)
     memories[100:] = memories[:100] + 0.5 * drawn(100, 8, 512, seed=4)
-    sketch = SketchColumn(4096)
+    sketch = search_column(SKETCHED)
     vectors = sketch.passages(memories).astype(np.float64)
     assert vectors.shape == (200, 1024)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
@@ -79,12 +80,12 @@ def test_a_sketch_keeps_cosines_and_is_the_same_everywhere() -> None:
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     errors = vectors @ vectors.T - flat @ flat.T
     assert np.sqrt(np.square(errors).mean()) < 0.035, "1 / sqrt(1024) and a little"
-    np.testing.assert_array_equal(SketchColumn(4096).passages(memories[:2]), sketch.passages(memories[:2]))
+    np.testing.assert_array_equal(search_column(SKETCHED).passages(memories[:2]), sketch.passages(memories[:2]))
     ramp = np.sin(np.arange(4096.0)).astype(np.float32).reshape(1, 8, 512)
     np.testing.assert_allclose(sketch.passages(ramp)[0, :4], GOLDEN, atol=1e-3)
 
 
-@pytest.mark.parametrize("exact_bytes", [EXACT_BYTES, 0], ids=["whole", "quantised"])
+@pytest.mark.parametrize("exact_bytes", [_EXACT_BYTES, 0], ids=["whole", "quantised"])
 @pytest.mark.parametrize("model", [MEAN, WIDE], ids=["mean", "sketch"])
 def test_recall_of_the_whole_against_the_oracle(model: StoreModel, exact_bytes: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)

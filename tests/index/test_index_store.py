@@ -33,10 +33,9 @@ from index_sequence import AFTER, BEFORE, bring_up_to_date, contents
 from clara.errors import ConfigError, StoreError, StoreModelError, StoreNotFoundError
 from clara.index import DocumentEntry, LanceStore, folder, store
 from clara.index.codecs import CODECS
-from clara.index.description import LOCK_FILE, Description, write_description
-from clara.index.ledger import LEDGER_FILE, Ledger
+from clara.index.folder import Description, Ledger, write_description
+from clara.index.rewrite import upgrade
 from clara.index.table import PassageTable
-from clara.index.upgrade import upgrade
 from clara.records import DocumentSize
 
 V1 = Path(__file__).with_name("store_v1")
@@ -233,13 +232,13 @@ def test_a_creation_that_was_cut_short_goes_on(tmp_path: Path) -> None:
     stages = [tmp_path / name for name in ("locked", "draft", "described", "ledger", "folder")]
     for stage in stages:
         stage.mkdir()
-        (stage / LOCK_FILE).touch()
+        (stage / "write.lock").touch()
     (stages[1] / "store.json.draft").write_text('{"format":')
     for stage in stages[2:]:
         write_description(stage, Description(MODEL))
     for stage in stages[3:]:
-        sqlite3.connect(stage / LEDGER_FILE).close()  # makes a file without tables
-        (stage / LEDGER_FILE).touch()
+        sqlite3.connect(stage / "documents.sqlite").close()  # makes a file without tables
+        (stage / "documents.sqlite").touch()
     (stages[4] / "passages.lance" / "data").mkdir(parents=True)
     (stages[4] / "passages.lance" / "data" / "half.lance").write_bytes(b"half")
     for stage in stages:
@@ -282,7 +281,7 @@ def test_another_process_holds_the_lock(tmp_path: Path) -> None:
         "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "store" / LOCK_FILE)],
+        [sys.executable, "-c", program, str(tmp_path / "store" / "write.lock")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -303,7 +302,7 @@ def test_reading_a_half_made_store_waits_for_its_maker(tmp_path: Path, monkeypat
     (tmp_path / "store").mkdir()
     write_description(tmp_path / "store", Description(MODEL))
     with (
-        FileLock(tmp_path / "store" / LOCK_FILE),
+        FileLock(tmp_path / "store" / "write.lock"),
         pytest.raises(StoreError, match="another process is writing"),
     ):
         LanceStore.open(tmp_path / "store", MODEL)

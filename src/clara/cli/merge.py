@@ -1,4 +1,4 @@
-"""``clara merge``: several stores into one. The work is ``clara.index.merge``."""
+"""``clara merge``: several stores into one. The work is ``clara.index.rewrite``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def merge(
     --json prints {"store", "documents", "passages", "unchanged"}: brought over by this run, and documents that were
     there already.
     """
-    from clara.index.merge import merge as bring  # noqa: PLC0415
+    from clara.index.rewrite import merge as bring  # noqa: PLC0415
 
     with bar("merging") as show:
         done = bring(stores, store, progress=lambda passages, total: show(passages, total, "passages"))

@@ -1,4 +1,4 @@
-"""``clara upgrade``: a store into today's format, or another codec. The work is ``clara.index.upgrade``."""
+"""``clara upgrade``: a store into today's format, or another codec. The work is ``clara.index.rewrite``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def upgrade(
 
     --json prints {"store", "passages", "format", "codec"}: passages rewritten, 0 if there was nothing to do.
     """
-    from clara.index.description import read_description  # noqa: PLC0415
-    from clara.index.upgrade import upgrade as bring  # noqa: PLC0415
+    from clara.index.folder import read_description  # noqa: PLC0415
+    from clara.index.rewrite import upgrade as bring  # noqa: PLC0415
 
     described = read_description(store.absolute(), older=True)
     space = _query_space(described.model.name) if described is not None and described.version == 1 else None

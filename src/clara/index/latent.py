@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clara.index.ranking import Ranked, best, best_together, late_depth, rescore_depth
-from clara.index.search_column import SearchColumn, cosines, dot, exact_dot
-from clara.index.table import PassageTable, Scanned, joined
+from clara.index.ranking import Ranked, SearchColumn, best, best_together, cosines, dot, exact_dot, late_depth
+from clara.index.table import PassageTable, Scanned
 from clara.records import FloatArray, QueryMemory
 from clara.similarity import token_matches
 
@@ -32,6 +31,9 @@ _MARGIN = 2e-5
 _FEWEST_ROWS = 64
 # Rows that may wait outside of the quantised column.
 _WAITING_ROWS = 10_000
+# Passages whose sketches are near that are compared by their memories, and how many for each result.
+_RESCORED = 500
+_RESCORED_EACH = 20
 # Search vectors are kept in RAM up to this size; more are read anew for each question.
 _KEPT_BYTES = 1 << 30
 
@@ -89,7 +91,7 @@ class LatentSearch:
             return self._late(self._near(vector, late_depth(k), version, within), query, k)
         if self._column.exact:
             return self._named(self._near(vector, k, version, within), vector, k)
-        return best(self._rescored(self._near(vector, rescore_depth(k), version, within), query), k)
+        return best(self._rescored(self._near(vector, max(_RESCORED_EACH * k, _RESCORED), version, within), query), k)
 
     def bring_up_to_date(self, *, anew: bool) -> None:
         """See to it that a large table has a quantised column that lacks few rows; the caller holds the write lock.
@@ -162,7 +164,7 @@ class LatentSearch:
             if quantised is not None and len(quantised) != rows - waiting:
                 gone = frozenset(np.setdiff1d(quantised.places(), self._table.places()).tolist())
             keep = waiting <= self._kept_rows
-            rest = joined(list(self._table.search_vectors(after=after))) if keep else None
+            rest = Scanned.joined(self._table.search_vectors(after=after)) if keep else None
             self._held = _Held(version, stamp, quantised, gone, rest)
         return self._held
 
@@ -182,11 +184,11 @@ class LatentSearch:
 
     def _learn(self) -> QuantisedColumn:
         """A quantised column without rows, learnt from rows all over the table."""
-        from clara.index.quantised import SAMPLE_ROWS, QuantisedColumn  # noqa: PLC0415
+        from clara.index.quantised import QuantisedColumn  # noqa: PLC0415
 
         places = self._table.places()
-        sample = places[:: -(-len(places) // SAMPLE_ROWS)]
-        vectors = joined(list(self._table.search_vectors_at(sample.tolist()))).vectors
+        sample = places[:: -(-len(places) // QuantisedColumn.SAMPLE_ROWS)]
+        vectors = Scanned.joined(self._table.search_vectors_at(sample.tolist())).vectors
         return QuantisedColumn.learn(vectors.astype(np.float32))
 
 

@@ -27,8 +27,6 @@ from clara.records import FloatArray
 
 _PlaceArray = npt.NDArray[np.uint64]
 
-SAMPLE_ROWS = 1 << 15
-"""Rows by which directions and centroids are learnt."""
 _CHECKSUM_BYTES = 4
 _READ_BYTES = 1 << 20
 _BITS = 4
@@ -46,6 +44,9 @@ class QuantisedColumn:
     Args:
         index: a faiss ``IndexIDMap`` of an ``IndexRefine``.
     """
+
+    SAMPLE_ROWS = 1 << 15
+    """Rows by which directions and centroids are learnt."""
 
     def __init__(self, index: Any) -> None:  # noqa: ANN401 - faiss is untyped
         self._index = index

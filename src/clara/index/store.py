@@ -1,10 +1,11 @@
 """The store on disk: a folder with a LanceDB table, a ledger of complete documents, a description and a write lock.
 
-    store.json         whose memories these are, the codec, the format version     description.py
+    store.json         whose memories these are, the codec, the format version     folder.py
+    documents.sqlite   complete documents, promised deletions                      folder.py
+    write.lock         held by the one process that writes                         folder.py
     passages.lance/    passages with their memories, indexes                       table.py
-    documents.sqlite   complete documents, promised deletions                      ledger.py
-    codebook.npz       what a codec learnt, if it learns                           codecs/
-    write.lock         held by the one process that writes
+    codebook.npz       what a codec learnt, if it learns                           codecs.py
+    search.faiss       a quantised copy of a large search column                   latent.py, quantised.py
 
 What this file knows is the order of steps. A process may be killed between any two: every single step is atomic, a
 document enters the ledger after its passages are in the table, and what is to be deleted is promised in the ledger in
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,45 +27,29 @@ from typing import TypeVar
 
 import numpy as np
 
-from clara.errors import ConfigError, StoreError, StoreNotFoundError
-from clara.index.catalogue import Catalogue, Place
-from clara.index.codecs import DEFAULT_CODEC
-from clara.index.description import (
+from clara.errors import ConfigError, InputError, StoreError, StoreModelError, StoreNotFoundError
+from clara.index.codecs import DEFAULT_CODEC, check_codec
+from clara.index.folder import (
+    SETTLED,
+    Catalogue,
     Description,
-    check_codec,
-    check_model,
+    Ledger,
+    WriteLock,
+    complete_upgrade,
     read_description,
     write_description,
 )
-from clara.index.folder import (
-    SETTLED,
-    acquire,
-    complete_creation,
-    complete_upgrade,
-    held,
-    make_format,
-    write_lock,
-)
 from clara.index.latent import LatentSearch
-from clara.index.ledger import Ledger, Stale
-from clara.index.protocol import (
-    DocumentEntry,
-    IndexRow,
-    StoreModel,
-    check_complete,
-    check_k,
-    check_query,
-    check_rows,
-)
 from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
-from clara.index.table import PassageTable
+from clara.index.rows import DocumentEntry, IndexRow, StoreModel
+from clara.index.table import Format, PassageTable
 from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
 _T = TypeVar("_T")
 
 # A search column up to this size is compared whole: 29,000 passages of SmolLM2-135M, 9 ms of one core. Beyond, a
 # quantised column is built and compared (``quantised``).
-EXACT_BYTES = 32 << 20
+_EXACT_BYTES = 32 << 20
 
 # A run leaves at most this share of the live bytes, or so many bytes, of old versions and deleted rows …
 _WASTE_SHARE = 0.1
@@ -83,7 +68,12 @@ _DELETED = "deleted_rows"
 
 
 class LanceStore:
-    """A passage index in a folder; see :class:`clara.index.protocol.PassageIndex` for the methods' contracts.
+    """Passages of documents with their memories, searched by memory, by words, or by both.
+
+    The order of calls for one document: ``passage_ids`` tells what is there already, ``add`` brings the rest (in as
+    many calls as wanted, several documents mixed), ``finish_documents`` makes it complete. Doing that again, or again
+    from the start after the process was killed, ends in the same store. All searches order by falling score, equal
+    scores by passage id, and find nothing in an empty store.
 
     Any number of processes may read; one writes, from its first change to ``optimize`` or ``close``. A store object
     may be used from several threads; they take turns.
@@ -104,9 +94,9 @@ class LanceStore:
         self._model = described.model
         self._process = os.getpid()
         self._turn = threading.RLock()
-        self._lock = write_lock(folder)
+        self._lock = WriteLock(folder)
         self._ledger = Ledger(folder)
-        self._form = make_format(folder, described)
+        self._form = Format.of(folder, described.model, described.codec)
         self._table = PassageTable(folder, self._form)
         self._latent = LatentSearch(self._table, self._form.column, folder, exact_bytes=exact_bytes)
         self._catalogue: _Catalogued | None = None
@@ -115,7 +105,7 @@ class LanceStore:
 
     @classmethod
     def create(
-        cls, path: Path, model: StoreModel, *, codec: str | None = None, exact_bytes: int = EXACT_BYTES
+        cls, path: Path, model: StoreModel, *, codec: str | None = None, exact_bytes: int = _EXACT_BYTES
     ) -> LanceStore:
         """Make a store, or open it if it is there.
 
@@ -141,7 +131,7 @@ class LanceStore:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"the store {folder} cannot be created: {error}") from error
-            with held(write_lock(folder), folder):
+            with WriteLock(folder):
                 stored = read_description(folder)  # another process may have been faster
                 if stored is None:
                     write_description(folder, Description(model, codec or DEFAULT_CODEC))
@@ -155,7 +145,7 @@ class LanceStore:
         return opened
 
     @classmethod
-    def open(cls, path: Path, model: StoreModel | None, *, exact_bytes: int = EXACT_BYTES) -> LanceStore:
+    def open(cls, path: Path, model: StoreModel | None, *, exact_bytes: int = _EXACT_BYTES) -> LanceStore:
         """Open a store.
 
         Args:
@@ -174,8 +164,8 @@ class LanceStore:
         if stored is None:
             raise StoreNotFoundError(f"there is no store at {folder}; make one with: clara index PATH --store {path}")
         if model is not None:
-            check_model(folder, stored.model, model)
-        complete_creation(folder, stored)
+            _check_model(folder, stored.model, model)
+        _complete_creation(folder, stored)
         return cls(folder, stored, exact_bytes=exact_bytes)
 
     def check_model(self, model: StoreModel) -> None:
@@ -184,7 +174,7 @@ class LanceStore:
         Raises:
             StoreModelError: names both and the remedies.
         """
-        check_model(self._folder, self._model, model)
+        _check_model(self._folder, self._model, model)
 
     def __enter__(self) -> LanceStore:
         return self
@@ -217,8 +207,13 @@ class LanceStore:
             pass
 
     def add(self, rows: Sequence[IndexRow]) -> None:
-        """Add or replace passages."""
-        check_rows(self._model, rows)
+        """Add passages; one that is there already (same id) is replaced.
+
+        Raises:
+            StoreModelError: a memory of another model, rate or shape; nothing is added.
+            StoreError: a value beyond fp16, or the store cannot be written.
+        """
+        self._model.check_rows(rows)
         unique = {row.passage.id: row for row in rows}
         with self._writing() as catalogue:
             if unique:
@@ -228,7 +223,7 @@ class LanceStore:
             self._table.replace(known)
             self._table.append(new)
             for passage_id, row in unique.items():
-                catalogue.put(passage_id, Place(row.passage.document, row.content_hash))
+                catalogue.put(passage_id, row.passage.document, row.content_hash)
             self._commits += 1
             if self._commits % _COMMITS_A_CHECK == 0 and self._scattered():
                 self._table.compact()
@@ -239,11 +234,17 @@ class LanceStore:
             return self._current().ids(uri)
 
     def finish_documents(self, entries: Sequence[DocumentEntry]) -> None:
-        """Record documents as complete and drop their other versions."""
+        """Record documents, each uri once, as complete and drop their passages of other versions.
+
+        Raises:
+            StoreError: the store does not hold ``passages`` passages of one of them; none is recorded.
+        """
         with self._writing() as catalogue:
             for entry in entries:
-                check_complete(entry, catalogue.version_count(entry.uri, entry.content_hash))
-            promises = [Stale(e.uri, e.content_hash) for e in entries if catalogue.ids_except(e.uri, e.content_hash)]
+                entry.check_complete(catalogue.version_count(entry.uri, entry.content_hash))
+            promises: dict[str, str | None] = {
+                e.uri: e.content_hash for e in entries if catalogue.ids_except(e.uri, e.content_hash)
+            }
             self._ledger.finish(entries, promises)
             self._keep(catalogue, promises)
 
@@ -262,17 +263,21 @@ class LanceStore:
             }
 
     def unfinished(self) -> set[str]:
-        """Documents with passages that are not complete."""
+        """Documents of which passages are in the store but which are not complete (indexing was cut short)."""
         with self._turn:
             return self._current().documents() - self.documents().keys()
 
     def remove(self, uris: Iterable[str]) -> int:
-        """Remove documents; returns the number of passages removed."""
+        """Remove documents, complete or not.
+
+        Returns:
+            The number of passages removed; an unknown uri counts nothing.
+        """
         listed = sorted(set(uris))
         with self._writing() as catalogue:
             removed = sum(len(catalogue.ids(uri)) for uri in listed)
             self._ledger.forget(listed)
-            self._keep(catalogue, [Stale(uri, None) for uri in listed])
+            self._keep(catalogue, dict.fromkeys(listed))
         return removed
 
     def count(self) -> int:
@@ -280,7 +285,11 @@ class LanceStore:
         return self._read(lambda _: self._table.count())
 
     def get(self, passage_ids: Sequence[str]) -> list[IndexRow]:
-        """Passages by id, in the order asked for."""
+        """Passages by id, in the order asked for.
+
+        Raises:
+            StoreError: an id is not in the store.
+        """
         found = self._read(lambda _: self._table.rows_by_id(passage_ids))
         missing = [passage_id for passage_id in passage_ids if passage_id not in found]
         if missing:
@@ -308,14 +317,35 @@ class LanceStore:
         return self._table.all_rows()
 
     def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
-        """The ``k`` passages of highest cosine, or highest late interaction among those of highest cosine."""
-        check_k(k)
-        check_query(self._model, query)
+        """The ``k`` passages whose flattened memories have the highest cosine with ``query.search_vector()``.
+
+        Where the question has a centre, the best :func:`clara.index.ranking.late_depth` of them are put in order anew
+        by late interaction (:func:`clara.similarity.covering`), whose score they then have. A question of zeros has
+        cosine 0 with everything.
+
+        Args:
+            query: the question.
+            k: at least 1.
+            within: uris of documents whose passages alone are found; None for all.
+
+        Raises:
+            StoreError: the question is of another shape or model.
+            InputError: ``k`` is below 1.
+        """
+        _check_k(k)
+        self._model.check_query(query)
         return self._read(lambda version: self._hits(self._latent.search(query, k, version=version, within=within)))
 
     def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
-        """The ``k`` passages of highest BM25."""
-        check_k(k)
+        """The ``k`` passages with the highest BM25 score over title and text.
+
+        ``words`` are plain words: no character in them has a meaning of its own. Only passages that share a word with
+        them are found. With ``within``, as in :meth:`search_latent`, a passage has the score that it has among all.
+
+        Raises:
+            InputError: ``k`` is below 1.
+        """
+        _check_k(k)
         return self._read(lambda _: self._hits(self._rank_text(words, k, within)))
 
     def search_hybrid(
@@ -327,9 +357,21 @@ class LanceStore:
         latent_weight: float = 1.0,
         within: Collection[str] | None = None,
     ) -> list[Hit]:
-        """Reciprocal rank fusion of both searches."""
-        check_k(k)
-        check_query(self._model, query)
+        """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
+
+        Args:
+            query: as :meth:`search_latent`.
+            words: as :meth:`search_text`.
+            k: at least 1.
+            latent_weight: what a rank by memory counts beside 1 for a rank by words.
+            within: as :meth:`search_latent`.
+
+        Raises:
+            StoreError: as :meth:`search_latent`.
+            InputError: ``k`` is below 1.
+        """
+        _check_k(k)
+        self._model.check_query(query)
         depth = fusion_depth(k)
 
         def search(version: int) -> list[Hit]:
@@ -363,12 +405,12 @@ class LanceStore:
                 self._build_indexes(anew=compacted)
                 self._ledger.remember(SETTLED, self._table.refresh())
             self._table.drop_old_indexes()
-        self._release()
+        self._lock.release()
 
     def release(self) -> None:
         """Let other processes write although changes wait for ``optimize``, as after a call that failed."""
         with self._turn:
-            self._release()
+            self._lock.release()
 
     def close(self) -> None:
         """Give the write lock and all caches back."""
@@ -376,7 +418,7 @@ class LanceStore:
             return  # a forked copy: lock and table are the parent's
         with self._turn:
             self._latent.clear()
-            self._release()
+            self._lock.release()
             self._table.close()
 
     def _build_indexes(self, *, anew: bool) -> None:
@@ -448,11 +490,11 @@ class LanceStore:
         with self._turn:
             self._check_process()
             if not self._lock.is_locked:
-                acquire(self._lock, self._folder)
+                self._lock.acquire()
                 try:
                     self._begin()
                 except BaseException:
-                    self._release()
+                    self._lock.release()
                     raise
             catalogue = self._current()
             self._catalogue = None  # if the change fails half-way, the catalogue is read again
@@ -468,8 +510,8 @@ class LanceStore:
         catalogue = self._current()
         if self._damaged:
             # Nobody can name them, so nobody else could remove them; their documents count as unfinished.
-            self._table.delete_damaged(self._damaged)
-        self._keep(catalogue, self._ledger.stale())
+            self._table.delete(self._damaged, by="key_crc")
+        self._keep(catalogue, self._ledger.promises())
         self._catalogue = _Catalogued(catalogue, self._table.refresh())
 
     def _check_process(self) -> None:
@@ -480,21 +522,16 @@ class LanceStore:
                 'multiprocessing.get_context("spawn") and open the store in it'
             )
 
-    def _keep(self, catalogue: Catalogue, promises: Sequence[Stale]) -> None:
+    def _keep(self, catalogue: Catalogue, promises: Mapping[str, str | None]) -> None:
         """Delete the passages that promises name, from table and catalogue, then strike the promises out."""
         if not promises:
             return
-        doomed = sorted(set().union(*(catalogue.ids_except(p.uri, p.keep_hash) for p in promises)))
+        doomed = sorted(set().union(*(catalogue.ids_except(uri, kept) for uri, kept in promises.items())))
         if doomed:
             self._table.delete(doomed)
             catalogue.drop(doomed)
             self._ledger.remember(_DELETED, (self._ledger.fact(_DELETED) or 0) + len(doomed))
         self._ledger.deleted(promises)
-
-    def _release(self) -> None:
-        """Let other processes write."""
-        if self._lock.is_locked:
-            self._lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,3 +540,27 @@ class _Catalogued:
 
     passages: Catalogue
     version: int
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+
+
+def _check_model(folder: Path, stored: StoreModel, wanted: StoreModel) -> None:
+    """Refuse to use a store with another model than the one that filled it."""
+    if not stored.fits(wanted):
+        raise StoreModelError(
+            f"the store {folder} holds memories of {stored.describe()}, but the model in use is {wanted.describe()}; "
+            f"use --model {stored.name} at rate {stored.rate}, or index the documents again into another --store"
+        )
+
+
+def _complete_creation(folder: Path, described: Description) -> None:
+    """Make what a store still lacks: nothing, unless its creation was cut short."""
+    ledger = Ledger(folder)
+    if ledger.exists() and PassageTable.exists(folder):
+        return
+    with WriteLock(folder):
+        ledger.create()
+        PassageTable.create(folder, Format.of(folder, described.model, described.codec))

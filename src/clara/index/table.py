@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,17 +26,13 @@ from lancedb.index import FTS
 from lancedb.query import MatchQuery
 
 from clara.errors import StoreError
-from clara.index.catalogue import Place
-from clara.index.checksum import GROUPS, checksums, damaged
-from clara.index.codecs import ByteArray, Codec
-from clara.index.lexical import lexical_text, normalised
-from clara.index.protocol import IndexRow, StoreModel
-from clara.index.ranking import Ranked
-from clara.index.search_column import HalfArray, SearchColumn
+from clara.index.codecs import Codec, make_codec
+from clara.index.ranking import Ranked, SearchColumn, search_column
+from clara.index.rows import GROUPS, IndexRow, StoreModel, checksums, damaged, lexical_text
 from clara.records import DocumentSize, FloatArray, Memory, Passage, StoredText
 
-TABLE = "passages"
-TABLE_FOLDER = f"{TABLE}.lance"
+_TABLE = "passages"
+TABLE_FOLDER = f"{_TABLE}.lance"
 
 # Bytes of one commit. Larger ones need more memory, smaller ones leave more files.
 _COMMIT_BYTES = 64 << 20
@@ -73,6 +69,8 @@ STOP_WORDS = frozenset(
 
 _TEXT_COLUMNS = ("id", "document", "title", "text", "lexical", "content_hash", "metadata")
 _NUMBER_COLUMNS = ("start", "end", "token_count")
+_PASSAGE_COLUMNS = ("id", "document", "title", "text", "start", "end")
+_FORMAT_1_ROWS = 256
 # Where a message of LanceDB's says which line of its source it comes from.
 _SOURCE_LINE = re.compile(r",? ?\S+\.rs:\d+(:\d+)?")
 _PROCESS = os.getpid()
@@ -86,6 +84,12 @@ class Format:
     codec: Codec
     column: SearchColumn
 
+    @classmethod
+    def of(cls, folder: Path, model: StoreModel, codec: str) -> Format:
+        """That of a store's folder, by the name of its codec."""
+        made = make_codec(codec, (model.memory_tokens, model.width), folder)
+        return cls(model, made, search_column(model))
+
     @property
     def row_bytes(self) -> int:
         """About what a row takes."""
@@ -98,20 +102,21 @@ class Scanned:
 
     places: npt.NDArray[np.uint64]
     ids: list[str]
-    vectors: HalfArray
+    vectors: npt.NDArray[np.float16]
 
-
-def joined(parts: Sequence[Scanned]) -> Scanned:
-    """Parts of a search column as one."""
-    if not parts:
-        return Scanned(np.empty(0, dtype=np.uint64), [], np.empty((0, 1), dtype=np.float16))
-    places = np.concatenate([part.places for part in parts])
-    ids = [passage_id for part in parts for passage_id in part.ids]
-    return Scanned(places, ids, np.concatenate([part.vectors for part in parts]))
+    @classmethod
+    def joined(cls, parts: Iterable[Scanned]) -> Scanned:
+        """Parts of a search column as one."""
+        parts = list(parts)
+        if not parts:
+            return cls(np.empty(0, dtype=np.uint64), [], np.empty((0, 1), dtype=np.float16))
+        places = np.concatenate([part.places for part in parts])
+        ids = [passage_id for part in parts for passage_id in part.ids]
+        return cls(places, ids, np.concatenate([part.vectors for part in parts]))
 
 
 def _schema_of(form: Format) -> pa.Schema:
-    """Columns of a store: ``lexical`` is what a text index covers, ``*_crc`` are ``checksum``'s."""
+    """Columns of a store: ``lexical`` is what a text index covers, ``*_crc`` are checksums."""
     search = pa.list_(pa.field("item", pa.float16(), nullable=False), form.column.width)
     types = {
         **dict.fromkeys(_TEXT_COLUMNS, pa.string()),
@@ -124,7 +129,7 @@ def _schema_of(form: Format) -> pa.Schema:
 
 
 @contextmanager
-def lance_errors(action: str) -> Iterator[None]:
+def _lance_errors(action: str) -> Iterator[None]:
     """Around every call to LanceDB: what it raises (it has no tree of its own) becomes a store error."""
     if os.getpid() != _PROCESS:
         raise StoreError(
@@ -157,7 +162,7 @@ def _reason(error: BaseException) -> str:
 
 
 class PassageTable:
-    """One open LanceDB table.
+    """One open LanceDB table. Whatever reads rows raises a ``StoreError`` where one is damaged.
 
     Args:
         folder: the store's folder.
@@ -168,14 +173,14 @@ class PassageTable:
         self._form = form
         self._folder = folder / TABLE_FOLDER
         self._schema = _schema_of(form)
-        with lance_errors(f"opening the store {folder}"):
+        with _lance_errors(f"opening the store {folder}"):
             self._database, self._opened = self._open()
 
     def _open(self) -> tuple[Any, Any]:
         """LanceDB's connection with caches of its own, and the table."""
         session = lancedb.Session(index_cache_size_bytes=_INDEX_CACHE_BYTES)
         database: Any = lancedb.connect(str(self._folder.parent), session=session)
-        return database, database.open_table(TABLE)
+        return database, database.open_table(_TABLE)
 
     @property
     def _table(self) -> Any:  # noqa: ANN401 - LanceDB is untyped here
@@ -186,12 +191,12 @@ class PassageTable:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether the table has been made; what a creation leaves that was cut short does not count."""
-        with lance_errors(f"opening the store {folder}"):
+        with _lance_errors(f"opening the store {folder}"):
             database: Any = lancedb.connect(str(folder))
-            if TABLE not in database.list_tables().tables:
+            if _TABLE not in database.list_tables().tables:
                 return False
             try:
-                database.open_table(TABLE)
+                database.open_table(_TABLE)
             except ValueError:
                 # A folder without a first version: LanceDB says "not found" and can create into it.
                 return False
@@ -200,18 +205,18 @@ class PassageTable:
     @staticmethod
     def create(folder: Path, form: Format) -> None:
         """Make the empty table; nothing happens if it is there."""
-        with lance_errors(f"creating the store {folder}"):
-            lancedb.connect(str(folder)).create_table(TABLE, schema=_schema_of(form), exist_ok=True)
+        with _lance_errors(f"creating the store {folder}"):
+            lancedb.connect(str(folder)).create_table(_TABLE, schema=_schema_of(form), exist_ok=True)
 
     def refresh(self) -> int:
         """Go to the newest version, as written by any process, and return its number."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             self._table.checkout_latest()
             return int(self._table.version)
 
     def count(self) -> int:
         """Number of rows."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             return int(self._table.count_rows())
 
     def count_after(self, place: int) -> int:
@@ -224,12 +229,12 @@ class PassageTable:
 
     def fragments(self) -> int:
         """Number of data files, about one a commit."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
     def live_bytes(self) -> int:
         """Size of the files that the newest version reads, deleted rows in them included."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             return int(self._table.stats()["total_bytes"])
 
     def bytes_on_disk(self) -> int:
@@ -245,40 +250,32 @@ class PassageTable:
     def append(self, rows: Sequence[IndexRow]) -> None:
         """Add rows whose ids are not in the table; each part of some MiB is atomic."""
         for batch in self._batches(rows):
-            with lance_errors("writing to the store"):
+            with _lance_errors("writing to the store"):
                 self._table.add(batch)
 
     def replace(self, rows: Sequence[IndexRow]) -> None:
         """Put rows in the place of those with the same ids; reads the ids of all rows."""
         for batch in self._batches(rows):
-            with lance_errors("writing to the store"):
+            with _lance_errors("writing to the store"):
                 merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(batch)
 
-    def delete(self, passage_ids: Sequence[str]) -> None:
-        """Delete rows by id."""
-        for start in range(0, len(passage_ids), _FETCH_ROWS):
-            with lance_errors("deleting from the store"):
-                self._table.delete(col("id").isin(passage_ids[start : start + _FETCH_ROWS]))
+    def delete(self, keys: Sequence[str] | Sequence[int], *, by: str = "id") -> None:
+        """Delete rows by id, or by the checksum ``key_crc`` that stands in rows whose keys are damaged."""
+        for start in range(0, len(keys), _FETCH_ROWS):
+            with _lance_errors("deleting from the store"):
+                self._table.delete(col(by).isin(list(keys[start : start + _FETCH_ROWS])))
 
-    def delete_damaged(self, checksums_told: Sequence[int]) -> None:
-        """Delete rows whose keys are damaged, by the checksums that stand in them."""
-        for start in range(0, len(checksums_told), _FETCH_ROWS):
-            with lance_errors("deleting from the store"):
-                self._table.delete(col("key_crc").isin(list(checksums_told[start : start + _FETCH_ROWS])))
-
-    def keys(self) -> tuple[list[tuple[str, Place]], list[int]]:
-        """Id and place of every row that is whole, and the key checksums in those that are not."""
-        whole: list[tuple[str, Place]] = []
+    def keys(self) -> tuple[list[tuple[str, str, str]], list[int]]:
+        """Id, document and content hash of every row that is whole, and the key checksums in those that are not."""
+        whole: list[tuple[str, str, str]] = []
         broken: list[int] = []
         for batch in self._scan([*GROUPS["key_crc"], "key_crc"], 8192):
             columns = _columns(batch)
             bad = damaged(columns, "key_crc")
             broken += [columns["key_crc"][i] for i in np.flatnonzero(bad)]
-            whole += [
-                (columns["id"][i], Place(columns["document"][i], columns["content_hash"][i]))
-                for i in np.flatnonzero(~bad)
-            ]
+            names = zip(columns["id"], columns["document"], columns["content_hash"], strict=True)
+            whole += [key for key, is_bad in zip(names, bad, strict=True) if not is_bad]
         return whole, broken
 
     def search_vectors(self, *, after: int = -1, within: Collection[str] | None = None) -> Iterator[Scanned]:
@@ -287,9 +284,6 @@ class PassageTable:
         Args:
             after: of rows that lie behind this place: that were added since the row there was.
             within: of passages of these documents alone.
-
-        Raises:
-            StoreError: a row is damaged.
         """
         rows = max(1, _SCAN_BYTES // (2 * self._form.column.width))
         only = col("_rowid") > after if after >= 0 else None
@@ -297,11 +291,7 @@ class PassageTable:
             yield self._scanned(_columns(batch))
 
     def search_vectors_at(self, places: Sequence[int]) -> Iterator[Scanned]:
-        """The search column of the rows at the given places, in no particular order; rows that are gone are left out.
-
-        Raises:
-            StoreError: a row is damaged.
-        """
+        """The search column of the rows at the given places, in no particular order; none for rows that are gone."""
         for start in range(0, len(places), _TAKE_ROWS):
             yield self._scanned(self._take(places[start : start + _TAKE_ROWS], [*_SEARCH_COLUMNS]))
 
@@ -315,9 +305,6 @@ class PassageTable:
         """Ids with their places [R], and memories float32 [R, N, H], of the given rows, in no particular order.
 
         In parts; rows that are gone are left out.
-
-        Raises:
-            StoreError: a row is damaged.
         """
         rows = max(1, _SCAN_BYTES // (4 * self._form.model.values))
         for start in range(0, len(places), rows):
@@ -329,11 +316,7 @@ class PassageTable:
                 yield dict(list(found.items())[part]), self._form.codec.decode(columns["memory"][part])
 
     def rows(self, places: Sequence[int]) -> dict[str, IndexRow]:
-        """Whole rows by id.
-
-        Raises:
-            StoreError: a row is damaged.
-        """
+        """Whole rows by id."""
         found: dict[str, IndexRow] = {}
         for start in range(0, len(places), _FETCH_ROWS):
             found.update(self._whole(self._take(places[start : start + _FETCH_ROWS], self._row_columns())))
@@ -344,31 +327,26 @@ class PassageTable:
         found: dict[str, IndexRow] = {}
         for start in range(0, len(passage_ids), _FETCH_ROWS):
             part = list(passage_ids[start : start + _FETCH_ROWS])
-            with lance_errors("reading the store"):
+            with _lance_errors("reading the store"):
                 table = self._table.search().where(col("id").isin(part)).select(self._row_columns()).to_arrow()
             found.update(self._whole(_columns(table)))
         return found
 
     def texts(self, document: str, content_hash: str) -> list[StoredText]:
-        """One version of a document without its memories, in order.
-
-        Raises:
-            StoreError: a row is damaged.
-        """
+        """One version of a document without its memories, in order."""
         columns = [name for name in self._row_columns() if name not in {"memory", "memory_crc"}]
         wanted = (col("document") == document) & (col("content_hash") == content_hash)
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             read = _columns(self._table.search().where(wanted).select(columns).to_arrow())
         _check(read, ("key_crc", "text_crc"))
-        records = [{name: column[i] for name, column in read.items()} for i in range(len(read["id"]))]
         return [
             StoredText(_passage(record), record["token_count"], json.loads(record["metadata"]))
-            for record in sorted(records, key=lambda record: record["start"])
+            for record in sorted(_records(read), key=lambda record: record["start"])
         ]
 
     def sizes(self) -> dict[tuple[str, str], DocumentSize]:
         """Size of each document by uri and version; read without its texts, so checksums are not compared."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             rows = self._table.search().select(["document", "content_hash", "end", "token_count"]).to_arrow()
             grouped = rows.group_by(["document", "content_hash"])
             sums = grouped.aggregate([("end", "max"), ("token_count", "sum")]).to_pylist()
@@ -379,25 +357,17 @@ class PassageTable:
         }
 
     def all_rows(self) -> Iterator[IndexRow]:
-        """Every row.
-
-        Raises:
-            StoreError: a row is damaged.
-        """
+        """Every row."""
         for batch in self._scan(self._row_columns(), max(1, _SCAN_BYTES // self._form.row_bytes)):
             yield from self._whole(_columns(batch)).values()
 
     def damaged_rows(self) -> Iterator[tuple[str, str]]:
         """Id and document, as far as they can be read, of each row that is not what was written."""
-        columns = [*self._schema.names]
-        for batch in self._scan(columns, max(1, _SCAN_BYTES // self._form.row_bytes)):
+        for batch in self._scan(self._schema.names, max(1, _SCAN_BYTES // self._form.row_bytes)):
             read = _columns(batch)
             bad = np.logical_or.reduce([damaged(read, group) for group in GROUPS])
-            titles, texts = read["title"], read["text"]
-            wanted = [
-                normalised(f"{title}\n{text}" if title else text) for title, text in zip(titles, texts, strict=True)
-            ]
-            bad |= np.array([one != two for one, two in zip(wanted, read["lexical"], strict=True)], dtype=bool)
+            rows = zip(read["title"], read["text"], read["lexical"], strict=True)
+            bad |= np.array([lexical_text(text, title) != lexical for title, text, lexical in rows], dtype=bool)
             yield from ((read["id"][i], read["document"][i]) for i in np.flatnonzero(bad))
 
     def search_text(self, words: str, limit: int, *, within: Collection[str] | None = None) -> list[Ranked]:
@@ -408,8 +378,8 @@ class PassageTable:
         The words are handed over to be matched, never as a query expression. Rows that are not in the text index yet
         are searched too (LanceDB reads them one by one).
         """
-        query = MatchQuery(normalised(words), "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
-        with lance_errors("searching the store"):
+        query = MatchQuery(lexical_text(words), "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
+        with _lance_errors("searching the store"):
             search = self._table.search(query, query_type="fts").select(["id", "_score"]).with_row_id(with_row_id=True)
             if within is not None:
                 search = search.where(_of_documents(within), prefilter=True)
@@ -418,7 +388,7 @@ class PassageTable:
 
     def unindexed(self, column: str) -> int | None:
         """Rows that the index on a column does not cover, ``None`` if there is no such index."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             found = [index for index in self._table.list_indices() if list(index.columns) == [column]]
             if not found:
                 return None
@@ -440,18 +410,18 @@ class PassageTable:
             remove_stop_words=True,
             custom_stop_words=sorted(STOP_WORDS),
         )
-        with lance_errors("building the text index"):
+        with _lance_errors("building the text index"):
             self._table.create_index("lexical", config=config, replace=True)
 
     def drop_old_indexes(self) -> None:
         """Delete the files of indexes that the newest version does not use; the caller holds the write lock."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             used = {index.index_uuid for index in self._table.list_indices()}
         old = [folder for folder in (self._folder / "_indices").glob("*") if folder.name not in used]
         for folder in old:
             shutil.rmtree(folder, ignore_errors=True)  # what cannot be deleted now is found again
         if old:
-            with lance_errors("reading the store"):
+            with _lance_errors("reading the store"):
                 self._database, self._opened = self._open()  # caches hold the deleted files open
 
     def compact(self) -> None:
@@ -459,7 +429,7 @@ class PassageTable:
 
         The caller holds the write lock. What another process reads of an older version fails, and is read again.
         """
-        with lance_errors("compacting the store"):
+        with _lance_errors("compacting the store"):
             # Unverified files are those of writers that died: with the lock held there is no other writer.
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS, delete_unverified=True)
 
@@ -481,7 +451,7 @@ class PassageTable:
         within: Collection[str] | None = None,
     ) -> Iterator[Any]:
         """Record batches of all rows, or of those that fit."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             search = self._table.search().select(columns).with_row_id(places)
             if within is not None:
                 only = _of_documents(within) if only is None else only & _of_documents(within)
@@ -489,7 +459,7 @@ class PassageTable:
 
     def _take(self, places: Sequence[int], columns: list[str]) -> dict[str, Any]:
         """Columns of the rows at the given places of the version at which the table stands, and ``_rowid``."""
-        with lance_errors("reading the store"):
+        with _lance_errors("reading the store"):
             taken = self._table.take_row_ids([int(place) for place in places]).select(columns)
             return _columns(taken.with_row_id().to_arrow())
 
@@ -503,16 +473,9 @@ class PassageTable:
         if not columns["id"]:
             return {}
         memories = self._form.codec.decode(columns["memory"])
-        return {
-            columns["id"][i]: self._row({name: column[i] for name, column in columns.items()}, memories[i].copy())
-            for i in range(len(memories))
-        }
-
-    def _row(self, record: dict[str, Any], values: FloatArray) -> IndexRow:
-        """A stored record as it was added, the memory as its codec keeps it."""
-        model = self._form.model
-        memory = Memory(values, model.fingerprint, model.rate, record["token_count"])
-        return IndexRow(_passage(record), memory, record["content_hash"], json.loads(record["metadata"]))
+        records = _records(columns)
+        rows = (_row(record, values.copy(), self._form.model) for record, values in zip(records, memories, strict=True))
+        return {row.passage.id: row for row in rows}
 
     def _batches(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
         """Rows as Arrow tables, one a commit."""
@@ -524,20 +487,15 @@ class PassageTable:
         """Rows as an Arrow table."""
         values = np.stack([row.memory.values for row in rows])
         columns: dict[str, Any] = {
-            "id": [row.passage.id for row in rows],
-            "document": [row.passage.document for row in rows],
-            "title": [row.passage.title for row in rows],
-            "text": [row.passage.text for row in rows],
+            **{name: [getattr(row.passage, name) for row in rows] for name in _PASSAGE_COLUMNS},
             "content_hash": [row.content_hash for row in rows],
             "metadata": [json.dumps(dict(row.metadata), sort_keys=True, ensure_ascii=False) for row in rows],
-            "start": [row.passage.start for row in rows],
-            "end": [row.passage.end for row in rows],
             "token_count": [row.memory.token_count for row in rows],
             "search": self._form.column.passages(values),
             "memory": self._form.codec.encode(values),
         }
         columns |= {group: checksums(columns, group) for group in GROUPS}
-        columns["lexical"] = [lexical_text(row.passage) for row in rows]
+        columns["lexical"] = [lexical_text(row.passage.text, row.passage.title) for row in rows]
         columns["search"] = pa.FixedSizeListArray.from_arrays(
             pa.array(columns["search"].reshape(-1)), type=self._schema.field("search").type
         )
@@ -548,15 +506,26 @@ class PassageTable:
             raise StoreError(f"a passage holds text that is not Unicode ({error.reason}); read it again") from error
 
 
+def rows_of_format_1(folder: Path, model: StoreModel) -> Iterator[IndexRow]:
+    """Every row of a store of format 1: memories are lists of fp16, and nothing tells whether they are damaged."""
+    columns = [*_PASSAGE_COLUMNS, "content_hash", "metadata", "token_count", "memory"]
+    with _lance_errors(f"reading the store {folder}"):
+        table: Any = lancedb.connect(str(folder)).open_table(_TABLE)
+        for batch in table.search().select(columns).to_batches(_FORMAT_1_ROWS):
+            flat = batch.column("memory").flatten().to_numpy(zero_copy_only=True)
+            memories = flat.reshape(-1, model.memory_tokens, model.width).astype(np.float32)
+            for record, values in zip(batch.drop_columns(["memory"]).to_pylist(), memories, strict=True):
+                yield _row(record, values.copy(), model)
+
+
+def _row(record: dict[str, Any], values: FloatArray, model: StoreModel) -> IndexRow:
+    """A stored record as it was added, the memory as its codec keeps it."""
+    memory = Memory(values, model.fingerprint, model.rate, record["token_count"])
+    return IndexRow(_passage(record), memory, record["content_hash"], json.loads(record["metadata"]))
+
+
 def _passage(record: dict[str, Any]) -> Passage:
-    return Passage(
-        id=record["id"],
-        document=record["document"],
-        title=record["title"],
-        text=record["text"],
-        start=record["start"],
-        end=record["end"],
-    )
+    return Passage(**{name: record[name] for name in _PASSAGE_COLUMNS})
 
 
 def _of_documents(documents: Collection[str]) -> Any:  # noqa: ANN401 - an expression of LanceDB's
@@ -564,7 +533,7 @@ def _of_documents(documents: Collection[str]) -> Any:  # noqa: ANN401 - an expre
     return col("document").isin(sorted(documents))
 
 
-def _binary(stored: ByteArray) -> Any:  # noqa: ANN401 - a pyarrow array; pyarrow is untyped
+def _binary(stored: npt.NDArray[np.uint8]) -> Any:  # noqa: ANN401 - a pyarrow array; pyarrow is untyped
     """Bytes [R, B] as a pyarrow array of R values."""
     rows, width = stored.shape
     buffer = pa.py_buffer(np.ascontiguousarray(stored))
@@ -588,6 +557,11 @@ def _columns(batch: Any) -> dict[str, Any]:  # noqa: ANN401 - a pyarrow batch or
         else:
             columns[name] = whole.to_pylist()
     return columns
+
+
+def _records(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of columns, one dictionary each."""
+    return ({name: column[i] for name, column in columns.items()} for i in range(len(columns["id"])))
 
 
 def _check(columns: dict[str, Any], groups: Sequence[str]) -> None:
