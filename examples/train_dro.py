@@ -38,12 +38,11 @@ from clara.data.neighbours import WordIndex
 from clara.errors import ClaraError, TrainingError
 from clara.model import checkpoint, default_cache
 from clara.model.adapters import Adapters, load_adapter, save_adapter
-from clara.model.backbone import BaseModel, load_base
+from clara.model.backbone import ADAPTER, BaseModel, load_base
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
-from clara.model.tensors import ADAPTER
 from clara.prompts import passage_text
 from clara.train.batch import Collator
 from clara.train.dro import HEAD, MANIFEST, SELECTOR, SelectorManifest, new_selector

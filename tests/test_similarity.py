@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clara.errors import MemoryMismatchError
-from clara.model.selection import late_matrix
+from clara.model.losses import late_matrix
 from clara.records import FloatArray, Memory, QueryMemory
 from clara.similarity import COVERAGE, covering, late_interaction, ranking, similarities, token_matches
 

@@ -18,7 +18,7 @@ from clara.index import STOP_WORDS
 from clara.ingest import location_of, sentence_around
 from clara.model import ClaraModel
 from clara.model.generator import sampling
-from clara.model.quoting import BESIDE
+from clara.model.prompting import BESIDE
 from clara.records import (
     Citation,
     ContextChoice,

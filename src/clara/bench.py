@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from clara.model.decode_loop import DecodeLoop, DecodingRow
+from clara.model.generator import DecodeLoop, DecodingRow
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 from clara.similarity import ranking
 

@@ -16,8 +16,8 @@ from clara.calibrate.weights import CheckpointLoader
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
+from clara.model.backbone import ADAPTER
 from clara.model.reader import MANIFEST as READER
-from clara.model.tensors import ADAPTER
 from clara.records import GenerationRequest
 
 GENERATOR, COMPRESSOR, REASONER = (

@@ -22,7 +22,6 @@ from huggingface_hub import constants
 from clara.errors import CheckpointError, HubError
 from clara.model import ClaraModel, checkpoint
 from clara.model.hub import checkpoint as hub_checkpoint
-from clara.model.hub import publish
 from hub_server import HubState
 
 pytest_plugins = ["cli_fixtures", "hub_fixtures"]
@@ -33,8 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
 REPO = "someone/tiny-clara"
 
 
-def push(folder: Path, base: str = "someone/tiny-base", **options: object) -> publish.Pushed:
-    return publish.push(folder, REPO, base=base, **options)  # type: ignore[arg-type]
+def push(folder: Path, base: str = "someone/tiny-base", **options: object) -> hub_checkpoint.Pushed:
+    return hub_checkpoint.push(folder, REPO, base=base, **options)  # type: ignore[arg-type]
 
 
 def test_push_and_pull_are_inverse(clara: Clara, hub_state: HubState, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_push_and_pull_are_inverse(clara: Clara, hub_state: HubState, tiny_check
 
 def test_what_is_pushed_names_no_folder_of_this_machine(hub_state: HubState, tiny_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"named '/.*', which nobody else has; say its hub id with --base"):
-        publish.push(tiny_checkpoint, REPO)
+        hub_checkpoint.push(tiny_checkpoint, REPO)
     assert REPO not in hub_state.repos
     push(tiny_checkpoint)
     files = hub_state.files(REPO)
@@ -151,14 +150,14 @@ def test_a_transfer_that_breaks_off_leaves_nothing_that_loads(
     hub_state.cut[WEIGHTS] = 500
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits longer after each attempt
     with pytest.raises(HubError, match="could not be had from the hub"):
-        publish.pull(name, out)
+        hub_checkpoint.pull(name, out)
     assert list(tmp_path.glob("*out*")) == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="is not wholly on this machine"):
         ClaraModel.load(REPO)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub_state.cut.clear()
-    assert checkpoint.is_checkpoint(publish.pull(name, out))
+    assert checkpoint.is_checkpoint(hub_checkpoint.pull(name, out))
 
 
 def test_a_pull_that_is_killed_leaves_nothing_that_loads(
@@ -181,7 +180,7 @@ def test_a_pull_that_is_killed_leaves_nothing_that_loads(
     assert not out.exists()
     hub_state.stall.pop(WEIGHTS).set()
     # What the killed one kept is used, and completed.
-    publish.pull(hub_checkpoint.HubName(REPO), out)
+    hub_checkpoint.pull(hub_checkpoint.HubName(REPO), out)
     assert (out / WEIGHTS).read_bytes() == (tiny_checkpoint / WEIGHTS).read_bytes()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from calling import Clara
 
-from clara.model import estimate
+from clara.model import placement
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -15,7 +15,7 @@ pytest_plugins = ["cli_fixtures"]
 def test_too_little_memory_is_one_line_and_can_be_overruled(
     clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "free_memory", lambda: 1000)
+    monkeypatch.setattr(placement, "_free_memory", lambda: 1000)
     ask = ("ask", "Who?", "--store", store, "--max-new-tokens", 2, "--json")
     refused = clara(*ask)
     assert refused.code == 2
@@ -31,7 +31,7 @@ def test_doctor_shows_the_estimate(clara: Clara, store: Path, monkeypatch: pytes
     checks = {check["name"]: check for check in clara("doctor", "--store", store, "--json").json()["checks"]}
     assert "takes about" in checks["base model"]["detail"]
     assert "are free on cpu" in checks["base model"]["detail"]
-    monkeypatch.setattr(estimate, "free_memory", lambda: 1000)
+    monkeypatch.setattr(placement, "_free_memory", lambda: 1000)
     failed = clara("doctor", "--store", store)
     assert failed.code == 1
     assert "fail  base model" in failed.out

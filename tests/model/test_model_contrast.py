@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import Manifest
 from clara.model.create import from_checkpoint
-from clara.model.quoting import Quotations
+from clara.model.prompting import Quotations
 from clara.records import GenerationRequest, Memory
 
 TEXT = "The tower of Mainz is 330 metres high. Gutenberg printed there in 1450, and bees dance on its roof."

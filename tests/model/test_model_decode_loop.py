@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import GenerationConfig
 
-from clara.model import ClaraModel, Sampling, decode_loop
-from clara.model.decode_loop import DecodeLoop, DecodingRow, Step
-from clara.model.generator import stop_ids
+from clara.model import ClaraModel, Sampling, generator
+from clara.model.generator import DecodeLoop, DecodingRow, Step, stop_ids
 from clara.records import GenerationRequest
 
 TEXTS = ("The tower of Mainz is 330 metres high.", "Gutenberg printed there in 1450; bees dance on its roof.")
-LONGEST = 10
+_LONGEST = 10
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +39,11 @@ def prompt(lm: Any, ids: list[int]) -> Tensor:  # noqa: ANN401
     return embeds
 
 
-def row(lm: Any, ids: list[int], *, longest: int = LONGEST, stops: frozenset[int] = frozenset()) -> DecodingRow:  # noqa: ANN401
+def row(lm: Any, ids: list[int], *, longest: int = _LONGEST, stops: frozenset[int] = frozenset()) -> DecodingRow:  # noqa: ANN401
     return DecodingRow((prompt(lm, ids),), longest, stops)
 
 
-def alone(lm: Any, ids: list[int], *, longest: int = LONGEST, stops: frozenset[int] = frozenset()) -> list[int]:  # noqa: ANN401
+def alone(lm: Any, ids: list[int], *, longest: int = _LONGEST, stops: frozenset[int] = frozenset()) -> list[int]:  # noqa: ANN401
     """What transformers writes, end tokens left out."""
     told = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=0, eos_token_id=sorted(stops) or None)
     with torch.inference_mode():
@@ -70,7 +69,7 @@ def test_ids_are_those_of_transformers(lm: Any, prompts: list[list[int]], stop: 
     stops = frozenset({stop, alone(lm, prompts[0])[-1]})  # the first row stops early
     rows = [row(lm, ids, stops=stops) for ids in prompts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_loop, "CPU_PROMPT_TOKENS", budget)  # rows join all at once, or one at a step
+        patch.setattr(generator, "_CPU_PROMPT_TOKENS", budget)  # rows join all at once, or one at a step
         finished(DecodeLoop(lambda: nullcontext(lm)).steps(rows))
     assert [one.written for one in rows] == [alone(lm, ids, stops=stops) for ids in prompts]
     assert rows[0].stopped
@@ -122,13 +121,13 @@ def test_rows_that_join_and_leave_change_no_other(lm: Any, decoder: DecodeLoop) 
 
 def test_threads_share_steps(lm: Any, decoder: DecodeLoop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     forwards: list[int] = []
-    forward = decode_loop._forward
+    forward = generator._forward
 
     def counted(*given: Any, **read: Tensor) -> Tensor:  # noqa: ANN401
         forwards.append(len(next(iter(read.values()))))
         return forward(*given, **read)
 
-    monkeypatch.setattr(decode_loop, "_forward", counted)
+    monkeypatch.setattr(generator, "_forward", counted)
     rows = [row(lm, [7 * n, 3, n], longest=60) for n in range(8)]
     waiting = [decoder.steps([one]) for one in rows]
     for steps in waiting:  # all are there before the first is waited for
@@ -162,7 +161,7 @@ def test_a_step_that_fails_fails_for_all_and_the_next_rows_are_well(lm: Any, dec
 def test_the_same_tokens_follow_all_prompts_of_a_row(lm: Any, decoder: DecodeLoop, kept: int) -> None:  # noqa: ANN401
     """A row of two prompts that only looks at one is written as that one alone, whatever stands beside it."""
     prompts = [11, 12, 13, 14, 15], [400, 401]
-    both = DecodingRow(tuple(prompt(lm, ids) for ids in prompts), LONGEST, frozenset())
+    both = DecodingRow(tuple(prompt(lm, ids) for ids in prompts), _LONGEST, frozenset())
     both.joined = lambda logits: logits[kept]
     finished(decoder.steps([row(lm, [1] * 20), both]))
     assert both.written == alone(lm, prompts[kept])

@@ -13,7 +13,7 @@ import pytest
 
 from clara.errors import InputError, MemoryMismatchError
 from clara.model import ClaraModel, Sampling, roles
-from clara.model.decode_loop import DecodeLoop
+from clara.model.generator import DecodeLoop
 from clara.records import Generation, GenerationRequest, Memory
 
 QUESTIONS = ("How high is the tower?", "Who?", "When was the printing press invented, and by whom?", "Why?")

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.query_space import WHITENING
 from clara.model.spans import (
     additive,
     equal_spans,
@@ -26,7 +25,7 @@ from clara.model.spans import (
     right_padded,
     text_positions,
 )
-from clara.model.table import READ_SHARE, MemoryTable
+from clara.model.table import _READ_SHARE, _WHITENING, MemoryTable
 
 WIDTH = 5
 
@@ -204,7 +203,7 @@ def test_calibrated_memories_have_mean_and_spread_of_embeddings(residual: bool, 
         only_rest = made.assemble(silent[None], rest[None], rate=rate)[0].detach().std(dim=0)
         only_read = made.assemble(read[None], bare[None], rate=rate)[0].detach().std(dim=0)
         torch.testing.assert_close(only_rest, spread, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(only_read, READ_SHARE * spread, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(only_read, _READ_SHARE * spread, atol=1e-4, rtol=1e-4)
     else:
         torch.testing.assert_close(memory.std(dim=0), spread, atol=1e-4, rtol=1e-4)
 
@@ -280,7 +279,7 @@ def test_whitening_equals_numpy_and_finds_what_cosine_misses() -> None:
     made.whiten_queries(documents, questions, rate=4)
     assert made.query_projection is not None
     assert made.query_centre is not None
-    wanted = np.linalg.inv(unit(documents) + unit(questions) + WHITENING * np.eye(width))
+    wanted = np.linalg.inv(unit(documents) + unit(questions) + _WHITENING * np.eye(width))
     np.testing.assert_allclose(made.query_projection[0].detach().numpy(), wanted, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made.query_centre[0].detach(), questions.mean(dim=0))
     assert torch.equal(made.query_projection[1], torch.eye(width)), "the other rate is as it was"

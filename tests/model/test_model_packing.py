@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clara.config import CompressionConfig
-from clara.model import packing
+from clara.model.attention import enable_packing
 from clara.model.create import Loaded
 from clara.model.network import Network, read_out, read_outs
 from clara.model.table import MemoryTable
@@ -36,7 +36,7 @@ def packed(loaded: Loaded) -> Iterator[Callable[[str], None]]:
 
     def switch(kind: str) -> None:
         if kind == "packed":
-            assert packing.enable(backbone)
+            assert enable_packing(backbone)
         else:
             backbone.set_attn_implementation("sdpa")
 
@@ -152,4 +152,4 @@ def test_only_plain_attention_is_replaced() -> None:
 
         device = torch.device("cpu")
 
-    assert not packing.enable(Gemma())
+    assert not enable_packing(Gemma())

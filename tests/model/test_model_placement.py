@@ -16,7 +16,7 @@ from official_folders import content
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from clara.errors import BaseModelError, ConfigError, MemoryShortageError, MissingExtraError
-from clara.model import ClaraModel, create, default_cache, estimate
+from clara.model import ClaraModel, create, default_cache
 from clara.model import placement as placing
 from clara.model.apple.write import convert
 from clara.model.create import from_checkpoint
@@ -208,10 +208,10 @@ def published(folder: Path) -> Path:
 
 def test_a_published_size_is_estimated_from_headers(tmp_path: Path) -> None:
     folder = published(tmp_path / "mistral")
-    shapes = estimate.shapes_of(folder)
+    shapes = placing.shapes_of(folder)
     assert shapes.total == 7_241_732_096
     weights = {
-        dtype: estimate.estimate(folder, placement(dtype), adapters=0, merged=0).weights / 1e9
+        dtype: placing.Estimate.of(folder, placement(dtype), adapters=0, merged=0).weights / 1e9
         for dtype in ("fp32", "fp16", "int8", "int4")
     }
     # float16: 14.5 GB. In 8 and 4 bits the layers' 6.98 billion weights shrink, embeddings and head do not (as bf16 or
@@ -222,7 +222,7 @@ def test_a_published_size_is_estimated_from_headers(tmp_path: Path) -> None:
     assert weights["int8"] == pytest.approx(6.979 + rest, abs=0.02)
     assert weights["int4"] == pytest.approx(0.5159 * 6.979 + rest, abs=0.02)
     # Keys and values of 4,096 tokens in half precision: 2 * 32 layers * 1,024 * 2 bytes each.
-    working = estimate.estimate(folder, placement("fp16"), adapters=0, merged=0).working
+    working = placing.Estimate.of(folder, placement("fp16"), adapters=0, merged=0).working
     assert 4096 * 131_072 < working < 3 * 4096 * 131_072
     assert create.need(folder, placement("bf16"), create.AdapterSize(10, 3)).merged == 0, "too large for merged copies"
 
@@ -230,17 +230,17 @@ def test_a_published_size_is_estimated_from_headers(tmp_path: Path) -> None:
 def test_weights_that_lie_there_twice_are_counted_once(tmp_path: Path) -> None:
     """Some bases bring a second, consolidated file that is never loaded; the index names those that are."""
     folder = published(tmp_path / "mistral")
-    expected = estimate.shapes_of(folder)
+    expected = placing.shapes_of(folder)
     (folder / "consolidated.safetensors").hardlink_to(folder / "model.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
-    assert estimate.shapes_of(folder) == expected
+    assert placing.shapes_of(folder) == expected
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = published(tmp_path / "mistral")
-    monkeypatch.setattr(estimate, "free_memory", lambda: 8_000_000_000)
+    monkeypatch.setattr(placing, "_free_memory", lambda: 8_000_000_000)
     checkpoint = content(tiny_base).write(tmp_path / "made")
     with pytest.raises(
         MemoryShortageError,
@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
         ClaraModel.load(checkpoint, base=str(folder), dtype="bf16")
     with pytest.raises(MemoryShortageError, match="try --dtype bf16"):
         ClaraModel.load(checkpoint, base=str(folder), dtype="fp32")
-    monkeypatch.setattr(estimate, "free_memory", lambda: 0)
+    monkeypatch.setattr(placing, "_free_memory", lambda: 0)
     assert ClaraModel.load(checkpoint, base=str(tiny_base), dtype="bf16", check_memory=False).rates == (8,)
 
 
@@ -260,14 +260,14 @@ def test_where_merged_copies_do_not_fit_adapters_are_switched(
     roomy = ClaraModel.load(tiny_checkpoint, dtype="fp32")
     base = Path(roomy.manifest.base_model)
     whole = create.need(base, Placement(), create.adapter_size(tiny_checkpoint, roomy.manifest))
-    assert whole.merged == 2 * 4 * estimate.shapes_of(base).total
-    monkeypatch.setattr(estimate, "free_memory", lambda: whole.total - 1)
+    assert whole.merged == 2 * 4 * placing.shapes_of(base).total
+    monkeypatch.setattr(placing, "_free_memory", lambda: whole.total - 1)
     tight = ClaraModel.load(tiny_checkpoint, dtype="fp32")
     for one, other in zip(roomy.compress(TEXTS), tight.compress(TEXTS), strict=True):
         np.testing.assert_allclose(one.values, other.values, rtol=0, atol=1e-4)
     assert roomy._weights._merged
     assert not tight._weights._merged
-    monkeypatch.setattr(estimate, "free_memory", lambda: whole.total - whole.merged - 1)
+    monkeypatch.setattr(placing, "_free_memory", lambda: whole.total - whole.merged - 1)
     with pytest.raises(MemoryShortageError, match="MB are free"):
         ClaraModel.load(tiny_checkpoint, dtype="fp32")
 
@@ -286,7 +286,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     membership = tmp_path / "cgroup"
     machine = type("Machine", (), {"available": 10**12})
     monkeypatch.setattr(psutil, "virtual_memory", machine)
-    free: Callable[[], int] = lambda: estimate.free_memory(tmp_path / "fs", membership)  # noqa: E731
+    free: Callable[[], int] = lambda: placing._free_memory(tmp_path / "fs", membership)  # noqa: E731
     assert free() == 10**12, "no control groups at all"
     membership.write_text("0::/job/step\n")
     assert free() == 10**12
@@ -304,7 +304,7 @@ def test_a_header_that_is_no_header_is_named(tmp_path: Path) -> None:
     for content_ in (b"", b"\xff" * 8, struct.pack("<Q", 4) + b"nope"):
         (tmp_path / "model.safetensors").write_bytes(content_)
         with pytest.raises(BaseModelError, match=r"model\.safetensors is no whole safetensors file"):
-            estimate.shapes_of(tmp_path)
+            placing.shapes_of(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(BaseModelError, match="has no weights"):
-        estimate.shapes_of(tmp_path)
+        placing.shapes_of(tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara.model import ClaraModel, Sampling
-from clara.model.quoting import BESIDE, LONGEST, Quotations, _words
+from clara.model.prompting import _LONGEST, BESIDE, Quotations, _words
 from clara.records import GenerationRequest
 
 TEXTS = (
@@ -124,7 +124,7 @@ def test_a_long_line_is_quoted_in_part_and_an_empty_one_not_at_all(tiny_model: C
         ids.append(word[len(ids)] if len(ids) < len(word) else min(following))
     text = tiny_model._tokenizer.decode(ids)
     assert long.startswith(text)
-    assert LONGEST - 10 < len(text) <= LONGEST
+    assert _LONGEST - 10 < len(text) <= _LONGEST
     assert quotations.may_end(ids)
 
 

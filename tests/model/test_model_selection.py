@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clara.errors import InputError
-from clara.model.selection import MIN_TEMPERATURE, cosine_scores, select, straight_through_top_k
+from clara.model.losses import MIN_TEMPERATURE, cosine_scores, select, straight_through_top_k
 
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "topk" / "topk.npz"
 

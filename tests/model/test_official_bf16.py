@@ -19,7 +19,7 @@ from official_folders import CASE, GOLDENS, needs_goldens
 
 from clara.model import ClaraModel, create
 from clara.model.create import Loaded
-from clara.model.selection import cosine_scores
+from clara.model.losses import cosine_scores
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens

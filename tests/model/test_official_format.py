@@ -26,7 +26,7 @@ from clara.config import CompressionConfig, check
 from clara.errors import BaseModelError, CheckpointError, ConfigError, InputError
 from clara.model import ClaraModel, checkpoint
 from clara.model.apple import format as apple_format
-from clara.model.apple.prompting import OfficialPrompter
+from clara.model.apple.vocabulary import OfficialPrompter
 from clara.model.apple.write import convert, export
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.network import Network

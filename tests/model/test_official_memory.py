@@ -15,14 +15,14 @@ from official_folders import content
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from clara.model import create, estimate
-from clara.model.placement import Placement
+from clara.model import create
+from clara.model.placement import Placement, shapes_of
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
-from clara.model import ClaraModel, estimate
+from clara.model import ClaraModel
 from clara.model.apple.write import convert
 
 def status(key):
@@ -78,7 +78,7 @@ def make(tiny_base: Path, folder: Path, *, hidden: int, layers: int) -> Case:
         base / "model.safetensors",
     )
     made = content(base, dtype=torch.bfloat16).write(folder / "official")
-    return Case(made, base, 2 * estimate.shapes_of(base).total)
+    return Case(made, base, 2 * shapes_of(base).total)
 
 
 def peak(case: Case, work: str, out: Path) -> int:

@@ -20,14 +20,13 @@ from transformers import AutoTokenizer
 
 from clara.model import ClaraModel, create
 from clara.model.apple.format import ADAPTER_NAMES
-from clara.model.apple.prompting import OfficialPrompter
+from clara.model.apple.vocabulary import OfficialPrompter
 from clara.model.apple.write import convert
 from clara.model.create import Loaded
 from clara.model.decoder import splice
-from clara.model.losses import memory_mse, token_cross_entropy
+from clara.model.losses import cosine_scores, memory_mse, select, straight_through_top_k, token_cross_entropy
 from clara.model.network import Encoded
 from clara.model.roles import Role
-from clara.model.selection import cosine_scores, select, straight_through_top_k
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens

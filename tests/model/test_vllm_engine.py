@@ -98,13 +98,13 @@ class Engine:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Our engine's module over vLLM's own types, or stand-ins."""
-    names = ("clara.model.vllm_engine", "clara.model.vllm_model")
+    names = ("clara.model.vllm_model", "clara.model.vllm_model")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     if not INSTALLED:
         for name, module in _stand_ins().items():
             monkeypatch.setitem(sys.modules, name, module)
-    yield importlib.import_module("clara.model.vllm_engine")
+    yield importlib.import_module("clara.model.vllm_model")
     for name in names:
         sys.modules.pop(name, None)
 
@@ -181,10 +181,10 @@ def test_what_vllm_cannot_do_is_refused(served: tuple[Any, Engine], requests: li
 
 
 def test_without_vllm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "clara.model.vllm_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "clara.model.vllm_model", raising=False)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError, match=r"clara-rag\[vllm\]"):
-        importlib.import_module("clara.model.vllm_engine")
+        importlib.import_module("clara.model.vllm_model")
 
 
 @pytest.mark.skipif(not INSTALLED, reason="vLLM's package is not installed")

@@ -37,7 +37,7 @@ from clara.errors import ClaraError
 from clara.ingest import read_file
 from clara.model import checkpoint
 from clara.model.apple import format as official
-from clara.model.tensors import read_tensors
+from clara.model.backbone import read_tensors
 from clara.samples import sample_folder
 
 SLOW_SECONDS = 10

@@ -168,7 +168,7 @@ def ask(server: Running, question: str, tokens: int) -> str:
 
 
 def test_answers_side_by_side_are_those_of_one_at_a_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clara.model import decode_loop  # noqa: PLC0415 - what the server must not know
+    from clara.model import generator  # noqa: PLC0415 - what the server must not know
 
     server = serve("docs")
     questions = [
@@ -179,13 +179,13 @@ def test_answers_side_by_side_are_those_of_one_at_a_time(serve: Serve, monkeypat
     ]
     alone = [ask(server, question, 40) for question in questions]
     together: list[int] = []
-    advance = decode_loop._WrittenRows.advance
+    advance = generator._WrittenRows.advance
 
-    def counted(rows: decode_loop._WrittenRows, model: object) -> list[decode_loop.Step]:
+    def counted(rows: generator._WrittenRows, model: object) -> list[generator.Step]:
         together.append(len(rows._rows))
         return advance(rows, model)
 
-    monkeypatch.setattr(decode_loop._WrittenRows, "advance", counted)
+    monkeypatch.setattr(generator._WrittenRows, "advance", counted)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda question: ask(server, question, 40), questions)) == alone
     assert max(together) > 1, "they shared steps"

@@ -17,12 +17,12 @@ from train_cases import losses, made, passages
 from clara import prompts
 from clara.config import CompressionConfig
 from clara.errors import ConfigError
-from clara.model import ClaraModel, checkpoint, packing
+from clara.model import ClaraModel, checkpoint
+from clara.model.attention import enable_packing
 from clara.model.create import Loaded, rebuilt
-from clara.model.layer_mix import LayerMix
-from clara.model.layer_states import noting
 from clara.model.network import encode
 from clara.model.prompting import Prompter
+from clara.model.table import LayerMix
 from clara.train.batch import Collator, padded_texts
 from clara.train.documents import Documents
 from clara.train.examples import Example, Target
@@ -173,14 +173,13 @@ def test_packed_and_padded_are_the_same(make_network: Make, values: dict[str, An
     loaded = moved(make_network(CompressionConfig(**given)))
     with torch.no_grad():
         padded = memory_of(loaded)
-        assert packing.enable(loaded.network.adapters.bare())
+        assert enable_packing(loaded.network.adapters.bare())
         torch.testing.assert_close(memory_of(loaded), padded, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_that_is_not_there(make_network: Make) -> None:
-    decoder = make_network(CompressionConfig(window_tokens=WINDOW)).network.adapters.bare().get_decoder()
     with pytest.raises(ConfigError, match="layer 3, the base model has 2"):
-        noting(decoder, (1, 3), whole=False)
+        make_network(CompressionConfig(window_tokens=WINDOW, rates=(RATE,), layers=(1, 3)))
 
 
 @pytest.mark.parametrize(

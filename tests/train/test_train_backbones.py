@@ -15,7 +15,8 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord, MultiHop, PassageQA, QAPair
 from clara.errors import BaseModelError, ConfigError
-from clara.model import ClaraModel, packing
+from clara.model import ClaraModel
+from clara.model.attention import enable_packing
 from clara.model.create import Loaded
 from clara.train.data import PlannedBatches, divide, within_window
 from clara.train.examples import Example
@@ -108,7 +109,7 @@ def test_what_trains_has_the_loss_of_the_slow_version(family: str, tiny_base: Pa
     for number, (name, parameter) in enumerate(network.named_parameters()):
         if "lora_B" in name:
             parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).roll(7 * number).reshape(parameter.shape))
-    packing.enable(network.adapters.bare())
+    enable_packing(network.adapters.bare())
     plan = PlannedBatches(data, stage, stage.collator(loaded, None))
     fast = stage.loss(network, plan[0]).cross_entropy
     network.adapters.bare().set_attn_implementation("eager")

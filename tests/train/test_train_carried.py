@@ -14,7 +14,7 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord
 from clara.model import ClaraModel, checkpoint
-from clara.model.tensors import ADAPTER
+from clara.model.backbone import ADAPTER
 from clara.train.run import train
 
 RECORDS: list[DataRecord] = [*passages(40), *questions(10)]

@@ -23,11 +23,10 @@ from clara.config import CompressionConfig
 from clara.data import DataRecord, MultiHop, PassageQA
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel
-from clara.model.backbone import load_base
+from clara.model.backbone import ADAPTER, load_base
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.model.reader import MANIFEST, TextReader
-from clara.model.tensors import ADAPTER
 from clara.records import GenerationRequest
 from clara.train.batch import Batch
 from clara.train.data import PlannedBatches, Surroundings, divide

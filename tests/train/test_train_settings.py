@@ -17,8 +17,9 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord, PassageQA, QAPair, write_records
 from clara.errors import ConfigError
-from clara.model import ClaraModel, checkpoint, packing
+from clara.model import ClaraModel, checkpoint
 from clara.model.apple.write import export
+from clara.model.attention import enable_packing
 from clara.train.data import PlannedBatches, divide
 from clara.train.estimate import DecoderLength, training_memory
 from clara.train.loop import StageModule
@@ -86,7 +87,7 @@ def gradients(stage: Stage, base: Path, records: list[DataRecord], *, again: boo
     data = divide(records, stage)
     loaded = stage.network(data, base, "cpu", None)
     if packed:
-        packing.enable(loaded.network.adapters.bare())
+        enable_packing(loaded.network.adapters.bare())
     if again:
         loaded.network.adapters.recompute_layers()
     batch = PlannedBatches(data, stage, stage.collator(loaded, None))[0]

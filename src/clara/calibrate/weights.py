@@ -17,13 +17,12 @@ from torch import Tensor
 
 from clara.errors import CheckpointError, InputError
 from clara.model import checkpoint
-from clara.model.backbone import plain_ids
+from clara.model.backbone import ADAPTER, plain_ids, read_tensors
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.hub.base import Progress
 from clara.model.placement import natural_dtype
 from clara.model.reader import read_reader_manifest
-from clara.model.tensors import ADAPTER, read_tensors
 from clara.train.documents import Documents
 from clara.train.start import whiten
 

@@ -236,9 +236,9 @@ class _Subject:
 
     def _memory(self, name: str, files: Path, found: str) -> _Check:
         """Is there memory for the model? Asked of files' headers, before anything is loaded."""
-        from clara.model import create, estimate  # noqa: PLC0415
+        from clara.model import create  # noqa: PLC0415
         from clara.model.apple import format as apple_format  # noqa: PLC0415
-        from clara.model.placement import placement  # noqa: PLC0415
+        from clara.model.placement import available, gigabytes, placement  # noqa: PLC0415
 
         detail = f"{name} (identity {found})"
         if self._folder is None:
@@ -250,8 +250,8 @@ class _Subject:
         else:
             apple = apple_format.read(self._folder)
             size = create.AdapterSize(apple.adapter_parameters(), len(apple.adapters))
-        needed, free = create.need(files, where, size), estimate.available(where)
-        detail += f"; takes about {needed}, {estimate.gigabytes(free)} are free on {device}"
+        needed, free = create.need(files, where, size), available(where)
+        detail += f"; takes about {needed}, {gigabytes(free)} are free on {device}"
         if needed.total - needed.merged > free:
             return _Check(
                 "base model", "fail", detail, "--dtype int8 or int4, another --device, or a smaller base model"

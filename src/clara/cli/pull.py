@@ -1,4 +1,4 @@
-"""``clara pull``: a checkpoint from the hub. The work is ``clara.model.hub.publish``'s."""
+"""``clara pull``: a checkpoint from the hub. The work is ``clara.model.hub.checkpoint``'s."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pull(
     from dataclasses import replace  # noqa: PLC0415
 
     from clara.model.hub.checkpoint import parse  # noqa: PLC0415 - imports torch
-    from clara.model.hub.publish import pull as fetch  # noqa: PLC0415
+    from clara.model.hub.checkpoint import pull as fetch  # noqa: PLC0415
 
     name = parse(repo)
     if name is None:

@@ -1,4 +1,4 @@
-"""``clara push``: a native checkpoint with its model card to the hub. The work is ``clara.model.hub.publish``'s."""
+"""``clara push``: a native checkpoint with its model card to the hub. The work is ``clara.model.hub.checkpoint``'s."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def push(
 
     --json prints {"repo", "url", "commit", "files"}.
     """
-    from clara.model.hub.publish import push as send  # noqa: PLC0415 - imports torch
+    from clara.model.hub.checkpoint import push as send  # noqa: PLC0415 - imports torch
 
     with download_progress() as progress:
         done = send(

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from clara.data import DataRecord, PassageQA, QAPair
-from clara.model import packing
+from clara.model.attention import enable_packing
 from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
@@ -268,7 +268,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
             text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.compressed
         )
         documents.prepare({bench.rate: list(dict.fromkeys(shown))})
-    packing.enable(loaded.network.adapters.bare())  # as in a run
+    enable_packing(loaded.network.adapters.bare())  # as in a run
     module = StageModule(loaded.network, stage)
     module.train()
     return _Job(loaded, data, stage, batches, module, optimizer(loaded.network, stage))

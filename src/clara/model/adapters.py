@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
+from clara.model.backbone import ADAPTER, check_finite, checked_tensors
 from clara.model.roles import ROLES, AdapterName, Role, check_targets, merged_copy, sharing
-from clara.model.tensors import ADAPTER, check_finite, checked_tensors
 
 
 def _lora_config(settings: LoraSettings) -> LoraConfig:
@@ -86,6 +86,10 @@ class Adapters:
     def tensors(self, role: AdapterName) -> dict[str, Tensor]:
         """An adapter's LoRA tensors by PEFT's names."""
         return _adapter_tensors(self.peft_model, role)
+
+    def put(self, role: Role, tensors: dict[str, Tensor]) -> None:
+        """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of :meth:`tensors`."""
+        set_peft_model_state_dict(self.peft_model, tensors, adapter_name=role)
 
     def split_query_reasoner(self) -> None:
         """Give the query reasoner weights of its own, a copy of the compressor's; nothing happens if it has some."""
@@ -201,17 +205,8 @@ def load_adapter(peft_model: PeftModel, path: Path, role: str) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    set_adapter(peft_model, checked_tensors(path, adapter_shapes(peft_model, role)), role)
-
-
-def set_adapter(peft_model: PeftModel, tensors: dict[str, Tensor], role: str) -> None:
-    """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of ``adapter_shapes``."""
-    set_peft_model_state_dict(peft_model, tensors, adapter_name=role)
-
-
-def adapter_shapes(peft_model: PeftModel, role: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of a role's LoRA tensors by PEFT's names."""
-    return {name: tuple(tensor.shape) for name, tensor in _adapter_tensors(peft_model, role).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in _adapter_tensors(peft_model, role).items()}
+    set_peft_model_state_dict(peft_model, checked_tensors(path, shapes), adapter_name=role)
 
 
 def _adapter_tensors(peft_model: PeftModel, role: str) -> dict[str, Tensor]:

@@ -23,11 +23,18 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
-from clara.model.backbone import BaseModel
+from clara.model.backbone import (
+    ADAPTER,
+    BaseModel,
+    check_finite,
+    check_version,
+    checked_tensors,
+    read_object,
+    read_tensors,
+)
 from clara.model.network import Network, StoredNetwork
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.table import MemoryTable
-from clara.model.tensors import ADAPTER, check_finite, check_version, checked_tensors, read_object, read_tensors
 from clara.records import Wording
 
 if TYPE_CHECKING:
@@ -417,11 +424,11 @@ def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTab
     table.load_state_dict(checked_tensors(folder / MEMORY, expected))
     vocabulary = None
     if manifest.official is not None and table.tokens is not None:
-        from clara.model.apple.vocabulary import VOCABULARY, from_tensors  # noqa: PLC0415
+        from clara.model.apple.vocabulary import VOCABULARY, Vocabulary  # noqa: PLC0415
 
         path = folder / VOCABULARY
         count, width = table.tokens.shape
-        vocabulary = from_tensors(read_tensors(path), memory_tokens=count, width=width, source=str(path))
+        vocabulary = Vocabulary.from_tensors(read_tensors(path), memory_tokens=count, width=width, source=str(path))
         vocabulary.apply(base.model, table.tokens)
     return table.to(base.model.device), vocabulary
 

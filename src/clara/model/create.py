@@ -16,23 +16,20 @@ from typing_extensions import TypeVar
 
 from clara.config import CompressionConfig, LoraSettings, Settings
 from clara.errors import BaseModelError, CheckpointError
-from clara.model import checkpoint, estimate
-from clara.model.backbone import BaseModel, load_base, plain_ids
-from clara.model.checkpoint import Manifest, Origin
+from clara.model import checkpoint
+from clara.model.backbone import ADAPTER, BaseModel, load_base, plain_ids
+from clara.model.checkpoint import Manifest
 from clara.model.decoder import Decoder
-from clara.model.estimate import Estimate
 from clara.model.hub import base as hub_base
 from clara.model.hub.base import Progress
 from clara.model.network import Network, StoredNetwork, read_out
-from clara.model.placement import Placement
+from clara.model.placement import Estimate, Placement, available, shapes_of
 from clara.model.prompting import Prompter
 from clara.model.roles import MERGE_LIMIT, StoredAdapters
 from clara.model.table import MemoryTable
-from clara.model.tensors import ADAPTER
 
 if TYPE_CHECKING:
     from clara.model.apple import format as apple_format
-    from clara.model.apple.vocabulary import Vocabulary
 
 _AnyNetwork_co = TypeVar("_AnyNetwork_co", bound=Decoder | StoredNetwork, default=Network, covariant=True)
 _AnyManifest_co = TypeVar("_AnyManifest_co", bound=Settings, default=Manifest, covariant=True)
@@ -61,7 +58,7 @@ class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
         vocabulary = self.network.vocabulary
         if vocabulary is None:
             return Prompter(self.base.tokenizer, refuses=self.manifest.refuses)
-        from clara.model.apple.prompting import OfficialPrompter  # noqa: PLC0415
+        from clara.model.apple.vocabulary import OfficialPrompter  # noqa: PLC0415
 
         window = self.manifest.compression.window_tokens
         return OfficialPrompter(self.base.tokenizer, vocabulary.memory_ids, window_tokens=window)
@@ -93,7 +90,11 @@ def fresh(
     if compression.spans == "information":
         table.count((plain_ids(base.tokenizer, text) for text in chain(samples, counted)), size)
     table.initialise(base.model.get_input_embeddings().weight, seed=seed)
-    vocabulary = _paper_vocabulary(base, compression, table, seed) if compression.input_format == "official" else None
+    official = compression.input_format == "official"
+    if official:
+        from clara.model.apple import format as apple_format  # noqa: PLC0415 - others do without Apple's format
+
+    vocabulary = apple_format.fresh_vocabulary(base, compression, table, seed) if official else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
@@ -106,48 +107,9 @@ def fresh(
         compression=compression,
         lora=lora,
         roles=adapters.roles,
-        official=None if vocabulary is None else _paper_origin(base, compression, lora),
+        official=apple_format.fresh_origin(base, compression, lora) if official else None,
     )
     return Loaded(network, base, manifest)
-
-
-def _paper_vocabulary(base: BaseModel, compression: CompressionConfig, table: MemoryTable, seed: int) -> Vocabulary:
-    """Special tokens of a checkpoint in the paper's form, put into the base model."""
-    from clara.model.apple.vocabulary import fresh_vocabulary  # noqa: PLC0415 - others do without Apple's format
-
-    count = compression.memory_tokens(compression.default_rate)
-    vocabulary = fresh_vocabulary(base.model, len(base.tokenizer), count, seed=seed)
-    assert table.tokens is not None, "CompressionConfig: input_format official has memory tokens"  # noqa: S101
-    vocabulary.apply(base.model, table.tokens)
-    return vocabulary
-
-
-def _paper_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSettings) -> Origin:
-    """What ``apple.write`` writes of a checkpoint that was begun here."""
-    from clara.model.apple import format as apple_format  # noqa: PLC0415 - as above
-
-    matrices = [apple_format.EMBEDDINGS]
-    if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
-        matrices.append(apple_format.HEAD)
-    return Origin(
-        config={
-            "model_type": apple_format.MODEL_TYPE,
-            "decoder_model_name": base.name,
-            "doc_max_length": compression.window_tokens,
-            "compr_rate": compression.default_rate,
-            "different_mem_tokens": True,
-            "sep": True,
-            "lora": True,
-            "lora_r": lora.rank,
-            "generation_top_k": 5,
-            "training_stage": "stage1",
-            "optimize_mem_tokens": True,
-            "kbtc_training": False,
-            "pure_inference": False,
-        },
-        carriers=tuple(apple_format.place(apple_format.LAYERS, name) for name in matrices),
-        dtypes=dict.fromkeys(apple_format.ADAPTER_NAMES.values(), "float32"),
-    )
 
 
 def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[str], *, seed: int = 0) -> Loaded:
@@ -254,15 +216,13 @@ def place_checkpoint(
 
     adapter_dtype = adapter_dtype or where.dtype
     if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
-        from clara.model.apple import load as apple_load  # noqa: PLC0415 - as in fresh
-
         found = apple_format.read(folder)
         name, files = _official_base(found, cache, base_name, progress)
         size = AdapterSize(found.adapter_parameters(), len(found.adapters))
         merge = _fits(files, where, size, name) if check_memory else True
         base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits)
-        network = apple_load.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
-        return _cast(Loaded(network, base, apple_load.manifest_of(found, base, network), merge=merge), adapter_dtype)
+        network = apple_format.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
+        return _cast(Loaded(network, base, apple_format.manifest_of(found, base, network), merge=merge), adapter_dtype)
     manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
     network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
     return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
@@ -360,8 +320,8 @@ def need(files: Path, where: Placement, size: AdapterSize) -> Estimate:
     Raises:
         BaseModelError: the base model's files cannot be read.
     """
-    small = estimate.shapes_of(files).total <= MERGE_LIMIT and where.bits is None and not where.spread
-    return estimate.estimate(files, where, adapters=size.parameters, merged=size.roles if small else 0)
+    small = shapes_of(files).total <= MERGE_LIMIT and where.bits is None and not where.spread
+    return Estimate.of(files, where, adapters=size.parameters, merged=size.roles if small else 0)
 
 
 def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
@@ -371,9 +331,9 @@ def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
         MemoryShortageError: there is none even without them.
     """
     whole = need(files, where, size)
-    if whole.total <= estimate.available(where):
+    if whole.total <= available(where):
         return True
-    estimate.require(replace(whole, merged=0), where, name)
+    replace(whole, merged=0).require(where, name)
     return False
 
 

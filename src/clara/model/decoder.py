@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from clara.model import packing
+from clara.model.attention import Packing, run_packed, takes_packed
 from clara.model.roles import AdapterName
 from clara.model.spans import additive
 
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
             role: which adapter reads; None for the backbone alone.
         """
         with self.adapters.use(role):
-            if packing.takes_packed(self.adapters.bare()):
+            if takes_packed(self.adapters.bare()):
                 return self._decode_packed(embeds, attention[:, 0], positions)
             out = self.adapters.bare().get_decoder()(
                 inputs_embeds=embeds,
@@ -57,10 +57,10 @@ class Decoder(nn.Module):
         padding[:, 0] = False  # the first token of a sequence sees only itself too
         kept = (~padding).reshape(-1).nonzero(as_tuple=True)[0]
         sizes = (~padding).sum(dim=1).tolist()
-        layout = packing.Packing.of([row[:n, :n] for row, n in zip(allowed, sizes, strict=True)], embeds.dtype)
+        layout = Packing.of([row[:n, :n] for row, n in zip(allowed, sizes, strict=True)], embeds.dtype)
         flat = embeds.reshape(-1, width).index_select(0, kept)
         decoder = self.adapters.bare().get_decoder()
-        hidden = packing.run_packed(decoder, flat, positions.reshape(-1).index_select(0, kept), layout)
+        hidden = run_packed(decoder, flat, positions.reshape(-1).index_select(0, kept), layout)
         return hidden.new_zeros(b * length, width).index_copy(0, kept, hidden).view(b, length, width)
 
     def embed(self, ids: Tensor) -> Tensor:

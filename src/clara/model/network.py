@@ -1,15 +1,18 @@
 """From texts to memories: backbone with adapters, and the memory table. Tensors in, tensors out.
 
 Knows no text and no tokenizer; what reads prompts is ``decoder``. Training calls it under gradient, inference through
-``ClaraModel``.
-Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size.
+``ClaraModel``. Where layers are mixed in, a decoder notes what they give and runs none above the highest that is read;
+each call gets a decoder of its own that shares all weights, so that several threads may read one model.
+Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, L layers read.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +20,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
-from clara.model import packing
+from clara.errors import ConfigError
+from clara.model.attention import Packing, run_packed, takes_packed
 from clara.model.decoder import Decoder
-from clara.model.layer_mix import pooled_layers
-from clara.model.layer_states import noting
+from clara.model.losses import cosine_matrix, late_matrix
 from clara.model.roles import Role, StoredAdapters
-from clara.model.selection import cosine_matrix, late_matrix
 from clara.model.spans import Spans, additive, memory_attention, memory_positions, pool, right_padded
-from clara.model.table import MemoryTable
+from clara.model.table import MemoryTable, pooled_layers
 
 if TYPE_CHECKING:
     from clara.model.adapters import Adapters
@@ -103,7 +105,7 @@ def read_outs(
     embeds = model.get_input_embeddings()(ids)
     slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
     decoder = model.get_decoder()
-    states_of = _packed_states if packing.takes_packed(model) else _padded_states
+    states_of = _packed_states if takes_packed(model) else _padded_states
     if states_of is _padded_states and _recomputes(decoder):
         states_of = _joined_states  # layers that are computed again keep no keys and values for a second pass
     states = states_of(decoder, _Input(embeds, mask, slots), config).to(ids.device)
@@ -148,7 +150,13 @@ class _States:
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """A decoder that reads text, and notes the states of the layers that are mixed in."""
+    """A decoder that reads text, and notes the states of the layers that are mixed in.
+
+    Attributes:
+        module: called as the backbone without its LM head.
+        noted: float [..., H] by layer, from 1, of the last call.
+        whole: whether the layers above the highest that is noted are run, too.
+    """
 
     module: nn.Module
     noted: dict[int, Tensor]
@@ -156,11 +164,22 @@ class _Decoder:
 
     @classmethod
     def of(cls, decoder: nn.Module, config: CompressionConfig) -> _Decoder:
-        whole = config.read_out != "layers"
-        if not config.layers:
+        """One that reads as a configuration says; ``decoder`` is not changed.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        whole, layers = config.read_out != "layers", config.layers
+        if not layers:
             return cls(decoder, {}, whole)
-        made = noting(decoder, config.layers, whole=whole)
-        return cls(made.decoder, made.states, whole)
+        name, stack = _stack(decoder)
+        if max(layers) > len(stack):
+            raise ConfigError(f"layers names layer {max(layers)}, the base model has {len(stack)}")
+        made = cls(_shallow(decoder), {}, whole)
+        run = enumerate(stack if whole else stack[: max(layers)], start=1)
+        read = [_noted(layer, number, made.noted) if number in layers else layer for number, layer in run]
+        made.module._modules[name] = nn.ModuleList(read)
+        return made
 
     def layers(self) -> Tensor | None:
         """[L, …, H] after a call; the lowest first."""
@@ -168,6 +187,31 @@ class _Decoder:
             return None
         first = next(iter(self.noted.values()))
         return torch.stack([self.noted[number].to(first.device) for number in sorted(self.noted)])
+
+
+def _stack(decoder: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The name of a decoder's layers, and the layers."""
+    for name, module in decoder.named_children():
+        if isinstance(module, nn.ModuleList):
+            return name, module
+    raise ConfigError(f"{type(decoder).__name__} holds its layers otherwise than in a list; layers cannot be read")
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """The same module with children and hooks that can be changed without changing it."""
+    twin = copy.copy(module)  # shares the two dictionaries below, which torch has no public way to part
+    twin._modules = dict(module._modules)
+    twin._forward_hooks = OrderedDict(module._forward_hooks)
+    return twin
+
+
+def _noted(layer: nn.Module, number: int, states: dict[int, Tensor]) -> nn.Module:
+    def note(_module: nn.Module, _given: object, out: Any) -> None:  # noqa: ANN401 - a tensor, or a tuple that begins with it
+        states[number] = out[0] if isinstance(out, tuple) else out
+
+    twin = _shallow(layer)
+    twin.register_forward_hook(note)
+    return twin
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +332,9 @@ def _packed_states(decoder: nn.Module, given: _Input, config: CompressionConfig)
         sees = slots.sees[row]
         allowed.append(torch.cat([text_rows, torch.cat([sees[:, :length], sees[:, width:]], dim=1)]))
     laid = torch.cat(pieces)
-    layout = packing.Packing.of(allowed, laid.dtype)
+    layout = Packing.of(allowed, laid.dtype)
     reading = _Decoder.of(decoder, config)
-    hidden = packing.run_packed(reading.module, laid, torch.cat(positions), layout).float()
+    hidden = run_packed(reading.module, laid, torch.cat(positions), layout).float()
     sizes = [size for length in lengths for size in (length, n)]
 
     def padded(states: Tensor) -> Tensor:

@@ -20,14 +20,12 @@ from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
-from clara.model.backbone import BaseModel, load_base
-from clara.model.decode_loop import DecodeLoop
-from clara.model.generator import Generator, sampling
+from clara.model.backbone import ADAPTER, BaseModel, check_version, load_base, read_object
+from clara.model.generator import DecodeLoop, Generator, sampling
 from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
 from clara.model.roles import AdapterName, RoleWeights
-from clara.model.tensors import ADAPTER, check_version, read_object
 from clara.records import Generation, GenerationRequest
 
 _FORMAT_VERSION = 1

@@ -1,8 +1,10 @@
-"""The memory table: what is trained outside the backbone, memory-token embeddings and the affine read-out above all.
+"""The memory table: what is trained outside the backbone, and what it makes of hidden states.
 
-Which text a memory token stands for is ``spans``' matter, how questions are compared ``query_space``'s; their values
-are kept here, by the names that they have in a checkpoint. Knows no backbone and no adapter.
-Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, V vocabulary.
+Memory tokens and the affine read-out; ``LayerMix``, what several layers and places in a span add; ``_QueryProjection``,
+how a question is compared with passages. Names of values are those of a checkpoint's ``memory.safetensors``. Which text
+a memory token stands for is ``spans``' matter. Knows no backbone and no adapter.
+Shape letters: B batch, S text tokens (padded), N memory tokens, H hidden size, V vocabulary, L layers read, P places in
+a span, R low rank.
 """
 
 from __future__ import annotations
@@ -12,13 +14,165 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.layer_mix import LayerMix
-from clara.model.query_space import QueryProjection, whitened
 from clara.model.spans import Spans, equal_spans, information_spans, information_weights, pool, token_information
 
-READ_SHARE = 0.1
+_WHITENING = 0.3
+"""Ridge of ``_whitened``; Recall@5 is flat from 0.1 to 0.5, by means and by tokens (LOG.md, 2026-11-26)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _QueryProjection:
+    """What is done to the memory of a question at one rate.
+
+    Attributes:
+        matrix: float32 [H, H].
+        centre: float32 [H], taken off first.
+        passage_centre: float32 [H], mean memory token of passages, which late interaction takes off them; None where
+            questions are compared by their mean.
+    """
+
+    matrix: Tensor
+    centre: Tensor
+    passage_centre: Tensor | None = None
+
+    def __call__(self, memory: Tensor) -> Tensor:
+        """A question's memory [B, N, H], projected.
+
+        Each memory token by itself for late interaction, else their mean, set at each of them.
+        """
+        if self.passage_centre is not None:
+            return functional.linear(memory - self.centre, self.matrix)
+        mean = memory.mean(dim=1) - self.centre
+        return functional.linear(mean, self.matrix)[:, None].expand_as(memory)
+
+
+@torch.no_grad()
+def _whitened(documents: Tensor, questions: Tensor, *, late: bool) -> _QueryProjection:
+    """A projection by an inverse covariance: what all passages, or all questions, share says little.
+
+    With ``C`` the sum of the covariances of documents and questions, each divided by its mean eigenvalue, the matrix
+    is ``(C + _WHITENING I)^-1``; the centres are the means. No label is read.
+
+    Args:
+        documents: float32 [samples, H], means of document memories over their tokens; for late interaction, memory
+            tokens.
+        questions: float32 [samples, H], the same of questions.
+        late: whether questions are compared by late interaction.
+    """
+    ridge = _WHITENING * torch.eye(documents.shape[1], dtype=torch.float64, device=documents.device)
+    common = _covariance(documents) + _covariance(questions) + ridge
+    matrix, passages = torch.linalg.inv(common).float(), documents.mean(dim=0)
+    return _QueryProjection(matrix, questions.mean(dim=0), passages if late else None)
+
+
+def _covariance(values: Tensor) -> Tensor:
+    """Covariance with a mean eigenvalue of one: [samples, H] -> float64 [H, H]; zeros where nothing varies."""
+    covariance = torch.cov(values.double().T, correction=0)
+    return covariance / covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).eps)
+
+
+_EPS = 1e-6
+
+
+def pooled_layers(states: Tensor, weights: Tensor) -> Tensor:
+    """Span means of several layers' states, each token at root mean square one before: float32 [B, N, L, H].
+
+    Without that the first tokens of a text, whose states are hundreds of times larger in the middle layers, would be
+    all that a mean says.
+
+    Args:
+        states: [L, B, S, H].
+        weights: float32 [B, N, S], a mean over the span (``Spans.weights``).
+    """
+    states = states.float()
+    level = states * torch.rsqrt(states.square().mean(dim=-1, keepdim=True) + _EPS)
+    return torch.einsum("bns,lbsh->bnlh", weights, level)
+
+
+class LayerMix(nn.Module):
+    """Maps of the layers, and of the places in a span.
+
+    Attributes:
+        maps: float32 [L, H, H] of the layers, zero at first; None with a low rank, or where no layer is read.
+        down: float32 [L, R, H], random; with ``up`` the same as a product of rank R.
+        up: float32 [L, H, R], zero at first.
+        places: float32 [P, H, H], what a span's first, second, … token counts beside its share of the mean, zero at
+            first; the last one also stands for all that follow. None unless configured.
+        centre: float32 [rates, L, H], taken off the pooled states; measured, not trained.
+        spread: float32 [rates, L, H], which they are divided by after it.
+    """
+
+    maps: nn.Parameter | None
+    down: nn.Parameter | None
+    up: nn.Parameter | None
+    places: nn.Parameter | None
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, config: CompressionConfig, width: int) -> None:
+        """Make what a configuration asks for (``layers``, ``layer_rank``, ``places``), without effect yet."""
+        super().__init__()
+        self._rates = config.rates
+        layers, rank = len(config.layers), config.layer_rank
+        full = torch.zeros(layers, width, width) if layers and not rank else None
+        self.register_parameter("maps", None if full is None else nn.Parameter(full))
+        low = layers and rank
+        self.register_parameter("down", nn.Parameter(torch.zeros(layers, rank, width)) if low else None)
+        self.register_parameter("up", nn.Parameter(torch.zeros(layers, width, rank)) if low else None)
+        own = nn.Parameter(torch.zeros(config.places, width, width)) if config.places else None
+        self.register_parameter("places", own)
+        self.register_buffer("centre", torch.zeros(len(self._rates), layers, width))
+        self.register_buffer("spread", torch.ones(len(self._rates), layers, width))
+
+    @torch.no_grad()
+    def initialise(self, *, seed: int) -> None:
+        """Random directions for a low rank; ``up`` stays zero."""
+        if self.down is not None:
+            noise = torch.randn(self.down.shape, generator=torch.Generator().manual_seed(seed))
+            self.down.copy_(noise / self.down.shape[2] ** 0.5)
+
+    @torch.no_grad()
+    def calibrate(self, pooled: Tensor, *, rate: int) -> None:
+        """Give every dimension of every layer a mean of zero and a spread of one.
+
+        Args:
+            pooled: float32 [samples, L, H], pooled states of sample texts.
+            rate: the rate they were made at.
+        """
+        row = self._rates.index(rate)
+        self.centre[row] = pooled.mean(dim=0)
+        self.spread[row] = pooled.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)
+
+    def forward(self, pooled: Tensor, *, rate: int) -> Tensor:
+        """What the layers add to a memory: [B, N, L, H] -> float32 [B, N, H]."""
+        row = self._rates.index(rate)
+        level = (pooled - self.centre[row]) / self.spread[row]
+        if self.maps is not None:
+            return torch.einsum("bnlh,lkh->bnk", level, self.maps)
+        assert self.down is not None and self.up is not None  # noqa: S101, PT018 - one of the two there is
+        return torch.einsum("bnlr,lkr->bnk", torch.einsum("bnlh,lrh->bnlr", level, self.down), self.up)
+
+    def by_place(self, member: Tensor, weights: Tensor, embeds: Tensor) -> Tensor:
+        """What places in a span add to the mean of its token embeddings: float32 [B, N, H].
+
+        Args:
+            member: bool [B, N, S], the span's tokens.
+            weights: float32 [B, N, S], a mean over the span.
+            embeds: [B, S, H].
+        """
+        assert self.places is not None  # noqa: S101 - asked for where there are some
+        place = (member.long().cumsum(dim=2) - 1).clamp(max=len(self.places) - 1)
+        added = embeds.new_zeros(*weights.shape[:2], embeds.shape[2], dtype=torch.float32)
+        for number, matrix in enumerate(self.places):
+            share = weights * (member & (place == number))
+            added = added + torch.bmm(share, embeds.float()) @ matrix.T
+        return added
+
+
+_READ_SHARE = 0.1
 """Share of the memory's spread that the read-out starts with beside a residual; measured in LOG.md, 2026-11-23."""
 
 _AFFINE = ("gain", "residual_gain", "bias")
@@ -47,7 +201,7 @@ def _calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> _A
     """An affine read-out that a generator already understands.
 
     Per dimension, memories get the mean and the spread of token embeddings: the residual carries the spread, the
-    read-out starts at ``READ_SHARE`` of it and grows as training finds it useful.
+    read-out starts at ``_READ_SHARE`` of it and grows as training finds it useful.
 
     Args:
         embeddings: [V, H] token embeddings.
@@ -58,7 +212,7 @@ def _calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> _A
     if residual is None:
         gain, residual_gain = spread / _spread(read), None
     else:
-        gain, residual_gain = READ_SHARE * spread / _spread(read), spread / _spread(residual)
+        gain, residual_gain = _READ_SHARE * spread / _spread(read), spread / _spread(residual)
         bias = bias - residual_gain * residual.mean(dim=0)
     return _AffineReadOut(gain, bias - gain * read.mean(dim=0), residual_gain)
 
@@ -79,10 +233,10 @@ class MemoryTable(nn.Module):
         query_gain: as ``gain``, for questions; None while they share the passages' read-out.
         query_residual_gain: as ``residual_gain``, for questions.
         query_bias: as ``bias``, for questions.
-        query_projection: float32 [rates, H, H], matrices of ``QueryProjection``; None while questions are compared
+        query_projection: float32 [rates, H, H], matrices of ``_QueryProjection``; None while questions are compared
             span by span, as passages are.
-        query_centre: float32 [rates, H], of ``QueryProjection``; None without ``query_projection``.
-        query_passage_centre: float32 [rates, H], of ``QueryProjection``, not trained; None unless questions are
+        query_centre: float32 [rates, H], of ``_QueryProjection``; None without ``query_projection``.
+        query_passage_centre: float32 [rates, H], of ``_QueryProjection``, not trained; None unless questions are
             compared by late interaction.
         information: float32 [V], of each token of the vocabulary, counted and not trained; None unless spans are cut
             by it.
@@ -245,7 +399,7 @@ class MemoryTable(nn.Module):
             self.register_parameter(f"query_{name}", None)
 
     def project_queries(self, *, projected: bool, late: bool = False) -> None:
-        """Compare questions with passages through a ``QueryProjection``, which starts at the identity.
+        """Compare questions with passages through a ``_QueryProjection``, which starts at the identity.
 
         Args:
             projected: whether there is one; without it questions are compared as they are.
@@ -260,11 +414,11 @@ class MemoryTable(nn.Module):
 
     @torch.no_grad()
     def whiten_queries(self, documents: Tensor, questions: Tensor, *, rate: int) -> None:
-        """Start the projection at one rate (``query_space.whitened``); nothing without one."""
+        """Start the projection at one rate (``_whitened``); nothing without one."""
         if self.query_projection is None or self.query_centre is None:
             return
         row = self._config.rates.index(rate)
-        found = whitened(documents, questions, late=self.late)
+        found = _whitened(documents, questions, late=self.late)
         self.query_projection[row], self.query_centre[row] = found.matrix, found.centre
         if self.query_passage_centre is not None and found.passage_centre is not None:
             self.query_passage_centre[row] = found.passage_centre
@@ -279,11 +433,11 @@ class MemoryTable(nn.Module):
         centres = self.query_passage_centre
         return None if centres is None else centres[self._config.rates.index(rate)]
 
-    def _projection(self, row: int) -> QueryProjection | None:
+    def _projection(self, row: int) -> _QueryProjection | None:
         if self.query_projection is None or self.query_centre is None:
             return None
         centres = self.query_passage_centre
-        return QueryProjection(
+        return _QueryProjection(
             self.query_projection[row], self.query_centre[row], None if centres is None else centres[row]
         )
 

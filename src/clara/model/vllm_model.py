@@ -1,22 +1,171 @@
-"""A model whose answers vLLM decodes (``--engine vllm``); it compresses and searches as always."""
+"""A model whose answers vLLM decodes (``--engine vllm``); it compresses and searches as always.
+
+Prompts are handed over as embeddings, the readers' adapters as LoRA requests. vLLM holds the base weights and decodes
+all questions under way together, in a process of its own; what a prompt embeds, memories spliced in, is computed here.
+Quotations and contrast need the scores of every token and stay with our own loop: answers of vLLM are free ones.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import queue
+import secrets
+from collections.abc import Generator, Mapping, Sequence
 from collections.abc import Generator as Pieces
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, Self
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch import Tensor
 
-from clara.errors import ConfigError, InputError
+from clara.errors import ConfigError, InputError, MissingExtraError
 from clara.model.clara_model import ClaraModel, default_cache, find_checkpoint
 from clara.model.generator import Sampling, stop_ids
 from clara.model.hub.base import find_base
 from clara.model.roles import Role
-from clara.model.vllm_engine import VLLMEngine, engine_arguments
 from clara.records import Generation, GenerationRequest, TokenCounts, Wording
+
+try:
+    from vllm import SamplingParams
+    from vllm.inputs import EmbedsPrompt
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import RequestOutputKind
+except ModuleNotFoundError:
+    raise MissingExtraError("vllm", "vllm") from None
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
+
+
+def engine_arguments(base: Path, *, rank: int, adapters: int, dtype: str) -> dict[str, Any]:
+    """Arguments of ``AsyncEngineArgs``.
+
+    Args:
+        base: folder of the base weights in Hugging Face's format.
+        rank: of the adapters.
+        adapters: how many act at once.
+        dtype: of the weights: ``bfloat16``, ``float16`` or ``float32``.
+    """
+    return {
+        "model": str(base),
+        "dtype": dtype,
+        "enable_prompt_embeds": True,
+        "enable_lora": True,
+        "max_lora_rank": next(room for room in _RANKS if room >= rank),
+        "max_loras": adapters,
+    }
+
+
+def prompt_of(embeds: Tensor) -> EmbedsPrompt:
+    """A prompt of embeddings [L, H]; vLLM takes them on the CPU."""
+    return EmbedsPrompt(prompt_embeds=embeds.detach().cpu().contiguous())
+
+
+def sampling_of(*, longest: int, stops: Sequence[int]) -> SamplingParams:
+    """Greedy decoding of at most ``longest`` tokens, told as they come; ``stops`` end it."""
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=longest,
+        stop_token_ids=sorted(stops),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+class VLLMEngine:
+    """vLLM with the base weights, on an event loop in a thread of its own; threads may share it.
+
+    Args:
+        arguments: of ``engine_arguments``.
+        adapters: PEFT's folder of each role.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], adapters: Mapping[Role, Path]) -> None:
+        self._adapters = {
+            role: LoRARequest(role, number, str(folder)) for number, (role, folder) in enumerate(adapters.items(), 1)
+        }
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+        self._engine = asyncio.run_coroutine_threadsafe(_made(arguments), self._loop).result()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End vLLM, if it has not ended."""
+        atexit.unregister(self.close)
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._engine.shutdown)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def tokens(
+        self, embeds: Tensor, *, role: Role | None, longest: int, stops: Sequence[int]
+    ) -> Generator[int, None, bool]:
+        """The tokens that follow a prompt as they come; closing it ends the request.
+
+        Args:
+            embeds: the prompt [L, H].
+            role: whose adapter acts; None for the base alone.
+            longest: most tokens.
+            stops: ids that end the answer; they are not given.
+
+        Returns:
+            Whether it ended by itself.
+        """
+        told: queue.SimpleQueue[int | bool | BaseException] = queue.SimpleQueue()
+        prompt, sampling = prompt_of(embeds), sampling_of(longest=longest, stops=stops)
+        running: Future[None] = asyncio.run_coroutine_threadsafe(
+            self._follow(prompt, sampling, role, frozenset(stops), told), self._loop
+        )
+        try:
+            while True:
+                event = told.get()
+                if isinstance(event, BaseException):
+                    raise event
+                if isinstance(event, bool):
+                    return event
+                yield event
+        finally:
+            running.cancel()  # vLLM aborts a request whose reader has gone
+
+    async def _follow(
+        self,
+        prompt: EmbedsPrompt,
+        sampling: SamplingParams,
+        role: Role | None,
+        stops: frozenset[int],
+        told: queue.SimpleQueue[int | bool | BaseException],
+    ) -> None:
+        adapter = None if role is None else self._adapters[role]
+        stopped = False
+        try:
+            output: RequestOutput
+            async for output in self._engine.generate(prompt, sampling, secrets.token_hex(8), lora_request=adapter):
+                (written,) = output.outputs
+                for token in written.token_ids:
+                    if token not in stops:
+                        told.put(token)
+                stopped = written.finish_reason == "stop"
+        except BaseException as error:
+            told.put(error)
+            raise
+        told.put(stopped)
+
+
+async def _made(arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - vLLM's
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - loads CUDA's libraries
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - as above
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
 
 _READERS: tuple[Role, ...] = ("generator", "text_reader")
 

@@ -1,6 +1,6 @@
 """Who is answered next: a bounded number of questions wait, and some are answered side by side.
 
-Each of those has a thread, and in the model their answers share decode steps (``model.decode_loop``). Of the clients
+Each of those has a thread, and in the model their answers share decode steps (``model.generator``). Of the clients
 that wait, the one with the fewest questions among them is next. Knows nothing of what is asked. A client that leaves
 before its turn costs nothing, one that leaves later ends its answer at the next token.
 """

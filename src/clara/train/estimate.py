@@ -12,9 +12,8 @@ import numpy as np
 from transformers import AutoConfig
 
 from clara.model.backbone import Tokenizer
-from clara.model.estimate import QUANTISED_BYTES, available, gigabytes, shapes_of
 from clara.model.hub.base import find_base
-from clara.model.placement import Placement, placement
+from clara.model.placement import QUANTISED_BYTES, Placement, available, gigabytes, placement, shapes_of
 from clara.model.prompting import Prompter
 from clara.train.backbones import longest_prompt
 from clara.train.data import TrainingData

@@ -25,7 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from clara.errors import ConfigError, TrainingError
-from clara.model import packing
+from clara.model.attention import enable_packing
 from clara.model.checkpoint import MANIFEST
 from clara.model.decoder import Decoder
 from clara.train.batch import Batch
@@ -344,7 +344,7 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
     """
     config, folder, processes = given.config, given.folder, given.processes
     device = network.adapters.bare().device
-    packing.enable(network.adapters.bare())
+    enable_packing(network.adapters.bare())
     if config.gradient_checkpointing:
         network.adapters.recompute_layers()
     module = StageModule(network, given.stage)

@@ -15,7 +15,7 @@ from clara.data.neighbours import passages_of
 from clara.errors import ConfigError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import load_base
+from clara.model.backbone import ADAPTER, load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, place_checkpoint, rebuilt
@@ -25,7 +25,6 @@ from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
 from clara.model.reader import ReaderContext, ReaderManifest, check_base, read_reader_manifest
 from clara.model.roles import Role
-from clara.model.tensors import ADAPTER
 from clara.train.batch import padded_texts
 from clara.train.config import MemoryConfig, TrainConfig
 from clara.train.data import TrainingData, sample_passages, sample_questions

@@ -24,12 +24,11 @@ import torch
 from clara import prompts
 from clara.errors import ClaraError
 from clara.model.adapters import load_adapter
+from clara.model.backbone import ADAPTER as TENSORS
 from clara.model.create import Loaded
-from clara.model.decode_loop import DecodeLoop
-from clara.model.generator import Generator, Sampling
+from clara.model.generator import DecodeLoop, Generator, Sampling
 from clara.model.prompting import Prompter
 from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
-from clara.model.tensors import ADAPTER as TENSORS
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collator, Teaching
 from clara.train.examples import Example, Target, is_question

@@ -18,8 +18,8 @@ from torch import Tensor
 from clara.data import DataRecord, PassageQA
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
-from clara.model.decode_loop import DecodeLoop, DecodingRow
 from clara.model.decoder import Decoder, splice
+from clara.model.generator import DecodeLoop, DecodingRow
 from clara.model.network import Network
 from clara.train.batch import Batch, Collate
 from clara.train.data import Surroundings, TrainingData, held_out_batches

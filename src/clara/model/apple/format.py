@@ -1,16 +1,15 @@
-"""Reading Apple's checkpoint format: its files, its names, its configuration, checked.
+"""Reading Apple's checkpoint format: its files, names and configuration, checked; and the network they make.
 
 A folder holds ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``. This is the only file that
-opens a pickle, as plain tensors only, and the only one that knows the format's names. What they become: the
-embeddings in ``apple.vocabulary``, the token ids in ``apple.prompting``, a network in ``create``, a folder again
-in ``apple.write``.
+opens a pickle, as plain tensors only, and the only one that knows the format's names. The embeddings and token ids are
+``apple.vocabulary``'s matter, a folder again ``apple.write``'s; finding the base model is ``create``'s.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,17 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
+from clara.model.apple.vocabulary import Vocabulary, base_matrix, difference, memory_ids
+from clara.model.backbone import BaseModel, read_object
+from clara.model.checkpoint import Manifest, Origin
+from clara.model.network import Network
 from clara.model.roles import PEFT_PREFIX, Role
-from clara.model.tensors import read_object
+from clara.model.table import MemoryTable
 
 CONFIG = "config.json"
 ADAPTERS = "adapters.pth"
 LAYERS = "decoder_first_last_layers.pth"
-MODEL_TYPE = "CLaRa"
+_MODEL_TYPE = "CLaRa"
 EMBEDDINGS = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 ADAPTER_NAMES: dict[Role, str] = {
@@ -58,7 +61,7 @@ problem_type return_dict tie_word_embeddings torch_dtype transformers_version us
 _UNUSED_KEYS = frozenset((_FORMAT_KEYS + _TRANSFORMERS_KEYS).split())
 
 
-class OfficialConfig(Settings):
+class _OfficialConfig(Settings):
     """The part of ``config.json`` that decides what the model computes.
 
     Attributes:
@@ -102,7 +105,7 @@ class Official:
     """
 
     folder: Path
-    config: OfficialConfig
+    config: _OfficialConfig
     values: Mapping[str, Any]
     adapters: Mapping[Role, Mapping[str, Tensor]]
     carriers: tuple[str, ...]
@@ -139,11 +142,11 @@ class Official:
         """One that holds every adapter's values exactly."""
         wide = torch.bfloat16
         for tensors in self.adapters.values():
-            wide = torch.promote_types(wide, dtype_of(tensors))
+            wide = torch.promote_types(wide, _dtype_of(tensors))
         return wide
 
 
-def dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
+def _dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
     """The dtype that holds all tensors exactly."""
     dtypes = [tensor.dtype for tensor in tensors.values()]
     wide = dtypes[0]
@@ -162,7 +165,7 @@ def is_official(folder: Path) -> bool:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
+    return isinstance(values, dict) and values.get("model_type") == _MODEL_TYPE
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -232,7 +235,7 @@ def place(holder: str, key: str) -> str:
     return f"{holder}/{key}"
 
 
-def peft_names(
+def _peft_names(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
 ) -> dict[str, Tensor]:
     """Tensors of an adapter under PEFT's names.
@@ -286,11 +289,11 @@ def _read_values(path: Path) -> dict[str, Any]:
     return read_object(path, missing=f"the checkpoint has no {path}")
 
 
-def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
+def _config(values: dict[str, Any], path: Path) -> _OfficialConfig:
     faults = []
-    if values.get("model_type") != MODEL_TYPE:
-        faults.append(f"model_type is {values.get('model_type')!r}, expected {MODEL_TYPE!r}")
-    known = set(OfficialConfig.model_fields) | _UNUSED_KEYS | {"model_type"}
+    if values.get("model_type") != _MODEL_TYPE:
+        faults.append(f"model_type is {values.get('model_type')!r}, expected {_MODEL_TYPE!r}")
+    known = set(_OfficialConfig.model_fields) | _UNUSED_KEYS | {"model_type"}
     faults += [f"unknown key {key!r} (value {values[key]!r})" for key in sorted(values.keys() - known)]
     stage = values.get("training_stage")
     if isinstance(stage, str) and stage not in STAGES:
@@ -300,7 +303,7 @@ def _config(values: dict[str, Any], path: Path) -> OfficialConfig:
     if values.get("compr_model_name"):
         faults.append(f"compr_model_name is {values['compr_model_name']!r}; a separate compressor is not supported")
     try:
-        config = check(OfficialConfig, values, source=str(path))
+        config = check(_OfficialConfig, values, source=str(path))
     except ConfigError as error:
         raise CheckpointError("; ".join([str(error), *faults])) from None
     if faults:
@@ -337,3 +340,144 @@ def _tensors(values: object, source: str) -> dict[str, Tensor]:
                 f"{source}: {name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, bfloat16 or float16"
             )
     return {str(name): tensor.detach() for name, tensor in values.items()}
+
+
+def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: torch.dtype) -> Network:
+    """The network of a checkpoint in Apple's format.
+
+    Args:
+        found: the checkpoint.
+        base: its base model, without adapters yet; they and the vocabulary are put into it.
+        files: the base model's folder.
+        adapter_dtype: of the LoRA weights in memory.
+
+    Raises:
+        CheckpointError: it does not fit the base model.
+    """
+    from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading a folder does without
+
+    compression, lora = found.compression(), found.lora()
+    vocabulary = _vocabulary_of(found, base, files)
+    tokens = found.embeddings[vocabulary.memory_ids]
+    table = MemoryTable(compression, tokens.shape[1])
+    table.load_state_dict({"tokens": tokens.float()})
+    vocabulary.apply(base.model, tokens)
+    adapters = Adapters.fresh(base.model, lora, dtype=adapter_dtype)
+    if "query_reasoner" in found.adapters:
+        adapters.split_query_reasoner()
+    for role, tensors in found.adapters.items():
+        shapes = {name: tuple(tensor.shape) for name, tensor in adapters.tensors(role).items()}
+        source = f"{found.folder / ADAPTERS}: {ADAPTER_NAMES[role]}"
+        adapters.put(role, _peft_names(tensors, shapes, rank=lora.rank, source=source))
+    return Network(adapters, compression, table.to(base.model.device), vocabulary)
+
+
+def manifest_of(found: Official, base: BaseModel, network: Network) -> Manifest:
+    """What a native checkpoint of it says."""
+    dtypes: dict[str, torch.dtype] = {}
+    for role, tensors in found.adapters.items():
+        name, widest = ADAPTER_NAMES[role], _dtype_of(tensors)
+        dtypes[name] = widest
+        dtypes.update({place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
+    origin = Origin.model_validate(
+        {
+            "config": dict(found.values),
+            "carriers": found.carriers,
+            "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()},
+        }
+    )
+    return Manifest(
+        base_model=base.name,
+        base_identity=base.identity,
+        hidden_size=found.embeddings.shape[1],
+        compression=found.compression(),
+        lora=found.lora(),
+        roles=network.adapters.roles,
+        stage=found.stage,
+        official=origin,
+    )
+
+
+def _vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
+    """Its special tokens and changed rows, checked against the base model.
+
+    Raises:
+        CheckpointError: a matrix is missing, or its shape does not fit the base's tokenizer and width.
+    """
+    size, width = len(base.tokenizer), int(base.model.get_input_embeddings().weight.shape[1])
+    count = found.compression().memory_tokens(found.config.compr_rate)
+    if count > len(found.embeddings):
+        raise CheckpointError(
+            f"{found.folder}: a window of {found.config.doc_max_length} tokens has {count} memory tokens, "
+            f"{EMBEDDINGS} has {len(found.embeddings)} rows in all"
+        )
+    ids = memory_ids(size, count, distinct=found.config.different_mem_tokens)
+    none = torch.zeros(0, dtype=torch.int64)
+    plain = Vocabulary(ids, none, found.embeddings[:0], none, found.embeddings[:0])
+    head = _head(found, base)
+    for name, matrix in ((EMBEDDINGS, found.embeddings), (HEAD, head)):
+        if matrix is None:
+            continue
+        if tuple(matrix.shape) != (plain.size, width):
+            raise CheckpointError(
+                f"{found.folder}: {name} has shape {tuple(matrix.shape)}, expected {(plain.size, width)}: {size} "
+                f"tokens of the base model {base.name}, {plain.size - size} special ones, width {width}; is it the "
+                "base it was trained on?"
+            )
+        if not bool(torch.isfinite(matrix).all()):
+            raise CheckpointError(f"{found.folder}: {name} has values that are not finite")
+    kept = difference(found.embeddings, base_matrix(files, EMBEDDINGS), size, skip=ids)
+    made = replace(plain, ids=kept, rows=found.embeddings[kept])
+    if head is None:
+        return made
+    kept = difference(head, base_matrix(files, HEAD), size, skip=none)
+    return replace(made, head_ids=kept, head_rows=head[kept])
+
+
+def _head(found: Official, base: BaseModel) -> Tensor | None:
+    """The LM head, None where the base model ties it to the embeddings."""
+    if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
+        if found.head is None:
+            raise CheckpointError(f"{found.folder / LAYERS} misses {HEAD}, which the base model {base.name} has")
+        return found.head
+    if found.head is not None and not torch.equal(found.head, found.embeddings):
+        raise CheckpointError(
+            f"{found.folder / LAYERS} has {HEAD}, but the base model {base.name} has no "
+            "LM head of its own; is it the base it was trained on?"
+        )
+    return None
+
+
+def fresh_vocabulary(base: BaseModel, compression: CompressionConfig, table: MemoryTable, seed: int) -> Vocabulary:
+    """Special tokens of a checkpoint that is begun here in the paper's form, put into the base model."""
+    count = compression.memory_tokens(compression.default_rate)
+    vocabulary = Vocabulary.fresh(base.model, len(base.tokenizer), count, seed=seed)
+    assert table.tokens is not None, "CompressionConfig: input_format official has memory tokens"  # noqa: S101
+    vocabulary.apply(base.model, table.tokens)
+    return vocabulary
+
+
+def fresh_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSettings) -> Origin:
+    """What ``apple.write`` writes of a checkpoint that was begun here."""
+    matrices = [EMBEDDINGS]
+    if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
+        matrices.append(HEAD)
+    return Origin(
+        config={
+            "model_type": _MODEL_TYPE,
+            "decoder_model_name": base.name,
+            "doc_max_length": compression.window_tokens,
+            "compr_rate": compression.default_rate,
+            "different_mem_tokens": True,
+            "sep": True,
+            "lora": True,
+            "lora_r": lora.rank,
+            "generation_top_k": 5,
+            "training_stage": "stage1",
+            "optimize_mem_tokens": True,
+            "kbtc_training": False,
+            "pure_inference": False,
+        },
+        carriers=tuple(place(LAYERS, name) for name in matrices),
+        dtypes=dict.fromkeys(ADAPTER_NAMES.values(), "float32"),
+    )

@@ -1,14 +1,17 @@
-"""The vocabulary of a checkpoint in Apple's format: special tokens after the base's, and rows that training changed.
+"""Special tokens of a checkpoint in Apple's format: their rows after the base's, and token ids as its models read them.
 
-Only what differs from the base model is kept; the rest of the two matrices is the base's own. Knows no file of
-Apple's format (``apple.format``) and no text (``apple.prompting``).
+Only what differs from the base model is kept; the rest of the two matrices is the base's own. A rendered prompt is
+tokenised in one piece, as these models were trained: at the edges of a question a tokenizer may join characters of both
+sides. Only where the user's text would then make a control token is it tokenised apart. Knows no file of Apple's format
+(``apple.format``).
 Shape letters: V tokens of the base's tokenizer, M memory tokens, R changed rows, H hidden size.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,13 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from clara.errors import CheckpointError
+from clara import prompts
+from clara.errors import CheckpointError, InputError
+from clara.model.backbone import Tokenizer
+from clara.model.prompting import BODY, Prompt, Prompter
 
 VOCABULARY = "vocabulary.safetensors"
-AFTER_MEMORY = ("<AE>", "<ENC>", "<SEP>")
+_AFTER_MEMORY = ("<AE>", "<ENC>", "<SEP>")
 """Special tokens that follow the memory tokens, in the order of their ids."""
 
 _BLOCK = 4096
@@ -46,6 +52,54 @@ class Vocabulary:
     head_ids: Tensor
     head_rows: Tensor
 
+    @classmethod
+    def fresh(cls, model: PreTrainedModel, base_size: int, memory_tokens: int, *, seed: int) -> Vocabulary:
+        """The vocabulary of a checkpoint that is begun here in the paper's form.
+
+        Args:
+            model: the causal LM, as it came.
+            base_size: V, tokens of its tokenizer.
+            memory_tokens: M.
+            seed: of the special tokens' rows, float32, drawn around the mean of the embeddings with their spread.
+        """
+        ids = memory_ids(base_size, memory_tokens, distinct=True)
+        special = torch.arange(len(_AFTER_MEMORY)) + base_size + memory_tokens
+        table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        draw = torch.Generator().manual_seed(seed)
+
+        def rows(matrix: Tensor, count: int) -> Tensor:
+            known = matrix[:base_size].detach().cpu().float()
+            noise = torch.randn(count, known.shape[1], generator=draw)
+            return known.mean(dim=0) + noise * known.std(dim=0)
+
+        if head is table:
+            none = torch.zeros(0, dtype=torch.int64)
+            return cls(ids, special, rows(table, len(special)), none, rows(table, 0))
+        after = torch.cat([ids, special])
+        return cls(ids, special, rows(table, len(special)), after, rows(head, len(after)))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], *, memory_tokens: int, width: int, source: str) -> Vocabulary:
+        """The vocabulary that :meth:`tensors` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing or unknown, or shapes and ids do not fit each other.
+        """
+        expected = {"memory_ids", "ids", "rows", "head_ids", "head_rows"}
+        if set(tensors) != expected:
+            raise CheckpointError(f"{source} must hold {sorted(expected)}, it holds {sorted(tensors)}")
+        made = cls(**tensors)
+        for ids, rows, kind in ((made.ids, made.rows, "rows"), (made.head_ids, made.head_rows, "head_rows")):
+            if tuple(rows.shape) != (len(ids), width):
+                raise CheckpointError(f"{source}: {kind} has shape {tuple(rows.shape)}, expected {(len(ids), width)}")
+        if tuple(made.memory_ids.shape) != (memory_tokens,):
+            shape = tuple(made.memory_ids.shape)
+            raise CheckpointError(f"{source}: memory_ids has shape {shape}, expected {(memory_tokens,)}")
+        for ids in (made.ids, made.head_ids):
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < made.size:
+                raise CheckpointError(f"{source}: ids {int(ids.min())}..{int(ids.max())} are not below {made.size}")
+        return made
+
     @property
     def base_size(self) -> int:
         """V, tokens before the first special one."""
@@ -54,7 +108,7 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """Tokens in all."""
-        return int(self.memory_ids.max()) + 1 + len(AFTER_MEMORY)
+        return int(self.memory_ids.max()) + 1 + len(_AFTER_MEMORY)
 
     def tensors(self) -> dict[str, Tensor]:
         """What ``vocabulary.safetensors`` holds."""
@@ -112,32 +166,6 @@ class Vocabulary:
         return whole
 
 
-def fresh_vocabulary(model: PreTrainedModel, base_size: int, memory_tokens: int, *, seed: int) -> Vocabulary:
-    """The vocabulary of a checkpoint that is begun here in the paper's form.
-
-    Args:
-        model: the causal LM, as it came.
-        base_size: V, tokens of its tokenizer.
-        memory_tokens: M.
-        seed: of the special tokens' rows, float32, drawn around the mean of the embeddings with their spread.
-    """
-    ids = memory_ids(base_size, memory_tokens, distinct=True)
-    special = torch.arange(len(AFTER_MEMORY)) + base_size + memory_tokens
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    draw = torch.Generator().manual_seed(seed)
-
-    def rows(matrix: Tensor, count: int) -> Tensor:
-        known = matrix[:base_size].detach().cpu().float()
-        noise = torch.randn(count, known.shape[1], generator=draw)
-        return known.mean(dim=0) + noise * known.std(dim=0)
-
-    if head is table:
-        none = torch.zeros(0, dtype=torch.int64)
-        return Vocabulary(ids, special, rows(table, len(special)), none, rows(table, 0))
-    after = torch.cat([ids, special])
-    return Vocabulary(ids, special, rows(table, len(special)), after, rows(head, len(after)))
-
-
 def memory_ids(base_size: int, count: int, *, distinct: bool) -> Tensor:
     """Token ids of ``count`` memory tokens after ``base_size`` base tokens: int64 [M]."""
     return torch.arange(count) + base_size if distinct else torch.full((count,), base_size)
@@ -176,23 +204,104 @@ def base_matrix(folder: Path, name: str) -> Tensor | None:
     return None
 
 
-def from_tensors(tensors: Mapping[str, Tensor], *, memory_tokens: int, width: int, source: str) -> Vocabulary:
-    """The vocabulary that ``Vocabulary.tensors`` gave.
+class OfficialPrompter(Prompter):
+    """Builds encoder inputs and prompts for one checkpoint in Apple's format."""
 
-    Raises:
-        CheckpointError: a tensor is missing or unknown, or shapes and ids do not fit each other.
-    """
-    expected = {"memory_ids", "ids", "rows", "head_ids", "head_rows"}
-    if set(tensors) != expected:
-        raise CheckpointError(f"{source} must hold {sorted(expected)}, it holds {sorted(tensors)}")
-    made = Vocabulary(**tensors)
-    for ids, rows, kind in ((made.ids, made.rows, "rows"), (made.head_ids, made.head_rows, "head_rows")):
-        if tuple(rows.shape) != (len(ids), width):
-            raise CheckpointError(f"{source}: {kind} has shape {tuple(rows.shape)}, expected {(len(ids), width)}")
-    if tuple(made.memory_ids.shape) != (memory_tokens,):
-        shape = tuple(made.memory_ids.shape)
-        raise CheckpointError(f"{source}: memory_ids has shape {shape}, expected {(memory_tokens,)}")
-    for ids in (made.ids, made.head_ids):
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < made.size:
-            raise CheckpointError(f"{source}: ids {int(ids.min())}..{int(ids.max())} are not below {made.size}")
-    return made
+    markers = 3  # ENC, bos, eos
+
+    def __init__(self, tokenizer: Tokenizer, memory_ids: Tensor, *, window_tokens: int) -> None:
+        """Add the special tokens to a copy of the tokenizer.
+
+        Args:
+            tokenizer: the base's; left as it is.
+            memory_ids: int64 [M], ``Vocabulary.memory_ids``.
+            window_tokens: T.
+
+        Raises:
+            CheckpointError: the tokenizer gives the special tokens other ids than the checkpoint.
+        """
+        super().__init__(tokenizer)
+        ids: list[int] = memory_ids.tolist()
+        names = {i: f"<MEM{i - ids[0]}>" for i in ids}
+        names.update({max(ids) + 1 + i: name for i, name in enumerate(_AFTER_MEMORY)})
+        self._wide = copy.deepcopy(tokenizer)
+        self._wide.add_tokens(list(names.values()), special_tokens=True)
+        given = self._wide.convert_tokens_to_ids(list(names.values()))
+        if given != list(names):
+            raise CheckpointError(
+                f"the checkpoint's special tokens have the ids {min(names)}..{max(names)}, the base's "
+                f"tokenizer gives them {given}; it belongs to another base model"
+            )
+        self._memory = "".join(names[i] for i in ids)
+        self._memory_ids = frozenset(ids)
+        self._window = window_tokens
+        named = {i for i, token in self._wide.added_tokens_decoder.items() if token.special}
+        self._control = frozenset(named | set(self._wide.all_special_ids))
+
+    def encoder_ids(self, text: str) -> list[int]:
+        """``ENC bos text eos``, cut on the right to three tokens more than the window."""
+        _, encoder, _ = _AFTER_MEMORY
+        start = encoder + (self._wide.bos_token or "")
+        return self._joined(start, text, self._wide.eos_token)[: self._window + self.markers]
+
+    def background(self, passages: Sequence[int | str]) -> Prompt:
+        """The prompt up to the question; passages are memories of the checkpoint's size."""
+        before, _ = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
+        return self._with_slots(self._special(before + prompts.BACKGROUND + self._documents(len(passages))))
+
+    def instruction(self, text: str) -> list[int]:
+        """Ids that follow a background: the instruction or question, and the opening of the reply."""
+        _, after = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
+        return self._joined("", text, after)
+
+    def question(self, question: str) -> list[int]:
+        """``instruction`` for a question."""
+        return self.instruction(prompts.OFFICIAL_QUESTION + question)
+
+    def from_passages(self, question: str, passages: Sequence[int | str]) -> Prompt:
+        """The prompt for a question; without passages the background is empty.
+
+        Passages are memories, or all of them texts, which these models were not trained on.
+
+        Raises:
+            InputError: some are memories and some are texts.
+        """
+        before, after = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
+        texts = [passage for passage in passages if isinstance(passage, str)]
+        if texts and len(texts) < len(passages):
+            raise InputError("a model in Apple's format reads memories or texts, not both; use --context memory")
+        if texts:
+            body = "".join(text + prompts.SEPARATOR for text in texts) + prompts.OFFICIAL_QUESTION + question
+            return Prompt(tuple(self._joined(before + prompts.BACKGROUND, body, after)), ())
+        start = before + prompts.BACKGROUND + self._documents(len(passages)) + prompts.OFFICIAL_QUESTION
+        return self._with_slots(self._joined(start, question, after))
+
+    def closed_book(self, question: str) -> Prompt:
+        """The prompt for a question with an empty background."""
+        return self.from_passages(question, ())
+
+    def _around(self, system: str) -> tuple[str, str]:
+        before, after = self._render(system).split(BODY)
+        return before, after
+
+    def _documents(self, count: int) -> str:
+        return (self._memory + _AFTER_MEMORY[-1]) * count
+
+    def _with_slots(self, ids: Sequence[int]) -> Prompt:
+        return Prompt(tuple(ids), tuple(i for i, token in enumerate(ids) if token in self._memory_ids))
+
+    def _special(self, text: str) -> list[int]:
+        """Ids of our own text, in which special tokens are meant."""
+        ids: list[int] = self._wide(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _joined(self, before: str, text: str, after: str) -> list[int]:
+        """Ids of a user's text between two of ours; nothing in it becomes a control token."""
+        ids, apart = self._special(before + text + after), [*self._special(before), *self._special(after)]
+        if self._controls(ids) == self._controls(apart):
+            return ids
+        plain: list[int] = self._wide(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return [*self._special(before), *plain, *self._special(after)]
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [i for i in ids if i in self._control]

@@ -1,35 +1,52 @@
-"""Checkpoints on the hub: from a name to a folder with the files that are needed, fetched once.
+"""Checkpoints on the hub: from a name to a folder with the files that are needed; pushed as one commit, pulled whole.
 
 A name is ``owner/repo``, with ``/folder`` where a repository holds several checkpoints (Apple's have one for each
 rate) and ``@revision`` where another than the main branch is meant. What is in the files is ``checkpoint``'s and
-``apple.format``'s matter; sending is ``publish``'s.
+``apple.format``'s matter. Apple's format is never written to the hub from here; export it and upload that folder with
+the hub's own tools.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    constants,
+    get_cached_repo_tree,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
 
-from clara.errors import HubError
+from clara.errors import CheckpointError, HubError
 from clara.model import checkpoint
 from clara.model.apple import format as apple_format
 from clara.model.apple.vocabulary import VOCABULARY
-from clara.model.hub.base import TRANSFER_ERRORS, Progress, reason_of
+from clara.model.backbone import ADAPTER
+from clara.model.checkpoint import Manifest
+from clara.model.hub.base import EMBEDDED, KNOWN_BASES, TRANSFER_ERRORS, Progress, reason_of
 
 _NAME = re.compile(
     r"^(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?P<inside>(/[\w][\w.-]*)*)(@(?P<revision>[\w][\w./-]*))?$", re.ASCII
 )
-NATIVE_FILES = (checkpoint.MANIFEST, checkpoint.MEMORY, VOCABULARY, "README.md", "adapters/*")
-OFFICIAL_FILES = (apple_format.CONFIG, apple_format.ADAPTERS, apple_format.LAYERS)
+_NATIVE_FILES = (checkpoint.MANIFEST, checkpoint.MEMORY, VOCABULARY, "README.md", "adapters/*")
+_OFFICIAL_FILES = (apple_format.CONFIG, apple_format.ADAPTERS, apple_format.LAYERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +76,7 @@ def parse(name: str) -> HubName | None:
     return HubName(found["repo"], found["inside"].strip("/"), found["revision"])
 
 
-def offline() -> bool:
+def _offline() -> bool:
     """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids asking the hub."""
     return bool(constants.HF_HUB_OFFLINE)
 
@@ -83,7 +100,7 @@ def fetch(
     files = _listing(name, endpoint, local_only=local_only)
     place = _place(name, files, endpoint, local_only=local_only)
     start = f"{place}/" if place else ""
-    wanted = NATIVE_FILES if start + checkpoint.MANIFEST in files else OFFICIAL_FILES
+    wanted = _NATIVE_FILES if start + checkpoint.MANIFEST in files else _OFFICIAL_FILES
     if progress is not None:
         progress(f"fetching {name}", 0, 1)
     root = _snapshot(name, [start + pattern for pattern in wanted], endpoint, local_only=local_only)
@@ -116,7 +133,7 @@ def _place(name: HubName, files: frozenset[str], endpoint: str | None, *, local_
 def _listing(name: HubName, endpoint: str | None, *, local_only: bool) -> frozenset[str]:
     """Paths of all files of the repository: asked of the hub, else what the cache knows of it."""
     failure: Exception | None = None
-    if not (local_only or offline()):
+    if not (local_only or _offline()):
         try:
             return frozenset(HfApi(endpoint=endpoint).list_repo_files(name.repo, revision=name.revision))
         except TRANSFER_ERRORS as error:
@@ -144,8 +161,8 @@ def _snapshot(name: HubName, patterns: list[str], endpoint: str | None, *, local
 
 def _missing(name: HubName, failure: Exception | None) -> str:
     """What to say when a checkpoint cannot be had."""
-    if failure is None or offline():
-        why = "HF_HUB_OFFLINE is set" if offline() else "nothing is downloaded here"
+    if failure is None or _offline():
+        why = "HF_HUB_OFFLINE is set" if _offline() else "nothing is downloaded here"
         return (
             f"{name} is not wholly on this machine and the hub is not asked ({why}); fetch it once with a network: "
             f"clara pull {name}, or copy the checkpoint's folder here and give its path"
@@ -162,3 +179,219 @@ def _missing(name: HubName, failure: Exception | None) -> str:
             "it is private: hf auth login"
         )
     return f"{name} could not be had from the hub ({reason_of(failure)}); try again, what arrived is kept"
+
+
+_CARD = "README.md"
+_ADAPTER_FILES = (ADAPTER, "adapter_config.json")
+_EMBEDDED_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Hub ids of the embedded base models, for the model card; ``clara.json`` keeps the short name, which needs no hub."""
+
+
+_UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, RuntimeError)
+"""The last two are raised by the hub's upload clients and by its check of a card's head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What ``push`` did.
+
+    Attributes:
+        repo: ``owner/repo``.
+        url: of the commit.
+        commit: its id.
+        files: paths sent, sorted.
+    """
+
+    repo: str
+    url: str
+    commit: str
+    files: tuple[str, ...]
+
+
+def push(  # noqa: PLR0913 - what may be said of a commit
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    base: str | None = None,
+    message: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    progress: Progress | None = None,
+) -> Pushed:
+    """Send a native checkpoint with its model card to the hub, as one commit; base weights are never sent.
+
+    Args:
+        folder: the checkpoint.
+        repo: ``owner/repo``; made if it is not there.
+        private: of a repository that is made here.
+        revision: branch to commit to, made if it is not there; the main branch when None.
+        base: hub id of the base model, to be written in place of a folder's name.
+        message: of the commit.
+        endpoint: the hub's address; huggingface-hub's setting when None.
+        token: huggingface-hub's own when None.
+        progress: told when the transfer starts and ends.
+
+    Raises:
+        CheckpointError: the folder is no whole native checkpoint, or its base model is named by a folder.
+        HubError: the hub is offline, refuses, or breaks off.
+    """
+    if "/" not in repo or (name := parse(repo)) is None or name.inside or name.revision:
+        raise HubError(f"{repo!r} is no repository's name; give owner/name (and the branch with --revision)")
+    manifest = _verify(folder)
+    named = _base_of(manifest, base)
+    if _offline():
+        raise HubError(f"nothing was sent to {repo}: HF_HUB_OFFLINE is set; unset it and push again")
+    api = HfApi(endpoint=endpoint, token=token)
+    operations = _operations(folder, manifest, named)
+    files = tuple(sorted(operation.path_in_repo for operation in operations))
+    if progress is not None:
+        progress(f"sending {repo}", 0, 1)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        present = set(api.list_repo_files(repo, revision=revision))
+        stale = [path for path in present - set(files) if path.startswith("adapters/") or path == VOCABULARY]
+        commit = api.create_commit(
+            repo,
+            [*operations, *(CommitOperationDelete(path_in_repo=path) for path in sorted(stale))],
+            commit_message=message or f"CLaRa checkpoint, stage {manifest.stage}",
+            revision=revision,
+        )
+    except _UPLOAD_ERRORS as error:
+        raise HubError(_refused(repo, error)) from error
+    if progress is not None:
+        progress(f"sending {repo}", 1, 1)
+    return Pushed(repo=repo, url=str(commit.commit_url), commit=commit.oid, files=files)
+
+
+def pull(
+    name: HubName, out: Path | None = None, *, endpoint: str | None = None, progress: Progress | None = None
+) -> Path:
+    """Fetch a checkpoint from the hub.
+
+    Args:
+        name: of the checkpoint; native, or in Apple's format.
+        out: folder for a copy, which must not exist or be a checkpoint, which is then replaced; the hub's own cache
+            keeps the files when None. The folder is there whole or not at all.
+        endpoint: the hub's address; huggingface-hub's setting when None.
+        progress: told when the transfer starts and ends.
+
+    Returns:
+        The folder to load it from.
+
+    Raises:
+        HubError: it cannot be had.
+        CheckpointError: what came is damaged, or ``out`` is taken.
+    """
+    if out is not None:
+        apple = out.is_dir() and apple_format.is_official(out)
+        checkpoint.check_replaceable(out, manifest=apple_format.CONFIG if apple else checkpoint.MANIFEST)
+    folder = fetch(name, endpoint=endpoint, progress=progress)
+    native = (folder / checkpoint.MANIFEST).is_file()
+    if native:
+        _verify(folder)
+    if out is None:
+        return folder
+    wanted = _NATIVE_FILES if native else _OFFICIAL_FILES
+    with checkpoint.replacing(out) as scratch:
+        for path in sorted(found for pattern in wanted for found in folder.glob(pattern)):
+            if path.is_dir():
+                shutil.copytree(path, scratch / path.relative_to(folder))  # follows the cache's links
+            else:
+                _copy(path, scratch / path.relative_to(folder))
+    return out
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+
+
+def _verify(folder: Path) -> Manifest:
+    """Check that a native checkpoint has all its files and that none is cut off; loads no tensor.
+
+    Raises:
+        CheckpointError: something is missing or cannot be read.
+    """
+    manifest = checkpoint.read_manifest(folder)
+    tensors = [checkpoint.MEMORY, *(f"adapters/{role}/{_ADAPTER_FILES[0]}" for role in manifest.roles)]
+    if manifest.official is not None:
+        tensors.append(VOCABULARY)
+    for name in (*tensors, *(f"adapters/{role}/{_ADAPTER_FILES[1]}" for role in manifest.roles)):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"the checkpoint has no {folder / name}")
+    for name in tensors:
+        try:
+            with safe_open(folder / name, "pt"):  # checks the file's length against its header
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder / name} cannot be read: {error}") from None
+    return manifest
+
+
+def _base_of(manifest: Manifest, base: str | None) -> str:
+    """What the pushed checkpoint calls its base model: a name that means something on another machine."""
+    named = base or manifest.base_model
+    if named in EMBEDDED:
+        return named
+    found = parse(named)
+    if found is None or Path(named).expanduser().exists():
+        known = KNOWN_BASES.get(Path(named).name)
+        if base is None and known is not None:
+            return known
+        raise CheckpointError(
+            f"the base model is named {named!r}, which nobody else has; say its hub id with --base owner/model"
+        )
+    return named
+
+
+def _operations(folder: Path, manifest: Manifest, base: str) -> list[CommitOperationAdd]:
+    values = {**manifest.model_dump(mode="json"), "base_model": base}
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    made = [
+        CommitOperationAdd(path_in_repo=checkpoint.MANIFEST, path_or_fileobj=text.encode()),
+        CommitOperationAdd(path_in_repo=_CARD, path_or_fileobj=_card(folder, manifest, base).encode()),
+    ]
+    names = [checkpoint.MEMORY, *([VOCABULARY] if manifest.official is not None else [])]
+    for role in manifest.roles:
+        weights, config = (f"adapters/{role}/{file}" for file in _ADAPTER_FILES)
+        names.append(weights)
+        # PEFT notes where the base weights lay on this machine; for others that is the hub id.
+        values = json.loads((folder / config).read_text(encoding="utf-8"))
+        values["base_model_name_or_path"] = _EMBEDDED_IDS.get(base, base)
+        content = (json.dumps(values, indent=2) + "\n").encode()
+        made.append(CommitOperationAdd(path_in_repo=config, path_or_fileobj=content))
+    return made + [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in names]
+
+
+def _card(folder: Path, manifest: Manifest, base: str) -> str:
+    """The checkpoint's card, its head made fit for the hub: there ``base_model`` must be a hub id."""
+    path = folder / _CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else f"# CLaRa checkpoint, stage {manifest.stage}\n"
+    try:
+        card = ModelCard(text if text.startswith("---") else f"---\nlibrary_name: clara-rag\n---\n{text}")
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a head that is not YAML: {error}") from None
+    data: Any = card.data  # its fields are those of the file's head, known at run time only
+    head: dict[str, Any] = data.to_dict()
+    tags = [
+        *head.get("tags", []),
+        *(t for t in ("clara", "rag", "context-compression") if t not in head.get("tags", [])),
+    ]
+    data.base_model = _EMBEDDED_IDS.get(base, base)
+    data.base_model_relation = "adapter"
+    data.library_name = "clara-rag"
+    data.tags = tags
+    return str(card)
+
+
+def _refused(repo: str, error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # its upload threads wrap what went wrong
+        return _refused(repo, error.__cause__)
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    if isinstance(error, LocalTokenNotFoundError) or status in {401, 403}:
+        return f"the hub did not accept {repo} from this account ({reason_of(error)}); log in: hf auth login"
+    return f"{repo} could not be pushed ({reason_of(error)}); nothing of it is visible on the hub, try again"

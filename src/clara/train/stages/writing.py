@@ -2,7 +2,7 @@
 
 Trained are compressor, generator and memory table, on CE plus the MSE term (clara.md sections 3 and 4), or the
 generator alone (``freeze_compressor``). A full-text reader can be the teacher (``teacher``), and answers can be learnt
-among all that could be quoted in their place (``clara.model.quoting``).
+among all that could be quoted in their place (``clara.model.prompting``).
 """
 
 from __future__ import annotations
