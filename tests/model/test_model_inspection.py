@@ -14,7 +14,7 @@ from torch import Tensor
 from clara.errors import ConfigError, InputError
 from clara.model import ClaraModel, create
 from clara.model.create import Loaded
-from clara.model.inspection import EncoderRole, centred_cosines
+from clara.model.inspection import EncoderRole, _centred_cosines
 from clara.records import FloatArray, Memory
 
 QUESTION = "Who built the tower?"
@@ -82,7 +82,7 @@ def test_the_lens_of_memories_compares_with_token_embeddings(tiny_model: ClaraMo
 
 def test_cosines_are_centred() -> None:
     embeddings = torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 4.0]])  # mean (2, 2)
-    found = centred_cosines(torch.tensor([[4.0, 0.0]]), embeddings)  # (2, -2) from the mean
+    found = _centred_cosines(torch.tensor([[4.0, 0.0]]), embeddings)  # (2, -2) from the mean
     wanted = [1.0, 0.0, -math.sqrt(0.5)]  # of (1, -1), (-1, -1), (0, 2)
     assert found[0].tolist() == pytest.approx(wanted, abs=1e-6)
 

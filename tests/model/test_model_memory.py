@@ -15,16 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.spans import (
-    additive,
-    equal_spans,
-    information_spans,
-    memory_attention,
-    memory_positions,
-    pool,
-    right_padded,
-    text_positions,
-)
+from clara.model.spans import Spans, _text_positions, additive, right_padded
 from clara.model.table import _READ_SHARE, _WHITENING, MemoryTable
 
 WIDTH = 5
@@ -53,7 +44,7 @@ batches = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 @given(lengths=batches, n=st.integers(1, 64), left=st.booleans(), extra=st.integers(0, 3))
 def test_spans_equal_a_loop_and_cover_the_text(lengths: list[int], n: int, *, left: bool, extra: int) -> None:
     mask = masks(lengths, left=left, extra=extra)
-    spans = equal_spans(mask, n)
+    spans = Spans.equal(mask, n)
     assert spans.member.shape == (len(lengths), n, mask.shape[1])
     for row, length in enumerate(lengths):
         offset = mask.shape[1] - length if left else 0
@@ -86,7 +77,7 @@ def slow_merge(information: list[float], n: int) -> list[tuple[int, int]]:
 def test_spans_of_information_equal_a_loop(lengths: list[int], n: int, seed: int) -> None:
     mask = masks(lengths, left=False, extra=1)
     values = torch.randint(1, 20, mask.shape, generator=torch.Generator().manual_seed(seed)).float()
-    spans, equal = information_spans(values, mask, n), equal_spans(mask, n)
+    spans, equal = Spans.by_information(values, mask, n), Spans.equal(mask, n)
     for row, length in enumerate(lengths):
         if length <= n:
             assert torch.equal(spans.member[row], equal.member[row])
@@ -114,8 +105,8 @@ def test_counted_tokens_cut_spans_a_rare_one_for_itself() -> None:
 def test_text_positions_count_the_text_alone(lengths: list[int], *, left: bool) -> None:
     mask = masks(lengths, left=left, extra=2)
     for row, length in enumerate(lengths):
-        assert text_positions(mask)[row][mask[row]].tolist() == list(range(length))
-    assert (text_positions(mask) >= 0).all()
+        assert _text_positions(mask)[row][mask[row]].tolist() == list(range(length))
+    assert (_text_positions(mask) >= 0).all()
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -123,20 +114,20 @@ def test_pool_is_the_mean_of_each_span(left: bool) -> None:  # noqa: FBT001 - py
     lengths, n = [7, 3, 12], 4
     mask = masks(lengths, left=left)
     values = ramp(3, mask.shape[1], WIDTH)
-    pooled = pool(equal_spans(mask, n).weights, values)
+    pooled = Spans.equal(mask, n).pool(values)
     for row, length in enumerate(lengths):
         text = values[row][mask[row]]
         for i in range(n):
             start, end = slow_span(length, n, i)
             torch.testing.assert_close(pooled[row, i], text[start:end].mean(dim=0))
-    assert pool(equal_spans(mask, n).weights, values.bfloat16()).dtype == torch.bfloat16
+    assert Spans.equal(mask, n).pool(values.bfloat16()).dtype == torch.bfloat16
 
 
 @given(lengths=batches, n=st.integers(1, 64), left=st.booleans())
 def test_memory_positions(lengths: list[int], n: int, *, left: bool) -> None:
     mask = masks(lengths, left=left)
-    spans = equal_spans(mask, n)
-    appended, spread = (memory_positions(spans, mask, kind) for kind in ("appended", "spread"))
+    spans = Spans.equal(mask, n)
+    appended, spread = (spans.positions(mask, kind) for kind in ("appended", "spread"))
     for row, length in enumerate(lengths):
         assert appended[row].tolist() == [length + i for i in range(n)]
         middles = [sum(slow_span(length, n, i)) - 1 for i in range(n)]
@@ -145,7 +136,7 @@ def test_memory_positions(lengths: list[int], n: int, *, left: bool) -> None:
 
 
 def slow_attention(mask: Tensor, n: int, attention: str) -> Tensor:
-    """``memory_attention``, one pair at a time."""
+    """``Spans.attention``, one pair at a time."""
     b, s = mask.shape
     allowed = torch.zeros(b, 1, n, s + n, dtype=torch.bool)
     for row in range(b):
@@ -164,7 +155,7 @@ def slow_attention(mask: Tensor, n: int, attention: str) -> Tensor:
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_attention_equals_a_loop(attention: str, left: bool, n: int) -> None:  # noqa: FBT001 - pytest passes it
     mask = masks([6, 1, 9, 4], left=left, extra=1)
-    found = memory_attention(equal_spans(mask, n), mask, attention)
+    found = Spans.equal(mask, n).attention(mask, attention)[:, None]
     assert torch.equal(found, slow_attention(mask, n, attention))
 
 

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from official_folders import CASE, GOLDENS, needs_goldens
+from official_folders import CASE, GOLDENS, candidate_scores, needs_goldens
 
 from clara.model import ClaraModel, create
 from clara.model.create import Loaded
-from clara.model.losses import cosine_scores
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens
@@ -75,7 +74,7 @@ def test_memories_scores_selection_and_decided_tokens(loaded: Loaded) -> None:
     shipped, exact = arrays("generate_from_questions")
     texts = json.loads((CASE / "case.json").read_text())["docs"]
     order = [[texts.index(text) for text in row] for row in told["documents"]]
-    scores = cosine_scores(queries, memories[torch.tensor(order)]).numpy()
+    scores = candidate_scores(queries, memories[torch.tensor(order)]).numpy()
     assert_as_near(scores, shipped["scores"], exact["scores"])
     # No score at the border of the selection is nearer to its neighbour than the noise.
     assert np.argsort(-scores, axis=1, kind="stable")[:, :3].tolist() == shipped["topk_idx"].tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from official_folders import CASE, GOLDENS, needs_goldens
+from official_folders import CASE, GOLDENS, candidate_scores, needs_goldens
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer
@@ -24,7 +24,7 @@ from clara.model.apple.vocabulary import OfficialPrompter
 from clara.model.apple.write import convert
 from clara.model.create import Loaded
 from clara.model.decoder import splice
-from clara.model.losses import cosine_scores, memory_mse, select, straight_through_top_k, token_cross_entropy
+from clara.model.losses import memory_mse, select, straight_through_top_k, token_cross_entropy
 from clara.model.network import Encoded
 from clara.model.roles import Role
 from clara.records import GenerationRequest, Memory
@@ -157,7 +157,7 @@ def test_scores_selection_prompts_and_answers(
     queries = torch.stack([torch.tensor(m.values) for m in model.encode_queries(told["questions"])])
     candidates = [[document_memories[text] for text in row] for row in told["documents"]]
     memories = torch.stack([torch.stack([torch.tensor(m.values) for m in row]) for row in candidates])
-    scores = cosine_scores(queries, memories)
+    scores = candidate_scores(queries, memories)
     np.testing.assert_allclose(scores.numpy(), gold["scores"], rtol=0, atol=1e-5)
     chosen = straight_through_top_k(scores, told["top_k"], temperature=told["temperature"])
     assert chosen.indices.tolist() == gold["topk_idx"].tolist()
@@ -232,7 +232,7 @@ def test_training_loss_and_gradients(loaded: Loaded) -> None:
         documents = encode(loaded, "compressor", batch["enc_input_ids"], batch["enc_attention_mask"])
     queries = encode(loaded, "query_reasoner", batch["query_input_ids"], batch["query_attention_mask"])
     memories = documents.memory.reshape(len(queries.memory), -1, *documents.memory.shape[1:])
-    selection = straight_through_top_k(cosine_scores(queries.memory, memories), 3, temperature=0.02)
+    selection = straight_through_top_k(candidate_scores(queries.memory, memories), 3, temperature=0.02)
     # Two documents of the second question are cut to the same ids: a tie, in which the official code takes the later.
     gold_choice = torch.from_numpy(batch["topk_idx"])
     for row in range(len(memories)):

@@ -193,11 +193,11 @@ def test_requests_fit_vllms_own_types(vllm: ModuleType) -> None:
     from vllm.sampling_params import SamplingParams  # noqa: PLC0415
     from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
-    arguments = vllm.engine_arguments(Path("base"), rank=16, adapters=2, dtype="bfloat16")
+    arguments = vllm._engine_arguments(Path("base"), rank=16, adapters=2, dtype="bfloat16")
     assert arguments.keys() <= set(inspect.signature(AsyncEngineArgs).parameters)
     generate: Callable[..., Any] = AsyncLLM.generate
     inspect.signature(generate).bind(None, {}, None, "id", lora_request=None)
-    sampling = vllm.sampling_of(longest=8, stops=[2])
+    sampling = vllm._sampling_of(longest=8, stops=[2])
     assert isinstance(sampling, SamplingParams)
     assert (sampling.max_tokens, sampling.stop_token_ids) == (8, [2])
-    assert vllm.prompt_of(torch.zeros(3, 4)).keys() <= set(vllm.EmbedsPrompt.__annotations__)
+    assert vllm._prompt_of(torch.zeros(3, 4)).keys() <= set(vllm.EmbedsPrompt.__annotations__)

@@ -45,7 +45,7 @@ class _Held:
     Attributes:
         version: the table's.
         stamp: of the quantised column's file.
-        quantised: the column; None where all rows are compared.
+        quantised: None where all rows are compared.
         gone: places in it whose rows are no more.
         rest: the search vectors of all other rows; None where they are too many.
     """
@@ -78,14 +78,7 @@ class LatentSearch:
     def search(
         self, query: QueryMemory, k: int, *, version: int, within: Collection[str] | None = None
     ) -> list[Ranked]:
-        """The ``k`` best passages: by late interaction for a question with a centre, else by cosine.
-
-        Args:
-            query: the question.
-            k: at least 1.
-            version: the table's version, at which it stands.
-            within: documents whose passages alone are found; None for all.
-        """
+        """The ``k`` best passages: by late interaction for a question with a centre, else by cosine."""
         vector = self._column.query(query)
         if query.centre is not None:
             return self._late(self._near(vector, late_depth(k), version, within), query, k)

@@ -35,13 +35,7 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Merge:
-    """What a merge did.
-
-    Attributes:
-        documents: documents brought over.
-        passages: their passages.
-        unchanged: documents that the store had already, or that an earlier store of the list has brought.
-    """
+    """What a merge brought over; ``unchanged`` documents the store had already, or an earlier source has brought."""
 
     documents: int
     passages: int
@@ -137,13 +131,7 @@ def _commit(store: LanceStore, rows: Sequence[IndexRow], whole: Sequence[Documen
 
 @dataclass(frozen=True, slots=True)
 class _Upgrade:
-    """What an upgrade did.
-
-    Attributes:
-        passages: passages rewritten; 0 if the store was as wanted.
-        before: its description as it was.
-        after: its description now.
-    """
+    """Passages rewritten, 0 if the store was as wanted, and its description before and after."""
 
     passages: int
     before: Description

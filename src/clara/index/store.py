@@ -146,16 +146,11 @@ class LanceStore:
 
     @classmethod
     def open(cls, path: Path, model: StoreModel | None, *, exact_bytes: int = _EXACT_BYTES) -> LanceStore:
-        """Open a store.
-
-        Args:
-            path: its folder.
-            model: the model in use; ``None`` takes the store as it is (``.model`` then names the model to load).
-            exact_bytes: as in :meth:`create`.
+        """Open a store; without a model it is taken as it is (``.model`` then names the model to load).
 
         Raises:
             StoreNotFoundError: no store there.
-            StoreModelError: a store of another model; the message names both and the remedies.
+            StoreModelError: another model filled it; the message names both and the remedies.
             StoreError: a folder of something else, a damaged store, or another format.
         """
         folder = Path(path).absolute()
@@ -359,16 +354,8 @@ class LanceStore:
     ) -> list[Hit]:
         """Reciprocal rank fusion of both searches, each taken to :func:`clara.index.ranking.fusion_depth` passages.
 
-        Args:
-            query: as :meth:`search_latent`.
-            words: as :meth:`search_text`.
-            k: at least 1.
-            latent_weight: what a rank by memory counts beside 1 for a rank by words.
-            within: as :meth:`search_latent`.
-
-        Raises:
-            StoreError: as :meth:`search_latent`.
-            InputError: ``k`` is below 1.
+        ``latent_weight`` is what a rank by memory counts beside 1 for a rank by words; the rest, errors too, as in
+        :meth:`search_latent` and :meth:`search_text`.
         """
         _check_k(k)
         self._model.check_query(query)

@@ -42,18 +42,10 @@ def _grouped_products(
     scaling: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention in transformers' interface.
+    """Scaled dot-product attention in transformers' interface: [B, S, heads, D], and no attention weights.
 
-    Args:
-        _module: the attention layer, which the interface passes.
-        query: [B, heads, S, D].
-        key: [B, key heads, T, D].
-        value: as ``key``.
-        attention_mask: numbers to add to the scores [B, 1, S, T], or None for causal attention of all positions.
-        scaling: of the scores; 1 / sqrt(D) when None.
-
-    Returns:
-        [B, S, heads, D], and no attention weights.
+    Of ``query`` [B, heads, S, D], ``key`` and ``value`` [B, key heads, T, D]. ``attention_mask`` [B, 1, S, T] is added
+    to the scores; None is causal attention of all positions.
     """
     b, heads, s, d = query.shape
     groups, t = key.shape[1], key.shape[2]
@@ -125,20 +117,10 @@ def _packed_attention(
     packing: Packing | None = None,
     **rest: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Scaled dot-product attention within each sequence, in transformers' interface.
+    """Attention within each sequence, in transformers' interface: [1, T, heads, D], and no attention weights.
 
-    Args:
-        module: the attention layer, which the interface passes.
-        query: [1, heads, T, D].
-        key: [1, key heads, T, D].
-        value: as ``key``.
-        attention_mask: not read where there is a packing.
-        scaling: of the scores; 1 / sqrt(D) when None.
-        packing: of the call; without one (generation, inference) torch's own attention answers.
-        rest: what the interface passes besides.
-
-    Returns:
-        [1, T, heads, D], and no attention weights.
+    Of ``query`` [1, heads, T, D], ``key`` and ``value`` [1, key heads, T, D]. Without a packing (generation, inference)
+    torch's own attention answers.
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)  # type: ignore[no-any-return]
@@ -183,14 +165,7 @@ def takes_packed(model: PreTrainedModel) -> bool:
 
 
 def run_packed(decoder: nn.Module, embeds: Tensor, positions: Tensor, packing: Packing) -> Tensor:
-    """Last hidden states of packed sequences: [T, H].
-
-    Args:
-        decoder: the backbone without its LM head.
-        embeds: [T, H].
-        positions: int64 [T].
-        packing: their lengths and masks.
-    """
+    """Last hidden states [T, H] that a backbone without its LM head gives of packed sequences [T, H]."""
     # A mask of four dimensions is handed on as it is; without one transformers would build its own, T x T.
     unread = embeds.new_zeros(1, 1, 1, 1)
     out = decoder(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +28,8 @@ from transformers import (
     initialization,
 )
 
-from clara.errors import BaseModelError, CheckpointError
+from clara.config import Settings, check
+from clara.errors import BaseModelError, CheckpointError, ConfigError
 from clara.model.hub import base as hub_base
 from clara.model.placement import Placement
 
@@ -63,21 +64,13 @@ def load_base(
     bits: Literal[8, 4] | None = None,
     progress: hub_base.Progress | None = None,
 ) -> BaseModel:
-    """Load base weights by name (see ``hub.base.find_base``).
-
-    Args:
-        name: of the base model.
-        cache: see ``hub.base.find_base``.
-        dtype: of the weights, or of the arithmetic where they are quantised.
-        device: a torch device, or a device map (see ``placement``).
-        bits: quantise the weights of the layers to so many bits.
-        progress: told about downloads.
+    """Load base weights by name (see ``hub.base.find_base``); other arguments as in ``Placement``.
 
     Raises:
         BaseModelError: the weights cannot be found or read.
         MissingExtraError: quantised weights without bitsandbytes.
     """
-    folder = hub_base.find_base(name, cache, **({"progress": progress} if progress else {}))
+    folder = hub_base.find_base(name, cache, progress=progress)
     options = Placement(device=str(device), dtype=dtype, bits=bits).options()
     tokenizer = _tokenizer(folder)
     try:
@@ -119,7 +112,7 @@ def _plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel | None:
 
 def load_tokenizer(name: str, cache: Path, *, progress: hub_base.Progress | None = None) -> Tokenizer:
     """The tokenizer of a base model alone; arguments and errors as ``load_base``."""
-    return _tokenizer(hub_base.find_base(name, cache, **({"progress": progress} if progress else {})))
+    return _tokenizer(hub_base.find_base(name, cache, progress=progress))
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -138,13 +131,10 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def encoded(tokenizer: Tokenizer, text: str | Sequence[str], *, special: bool = False, **wanted: bool) -> BatchEncoding:
-    """A text, or several, as tokens.
+    """A text, or several, as tokens; no special token is added.
 
-    Args:
-        tokenizer: the tokenizer.
-        text: what to encode; no special token is added.
-        special: whether special tokens written in it are special, as in a chat template's own text.
-        wanted: ``return_*`` of transformers' tokenizers.
+    ``special``: whether special tokens written in it are special, as in a chat template's own text; ``wanted``:
+    ``return_*`` of transformers' tokenizers.
     """
     # Whether special tokens are special is a state of the tokenizer, which threads share.
     with _ENCODING:
@@ -261,11 +251,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def read_object(path: Path, *, missing: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Args:
-        path: the file.
-        missing: the message where there is none.
+    """The object that a JSON file holds; ``missing`` is the message where there is none.
 
     Raises:
         CheckpointError: it is missing, no plain file, cannot be read, or holds something else.
@@ -285,14 +271,22 @@ def read_object(path: Path, *, missing: str) -> dict[str, Any]:
     return values
 
 
-def check_version(path: Path, values: dict[str, Any], version: int) -> None:
-    """Make sure that a file is of the format version that this release reads.
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def read_settings(path: Path, kind: type[_Settings], *, version: int, missing: str) -> _Settings:
+    """What a JSON file of a format version that this release reads says; ``missing`` as in ``read_object``.
 
     Raises:
-        CheckpointError: it is of another.
+        CheckpointError: as ``read_object``; another version; a key that is unknown, missing or wrong.
     """
+    values = read_object(path, missing=missing)
     if values.get("format_version") != version:
         raise CheckpointError(
             f"{path} has format version {values.get('format_version')!r}, this release reads {version}; "
             "use the release that wrote it, or a newer one"
         )
+    try:
+        return check(kind, values, source=str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None

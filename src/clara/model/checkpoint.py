@@ -21,17 +21,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clara.config import CompressionConfig, LoraSettings, Settings, check
-from clara.errors import CheckpointError, ConfigError
-from clara.model.backbone import (
-    ADAPTER,
-    BaseModel,
-    check_finite,
-    check_version,
-    checked_tensors,
-    read_object,
-    read_tensors,
-)
+from clara.config import CompressionConfig, LoraSettings, Settings
+from clara.errors import CheckpointError
+from clara.model.backbone import ADAPTER, BaseModel, check_finite, checked_tensors, read_settings, read_tensors
 from clara.model.network import Network, StoredNetwork
 from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.table import MemoryTable
@@ -85,11 +77,13 @@ class ReadingRule(Settings):
     memory_evidence: float | None = None
 
 
-_ABSURD = 100
-"""So many times what a file holds is not made to be compared with it."""
+_ABSURD = 100  # So many times what a file holds is not made to be compared with it.
 
 _DECODING = ("latent_weight", "wording", "contrast", "reading")
 """Fields of a manifest that are measured, not trained."""
+
+_OMITTED = ("query_read_out", "query_projection", "late_interaction", "mixed", "refuses", *_DECODING, "official")
+"""Fields that are written only where they say something."""
 
 
 class Manifest(Settings):
@@ -145,19 +139,9 @@ class Manifest(Settings):
     def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A checkpoint without them reads the same to releases older than these fields.
         values: dict[str, Any] = handler(self)
-        if self.official is None:
-            del values["official"]
-        for name in ("query_read_out", "query_projection", "late_interaction", "mixed", "refuses"):
-            if not values[name]:
+        for name in _OMITTED:
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del values[name]
-        if self.latent_weight is None:
-            del values["latent_weight"]
-        if self.wording is None:
-            del values["wording"]
-        if not self.contrast:
-            del values["contrast"]
-        if self.reading is None:
-            del values["reading"]
         return values
 
     @model_validator(mode="after")
@@ -207,13 +191,8 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
     """
     settle(folder)
-    path = folder / MANIFEST
-    values = read_object(path, missing=f"{folder} has no {MANIFEST}; it is not a clara checkpoint")
-    check_version(path, values, _FORMAT_VERSION)
-    try:
-        return check(Manifest, values, source=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    missing = f"{folder} has no {MANIFEST}; it is not a clara checkpoint"
+    return read_settings(folder / MANIFEST, Manifest, version=_FORMAT_VERSION, missing=missing)
 
 
 def save(
@@ -252,10 +231,7 @@ def save(
 def check_replaceable(folder: Path, *, manifest: str = MANIFEST, kind: str = "a checkpoint") -> None:
     """Refuse a folder that ``replacing`` must not replace: the working folder, or one that holds something else.
 
-    Args:
-        folder: empty, missing, or of the kind.
-        manifest: the file that a folder of the kind has.
-        kind: for the message.
+    A folder that is empty, missing, or has the file ``manifest``, as those of its ``kind`` do, may be replaced.
 
     Raises:
         CheckpointError: says what stands there.
@@ -336,25 +312,19 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
         tensors = {name: tensor.contiguous() for name, tensor in network.vocabulary.tensors().items()}
         check_finite(tensors, VOCABULARY)
         save_file(tensors, folder / VOCABULARY, metadata={"format": "pt"})
-    _describe(folder, manifest, card)
+    describe(folder, manifest, card)
 
 
-def _describe(folder: Path, manifest: Manifest, card: str) -> None:
-    """Write what a checkpoint says of itself."""
+def describe(folder: Path, manifest: Settings, card: str, *, name: str = MANIFEST) -> None:
+    """Write what a checkpoint, or another folder with a manifest of some name, says of itself."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
-    """Write a checkpoint that has another one's weights, whole or not at all.
-
-    Args:
-        source: the checkpoint whose files are copied; it may be ``folder`` itself.
-        folder: as in ``save``.
-        manifest: of the copy.
-        card: text of its ``README.md``.
+    """Write a checkpoint that has the weights of ``source``, which may be ``folder`` itself; whole or not at all.
 
     Yields:
         The copy, to change files in before it takes its place.
@@ -366,17 +336,11 @@ def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Ite
     with replacing(folder) as scratch:
         shutil.copytree(source, scratch, dirs_exist_ok=True)
         yield scratch
-        _describe(scratch, manifest, card)
+        describe(scratch, manifest, card)
 
 
 def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: torch.dtype) -> Network:
-    """Build the network of a checkpoint on a loaded base model.
-
-    Args:
-        folder: the checkpoint.
-        manifest: from ``read_manifest``.
-        base: the base model; its identity must be the manifest's.
-        adapter_dtype: of the LoRA weights in memory.
+    """Build the network of a checkpoint on its base model.
 
     Raises:
         CheckpointError: another base model, or a tensor that is missing, unknown, of the wrong shape or not finite.

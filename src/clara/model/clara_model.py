@@ -256,17 +256,12 @@ class ClaraModel:
 
     def inspector(self) -> Inspector:
         """A look inside: logit lens, hidden states, attention, gradients of the selection."""
-        from clara.model.inspection import Inside, Inspector  # noqa: PLC0415
+        from clara.model.inspection import Inspector  # noqa: PLC0415
 
-        return Inspector(Inside(self._network, self._weights, self._tokenizer, self._prompter, self._ids))
+        return Inspector(self._network, self._weights, self._tokenizer, self._prompter, self._ids)
 
     def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
-        """Floating-point operations of compressing one text: matrix products of the layers and visible attention.
-
-        Args:
-            token_count: tokens of the text.
-            rate: one of ``rates``; the default rate when None.
-        """
+        """Floating-point operations of compressing a text: matrix products of the layers and visible attention."""
         compression = self.manifest.compression
         slots = self.memory_tokens(rate) if compression.read_out == "memory_tokens" else 0
         config = self._network.adapters.bare().config
@@ -306,10 +301,7 @@ class ClaraModel:
     ) -> list[Generation]:
         """Greedy answers to several requests at once; they may have different numbers of passages.
 
-        Args:
-            requests: the questions with what is read.
-            max_new_tokens: longest answer.
-            scored: report each answer's log-probability.
+        ``scored``: report each answer's log-probability.
         """
         return self._generate(requests, sampling(max_new_tokens=max_new_tokens), scored=scored)
 
@@ -442,11 +434,6 @@ def find_checkpoint(name: str, *, download: bool = True, progress: hub_base.Prog
     """Folder of a checkpoint: embedded, local, or on the hub (see ``hub.checkpoint``); a local folder wins.
 
     Of a folder with a checkpoint for each rate, as Apple's models are published, it is the one with the lowest rate.
-
-    Args:
-        name: of the checkpoint.
-        download: fetch it from the hub if it is not here.
-        progress: told about that.
 
     Raises:
         CheckpointError: nothing has that name, or it is no checkpoint.

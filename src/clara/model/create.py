@@ -76,7 +76,7 @@ def fresh(
     """An untrained network, its read-out calibrated on sample texts.
 
     Args:
-        base: the base model; adapter layers are put into it.
+        base: adapter layers are put into it.
         compression: read-out and rates.
         lora: adapters' shape.
         samples: a few dozen texts like those to come.
@@ -90,11 +90,12 @@ def fresh(
     if compression.spans == "information":
         table.count((plain_ids(base.tokenizer, text) for text in chain(samples, counted)), size)
     table.initialise(base.model.get_input_embeddings().weight, seed=seed)
-    official = compression.input_format == "official"
-    if official:
+    vocabulary = origin = None
+    if compression.input_format == "official":
         from clara.model.apple import format as apple_format  # noqa: PLC0415 - others do without Apple's format
 
-    vocabulary = apple_format.fresh_vocabulary(base, compression, table, seed) if official else None
+        vocabulary = apple_format.fresh_vocabulary(base, compression, table, seed)
+        origin = apple_format.fresh_origin(base, compression, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
@@ -107,7 +108,7 @@ def fresh(
         compression=compression,
         lora=lora,
         roles=adapters.roles,
-        official=apple_format.fresh_origin(base, compression, lora) if official else None,
+        official=origin,
     )
     return Loaded(network, base, manifest)
 
@@ -140,13 +141,9 @@ def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[st
 
 @torch.no_grad()
 def calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affine: bool = True) -> None:
-    """Start the read-out from what the network makes of sample texts (``MemoryTable.calibrate``, ``LayerMix``).
+    """Start the read-out of a network, in place, from what it makes of a few dozen sample texts.
 
-    Args:
-        network: changed in place.
-        base: its base model.
-        samples: a few dozen texts.
-        affine: whether the affine read-out is started, too, or only the mix of layers.
+    ``affine``: whether the affine read-out is started, too, or only the mix of layers.
     """
     if not (network.config.gain or network.config.layers) or not samples:
         return
@@ -240,16 +237,8 @@ def open_checkpoint(
 ) -> Loaded[Network | StoredNetwork]:
     """A checkpoint for inference; other arguments and errors as ``place_checkpoint``.
 
-    A small native one is read without PEFT, and without adapter layers that nothing would train.
-
-    Args:
-        folder: the checkpoint.
-        cache: see ``hub.base.find_base``.
-        where: how its base weights are held.
-        base_name: where the base model is, if not where the checkpoint says.
-        check_memory: refuse what does not fit, before it is loaded.
-        merge: whether a small one may make merged copies of the weights.
-        progress: told about downloads.
+    A small native one is read without PEFT, and without adapter layers that nothing would train; ``merge`` says whether
+    it may make merged copies of the weights.
     """
     if checkpoint.is_checkpoint(folder) and where.dtype != torch.float16:
         manifest, base, room = _native_base(folder, cache, where, base_name, check_memory, progress)
@@ -273,7 +262,7 @@ def _native_base(
     name = base_name or manifest.base_model
     merge = True
     if check_memory:
-        files = hub_base.find_base(name, cache, **({"progress": progress} if progress else {}))
+        files = hub_base.find_base(name, cache, progress=progress)
         merge = _fits(files, where, adapter_size(folder, manifest), name)
     base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits, progress=progress)
     return manifest, base, merge
@@ -297,12 +286,7 @@ def _cast(loaded: Loaded, dtype: torch.dtype) -> Loaded:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSize:
-    """What a checkpoint's adapters weigh.
-
-    Attributes:
-        parameters: LoRA weights of all roles.
-        roles: roles with weights of their own.
-    """
+    """LoRA weights of all of a checkpoint's roles, and how many roles have weights of their own."""
 
     parameters: int
     roles: int
@@ -347,12 +331,11 @@ def _official_base(
     found: apple_format.Official, cache: Path, base_name: str | None, progress: Progress | None
 ) -> tuple[str, Path]:
     """Name and folder of the base model of a checkpoint in Apple's format."""
-    told = {"progress": progress} if progress else {}
     if base_name is not None:
-        return base_name, hub_base.find_base(base_name, cache, **told)
+        return base_name, hub_base.find_base(base_name, cache, progress=progress)
     named, known = found.config.decoder_model_name, named_base(found)
     try:
-        return known, hub_base.find_base(known, cache, **told)
+        return known, hub_base.find_base(known, cache, progress=progress)
     except BaseModelError as error:
         raise CheckpointError(
             f"{found.folder} names its base model {named!r}, which cannot be had here; say where it is with --base "

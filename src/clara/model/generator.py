@@ -104,13 +104,7 @@ class DecodingRow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A token of a row.
-
-    Attributes:
-        row: whose.
-        token: its id, which may be one that ends the row.
-        last: whether the row has ended.
-    """
+    """A token of a row, which may be one that ends it; ``last`` says that the row has ended."""
 
     row: DecodingRow
     token: int
@@ -377,12 +371,7 @@ def sampling(**values: float | None) -> Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What an answer is held against (``contrast``).
-
-    Attributes:
-        blank: a memory that stands for no passage in particular.
-        weight: what a log-probability given it counts against one given the passages; above 0.
-    """
+    """What an answer is held against: a memory that stands for no passage in particular, and its weight, above 0."""
 
     blank: Memory
     weight: float
@@ -420,13 +409,9 @@ class Generator:
     def generate(
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
-        """One answer a request; they may have different numbers of passages.
+        """One answer a request, all for the reader of ``decoder``; they may have different numbers of passages.
 
-        Args:
-            decoder: of the requests' reader.
-            requests: all for one reader.
-            sampling: how tokens are chosen.
-            scored: report each answer's ``evidence``.
+        ``scored``: report each answer's ``evidence``.
 
         Raises:
             InputError: a prompt is longer than the model's context.
@@ -454,12 +439,7 @@ class Generator:
         return self._generation(answer)
 
     def question_likelihoods(self, decoder: DecodeLoop, question: str, memories: Sequence[Memory]) -> list[float]:
-        """Log-probability of a question after each memory alone, in nats.
-
-        Args:
-            decoder: of the generator.
-            question: in words.
-            memories: all of one rate.
+        """Log-probability of a question after each memory alone, in nats; memories are of one rate.
 
         Raises:
             TooLongError: the prompt is longer than the model's context.
@@ -477,12 +457,7 @@ class Generator:
         return found
 
     def embeds(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Tensor:
-        """What the model reads of a request: [L, H].
-
-        Args:
-            model: acting as the request's reader.
-            request: the request.
-            sampling: says how long the answer may be.
+        """What a model that acts as the request's reader reads of it: [L, H].
 
         Raises:
             InputError: the prompt is longer than the model's context.
@@ -604,12 +579,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> None:
-    """Refuse a prompt that a model cannot read to the end of its answer.
-
-    Args:
-        model: says how many positions it has.
-        length: of the longest prompt, in tokens.
-        sampling: says how long answers may be.
+    """Refuse a prompt, of so many tokens, that a model cannot read to the end of its answer.
 
     Raises:
         TooLongError: says what would make it fit.

@@ -38,25 +38,6 @@ _WORD_STARTS = ("Ġ", "▁", " ")
 """How byte-level and SentencePiece vocabularies mark a token that begins a word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """The parts of a loaded model that an ``Inspector`` looks at.
-
-    Attributes:
-        network: in evaluation mode.
-        weights: gives causal LMs by role.
-        tokenizer: the backbone's.
-        prompter: builds the generator's prompts.
-        ids: checked token ids of (text, name of the text in errors).
-    """
-
-    network: Network | StoredNetwork
-    weights: RoleWeights
-    tokenizer: Tokenizer
-    prompter: Prompter
-    ids: Callable[[str, str], list[int]]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
     """What the backbone made of one text.
@@ -64,7 +45,7 @@ class States:
     Attributes:
         text_mean: float32 [H], mean last hidden state of the text's own tokens.
         hidden: float32 [N, H], last hidden states that the memory is read from.
-        memory: float32 [N, H], the memory; equal to ``hidden`` where the checkpoint has no residual and no gain.
+        memory: float32 [N, H]; equal to ``hidden`` where the checkpoint has no residual and no gain.
     """
 
     text_mean: FloatArray
@@ -148,27 +129,34 @@ class AnswerAttention:
 class Inspector:
     """Looks inside a model; made by ``ClaraModel.inspector``."""
 
-    def __init__(self, inside: Inside) -> None:
-        self._inside = inside
+    def __init__(
+        self,
+        network: Network | StoredNetwork,
+        weights: RoleWeights,
+        tokenizer: Tokenizer,
+        prompter: Prompter,
+        ids: Callable[[str, str], list[int]],
+    ) -> None:
+        """Look at the parts of a loaded model; ``ids`` gives checked tokens of (text, name of the text in errors)."""
+        self._network = network
+        self._weights = weights
+        self._tokenizer = tokenizer
+        self._prompter = prompter
+        self._ids = ids
 
     def weights_of(self, role: EncoderRole) -> Role:
         """The role whose adapter ``role`` uses: an untrained query reasoner is the compressor."""
-        return self._inside.network.adapters.weights_of(role)
+        return self._network.adapters.weights_of(role)
 
     def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
-        """Last hidden states and memories of texts, one ``States`` each, in order.
-
-        Args:
-            texts: each fits the window.
-            role: who reads them.
-            rate: compression rate.
+        """Last hidden states and memories of texts, in order, as ``role`` reads them.
 
         Raises:
             InputError: a text is empty or too long.
             ConfigError: the rate is not served.
         """
         made = []
-        with self._inside.weights.acting_as(role) as model, torch.inference_mode():
+        with self._weights.acting_as(role) as model, torch.inference_mode():
             for place, text in enumerate(texts):
                 encoded = self._encode(model, text, f"text {place}", role, rate)
                 parts = (encoded.read_out.text_mean, encoded.read_out.read, encoded.memory)
@@ -185,20 +173,20 @@ class Inspector:
         Args:
             text: a question or a passage.
             role: who reads it.
-            rate: compression rate.
-            space: what is looked at.
+            rate: one of the checkpoint's.
+            space: ``hidden`` or ``memory``.
             top: tokens a vector.
 
         Raises:
             InputError: the text is empty or too long.
             ConfigError: the rate is not served.
         """
-        with self._inside.weights.acting_as(role) as model, torch.inference_mode():
+        with self._weights.acting_as(role) as model, torch.inference_mode():
             encoded = self._encode(model, text, "the text", role, rate)
             if space == "hidden":
                 scores = encoded.read_out.read[0].float() @ model.get_output_embeddings().weight.float().T
             else:
-                scores = centred_cosines(encoded.memory[0], model.get_input_embeddings().weight)
+                scores = _centred_cosines(encoded.memory[0], model.get_input_embeddings().weight)
             best = scores.topk(min(top, scores.shape[-1]), dim=-1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         slots = tuple(tuple(map(self._token, ids, values)) for ids, values in rows)
@@ -207,15 +195,12 @@ class Inspector:
     def log_likelihood(self, question: str, contexts: Sequence[Sequence[Memory]], answer: str) -> FloatArray:
         """Log-likelihood of an answer and its end token under each context: float32 [contexts], nats, summed.
 
-        Args:
-            question: the question.
-            contexts: memories of each prompt, best first; prompts of equal length share a forward pass.
-            answer: what is scored.
+        A context is the memories of a prompt, best first; prompts of equal length share a forward pass.
         """
         found = np.zeros(len(contexts), dtype=np.float32)
         lengths = [sum(len(memory.values) for memory in context) for context in contexts]
         order = sorted(range(len(contexts)), key=lambda place: (len(contexts[place]), lengths[place]))
-        with self._inside.weights.acting_as("generator") as model, torch.inference_mode():
+        with self._weights.acting_as("generator") as model, torch.inference_mode():
             for start in range(0, len(order), _CANDIDATES_AT_ONCE):
                 for places in _alike(order[start : start + _CANDIDATES_AT_ONCE], contexts):
                     prompt, reply = self._prompt(question, contexts[places[0]]), self._reply(answer)
@@ -234,15 +219,7 @@ class Inspector:
         k: int,
         temperature: float,
     ) -> SelectionGradient:
-        """The straight-through selector on one question (clara.md section 5).
-
-        Args:
-            question: the question.
-            query: its memory.
-            candidates: one memory each, at least ``k``.
-            answer: the gold answer.
-            k: slots.
-            temperature: tau.
+        """The straight-through selector of ``k`` slots on one question and its gold answer (clara.md section 5).
 
         Raises:
             InputError: ``k`` is not between 1 and the number of candidates.
@@ -251,7 +228,7 @@ class Inspector:
         scores = torch.tensor([similarities(query, candidates)]).requires_grad_()
         chosen = straight_through_top_k(scores, k, temperature=temperature)
         prompt = self._prompt(question, [candidates[i] for i in chosen.indices[0].tolist()])
-        with self._inside.weights.acting_as("generator") as model:
+        with self._weights.acting_as("generator") as model:
             picked = select(chosen, stacked)[0].flatten(0, 1).to(model.device)
             loss = -_reply_scores(model, prompt, self._reply(answer), picked, count=1).sum()
             (gradient,) = torch.autograd.grad(loss, scores)
@@ -270,9 +247,9 @@ class Inspector:
         return attention weights, so no [L, L] matrix is held.
 
         Args:
-            question: the question.
+            question: what was asked.
             memories: the prompt's, best first, all at one rate.
-            answer_ids: the answer's tokens (``Generation.token_ids``), at least one.
+            answer_ids: ``Generation.token_ids``.
 
         Raises:
             InputError: there is no memory or no answer token.
@@ -282,7 +259,7 @@ class Inspector:
                 f"attention needs memories and an answer, got {len(memories)} and {len(answer_ids)} tokens"
             )
         prompt, t = self._prompt(question, memories), len(answer_ids)
-        with self._inside.weights.acting_as("generator") as model, torch.inference_mode():
+        with self._weights.acting_as("generator") as model, torch.inference_mode():
             embeds = _spliced(model, prompt, list(answer_ids[:-1]), _values(memories, model), count=1)
             decoder, split = model.get_decoder(), len(prompt.ids) - 1
             read = decoder(inputs_embeds=embeds[:, :split], use_cache=True)
@@ -305,31 +282,26 @@ class Inspector:
         )
 
     def _encode(self, model: PreTrainedModel, text: str, label: str, role: EncoderRole, rate: int) -> Encoded:
-        network, query = self._inside.network, role == "query_reasoner"
-        ids = torch.tensor([self._inside.ids(text, label)], device=model.device)
+        network, query = self._network, role == "query_reasoner"
+        ids = torch.tensor([self._ids(text, label)], device=model.device)
         return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate, query=query)
 
     def _prompt(self, question: str, memories: Sequence[Memory]) -> Prompt:
-        return self._inside.prompter.from_passages(question, [len(memory.values) for memory in memories])
+        return self._prompter.from_passages(question, [len(memory.values) for memory in memories])
 
     def _reply(self, answer: str) -> list[int]:
         """The answer as training writes it: its tokens and the end token."""
-        return [*self._inside.prompter.plain(answer.strip()), self._inside.prompter.eos]
+        return [*self._prompter.plain(answer.strip()), self._prompter.eos]
 
     def _token(self, number: int, score: float) -> LensToken:
-        piece = self._inside.tokenizer.convert_ids_to_tokens(number)
+        piece = self._tokenizer.convert_ids_to_tokens(number)
         begins = isinstance(piece, str) and piece.startswith(_WORD_STARTS)
-        text: str = self._inside.tokenizer.decode([number])
+        text: str = self._tokenizer.decode([number])
         return LensToken(text, score, begins)
 
 
-def centred_cosines(memory: Tensor, embeddings: Tensor) -> Tensor:
-    """Cosine of memory vectors with token embeddings, the embeddings' mean taken off both: float32 [N, V].
-
-    Args:
-        memory: [N, H].
-        embeddings: [V, H].
-    """
+def _centred_cosines(memory: Tensor, embeddings: Tensor) -> Tensor:
+    """Cosine of memory vectors [N, H] with token embeddings [V, H], their mean taken off both: float32 [N, V]."""
     table = embeddings.float()
     mean = table.mean(dim=0)
     return functional.normalize(memory.float() - mean, dim=-1) @ functional.normalize(table - mean, dim=-1).T

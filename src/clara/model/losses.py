@@ -1,7 +1,8 @@
 """The formulas of training: the losses of clara.md, similarities under gradient, the straight-through top-k selection.
 
-On tensors that are already where they belong. The selection takes exactly the k best candidates forward; backward
-reaches the scores through a softmax for each slot (clara.md section 5).
+On tensors that are already where they belong; logits are [T, V], labels int64 [T], their weights float32 [T]. The
+selection takes exactly the k best candidates forward; backward reaches the scores through a softmax for each slot
+(clara.md section 5).
 Shape letters: T label positions, V vocabulary, B batch, D candidates a question, K slots, N memory tokens, H hidden
 size.
 """
@@ -18,13 +19,7 @@ from clara.errors import InputError
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean cross-entropy over label positions (clara.md section 3, the CE term).
-
-    Args:
-        logits: [T, V].
-        labels: int64 [T].
-        weights: float32 [T]; the mean is taken over their sum.
-    """
+    """Mean cross-entropy over label positions, weighted by ``weights`` (clara.md section 3, the CE term)."""
     losses = functional.cross_entropy(logits.float(), labels, reduction="none")
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -45,25 +40,14 @@ def quoted_cross_entropy(logits: Tensor, labels: Tensor, places: Tensor, ids: Te
 
 
 def token_kl(teacher: Tensor, student: Tensor, weights: Tensor) -> Tensor:
-    """Sum over label positions of KL(teacher || student) times the position's weight, nats.
-
-    Args:
-        teacher: [T, V] logits.
-        student: [T, V] logits.
-        weights: float32 [T].
-    """
+    """Sum over label positions of KL(teacher || student), of logits [T, V], times the position's weight, nats."""
     wanted, given = teacher.float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
     distances = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
     return (distances * weights).sum()
 
 
 def memory_mse(text_mean: Tensor, memory_mean: Tensor) -> Tensor:
-    """Mean squared distance between mean text state and mean memory (clara.md section 3, the MSE term).
-
-    Args:
-        text_mean: float32 [B, H].
-        memory_mean: float32 [B, H].
-    """
+    """Mean squared distance between mean text state and mean memory, [B, H] each (clara.md section 3, the MSE term)."""
     return functional.mse_loss(memory_mean, text_mean)
 
 
@@ -105,22 +89,10 @@ MIN_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """The outcome of a selection.
-
-    Attributes:
-        weights: [B, K, D]; one-hot in value, with the softmax's gradient.
-        indices: int64 [B, K], chosen candidates, best first.
-    """
+    """Chosen candidates int64 [B, K], best first, and ``weights`` [B, K, D]: one-hot, with the softmax's gradient."""
 
     weights: Tensor
     indices: Tensor
-
-
-def cosine_scores(queries: Tensor, memories: Tensor) -> Tensor:
-    """Cosine of flattened query and document memories: [B, N, H] x [B, D, N, H] -> float32 [B, D]."""
-    q = functional.normalize(queries.flatten(1).float(), dim=-1)
-    m = functional.normalize(memories.flatten(2).float(), dim=-1)
-    return torch.einsum("bx,bdx->bd", q, m)
 
 
 def cosine_matrix(queries: Tensor, memories: Tensor) -> Tensor:
@@ -132,15 +104,9 @@ def cosine_matrix(queries: Tensor, memories: Tensor) -> Tensor:
 
 
 def late_matrix(queries: Tensor, memories: Tensor, centre: Tensor) -> Tensor:
-    """Late interaction of every query memory with every document memory (``similarity.late_interaction``).
+    """``similarity.late_interaction`` of every query memory with every document memory: as ``cosine_matrix``.
 
-    Args:
-        queries: [B, N, H], projected.
-        memories: [U, N, H].
-        centre: float32 [H], taken off the memories.
-
-    Returns:
-        float32 [B, U].
+    Queries are projected; ``centre``, float32 [H], is taken off the memories.
     """
     with torch.autocast(queries.device.type, enabled=False):
         q, m = queries.float(), functional.normalize(memories.float() - centre, dim=-1)

@@ -25,7 +25,7 @@ from clara.model.attention import Packing, run_packed, takes_packed
 from clara.model.decoder import Decoder
 from clara.model.losses import cosine_matrix, late_matrix
 from clara.model.roles import Role, StoredAdapters
-from clara.model.spans import Spans, additive, memory_attention, memory_positions, pool, right_padded
+from clara.model.spans import Spans, additive, right_padded
 from clara.model.table import MemoryTable, pooled_layers
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def read_outs(
     with torch.autocast(ids.device.type, enabled=False):  # means of values whose rounding would show in the memory
         text = embeds.new_zeros(embeds.shape, dtype=torch.float32) if states.text is None else states.text
         if states.read is None:
-            parts = [pool(span.weights, text) for span in spans.values()]
+            parts = [span.pool(text) for span in spans.values()]
         else:
             parts = list(torch.split(states.read, [config.memory_tokens(rate) for rate in rates], dim=1))
         text_mean = torch.einsum("bs,bsh->bh", share, text)
@@ -122,7 +122,7 @@ def read_outs(
                 read=part,
                 residual=table.residual(span, embeds),
                 text_mean=text_mean,
-                layers=None if states.layers is None else pooled_layers(states.layers, span.weights),
+                layers=None if states.layers is None else pooled_layers(states.layers, span),
             )
             for (rate, span), part in zip(spans.items(), parts, strict=True)
         }
@@ -255,12 +255,12 @@ def _slots(
     first = 0
     for span, n in zip(spans.values(), sizes, strict=True):
         own = tokens[:n].to(embeds.dtype).expand(b, -1, -1)
-        given.append(own + pool(span.weights, embeds) if config.pooled_input else own)
-        seen = memory_attention(span, mask, config.attention)[:, 0]
+        given.append(own + span.pool(embeds) if config.pooled_input else own)
+        seen = span.attention(mask, config.attention)
         sees[:, first : first + n, :width] = seen[..., :width]
         sees[:, first : first + n, width + first : width + first + n] = seen[..., width:]
         first += n
-    positions = [memory_positions(span, mask, config.positions) for span in spans.values()]
+    positions = [span.positions(mask, config.positions) for span in spans.values()]
     return _Slots(torch.cat(given, dim=1), sees, torch.cat(positions, dim=1))
 
 
@@ -432,13 +432,7 @@ class Network(Decoder):
     def similarity(self, queries: Tensor, memories: Tensor, *, rate: int) -> Tensor:
         """What candidates are ranked by, gradients included: cosine of the flattened memories, or late interaction.
 
-        Args:
-            queries: [B, N, H], of the query reasoner.
-            memories: [U, N, H], of the compressor.
-            rate: of both.
-
-        Returns:
-            float32 [B, U].
+        Of queries [B, N, H] and memories [U, N, H] of one rate: float32 [B, U].
         """
         centre = self.table.passage_centre(rate)
         return cosine_matrix(queries, memories) if centre is None else late_matrix(queries, memories, centre)

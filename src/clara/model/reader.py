@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from clara.config import LoraSettings, Settings, check
-from clara.errors import CheckpointError, ConfigError, InputError
+from clara.config import LoraSettings, Settings
+from clara.errors import CheckpointError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
-from clara.model.backbone import ADAPTER, BaseModel, check_version, load_base, read_object
+from clara.model.backbone import ADAPTER, BaseModel, load_base, read_settings
 from clara.model.generator import DecodeLoop, Generator, sampling
 from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
@@ -85,15 +85,10 @@ class TextReader:
         dtype: Literal["auto", "bf16", "fp32"] = "auto",
         progress: Progress | None = None,
     ) -> TextReader:
-        """Load a reader.
+        """Load what ``clara train reader`` wrote.
 
-        Args:
-            folder: what ``clara train reader`` wrote.
-            cache: folder for base weights.
-            base: base model by name, folder or hub id, where the reader's own entry does not lead to it.
-            device: torch device for all weights.
-            dtype: of the weights; ``auto`` is bf16 where the device multiplies it faster, else fp32.
-            progress: told about downloads.
+        ``base`` says where the base model is, if not where the reader does; ``dtype`` ``auto`` is bf16 where the device
+        multiplies it faster, else fp32.
 
         Raises:
             CheckpointError: there is no reader, it is damaged, or the base model is another one.
@@ -116,10 +111,8 @@ class TextReader:
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
         """Greedy answers to several requests at once, with the prompts of ``ClaraModel`` for text or closed book.
 
-        Args:
-            requests: with texts or, always for a reader of context ``none``, with nothing. Their field ``reader`` is
-                not looked at: there is one set of weights here.
-            max_new_tokens: longest answer.
+        Requests hold texts or, always for a reader of context ``none``, nothing. Their field ``reader`` is not looked
+        at: there is one set of weights here.
 
         Raises:
             InputError: a question is empty, a request holds what this reader cannot read, or a prompt is longer than
@@ -148,14 +141,8 @@ def read_reader_manifest(folder: Path) -> ReaderManifest:
         CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
     """
     checkpoint.settle(folder)
-    path = folder / MANIFEST
-    wanted = "expected the folder that clara train reader wrote (DIR/reader)"
-    values = read_object(path, missing=f"{folder} has no {MANIFEST}; {wanted}")
-    check_version(path, values, _FORMAT_VERSION)
-    try:
-        return check(ReaderManifest, values, source=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    missing = f"{folder} has no {MANIFEST}; expected the folder that clara train reader wrote (DIR/reader)"
+    return read_settings(folder / MANIFEST, ReaderManifest, version=_FORMAT_VERSION, missing=missing)
 
 
 def check_base(folder: Path, manifest: ReaderManifest, base: BaseModel) -> None:
@@ -172,13 +159,7 @@ def check_base(folder: Path, manifest: ReaderManifest, base: BaseModel) -> None:
 
 
 def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, card: str) -> None:
-    """Write a reader, whole or not at all.
-
-    Args:
-        adapters: its generator is the reader.
-        manifest: written as ``reader.json``.
-        folder: must not exist, or be a reader, which is then replaced.
-        card: text of ``README.md``.
+    """Write the generator of ``adapters`` as a reader, whole or not at all; a reader that is there is replaced.
 
     Raises:
         CheckpointError: the folder exists and is not a reader, or a value is not finite.
@@ -186,9 +167,7 @@ def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, c
     checkpoint.check_replaceable(folder, manifest=MANIFEST, kind="a reader")
     with checkpoint.replacing(folder) as scratch:
         save_adapter(adapters.peft_model, "generator", scratch)
-        (scratch / "README.md").write_text(card, encoding="utf-8")
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-        (scratch / MANIFEST).write_text(text, encoding="utf-8")
+        checkpoint.describe(scratch, manifest, card, name=MANIFEST)
 
 
 def reader_fingerprint(manifest: ReaderManifest, adapters: Adapters, name: AdapterName) -> str:

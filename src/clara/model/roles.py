@@ -200,9 +200,7 @@ def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -
 def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Linear, Tensor]]) -> PreTrainedModel:
     """A causal LM with some layers changed, in evaluation mode; all other weights are shared with ``model``.
 
-    Args:
-        model: the causal LM.
-        layers: for each layer to replace, the linear layer that takes its place, and what is added to its weight.
+    ``layers``: for each layer to replace, the linear layer that takes its place, and what is added to its weight.
     """
     # Whatever deepcopy finds here it takes instead of copying.
     kept: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
@@ -220,13 +218,10 @@ class RoleWeights:
     """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
 
     def __init__(self, adapters: _RoleSource, *, merge: bool = True, attention: str | None = None) -> None:
-        """Wrap adapters.
+        """Wrap adapters of a backbone; ``merge`` says whether there is memory for merged copies.
 
-        Args:
-            adapters: of the backbone.
-            merge: whether there is memory for merged copies.
-            attention: transformers' name of the attention for whoever reads prompts; compression keeps its own, which
-                takes the masks of memory tokens.
+        ``attention`` is transformers' name of the attention for whoever reads prompts; compression keeps its own, which
+        takes the masks of memory tokens.
         """
         self._adapters = adapters
         self._turn = RLock()

@@ -17,15 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.spans import Spans, equal_spans, information_spans, information_weights, pool, token_information
+from clara.model.spans import Spans
 
+# Ridge of ``_whitened``; Recall@5 is flat from 0.1 to 0.5, by means and by tokens (LOG.md, 2026-11-26).
 _WHITENING = 0.3
-"""Ridge of ``_whitened``; Recall@5 is flat from 0.1 to 0.5, by means and by tokens (LOG.md, 2026-11-26)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _QueryProjection:
     """What is done to the memory of a question at one rate.
+
+    A question spreads over its memory tokens otherwise than a passage does: the cosine of the two, slot by slot,
+    compares places that have nothing to do with each other (LOG.md, 2026-11-26). So a question is compared by its mean,
+    or each of its memory tokens with the nearest of the passage (``similarity.late_interaction``). Passages do not
+    change by it.
 
     Attributes:
         matrix: float32 [H, H].
@@ -77,23 +82,23 @@ def _covariance(values: Tensor) -> Tensor:
 _EPS = 1e-6
 
 
-def pooled_layers(states: Tensor, weights: Tensor) -> Tensor:
-    """Span means of several layers' states, each token at root mean square one before: float32 [B, N, L, H].
+def pooled_layers(states: Tensor, spans: Spans) -> Tensor:
+    """Span means of several layers' states [L, B, S, H], each token at root mean square one before: [B, N, L, H].
 
     Without that the first tokens of a text, whose states are hundreds of times larger in the middle layers, would be
     all that a mean says.
-
-    Args:
-        states: [L, B, S, H].
-        weights: float32 [B, N, S], a mean over the span (``Spans.weights``).
     """
     states = states.float()
     level = states * torch.rsqrt(states.square().mean(dim=-1, keepdim=True) + _EPS)
-    return torch.einsum("bns,lbsh->bnlh", weights, level)
+    return torch.einsum("bns,lbsh->bnlh", spans.weights, level)
 
 
 class LayerMix(nn.Module):
-    """Maps of the layers, and of the places in a span.
+    """The read-out of several layers: what each says of a span, and where in its span a token stands.
+
+    A memory read from one layer keeps what that layer is about: the first spelling, the last the next token. Mixed, the
+    middle ones carry most of what is asked (arXiv 2602.03784). All of it starts at zero and is added to what the memory
+    table makes, so a checkpoint that gets it computes what it did before until it is trained.
 
     Attributes:
         maps: float32 [L, H, H] of the layers, zero at first; None with a low rank, or where no layer is read.
@@ -136,12 +141,7 @@ class LayerMix(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, pooled: Tensor, *, rate: int) -> None:
-        """Give every dimension of every layer a mean of zero and a spread of one.
-
-        Args:
-            pooled: float32 [samples, L, H], pooled states of sample texts.
-            rate: the rate they were made at.
-        """
+        """Give every dimension of every layer a mean of zero and a spread of one, by ``pooled`` [samples, L, H]."""
         row = self._rates.index(rate)
         self.centre[row] = pooled.mean(dim=0)
         self.spread[row] = pooled.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)
@@ -155,15 +155,10 @@ class LayerMix(nn.Module):
         assert self.down is not None and self.up is not None  # noqa: S101, PT018 - one of the two there is
         return torch.einsum("bnlr,lkr->bnk", torch.einsum("bnlh,lrh->bnlr", level, self.down), self.up)
 
-    def by_place(self, member: Tensor, weights: Tensor, embeds: Tensor) -> Tensor:
-        """What places in a span add to the mean of its token embeddings: float32 [B, N, H].
-
-        Args:
-            member: bool [B, N, S], the span's tokens.
-            weights: float32 [B, N, S], a mean over the span.
-            embeds: [B, S, H].
-        """
+    def by_place(self, spans: Spans, embeds: Tensor) -> Tensor:
+        """What places in a span add to the mean of its token embeddings [B, S, H]: float32 [B, N, H]."""
         assert self.places is not None  # noqa: S101 - asked for where there are some
+        member, weights = spans.member, spans.weights
         place = (member.long().cumsum(dim=2) - 1).clamp(max=len(self.places) - 1)
         added = embeds.new_zeros(*weights.shape[:2], embeds.shape[2], dtype=torch.float32)
         for number, matrix in enumerate(self.places):
@@ -205,8 +200,8 @@ def _calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> _A
 
     Args:
         embeddings: [V, H] token embeddings.
-        read: float32 [samples, H] read-outs of an untrained compressor.
-        residual: float32 [samples, H] residuals of the same spans; None where memories have none.
+        read: float32 [samples, H], of an untrained compressor.
+        residual: float32 [samples, H], of the same spans; None where memories have none.
     """
     spread, bias = _spread(embeddings.float()), embeddings.float().mean(dim=0)
     if residual is None:
@@ -230,9 +225,8 @@ class MemoryTable(nn.Module):
         gain: float32 [rates, H], of ``_AffineReadOut``; None unless configured.
         residual_gain: float32 [rates, H]; None unless gain and residual are configured.
         bias: float32 [rates, H]; None unless gain is configured.
-        query_gain: as ``gain``, for questions; None while they share the passages' read-out.
-        query_residual_gain: as ``residual_gain``, for questions.
-        query_bias: as ``bias``, for questions.
+        query_gain: with ``query_residual_gain`` and ``query_bias`` the same for questions; None while they share the
+            passages' read-out.
         query_projection: float32 [rates, H, H], matrices of ``_QueryProjection``; None while questions are compared
             span by span, as passages are.
         query_centre: float32 [rates, H], of ``_QueryProjection``; None without ``query_projection``.
@@ -256,13 +250,7 @@ class MemoryTable(nn.Module):
     information: Tensor | None
 
     def __init__(self, config: CompressionConfig, width: int, vocabulary: int = 0) -> None:
-        """Make the table that a configuration asks for.
-
-        Args:
-            config: read-out, rates and spans.
-            width: H of the backbone.
-            vocabulary: V, rows of its token embeddings; counts where spans are cut by information.
-        """
+        """Make the table that a configuration asks for; V counts where spans are cut by information."""
         super().__init__()
         self._config, self._width = config, width
         n, rates = config.window_tokens // min(config.rates), len(config.rates)
@@ -293,15 +281,18 @@ class MemoryTable(nn.Module):
             self.mix.initialise(seed=seed)
 
     def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
-        """Cut spans by information from now on (``token_information``).
+        """Cut spans by information from now on: minus the logarithm of each token's frequency in texts, in nats.
 
-        What is counted lies on the CPU until the table is moved.
+        It lies on the CPU until the table is moved.
 
         Args:
             texts: token ids of texts like those to come, the more the better.
             vocabulary: V, rows of the backbone's token embeddings.
         """
-        self.register_buffer("information", token_information(texts, vocabulary))
+        counts = torch.ones(vocabulary, dtype=torch.float64)  # a token that was not seen is not impossible
+        for ids in texts:
+            counts += torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=vocabulary)
+        self.register_buffer("information", (counts.sum() / counts).log().float())
 
     def spans(self, ids: Tensor, mask: Tensor, *, rate: int) -> Spans:
         """Which text each memory token stands for.
@@ -312,26 +303,27 @@ class MemoryTable(nn.Module):
             rate: one of ``config.rates``.
         """
         n = self._config.memory_tokens(rate)
-        return equal_spans(mask, n) if self.information is None else information_spans(self.information[ids], mask, n)
+        if self.information is None:
+            return Spans.equal(mask, n)
+        return Spans.by_information(self.information[ids], mask, n)
 
     def question_weights(self, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor | None:
-        """How much each memory token of a question counts (``information_weights``); arguments as ``spans``.
+        """``Spans.information_weights`` of questions; arguments as ``spans``.
 
-        Returns:
-            float32 [B, N]; None where no information is known, or questions are not compared token by token.
+        None where no information is known, or questions are not compared token by token.
         """
         if self.information is None or not self.late:
             return None
-        return information_weights(self.spans(ids, mask, rate=rate), self.information[ids])
+        return self.spans(ids, mask, rate=rate).information_weights(self.information[ids])
 
     # Read-out
 
     def residual(self, spans: Spans, embeds: Tensor) -> Tensor:
         """Token embeddings [B, S, H] of each span as one: their mean, with what their places add: float32 [B, N, H]."""
-        mean = pool(spans.weights, embeds.float())
+        mean = spans.pool(embeds.float())
         if self.mix is None or self.mix.places is None:
             return mean
-        return mean + self.mix.by_place(spans.member, spans.weights, embeds)
+        return mean + self.mix.by_place(spans, embeds)
 
     def assemble(
         self, read: Tensor, residual: Tensor, layers: Tensor | None = None, *, rate: int, query: bool = False

@@ -43,15 +43,8 @@ if TYPE_CHECKING:
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 
-def engine_arguments(base: Path, *, rank: int, adapters: int, dtype: str) -> dict[str, Any]:
-    """Arguments of ``AsyncEngineArgs``.
-
-    Args:
-        base: folder of the base weights in Hugging Face's format.
-        rank: of the adapters.
-        adapters: how many act at once.
-        dtype: of the weights: ``bfloat16``, ``float16`` or ``float32``.
-    """
+def _engine_arguments(base: Path, *, rank: int, adapters: int, dtype: str) -> dict[str, Any]:
+    """Arguments of ``AsyncEngineArgs`` for a folder of base weights and so many adapters that act at once."""
     return {
         "model": str(base),
         "dtype": dtype,
@@ -62,12 +55,12 @@ def engine_arguments(base: Path, *, rank: int, adapters: int, dtype: str) -> dic
     }
 
 
-def prompt_of(embeds: Tensor) -> EmbedsPrompt:
+def _prompt_of(embeds: Tensor) -> EmbedsPrompt:
     """A prompt of embeddings [L, H]; vLLM takes them on the CPU."""
     return EmbedsPrompt(prompt_embeds=embeds.detach().cpu().contiguous())
 
 
-def sampling_of(*, longest: int, stops: Sequence[int]) -> SamplingParams:
+def _sampling_of(*, longest: int, stops: Sequence[int]) -> SamplingParams:
     """Greedy decoding of at most ``longest`` tokens, told as they come; ``stops`` end it."""
     return SamplingParams(
         temperature=0.0,
@@ -78,11 +71,11 @@ def sampling_of(*, longest: int, stops: Sequence[int]) -> SamplingParams:
     )
 
 
-class VLLMEngine:
+class _VLLMEngine:
     """vLLM with the base weights, on an event loop in a thread of its own; threads may share it.
 
     Args:
-        arguments: of ``engine_arguments``.
+        arguments: of ``_engine_arguments``.
         adapters: PEFT's folder of each role.
     """
 
@@ -121,7 +114,7 @@ class VLLMEngine:
             Whether it ended by itself.
         """
         told: queue.SimpleQueue[int | bool | BaseException] = queue.SimpleQueue()
-        prompt, sampling = prompt_of(embeds), sampling_of(longest=longest, stops=stops)
+        prompt, sampling = _prompt_of(embeds), _sampling_of(longest=longest, stops=stops)
         running: Future[None] = asyncio.run_coroutine_threadsafe(
             self._follow(prompt, sampling, role, frozenset(stops), told), self._loop
         )
@@ -173,7 +166,7 @@ _READERS: tuple[Role, ...] = ("generator", "text_reader")
 class VLLMModel(ClaraModel):
     """A native checkpoint, read from by vLLM. Answers are free: quotations need our own loop."""
 
-    _engine: VLLMEngine
+    _engine: _VLLMEngine
 
     @classmethod
     def load(cls, name: Any = "smollm2-135m", **options: Any) -> Self:  # noqa: ANN401 - of ClaraModel.load
@@ -193,8 +186,8 @@ class VLLMModel(ClaraModel):
         base = find_base(options.get("base") or model.manifest.base_model, options.get("cache") or default_cache())
         bare = model._network.adapters.bare()
         dtype = str(bare.dtype).removeprefix("torch.")
-        arguments = engine_arguments(base, rank=model.manifest.lora.rank, adapters=len(adapters), dtype=dtype)
-        model._engine = VLLMEngine(arguments, adapters)
+        arguments = _engine_arguments(base, rank=model.manifest.lora.rank, adapters=len(adapters), dtype=dtype)
+        model._engine = _VLLMEngine(arguments, adapters)
         return model
 
     @property

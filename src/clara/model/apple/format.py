@@ -238,13 +238,7 @@ def place(holder: str, key: str) -> str:
 def _peft_names(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
 ) -> dict[str, Tensor]:
-    """Tensors of an adapter under PEFT's names.
-
-    Args:
-        tensors: by Apple's names.
-        expected: shapes by PEFT's names, as the base model asks for.
-        rank: the configuration's.
-        source: named in errors.
+    """Tensors of an adapter under PEFT's names, whose shapes the base model expects; ``source`` is named in errors.
 
     Raises:
         CheckpointError: a tensor is missing or unknown, or has another rank or shape.
@@ -343,13 +337,7 @@ def _tensors(values: object, source: str) -> dict[str, Tensor]:
 
 
 def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: torch.dtype) -> Network:
-    """The network of a checkpoint in Apple's format.
-
-    Args:
-        found: the checkpoint.
-        base: its base model, without adapters yet; they and the vocabulary are put into it.
-        files: the base model's folder.
-        adapter_dtype: of the LoRA weights in memory.
+    """The network of a checkpoint; adapters and vocabulary are put into its base model, whose folder is ``files``.
 
     Raises:
         CheckpointError: it does not fit the base model.

