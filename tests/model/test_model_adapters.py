@@ -16,12 +16,12 @@ from torch import Tensor
 
 from clara.config import CompressionConfig
 from clara.model import ClaraModel, checkpoint, default_cache
-from clara.model import roles as module
+from clara.model import decoder as module
 from clara.model.adapters import Adapters
 from clara.model.create import Loaded, from_checkpoint, open_checkpoint
+from clara.model.decoder import Role, RoleWeights, StoredAdapters
 from clara.model.network import StoredNetwork
 from clara.model.placement import Placement
-from clara.model.roles import Role, RoleWeights, StoredAdapters
 
 IDS = torch.tensor([[5, 80, 301, 44, 7, 599]])
 ROLES: tuple[Role | None, ...] = (None, "compressor", "generator")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clara.errors import InputError, MemoryMismatchError
-from clara.model import ClaraModel, Sampling, roles
+from clara.model import ClaraModel, Sampling, decoder
 from clara.model.generator import DecodeLoop
 from clara.records import Generation, GenerationRequest, Memory
 
@@ -94,7 +94,7 @@ def test_a_stream_that_is_left_ends_its_generation(tiny_model: ClaraModel, reque
 @pytest.fixture
 def switching(tiny_checkpoint: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> ClaraModel:
     """A model without merged copies, as large ones are: all roles on one backbone."""
-    monkeypatch.setattr(roles, "MERGE_LIMIT", 0)
+    monkeypatch.setattr(decoder, "MERGE_LIMIT", 0)
     return ClaraModel.load(tiny_checkpoint, cache=tiny_base, dtype="fp32")
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from clara.config import CompressionConfig
 from clara.model.create import Loaded
-from clara.model.decoder import splice
+from clara.model.decoder import Role, splice
 from clara.model.losses import contrastive, memory_mse, token_cross_entropy
 from clara.model.network import Network, encode
-from clara.model.roles import Role
 from clara.model.table import MemoryTable
 
 LENGTHS = (17, 64, 1, 3, 40)

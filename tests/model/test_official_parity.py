@@ -23,10 +23,9 @@ from clara.model.apple.format import ADAPTER_NAMES
 from clara.model.apple.vocabulary import OfficialPrompter
 from clara.model.apple.write import convert
 from clara.model.create import Loaded
-from clara.model.decoder import splice
+from clara.model.decoder import Role, splice
 from clara.model.losses import memory_mse, select, straight_through_top_k, token_cross_entropy
 from clara.model.network import Encoded
-from clara.model.roles import Role
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens

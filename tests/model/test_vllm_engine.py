@@ -22,8 +22,8 @@ import torch
 
 from clara.errors import InputError, MissingExtraError
 from clara.model import ClaraModel
+from clara.model.decoder import Role
 from clara.model.generator import Sampling
-from clara.model.roles import Role
 from clara.records import GenerationRequest
 
 INSTALLED = find_spec("vllm") is not None

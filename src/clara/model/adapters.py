@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
 from clara.model.backbone import ADAPTER, check_finite, checked_tensors
-from clara.model.roles import ROLES, AdapterName, Role, check_targets, merged_copy, sharing
+from clara.model.decoder import ROLES, AdapterName, Role, check_targets, merged_copy, sharing
 
 
 def _lora_config(settings: LoraSettings) -> LoraConfig:

@@ -24,8 +24,8 @@ from torch import Tensor
 from clara.config import CompressionConfig, LoraSettings, Settings
 from clara.errors import CheckpointError
 from clara.model.backbone import ADAPTER, BaseModel, check_finite, checked_tensors, read_settings, read_tensors
+from clara.model.decoder import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.network import Network, StoredNetwork
-from clara.model.roles import MEMORY_ROLES, Role, StoredAdapters
 from clara.model.table import MemoryTable
 from clara.records import Wording
 

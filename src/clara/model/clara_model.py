@@ -21,11 +21,11 @@ from clara.model import checkpoint
 from clara.model.backbone import plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
+from clara.model.decoder import Role, RoleWeights
 from clara.model.generator import Contrast, DecodeLoop, Generator, Sampling, check_length, sampling
 from clara.model.hub import base as hub_base
 from clara.model.network import Network, StoredNetwork, encode
 from clara.model.placement import Attention, Dtype, placement
-from clara.model.roles import Role, RoleWeights
 from clara.prompts import NO_ANSWER
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory, QuerySpace, Wording
 

@@ -19,13 +19,12 @@ from clara.errors import BaseModelError, CheckpointError
 from clara.model import checkpoint
 from clara.model.backbone import ADAPTER, BaseModel, load_base, plain_ids
 from clara.model.checkpoint import Manifest
-from clara.model.decoder import Decoder
+from clara.model.decoder import MERGE_LIMIT, Decoder, StoredAdapters
 from clara.model.hub import base as hub_base
 from clara.model.hub.base import Progress
 from clara.model.network import Network, StoredNetwork, read_out
 from clara.model.placement import Estimate, Placement, available, shapes_of
 from clara.model.prompting import Prompter
-from clara.model.roles import MERGE_LIMIT, StoredAdapters
 from clara.model.table import MemoryTable
 
 if TYPE_CHECKING:

@@ -1,22 +1,258 @@
-"""A backbone with adapters that reads prompts: what readers, a selector and a compressed model have in common.
+"""One backbone that acts as several roles: for training a ``Decoder``, for who only reads a model ``RoleWeights``.
 
-Training calls it under gradient; who only generates takes causal LMs from ``roles.RoleWeights``. Knows no text, no
-tokenizer and no memory table: memories are vectors in a prompt.
+A ``Decoder`` is what readers, a selector and a compressed model have in common: backbone with adapters that reads
+prompts. ``RoleWeights`` gives merged copies of the weights, or a backbone that switches. Knows no text, no tokenizer
+and no memory table: memories are vectors in a prompt. Knows no PEFT either: a checkpoint that is only read needs its
+adapters' numbers, not layers that can be trained (``adapters``).
 Shape letters: B batch, L prompt positions, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from threading import RLock
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from clara.model.attention import Packing, run_packed, takes_packed
-from clara.model.roles import AdapterName
+from clara.errors import ConfigError
+from clara.model.attention import Packing, attention_of, run_packed, speed_up, takes_packed
 from clara.model.spans import additive
 
 if TYPE_CHECKING:
     from clara.model.adapters import Adapters
+
+
+Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
+AdapterName = Role | Literal["teacher"]
+"""A role, or the frozen reader that a run is taught by."""
+ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
+MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
+"""Roles that decide what a memory is, of a passage or a question."""
+
+MERGE_LIMIT = 500_000_000
+"""Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
+the layer's at rank 16, and a second copy of the weights costs more than they do."""
+
+PEFT_PREFIX = "base_model.model."
+"""What PEFT's names have before a layer's own."""
+
+
+class StoredAdapters:
+    """Adapters as a checkpoint's files hold them, on a backbone without adapter layers.
+
+    A role costs nothing before it first acts.
+    """
+
+    def __init__(self, model: PreTrainedModel, tensors: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
+        """Hold the adapters.
+
+        Args:
+            model: the backbone.
+            tensors: of each role, by PEFT's names: ``base_model.model.LAYER.lora_A.weight`` [r, in] and
+                ``….lora_B.weight`` [out, r].
+            scale: LoRA's alpha / r.
+        """
+        self._model = model
+        self._tensors = tensors
+        self._scale = scale
+        self._acting: AdapterName | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    @staticmethod
+    def can_hold(model: PreTrainedModel) -> bool:
+        """Whether merged copies of a backbone are cheap, and all its layers that take an adapter plain linear ones."""
+        return _mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
+
+    @staticmethod
+    def shapes(model: PreTrainedModel, rank: int, targets: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
+        """Shapes of an adapter's tensors on a backbone, by PEFT's names; ``targets`` as in ``LoraSettings``."""
+        found: dict[str, tuple[int, ...]] = {}
+        head = model.get_output_embeddings()
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Linear) and layer is not head and (not targets or _is_named(name, targets)):
+                found[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
+                found[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
+        return found
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles with weights of their own."""
+        return tuple(role for role in ROLES if role in self._tensors)
+
+    def weights_of(self, role: Role) -> Role:
+        """The role whose weights ``role`` uses."""
+        return sharing(role, self._tensors)
+
+    def tensors(self, role: Role) -> Mapping[str, Tensor]:
+        """A role's LoRA tensors by PEFT's names."""
+        return self._tensors[role]
+
+    def bare(self) -> PreTrainedModel:
+        """The causal LM without adapters."""
+        return self._model
+
+    def merged(self, role: Role) -> PreTrainedModel:
+        """The causal LM with the role's adapter added into its weights; all else is shared with the backbone."""
+        layers: dict[nn.Module, tuple[nn.Linear, Tensor]] = {}
+        for layer, a, b in self._layers(role):
+            layers[layer] = (layer, (b.float() @ a.float() * self._scale).to(layer.weight))
+        return merged_copy(self._model, layers)
+
+    @contextmanager
+    def use(self, role: AdapterName | None) -> Iterator[None]:
+        """Run the causal LM as ``role``: each layer's adapter is added to what the layer gives."""
+        before = self._acting
+        self._switch(role)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def _switch(self, role: AdapterName | None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._acting = [], role
+        if role is None:
+            return
+        assert role != "teacher", "a checkpoint holds none"  # noqa: S101
+        for layer, a, b in self._layers(role):
+            low, high = a.to(layer.weight), (b * self._scale).to(layer.weight)
+            self._hooks.append(layer.register_forward_hook(partial(_added, low, high)))
+
+    def _layers(self, role: Role) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+        """Each layer with an adapter of the role, and the adapter's A [r, in] and B [out, r]."""
+        tensors = self._tensors[self.weights_of(role)]
+        for name in tensors:
+            if name.endswith(".lora_A.weight"):
+                path = name.removesuffix(".lora_A.weight")
+                layer = self._model.get_submodule(path.removeprefix(PEFT_PREFIX))
+                assert isinstance(layer, nn.Linear), "shapes() names no other layers"  # noqa: S101
+                yield layer, tensors[name], tensors[f"{path}.lora_B.weight"]
+
+
+def _added(low: Tensor, high: Tensor, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """What a linear layer gives with its adapter, as torch's forward hooks are called."""
+    return output + functional.linear(functional.linear(inputs[0], low), high)
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Refuse names of layers that a backbone does not have; PEFT passes over them where another one is there.
+
+    Raises:
+        ConfigError: names them, and those there are.
+    """
+    head = model.get_output_embeddings()
+    layers = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head
+    ]
+    unknown = [target for target in targets if not any(_is_named(name, [target]) for name in layers)]
+    if unknown:
+        known = sorted({name.rpartition(".")[2] for name in layers})
+        raise ConfigError(
+            f"lora.targets names {', '.join(unknown)}, which no linear layer of the base model is called; there are "
+            f"{', '.join(known)}"
+        )
+
+
+def _is_named(name: str, targets: Sequence[str]) -> bool:
+    """Whether a layer is one of ``targets``, by its whole name or its end, as PEFT compares them."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _mergeable(model: PreTrainedModel) -> bool:
+    """Whether merged copies of a causal LM are cheap and possible.
+
+    Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
+    """
+    plain = not getattr(model, "is_quantized", False) and len(getattr(model, "hf_device_map", {})) <= 1
+    return plain and sum(p.numel() for p in model.parameters()) <= MERGE_LIMIT
+
+
+def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -> Role:
+    """The role whose weights ``role`` uses: the query reasoner starts as the compressor (clara.md section 1)."""
+    return "compressor" if role == "query_reasoner" and role not in present else role
+
+
+def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Linear, Tensor]]) -> PreTrainedModel:
+    """A causal LM with some layers changed, in evaluation mode; all other weights are shared with ``model``.
+
+    ``layers``: for each layer to replace, the linear layer that takes its place, and what is added to its weight.
+    """
+    # Whatever deepcopy finds here it takes instead of copying.
+    kept: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for old, (linear, delta) in layers.items():
+        made = copy.copy(linear)
+        made._parameters = dict(linear._parameters)  # a shallow copy would share the dictionary, and so the weight
+        # A run's adapters are fp32 on a base that may be bf16, which the sum has to stay.
+        made.weight = nn.Parameter(linear.weight.data + delta.to(linear.weight.dtype), requires_grad=False)
+        kept[id(old)] = made
+    twin: PreTrainedModel = copy.deepcopy(model, kept)
+    return twin.eval()
+
+
+class RoleWeights:
+    """Gives inference a causal LM that acts as a role: a merged copy where that is cheap, else a switched backbone."""
+
+    def __init__(
+        self, adapters: StoredAdapters | Adapters, *, merge: bool = True, attention: str | None = None
+    ) -> None:
+        """Wrap adapters of a backbone; ``merge`` says whether there is memory for merged copies.
+
+        ``attention`` is transformers' name of the attention for whoever reads prompts; compression keeps its own, which
+        takes the masks of memory tokens.
+        """
+        self._adapters = adapters
+        self._turn = RLock()
+        self._merged: dict[Role, PreTrainedModel] = {}
+        self._attention = attention
+        model = adapters.bare()
+        self._merge = merge and _mergeable(model)
+        self._compression_attention = attention_of(model)
+
+    @contextmanager
+    def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
+        """The causal LM as ``role``; None is the backbone alone.
+
+        One thread at a time has the backbone; others wait until its block ends. A block therefore holds a whole
+        computation and no ``yield`` to a caller.
+        """
+        if role is None or not self._merge:
+            with self._turn, self._adapters.use(role):
+                yield self._attending(self._adapters.bare(), role)
+            return
+        yield self._copy(self._adapters.weights_of(role))
+
+    def _copy(self, owner: Role) -> PreTrainedModel:
+        """The merged copy of a role, made when it is first asked for."""
+        with self._turn:
+            if owner not in self._merged:
+                made = self._adapters.merged(owner)
+                if owner in MEMORY_ROLES:
+                    speed_up(made)
+                else:
+                    self._attending(made, owner)
+                self._merged[owner] = made
+            return self._merged[owner]
+
+    def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
+        """The model with the attention that the role is to use."""
+        if self._attention is not None:
+            reads = role not in MEMORY_ROLES
+            model.set_attn_implementation(self._attention if reads else self._compression_attention)
+        return model
+
+    def forget(self) -> None:
+        """Drop merged copies; call after the adapters changed."""
+        self._merged.clear()
 
 
 class Decoder(nn.Module):

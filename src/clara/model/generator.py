@@ -382,7 +382,6 @@ class _Answering:
     """A request that is answered; ``quotations`` is what the answer may be, None for anything."""
 
     request: GenerationRequest
-    prompt: Prompt
     row: DecodingRow
     quotations: Quotations | None
 
@@ -505,7 +504,7 @@ class Generator:
             row.filters = (partial(quotations.only, stops=sorted(stops)),)
         if sampling.temperature:
             row.choose = _draws(sampling, model.device)
-        return _Answering(request, self.prompt(request), row, quotations)
+        return _Answering(request, row, quotations)
 
     def _showable(self, answer: _Answering, shown: str) -> str:
         """The text that can be shown of an unfinished answer, given what has been."""
@@ -528,19 +527,27 @@ class Generator:
         return text
 
     def _generation(self, answer: _Answering) -> Generation:
-        kept, prompt, row = self._kept(answer), answer.prompt, answer.row
+        row = answer.row
+        evidence = _evidence(row.free, row.held) if row.scored else None
+        return self.written(answer.request, self._kept(answer), stopped=row.stopped, evidence=evidence)
+
+    def written(
+        self, request: GenerationRequest, ids: Sequence[int], *, stopped: bool, evidence: float | None = None
+    ) -> Generation:
+        """The answer to a request that is written so; ``stopped`` says whether it ended by itself."""
+        prompt = self.prompt(request)
         memory = len(prompt.slots)
         return Generation(
-            text=self._text(kept).strip(),
-            token_ids=tuple(kept),
+            text=self._text(ids).strip(),
+            token_ids=tuple(ids),
             tokens=TokenCounts(
                 prompt=len(prompt.ids),
                 memory=memory,
-                text_equivalent=len(prompt.ids) - memory + sum(m.token_count for m in answer.request.memories),
-                generated=len(kept),
+                text_equivalent=len(prompt.ids) - memory + sum(m.token_count for m in request.memories),
+                generated=len(ids),
             ),
-            finish_reason="stop" if row.stopped else "length",
-            evidence=_evidence(row.free, row.held) if row.scored else None,
+            finish_reason="stop" if stopped else "length",
+            evidence=evidence,
         )
 
 

@@ -20,11 +20,10 @@ from transformers import PreTrainedModel
 from clara.errors import InputError
 from clara.model.attention import attending
 from clara.model.backbone import Tokenizer
-from clara.model.decoder import splice
+from clara.model.decoder import Role, RoleWeights, splice
 from clara.model.losses import MIN_TEMPERATURE, select, straight_through_top_k
 from clara.model.network import Encoded, Network, StoredNetwork, encode
 from clara.model.prompting import Prompt, Prompter
-from clara.model.roles import Role, RoleWeights
 from clara.records import FloatArray, Memory, QueryMemory
 from clara.similarity import similarities
 

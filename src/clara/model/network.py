@@ -22,9 +22,8 @@ from transformers import PreTrainedModel
 from clara.config import CompressionConfig
 from clara.errors import ConfigError
 from clara.model.attention import Packing, run_packed, takes_packed
-from clara.model.decoder import Decoder
+from clara.model.decoder import Decoder, Role, StoredAdapters
 from clara.model.losses import cosine_matrix, late_matrix
-from clara.model.roles import Role, StoredAdapters
 from clara.model.spans import Spans, additive, right_padded
 from clara.model.table import MemoryTable, pooled_layers
 

@@ -21,11 +21,11 @@ from clara.errors import CheckpointError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import ADAPTER, BaseModel, load_base, read_settings
+from clara.model.decoder import AdapterName, RoleWeights
 from clara.model.generator import DecodeLoop, Generator, sampling
 from clara.model.hub.base import Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
-from clara.model.roles import AdapterName, RoleWeights
 from clara.records import Generation, GenerationRequest
 
 _FORMAT_VERSION = 1

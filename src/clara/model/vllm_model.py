@@ -24,10 +24,10 @@ from torch import Tensor
 
 from clara.errors import ConfigError, InputError, MissingExtraError
 from clara.model.clara_model import ClaraModel, default_cache, find_checkpoint
+from clara.model.decoder import Role
 from clara.model.generator import Sampling, stop_ids
 from clara.model.hub.base import find_base
-from clara.model.roles import Role
-from clara.records import Generation, GenerationRequest, TokenCounts, Wording
+from clara.records import Generation, GenerationRequest, Wording
 
 try:
     from vllm import SamplingParams
@@ -242,20 +242,7 @@ class VLLMModel(ClaraModel):
                 shown = text
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         yield text[len(shown) :]
-        prompt = self._generator.prompt(request)
-        memory = len(prompt.slots)
-        return Generation(
-            text=text.strip(),
-            token_ids=tuple(ids),
-            tokens=TokenCounts(
-                prompt=len(prompt.ids),
-                memory=memory,
-                text_equivalent=len(prompt.ids) - memory + sum(each.token_count for each in request.memories),
-                generated=len(ids),
-            ),
-            finish_reason="stop" if stopped else "length",
-            evidence=None,
-        )
+        return self._generator.written(request, ids, stopped=stopped)
 
     def _tokens(self, request: GenerationRequest, sampling: Sampling) -> Pieces[int, None, bool]:
         """The tokens of an answer.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clara.model.create import Loaded
-from clara.model.roles import AdapterName
+from clara.model.decoder import AdapterName
 from clara.train.batch import Batch, Collator
 from clara.train.examples import Example, Target, is_question
 from clara.train.kept import KeptValues, digest

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clara.model.decoder import Decoder, splice
+from clara.model.decoder import AdapterName, Decoder, splice
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
 from clara.model.network import Network, ReadOut
-from clara.model.roles import AdapterName
 from clara.train.batch import Batch, decoder_attention
 
 

@@ -22,8 +22,8 @@ from clara.errors import CheckpointError, ConfigError
 from clara.model.apple.vocabulary import Vocabulary, base_matrix, difference, memory_ids
 from clara.model.backbone import BaseModel, read_object
 from clara.model.checkpoint import Manifest, Origin
+from clara.model.decoder import PEFT_PREFIX, Role
 from clara.model.network import Network
-from clara.model.roles import PEFT_PREFIX, Role
 from clara.model.table import MemoryTable
 
 CONFIG = "config.json"

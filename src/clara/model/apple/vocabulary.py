@@ -134,7 +134,7 @@ class Vocabulary:
         model.requires_grad_(requires_grad=False)
 
     def matrix(self, base: Tensor | None, tokens: Tensor) -> Tensor:
-        """The whole embedding matrix as saved, [size, H]: of memory tokens [M, H] and the base's own matrix, if it counts."""
+        """The whole embedding matrix as saved, [size, H]: memory tokens [M, H], rows kept here, and else the base's."""
         whole = self._whole(base, self.ids, self.rows)
         whole[self.memory_ids] = tokens.to(whole)
         return whole

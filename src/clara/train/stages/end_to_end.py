@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 
 from clara.model.create import Loaded
+from clara.model.decoder import Role
 from clara.model.losses import candidate_kl, select, straight_through_top_k
 from clara.model.network import Network
-from clara.model.roles import Role
 from clara.train.batch import Batch, Collator, Memories
 from clara.train.likelihoods import AnswerLikelihoods
 from clara.train.objective import Losses, passage_memories, reply_loss

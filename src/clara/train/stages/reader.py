@@ -19,11 +19,10 @@ from torch import Tensor
 from clara.data import DataRecord
 from clara.data.neighbours import Neighbours
 from clara.errors import CheckpointError
-from clara.model.decoder import Decoder
+from clara.model.decoder import Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderContext, ReaderManifest, read_reader_manifest, save_reader
-from clara.model.roles import Role
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
 from clara.train.config import TrainConfig

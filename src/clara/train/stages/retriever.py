@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from clara.data import DataRecord, MultiHop
+from clara.model.decoder import Role
 from clara.model.losses import contrastive
 from clara.model.network import Network
-from clara.model.roles import Role
 from clara.train.batch import Batch
 from clara.train.objective import Losses
 from clara.train.stages.selecting import CandidateBatch, SelectingConfig, SelectingStage, candidates_of, query_memories

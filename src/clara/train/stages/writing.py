@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clara.model.create import Loaded
+from clara.model.decoder import Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
-from clara.model.roles import Role
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.config import MemoryConfig
 from clara.train.data import TrainingData
