@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
 REPO = "someone/tiny-clara"
 
 
-def push(folder: Path, base: str = "someone/tiny-base", **options: object) -> hub_checkpoint.Pushed:
+def push(folder: Path, base: str = "someone/tiny-base", **options: object) -> hub_checkpoint._Pushed:
     return hub_checkpoint.push(folder, REPO, base=base, **options)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clara.cli import main
 from clara.evaluate.train_speed import PASSAGE_WORDS, made_records
-from clara.model import attention, decoder
+from clara.model.attention import Packing
 
 
 def test_made_records_are_questions_about_their_passages() -> None:
@@ -29,13 +29,13 @@ def test_bench_train_measures_stages_and_the_cache(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed: list[object] = []
-    run_packed = attention.run_packed
+    run_packed = Packing.run
 
     def watched(*args: Any) -> Tensor:  # noqa: ANN401
         packed.append(args)
         return run_packed(*args)
 
-    monkeypatch.setattr(decoder, "run_packed", watched)
+    monkeypatch.setattr(Packing, "run", watched)
     options = [
         "--steps",
         "2",

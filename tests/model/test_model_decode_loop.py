@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from clara.model import ClaraModel, Sampling, generator
-from clara.model.generator import DecodeLoop, DecodingRow, Step, stop_ids
+from clara.model.generator import DecodeLoop, DecodingRow, _Step, stop_ids
 from clara.records import GenerationRequest
 
 TEXTS = ("The tower of Mainz is 330 metres high.", "Gutenberg printed there in 1450; bees dance on its roof.")
@@ -55,7 +55,7 @@ def alone(lm: Any, ids: list[int], *, longest: int = _LONGEST, stops: frozenset[
     return [token for token in out[0].tolist() if token not in stops]
 
 
-def finished(steps: Iterator[Step]) -> None:
+def finished(steps: Iterator[_Step]) -> None:
     for _ in steps:
         pass
 

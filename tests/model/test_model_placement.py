@@ -259,7 +259,7 @@ def test_where_merged_copies_do_not_fit_adapters_are_switched(
 ) -> None:
     roomy = ClaraModel.load(tiny_checkpoint, dtype="fp32")
     base = Path(roomy.manifest.base_model)
-    whole = create.need(base, Placement(), create.adapter_size(tiny_checkpoint, roomy.manifest))
+    whole = create.need(base, Placement(), create.AdapterSize.of(tiny_checkpoint, roomy.manifest))
     assert whole.merged == 2 * 4 * placing.shapes_of(base).total
     monkeypatch.setattr(placing, "_free_memory", lambda: whole.total - 1)
     tight = ClaraModel.load(tiny_checkpoint, dtype="fp32")

@@ -181,7 +181,7 @@ def test_answers_side_by_side_are_those_of_one_at_a_time(serve: Serve, monkeypat
     together: list[int] = []
     advance = generator._WrittenRows.advance
 
-    def counted(rows: generator._WrittenRows, model: object) -> list[generator.Step]:
+    def counted(rows: generator._WrittenRows, model: object) -> list[generator._Step]:
         together.append(len(rows._rows))
         return advance(rows, model)
 

@@ -246,7 +246,7 @@ class _Subject:
         device = prepare_torch(self._choice.device, self._choice.threads)
         where = placement(self._choice.dtype, device)
         if self._manifest is not None:
-            size = create.adapter_size(self._folder, self._manifest)
+            size = create.AdapterSize.of(self._folder, self._manifest)
         else:
             apple = apple_format.read(self._folder)
             size = create.AdapterSize(apple.adapter_parameters(), len(apple.adapters))

@@ -105,6 +105,20 @@ class Packing:
         """From what each token may see: one bool [S, S] a sequence, true where it may look."""
         return cls(tuple(len(mask) for mask in allowed), tuple(additive(mask, dtype) for mask in allowed))
 
+    def run(self, decoder: nn.Module, embeds: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states [T, H] that a backbone without its LM head gives of packed sequences [T, H]."""
+        # A mask of four dimensions is handed on as it is; without one transformers would build its own, T x T.
+        unread = embeds.new_zeros(1, 1, 1, 1)
+        out = decoder(
+            inputs_embeds=embeds.unsqueeze(0),
+            attention_mask=unread,
+            position_ids=positions.unsqueeze(0),
+            packing=self,
+            use_cache=False,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden[0]
+
 
 def _packed_attention(
     module: nn.Module,
@@ -162,18 +176,3 @@ def enable_packing(model: PreTrainedModel) -> bool:
 def takes_packed(model: PreTrainedModel) -> bool:
     """Whether ``enable_packing`` was called on the model and said yes."""
     return attention_of(model) == _PACKED
-
-
-def run_packed(decoder: nn.Module, embeds: Tensor, positions: Tensor, packing: Packing) -> Tensor:
-    """Last hidden states [T, H] that a backbone without its LM head gives of packed sequences [T, H]."""
-    # A mask of four dimensions is handed on as it is; without one transformers would build its own, T x T.
-    unread = embeds.new_zeros(1, 1, 1, 1)
-    out = decoder(
-        inputs_embeds=embeds.unsqueeze(0),
-        attention_mask=unread,
-        position_ids=positions.unsqueeze(0),
-        packing=packing,
-        use_cache=False,
-    )
-    hidden: Tensor = out.last_hidden_state
-    return hidden[0]

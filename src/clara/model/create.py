@@ -262,7 +262,7 @@ def _native_base(
     merge = True
     if check_memory:
         files = hub_base.find_base(name, cache, progress=progress)
-        merge = _fits(files, where, adapter_size(folder, manifest), name)
+        merge = _fits(files, where, AdapterSize.of(folder, manifest), name)
     base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits, progress=progress)
     return manifest, base, merge
 
@@ -290,11 +290,11 @@ class AdapterSize:
     parameters: int
     roles: int
 
-
-def adapter_size(folder: Path, manifest: Manifest) -> AdapterSize:
-    """That of a native checkpoint, whose files hold bf16 as a rule; one that is missing is for the loader to name."""
-    files = [folder / "adapters" / role / ADAPTER for role in manifest.roles]
-    return AdapterSize(sum(path.stat().st_size for path in files if path.is_file()) // 2, len(files))
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest) -> AdapterSize:
+        """That of a native checkpoint, whose files hold bf16 as a rule; a missing one is for the loader to name."""
+        files = [folder / "adapters" / role / ADAPTER for role in manifest.roles]
+        return cls(sum(path.stat().st_size for path in files if path.is_file()) // 2, len(files))
 
 
 def need(files: Path, where: Placement, size: AdapterSize) -> Estimate:

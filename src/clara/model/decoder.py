@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from clara.errors import ConfigError
-from clara.model.attention import Packing, attention_of, run_packed, speed_up, takes_packed
+from clara.model.attention import Packing, attention_of, speed_up, takes_packed
 from clara.model.spans import additive
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class Decoder(nn.Module):
         layout = Packing.of([row[:n, :n] for row, n in zip(allowed, sizes, strict=True)], embeds.dtype)
         flat = embeds.reshape(-1, width).index_select(0, kept)
         decoder = self.adapters.bare().get_decoder()
-        hidden = run_packed(decoder, flat, positions.reshape(-1).index_select(0, kept), layout)
+        hidden = layout.run(decoder, flat, positions.reshape(-1).index_select(0, kept))
         return hidden.new_zeros(b * length, width).index_copy(0, kept, hidden).view(b, length, width)
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class DecodingRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class _Step:
     """A token of a row, which may be one that ends it; ``last`` says that the row has ended."""
 
     row: DecodingRow
@@ -111,7 +111,7 @@ class Step:
     last: bool
 
 
-_Told: TypeAlias = deque[Step | BaseException]
+_Told: TypeAlias = deque[_Step | BaseException]
 
 
 class DecodeLoop:
@@ -131,7 +131,7 @@ class DecodeLoop:
         """Rows that somebody waits for."""
         return len(self._told)
 
-    def steps(self, rows: Sequence[DecodingRow]) -> Pieces[Step, None, None]:
+    def steps(self, rows: Sequence[DecodingRow]) -> Pieces[_Step, None, None]:
         """The tokens of rows as they come, until all have ended. Closing it takes them out before the next step.
 
         Raises:
@@ -204,7 +204,7 @@ class DecodeLoop:
             self._joining.popleft()
         return taken
 
-    def _tell(self, steps: Sequence[Step]) -> None:
+    def _tell(self, steps: Sequence[_Step]) -> None:
         with self._changed:
             for step in steps:
                 told = self._told.get(step.row)
@@ -241,7 +241,7 @@ class _WrittenRows:
         for layer in self._cache.layers:
             layer.hold(*(states[lines, :, first:] for states in (layer.keys, layer.values)))
 
-    def advance(self, model: PreTrainedModel) -> list[Step]:
+    def advance(self, model: PreTrainedModel) -> list[_Step]:
         """A token more for every row."""
         if not self._rows:
             return []
@@ -251,7 +251,7 @@ class _WrittenRows:
         ids = torch.tensor(last, device=model.device)
         return _written(self._rows, _forward(model, self._cache, self._mask, positions, input_ids=ids))
 
-    def read(self, model: PreTrainedModel, rows: Sequence[DecodingRow]) -> list[Step]:
+    def read(self, model: PreTrainedModel, rows: Sequence[DecodingRow]) -> list[_Step]:
         """The first token of rows that join."""
         prompts = [prompt for row in rows for prompt in row.prompts]
         longest = max(map(len, prompts))
@@ -323,7 +323,7 @@ def _forward(model: PreTrainedModel, cache: Cache, mask: Tensor, positions: Tens
     return logits
 
 
-def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[Step]:
+def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[_Step]:
     """The next token of each row, written; ``logits`` [lines, V]."""
     own: tuple[Tensor, ...] = torch.split(logits, [len(row.prompts) for row in rows])
     scores = [row.scores(each) for row, each in zip(rows, own, strict=True)]
@@ -331,7 +331,7 @@ def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[Step]:
     tokens = torch.stack([row.choose(each) for row, each in zip(rows, scores, strict=True)]).tolist()
     for row, token, before, after in zip(rows, tokens, own, scores, strict=True):
         row.write(token, before, after)
-    return [Step(row, token, row.ended) for row, token in zip(rows, tokens, strict=True)]
+    return [_Step(row, token, row.ended) for row, token in zip(rows, tokens, strict=True)]
 
 
 def _contrasted(logits: Tensor, *, weight: float) -> Tensor:

@@ -21,11 +21,11 @@ from transformers import PreTrainedModel
 
 from clara.config import CompressionConfig
 from clara.errors import ConfigError
-from clara.model.attention import Packing, run_packed, takes_packed
+from clara.model.attention import Packing, takes_packed
 from clara.model.decoder import Decoder, Role, StoredAdapters
 from clara.model.losses import cosine_matrix, late_matrix
 from clara.model.spans import Spans, additive, right_padded
-from clara.model.table import MemoryTable, pooled_layers
+from clara.model.table import LayerMix, MemoryTable
 
 if TYPE_CHECKING:
     from clara.model.adapters import Adapters
@@ -121,7 +121,7 @@ def read_outs(
                 read=part,
                 residual=table.residual(span, embeds),
                 text_mean=text_mean,
-                layers=None if states.layers is None else pooled_layers(states.layers, span),
+                layers=None if states.layers is None else LayerMix.pooled(states.layers, span),
             )
             for (rate, span), part in zip(spans.items(), parts, strict=True)
         }
@@ -333,7 +333,7 @@ def _packed_states(decoder: nn.Module, given: _Input, config: CompressionConfig)
     laid = torch.cat(pieces)
     layout = Packing.of(allowed, laid.dtype)
     reading = _Decoder.of(decoder, config)
-    hidden = run_packed(reading.module, laid, torch.cat(positions), layout).float()
+    hidden = layout.run(reading.module, laid, torch.cat(positions)).float()
     sizes = [size for length in lengths for size in (length, n)]
 
     def padded(states: Tensor) -> Tensor:

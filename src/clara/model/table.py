@@ -82,17 +82,6 @@ def _covariance(values: Tensor) -> Tensor:
 _EPS = 1e-6
 
 
-def pooled_layers(states: Tensor, spans: Spans) -> Tensor:
-    """Span means of several layers' states [L, B, S, H], each token at root mean square one before: [B, N, L, H].
-
-    Without that the first tokens of a text, whose states are hundreds of times larger in the middle layers, would be
-    all that a mean says.
-    """
-    states = states.float()
-    level = states * torch.rsqrt(states.square().mean(dim=-1, keepdim=True) + _EPS)
-    return torch.einsum("bns,lbsh->bnlh", spans.weights, level)
-
-
 class LayerMix(nn.Module):
     """The read-out of several layers: what each says of a span, and where in its span a token stands.
 
@@ -145,6 +134,17 @@ class LayerMix(nn.Module):
         row = self._rates.index(rate)
         self.centre[row] = pooled.mean(dim=0)
         self.spread[row] = pooled.std(dim=0).clamp(min=torch.finfo(torch.float32).eps)
+
+    @staticmethod
+    def pooled(states: Tensor, spans: Spans) -> Tensor:
+        """Span means of several layers' states [L, B, S, H], each token at root mean square one before: [B, N, L, H].
+
+        Without that the first tokens of a text, whose states are hundreds of times larger in the middle layers, would
+        be all that a mean says.
+        """
+        states = states.float()
+        level = states * torch.rsqrt(states.square().mean(dim=-1, keepdim=True) + _EPS)
+        return torch.einsum("bns,lbsh->bnlh", spans.weights, level)
 
     def forward(self, pooled: Tensor, *, rate: int) -> Tensor:
         """What the layers add to a memory: [B, N, L, H] -> float32 [B, N, H]."""

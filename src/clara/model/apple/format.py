@@ -266,11 +266,6 @@ def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
             raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
 
 
-def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of an adapter under Apple's names, from PEFT's."""
-    return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
-
-
 def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None:
     missing, unknown = sorted(wanted - got), sorted(got - wanted)
     if missing:

@@ -14,6 +14,7 @@ from clara.model.apple import format as apple_format
 from clara.model.apple.vocabulary import Vocabulary, base_matrix
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.create import from_checkpoint
+from clara.model.decoder import PEFT_PREFIX
 from clara.model.hub import base as hub_base
 from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.network import Network
@@ -87,7 +88,7 @@ def _adapters(network: Network, origin: Origin, matrices: dict[str, Tensor]) -> 
         name = apple_format.ADAPTER_NAMES[role]
         # A query reasoner that was trained here has no dtype of its own yet; it started as the compressor.
         usual = origin.dtypes.get(name, origin.dtypes[apple_format.ADAPTER_NAMES["compressor"]])
-        tensors = apple_format.official_names(network.adapters.tensors(role))
+        tensors = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in network.adapters.tensors(role).items()}
         made[name] = {
             key: tensor.detach()
             .to("cpu", getattr(torch, origin.dtypes.get(apple_format.place(name, key), usual)))

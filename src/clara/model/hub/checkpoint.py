@@ -186,7 +186,7 @@ _UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, Run
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class _Pushed:
     """What ``push`` did.
 
     Attributes:
@@ -213,7 +213,7 @@ def push(  # noqa: PLR0913 - what may be said of a commit
     endpoint: str | None = None,
     token: str | None = None,
     progress: Progress | None = None,
-) -> Pushed:
+) -> _Pushed:
     """Send a native checkpoint with its model card to the hub, as one commit; base weights are never sent.
 
     Args:
@@ -258,7 +258,7 @@ def push(  # noqa: PLR0913 - what may be said of a commit
         raise HubError(_refused(repo, error)) from error
     if progress is not None:
         progress(f"sending {repo}", 1, 1)
-    return Pushed(repo=repo, url=str(commit.commit_url), commit=commit.oid, files=files)
+    return _Pushed(repo=repo, url=str(commit.commit_url), commit=commit.oid, files=files)
 
 
 def pull(
