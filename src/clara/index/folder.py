@@ -71,13 +71,7 @@ class _Model(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``store.json`` says.
-
-    Attributes:
-        model: whose memories the store holds.
-        codec: how they are stored.
-        version: of the format.
-    """
+    """What ``store.json`` says: whose memories the store holds, how they are stored, by which version of the format."""
 
     model: StoreModel
     codec: str = DEFAULT_CODEC

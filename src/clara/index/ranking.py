@@ -185,13 +185,7 @@ def cosines(values: FloatArray, query: FloatArray) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage id with its score; higher is better.
-
-    Attributes:
-        id: the passage's.
-        score: what it is ranked by.
-        place: where its row lies in the table searched; -1 where that is of no use.
-    """
+    """A passage id with its score, higher is better, and the place of its row in the table; -1 where that is of no use."""
 
     id: str
     score: float

@@ -43,14 +43,10 @@ class _Merge:
 
 
 def merge(sources: Sequence[Path], out: Path, *, progress: Callable[[int, int], None] | None = None) -> _Merge:
-    """Bring the documents of stores into one, which is made if it is not there.
+    """Bring the documents of stores of one model and codec into one, which is made if it is not there.
 
-    Of a document that several hold in different versions, the last store's stays.
-
-    Args:
-        sources: folders of stores of one model and codec, at least one.
-        out: the folder of the store that is to hold them all.
-        progress: told how many passages have been brought over, of how many.
+    Of a document that several hold in different versions, the last store's stays. ``progress`` is told how many
+    passages have been brought over, of how many.
 
     Raises:
         InputError: no source, or ``out`` is one of them.

@@ -110,11 +110,10 @@ class LanceStore:
         """Make a store, or open it if it is there.
 
         Args:
-            path: a folder that does not exist, is empty, is a store of the same model, or was left by a creation
-                that was cut short.
+            path: a folder that does not exist, is empty, is a store of the same model, or was left by a creation that
+                was cut short.
             model: the model whose memories it is to hold.
-            codec: how memories are stored, one of ``codecs.CODECS``; fp16 when None. A store that is there keeps its
-                own.
+            codec: one of ``codecs.CODECS``; fp16 when None. A store that is there keeps its own.
             exact_bytes: up to this size the search column is searched whole.
 
         Raises:

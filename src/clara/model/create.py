@@ -36,13 +36,13 @@ _AnyManifest_co = TypeVar("_AnyManifest_co", bound=Settings, default=Manifest, c
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
-    """A network with what belongs to it.
+    """A network, backbone with adapters and but for a reader a memory table, with what belongs to it.
 
     Attributes:
-        network: backbone with adapters, and but for a reader a memory table.
-        base: the base model; ``network`` has put its adapter layers into ``base.model``.
+        network: its adapter layers are put into ``base.model``.
+        base: the base model.
         manifest: what a checkpoint of it, or a reader's folder, says.
-        merge: whether there is memory for merged copies of the weights (``adapters.RoleWeights``).
+        merge: whether there is memory for merged copies of the weights (``RoleWeights``).
         fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
     """
 

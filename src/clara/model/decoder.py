@@ -53,13 +53,10 @@ class StoredAdapters:
     """
 
     def __init__(self, model: PreTrainedModel, tensors: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
-        """Hold the adapters.
+        """Hold adapters of a backbone; ``scale`` is LoRA's alpha / r.
 
-        Args:
-            model: the backbone.
-            tensors: of each role, by PEFT's names: ``base_model.model.LAYER.lora_A.weight`` [r, in] and
-                ``….lora_B.weight`` [out, r].
-            scale: LoRA's alpha / r.
+        The tensors of each role are named as PEFT does: ``base_model.model.LAYER.lora_A.weight`` [r, in] and
+        ``….lora_B.weight`` [out, r].
         """
         self._model = model
         self._tensors = tensors

@@ -416,11 +416,7 @@ class Network(Decoder):
     def assembled(self, states: Tensor, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor:
         """Memories from states that were read before, gradients of the read-out included: float32 [B, N, H].
 
-        Args:
-            states: [B, N, 1 + L, H], ``ReadOut.states``.
-            ids: int64 [B, S] token ids, padded on the right.
-            mask: bool [B, S], true on text.
-            rate: one of ``config.rates``.
+        ``states`` [B, N, 1 + L, H] are ``ReadOut.states``; token ids are padded on the right.
         """
         with torch.autocast(ids.device.type, enabled=False):
             states = states.float()

@@ -76,10 +76,8 @@ class Placement:
 def placement(dtype: Dtype = "auto", device: str = "cpu", attention: Attention = "auto") -> Placement:
     """The placement that a user's words name.
 
-    Args:
-        dtype: ``auto`` is bf16 where the device multiplies it faster, else fp32; ``int8`` and ``int4`` quantise.
-        device: a torch device, or one of ``SPREAD``.
-        attention: of prompts; ``auto`` leaves it to transformers, which takes torch's own kernels.
+    ``dtype`` ``auto`` is bf16 where the device multiplies it faster, else fp32; ``int8`` and ``int4`` quantise.
+    ``attention`` of prompts: ``auto`` leaves it to transformers, which takes torch's own kernels.
 
     Raises:
         ConfigError: ``flash`` without the package flash-attn, without a GPU, or with fp32.
@@ -158,13 +156,7 @@ class Estimate:
 
     @classmethod
     def of(cls, folder: Path, where: Placement, *, adapters: int, merged: int) -> Estimate:
-        """That of a model on a base model's folder.
-
-        Args:
-            folder: of the base model.
-            where: how its weights are held.
-            adapters: LoRA parameters of all roles together.
-            merged: how many merged copies of the weights inference will make.
+        """That of a model on a base model's folder, with so many LoRA parameters in all and merged copies.
 
         Raises:
             BaseModelError: the folder's weights or configuration cannot be read.
@@ -209,12 +201,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Shapes:
-    """Sizes of a base model's tensors, by what is done with them.
-
-    Attributes:
-        linear: weights of matrix products inside the layers, which quantisation takes.
-        other: the rest: embeddings, LM head, norms.
-    """
+    """Weights of matrix products inside the layers, which quantisation takes; and embeddings, LM head, norms."""
 
     linear: int
     other: int
@@ -239,9 +226,7 @@ def available(where: Placement) -> int:
 def _free_memory(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
     """Bytes of main memory that this process may still take: the machine's, or less where a container limits it.
 
-    Args:
-        root: where control groups are mounted.
-        membership: which of them the process is in.
+    ``root`` is where control groups are mounted, ``membership`` says which of them the process is in.
     """
     return min([int(psutil.virtual_memory().available), *_limits(root, membership)])
 

@@ -60,13 +60,7 @@ _UNITS = frozenset([  # as symbols; a unit that is a word of the language may be
 
 @dataclass(frozen=True, slots=True)
 class _Quotation:
-    """All that may be quoted from one place on.
-
-    Attributes:
-        ids: its tokens.
-        piece: its text.
-        encoding: places of the tokens in the text, which are looked up for the few that are begun.
-    """
+    """All that may be quoted from one place on: its tokens, its text, and their places in it, looked up when begun."""
 
     ids: tuple[int, ...]
     piece: _Piece
@@ -132,12 +126,7 @@ class Quotations:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """The text from one word on.
-
-    Attributes:
-        text: at most ``_LONGEST`` characters, to the end of a word.
-        ends: lengths at which a word ends.
-    """
+    """The text from one word on, at most ``_LONGEST`` characters; ``ends`` are lengths at which a word ends."""
 
     text: str
     ends: frozenset[int]
@@ -233,12 +222,7 @@ class Prompter:
     markers = 0
 
     def __init__(self, tokenizer: Tokenizer, *, refuses: bool = False) -> None:
-        """Build prompts.
-
-        Args:
-            tokenizer: of the model that reads them.
-            refuses: whether that model says where no passage holds the answer; a quotation may then be that, too.
-        """
+        """Build prompts; of a model that ``refuses``, a quotation may also be that no passage holds the answer."""
         self._tokenizer = tokenizer
         self._beside = (*BESIDE, prompts.NO_ANSWER) if refuses else BESIDE
         self._pad = int(tokenizer.pad_token_id)

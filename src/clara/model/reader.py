@@ -36,17 +36,7 @@ ReaderContext = Literal["text", "none"]
 
 
 class ReaderManifest(Settings):
-    """What ``reader.json`` holds.
-
-    Attributes:
-        format_version: of this folder's layout.
-        base_model: the base model's name, folder or hub id.
-        base_identity: ``hub.base.identity`` of the base weights it was trained on.
-        context: what it was trained to answer from.
-        lora: shape of the adapter.
-        refuses: whether it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
-        trained: facts of the training run, for the card.
-    """
+    """What ``reader.json`` holds, as ``checkpoint.Manifest``; ``context`` is what it was trained to answer from."""
 
     format_version: Literal[1] = 1
     base_model: str

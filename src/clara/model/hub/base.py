@@ -97,11 +97,8 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 def find_base(name: str, cache: Path, *, progress: Progress | None = None) -> Path:
     """Folder of a base model in Hugging Face format, fetched first if need be.
 
-    Args:
-        name: a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``; the first that there is. A
-            folder with a short name is ``./NAME``.
-        cache: folder for weights that are made here; created if need be.
-        progress: told about downloads and conversion.
+    ``name`` is a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``; the first that there is. A
+    folder with a short name is ``./NAME``. ``cache``, made if need be, holds weights that are made here.
 
     Raises:
         BaseModelError: nothing has that name, the download was cut or has the wrong hash, or the disk is full.

@@ -51,13 +51,7 @@ _OFFICIAL_FILES = (apple_format.CONFIG, apple_format.ADAPTERS, apple_format.LAYE
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A checkpoint on the hub.
-
-    Attributes:
-        repo: ``owner/repo``.
-        inside: folder in it, without slashes at its ends; empty for its root.
-        revision: branch, tag or commit; None is the main branch.
-    """
+    """A checkpoint on the hub: ``owner/repo``, a folder in it (empty for its root), and a branch, tag or commit."""
 
     repo: str
     inside: str = ""
@@ -86,7 +80,8 @@ def fetch(
 ) -> Path:
     """Folder of a checkpoint in the hub's own cache, whole: only what it consists of is fetched, and only once.
 
-    A folder with a checkpoint for each rate stands for the one with the lowest rate.
+    A folder with a checkpoint for each rate stands for the one with the lowest rate. ``endpoint`` is the hub's address,
+    huggingface-hub's setting when None; ``local_only`` takes it from the cache or not at all.
 
     Raises:
         HubError: it is not in the cache and the hub cannot be asked or does not give it; or it is no checkpoint.
@@ -187,14 +182,7 @@ _UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, Run
 
 @dataclass(frozen=True, slots=True)
 class _Pushed:
-    """What ``push`` did.
-
-    Attributes:
-        repo: ``owner/repo``.
-        url: of the commit.
-        commit: its id.
-        files: paths sent, sorted.
-    """
+    """What ``push`` did: ``url`` and id of the commit, and the paths sent, sorted."""
 
     repo: str
     url: str
@@ -223,7 +211,7 @@ def push(  # noqa: PLR0913 - what may be said of a commit
         revision: branch to commit to, made if it is not there; the main branch when None.
         base: hub id of the base model, to be written in place of a folder's name.
         message: of the commit.
-        endpoint: the hub's address; huggingface-hub's setting when None.
+        endpoint: as in ``fetch``.
         token: huggingface-hub's own when None.
         progress: told when the transfer starts and ends.
 
@@ -264,17 +252,10 @@ def push(  # noqa: PLR0913 - what may be said of a commit
 def pull(
     name: HubName, out: Path | None = None, *, endpoint: str | None = None, progress: Progress | None = None
 ) -> Path:
-    """Fetch a checkpoint from the hub.
+    """Fetch a checkpoint, native or in Apple's format, from the hub; returns the folder to load it from.
 
-    Args:
-        name: of the checkpoint; native, or in Apple's format.
-        out: folder for a copy, which must not exist or be a checkpoint, which is then replaced; the hub's own cache
-            keeps the files when None. The folder is there whole or not at all.
-        endpoint: the hub's address; huggingface-hub's setting when None.
-        progress: told when the transfer starts and ends.
-
-    Returns:
-        The folder to load it from.
+    A copy goes to ``out``, which must not exist or be a checkpoint, which is then replaced, whole or not at all; the
+    hub's own cache keeps the files when None.
 
     Raises:
         HubError: it cannot be had.
