@@ -185,7 +185,7 @@ def cosines(values: FloatArray, query: FloatArray) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage id with its score, higher is better, and the place of its row in the table; -1 where that is of no use."""
+    """A passage id with its score, higher is better, and the place of its row in the table, -1 where of no use."""
 
     id: str
     score: float
