@@ -52,7 +52,7 @@ class CompressionConfig(Settings):
             information each, by a table of the vocabulary that the checkpoint holds, so that a name or a number gets
             memory tokens of its own and frequent words share one.
         layers: layers, from 1, whose states over the span are added to each memory through a map of their own, which
-            starts at zero (``model.layer_mix``); none by default.
+            starts at zero (``model.table.LayerMix``); none by default.
         layer_rank: rank of those maps; 0 for full ones.
         places: matrices for the first, second, … token of a span, which start as the mean that the residual is; the
             last one also stands for the tokens that follow. 0 for the mean alone.
@@ -118,7 +118,7 @@ class CompressionConfig(Settings):
 
     @property
     def mixes(self) -> bool:
-        """Whether a memory has parts of ``model.layer_mix``."""
+        """Whether a memory has parts of ``model.table.LayerMix``."""
         return bool(self.layers or self.places)
 
     @property

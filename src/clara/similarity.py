@@ -1,6 +1,6 @@
 """How near a question's memory is to a passage's: one vector against one, or memory token against memory tokens.
 
-Numpy only, for the store and for evaluation; ``model.selection`` has the similarities under gradient.
+Numpy only, for the store and for evaluation; ``model.losses`` has the similarities under gradient.
 Shape letters: P passages, N memory tokens, H hidden size.
 """
 

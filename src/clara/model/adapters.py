@@ -1,7 +1,7 @@
 """The roles as named LoRA adapters on one backbone, for training and for models too large to keep merged copies of.
 
 The only file that knows PEFT: its layers, its names, its folder format. Who only reads a small checkpoint does without
-(``roles``).
+(``decoder``).
 """
 
 from __future__ import annotations

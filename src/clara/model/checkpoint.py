@@ -107,7 +107,7 @@ class Manifest(Settings):
             ``trained["not_remeasured"]``: they were measured with other weights.
         wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint.
         contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
-            (``model.contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
+            (``generator.Contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
             interaction, whose centre of passages is the blank.
         reading: how passages are read, where that was measured for this checkpoint.
         stage: the last training stage, or ``untrained``.

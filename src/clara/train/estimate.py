@@ -1,6 +1,6 @@
 """How much memory a training run takes at most, and how much there is: said before anything is loaded.
 
-What inference takes is ``model.estimate``'s matter.
+What inference takes is ``model.placement``'s matter.
 """
 
 from __future__ import annotations
