@@ -7,11 +7,23 @@ from cases import passage, replies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.synth.checks import check_copied, check_pair, check_paraphrase, language_of
+from clara.synth.checks import (
+    LexicalJudge,
+    check_copied,
+    check_pair,
+    check_paraphrase,
+    content_stems,
+    language_of,
+    longest_common_run,
+    names,
+    numbers,
+    sentences,
+    stem,
+    stems,
+    words,
+)
 from clara.synth.drafts import Pair, SourcePassage
-from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
-from clara.synth.words import content_stems, longest_common_run, names, numbers, sentences, stem, stems, words
 
 LIMITS = CheckSettings()
 PASSAGE = SourcePassage(

@@ -19,11 +19,9 @@ from pathlib import Path
 
 from clara.data import PassageQA, read_records
 from clara.errors import ClaraError
-from clara.synth.checks import check_pair
+from clara.synth.checks import LexicalJudge, check_pair, content_stems
 from clara.synth.drafts import DraftFault, Pair, SourcePassage
-from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
-from clara.synth.words import content_stems
 
 POOLED = ("squad", "nq_qed", "nq_open", "clara_scp")
 _SHARED_BY = 200  # a stem in more passages than this says nothing about which are alike

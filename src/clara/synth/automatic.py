@@ -24,8 +24,8 @@ from clara.config import Settings
 from clara.data.neighbours import WordIndex, holds_answer, key_of
 from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.metrics import normalize_answer
+from clara.synth.checks import sentences
 from clara.synth.drafts import SourcePassage
-from clara.synth.words import sentences
 
 _SOURCE = "automatic"
 _SOURCE_SEVERAL = "automatic_several"
