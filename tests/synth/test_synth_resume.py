@@ -146,7 +146,7 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) ->
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(SynthesisError, match="another --out"), Output(path, resume=True) as output:
-        output.finished()
+        output.unfinished([])
     assert path.read_bytes() == content
 
 
