@@ -304,7 +304,7 @@ class Clara:
         return _Found(hits, encoded - started, time.perf_counter() - encoded)
 
     def _documents_of(self, manual: str) -> set[str]:
-        from clara.manuals import belongs_to  # noqa: PLC0415
+        from clara.messages import belongs_to  # noqa: PLC0415
 
         return {uri for uri in self.store.documents() if belongs_to(uri, manual)}
 
