@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clara.answering import NOT_FOUND, AnswerOptions
+from clara.config import LLMSettings
 from clara.errors import InputError, LLMError
-from clara.llm.client import LLM
-from clara.llm.settings import LLMSettings
+from clara.llm import LLM
 from clara.llm_answering import LLMReading, cited_numbers, is_not_found, without_thoughts
 from clara.model import ClaraModel
 from clara.pipeline import Clara

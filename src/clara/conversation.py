@@ -33,7 +33,7 @@ from clara.english import (
 )
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
 
 # Longer answers are sentences, whose names are not what the question was about.
 _LONGEST_NAME = 8

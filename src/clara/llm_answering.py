@@ -19,7 +19,7 @@ from clara.ingest import sentence_around
 from clara.records import Citation, Hit, Quote, TokenCounts
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM, Reply
+    from clara.llm import LLM, Reply
 
 DEFAULT_TOKENS = 512
 """Longest answer: such a model answers in sentences, and may reason first."""

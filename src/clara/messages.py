@@ -18,7 +18,7 @@ from clara.errors import NothingFoundError
 from clara.ingest import source_of
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
     from clara.pipeline import Clara
 
 _TASK = "### Task:"

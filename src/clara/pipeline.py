@@ -45,7 +45,7 @@ from clara.records import (
 if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport, Shard
     from clara.ingest import ReadLimits
-    from clara.llm.client import LLM, Reply
+    from clara.llm import LLM, Reply
     from clara.llm_answering import LLMReading
 
 _DEFAULT_OPTIONS = AnswerOptions()

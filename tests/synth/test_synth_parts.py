@@ -18,7 +18,7 @@ from verifier_bench import score_verifier
 from clara.data import PassageQA, QAPair, read_records
 from clara.data.official_rows import export_official, from_official, import_official, to_official
 from clara.errors import InputError, RecordError, SynthesisError
-from clara.llm.client import Reply, Usage
+from clara.llm import Reply, Usage
 from clara.synth.client import Budget, BudgetSpentError, ReplyCache, request_key
 from clara.synth.output import RunFigures, SynthReport, write_report
 from clara.synth.settings import BudgetSettings, CheckSettings, LexicalSettings

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clara.errors import LLMRefusedError, SynthesisError
-from clara.llm.client import AsyncLLM, Reply, Usage
+from clara.llm import AsyncLLM, Reply, Usage
 from clara.synth.drafts import SCHEMAS
 from clara.synth.settings import BudgetSettings, SamplingSettings, ServerSettings
 

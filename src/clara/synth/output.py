@@ -22,7 +22,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from clara.errors import MissingExtraError, SynthesisError
-from clara.llm.client import Usage
+from clara.llm import Usage
 from clara.synth.drafts import Pair, SourcePassage, Templates
 from clara.synth.rounds import Outcome
 from clara.synth.settings import SynthSettings

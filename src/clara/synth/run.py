@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, SynthesisError
-from clara.llm.client import Usage
+from clara.llm import Usage
 from clara.synth.client import Budget, BudgetSpentError, ChatClient, ReplyCache
 from clara.synth.drafts import Draft, SourcePassage, Templates, packaged_templates
 from clara.synth.output import Output, RunFigures, SynthReport, collect, record_of

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from clara.config import Settings
-from clara.llm.settings import LLMSettings
+from clara.config import LLMSettings, Settings
 
 _JudgeKind = Literal["both", "llm", "lexical"]
 _StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
