@@ -16,6 +16,7 @@ from clara.answering import (
     CUT,
     NOT_FOUND,
     AnswerOptions,
+    AnswerStream,
     Reading,
     covered,
     cut_mark,
@@ -29,7 +30,7 @@ from clara.answering import (
 from clara.errors import InputError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
-from clara.pipeline import AnswerStream, Clara
+from clara.pipeline import Clara
 from clara.prompts import NO_ANSWER
 from clara.records import ContextChoice, Generation, GenerationRequest, Hit, Memory, Passage, TokenCounts
 

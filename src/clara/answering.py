@@ -6,9 +6,12 @@ Knows hits and requests; finding is ``pipeline``'s and ``index``'s work, generat
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator as Pieces
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
 from numbers import Integral
 from typing import TypedDict, Unpack, get_args
 
@@ -20,6 +23,7 @@ from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.model.quoting import BESIDE
 from clara.records import (
+    Answer,
     Citation,
     ContextChoice,
     ContextKind,
@@ -28,6 +32,8 @@ from clara.records import (
     Hit,
     Quote,
     SearchMode,
+    Seconds,
+    TokenCounts,
     Wording,
 )
 
@@ -183,6 +189,15 @@ class Reading:
         return [hit for hit, how in zip(self.hits, self.read_as, strict=True) if how is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Hits, and the seconds that the query and the search took."""
+
+    hits: Sequence[Hit]
+    query: float
+    search: float
+
+
 def passages_to_find(model: ClaraModel, options: AnswerOptions) -> int:
     """The number of passages to search for."""
     if options.k is not None:
@@ -204,7 +219,7 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
     return [*(hits[place] for place in order), *hits[depth:]]
 
 
-def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
+def _plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
     """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
 
     Each is planned when it is asked for.
@@ -393,7 +408,7 @@ def _whole(answer: str) -> str:
     return before + re.escape(answer) + after
 
 
-def cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]:
+def _cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]:
     """Citations of the passages found, in their order, with how each was read in some of the readings."""
     cited = []
     for place, hit in enumerate(readings[0].hits):
@@ -416,3 +431,87 @@ def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> C
         read_as=read_as,
         tokens=tokens,
     )
+
+
+class AnswerStream:
+    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest.
+
+    Attributes:
+        citations: the passages found.
+        pieces: of the text, one a token; an empty one where nothing can be shown yet.
+        answer: the whole answer, once all pieces have been read.
+    """
+
+    def __init__(self, model: ClaraModel, question: str, options: AnswerOptions, found: Found, started: float) -> None:
+        """Begin to answer; ``started`` is when the question was asked, by ``time.perf_counter``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        readings = _plan_readings(model, question, found.hits, options)
+        first = next(readings)
+        self.citations = _cite([first], model)
+        self.answer: Answer | None = None
+        self._model, self._options, self._found, self._started = model, options, found, started
+        judged = first.request.refusing and first.judged(model)
+        self._held_back = bool(first.request.quote_from) or judged
+        self.pieces = self._shown(chain([first], readings))
+
+    def quote(self, _text: str | None = None) -> Quote | None:
+        """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
+        return None if self.answer is None else self.answer.quote
+
+    def whole(self) -> Answer:
+        """The answer, when it is finished."""
+        for _ in self.pieces:
+            pass
+        assert self.answer is not None  # noqa: S101 - its pieces have been read
+        return self.answer
+
+    def _shown(self, readings: Iterable[Reading]) -> Pieces[str, None, None]:
+        """The pieces of an answer with the mark of one that breaks off; all at once where it is judged whole.
+
+        Closed with their reader.
+        """
+        before, read, counts = time.perf_counter(), list[Reading](), list[TokenCounts]()
+        for reading in readings:
+            made = generate(self._model, reading, self._options)
+            generation = yield from _hidden(made) if self._held_back else made
+            read.append(reading)
+            counts.append(generation.tokens)
+            answered = not (reading.request.refusing and reading.withheld(self._model, generation))
+            if answered or reading.lacks_name:
+                break
+        self.citations = _cite(read, self._model)
+        now = time.perf_counter()
+        quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
+        mark = cut_mark(quote, reading.request)
+        text = generation.text + mark if answered else NOT_FOUND
+        self.answer = Answer(
+            text=text,
+            citations=self.citations,
+            tokens=TokenCounts(*map(sum, zip(*map(astuple, counts), strict=True))),
+            seconds=Seconds(
+                search=self._found.search,
+                query=self._found.query,
+                generate=now - before,
+                total=now - self._started,
+            ),
+            context=self._options.context,
+            finish_reason=generation.finish_reason,
+            quote=quote,
+            answered=answered,
+        )
+        yield text if self._held_back else mark
+
+
+def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation]:
+    """An answer without its text: an empty piece a token."""
+    with closing(made):
+        while True:
+            try:
+                next(made)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            yield ""
