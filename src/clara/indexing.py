@@ -29,8 +29,7 @@ from clara.ingest import (
 from clara.model import ClaraModel
 from clara.records import Document, Memory, Passage
 
-PASSAGES_A_BATCH = 64
-"""Passages compressed at once: enough to sort by length."""
+PASSAGES_A_BATCH = 64  # passages compressed at once: enough to sort by length
 _FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
 _COMMIT_SECONDS = 30.0
 # What a kill costs at most, besides a batch: seconds of work, or so many bytes of memories held back. The first batch
@@ -45,9 +44,8 @@ class AddProgress:
     """How far ``Clara.add`` is.
 
     Attributes:
-        files: files read so far.
-        files_total: files to read.
-        passages: passages compressed so far.
+        files: read so far, of ``files_total``.
+        passages: compressed so far.
         passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
             the first. Files that turn out to be unchanged make it fewer.
         seconds: since the call.
@@ -117,8 +115,7 @@ class Shard:
     A file's part follows from its path alone, so files that come or go move no others.
 
     Attributes:
-        number: which part, from 1.
-        count: how many there are.
+        number: which part, from 1 to ``count``.
     """
 
     number: int
