@@ -12,7 +12,7 @@ from clara.answering import NOT_FOUND, AnswerOptions, Found
 from clara.config import LLMSettings
 from clara.errors import InputError, LLMError
 from clara.llm import LLM
-from clara.llm_answering import LLMReading, cited_numbers, is_not_found, without_thoughts
+from clara.llm_answering import LLMReading, _cited_numbers, is_not_found, without_thoughts
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from llm_server import LLMServer, always, serving
@@ -151,7 +151,7 @@ def test_a_cut_reply_is_called_cut(store: Clara) -> None:
 
 
 def test_citations_of_all_kinds_are_read() -> None:
-    assert cited_numbers("One [2]. Two [1, 3][2]. Three 【4】. No [a] [0].") == [2, 1, 3, 4]
+    assert _cited_numbers("One [2]. Two [1, 3][2]. Three 【4】. No [a] [0].") == [2, 1, 3, 4]
 
 
 def test_a_number_without_a_passage_cites_nothing(store: Clara) -> None:

@@ -40,12 +40,9 @@ from clara.records import (
 NOT_FOUND = "Not found in your documents."
 """The text of an answer that was withheld for want of evidence."""
 
-CUT = " …"
-"""Stands behind a quotation that breaks off in mid-sentence."""
-
+_CUT = " …"  # stands behind a quotation that breaks off in mid-sentence
+# What the share of the question's words in the passages counts in the evidence, beside the model's own share.
 _COVERAGE_WEIGHT = 0.4
-"""What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
-
 _WORDS = re.compile(r"[^\W_]+")
 _ASKED = re.compile(
     r"\W*(?:(?:about|at|by|for|from|in|into|of|on|since|through|to|under|until|with)\s+)?"
@@ -103,12 +100,8 @@ class AnswerOptions:
         _check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             _check_choice("wording", self.wording, Wording)
-        given: dict[str, tuple[object, int]] = {
-            "k": (self.k, 1),
-            "max_new_tokens": (self.max_new_tokens, 1),
-            "rerank": (self.rerank, 0),
-        }
-        for name, (number, least) in given.items():
+        for name, least in (("k", 1), ("max_new_tokens", 1), ("rerank", 0)):
+            number: object = getattr(self, name)
             if number is not None and (not isinstance(number, Integral) or int(number) < least):
                 raise InputError(f"{name} must be a whole number of at least {least}, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
@@ -140,7 +133,7 @@ class Reading:
         request: for the model.
         hits: the passages found, best first.
         read_as: of each hit, how it is read; None for one that is not.
-        lacks_name: the question names something that the passages do not hold (``lacks_name``).
+        lacks_name: whether the question names something that the passages do not hold.
     """
 
     request: GenerationRequest
@@ -174,7 +167,7 @@ class Reading:
         """
         if generation.evidence is None or not self.request.quote_from:
             return None
-        return generation.evidence + _COVERAGE_WEIGHT * covered(self.request.question, self.request.quote_from)
+        return generation.evidence + _COVERAGE_WEIGHT * _covered(self.request.question, self.request.quote_from)
 
     def evidence_wanted(self, model: ClaraModel) -> float | None:
         """Evidence below which an answer is withheld; None withholds none."""
@@ -222,12 +215,7 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
 def _plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
     """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
 
-    Each is planned when it is asked for.
-
-    With ``always_answer`` the last one is the first again, which then may not refuse.
-
-    Raises:
-        InputError: nothing is read, so nothing can be quoted.
+    Each is planned when it is asked for. With ``always_answer`` the last is the first again, which may not refuse.
     """
     goes_on = options.context == "auto" and model.reads_text and not model.mixed
     tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
@@ -243,14 +231,7 @@ def _plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], option
 def plan_reading(
     model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions, *, first: int = 0
 ) -> Reading:
-    """Decide what is read of the passages found, and build the request for the model.
-
-    Args:
-        model: what reads.
-        question: in words.
-        hits: the passages found, best first.
-        options: how it is answered.
-        first: place of the first passage that is read.
+    """Decide what is read of the passages found, from the one in place ``first`` on, and build the model's request.
 
     Raises:
         InputError: nothing is read, so nothing can be quoted.
@@ -280,7 +261,7 @@ def plan_reading(
     return Reading(request, hits, read)
 
 
-def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
+def _generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
     """The model's answer in pieces (``ClaraModel.stream``), scored where it may be withheld; returns it whole.
 
     A quotation that only repeats the question answers nothing: in its place the best one without it is taken, and its
@@ -288,14 +269,14 @@ def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pie
     """
     chosen, scored = sampling(max_new_tokens=options.max_new_tokens), reading.request.refusing
     made = yield from model.stream(reading.request, chosen, scored=scored)
-    if not reading.request.quote_from or not repeats(reading.request.question, made.text):
+    if not reading.request.quote_from or not _repeats(reading.request.question, made.text):
         return made
     left = tuple(_without(made.text, text) for text in reading.request.quote_from)
     other = yield from model.stream(replace(reading.request, quote_from=left), chosen, scored=scored)
     return replace(other, evidence=made.evidence)
 
 
-def repeats(question: str, answer: str) -> bool:
+def _repeats(question: str, answer: str) -> bool:
     """Whether an answer to what, which, who, where, when or how has no word that is not the question's own.
 
     Of a choice ("the Alder or the Birch?") and of yes or no, the answer does stand in the question.
@@ -320,7 +301,7 @@ def passage_text(hit: Hit) -> str:
     return prompts.passage_text(hit.passage.title, hit.passage.text)
 
 
-def covered(question: str, texts: Sequence[str]) -> float:
+def _covered(question: str, texts: Sequence[str]) -> float:
     """Share of a question's words, stop words left out, that begin like a word of the texts; 1 where it has none."""
     asked = {_stem(word) for word in _WORDS.findall(question.lower()) if word not in STOP_WORDS}
     there = {_stem(word) for text in texts for word in _WORDS.findall(text.lower())}
@@ -348,23 +329,21 @@ def _stem(word: str) -> str:
 def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
     """Where an answer stands word for word in the passages that were read.
 
-    Where it stands more than once, the place whose sentence shares most words with the question counts, and among
-    equals the first of the best passage.
-
-    Returns:
-        None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
+    Of several places the one whose sentence shares most words with the question, and of equals the first of the best
+    passage. None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
     """
     if not answer or answer in BESIDE:
         return None
     asked = _words(question)
-    best: tuple[int, Quote] | None = None
+    most = -1
+    best: Quote | None = None
     for hit in hits:
-        for start in _places(answer, hit.passage.text):
-            quote = quote_of(hit, start, start + len(answer))
+        for match in re.finditer(_whole(answer), hit.passage.text):
+            quote = quote_of(hit, *match.span())
             shared = len(asked & _words(quote.sentence))
-            if best is None or shared > best[0]:
-                best = (shared, quote)
-    return None if best is None else best[1]
+            if shared > most:
+                most, best = shared, quote
+    return best
 
 
 def quote_of(hit: Hit, start: int, end: int) -> Quote:
@@ -384,7 +363,7 @@ def quote_of(hit: Hit, start: int, end: int) -> Quote:
     )
 
 
-def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
+def _cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
     """What is shown behind a quotation that begins as a sentence does and breaks off within it; empty for others.
 
     A name or a number at the beginning of a sentence is an answer; from six words on it is a sentence cut short.
@@ -393,12 +372,7 @@ def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
         return ""
     length = quote.end - quote.start
     said, rest = quote.sentence[:length], quote.sentence[length:]
-    return CUT if len(said.split()) >= _SENTENCE_WORDS and _WORDS.search(rest) is not None else ""
-
-
-def _places(answer: str, text: str) -> list[int]:
-    """Starts of an answer in a text, in whole words."""
-    return [match.start() for match in re.finditer(_whole(answer), text)]
+    return _CUT if len(said.split()) >= _SENTENCE_WORDS and _WORDS.search(rest) is not None else ""
 
 
 def _whole(answer: str) -> str:
@@ -475,7 +449,7 @@ class AnswerStream:
         """
         before, read, counts = time.perf_counter(), list[Reading](), list[TokenCounts]()
         for reading in readings:
-            made = generate(self._model, reading, self._options)
+            made = _generate(self._model, reading, self._options)
             generation = yield from _hidden(made) if self._held_back else made
             read.append(reading)
             counts.append(generation.tokens)
@@ -485,7 +459,7 @@ class AnswerStream:
         self.citations = _cite(read, self._model)
         now = time.perf_counter()
         quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
-        mark = cut_mark(quote, reading.request)
+        mark = _cut_mark(quote, reading.request)
         text = generation.text + mark if answered else NOT_FOUND
         self.answer = Answer(
             text=text,

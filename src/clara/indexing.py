@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from clara.ingest import (
 from clara.model import ClaraModel
 from clara.records import Document, Memory, Passage
 
-PASSAGES_A_BATCH = 64  # passages compressed at once: enough to sort by length
+_PASSAGES_A_BATCH = 64  # passages compressed at once: enough to sort by length
 _FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
 _COMMIT_SECONDS = 30.0
 # What a kill costs at most, besides a batch: seconds of work, or so many bytes of memories held back. The first batch
@@ -264,11 +263,12 @@ class _Batch:
         self._counts = counts
         self._taken: list[tuple[Passage, Document]] = []
         self._sources: set[str] = set()  # ids of passages whose memories may be wanted again
-        self._kept = _Kept()
+        self._kept: dict[str, Memory] = {}  # memories of the store by what was compressed, oldest first
+        self._kept_bytes = 0
         self._rows: list[IndexRow] = []
         self._whole: list[DocumentEntry] = []
         self._due = 0.0
-        self._size = min(_FIRST_BATCH, PASSAGES_A_BATCH)
+        self._size = min(_FIRST_BATCH, _PASSAGES_A_BATCH)
 
     def reuse(self, passage_ids: set[str]) -> None:
         """Name passages in the store whose memories fit passages that have the same text, of whatever document."""
@@ -279,12 +279,12 @@ class _Batch:
         self._taken.append((passage, document))
         if len(self._taken) >= self._size:
             self._flush()
-            self._size = PASSAGES_A_BATCH
+            self._size = _PASSAGES_A_BATCH
 
     def finish(self, entry: DocumentEntry) -> None:
         """Note that all passages of a document have been taken."""
         self._whole.append(entry)
-        if len(self._whole) >= PASSAGES_A_BATCH:
+        if len(self._whole) >= _PASSAGES_A_BATCH:
             self._flush()
 
     def commit(self) -> None:
@@ -305,8 +305,7 @@ class _Batch:
 
     def _remember(self) -> None:
         """Memories of the passages taken: those of the same text, else made now."""
-        self._kept.load(self._store, self._sources)
-        self._sources = set()
+        self._keep()
         texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
         new = [text for text in texts if text not in self._kept]
         made = self._model.compress(new, rate=self._store.model.rate) if new else []
@@ -319,35 +318,20 @@ class _Batch:
         self._counts.tokens += sum(memory.token_count for memory in made)
         self._taken = []
 
-
-class _Kept:
-    """Memories of the store by what was compressed, the newest up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self._memories: OrderedDict[str, Memory] = OrderedDict()
-        self._bytes = 0
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._memories
-
-    def __getitem__(self, text: str) -> Memory:
-        return self._memories[text]
-
-    def load(self, store: LanceStore, passage_ids: set[str]) -> None:
-        """Read the memories of passages before they are deleted."""
-        if not passage_ids:
-            return
+    def _keep(self) -> None:
+        """Read the memories that may be wanted again, before they are deleted."""
+        wanted, self._sources = sorted(self._sources), set()
         try:
-            rows = store.get(sorted(passage_ids))
+            rows = self._store.get(wanted) if wanted else []
         except StoreError:
             return  # a damaged row: its text is compressed again
         for row in rows:
             text = prompts.passage_text(row.passage.title, row.passage.text)
-            if text not in self._memories:
-                self._memories[text] = row.memory
-                self._bytes += row.memory.values.nbytes
-        while self._bytes > _KEPT_BYTES:
-            self._bytes -= self._memories.popitem(last=False)[1].values.nbytes
+            if text not in self._kept:
+                self._kept[text] = row.memory
+                self._kept_bytes += row.memory.values.nbytes
+        while self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).values.nbytes
 
 
 class _Extent:
@@ -416,8 +400,7 @@ def _size(path: Path, most: int) -> int:
 
 def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else paths
-    given = list(given) if isinstance(given, Iterable) else [given]
+    given = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
     wrong = [path for path in given if not isinstance(path, str | Path)]
     if wrong:
         raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")

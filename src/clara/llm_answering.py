@@ -92,7 +92,7 @@ class LLMReading:
         if is_not_found(text):
             return None
         hits = self.found.hits
-        cited = [hit for number in cited_numbers(text) for hit in hits[number - 1 : number]]
+        cited = [hit for number in _cited_numbers(text) for hit in hits[number - 1 : number]]
         bare = _CITED.sub("", text).strip().rstrip(".")
         quoted = find_quote(bare, self.question, cited or hits)
         if quoted is not None or not cited:
@@ -178,7 +178,7 @@ def is_not_found(text: str) -> bool:
     return text.strip("\"'“”* ").lower().startswith(NOT_FOUND.rstrip(".").lower())
 
 
-def cited_numbers(text: str) -> list[int]:
+def _cited_numbers(text: str) -> list[int]:
     """The numbers of passages in a reply, in their order, each once."""
     return list(dict.fromkeys(number for match in _CITED.finditer(text) for number in _numbers(match) if number > 0))
 

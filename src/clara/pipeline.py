@@ -31,8 +31,8 @@ class Clara:
     """A store of compressed passages with the model that made them.
 
     Args:
-        store: the store.
-        model: the model that made them; it searches, and answers.
+        store: the passages.
+        model: what made their memories; it searches, and answers.
         llm: a language model behind a server that answers in its place, from the passages' text; text search then
             needs no ``model``.
     """
@@ -150,10 +150,7 @@ class Clara:
         return indexing.remove(self.store, sources)
 
     def document_text(self, document: str) -> str:
-        """The text of a document as it was indexed: what offsets of passages, citations and quotes count in.
-
-        Args:
-            document: its uri, as citations give it.
+        """The text of a document, by its uri, as it was indexed: what offsets of passages and quotes count in.
 
         Raises:
             InputError: it is not in the store.
@@ -166,13 +163,7 @@ class Clara:
     def search(
         self, question: str, k: int = 5, *, mode: SearchMode = "hybrid", latent_weight: float | None = None
     ) -> list[Hit]:
-        """The ``k`` best passages for a question.
-
-        Args:
-            question: in words.
-            k: at least 1; more than there are gives all.
-            mode: ``latent`` by similarity of memories, ``text`` by BM25, ``hybrid`` by both.
-            latent_weight: see ``AnswerOptions``.
+        """The ``k`` best passages for a question; options as those of ``AnswerOptions``.
 
         Raises:
             InputError: the question is empty, ``k`` is below 1, or there is no such mode.
@@ -195,8 +186,7 @@ class Clara:
             question: in words.
             k: passages to find; None for what measured best.
             options: how.
-            changes: fields of ``options`` by name: mode, context, wording, max_new_tokens, always_answer,
-                latent_weight, within, rerank.
+            changes: fields of ``options`` by name.
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.

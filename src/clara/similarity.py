@@ -13,7 +13,7 @@ import numpy as np
 
 from clara.records import FloatArray, Memory, QueryMemory
 
-COVERAGE = 0.5
+_COVERAGE = 0.5
 """Share of a passage's score that is what it adds to the passages above it; chosen on training questions (LOG.md)."""
 _SMALLEST = np.float32(1e-30)
 
@@ -107,7 +107,7 @@ def covering(matches: Sequence[FloatArray], k: int) -> list[_Placed]:
     placed: list[_Placed] = []
     for _ in range(min(k, len(each))):
         added = np.maximum(each - covered, 0).sum(axis=1)
-        worth = np.where(left, (1 - COVERAGE) * alone + COVERAGE * added, -np.inf)
+        worth = np.where(left, (1 - _COVERAGE) * alone + _COVERAGE * added, -np.inf)
         index = int(worth.argmax())
         # Sums of floats may rise by a rounding error where the true worth cannot.
         score = min(float(worth[index]), placed[-1].score if placed else np.inf)

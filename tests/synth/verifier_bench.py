@@ -19,7 +19,7 @@ from pathlib import Path
 
 from clara.data import PassageQA, read_records
 from clara.errors import ClaraError
-from clara.synth.checks import LexicalJudge, check_pair, content_stems
+from clara.synth.checks import LexicalJudge, _content_stems, check_pair
 from clara.synth.drafts import DraftFault, Pair, SourcePassage
 from clara.synth.settings import CheckSettings, LexicalSettings
 
@@ -133,7 +133,7 @@ def _strangers(passages: Sequence[SourcePassage], seed: int) -> list[int]:
 
 def _neighbours(passages: Sequence[SourcePassage]) -> list[int]:
     """For each passage the other one that shares most with it: rare content words, weighted by rarity."""
-    stems = [set(content_stems(passage.text)) for passage in passages]
+    stems = [set(_content_stems(passage.text)) for passage in passages]
     holders: defaultdict[str, list[int]] = defaultdict(list)
     for place, held in enumerate(stems):
         for stem in held:

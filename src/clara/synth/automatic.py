@@ -29,10 +29,10 @@ from clara.synth.drafts import SourcePassage
 
 _SOURCE = "automatic"
 _SOURCE_SEVERAL = "automatic_several"
-SOURCE_NONE = "automatic_none"
+_SOURCE_NONE = "automatic_none"
 """Sources of the records, for ``mix``: one passage, several, and several of which none holds the answer."""
 
-GAP = "____"
+_GAP = "____"
 
 # Most telling first: what an earlier kind takes is not a gap of a later one.
 _KINDS: Mapping[str, re.Pattern[str]] = {
@@ -165,7 +165,7 @@ def _around(line: str, start: int, end: int) -> str | None:
         return None
     left = before[firsts[0].start() :] if firsts else ""
     right = after[: lasts[-1].end()] if lasts else ""
-    return f"{left}{GAP}{right}".strip(_EDGES).replace('"', "'")
+    return f"{left}{_GAP}{right}".strip(_EDGES).replace('"', "'")
 
 
 def _followings(text: str) -> Iterator[_Task]:
@@ -200,7 +200,7 @@ class _Around:
         docs = tuple(DocText(self._passages[i].title, self._passages[i].text) for i in places)
         return MultiHop(
             id=f"auto-{own.id}-several",
-            source=SOURCE_NONE if none else _SOURCE_SEVERAL,
+            source=_SOURCE_NONE if none else _SOURCE_SEVERAL,
             question=pair.question,
             answers=(prompts.NO_ANSWER,) if none else pair.answers,
             docs=docs,

@@ -108,18 +108,18 @@ def words(text: str) -> list[str]:
     return found
 
 
-def stems(text: str) -> list[str]:
+def _stems(text: str) -> list[str]:
     """``words`` reduced so that inflected forms, and numbers however written, compare equal."""
-    return [stem(word) for word in words(text)]
+    return [_stem(word) for word in words(text)]
 
 
-def content_stems(text: str) -> list[str]:
+def _content_stems(text: str) -> list[str]:
     """``stems`` of the words that carry meaning: no articles, pronouns, auxiliaries, question words, kana endings."""
-    return [stem(word) for word in words(text) if word not in _STOP_WORDS and not _HIRAGANA.search(word)]
+    return [_stem(word) for word in words(text) if word not in _STOP_WORDS and not _HIRAGANA.search(word)]
 
 
 @lru_cache(maxsize=65536)
-def stem(word: str) -> str:
+def _stem(word: str) -> str:
     """A crude stem of one lower-case word; ``1,000`` gives ``1000``, ``15th`` 15, ``twelve`` 12."""
     if word in _NUMBER_WORDS:
         return _NUMBER_WORDS[word]
@@ -134,12 +134,12 @@ def stem(word: str) -> str:
     return word[:_STEM_LETTERS]
 
 
-def numbers(text: str) -> set[str]:
+def _numbers(text: str) -> set[str]:
     """The numbers that ``text`` writes with digits, in plain form (``1,000`` and ``1000`` are one number)."""
-    return {stem(word) for word in words(text) if word[0].isdigit() and stem(word).replace(".", "").isdigit()}
+    return {_stem(word) for word in words(text) if word[0].isdigit() and _stem(word).replace(".", "").isdigit()}
 
 
-def names(text: str) -> set[str]:
+def _names(text: str) -> set[str]:
     """Lower-case words that ``text`` capitalises inside a sentence: people, places, titles."""
     found: set[str] = set()
     for sentence in sentences(text):
@@ -162,7 +162,7 @@ def share_found(wanted: Sequence[str], available: frozenset[str] | set[str]) -> 
     return sum(word in available for word in wanted) / len(wanted) if wanted else 1.0
 
 
-def longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, int]:
+def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, int]:
     """Where the longest run of words in both begins in ``left``, and its length in words; 0 if nothing is shared."""
     match = SequenceMatcher(None, left, right, autojunk=False).find_longest_match()
     return match.a, match.size
@@ -208,7 +208,7 @@ def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings)
     return (
         _paraphrase_length(text, passage, settings)
         or _foreign(text, passage, settings)
-        or check_copied(text, passage, settings)
+        or _check_copied(text, passage, settings)
         or _numbers_lost(text, passage, settings)
         or _number_invented(text, passage)
         or _names_lost(text, passage, settings)
@@ -217,19 +217,19 @@ def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings)
 
 def check_duplicate(pair: Pair, accepted: Sequence[Pair]) -> DraftFault | None:
     """No accepted question of the same words, and none of the same stems with the same answer."""
-    question, bag, answer = words(pair.question), sorted(set(stems(pair.question))), stems(pair.answer)
+    question, bag, answer = words(pair.question), sorted(set(_stems(pair.question))), _stems(pair.answer)
     for other in accepted:
         same_words = words(other.question) == question
-        same_bag = sorted(set(stems(other.question))) == bag and stems(other.answer) == answer
+        same_bag = sorted(set(_stems(other.question))) == bag and _stems(other.answer) == answer
         if same_words or same_bag:
             return DraftFault("duplicate_question", f"this question was asked already: {other.question}")
     return None
 
 
-def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
+def _check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """The longest run of words that paraphrase and passage share stays short."""
     source, copy = words(passage.text), words(text)
-    start, length = longest_common_run(source, copy)
+    start, length = _longest_common_run(source, copy)
     allowed = max(settings.common_run_words, int(settings.common_run_share * len(source)))
     if length <= min(allowed, _MOST_COPIED * len(source)):
         return None
@@ -238,7 +238,7 @@ def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> 
 
 
 @lru_cache(maxsize=256)
-def language_of(text: str) -> str | None:
+def _language_of(text: str) -> str | None:
     """The listed language whose common words ``text`` clearly uses most, or None."""
     counts = Counter(words(text))
     hits = sorted(
@@ -274,7 +274,7 @@ def _given_away(pair: Pair) -> DraftFault | None:
     """The answer's words do not stand in the question, except where the question offers a choice."""
     question, answer = words(pair.question), words(pair.answer)
     offers_choice = "or" in question or bool(_YES_NO & set(answer[:1]))
-    if offers_choice or not content_stems(pair.answer) or f" {' '.join(answer)} " not in f" {' '.join(question)} ":
+    if offers_choice or not _content_stems(pair.answer) or f" {' '.join(answer)} " not in f" {' '.join(question)} ":
         return None
     return DraftFault("answer_in_question", f"the question contains its answer “{pair.answer}”")
 
@@ -284,8 +284,8 @@ def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
 
     One-digit numbers may be counts ("three of them"), and stay a matter for the judge.
     """
-    known = _stems_of(passage) | set(stems(pair.question))
-    invented = sorted(number for number in numbers(pair.answer) - known if len(number) > 1)
+    known = _stems_of(passage) | set(_stems(pair.question))
+    invented = sorted(number for number in _numbers(pair.answer) - known if len(number) > 1)
     if not invented:
         return None
     return DraftFault(_NUMBER_REASON, f"the passage does not state the number {', '.join(invented)}")
@@ -293,7 +293,7 @@ def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
 
 def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the passage's numbers are kept, written as digits or words."""
-    wanted, present = sorted(numbers(passage.text)), set(stems(text))
+    wanted, present = sorted(_numbers(passage.text)), set(_stems(text))
     if share_found(wanted, present) >= settings.numbers_kept:
         return None
     lost = [word for word in wanted if word not in present]
@@ -302,7 +302,7 @@ def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) ->
 
 def _number_invented(text: str, passage: SourcePassage) -> DraftFault | None:
     """No number of two or more digits that the passage and its title do not have."""
-    invented = sorted(word for word in numbers(text) - _stems_of(passage) if len(word) > 1)
+    invented = sorted(word for word in _numbers(text) - _stems_of(passage) if len(word) > 1)
     if not invented:
         return None
     return DraftFault("number_invented", f"these numbers are not in the passage: {_listed(invented)}")
@@ -310,8 +310,8 @@ def _number_invented(text: str, passage: SourcePassage) -> DraftFault | None:
 
 def _names_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the words that the passage capitalises inside its sentences are kept."""
-    wanted, present = sorted(names(passage.text)), set(stems(text))
-    lost = [name for name in wanted if stem(name) not in present]
+    wanted, present = sorted(_names(passage.text)), set(_stems(text))
+    lost = [name for name in wanted if _stem(name) not in present]
     if len(lost) <= (1 - settings.names_kept) * len(wanted):
         return None
     return DraftFault("names_lost", f"these names of the passage are lost: {_listed(lost)}")
@@ -323,13 +323,13 @@ def _foreign(text: str, passage: SourcePassage, settings: CheckSettings) -> Draf
     foreign = sum(count for script, count in found.items() if script not in known)
     if foreign > settings.foreign_letters * max(1, sum(found.values())):
         return DraftFault("wrong_language", "write in the language of the passage")
-    wanted, got = language_of(passage.text), language_of(text)
+    wanted, got = _language_of(passage.text), _language_of(text)
     return _wrong_language(wanted, got) if wanted and got and wanted != got else None
 
 
 def _foreign_question(question: str, passage: SourcePassage) -> DraftFault | None:
     """No word of a listed language in a question that has none of the passage's."""
-    wanted, asked = language_of(passage.text), set(words(question))
+    wanted, asked = _language_of(passage.text), set(words(question))
     if wanted is None or asked & _OWN[wanted]:
         return None
     got = next((language for language, listed in _COMMON.items() if language != wanted and asked & listed), None)
@@ -365,7 +365,7 @@ class LexicalJudge:
     def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> DraftFault | None:
         """The fault if the passage does not support the pair. At an ``inferred`` one another judge looks too."""
         known = _stems_of(passage)
-        asked = share_found(content_stems(pair.question), known)
+        asked = share_found(_content_stems(pair.question), known)
         if inferred and asked >= self.settings.inferred_support:
             return None
         if set(words(pair.answer)) <= _YES_NO:
@@ -373,7 +373,7 @@ class LexicalJudge:
                 return None
             return DraftFault(_QUESTION_REASON, "the question is not about this passage")
         # An answer of function words only ("his own") is compared whole.
-        supported = share_found(content_stems(pair.answer) or stems(pair.answer), known)
+        supported = share_found(_content_stems(pair.answer) or _stems(pair.answer), known)
         if supported < self.settings.answer_support:
             return DraftFault(_ANSWER_REASON, f"the passage does not state the answer “{pair.answer}”")
         if supported + asked < self.settings.joint_support:
@@ -382,7 +382,7 @@ class LexicalJudge:
 
     def check_paraphrase(self, text: str, passage: SourcePassage) -> DraftFault | None:
         """The fault if the text says something else than the passage, else None."""
-        kept = share_found(sorted(set(content_stems(passage.text))), set(stems(text)))
+        kept = share_found(sorted(set(_content_stems(passage.text))), set(_stems(text)))
         if kept >= self.settings.paraphrase_support:
             return None
         return DraftFault("paraphrase_off_passage", "this says something else than the passage")
@@ -396,7 +396,7 @@ class LexicalJudge:
                     wrong.append(f"{letter}{place}: {fault.detail}")
         if draft.paraphrase and (fault := self.check_paraphrase(draft.paraphrase, passage)):
             wrong.append(f"P: {fault.detail}")
-        parts = [part for part in sentences(passage.text) if content_stems(part)]
+        parts = [part for part in sentences(passage.text) if _content_stems(part)]
         missing = tuple(part for part in parts if not _touched(part, draft))
         covered = len(parts) - len(missing) >= self.settings.coverage * len(parts)
         return Verdict(not wrong, covered, () if covered else missing, tuple(wrong))
@@ -404,17 +404,17 @@ class LexicalJudge:
 
 @lru_cache(maxsize=256)
 def _stems_of(passage: SourcePassage) -> frozenset[str]:
-    return frozenset(stems(passage.text)) | frozenset(stems(passage.title))
+    return frozenset(_stems(passage.text)) | frozenset(_stems(passage.title))
 
 
 def _touched(sentence: str, draft: Draft) -> bool:
     """Whether a pair asks for something of this sentence."""
-    content = content_stems(sentence)
+    content = _content_stems(sentence)
     known = set(content)
     for pair in (*draft.simple, *draft.complex):
-        answer = content_stems(pair.answer)
-        if answer and share_found(answer, known) == 1.0 and known & set(content_stems(pair.question)):
+        answer = _content_stems(pair.answer)
+        if answer and share_found(answer, known) == 1.0 and known & set(_content_stems(pair.question)):
             return True
-        if share_found(content, set(answer) | set(content_stems(pair.question))) >= _TOUCHED:
+        if share_found(content, set(answer) | set(_content_stems(pair.question))) >= _TOUCHED:
             return True
     return False

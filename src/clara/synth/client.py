@@ -214,10 +214,7 @@ class ChatClient:
         cache: where replies are kept.
         budget: what may be spent.
         api_key: the server's key; servers of one's own usually take any.
-        on_reply: called after each reply that the server gave.
-
-    Attributes:
-        answered: usable replies of the server.
+        on_reply: called after each usable reply that the server gave; ``answered`` counts them.
     """
 
     def __init__(

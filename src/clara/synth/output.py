@@ -231,11 +231,9 @@ class RunFigures:
 
     Attributes:
         finished: passages accepted or dropped in this run.
-        requests: requests sent, further attempts included.
-        answered: replies that the server gave in this run.
-        retried: attempts that failed and were repeated, by fault.
+        requests, answered, retried: as ``ChatClient`` counts them.
         spent: tokens of all replies in the cache, earlier runs included.
-        spent_now: tokens of this run's replies.
+        spent_now: of this run's replies.
         cost: price of ``spent``; 0 without prices.
         seconds: wall-clock time of this run.
         stopped: why the run ended before its passages: ``budget`` or ``server``; empty if it did not.
@@ -259,17 +257,13 @@ class SynthReport:
     """The result of a synthesis.
 
     Attributes:
-        passages: passages given.
-        accepted: passages with a record.
+        passages: given.
         dropped: passages given up, by the shortcoming that they ended with.
         unfinished: passages that a later run has to finish.
-        pairs: simple pairs written.
-        complex_pairs: complex pairs written.
+        pairs, complex_pairs: written, simple ones and complex ones.
         rejections: everything that came back and was not taken, by reason.
         accepted_by_round: accepted passages by the rounds that they took.
-        skipped: sources, records and passages left out before the start, by reason.
-        messages: one sentence for each source that could not be read.
-        run: figures of the run itself.
+        skipped, messages: as ``Sources`` has them.
     """
 
     passages: int

@@ -74,7 +74,7 @@ async def work_out(passage: SourcePassage, drafter: Drafter, settings: SynthSett
         LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
         BudgetSpentError: the same.
     """
-    work = Work(settings)
+    work = _Work(settings)
     for attempt in range(1, settings.max_rounds + 1):
         await _ask_open(work, passage, drafter, attempt)
         if not work.ready:
@@ -89,7 +89,7 @@ async def work_out(passage: SourcePassage, drafter: Drafter, settings: SynthSett
     return Outcome(work.draft, settings.max_rounds, dict(work.counted), work.shortcoming)
 
 
-async def _ask_open(work: Work, passage: SourcePassage, drafter: Drafter, attempt: int) -> None:
+async def _ask_open(work: _Work, passage: SourcePassage, drafter: Drafter, attempt: int) -> None:
     """Ask for everything that is still wanted, at once."""
     kinds = work.open_kinds()
     replies = await asyncio.gather(
@@ -105,15 +105,8 @@ async def _ask_open(work: Work, passage: SourcePassage, drafter: Drafter, attemp
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
-    """What one reply brought.
-
-    Attributes:
-        pairs: accepted pairs, for the two kinds of questions.
-        paraphrase: the accepted paraphrase, or the empty string.
-        rejections: everything else.
-        answered: whether the reply kept to the contract, however good its content.
-    """
+class _Drafted:
+    """What one reply brought; ``answered``: it kept to the contract, however good its content."""
 
     pairs: tuple[Pair, ...]
     paraphrase: str
@@ -132,15 +125,8 @@ class Drafter:
 
     async def draft(
         self, kind: Kind, passage: SourcePassage, feedback: Feedback, *, taken: Sequence[Pair], attempt: int
-    ) -> Drafted:
-        """Ask for one kind of draft.
-
-        Args:
-            kind: what to ask for.
-            passage: about what.
-            feedback: what earlier attempts lacked.
-            taken: pairs of both kinds that the passage has already.
-            attempt: the round, from 1.
+    ) -> _Drafted:
+        """Ask for one kind of draft; ``taken`` are the pairs that the passage has, ``attempt`` the round, from 1.
 
         Raises:
             LLMError: the server gives no reply (see ``ChatClient.ask``).
@@ -168,7 +154,7 @@ class Drafter:
 
     def _sort_pairs(
         self, kind: Kind, text: str, passage: SourcePassage, taken: Sequence[Pair], *, truncated: bool
-    ) -> Drafted:
+    ) -> _Drafted:
         reply = parse_pairs(text, truncated=truncated)
         rejections = [Rejection(kind, "", fault) for fault in reply.faults]
         # What joins facts may compute its answer; whether rightly, only a language model can tell.
@@ -188,18 +174,18 @@ class Drafter:
             fault = DraftFault("reply_off_passage", "nearly all pairs of the reply are about something else")
             rejections += [Rejection(kind, str(pair), fault) for pair in accepted]
             accepted = []
-        return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
+        return _Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
 
-    def _sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool) -> Drafted:
+    def _sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool) -> _Drafted:
         paraphrase = parse_paraphrase(text, truncated=truncated)
         if isinstance(paraphrase, DraftFault):
-            return Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
+            return _Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
         fault = check_paraphrase(paraphrase, passage, self._settings.checks)
         if fault is None and self._lexical:
             fault = self._lexical.check_paraphrase(paraphrase, passage)
         if fault is None:
-            return Drafted((), paraphrase, (), answered=True)
-        return Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
+            return _Drafted((), paraphrase, (), answered=True)
+        return _Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
 
 
 def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
@@ -208,7 +194,7 @@ def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
     return off >= _FEWEST_OFF and off > _MOST_OFF * (off + accepted)
 
 
-class Work:
+class _Work:
     """The state of one passage between rounds.
 
     Attributes:
@@ -263,7 +249,7 @@ class Work:
         told = Feedback(kept, tuple(self._rejected[kind]), missing)
         return told if told.rejected or told.missing else Feedback()
 
-    def take(self, kind: Kind, drafted: Drafted) -> None:
+    def take(self, kind: Kind, drafted: _Drafted) -> None:
         """Add what a reply brought."""
         self._reopened.discard(kind)
         for rejection in drafted.rejections:
@@ -289,7 +275,7 @@ class Work:
 
     def apply(self, verdict: Verdict) -> None:
         """Take out what a verdict that does not pass calls wrong, remember what it misses."""
-        wrong = wrong_items(verdict, self.draft)
+        wrong = _wrong_items(verdict, self.draft)
         for rejection in wrong.values():
             self.note(rejection)
             self._judge_fault = rejection.fault.reason
@@ -317,7 +303,7 @@ class Work:
         return tuple(new)
 
 
-def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
+def _wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
     """What a verdict takes out of a draft, by label; all of it if the verdict does not say what is wrong."""
     items = draft.items()
     if verdict.consistent and not verdict.wrong:

@@ -29,16 +29,7 @@ _MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
 @dataclass(frozen=True, slots=True)
 class SynthProgress:
-    """Where a run stands.
-
-    Attributes:
-        total: passages to do in this run.
-        finished: passages accepted or dropped in this run.
-        accepted: passages accepted in this run.
-        spent: tokens of this run.
-        cost: price of all that was spent, earlier runs included.
-        seconds: since the start of this run.
-    """
+    """Where a run stands: passages, tokens and seconds of this run, but the cost of earlier ones included."""
 
     total: int
     finished: int
