@@ -144,8 +144,7 @@ class LoraSettings(Settings):
     """LoRA shape of an adapter; the defaults are the paper's (clara.md section 1).
 
     Attributes:
-        rank: of the two matrices.
-        alpha: their product counts alpha / rank.
+        alpha: the product of the two matrices counts alpha / rank.
         dropout: of what they read, in training.
         targets: names of the linear layers that have an adapter, as ``q_proj``; empty for all but the LM head.
     """
@@ -204,7 +203,7 @@ def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults
 
     Args:
         kind: the settings class.
-        values: plain values, as read from TOML or JSON.
+        values: as read from TOML or JSON.
         source: named in the error (a path, ``command line``).
         faults: what the caller found wrong already, to be named with the rest.
 

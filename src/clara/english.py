@@ -144,13 +144,7 @@ _EXPLETIVE = [
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word or mark of a sentence.
-
-    Attributes:
-        text: as written.
-        start: its first character in the sentence.
-        kind: its class.
-    """
+    """A word or mark of a sentence, which begins at character ``start``, and its class."""
 
     text: str
     start: int

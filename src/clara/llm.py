@@ -60,13 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the language model wrote.
-
-    Attributes:
-        text: the message; empty if there was none.
-        finish_reason: ``stop``, ``length``, … as the server says.
-        usage: tokens the server counted.
-    """
+    """What the language model wrote; ``finish_reason`` is ``stop``, ``length``, … as the server says."""
 
     text: str
     finish_reason: str

@@ -36,10 +36,7 @@ _THOUGHTS_END = "</think>"
 class LLMReading:
     """What a language model reads to answer a question, and what its reply comes to.
 
-    Attributes:
-        question: the question.
-        options: how to answer.
-        found: the passages, best first; it reads them all.
+    It reads all passages found.
 
     Raises:
         InputError: an option that a model behind a server cannot follow.
@@ -68,13 +65,7 @@ class LLMReading:
         return self.answer(text, reply, time.perf_counter() - started)
 
     def answer(self, text: str, reply: Reply | None, seconds: float) -> Answer:
-        """The model's words as an answer.
-
-        Args:
-            text: without thoughts.
-            reply: None where nothing was asked.
-            seconds: that it took.
-        """
+        """The model's words, without thoughts, as an answer; ``reply`` is None where nothing was asked."""
         answered, found = not is_not_found(text), self.found
         return Answer(
             text=text.strip() if answered else NOT_FOUND,

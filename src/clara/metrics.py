@@ -100,8 +100,7 @@ class Abstention:
     Attributes:
         precision: share of the abstentions whose question is unanswerable; None if nothing was abstained from.
         recall: share of the unanswerable questions that were abstained from; None if there are none.
-        abstained: abstentions.
-        unanswerable: unanswerable questions.
+        abstained, unanswerable: how many.
     """
 
     precision: float | None
@@ -206,15 +205,7 @@ def is_abstention(prediction: str) -> bool:
 
 
 def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abstention:
-    """How well abstentions meet the unanswerable questions.
-
-    Args:
-        predictions: one answer a question.
-        unanswerable: whether each question has no answer, in the same order.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """How well abstentions meet the unanswerable questions, in the same order; ValueError where lengths differ."""
     abstained = [is_abstention(prediction) for prediction in predictions]
     right = sum(said and empty for said, empty in zip(abstained, unanswerable, strict=True))
     return Abstention(
@@ -226,12 +217,7 @@ def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abst
 
 
 def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
-    """Share of the gold items that are among the first ``k`` ranked ones.
-
-    Args:
-        ranked: item ids, best first, each once.
-        gold: ids of the relevant items.
-        k: how many ranks count, at least 1.
+    """Share of the gold items that are among the first ``k`` of the ranked ones, best first.
 
     Raises:
         ValueError: no gold item (recall is undefined), ``k`` below 1, or an id ranked twice.
@@ -261,7 +247,7 @@ def bootstrap_interval(
     Args:
         values: one finite value a question, shape [questions].
         confidence: share of the resampled means inside the interval, between 0 and 1.
-        resamples: number of resampled means, at least 1000.
+        resamples: at least 1000.
         seed: of the draws.
 
     Raises:

@@ -79,7 +79,7 @@ def llm_answer_messages(question: str, passages: Sequence[str], not_found: str |
     digest.
 
     Args:
-        question: the question.
+        question: in words.
         passages: what it reads of them (``passage_text``), best first; the first is number 1.
         not_found: what to reply where they do not answer it; None for an answer in any case.
     """
@@ -95,12 +95,7 @@ def llm_answer_messages(question: str, passages: Sequence[str], not_found: str |
 
 
 def rewrite_messages(turns: Sequence[tuple[str, str]], message: str) -> list[dict[str, str]]:
-    """Chat messages that ask a language model to make a message self-contained.
-
-    Args:
-        turns: question and answer of each, oldest first.
-        message: the user's next message.
-    """
+    """Chat messages that ask a language model to make a message self-contained, from earlier questions and answers."""
     said = "\n".join(f"User: {question}\nAssistant: {answer}" for question, answer in turns)
     return [
         {"role": "system", "content": _REWRITE_SYSTEM},

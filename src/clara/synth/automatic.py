@@ -65,8 +65,7 @@ class AutomaticSettings(Settings):
         unanswered: share of those from which the passage with the answer is left out.
         documents: passages of such a question.
         neighbours: most of them from the same document; the rest are the nearest in words.
-        passage_words: documents are cut into passages of at most this many words, title included.
-        min_passage_words: shorter passages are left out.
+        passage_words, min_passage_words: as those of ``read_sources``.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -82,13 +81,7 @@ class AutomaticSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _AutomaticRecords:
-    """What was made of some passages.
-
-    Attributes:
-        records: in the order of the passages.
-        tasks: made tasks, counted by kind.
-        without: passages that gave none.
-    """
+    """What was made of some passages, in their order, with the tasks by kind, and how many passages gave none."""
 
     records: tuple[DataRecord, ...]
     tasks: Mapping[str, int] = field(default_factory=dict)

@@ -82,7 +82,6 @@ class SourcePassage:
         id: unique within a run; it names the record written.
         source: data set or file the passage comes from.
         title: of its document, or the empty string.
-        text: the passage.
         document: what its neighbours have in common; empty where it stands alone.
     """
 
