@@ -77,7 +77,7 @@ class AnswerOptions:
         always_answer: answer even where the evidence says that the documents hold no answer.
         latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
             checkpoint's.
-        within: the manual (``conversation.manual_of``) whose passages alone are found; None for all.
+        within: the manual (``messages.manual_of``) whose passages alone are found; None for all.
         rerank: best passages found that are put in order by how likely the question is after the memory of each; 0
             leaves the order of the search; None as measured for the model.
 
