@@ -23,7 +23,6 @@ from clara.answering import (
     _generate,
     _repeats,
     find_quote,
-    lacks_name,
     passages_to_find,
     plan_reading,
 )
@@ -45,6 +44,10 @@ def hit(text: str, *, start: int = 100, number: int = 0) -> Hit:
     passage = Passage(f"id{number}", f"pumps{number}.txt", "Pumps", text, start, start + len(text))
     metadata = {"page": "2", "page_breaks": str(start + 36), "heading": "Valves"}
     return Hit(passage, 1.0, Memory(np.ones((2, 4), np.float32), "f" * 16, 4, 8), metadata)
+
+
+def lacks_name(question: str, hits: list[Hit]) -> bool:
+    return Reading(GenerationRequest(question), hits, [None] * len(hits)).lacks_name
 
 
 HITS = [hit(text, number=number) for number, text in enumerate(PUMPS)]

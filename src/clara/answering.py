@@ -142,7 +142,7 @@ class Reading:
     lacks_name: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lacks_name", lacks_name(self.request.question, self.hits))
+        object.__setattr__(self, "lacks_name", _lacks_name(self.request.question, self.hits))
 
     def judged(self, model: ClaraModel) -> bool:
         """Whether the answer may be withheld."""
@@ -308,7 +308,7 @@ def _covered(question: str, texts: Sequence[str]) -> float:
     return len(asked & there) / len(asked) if asked else 1.0
 
 
-def lacks_name(question: str, hits: Sequence[Hit]) -> bool:
+def _lacks_name(question: str, hits: Sequence[Hit]) -> bool:
     """Whether something that an English question names stands in none of the passages found, be they enough.
 
     Of the bed's tuning half no answerable question lacks one among its best five passages by BM25, and one of 111

@@ -15,6 +15,8 @@ from clara import prompts
 from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore
 from clara.ingest import (
+    DEFAULT_LIMITS,
+    DEFAULT_MAX_BYTES,
     TEXTLESS,
     IngestReport,
     Reader,
@@ -142,16 +144,18 @@ class Indexer:
 
     def add(
         self,
-        roots: Sequence[Path],
+        paths: str | Path | Iterable[str | Path],
         *,
         prune: bool,
-        max_bytes: int,
-        limits: ReadLimits,
+        max_bytes: int | None,
+        limits: ReadLimits | None,
         shard: Shard | None,
         progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
+        roots = _checked_paths(paths)
+        max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
         listing = find_files(roots)
         if shard is not None:
             listing = replace(listing, files=tuple(path for path in listing.files if shard.holds(path)))
@@ -160,7 +164,7 @@ class Indexer:
         self._store.begin()
         known = self._store.documents()
         self._sources = {entry.content_hash: entry.uri for entry in known.values()}
-        with Reader(listing, max_bytes=max_bytes, limits=limits) as reader:
+        with Reader(listing, max_bytes=max_bytes, limits=limits or DEFAULT_LIMITS) as reader:
             for number, path in enumerate(listing.files, start=1):
                 for document in reader.read(path):
                     seen.add(document.uri)
@@ -239,7 +243,7 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
     uris = {*store.documents(), *store.unfinished()}
     chosen: set[str] = set()
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    for source, path in zip(given, checked_paths(given), strict=True):
+    for source, path in zip(given, _checked_paths(given), strict=True):
         base = str(source) if str(source) in uris else document_uri(path)
         found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
         if not found:
@@ -398,7 +402,7 @@ def _size(path: Path, most: int) -> int:
     return size if size <= most else 0
 
 
-def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def _checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
     given = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
     wrong = [path for path in given if not isinstance(path, str | Path)]

@@ -126,17 +126,11 @@ class Clara:
             InputError: a path is empty or does not exist.
             StoreError: the store cannot be written.
         """
-        from clara.indexing import Indexer, checked_paths  # noqa: PLC0415
-        from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES  # noqa: PLC0415
+        from clara.indexing import Indexer  # noqa: PLC0415
 
         try:
             return Indexer(self.store, self.model).add(
-                checked_paths(paths),
-                prune=prune,
-                max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
-                limits=limits or DEFAULT_LIMITS,
-                shard=shard,
-                progress=progress,
+                paths, prune=prune, max_bytes=max_bytes, limits=limits, shard=shard, progress=progress
             )
         except BaseException:
             # Whoever comes next may write: what is stored so far is whole documents, and marked where not.

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from clara.errors import SynthesisError
-from clara.synth.client import ReplyCache, request_key
+from clara.synth.client import ReplyCache, _request_key
 from clara.synth.drafts import SourcePassage
 from clara.synth.output import Output, read_accepted, read_dropped
 from clara.synth.run import SynthJob, synthesize
@@ -34,7 +34,7 @@ _KILLS = 5
 
 def asked(llm: LLMServer, since: int) -> list[str]:
     """The cache keys of the requests from the ``since``-th on."""
-    return [request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
+    return [_request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
 
 
 def record(name: str, text: str = "x") -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Budget:
         return f"the budget is spent: {' and '.join(limits)}; one more request takes about {estimate.total:,} tokens"
 
 
-def request_key(body: Mapping[str, Any], attempt: int) -> str:
+def _request_key(body: Mapping[str, Any], attempt: int) -> str:
     """The hash of a whole request: its body (model, messages, sampling, schema) and the round it is made in.
 
     The server's address is no part of it: a model that moves to another machine keeps its replies.
@@ -275,7 +275,7 @@ class ChatClient:
         modes: tuple[str, ...] = _MODES if way == "auto" else (way,)
         plain = self._body(messages, temperature, attempt)
         bodies = {mode: {**plain, **_format(mode, wanted), **self._sampling.extra_body} for mode in modes}
-        keys = {mode: request_key(body, attempt) for mode, body in bodies.items()}
+        keys = {mode: _request_key(body, attempt) for mode, body in bodies.items()}
         for key in keys.values():
             if cached := self._cache.get(key):
                 return cached

@@ -1,7 +1,6 @@
 """The rounds of a passage: ask, check, judge, and ask again for what is lacking, until it is good or given up.
 
-``work_out`` is the loop. ``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes
-back; ``Work`` is what a passage has so far and what the language model is told about it. A judge names items by label
+``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes back; ``_Work`` is what a passage has so far and what the language model is told about it. A judge names items by label
 (``S2: …``); one that quotes the item instead is understood too, one that does neither leaves nothing that can be
 trusted.
 """
@@ -67,43 +66,6 @@ class Outcome:
     dropped: str = ""
 
 
-async def work_out(passage: SourcePassage, drafter: Drafter, settings: SynthSettings) -> Outcome:
-    """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
-
-    Raises:
-        LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
-        BudgetSpentError: the same.
-    """
-    work = _Work(settings)
-    for attempt in range(1, settings.max_rounds + 1):
-        await _ask_open(work, passage, drafter, attempt)
-        if not work.ready:
-            continue
-        verdict = await drafter.judge(passage, work.draft, attempt)
-        if isinstance(verdict, DraftFault):
-            work.note(Rejection("judge", "", verdict))
-        elif verdict.passes:
-            return Outcome(work.draft, attempt, dict(work.counted))
-        else:
-            work.apply(verdict)
-    return Outcome(work.draft, settings.max_rounds, dict(work.counted), work.shortcoming)
-
-
-async def _ask_open(work: _Work, passage: SourcePassage, drafter: Drafter, attempt: int) -> None:
-    """Ask for everything that is still wanted, at once."""
-    kinds = work.open_kinds()
-    replies = await asyncio.gather(
-        *(drafter.draft(kind, passage, work.feedback(kind), taken=work.pairs, attempt=attempt) for kind in kinds),
-        return_exceptions=True,  # one fails: the others' replies are paid for, let them come in and be kept
-    )
-    for reply in replies:
-        if isinstance(reply, BaseException):
-            raise reply
-    for kind, reply in zip(kinds, replies, strict=True):
-        if not isinstance(reply, BaseException):
-            work.take(kind, reply)
-
-
 @dataclass(frozen=True, slots=True)
 class _Drafted:
     """What one reply brought; ``answered``: it kept to the contract, however good its content."""
@@ -123,14 +85,44 @@ class Drafter:
         self._settings = settings
         self._lexical = None if settings.judge == "llm" else LexicalJudge(settings.lexical)
 
-    async def draft(
-        self, kind: Kind, passage: SourcePassage, feedback: Feedback, *, taken: Sequence[Pair], attempt: int
-    ) -> _Drafted:
-        """Ask for one kind of draft; ``taken`` are the pairs that the passage has, ``attempt`` the round, from 1.
+    async def work_out(self, passage: SourcePassage) -> Outcome:
+        """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
 
         Raises:
-            LLMError: the server gives no reply (see ``ChatClient.ask``).
+            LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
+            BudgetSpentError: the same.
         """
+        work = _Work(self._settings)
+        for attempt in range(1, self._settings.max_rounds + 1):
+            await self._ask_open(work, passage, attempt)
+            if not work.ready:
+                continue
+            verdict = await self._judge(passage, work.draft, attempt)
+            if isinstance(verdict, DraftFault):
+                work.note(Rejection("judge", "", verdict))
+            elif verdict.passes:
+                return Outcome(work.draft, attempt, dict(work.counted))
+            else:
+                work.apply(verdict)
+        return Outcome(work.draft, self._settings.max_rounds, dict(work.counted), work.shortcoming)
+
+    async def _ask_open(self, work: _Work, passage: SourcePassage, attempt: int) -> None:
+        """Ask for everything that is still wanted, at once."""
+        kinds = work.open_kinds()
+        replies = await asyncio.gather(
+            *(self._draft(kind, passage, work.feedback(kind), work.pairs, attempt) for kind in kinds),
+            return_exceptions=True,  # one fails: the others' replies are paid for, let them come in and be kept
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        for kind, reply in zip(kinds, replies, strict=True):
+            if not isinstance(reply, BaseException):
+                work.take(kind, reply)
+
+    async def _draft(
+        self, kind: Kind, passage: SourcePassage, feedback: Feedback, taken: Sequence[Pair], attempt: int
+    ) -> _Drafted:
         messages = self._templates.draft(kind, passage, feedback)
         temperature = self._settings.sampling.temperature
         reply = await self._client.ask(kind, messages, temperature=temperature, attempt=attempt)
@@ -139,12 +131,8 @@ class Drafter:
             return self._sort_paraphrase(reply.text, passage, truncated=truncated)
         return self._sort_pairs(kind, reply.text, passage, taken, truncated=truncated)
 
-    async def judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
-        """The verdict on a whole draft, or what is wrong with the judge's reply.
-
-        Raises:
-            LLMError: the server gives no reply.
-        """
+    async def _judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
+        """The verdict on a whole draft, or what is wrong with the judge's reply."""
         if self._lexical is not None and self._settings.judge == "lexical":
             return self._lexical.judge(passage, draft)
         messages = self._templates.judge(passage, draft)

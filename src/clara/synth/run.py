@@ -18,7 +18,7 @@ from clara.llm import Usage
 from clara.synth.client import Budget, BudgetSpentError, ChatClient, ReplyCache
 from clara.synth.drafts import Draft, SourcePassage, Templates, packaged_templates
 from clara.synth.output import Output, RunFigures, SynthReport, collect, record_of
-from clara.synth.rounds import Drafter, Outcome, work_out
+from clara.synth.rounds import Drafter, Outcome
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 
@@ -142,7 +142,7 @@ class _Synthesis:
             if self._stopped:
                 return
             try:
-                outcome = await work_out(passage, drafter, self._settings)
+                outcome = await drafter.work_out(passage)
             except BudgetSpentError as error:
                 self._stop("budget", str(error))
                 return
