@@ -1,8 +1,8 @@
 """The rounds of a passage: ask, check, judge, and ask again for what is lacking, until it is good or given up.
 
-``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes back; ``_Work`` is what a passage has so far and what the language model is told about it. A judge names items by label
-(``S2: …``); one that quotes the item instead is understood too, one that does neither leaves nothing that can be
-trusted.
+``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes back; ``_Work`` is what a
+passage has so far and what the language model is told about it. A judge names items by label (``S2: …``); one that
+quotes the item instead is understood too, one that does neither leaves nothing that can be trusted.
 """
 
 from __future__ import annotations
