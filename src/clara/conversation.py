@@ -382,7 +382,7 @@ def _fitted(part: NounPhrase, new: NounPhrase) -> str:
     """A noun phrase in the place of a part of a question: "Birch" in that of "the Alder pump" is "the Birch pump"."""
     if part.head and not new.head:
         names = [word for word in part.words if word.kind in {"name", "identifier"}]
-        inner = new.sentence[new.words[new.article].start : new.end]
+        inner = new.sentence[new.words[1 if new.article else 0].start : new.end]
         return part.sentence[part.start : names[0].start] + inner + part.sentence[names[-1].end : part.end]
     if part.article and not new.article and new.head:
         return f"{part.words[0].text} {new.text}"

@@ -95,12 +95,12 @@ _TOKEN = re.compile(
 _IDENTIFIER = re.compile(r"-{1,2}\w.*|.*[_=@#\\/:+.()].*|(?=.*\d)(?=.*[^\W\d]).*|[a-z][^\W\d_]*[A-Z].*")
 _NUMBER = re.compile(r"[\d.,:/-]+")
 
-PRONOUNS: Mapping[str, Literal["thing", "many", "person"]] = {
+PRONOUNS: Mapping[str, str] = {
     **dict.fromkeys(("it", "its"), "thing"),
     **dict.fromkeys(("they", "them", "their", "theirs"), "many"),
     **dict.fromkeys(("he", "she", "him", "her", "his", "hers"), "person"),
 }
-"""What pronouns can stand for."""
+"""What pronouns can stand for: ``thing``, ``many`` or ``person``."""
 POSSESSIVES = word_set("its their his her")
 DEMONSTRATIVES = word_set("this that these those")
 _NO_PHRASE_BEGINS_WITH = word_set("tell explain describe list show give thanks hello hi yes no help")

@@ -130,7 +130,7 @@ def record_of(
 ) -> dict[str, Any]:
     """The line of a finished passage: a ``passage_qa`` record, or why the passage was given up."""
     # "id" comes first: lines of a run are known by it.
-    made = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
+    made: dict[str, Any] = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
     if outcome.dropped:
         made["dropped"] = outcome.dropped
     else:
