@@ -13,23 +13,23 @@ import pytest
 import torch
 
 from clara.answering import (
-    CUT,
+    _CUT,
     NOT_FOUND,
     AnswerOptions,
+    AnswerStream,
     Reading,
-    covered,
-    cut_mark,
+    _covered,
+    _cut_mark,
+    _generate,
+    _repeats,
     find_quote,
-    generate,
-    lacks_name,
     passages_to_find,
     plan_reading,
-    repeats,
 )
 from clara.errors import InputError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import ReadingRule
-from clara.pipeline import AnswerStream, Clara
+from clara.pipeline import Clara
 from clara.prompts import NO_ANSWER
 from clara.records import ContextChoice, Generation, GenerationRequest, Hit, Memory, Passage, TokenCounts
 
@@ -44,6 +44,10 @@ def hit(text: str, *, start: int = 100, number: int = 0) -> Hit:
     passage = Passage(f"id{number}", f"pumps{number}.txt", "Pumps", text, start, start + len(text))
     metadata = {"page": "2", "page_breaks": str(start + 36), "heading": "Valves"}
     return Hit(passage, 1.0, Memory(np.ones((2, 4), np.float32), "f" * 16, 4, 8), metadata)
+
+
+def lacks_name(question: str, hits: list[Hit]) -> bool:
+    return Reading(GenerationRequest(question), hits, [None] * len(hits)).lacks_name
 
 
 HITS = [hit(text, number=number) for number, text in enumerate(PUMPS)]
@@ -87,7 +91,7 @@ def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "mark"),
     [
-        ("It opens at 25 bar and the pump is", CUT),
+        ("It opens at 25 bar and the pump is", _CUT),
         ("It opens at 25 bar and the pump is switched on with --prime=slow", ""),
         ("It opens", ""),
         ("opens at 25 bar and the pump is", ""),
@@ -95,7 +99,7 @@ def test_what_stands_nowhere_in_whole_words_has_no_place(answer: str) -> None:
 )
 def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark: str) -> None:
     request = GenerationRequest("Which option?", texts=(PUMPS[0],), reader="text_reader", quote_from=(PUMPS[0],))
-    assert cut_mark(find_quote(answer, "Which option?", HITS[:1]), request) == mark
+    assert _cut_mark(find_quote(answer, "Which option?", HITS[:1]), request) == mark
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_a_quotation_that_breaks_off_in_mid_sentence_is_marked(answer: str, mark
     ],
 )
 def test_an_answer_repeats_its_question(question: str, answer: str, repeated: bool) -> None:  # noqa: FBT001
-    assert repeats(question, answer) is repeated
+    assert _repeats(question, answer) is repeated
 
 
 @pytest.mark.parametrize(
@@ -178,11 +182,11 @@ def test_in_the_place_of_an_echo_another_quotation_is_taken() -> None:
     request = GenerationRequest(question, texts=(text,), reader="text_reader", quote_from=(text,))
     reading = Reading(request, HITS[:1], ["text"])
     options = AnswerOptions(max_new_tokens=7)
-    assert whole(generate(cast("ClaraModel", model), reading, options)).text == "A green"
+    assert whole(_generate(cast("ClaraModel", model), reading, options)).text == "A green"
     assert [one.texts for one in model.asked] == [(text,), (text,)], "it still reads everything"
     model.asked.clear()
     free = replace(reading, request=replace(request, quote_from=()))
-    assert whole(generate(cast("ClaraModel", model), free, options)).text == "Birch pump"
+    assert whole(_generate(cast("ClaraModel", model), free, options)).text == "Birch pump"
     assert len(model.asked) == 1
 
 
@@ -259,8 +263,8 @@ def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: Cla
     assert made.evidence == pytest.approx(sum(logs) / len(logs), abs=1e-3)
     reading = Reading(request, [HITS[0]], ["memory"])
     assert reading.evidence(made) == pytest.approx(made.evidence + 0.4)
-    assert covered("Who owns the Fir pump?", ["The Birch pumps"]) == pytest.approx(1 / 3)
-    assert covered("What is it?", ["The Birch pump"]) == 1
+    assert _covered("Who owns the Fir pump?", ["The Birch pumps"]) == pytest.approx(1 / 3)
+    assert _covered("What is it?", ["The Birch pump"]) == 1
 
 
 def test_options_that_cannot_be(filled: Clara) -> None:

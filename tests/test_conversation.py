@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clara.conversation import AskBack, Turn, Understood, understand
-from clara.manuals import belongs_to, manual_of
+from clara.messages import belongs_to, manual_of
 
 VALVE = Turn("At how many bar does the relief valve of the Cedar pump open?", "18 bar", "/m/pumps.jsonl#3")
 FIRM = Turn("Which firm installed the Birch pump?", "Kestrel", "/m/pumps.jsonl#2")

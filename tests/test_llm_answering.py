@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from clara.answering import NOT_FOUND, AnswerOptions
+from clara.answering import NOT_FOUND, AnswerOptions, Found
+from clara.config import LLMSettings
 from clara.errors import InputError, LLMError
-from clara.llm.client import LLM
-from clara.llm.settings import LLMSettings
-from clara.llm_answering import LLMReading, cited_numbers, is_not_found, without_thoughts
+from clara.llm import LLM
+from clara.llm_answering import LLMReading, _cited_numbers, is_not_found, without_thoughts
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from llm_server import LLMServer, always, serving
@@ -151,17 +151,17 @@ def test_a_cut_reply_is_called_cut(store: Clara) -> None:
 
 
 def test_citations_of_all_kinds_are_read() -> None:
-    assert cited_numbers("One [2]. Two [1, 3][2]. Three 【4】. No [a] [0].") == [2, 1, 3, 4]
+    assert _cited_numbers("One [2]. Two [1, 3][2]. Three 【4】. No [a] [0].") == [2, 1, 3, 4]
 
 
 def test_a_number_without_a_passage_cites_nothing(store: Clara) -> None:
-    hits = tuple(store.search(QUESTION, 2, mode="text"))
-    reading = LLMReading(QUESTION, hits, AnswerOptions())
+    found = Found(store.search(QUESTION, 2, mode="text"), 0, 0)
+    reading = LLMReading(QUESTION, AnswerOptions(), found)
     assert reading.quote("It opens at a high pressure [9].") is None
     assert reading.quote("Nothing of the kind [1].") is None, "no sentence has a word of it"
-    found = reading.quote("It was fitted by Kestrel in 1986 [9][1].")
-    assert found is not None
-    assert found.sentence.startswith("The Birch pump was installed in 1986")
+    quote = reading.quote("It was fitted by Kestrel in 1986 [9][1].")
+    assert quote is not None
+    assert quote.sentence.startswith("The Birch pump was installed in 1986")
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_what_moves_keeps_its_memories(tmp_path: Path, tiny_model: ClaraModel) -
 def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
     tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 4)
+    monkeypatch.setattr(indexing, "_PASSAGES_A_BATCH", 4)
     monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
     monkeypatch.setattr(store, "_FRAGMENTS", 8)
     monkeypatch.setattr(store, "_COMMITS_A_CHECK", 4)  # compacts within the run, too
@@ -269,7 +269,7 @@ def test_an_update_that_was_cut_short_and_taken_back_leaves_nothing(
     tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
-    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 2)
+    monkeypatch.setattr(indexing, "_PASSAGES_A_BATCH", 2)
     file = tmp_path / "tower.txt"
     file.write_text("The tower is 330 metres high.")
     with Clara.open(tmp_path / "store", model=tiny_model) as rag:
@@ -337,7 +337,7 @@ def test_a_call_that_failed_lets_others_write(
     docs: Path, tmp_path: Path, tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
-    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 1)
+    monkeypatch.setattr(indexing, "_PASSAGES_A_BATCH", 1)
 
     def stop(_: AddProgress) -> None:
         if rag.store._lock.is_locked:
@@ -383,7 +383,7 @@ def test_removing(docs: Path, tmp_path: Path, tiny_model: ClaraModel) -> None:
 VICTIM = """
 import sys
 from clara import Clara, ClaraModel, indexing
-indexing.PASSAGES_A_BATCH, indexing._COMMIT_SECONDS = 4, 0
+indexing._PASSAGES_A_BATCH, indexing._COMMIT_SECONDS = 4, 0
 store, checkpoint, docs = sys.argv[1:]
 def tell(progress):
     print(progress.passages, flush=True)
@@ -413,7 +413,7 @@ def test_a_killed_add_is_finished_by_the_same_call(
     assert process.returncode == -signal.SIGKILL
 
     monkeypatch.setattr(indexing, "_COMMIT_SECONDS", 0)
-    monkeypatch.setattr(indexing, "PASSAGES_A_BATCH", 4)
+    monkeypatch.setattr(indexing, "_PASSAGES_A_BATCH", 4)
     with Clara.open(tmp_path / "undisturbed", model=tiny_model) as rag:
         whole = rag.add([docs])
         wanted = contents(rag)

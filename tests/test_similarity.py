@@ -9,7 +9,7 @@ import torch
 from clara.errors import MemoryMismatchError
 from clara.model.losses import late_matrix
 from clara.records import FloatArray, Memory, QueryMemory
-from clara.similarity import COVERAGE, covering, late_interaction, ranking, similarities, token_matches
+from clara.similarity import _COVERAGE, covering, late_interaction, ranking, similarities, token_matches
 
 
 def drawn(*shape: int, seed: int) -> FloatArray:
@@ -71,7 +71,7 @@ def worth(matches: FloatArray, chosen: list[int]) -> float:
     """What a set of passages is worth by its definition."""
     rows = matches.astype(np.float64)[chosen]
     together = rows.max(axis=0, initial=0).sum()
-    return float((1 - COVERAGE) * rows.sum() + COVERAGE * together)
+    return float((1 - _COVERAGE) * rows.sum() + _COVERAGE * together)
 
 
 @pytest.mark.parametrize("seed", range(20))

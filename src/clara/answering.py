@@ -6,9 +6,12 @@ Knows hits and requests; finding is ``pipeline``'s and ``index``'s work, generat
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator as Pieces
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
 from numbers import Integral
 from typing import TypedDict, Unpack, get_args
 
@@ -20,6 +23,7 @@ from clara.model import ClaraModel
 from clara.model.generator import sampling
 from clara.model.prompting import BESIDE
 from clara.records import (
+    Answer,
     Citation,
     ContextChoice,
     ContextKind,
@@ -28,18 +32,17 @@ from clara.records import (
     Hit,
     Quote,
     SearchMode,
+    Seconds,
+    TokenCounts,
     Wording,
 )
 
 NOT_FOUND = "Not found in your documents."
 """The text of an answer that was withheld for want of evidence."""
 
-CUT = " …"
-"""Stands behind a quotation that breaks off in mid-sentence."""
-
+_CUT = " …"  # stands behind a quotation that breaks off in mid-sentence
+# What the share of the question's words in the passages counts in the evidence, beside the model's own share.
 _COVERAGE_WEIGHT = 0.4
-"""What the share of the question's words in the passages counts in the evidence, beside the model's own share."""
-
 _WORDS = re.compile(r"[^\W_]+")
 _ASKED = re.compile(
     r"\W*(?:(?:about|at|by|for|from|in|into|of|on|since|through|to|under|until|with)\s+)?"
@@ -74,7 +77,7 @@ class AnswerOptions:
         always_answer: answer even where the evidence says that the documents hold no answer.
         latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
             checkpoint's.
-        within: the manual (``conversation.manual_of``) whose passages alone are found; None for all.
+        within: the manual (``messages.manual_of``) whose passages alone are found; None for all.
         rerank: best passages found that are put in order by how likely the question is after the memory of each; 0
             leaves the order of the search; None as measured for the model.
 
@@ -97,12 +100,8 @@ class AnswerOptions:
         _check_choice("context", self.context, ContextChoice)
         if self.wording is not None:
             _check_choice("wording", self.wording, Wording)
-        given: dict[str, tuple[object, int]] = {
-            "k": (self.k, 1),
-            "max_new_tokens": (self.max_new_tokens, 1),
-            "rerank": (self.rerank, 0),
-        }
-        for name, (number, least) in given.items():
+        for name, least in (("k", 1), ("max_new_tokens", 1), ("rerank", 0)):
+            number: object = getattr(self, name)
             if number is not None and (not isinstance(number, Integral) or int(number) < least):
                 raise InputError(f"{name} must be a whole number of at least {least}, got {number!r}")
         if self.latent_weight is not None and not self.latent_weight >= 0:
@@ -134,7 +133,7 @@ class Reading:
         request: for the model.
         hits: the passages found, best first.
         read_as: of each hit, how it is read; None for one that is not.
-        lacks_name: the question names something that the passages do not hold (``lacks_name``).
+        lacks_name: whether the question names something that the passages do not hold.
     """
 
     request: GenerationRequest
@@ -143,7 +142,7 @@ class Reading:
     lacks_name: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lacks_name", lacks_name(self.request.question, self.hits))
+        object.__setattr__(self, "lacks_name", _lacks_name(self.request.question, self.hits))
 
     def judged(self, model: ClaraModel) -> bool:
         """Whether the answer may be withheld."""
@@ -168,7 +167,7 @@ class Reading:
         """
         if generation.evidence is None or not self.request.quote_from:
             return None
-        return generation.evidence + _COVERAGE_WEIGHT * covered(self.request.question, self.request.quote_from)
+        return generation.evidence + _COVERAGE_WEIGHT * _covered(self.request.question, self.request.quote_from)
 
     def evidence_wanted(self, model: ClaraModel) -> float | None:
         """Evidence below which an answer is withheld; None withholds none."""
@@ -181,6 +180,15 @@ class Reading:
     def read(self) -> list[Hit]:
         """The hits that are read, best first."""
         return [hit for hit, how in zip(self.hits, self.read_as, strict=True) if how is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Hits, and the seconds that the query and the search took."""
+
+    hits: Sequence[Hit]
+    query: float
+    search: float
 
 
 def passages_to_find(model: ClaraModel, options: AnswerOptions) -> int:
@@ -204,15 +212,10 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
     return [*(hits[place] for place in order), *hits[depth:]]
 
 
-def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
+def _plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
     """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
 
-    Each is planned when it is asked for.
-
-    With ``always_answer`` the last one is the first again, which then may not refuse.
-
-    Raises:
-        InputError: nothing is read, so nothing can be quoted.
+    Each is planned when it is asked for. With ``always_answer`` the last is the first again, which may not refuse.
     """
     goes_on = options.context == "auto" and model.reads_text and not model.mixed
     tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
@@ -228,14 +231,7 @@ def plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options
 def plan_reading(
     model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions, *, first: int = 0
 ) -> Reading:
-    """Decide what is read of the passages found, and build the request for the model.
-
-    Args:
-        model: what reads.
-        question: in words.
-        hits: the passages found, best first.
-        options: how it is answered.
-        first: place of the first passage that is read.
+    """Decide what is read of the passages found, from the one in place ``first`` on, and build the model's request.
 
     Raises:
         InputError: nothing is read, so nothing can be quoted.
@@ -265,7 +261,7 @@ def plan_reading(
     return Reading(request, hits, read)
 
 
-def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
+def _generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
     """The model's answer in pieces (``ClaraModel.stream``), scored where it may be withheld; returns it whole.
 
     A quotation that only repeats the question answers nothing: in its place the best one without it is taken, and its
@@ -273,14 +269,14 @@ def generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pie
     """
     chosen, scored = sampling(max_new_tokens=options.max_new_tokens), reading.request.refusing
     made = yield from model.stream(reading.request, chosen, scored=scored)
-    if not reading.request.quote_from or not repeats(reading.request.question, made.text):
+    if not reading.request.quote_from or not _repeats(reading.request.question, made.text):
         return made
     left = tuple(_without(made.text, text) for text in reading.request.quote_from)
     other = yield from model.stream(replace(reading.request, quote_from=left), chosen, scored=scored)
     return replace(other, evidence=made.evidence)
 
 
-def repeats(question: str, answer: str) -> bool:
+def _repeats(question: str, answer: str) -> bool:
     """Whether an answer to what, which, who, where, when or how has no word that is not the question's own.
 
     Of a choice ("the Alder or the Birch?") and of yes or no, the answer does stand in the question.
@@ -305,14 +301,14 @@ def passage_text(hit: Hit) -> str:
     return prompts.passage_text(hit.passage.title, hit.passage.text)
 
 
-def covered(question: str, texts: Sequence[str]) -> float:
+def _covered(question: str, texts: Sequence[str]) -> float:
     """Share of a question's words, stop words left out, that begin like a word of the texts; 1 where it has none."""
     asked = {_stem(word) for word in _WORDS.findall(question.lower()) if word not in STOP_WORDS}
     there = {_stem(word) for text in texts for word in _WORDS.findall(text.lower())}
     return len(asked & there) / len(asked) if asked else 1.0
 
 
-def lacks_name(question: str, hits: Sequence[Hit]) -> bool:
+def _lacks_name(question: str, hits: Sequence[Hit]) -> bool:
     """Whether something that an English question names stands in none of the passages found, be they enough.
 
     Of the bed's tuning half no answerable question lacks one among its best five passages by BM25, and one of 111
@@ -333,23 +329,21 @@ def _stem(word: str) -> str:
 def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
     """Where an answer stands word for word in the passages that were read.
 
-    Where it stands more than once, the place whose sentence shares most words with the question counts, and among
-    equals the first of the best passage.
-
-    Returns:
-        None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
+    Of several places the one whose sentence shares most words with the question, and of equals the first of the best
+    passage. None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
     """
     if not answer or answer in BESIDE:
         return None
     asked = _words(question)
-    best: tuple[int, Quote] | None = None
+    most = -1
+    best: Quote | None = None
     for hit in hits:
-        for start in _places(answer, hit.passage.text):
-            quote = quote_of(hit, start, start + len(answer))
+        for match in re.finditer(_whole(answer), hit.passage.text):
+            quote = quote_of(hit, *match.span())
             shared = len(asked & _words(quote.sentence))
-            if best is None or shared > best[0]:
-                best = (shared, quote)
-    return None if best is None else best[1]
+            if shared > most:
+                most, best = shared, quote
+    return best
 
 
 def quote_of(hit: Hit, start: int, end: int) -> Quote:
@@ -369,7 +363,7 @@ def quote_of(hit: Hit, start: int, end: int) -> Quote:
     )
 
 
-def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
+def _cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
     """What is shown behind a quotation that begins as a sentence does and breaks off within it; empty for others.
 
     A name or a number at the beginning of a sentence is an answer; from six words on it is a sentence cut short.
@@ -378,12 +372,7 @@ def cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
         return ""
     length = quote.end - quote.start
     said, rest = quote.sentence[:length], quote.sentence[length:]
-    return CUT if len(said.split()) >= _SENTENCE_WORDS and _WORDS.search(rest) is not None else ""
-
-
-def _places(answer: str, text: str) -> list[int]:
-    """Starts of an answer in a text, in whole words."""
-    return [match.start() for match in re.finditer(_whole(answer), text)]
+    return _CUT if len(said.split()) >= _SENTENCE_WORDS and _WORDS.search(rest) is not None else ""
 
 
 def _whole(answer: str) -> str:
@@ -393,7 +382,7 @@ def _whole(answer: str) -> str:
     return before + re.escape(answer) + after
 
 
-def cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]:
+def _cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...]:
     """Citations of the passages found, in their order, with how each was read in some of the readings."""
     cited = []
     for place, hit in enumerate(readings[0].hits):
@@ -416,3 +405,87 @@ def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> C
         read_as=read_as,
         tokens=tokens,
     )
+
+
+class AnswerStream:
+    """A streamed answer: its citations at once, its text in pieces; close them to leave the rest.
+
+    Attributes:
+        citations: the passages found.
+        pieces: of the text, one a token; an empty one where nothing can be shown yet.
+        answer: the whole answer, once all pieces have been read.
+    """
+
+    def __init__(self, model: ClaraModel, question: str, options: AnswerOptions, found: Found, started: float) -> None:
+        """Begin to answer; ``started`` is when the question was asked, by ``time.perf_counter``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        readings = _plan_readings(model, question, found.hits, options)
+        first = next(readings)
+        self.citations = _cite([first], model)
+        self.answer: Answer | None = None
+        self._model, self._options, self._found, self._started = model, options, found, started
+        judged = first.request.refusing and first.judged(model)
+        self._held_back = bool(first.request.quote_from) or judged
+        self.pieces = self._shown(chain([first], readings))
+
+    def quote(self, _text: str | None = None) -> Quote | None:
+        """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
+        return None if self.answer is None else self.answer.quote
+
+    def whole(self) -> Answer:
+        """The answer, when it is finished."""
+        for _ in self.pieces:
+            pass
+        assert self.answer is not None  # noqa: S101 - its pieces have been read
+        return self.answer
+
+    def _shown(self, readings: Iterable[Reading]) -> Pieces[str, None, None]:
+        """The pieces of an answer with the mark of one that breaks off; all at once where it is judged whole.
+
+        Closed with their reader.
+        """
+        before, read, counts = time.perf_counter(), list[Reading](), list[TokenCounts]()
+        for reading in readings:
+            made = _generate(self._model, reading, self._options)
+            generation = yield from _hidden(made) if self._held_back else made
+            read.append(reading)
+            counts.append(generation.tokens)
+            answered = not (reading.request.refusing and reading.withheld(self._model, generation))
+            if answered or reading.lacks_name:
+                break
+        self.citations = _cite(read, self._model)
+        now = time.perf_counter()
+        quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
+        mark = _cut_mark(quote, reading.request)
+        text = generation.text + mark if answered else NOT_FOUND
+        self.answer = Answer(
+            text=text,
+            citations=self.citations,
+            tokens=TokenCounts(*map(sum, zip(*map(astuple, counts), strict=True))),
+            seconds=Seconds(
+                search=self._found.search,
+                query=self._found.query,
+                generate=now - before,
+                total=now - self._started,
+            ),
+            context=self._options.context,
+            finish_reason=generation.finish_reason,
+            quote=quote,
+            answered=answered,
+        )
+        yield text if self._held_back else mark
+
+
+def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation]:
+    """An answer without its text: an empty piece a token."""
+    with closing(made):
+        while True:
+            try:
+                next(made)
+            except StopIteration as end:
+                generation: Generation = end.value
+                return generation
+            yield ""

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -142,8 +144,7 @@ class LoraSettings(Settings):
     """LoRA shape of an adapter; the defaults are the paper's (clara.md section 1).
 
     Attributes:
-        rank: of the two matrices.
-        alpha: their product counts alpha / rank.
+        alpha: the product of the two matrices counts alpha / rank.
         dropout: of what they read, in training.
         targets: names of the linear layers that have an adapter, as ``q_proj``; empty for all but the LM head.
     """
@@ -162,6 +163,38 @@ class LoraSettings(Settings):
         return values
 
 
+class LLMSettings(Settings):
+    """A model on an OpenAI-compatible server.
+
+    Attributes:
+        url: base address of the server; ``/v1`` is added when the address has no path.
+        model: model name as the server knows it.
+        timeout_seconds: longest wait for one reply; for the next piece of one that is streamed.
+        retries: further attempts after a 408, 409, 425, 429, 5xx, a time-out, a broken connection or a reply that is
+            not a chat completion.
+        first_wait_seconds: wait before the first retry; it doubles each time, with jitter.
+        max_wait_seconds: longest wait between attempts; also the most that a ``Retry-After`` is obeyed.
+        length_parameter: name under which the server takes the limit of a reply's tokens.
+    """
+
+    url: str
+    model: str = Field(min_length=1)
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    retries: int = Field(default=3, ge=0)
+    first_wait_seconds: float = Field(default=0.5, ge=0)
+    max_wait_seconds: float = Field(default=15.0, ge=0)
+    length_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    @field_validator("url")
+    @classmethod
+    def _complete_url(cls, url: str) -> str:
+        parts = urlsplit(url.strip())
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        return urlunsplit((parts.scheme, parts.netloc, path or "/v1", parts.query, ""))
+
+
 _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
@@ -170,7 +203,7 @@ def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults
 
     Args:
         kind: the settings class.
-        values: plain values, as read from TOML or JSON.
+        values: as read from TOML or JSON.
         source: named in the error (a path, ``command line``).
         faults: what the caller found wrong already, to be named with the rest.
 

@@ -5,8 +5,8 @@ pump?"), a pronoun is replaced by what the last question is about ("when was it 
 less to it than there ("the pump"). What these cannot decide is asked back; nothing is guessed. The rules are for
 English: any other language is taken as it stands. ``rewrite`` lets a language model do the same.
 
-Knows questions and answers, not how either is found. English is the business of ``english`` and ``pronouns``, which
-documents are one manual that of ``manuals``.
+Knows questions and answers, not how either is found. One sentence of English is the business of ``english``, what a
+client sends and which documents are one manual that of ``messages``.
 """
 
 from __future__ import annotations
@@ -14,43 +14,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clara import prompts
 from clara.english import (
-    NounPhrase,
-    Word,
-    follows_preposition,
-    is_english,
-    is_phrase,
-    is_plural,
-    is_subject,
-    noun_phrases,
-    singular,
-    with_capital,
-    without_capital,
-    word_set,
-    words_of,
-)
-from clara.pronouns import (
     DEMONSTRATIVES,
     DESCRIBED,
-    OF_MANY,
-    OF_PERSONS,
-    OF_THINGS,
     PAPERS,
     PEOPLE,
     POSSESSIVES,
     PRONOUNS,
-    is_expletive,
-    is_small,
-    said_before,
-    stands_alone,
+    NounPhrase,
+    Sentence,
+    Word,
+    word_set,
 )
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
 
 # Longer answers are sentences, whose names are not what the question was about.
 _LONGEST_NAME = 8
@@ -58,8 +41,9 @@ _LONGEST_ANSWER = 4
 _EARLIER_TURNS = 6  # that a language model reads
 _REWRITE_TOKENS = 400
 
-_ADVERBIAL = frozenset({"when", "where", "why", "how"})
-_VALUE_WORDS = frozenset({"do", "mean", "stand", "default", "value", "values", "type", "set"})
+_ADVERBIAL = word_set("when where why how")
+_VALUE_WORDS = word_set("do mean stand default value values type set")
+_PLACES = word_set("in on at with during under after before since")
 # What things have: "the default" is that of the topic, "the espresso" is another topic.
 _ATTRIBUTES = word_set(
     "address age amount architect area argument author behaviour behavior capacity capital cause circumference code "
@@ -121,7 +105,7 @@ class Understood:
     Attributes:
         question: the question, self-contained.
         made_from: the earlier question that completed it; empty for one that stands alone, which is as it was written.
-        document: uri of the document whose manual (``manuals.manual_of``) a follow-up stays within; empty without one.
+        document: uri of the document whose manual (``messages.manual_of``) a follow-up stays within; empty without one.
     """
 
     question: str
@@ -152,32 +136,6 @@ class AskBack:
         return Turn(self.message, self.question, self.document)
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message, taken apart, and the turns before it that were answered."""
-
-    text: str
-    words: tuple[Word, ...]
-    phrases: list[NounPhrase]
-    turns: Sequence[Turn]
-
-    @property
-    def last(self) -> Turn:
-        """The turn before; an empty one where there is none."""
-        return self.turns[-1] if self.turns else Turn("", "")
-
-    def with_topic(self, word: Word, topic: str) -> Understood:
-        """The question with a word replaced by what it refers to."""
-        return self.made(_replaced(self.text, word, topic))
-
-    def made(self, question: str) -> Understood:
-        """A question made from the last one."""
-        return Understood(question, self.last.question, self.last.document)
-
-
-_Result = Understood | AskBack | None
-
-
 def understand(turns: Sequence[Turn], message: str) -> Understood | AskBack:
     """Make a message self-contained from the turns before it, by rules, or ask back.
 
@@ -190,8 +148,7 @@ def understand(turns: Sequence[Turn], message: str) -> Understood | AskBack:
     """
     text = message.strip()
     settled = [turn for turn in turns if not _ASKED_BACK.fullmatch(turn.answer) and not turn.answer.endswith(_WHOLE)]
-    words = words_of(text)
-    asked = _Message(text, words, noun_phrases(words, text), settled)
+    asked = _Message(text, settled)
     answer = _named_at_last(turns[-1], asked) if turns else None
     result = answer or next((found for rule in _RULES if (found := rule(asked)) is not None), None)
     if isinstance(result, AskBack):
@@ -222,28 +179,95 @@ def rewrite(llm: LLM, turns: Sequence[Turn], message: str) -> Understood | AskBa
     return understand(turns, message)
 
 
+class _Message(Sentence):
+    """A message and the turns before it that were answered.
+
+    Attributes:
+        last: the turn before; an empty one where there is none.
+    """
+
+    def __init__(self, text: str, turns: Sequence[Turn]) -> None:
+        super().__init__(text)
+        self.turns = turns
+        self.last = turns[-1] if turns else Turn("", "")
+
+    @cached_property
+    def before(self) -> Sentence:
+        """The last question."""
+        return Sentence(self.last.question)
+
+    def made(self, question: str) -> Understood:
+        """A question made from the last one."""
+        return Understood(question, self.last.question, self.last.document)
+
+    def with_topic(self, word: Word, topics: Sequence[str]) -> Understood | AskBack:
+        """The question with a word replaced by what it refers to; asked back unless that is one thing."""
+        return self.made(_replaced(self.text, word, topics[0])) if len(topics) == 1 else _ask_back(word.text, topics)
+
+    def span(self, place: int, count: int) -> Word:
+        """Several words as one."""
+        start, end = self.words[place].start, self.words[place + count - 1].end
+        return Word(self.text[start:end], start, "pronoun")
+
+    def find(self, *wanted: str) -> int | None:
+        """Where some words stand one after another."""
+        starts = range(len(self.lowers))
+        return next((at for at in starts if self.lowers[at : at + len(wanted)] == wanted), None)
+
+    def topics(self, pronoun: str = "it", words: Sequence[Word] = ()) -> list[str]:
+        """What a pronoun may refer to: one where that is sure, more to choose from, or none.
+
+        Args:
+            pronoun: in lower case.
+            words: of the message, where a value may be meant.
+        """
+        question = self.before
+        phrases = [p for p in question.phrases if p.head not in PAPERS]
+        answers = _names_in(self.last.answer)
+        kind = PRONOUNS[pronoun]
+        if kind == "person":
+            persons = [p for p in phrases if p.named and not p.head and not p.article]
+            if question.asks_who() and answers:
+                return _distinct(answers)
+            return _distinct(persons) if len(persons) == 1 else []
+        if kind == "many":
+            many = [p for p in phrases if p.head and p.parts[0].words[-1].plural]
+            if len(many) == 1:
+                return _distinct(many)
+            phrases = [p for p in phrases if not p.head]  # a firm or a team may be "they", a pump is not
+        else:
+            phrases = [thing for p in phrases if (thing := _thing_of(p)) is not None]
+            answers = [] if question.asks_who() else answers
+        valued = any(word.lower in _VALUE_WORDS for word in words)
+        if not _asks_which(question):
+            answers = [p for p in answers if p.has("identifier") and valued]
+        return _distinct(_candidates(question, phrases, answers, valued=valued))
+
+
+_Result = Understood | AskBack | None
+
+
 def _named_at_last(turn: Turn, answer: _Message) -> Understood | None:
     """The message of the last turn, whose word was asked back, with what the user says that it refers to."""
     asked = _ASKED_BACK.fullmatch(turn.answer)
-    if asked is None or not is_phrase(answer.words):
+    if asked is None or not answer.is_phrase():
         return None
-    name = without_capital(answer.text.strip(" .!?"))
+    name = _without_capital(answer.text.strip(" .!?"))
     for choice in (asked["choices"] or "").replace(" or ", ", ").split(", "):
         name = _meant_of(choice, answer.words) or name
-    words = words_of(turn.question)
+    words = Sentence(turn.question).words
     phrase = asked["word"].split()
     for place, word in enumerate(words):
         if [each.text for each in words[place : place + len(phrase)]] == phrase:
             whole = Word(turn.question[word.start : words[place + len(phrase) - 1].end], word.start, word.kind)
-            question = _replaced(turn.question, whole, name)
-            return Understood(question, answer.last.question, answer.last.document)
+            return answer.made(_replaced(turn.question, whole, name))
     return None
 
 
 def _meant_of(choice: str, said: Sequence[Word]) -> str:
     """The part of a choice that words name ("the pump" that of "the valve of the Birch pump"); empty for none."""
     content = {word.lower for word in said if word.kind not in {"determiner", "mark"}}
-    wholes = noun_phrases(words_of(choice, quotation=True), choice)
+    wholes = Sentence(choice, quotation=True).phrases
     parts = [*(part for whole in wholes for part in reversed(whole.parts)), *wholes]
     return next((p.text for p in parts if content and content <= {word.lower for word in p.words}), "")
 
@@ -254,18 +278,14 @@ def _bare_question(asked: _Message) -> _Result:
     if bare is None and not _MORE.fullmatch(asked.text):
         return None
     if bare is None or not asked.turns:
-        return AskBack(f"{with_capital(asked.text.strip(' .!?'))}? {_WHOLE}")
+        return AskBack(f"{_with_capital(asked.text.strip(' .!?'))}? {_WHOLE}")
     word = " ".join(bare["asked"].split())
     question = asked.last.question.partition("? ")[0].rstrip("?") + "?"
-    opening = words_of(question)[:2]
-    if (
-        word.lower() in _ADVERBIAL
-        and len(opening) == 2
-        and opening[0].lower in _ADVERBIAL
-        and opening[1].kind in {"be", "do", "have"}
-    ):
-        return asked.made(with_capital(word) + question[opening[0].end :])
-    return asked.made(f"{question} {with_capital(word)}?")
+    opening = Sentence(question).words[:2]
+    adverbial = {word.lower(), *(each.lower for each in opening[:1])} <= _ADVERBIAL
+    if adverbial and len(opening) == 2 and opening[1].kind in {"be", "do", "have"}:
+        return asked.made(_with_capital(word) + question[opening[0].end :])
+    return asked.made(f"{question} {_with_capital(word)}?")
 
 
 def _like_the_last(asked: _Message) -> _Result:
@@ -273,39 +293,39 @@ def _like_the_last(asked: _Message) -> _Result:
     lead = _LEAD.fullmatch(asked.text)
     if lead is None or not lead["rest"]:
         return None
-    rest = without_capital(lead["rest"])
-    words = words_of(rest, quotation=True)
-    if not is_phrase(words):
+    rest = Sentence(_without_capital(lead["rest"]), quotation=True)
+    if not rest.is_phrase():
         return None
-    marked = lead["about"] or lead["joined"] or lead["preposition"] or words[0].kind == "determiner"
-    if not marked and len(words) > 2 and not _alike_in(asked.last.question, rest, words):
-        return None  # words to search for, or no English
+    marked = lead["about"] or lead["joined"] or lead["preposition"] or rest.words[0].kind == "determiner"
+    if not marked and len(rest.words) > 2:
+        like = NounPhrase(rest.text, rest.words)
+        if not any(_same_head(part, like) for part in _parts_of(asked.before)):
+            return None  # words to search for, or no English
     if not asked.turns:
-        return AskBack(f"What about {rest}? {_WHOLE}") if lead["about"] or lead["joined"] else None
-    if not is_english(words_of(asked.last.question)):
+        return AskBack(f"What about {rest.text}? {_WHOLE}") if lead["about"] or lead["joined"] else None
+    if not asked.before.is_english():
         return None
-    if rest.lower() in {"the other one", "the other"}:
-        rest = _other(asked) or rest
-        words = words_of(rest, quotation=True)
-    if words[0].lower in POSSESSIVES:
-        question = _asks_for(words[1:], f"the {rest[words[0].end :].strip()}", _topics(asked.last, words[0].lower, ()))
+    if rest.text.lower() in {"the other one", "the other"}:
+        rest = Sentence(_other(asked) or rest.text, quotation=True)
+    first = rest.words[0]
+    if first.lower in POSSESSIVES:
+        question = _asks_for(rest.words[1:], f"the {rest.text[first.end :].strip()}", asked.topics(first.lower))
     else:
-        question = _with_like_part(asked.last, rest, words, (lead["preposition"] or "").lower())
-    return asked.made(question) if question else AskBack(f"What about {rest}? {_WHOLE}")
+        question = _with_like_part(asked, rest, (lead["preposition"] or "").lower())
+    return asked.made(question) if question else AskBack(f"What about {rest.text}? {_WHOLE}")
 
 
-def _with_like_part(last: Turn, rest: str, words: tuple[Word, ...], preposition: str) -> str | None:
+def _with_like_part(asked: _Message, rest: Sentence, preposition: str) -> str | None:
     """The last question about something else; None where nothing in it is surely its like."""
-    question = last.question
-    if all(word.kind == "number" for word in words):
-        return _with_number(question, rest, preposition)
-    phrases = noun_phrases(words, rest)
-    new = phrases[0] if len(phrases) == 1 and phrases[0].text == rest else NounPhrase(rest, words)
-    parts = _parts_of(question)
+    question = asked.last.question
+    if all(word.kind == "number" for word in rest.words):
+        return _with_number(asked.before, rest.text, preposition)
+    whole = [phrase for phrase in rest.phrases if phrase.text == rest.text]
+    new = whole[0] if whole else NounPhrase(rest.text, rest.words)
     for like in (_same_head, _both_names, _both_identifiers):
         alike = {
             part.text: part
-            for part in parts
+            for part in _parts_of(asked.before)
             if like(part, new) and (like is _same_head or _hangs_alike(question, part, preposition))
         }
         if len(alike) > 1:
@@ -313,42 +333,36 @@ def _with_like_part(last: Turn, rest: str, words: tuple[Word, ...], preposition:
         if alike:
             part = next(iter(alike.values()))
             return question[: part.start] + _fitted(part, new) + question[part.end :]
-    if preposition in {"in", "on", "at", "with", "during", "under", "after", "before", "since"} and not new.named:
-        return f"{question.rstrip(' ?.')} {preposition} {rest}?"
-    topics = [] if preposition or new.named or new.head not in _ATTRIBUTES else _topics(last, "it", ())
-    return _asks_for(words, rest if new.article else f"the {rest}", topics)
+    if preposition in _PLACES and not new.named:
+        return f"{question.rstrip(' ?.')} {preposition} {rest.text}?"
+    topics = [] if preposition or new.named or new.head not in _ATTRIBUTES else asked.topics()
+    return _asks_for(rest.words, rest.text if new.article else f"the {rest.text}", topics)
 
 
 def _asks_for(words: Sequence[Word], what: str, topics: Sequence[str]) -> str | None:
     """The question what a thing of the topic is, where there is one topic."""
     if len(topics) != 1 or not words:
         return None
-    return f"What {'are' if is_plural(words[-1].lower) else 'is'} {what} of {topics[0]}?"
+    return f"What {'are' if words[-1].plural else 'is'} {what} of {topics[0]}?"
 
 
 def _hangs_alike(question: str, part: NounPhrase, preposition: str) -> bool:
     """Whether a part of a question has the preposition that was said, where one was; "for" goes with any."""
-    before = [word.lower for word in words_of(question[: part.start])]
-    return preposition in {"", "for"} or before[-1:] == [preposition]
+    return preposition in {"", "for"} or Sentence(question[: part.start]).lowers[-1:] == (preposition,)
 
 
-def _alike_in(question: str, rest: str, words: tuple[Word, ...]) -> bool:
-    """Whether a question is about something of the same kind."""
-    return any(_same_head(part, NounPhrase(rest, words)) for part in _parts_of(question))
+def _parts_of(question: Sentence) -> list[NounPhrase]:
+    return [part for phrase in question.phrases for part in phrase.parts]
 
 
-def _parts_of(question: str) -> list[NounPhrase]:
-    return [part for phrase in noun_phrases(words_of(question), question) for part in phrase.parts]
-
-
-def _with_number(question: str, number: str, preposition: str) -> str | None:
-    words = words_of(question)
+def _with_number(question: Sentence, number: str, preposition: str) -> str | None:
+    words, text = question.words, question.text
     numbers = [place for place, word in enumerate(words) if word.kind == "number"]
     after = [place for place in numbers if not preposition or (place and words[place - 1].lower == preposition)]
     if len(after) == 1:
         word = words[after[0]]
-        return question[: word.start] + number + question[word.end :]
-    return f"{question.rstrip(' ?.')} {preposition} {number}?" if preposition and not numbers else None
+        return text[: word.start] + number + text[word.end :]
+    return f"{text.rstrip(' ?.')} {preposition} {number}?" if preposition and not numbers else None
 
 
 def _same_head(part: NounPhrase, new: NounPhrase) -> bool:
@@ -356,131 +370,98 @@ def _same_head(part: NounPhrase, new: NounPhrase) -> bool:
 
 
 def _both_names(part: NounPhrase, new: NounPhrase) -> bool:
-    return not new.head and _has(part, "name") and _has(new, "name")
+    return not new.head and part.has("name") and new.has("name")
 
 
 def _both_identifiers(part: NounPhrase, new: NounPhrase) -> bool:
-    both = not new.head and _has(part, "identifier") and _has(new, "identifier")
+    both = not new.head and part.has("identifier") and new.has("identifier")
     return both and part.text.startswith("-") == new.text.startswith("-")  # options go with options
-
-
-def _has(phrase: NounPhrase, kind: str) -> bool:
-    return any(word.kind == kind for word in phrase.words)
 
 
 def _fitted(part: NounPhrase, new: NounPhrase) -> str:
     """A noun phrase in the place of a part of a question: "Birch" in that of "the Alder pump" is "the Birch pump"."""
-    text = new.text
     if part.head and not new.head:
         names = [word for word in part.words if word.kind in {"name", "identifier"}]
-        bare = new.words[1:] if new.article else new.words
-        inner = new.sentence[bare[0].start : bare[-1].end]
+        inner = new.sentence[new.words[1 if new.article else 0].start : new.end]
         return part.sentence[part.start : names[0].start] + inner + part.sentence[names[-1].end : part.end]
     if part.article and not new.article and new.head:
-        return f"{part.words[0].text} {text}"
-    return text
+        return f"{part.words[0].text} {new.text}"
+    return new.text
 
 
 def _other_one(asked: _Message) -> _Result:
     """For "the other one", of two that the conversation was about."""
-    place = _find(asked.words, ("the", "other", "one"))
+    place = asked.find("the", "other", "one")
     if place is None:
         return None
-    phrase = _span(asked, place, 3)
     other = _other(asked)
-    return asked.with_topic(phrase, other) if other else _ask_back(phrase.text)
+    return asked.with_topic(asked.span(place, 3), [other] if other else [])
 
 
 def _other(asked: _Message) -> str:
     """The one of two named things in the conversation that the last question is not about; empty if unsure."""
-    named: dict[str, str] = {}
-    for turn in asked.turns:
-        for phrase in noun_phrases(words_of(turn.question), turn.question):
-            part = phrase.parts[-1]
-            if part.named:
-                named[part.text.lower()] = part.text
+    lasts = [phrase.parts[-1] for turn in asked.turns for phrase in Sentence(turn.question).phrases]
+    named = {part.text.lower(): part.text for part in lasts if part.named}
     left = [text for key, text in named.items() if key not in asked.last.question.lower()]
     return left[0] if len(named) == 2 and len(left) == 1 else ""
 
 
 def _pronoun(asked: _Message) -> _Result:
     """For "it", "its", "they", "she": what the last question is about, unless the message itself says it."""
-    english = is_english([word for word in asked.words if word.lower not in PRONOUNS])
-    known = PRONOUNS if english else OF_THINGS if len(asked.words) <= 3 else frozenset()
+    english = asked.is_english(but=PRONOUNS.keys())
     for place, word in enumerate(asked.words):
-        if word.lower not in known or not is_small(asked.words, place):
-            continue
-        if word.lower == "it" and is_expletive(asked.text, word):
-            continue
-        if said_before(asked.words, asked.phrases, place):
-            continue
-        topics = _topics(asked.last, word.lower, asked.words)
-        return asked.with_topic(word, topics[0]) if len(topics) == 1 else _ask_back(word.text, topics)
+        kind = PRONOUNS.get(word.lower)
+        known = kind is not None and (english or (kind == "thing" and len(asked.words) <= 3))
+        if known and asked.is_small(place) and asked.leads_out(place):
+            return asked.with_topic(word, asked.topics(word.lower, asked.words))
     return None
 
 
-def _topics(last: Turn, pronoun: str, words: Sequence[Word]) -> list[str]:
-    """What a pronoun may refer to: one where that is sure, more to choose from, or none."""
-    question = words_of(last.question)
-    phrases = [p for p in noun_phrases(question, last.question) if p.head not in PAPERS]
-    answers = _names_in(last.answer)
-    asks_who = any(word.lower in {"who", "whose", "whom"} for word in question)
-    if pronoun in OF_PERSONS:
-        persons = [p for p in phrases if p.named and not p.head and not p.article]
-        return _distinct(answers) if asks_who and answers else _distinct(persons) if len(persons) == 1 else []
-    if pronoun in OF_MANY:
-        many = [p for p in phrases if p.head and is_plural(p.parts[0].words[-1].lower)]
-        if len(many) == 1:
-            return _distinct(many)
-        phrases = [p for p in phrases if not p.head]  # a firm or a team may be "they", a pump is not
-    if pronoun in OF_THINGS:
-        phrases = [thing for p in phrases if (thing := _thing_of(p)) is not None]
-        answers = [] if asks_who else answers
-    if not _asks_which(question):
-        answers = [p for p in answers if _has(p, "identifier") and any(w.lower in _VALUE_WORDS for w in words)]
-    return _distinct(_candidates(question, phrases, answers, words))
-
-
 def _candidates(
-    question: Sequence[Word], phrases: Sequence[NounPhrase], answers: Sequence[NounPhrase], words: Sequence[Word]
+    question: Sentence, phrases: Sequence[NounPhrase], answers: Sequence[NounPhrase], *, valued: bool
 ) -> list[NounPhrase]:
     """What the last question is about, and its answer where that competes with it."""
+    words = question.words
     named = [p for p in phrases if p.named]
-    subject = next((p for p in phrases if is_subject(question, p)), None)
+    subject = next((p for p in phrases if question.is_subject(p)), None)
     if not named:
-        said_of = subject is not None and question[question.index(subject.words[0]) - 1].kind == "be"
+        said_of = subject is not None and words[words.index(subject.words[0]) - 1].kind == "be"
         if answers and said_of:  # "which pump is the loudest": the answer is the subject
             return list(answers)
         return [subject, *(p for p in answers if p.named)] if subject else [*phrases, *answers]
-    if subject in named and all(follows_preposition(question, p) for p in named if p is not subject):
+    if subject in named and all(_follows_preposition(words, p) for p in named if p is not subject):
         # A pronoun goes on with the subject; a code or an option is rather a value of it, a name is a rival.
-        at = question.index(subject.words[0])
-        if [word.kind for word in question[max(0, at - 2) : at]] == ["question", "be"]:
+        at = words.index(subject.words[0])
+        if [word.kind for word in words[max(0, at - 2) : at]] == ["question", "be"]:
             return [subject]  # "what is the capital": the answer is another name of it
-        valued = any(word.lower in _VALUE_WORDS for word in words)
-        return [subject, *(p for p in answers if valued or _has(p, "name"))]
+        return [subject, *(p for p in answers if valued or p.has("name"))]
     if len(named) == 1:
-        named = _with_its_place(question, phrases, named[0], subject)
+        named = _with_its_place(words, phrases, named[0], subject)
     return [*named, *answers]
 
 
+def _follows_preposition(words: Sequence[Word], phrase: NounPhrase) -> bool:
+    place = words.index(phrase.words[0])
+    return any(word.kind == "preposition" for word in words[max(0, place - 2) : place])
+
+
 def _with_its_place(
-    question: Sequence[Word], phrases: Sequence[NounPhrase], named: NounPhrase, subject: NounPhrase | None
+    words: Sequence[Word], phrases: Sequence[NounPhrase], named: NounPhrase, subject: NounPhrase | None
 ) -> list[NounPhrase]:
     """A name behind a preposition with what is there ("the tower in Paris"), or beside what else there is."""
-    place = question.index(named.words[0])
-    if place < 2 or question[place - 1].kind != "preposition" or question[place - 1].lower == "of":
+    place = words.index(named.words[0])
+    if place < 2 or words[place - 1].kind != "preposition" or words[place - 1].lower == "of":
         return [named]
     for phrase in phrases:
-        if phrase.words[-1] == question[place - 2]:
-            whole = tuple(question[question.index(phrase.words[0]) : place]) + named.words
+        if phrase.words[-1] == words[place - 2]:
+            whole = tuple(words[words.index(phrase.words[0]) : place]) + named.words
             return [NounPhrase(phrase.sentence, whole)]
     if subject is not None:
         return [subject, named]
     start = place - 1
-    while start and question[start - 1].kind == "word":
+    while start and words[start - 1].kind == "word":
         start -= 1
-    loose = place - 1 - start + (start > 0 and question[start - 1].kind == "pronoun")
+    loose = place - 1 - start + (start > 0 and words[start - 1].kind == "pronoun")
     return [named] if loose < 3 else []  # "enable offline mode in": a thing without an article is there
 
 
@@ -493,20 +474,21 @@ def _thing_of(phrase: NounPhrase) -> NounPhrase | None:
     return NounPhrase(phrase.sentence, rest) if rest else None
 
 
-def _asks_which(question: Sequence[Word]) -> bool:
+def _asks_which(question: Sentence) -> bool:
     """Whether a question asks for a thing by its kind or name, or for a person."""
-    return any(word.lower in {"who", "whose", "whom"} for word in question) or any(
-        word.lower in {"which", "what"} and after.kind in {"word", "be"} for word, after in pairwise(question)
+    return question.asks_who() or any(
+        word.lower in {"which", "what"} and after.kind in {"word", "be"} for word, after in pairwise(question.words)
     )
 
 
-def _names_in(answer: str) -> list[NounPhrase]:
+def _names_in(text: str) -> list[NounPhrase]:
     """The names in a short answer; a very short one that is no number is a name as a whole."""
-    words = words_of(answer, quotation=True)
+    answer = Sentence(text, quotation=True)
+    words = answer.words
     if not words or len(words) > _LONGEST_NAME or words[0].kind in {"adverb", "number"}:
         return []
-    named = [p for p in noun_phrases(words, answer) if p.named]
-    return named or [NounPhrase(answer, words)] if len(words) <= _LONGEST_ANSWER else named
+    named = [p for p in answer.phrases if p.named]
+    return named or [NounPhrase(text, words)] if len(words) <= _LONGEST_ANSWER else named
 
 
 def _distinct(phrases: Sequence[NounPhrase]) -> list[str]:
@@ -518,45 +500,43 @@ def _distinct(phrases: Sequence[NounPhrase]) -> list[str]:
 def _place(asked: _Message) -> _Result:
     """For "there", unless as in "there is"."""
     for place, word in enumerate(asked.words):
-        if word.lower != "there" or not is_small(asked.words, place) or not is_english(asked.words):
+        if word.lower != "there" or not asked.is_small(place) or not asked.is_english():
             continue
         near = [*asked.words[max(0, place - 1) : place], *asked.words[place + 1 : place + 2]]
         if any(w.kind in {"be", "do", "clitic"} or w.lower in {"exist", "exists", "seem", "seems"} for w in near):
             continue
         if any(p.end <= word.start and p.named for p in asked.phrases):
             continue
-        topics = _topics(asked.last, "it", ())
-        if len(topics) != 1:
-            return _ask_back(word.text, topics)
+        topics = asked.topics()
         follows = place > 0 and asked.words[place - 1].kind == "preposition"
-        return asked.with_topic(word, topics[0] if follows else f"in {topics[0]}")
+        return asked.with_topic(word, topics if follows or len(topics) != 1 else [f"in {topics[0]}"])
     return None
 
 
 def _demonstrative(asked: _Message) -> _Result:
     """For "that" and "this": asked back by themselves; with the noun of the last question they stand for it."""
-    if not is_english([word for word in asked.words if word.lower not in DEMONSTRATIVES]):
+    if not asked.is_english(but=DEMONSTRATIVES):
         return None
     for place, word in enumerate(asked.words):
         if word.lower not in DEMONSTRATIVES:
             continue
-        if stands_alone(asked.words, place):
-            return _ask_back(word.text, _topics(asked.last, "it", asked.words) if asked.turns else ())
+        if asked.stands_alone(place):
+            return _ask_back(word.text, asked.topics("it", asked.words) if asked.turns else ())
         found = _with_less(asked, asked.words[place + 1 : place + 2])
         if found:
-            return _same_thing(asked, _span(asked, place, 2), found)
+            return asked.with_topic(asked.span(place, 2), found)
     return None
 
 
 def _the_same(asked: _Message) -> _Result:
     """For "the same" without a noun: it is asked back."""
-    place = _find(asked.words, ("the", "same"))
+    place = asked.find("the", "same")
     if place is None or not asked.turns:
         return None
     after = asked.words[place + 2 : place + 3]
     if after and after[0].kind not in {"mark", "be", "do"} and after[0].lower not in DESCRIBED:
         return None
-    return _ask_back(_span(asked, place, 2).text)
+    return _ask_back(asked.span(place, 2).text)
 
 
 def _which_one(asked: _Message) -> _Result:
@@ -565,48 +545,43 @@ def _which_one(asked: _Message) -> _Result:
         if word.lower not in {"one", "ones"} or place == 0:
             continue
         after = asked.words[place + 1 : place + 2]
-        if after and after[0].kind not in {"mark", "be", "do", "have", "preposition"}:
+        if after and (after[0].kind not in {"mark", "be", "do", "have", "preposition"} or after[0].lower == "of"):
             continue
-        before = asked.words[place - 1].lower
-        article = asked.words[max(0, place - 2)].lower
-        if before not in {"which", "that", "this", "another"} and not (article == "the" and place > 1):
+        before = asked.lowers[place - 1]
+        if before not in {"which", "that", "this", "another"} and not (place > 1 and asked.lowers[place - 2] == "the"):
             continue
-        if after and after[0].lower == "of":
-            continue
-        topics = _topics(asked.last, "it", ())
         if before in {"this", "that"}:
-            phrase = _span(asked, place - 1, 2)
-            return asked.with_topic(phrase, topics[0]) if len(topics) == 1 else _ask_back(phrase.text, topics)
-        heads = {p.parts[-1].head for p in noun_phrases(words_of(asked.last.question), asked.last.question) if p.named}
+            return asked.with_topic(asked.span(place - 1, 2), asked.topics())
+        heads = {p.parts[-1].head for p in asked.before.phrases if p.named}
         if len(heads) == 1 and "" not in heads:
             noun = heads.pop()
-            return asked.with_topic(word, noun if word.lower == "one" else f"{noun}s")
+            return asked.with_topic(word, [noun if word.lower == "one" else f"{noun}s"])
         return _ask_back(word.text)
     return None
 
 
 def _same_noun(asked: _Message) -> _Result:
     """For "the pump", where the last question says which."""
-    if any(p.named for p in asked.phrases) or not is_english(asked.words):
+    if any(p.named for p in asked.phrases) or not asked.is_english():
         return None
     for phrase in asked.phrases:
         if len(phrase.parts) > 1 or len(phrase.words) != 2 or phrase.words[0].lower != "the":
             continue
         found = _with_less(asked, phrase.words[1:])
         if found:
-            return _same_thing(asked, Word(phrase.text, phrase.start, "determiner"), found)
+            return asked.with_topic(Word(phrase.text, phrase.start, "determiner"), found)
     return None
 
 
 def _attribute(asked: _Message) -> _Result:
     """For "what is the default value?": that of what the last question is about."""
-    opening = [word for word in asked.words if word.kind not in {"mark", "word"}]
-    if len(asked.phrases) != 1 or [word.kind for word in opening] != ["question", "be", "determiner"]:
+    opening = [word.kind for word in asked.words if word.kind not in {"mark", "word"}]
+    if len(asked.phrases) != 1 or opening != ["question", "be", "determiner"]:
         return None
     phrase = asked.phrases[0]
-    if phrase.head not in _ATTRIBUTES or phrase.words[-1].end < max(w.end for w in asked.words if w.kind == "word"):
+    if phrase.head not in _ATTRIBUTES or phrase.end < max(w.end for w in asked.words if w.kind == "word"):
         return None
-    topics = _topics(asked.last, "it", ())
+    topics = asked.topics()
     if len(topics) != 1:
         return None
     return asked.made(f"{asked.text[: phrase.end]} of {topics[0]}{asked.text[phrase.end :]}")
@@ -617,17 +592,12 @@ def _with_less(asked: _Message, noun: Sequence[Word]) -> list[str]:
     if not noun or noun[0].kind != "word":
         return []
     found: list[NounPhrase] = []
-    for phrase in noun_phrases(words_of(asked.last.question), asked.last.question):
-        parts = phrase.parts
-        for part in parts:
-            if part.head == singular(noun[0].lower) and (len(part.words) > 2 or len(parts) > 1):
+    for phrase in asked.before.phrases:
+        for part in phrase.parts:
+            if part.head == noun[0].singular and (len(part.words) > 2 or len(phrase.parts) > 1):
                 tail = tuple(word for word in phrase.words if word.start >= part.start)
                 found.append(NounPhrase(phrase.sentence, tail))
     return _distinct(found)
-
-
-def _same_thing(asked: _Message, phrase: Word, found: Sequence[str]) -> Understood | AskBack:
-    return asked.with_topic(phrase, found[0]) if len(found) == 1 else _ask_back(phrase.text, found)
 
 
 def _ask_back(word: str, choices: Sequence[str] = ()) -> AskBack:
@@ -637,23 +607,21 @@ def _ask_back(word: str, choices: Sequence[str] = ()) -> AskBack:
 
 def _replaced(text: str, word: Word, topic: str) -> str:
     """A text with one word replaced; a possessive by a possessive."""
-    after = words_of(text[word.end :])[:1]
+    after = Sentence(text[word.end :]).words[:1]
     owns = word.lower in POSSESSIVES and (word.lower != "her" or bool(after and after[0].kind != "mark"))
     if owns:
         topic += "'" if topic.endswith("s") else "'s"
     replaced = text[: word.start] + topic + text[word.end :]
-    return with_capital(replaced) if word.start == 0 else replaced
+    return _with_capital(replaced) if word.start == 0 else replaced
 
 
-def _span(asked: _Message, place: int, count: int) -> Word:
-    """Several words as one."""
-    start, end = asked.words[place].start, asked.words[place + count - 1].end
-    return Word(asked.text[start:end], start, "pronoun")
+def _without_capital(phrase: str) -> str:
+    """A noun phrase as it stands inside a sentence."""
+    return re.sub(r"^(?:The|An?)(?=\s)", lambda article: article[0].lower(), phrase)
 
 
-def _find(words: Sequence[Word], wanted: tuple[str, ...]) -> int | None:
-    lowers = [word.lower for word in words]
-    return next((at for at in range(len(lowers)) if tuple(lowers[at : at + len(wanted)]) == wanted), None)
+def _with_capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 _RULES: tuple[Callable[[_Message], _Result], ...] = (

@@ -1,4 +1,4 @@
-"""English questions as far as a follow-up needs them: words, their closed classes, noun phrases.
+"""English questions as far as a follow-up needs them: words, their closed classes, noun phrases, pronouns.
 
 Word lists and a few rules, no dictionary. Knows one sentence; ``conversation`` knows what was said before it.
 """
@@ -6,8 +6,10 @@ Word lists and a few rules, no dictionary. Knows one sentence; ``conversation`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 _Kind = Literal[
@@ -93,16 +95,56 @@ _TOKEN = re.compile(
 _IDENTIFIER = re.compile(r"-{1,2}\w.*|.*[_=@#\\/:+.()].*|(?=.*\d)(?=.*[^\W\d]).*|[a-z][^\W\d_]*[A-Z].*")
 _NUMBER = re.compile(r"[\d.,:/-]+")
 
+PRONOUNS: Mapping[str, str] = {
+    **dict.fromkeys(("it", "its"), "thing"),
+    **dict.fromkeys(("they", "them", "their", "theirs"), "many"),
+    **dict.fromkeys(("he", "she", "him", "her", "his", "hers"), "person"),
+}
+"""What pronouns can stand for: ``thing``, ``many`` or ``person``."""
+POSSESSIVES = word_set("its their his her")
+DEMONSTRATIVES = word_set("this that these those")
+_NO_PHRASE_BEGINS_WITH = word_set("tell explain describe list show give thanks hello hi yes no help")
+PEOPLE = word_set(
+    "user operator owner author person man woman administrator maker inventor founder director president king queen "
+    "composer manager mayor painter writer developer customer champion"
+)
+PAPERS = frozenset({"manual", "documentation", "document", "text", "book", "page", "guide", "handbook", "passage"})
+_VERBS = word_set(
+    "know say tell mean happen happens work works need needs do does see find use take make show matter matters apply "
+    "applies change changes help helps differ cost costs include includes depend require explain install run start "
+    "stop open close set"
+)
+DESCRIBED = frozenset({"possible", "true", "correct", "right", "wrong", "safe", "necessary", "so", "enough"})
+
+_JUDGED = (
+    r"(?:possible|impossible|necessary|required|needed|safe|unsafe|allowed|permitted|better|best|worse|worth|"
+    r"recommended|advisable|advised|important|essential|true|common|normal|usual|customary|easy|easier|hard|harder|"
+    r"difficult|useful|helpful|ok|okay|legal|illegal|enough|sufficient|likely|unlikely|good|bad|wise|fine|sensible|"
+    r"dangerous|mandatory|compulsory|feasible|preferable|clear|known|said|believed|reported|assumed|sure|time|"
+    r"forbidden|acceptable|reasonable|appropriate|practical|cheaper|faster)"
+)
+_COMPLEMENT = r"(?=.*\b(?:to|that|for|if|when|whether|how|why|\w+ing)\b)"
+_EXPLETIVE = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b(?:is|was|isn['’]t|wasn['’]t|be|been)\s+(?P<it>it)\s+(?:\w+\s+){{0,2}}?{_JUDGED}\b{_COMPLEMENT}",
+        rf"\b(?:would|will|could|can|may|might|must|should)\s+(?P<it>it)\s+(?:\w+\s+)?be\s+{_JUDGED}\b{_COMPLEMENT}",
+        rf"\b(?P<it>it)(?:\s+(?:is|was|will\s+be|would\s+be|may\s+be|has\s+been)|['’]s)\s+(?:\w+\s+)?{_JUDGED}\b"
+        rf"{_COMPLEMENT}",
+        rf"\b(?:make|makes|made|making|find|finds|found|consider|think)\s+(?P<it>it)\s+(?:\w+\s+)?{_JUDGED}\b",
+        r"\b(?P<it>it)\s+(?:take|takes|took|taken|cost|costs|make\s+sense|help|hurt)\b.*\bto\b",
+        r"\b(?P<it>it)\s+(?:called|mean|means|meant|matter|happen)\s+(?:when|if|that|to|for|in)\b",
+        r"\b(?P<it>it)\s+(?:seems?|appears?|turns?\s+out|follows\s+that|rains?|snows?|raining|snowing|comes\s+to)\b",
+        r"\b(?:what|who|why|how)\s+(?:is|was)\s+(?P<it>it)\s+(?:that|who|like\s+to)\b",
+        r"\bis\s+(?P<it>it)\s+(?:that|because|the\s+case)\b",
+        r"\b(?:what\s+time|how\s+late)\s+is\s+(?P<it>it)\b",
+    )
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word or mark of a sentence.
-
-    Attributes:
-        text: as written.
-        start: its first character in the sentence.
-        kind: its class.
-    """
+    """A word or mark of a sentence, which begins at character ``start``, and its class."""
 
     text: str
     start: int
@@ -115,8 +157,19 @@ class Word:
 
     @property
     def lower(self) -> str:
-        """The word in lower case."""
+        """In lower case."""
         return self.text.lower()
+
+    @property
+    def singular(self) -> str:
+        """A noun in lower case without the s of its plural."""
+        noun = self.lower
+        return noun[:-1] if len(noun) > 3 and noun.endswith("s") and not noun.endswith("ss") else noun
+
+    @property
+    def plural(self) -> bool:
+        """Whether a noun has the s of a plural."""
+        return self.singular != self.lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +177,7 @@ class NounPhrase:
     """A noun phrase that names something: with an article, a name or an identifier in it.
 
     Attributes:
-        sentence: the sentence it stands in.
+        sentence: the text it stands in.
         words: its words; a chain ("the valve of the pump") is one phrase.
     """
 
@@ -143,7 +196,7 @@ class NounPhrase:
 
     @property
     def text(self) -> str:
-        """The phrase as written."""
+        """As written."""
         return self.sentence[self.start : self.end]
 
     @property
@@ -161,26 +214,139 @@ class NounPhrase:
     def head(self) -> str:
         """The common noun that says what it is, in the singular; empty for a name alone."""
         last = self.parts[0].words[-1]
-        return singular(last.lower) if last.kind == "word" else ""
+        return last.singular if last.kind == "word" else ""
 
     @property
     def named(self) -> bool:
         """Whether a name or an identifier is in it."""
-        return any(word.kind in {"name", "identifier"} for word in self.words)
+        return self.has("name") or self.has("identifier")
 
     @property
     def article(self) -> bool:
         """Whether it begins with an article or another determiner."""
         return self.words[0].kind == "determiner"
 
+    def has(self, kind: _Kind) -> bool:
+        """Whether a word of a class is in it."""
+        return any(word.kind == kind for word in self.words)
 
-def words_of(sentence: str, *, quotation: bool = False) -> tuple[Word, ...]:
-    """The words and marks of a sentence.
+
+class Sentence:
+    """A sentence taken apart.
 
     Args:
-        sentence: in English, or what is to be told from it.
-        quotation: a stretch of a text, whose first word is capital only if it is a name.
+        text: in English, or what is to be told from it.
+        quotation: it is a stretch of a text, whose first word is capital only if it is a name.
+
+    Attributes:
+        words: its words and marks.
+        lowers: the same in lower case.
     """
+
+    def __init__(self, text: str, *, quotation: bool = False) -> None:
+        self.text = text
+        self.words = _words_of(text, quotation=quotation)
+        self.lowers = tuple(word.lower for word in self.words)
+
+    @cached_property
+    def phrases(self) -> list[NounPhrase]:
+        """Its noun phrases that have an article, a name or an identifier, in order."""
+        phrases: list[NounPhrase] = []
+        words, place = self.words, 0
+        while place < len(words):
+            end = _run(words, place)
+            if end == place:
+                place += 1
+                continue
+            while self.lowers[end : end + 1] == ("of",) and (link := _run(words, end + 1, any_word=True)) > end + 1:
+                end = link
+            kept = _without_predicate(words, place, end)
+            phrases.append(NounPhrase(self.text, tuple(words[place:kept])))
+            place = end
+        return phrases
+
+    def is_english(self, but: Set[str] = frozenset()) -> bool:
+        """Whether it has a word that English alone has, some words not counted."""
+        return any(word in _ENGLISH and word not in but for word in self.lowers)
+
+    def is_phrase(self) -> bool:
+        """Whether it is a noun phrase by itself: no verb that can be told, no question word, no pronoun."""
+        said = [word for word in self.words if word.kind not in {"mark", "clitic"}]
+        kinds = {word.kind for word in said}
+        outside = {"be", "do", "have", "question", "pronoun", "conjunction"}
+        if not said or len(said) > _LONGEST_PHRASE or kinds & outside or {w.lower for w in said} & _FOREIGN:
+            return [word.lower for word in said[1:]] == ["other", "one"]
+        return said[0].lower not in _NO_PHRASE_BEGINS_WITH | DEMONSTRATIVES and kinds != {"adverb"}
+
+    def asks_who(self) -> bool:
+        """Whether it asks for a person."""
+        return any(word in {"who", "whose", "whom"} for word in self.lowers)
+
+    def is_subject(self, phrase: NounPhrase) -> bool:
+        """Whether one of its noun phrases follows its verb's auxiliary, as subjects of questions do."""
+        place = self.words.index(phrase.words[0])
+        return place > 0 and self.words[place - 1].kind in {"be", "do", "have"}
+
+    def is_small(self, place: int) -> bool:
+        """Whether a word is written small, or opens the sentence; else it is part of a title, or IT."""
+        word = self.words[place].text
+        opens = place == 0 or self.words[place - 1].kind in {"mark", "conjunction"}
+        return word.islower() or (opens and word.istitle())
+
+    def leads_out(self, place: int) -> bool:
+        """Whether a pronoun stands for something outside: neither for nothing nor for words of the sentence.
+
+        For nothing: "is it possible to"; for its own words: "how is the pump stopped before it overheats?".
+        """
+        word = self.words[place]
+        if word.lower == "it" and any(m.start("it") == word.start for e in _EXPLETIVE for m in e.finditer(self.text)):
+            return False
+        return not self._said_before(place)
+
+    def _said_before(self, place: int) -> bool:
+        words, pronoun = self.words, self.lowers[place]
+        boundary = max((at for at in range(1, place) if _divides(words, at)), default=None)
+        of_person = PRONOUNS[pronoun] == "person"
+        if pronoun in POSSESSIVES or of_person:
+            boundary = place
+        if boundary is None:
+            return False  # in one clause an object is another thing than the subject
+        before = words[:boundary]
+        phrases = [p for p in self.phrases if p.end <= before[-1].end] if before else []
+        if of_person:
+            named = any(p.named or p.head in PEOPLE for p in phrases)
+            return named or _bare_subject(before) or _asks_for_a_person(words, place)
+        if any(p.head not in PEOPLE | PAPERS for p in phrases) or _bare_subject(before):
+            return True
+        loose = [w for w in before if w.kind == "word" and w.lower not in _VERBS | PEOPLE | PAPERS]
+        if PRONOUNS[pronoun] == "many":
+            return any(noun.plural for noun in loose) or _asks_for_a_person(words, place)
+        return boundary < place and bool(loose)
+
+    def stands_alone(self, place: int) -> bool:
+        """Whether "that" is a pronoun, neither a conjunction nor the article of a noun."""
+        before = self.words[place - 1].kind if place else "mark"
+        after = self.words[place + 1] if place + 1 < len(self.words) else None
+        if after is None or after.kind == "mark":
+            return True
+        if after.lower in {"of", "who", "which", "that", "one", "ones"}:
+            return False
+        if after.kind in {"be", "do", "have"}:
+            return before in {"mark", "conjunction"}  # else it is relative: "a file that is"
+        if after.kind in {"preposition", "adverb", "clitic", "conjunction"}:
+            return before in {"mark", "be", "do", "have", "preposition", "conjunction"}
+        if after.kind != "word":
+            return False
+        described = after.lower in DESCRIBED or after.lower.endswith(("ible", "able", "ful", "ous"))
+        return (before == "be" and described) or (before == "do" and after.lower in _VERBS)
+
+
+def is_foreign(words: Set[str]) -> bool:
+    """Whether a text's words, in small letters, are those of another language."""
+    return not words.isdisjoint(_FOREIGN) and not words >= {"the", "of"}
+
+
+def _words_of(sentence: str, *, quotation: bool) -> tuple[Word, ...]:
     matches = list(_TOKEN.finditer(sentence))
     kinds = [_kind(match) for match in matches]
     for place, match in enumerate(matches):
@@ -189,85 +355,6 @@ def words_of(sentence: str, *, quotation: bool = False) -> tuple[Word, ...]:
             if match[0].istitle() and (follows not in (["name"], ["identifier"]) or match[0].lower() in _COMMANDS):
                 kinds[place] = "adverb" if match[0].lower() in _COMMANDS else "word"
     return tuple(Word(match[0], match.start(), kind) for match, kind in zip(matches, kinds, strict=True))
-
-
-def noun_phrases(words: Sequence[Word], sentence: str) -> list[NounPhrase]:
-    """The noun phrases of a sentence that have an article, a name or an identifier, in order."""
-    phrases: list[NounPhrase] = []
-    place = 0
-    while place < len(words):
-        last = _run(words, place)
-        if last == place:
-            place += 1
-            continue
-        end = last
-        while (
-            words[end : end + 1]
-            and words[end].lower == "of"
-            and (link := _run(words, end + 1, any_word=True)) > end + 1
-        ):
-            end = link
-        kept = _without_predicate(words, place, end)
-        phrases.append(NounPhrase(sentence, tuple(words[place:kept])))
-        place = end
-    return phrases
-
-
-def singular(noun: str) -> str:
-    """A noun without the s of its plural."""
-    return noun[:-1] if len(noun) > 3 and noun.endswith("s") and not noun.endswith("ss") else noun
-
-
-def is_english(words: Sequence[Word]) -> bool:
-    """Whether a sentence has a word that English alone has."""
-    return any(word.lower in _ENGLISH for word in words)
-
-
-def is_foreign(words: Set[str]) -> bool:
-    """Whether a text's words, in small letters, are those of another language."""
-    return not words.isdisjoint(_FOREIGN) and not words >= {"the", "of"}
-
-
-def is_phrase(words: Sequence[Word]) -> bool:
-    """Whether words are a noun phrase by themselves: no verb that can be told, no question word, no pronoun."""
-    said = [word for word in words if word.kind not in {"mark", "clitic"}]
-    kinds = {word.kind for word in said}
-    outside = {"be", "do", "have", "question", "pronoun", "conjunction"}
-    if not said or len(said) > _LONGEST_PHRASE or kinds & outside or {w.lower for w in said} & (_FOREIGN):
-        return said[-1].lower == "one" and len(said) == 3 and said[1].lower == "other" if said else False
-    commands = {"tell", "explain", "describe", "list", "show", "give", "thanks", "hello", "hi", "yes", "no", "help"}
-    return (
-        said[0].lower not in commands
-        and said[0].lower not in {"this", "that", "these", "those"}
-        and kinds != {"adverb"}
-    )
-
-
-def is_plural(noun: str) -> bool:
-    """Whether a noun has the s of a plural."""
-    return singular(noun) != noun
-
-
-def is_subject(words: Sequence[Word], phrase: NounPhrase) -> bool:
-    """Whether a noun phrase follows its verb's auxiliary, as subjects of questions do."""
-    place = words.index(phrase.words[0])
-    return place > 0 and words[place - 1].kind in {"be", "do", "have"}
-
-
-def follows_preposition(words: Sequence[Word], phrase: NounPhrase) -> bool:
-    """Whether a noun phrase of a sentence hangs on a preposition."""
-    place = words.index(phrase.words[0])
-    return any(word.kind == "preposition" for word in words[max(0, place - 2) : place])
-
-
-def without_capital(phrase: str) -> str:
-    """A noun phrase as it stands inside a sentence."""
-    return re.sub(r"^(?:The|An?)(?=\s)", lambda article: article[0].lower(), phrase)
-
-
-def with_capital(text: str) -> str:
-    """A text as a sentence begins."""
-    return text[:1].upper() + text[1:]
 
 
 def _kind(match: re.Match[str]) -> _Kind:
@@ -298,7 +385,7 @@ def _run(words: Sequence[Word], start: int, *, any_word: bool = False) -> int:
     first = place
     bare = first == start  # a word with s behind a bare name is rather its verb: "PyEphem holds"
     while place < len(words) and (
-        (words[place].kind == "word" and not (bare and place > first and is_plural(words[place].lower)))
+        (words[place].kind == "word" and not (bare and place > first and words[place].plural))
         or words[place].kind in {"name", "identifier", "number"}
         or (words[place].kind == "clitic" and words[place].text[1:] == "s" and place > first)
     ):
@@ -323,3 +410,32 @@ def _without_predicate(words: Sequence[Word], start: int, end: int) -> int:
     if helper == "do" or described:
         return end - 1
     return end
+
+
+def _divides(words: Sequence[Word], place: int) -> bool:
+    """Whether a clause ends before a word. A question word that opens the message divides nothing."""
+    word = words[place]
+    if place == 0:
+        return False
+    if word.kind == "preposition" and words[place + 1].lower not in PRONOUNS:
+        return word.lower in {"with", "without", "before", "after", "until", "since"} or words[
+            place + 1
+        ].lower.endswith("ing")
+    return (
+        word.kind in {"conjunction", "question"}
+        or word.text in {",", ";", ":"}
+        or word.lower in {"that", "before", "after", "until", "since", "than"}
+    )
+
+
+def _bare_subject(words: Sequence[Word]) -> bool:
+    """Whether a subject without an article is among the words: "did ireland gain"."""
+    return any(one.kind in {"do", "be", "have"} and other.kind == "word" for one, other in pairwise(words)) and words[
+        -1
+    ].kind not in {"do", "be", "have"}
+
+
+def _asks_for_a_person(words: Sequence[Word], place: int) -> bool:
+    """Whether the message asks who, or which coach, did something to what is his, hers or theirs."""
+    opens = words[0].lower == "who" or (words[0].lower in {"which", "what"} and words[1].kind == "word")
+    return opens and place > 1 and words[place - 1].kind not in {"be", "do", "have"}

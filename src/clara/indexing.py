@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from clara import prompts
 from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore
 from clara.ingest import (
+    DEFAULT_LIMITS,
+    DEFAULT_MAX_BYTES,
     TEXTLESS,
     IngestReport,
     Reader,
@@ -29,8 +30,7 @@ from clara.ingest import (
 from clara.model import ClaraModel
 from clara.records import Document, Memory, Passage
 
-PASSAGES_A_BATCH = 64
-"""Passages compressed at once: enough to sort by length."""
+_PASSAGES_A_BATCH = 64  # passages compressed at once: enough to sort by length
 _FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
 _COMMIT_SECONDS = 30.0
 # What a kill costs at most, besides a batch: seconds of work, or so many bytes of memories held back. The first batch
@@ -45,9 +45,8 @@ class AddProgress:
     """How far ``Clara.add`` is.
 
     Attributes:
-        files: files read so far.
-        files_total: files to read.
-        passages: passages compressed so far.
+        files: read so far, of ``files_total``.
+        passages: compressed so far.
         passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
             the first. Files that turn out to be unchanged make it fewer.
         seconds: since the call.
@@ -117,8 +116,7 @@ class Shard:
     A file's part follows from its path alone, so files that come or go move no others.
 
     Attributes:
-        number: which part, from 1.
-        count: how many there are.
+        number: which part, from 1 to ``count``.
     """
 
     number: int
@@ -146,16 +144,18 @@ class Indexer:
 
     def add(
         self,
-        roots: Sequence[Path],
+        paths: str | Path | Iterable[str | Path],
         *,
         prune: bool,
-        max_bytes: int,
-        limits: ReadLimits,
+        max_bytes: int | None,
+        limits: ReadLimits | None,
         shard: Shard | None,
         progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
         started = time.perf_counter()
+        roots = _checked_paths(paths)
+        max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
         listing = find_files(roots)
         if shard is not None:
             listing = replace(listing, files=tuple(path for path in listing.files if shard.holds(path)))
@@ -164,7 +164,7 @@ class Indexer:
         self._store.begin()
         known = self._store.documents()
         self._sources = {entry.content_hash: entry.uri for entry in known.values()}
-        with Reader(listing, max_bytes=max_bytes, limits=limits) as reader:
+        with Reader(listing, max_bytes=max_bytes, limits=limits or DEFAULT_LIMITS) as reader:
             for number, path in enumerate(listing.files, start=1):
                 for document in reader.read(path):
                     seen.add(document.uri)
@@ -243,7 +243,7 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
     uris = {*store.documents(), *store.unfinished()}
     chosen: set[str] = set()
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    for source, path in zip(given, checked_paths(given), strict=True):
+    for source, path in zip(given, _checked_paths(given), strict=True):
         base = str(source) if str(source) in uris else document_uri(path)
         found = {uri for uri in uris if base in (uri, source_of(uri)) or uri.startswith(base.rstrip("/") + "/")}
         if not found:
@@ -267,11 +267,12 @@ class _Batch:
         self._counts = counts
         self._taken: list[tuple[Passage, Document]] = []
         self._sources: set[str] = set()  # ids of passages whose memories may be wanted again
-        self._kept = _Kept()
+        self._kept: dict[str, Memory] = {}  # memories of the store by what was compressed, oldest first
+        self._kept_bytes = 0
         self._rows: list[IndexRow] = []
         self._whole: list[DocumentEntry] = []
         self._due = 0.0
-        self._size = min(_FIRST_BATCH, PASSAGES_A_BATCH)
+        self._size = min(_FIRST_BATCH, _PASSAGES_A_BATCH)
 
     def reuse(self, passage_ids: set[str]) -> None:
         """Name passages in the store whose memories fit passages that have the same text, of whatever document."""
@@ -282,12 +283,12 @@ class _Batch:
         self._taken.append((passage, document))
         if len(self._taken) >= self._size:
             self._flush()
-            self._size = PASSAGES_A_BATCH
+            self._size = _PASSAGES_A_BATCH
 
     def finish(self, entry: DocumentEntry) -> None:
         """Note that all passages of a document have been taken."""
         self._whole.append(entry)
-        if len(self._whole) >= PASSAGES_A_BATCH:
+        if len(self._whole) >= _PASSAGES_A_BATCH:
             self._flush()
 
     def commit(self) -> None:
@@ -308,8 +309,7 @@ class _Batch:
 
     def _remember(self) -> None:
         """Memories of the passages taken: those of the same text, else made now."""
-        self._kept.load(self._store, self._sources)
-        self._sources = set()
+        self._keep()
         texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
         new = [text for text in texts if text not in self._kept]
         made = self._model.compress(new, rate=self._store.model.rate) if new else []
@@ -322,35 +322,20 @@ class _Batch:
         self._counts.tokens += sum(memory.token_count for memory in made)
         self._taken = []
 
-
-class _Kept:
-    """Memories of the store by what was compressed, the newest up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self._memories: OrderedDict[str, Memory] = OrderedDict()
-        self._bytes = 0
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._memories
-
-    def __getitem__(self, text: str) -> Memory:
-        return self._memories[text]
-
-    def load(self, store: LanceStore, passage_ids: set[str]) -> None:
-        """Read the memories of passages before they are deleted."""
-        if not passage_ids:
-            return
+    def _keep(self) -> None:
+        """Read the memories that may be wanted again, before they are deleted."""
+        wanted, self._sources = sorted(self._sources), set()
         try:
-            rows = store.get(sorted(passage_ids))
+            rows = self._store.get(wanted) if wanted else []
         except StoreError:
             return  # a damaged row: its text is compressed again
         for row in rows:
             text = prompts.passage_text(row.passage.title, row.passage.text)
-            if text not in self._memories:
-                self._memories[text] = row.memory
-                self._bytes += row.memory.values.nbytes
-        while self._bytes > _KEPT_BYTES:
-            self._bytes -= self._memories.popitem(last=False)[1].values.nbytes
+            if text not in self._kept:
+                self._kept[text] = row.memory
+                self._kept_bytes += row.memory.values.nbytes
+        while self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).values.nbytes
 
 
 class _Extent:
@@ -417,10 +402,9 @@ def _size(path: Path, most: int) -> int:
     return size if size <= most else 0
 
 
-def checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def _checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Several paths or one, as paths; an empty string would become the working folder."""
-    given = [paths] if isinstance(paths, str | Path) else paths
-    given = list(given) if isinstance(given, Iterable) else [given]
+    given = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
     wrong = [path for path in given if not isinstance(path, str | Path)]
     if wrong:
         raise InputError(f"a path is a text or a Path, got {wrong[0]!r}")

@@ -7,19 +7,21 @@ work, the connection ``llm``'s, every word of the prompt ``prompts``'.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+import time
 from collections.abc import Generator as Pieces
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clara import prompts
-from clara.answering import NOT_FOUND, AnswerOptions, citation, find_quote, passage_text, quote_of
+from clara.answering import NOT_FOUND, AnswerOptions, Found, citation, find_quote, passage_text, quote_of
 from clara.errors import InputError, LLMError
 from clara.ingest import sentence_around
-from clara.records import Citation, Hit, Quote, TokenCounts
+from clara.records import Answer, Citation, Hit, Quote, Seconds, TokenCounts
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM, Reply
+    from clara.llm import LLM, Reply
 
 DEFAULT_TOKENS = 512
 """Longest answer: such a model answers in sentences, and may reason first."""
@@ -34,67 +36,112 @@ _THOUGHTS_END = "</think>"
 class LLMReading:
     """What a language model reads to answer a question, and what its reply comes to.
 
-    Attributes:
-        question: the question.
-        hits: the passages found, best first; it reads them all.
-        options: how to answer.
+    It reads all passages found.
 
     Raises:
         InputError: an option that a model behind a server cannot follow.
     """
 
     question: str
-    hits: tuple[Hit, ...]
     options: AnswerOptions
+    found: Found
 
     def __post_init__(self) -> None:
         check_options(self.options)
 
     def citations(self) -> tuple[Citation, ...]:
         """The passages in their order; tokens are 0, because a server counts whole prompts alone."""
-        return tuple(citation(hit, "text") for hit in self.hits)
+        return tuple(citation(hit, "text") for hit in self.found.hits)
 
-    def ask(self, llm: LLM) -> Reply:
-        """Ask for the whole answer.
+    def ask(self, llm: LLM) -> Answer:
+        """The whole answer; without a passage it is the phrase that says so, and nothing is asked.
 
         Raises:
             LLMError: the model cannot be asked.
         """
-        return llm.reply(self._messages(), max_tokens=self.options.max_new_tokens)
+        started = time.perf_counter()
+        reply = llm.reply(self.messages(), max_tokens=self.options.max_new_tokens) if self.found.hits else None
+        text = "".join(without_thoughts([reply.text])) if reply is not None else NOT_FOUND
+        return self.answer(text, reply, time.perf_counter() - started)
 
-    def stream(self, llm: LLM, at_end: Callable[[Reply], None] | None = None) -> Pieces[str, None, None]:
-        """Ask for the answer in pieces; without a passage it is the phrase that says so, and nothing is asked.
-
-        Args:
-            llm: the model.
-            at_end: told the whole reply.
-
-        Raises:
-            LLMError: the model cannot be asked, or its reply breaks off.
-        """
-        if not self.hits:
-            yield NOT_FOUND
-            return
-        messages, longest = self._messages(), self.options.max_new_tokens
-        yield from without_thoughts(llm.stream(messages, max_tokens=longest, at_end=at_end))
+    def answer(self, text: str, reply: Reply | None, seconds: float) -> Answer:
+        """The model's words, without thoughts, as an answer; ``reply`` is None where nothing was asked."""
+        answered, found = not is_not_found(text), self.found
+        return Answer(
+            text=text.strip() if answered else NOT_FOUND,
+            citations=self.citations(),
+            tokens=reply_tokens(reply),
+            seconds=Seconds(found.search, found.query, seconds, found.search + found.query + seconds),
+            context="text",
+            finish_reason="length" if reply is not None and reply.finish_reason == "length" else "stop",
+            quote=self.quote(text.strip()),
+            answered=answered,
+        )
 
     def quote(self, text: str) -> Quote | None:
         """Where an answer stands: itself, or else the sentence of the first passage it cites that is most like it."""
         if is_not_found(text):
             return None
-        cited = [hit for number in cited_numbers(text) for hit in self.hits[number - 1 : number]]
+        hits = self.found.hits
+        cited = [hit for number in _cited_numbers(text) for hit in hits[number - 1 : number]]
         bare = _CITED.sub("", text).strip().rstrip(".")
-        found = find_quote(bare, self.question, cited or self.hits)
-        if found is not None or not cited:
-            return found
-        first = next(m for m in _CITED.finditer(text) if any(0 < n <= len(self.hits) for n in _numbers(m)))
+        quoted = find_quote(bare, self.question, cited or hits)
+        if quoted is not None or not cited:
+            return quoted
+        first = next(m for m in _CITED.finditer(text) if any(0 < n <= len(hits) for n in _numbers(m)))
         return _most_like(text[: first.start()], cited[0])
 
-    def _messages(self) -> list[dict[str, str]]:
-        otherwise = prompts.LLM_ALWAYS_ANSWER
-        if not self.options.always_answer:
-            otherwise = prompts.LLM_NOT_FOUND.format(phrase=NOT_FOUND)
-        return prompts.llm_answer_messages(self.question, [passage_text(hit) for hit in self.hits], otherwise)
+    def messages(self) -> list[dict[str, str]]:
+        """What the model is sent."""
+        not_found = None if self.options.always_answer else NOT_FOUND
+        return prompts.llm_answer_messages(self.question, [passage_text(hit) for hit in self.found.hits], not_found)
+
+
+class LLMAnswerStream:
+    """``AnswerStream`` of a language model behind a server.
+
+    Attributes:
+        citations: the passages found.
+        pieces: of the text.
+    """
+
+    def __init__(self, reading: LLMReading, llm: LLM) -> None:
+        self.citations = reading.citations()
+        self.pieces = self._said(llm)
+        self._reading, self._text = reading, ""
+        self._reply: Reply | None = None
+        self._started = time.perf_counter()
+
+    def whole(self) -> Answer:
+        """The answer, when it is finished; tokens are the server's count where it counts a stream, else an estimate."""
+        for _ in self.pieces:
+            pass
+        return self._reading.answer(self._text, self._reply, time.perf_counter() - self._started)
+
+    def quote(self, _text: str | None = None) -> Quote | None:
+        """Where the answer stands, once all pieces have been read; its text need not be given."""
+        return self._reading.quote(self._text.strip())
+
+    def _said(self, llm: LLM) -> Pieces[str, None, None]:
+        """The reply as it comes.
+
+        Raises:
+            LLMError: the model cannot be asked, or its reply breaks off.
+        """
+        with closing(self._asked(llm)) as pieces:
+            for piece in pieces:
+                self._text += piece
+                yield piece
+
+    def _asked(self, llm: LLM) -> Pieces[str, None, None]:
+        if not self._reading.found.hits:
+            yield NOT_FOUND
+            return
+        longest = self._reading.options.max_new_tokens
+        yield from without_thoughts(llm.stream(self._reading.messages(), max_tokens=longest, at_end=self._end))
+
+    def _end(self, reply: Reply) -> None:
+        self._reply = reply
 
 
 def check_options(options: AnswerOptions) -> None:
@@ -122,7 +169,7 @@ def is_not_found(text: str) -> bool:
     return text.strip("\"'“”* ").lower().startswith(NOT_FOUND.rstrip(".").lower())
 
 
-def cited_numbers(text: str) -> list[int]:
+def _cited_numbers(text: str) -> list[int]:
     """The numbers of passages in a reply, in their order, each once."""
     return list(dict.fromkeys(number for match in _CITED.finditer(text) for number in _numbers(match) if number > 0))
 

@@ -1,38 +1,36 @@
-"""From a client's messages to a question: the last user message, made self-contained from those before it.
+"""From a client's messages to a question, and to the manual that a follow-up is answered from.
 
-A client keeps its conversation itself and sends all of it. Its earlier messages become turns by the same rules, one
-after another; the document that an earlier answer came from is not in them, so it is searched for again, where a
-follow-up needs it.
+A client keeps its conversation itself and sends all of it. Its earlier messages become turns by the rules of
+``conversation``, one after another; the document that an earlier answer came from is not in them, so it is searched for
+again, where a follow-up needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from os.path import commonpath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from clara.conversation import AskBack, Turn, Understood, rewrite, understand
 from clara.errors import NothingFoundError
-from clara.manuals import manual_of
-from clara.pipeline import Clara
+from clara.ingest import source_of
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
+    from clara.pipeline import Clara
 
 _TASK = "### Task:"
 """How chat clients begin what they ask beside the conversation: a title, tags, follow-up questions."""
 
 _TURNS = 20  # earlier messages that are read: what a follow-up goes on with is never further back
+_HTML = frozenset({".html", ".htm", ".xhtml"})
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message of a conversation.
-
-    Attributes:
-        role: who said it.
-        text: what.
-    """
+    """A message of a conversation: whose, and its text."""
 
     role: str
     text: str
@@ -53,10 +51,7 @@ class Conversation:
     is_task: bool = False
 
     def understood(self, llm: LLM | None = None) -> Understood | AskBack:
-        """The message, self-contained; or what to ask back.
-
-        Args:
-            llm: what rewrites a follow-up; None for the rules.
+        """The message, self-contained, or what to ask back; by the rules unless a language model is to rewrite it.
 
         Raises:
             LLMError: it cannot be asked.
@@ -69,8 +64,13 @@ class Conversation:
         """The manual that a follow-up is answered from: that of the answer before it; None for any other question."""
         if not understood.made_from:
             return None
-        document = _document_of(rag, understood.made_from, self.turns[-1].answer if self.turns else "")
-        return manual_of(document, rag.store.documents()) if document else None
+        answer = self.turns[-1].answer.strip() if self.turns else ""
+        try:
+            hits = rag.search(understood.made_from, rag.model.default_k)
+        except NothingFoundError:
+            return None
+        said = [hit for hit in hits if answer and answer in hit.passage.text] or hits
+        return manual_of(said[0].passage.document, rag.store.documents()) if said else None
 
 
 def conversation_of(messages: Sequence[Said]) -> Conversation | None:
@@ -89,11 +89,51 @@ def conversation_of(messages: Sequence[Said]) -> Conversation | None:
     return Conversation(message, tuple(turns))
 
 
-def _document_of(rag: Clara, question: str, answer: str) -> str:
-    """The document that an earlier answer was taken from, as far as can be told; empty where nothing is found."""
-    try:
-        hits = rag.search(question, rag.model.default_k)
-    except NothingFoundError:
-        return ""
-    said = [hit for hit in hits if answer.strip() and answer.strip() in hit.passage.text]
-    return next((hit.passage.document for hit in said or hits), "")
+def manual_of(document: str, documents: Collection[str]) -> str:
+    """The manual that a document belongs to, among all documents of a store.
+
+    A follow-up may be answered from another page of the manual, and from no other one. Nothing in a store says what
+    a manual is, so its folders are read as people lay them out:
+
+    - records of one ``.jsonl`` file are one manual: the file;
+    - pages of a folder are, where it holds ``index`` in their format or, for HTML, a second page; so is the folder
+      above while it holds pages of the format likewise;
+    - else the folders side by side below the deepest one that holds the whole store are a manual each;
+    - else, in a flat folder, every file is its own.
+
+    Args:
+        document: its uri.
+        documents: the uris of the store.
+
+    Returns:
+        The uri of a file, or of a folder, which ends with a slash (``belongs_to``).
+    """
+    source = source_of(document)
+    if source != document:
+        return source
+    sources = {PurePosixPath(source_of(uri)) for uri in documents}
+    page = PurePosixPath(source)
+    folder = page.parent
+    if _holds_pages(folder, page.suffix.lower(), sources):
+        while folder.parent != folder and _holds_pages(folder.parent, page.suffix.lower(), sources):
+            folder = folder.parent
+        return _as_folder(folder)
+    above = PurePosixPath(commonpath([path.parent for path in sources | {page}]))
+    below = page.relative_to(above).parts
+    return _as_folder(above / below[0]) if len(below) > 1 else source
+
+
+def belongs_to(document: str, manual: str) -> bool:
+    """Whether a document is part of a manual of ``manual_of``."""
+    source = source_of(document)
+    return source.startswith(manual) if manual.endswith("/") else source == manual
+
+
+def _holds_pages(folder: PurePosixPath, suffix: str, sources: Collection[PurePosixPath]) -> bool:
+    kinds = _HTML if suffix in _HTML else {suffix}
+    pages = [path for path in sources if path.parent == folder and path.suffix.lower() in kinds]
+    return len(pages) > 1 if suffix in _HTML else any(path.stem.lower() == "index" for path in pages)
+
+
+def _as_folder(folder: PurePosixPath) -> str:
+    return folder.as_posix().rstrip("/") + "/"

@@ -72,9 +72,12 @@ class AnswerScores:
     """Scores of one prediction, each the best over the gold answers, each in 0..1.
 
     Attributes:
-        em: exact match, 0.0 or 1.0.
-        f1: harmonic mean of token precision and recall.
-        cover_em: 1.0 if the prediction has every token of some gold answer, else 0.0.
+        em: 1.0 if both have the same normal form, else 0.0.
+        f1: harmonic mean of token precision and recall, tokens of the normal forms counted with their multiplicity;
+            of two answers without tokens 1.0, of one 0.0 (SQuAD 2.0).
+        cover_em: 1.0 if every token of a gold answer occurs in the prediction, whole, in any order and number, else
+            0.0 (clara.md section 8). A gold answer without tokens (``The``) is covered only by a prediction without:
+            otherwise every prediction would cover it.
     """
 
     em: float
@@ -97,8 +100,7 @@ class Abstention:
     Attributes:
         precision: share of the abstentions whose question is unanswerable; None if nothing was abstained from.
         recall: share of the unanswerable questions that were abstained from; None if there are none.
-        abstained: abstentions.
-        unanswerable: unanswerable questions.
+        abstained, unanswerable: how many.
     """
 
     precision: float | None
@@ -113,29 +115,6 @@ def normalize_answer(text: str) -> str:
     Punctuation goes before articles, as in the SQuAD script, so ``a.b`` is one token and ``"The"`` leaves nothing.
     """
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, answer: str) -> float:
-    """1.0 if both have the same normal form, else 0.0; two answers that normalise to nothing are equal."""
-    return float(normalize_answer(prediction) == normalize_answer(answer))
-
-
-def f1(prediction: str, answer: str) -> float:
-    """Token F1 of the normal forms, tokens counted with their multiplicity.
-
-    If either side has no token the score is 1.0 when both have none, else 0.0 (the SQuAD 2.0 rule).
-    """
-    return _f1(normalize_answer(prediction).split(), normalize_answer(answer).split())
-
-
-def cover_em(prediction: str, answer: str) -> float:
-    """1.0 if every token of the gold answer occurs in the prediction, in any order, else 0.0 (clara.md section 8).
-
-    Tokens are those of the normal forms and are compared whole: ``art`` does not occur in ``party``. Multiplicity does
-    not count. A gold answer without tokens (``The``) is covered only by a prediction without tokens: otherwise every
-    prediction would cover it.
-    """
-    return _cover(normalize_answer(prediction).split(), normalize_answer(answer).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +166,7 @@ def scoring_rule(name: ScoringName, source: str) -> ScoringName:
     return _OFFICIAL.get(source, "squad") if name == "official" else name
 
 
-def score_answer(
-    prediction: str, answers: Sequence[str], *, rule: ScoringName = "squad", yes_no: bool = False
-) -> AnswerScores:
+def score_answer(prediction: str, answers: Sequence[str], *, rule: ScoringName = "squad") -> AnswerScores:
     """Score a prediction, for each metric against the gold answer that favours it most.
 
     Args:
@@ -199,20 +176,19 @@ def score_answer(
             same), ``triviaqa`` (punctuation parts words), ``paper`` (the CLaRa release: as HotpotQA, ``True`` and
             ``False`` are yes and no, the first gold answer alone). ``official`` needs a question's data set
             (``scoring_rule``) and is ``squad`` here.
-        yes_no: the same as ``rule="hotpotqa"``.
 
     Raises:
         ValueError: there is no gold answer; such a question has no score, which is not the same as 0.
     """
     if not answers:
         raise ValueError("a prediction can only be scored against at least one gold answer, got none")
-    how = _RULES["hotpotqa" if yes_no else scoring_rule(rule, "")]
+    how = _RULES[scoring_rule(rule, "")]
     predicted = how.normal(prediction).split()
     golds = [how.normal(answer).split() for answer in (answers[:1] if how.first else answers)]
     return AnswerScores(
         em=float(any(predicted == gold for gold in golds)),
-        f1=max(_f1_by(how, predicted, gold) for gold in golds),
-        cover_em=max(_cover_by(how, predicted, gold) for gold in golds),
+        f1=max(_f1(how, predicted, gold) for gold in golds),
+        cover_em=max(_cover(how, predicted, gold) for gold in golds),
     )
 
 
@@ -229,15 +205,7 @@ def is_abstention(prediction: str) -> bool:
 
 
 def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abstention:
-    """How well abstentions meet the unanswerable questions.
-
-    Args:
-        predictions: one answer a question.
-        unanswerable: whether each question has no answer, in the same order.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """How well abstentions meet the unanswerable questions, in the same order; ValueError where lengths differ."""
     abstained = [is_abstention(prediction) for prediction in predictions]
     right = sum(said and empty for said, empty in zip(abstained, unanswerable, strict=True))
     return Abstention(
@@ -249,12 +217,7 @@ def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abst
 
 
 def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
-    """Share of the gold items that are among the first ``k`` ranked ones.
-
-    Args:
-        ranked: item ids, best first, each once.
-        gold: ids of the relevant items.
-        k: how many ranks count, at least 1.
+    """Share of the gold items that are among the first ``k`` of the ranked ones, best first.
 
     Raises:
         ValueError: no gold item (recall is undefined), ``k`` below 1, or an id ranked twice.
@@ -262,21 +225,11 @@ def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) 
     relevant = set(gold)
     if not relevant:
         raise ValueError("recall is undefined without gold items: leave such questions out and count them")
-    return len(_top(ranked, k) & relevant) / len(relevant)
-
-
-def precision_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
-    """Share of the first ``k`` ranks that hold a gold item; ranks beyond a short ranking count as misses.
-
-    Args:
-        ranked: item ids, best first, each once.
-        gold: ids of the relevant items, possibly none.
-        k: how many ranks count, at least 1.
-
-    Raises:
-        ValueError: ``k`` below 1, or an id ranked twice.
-    """
-    return len(_top(ranked, k) & set(gold)) / k
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if len(set(ranked)) != len(ranked):
+        raise ValueError("a ranking must hold each item once")
+    return len(set(ranked[:k]) & relevant) / len(relevant)
 
 
 def bootstrap_interval(
@@ -294,7 +247,7 @@ def bootstrap_interval(
     Args:
         values: one finite value a question, shape [questions].
         confidence: share of the resampled means inside the interval, between 0 and 1.
-        resamples: number of resampled means, at least 1000.
+        resamples: at least 1000.
         seed: of the draws.
 
     Raises:
@@ -320,41 +273,23 @@ def bootstrap_interval(
     return Interval(low=float(low), high=float(high))
 
 
-def _f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+def _f1(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if rule.yes_no and _at_odds(predicted, gold):
+        return 0.0
     if not predicted or not gold:
-        return float(predicted == gold)
+        return rule.empty if predicted == gold else 0.0
     shared = (Counter(predicted) & Counter(gold)).total()
     return 2 * shared / (len(predicted) + len(gold))
 
 
-def _f1_by(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
-    if rule.yes_no and _at_odds(predicted, gold):
-        return 0.0
-    return _f1(predicted, gold) if predicted or gold else rule.empty
-
-
-def _cover_by(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
+def _cover(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:
     if rule.cover_yes_no and _at_odds(predicted, gold):
         return 0.0
-    if not gold and rule.covers_nothing is not None:
-        return rule.covers_nothing
-    return _cover(predicted, gold)
+    if not gold:
+        return float(not predicted) if rule.covers_nothing is None else rule.covers_nothing
+    return float(set(gold) <= set(predicted))
 
 
 def _at_odds(predicted: Sequence[str], gold: Sequence[str]) -> bool:
     one_word = {" ".join(predicted), " ".join(gold)} & _ONE_WORD_ANSWERS
     return bool(one_word) and predicted != gold
-
-
-def _cover(predicted: Sequence[str], gold: Sequence[str]) -> float:
-    if not gold:
-        return float(not predicted)
-    return float(set(gold) <= set(predicted))
-
-
-def _top(ranked: Sequence[Hashable], k: int) -> set[Hashable]:
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if len(set(ranked)) != len(ranked):
-        raise ValueError("a ranking must hold each item once")
-    return set(ranked[:k])

@@ -45,8 +45,8 @@ _LLM_ANSWER_SYSTEM = (
     "else. Answer briefly, in the words of the passages where you can, in the language of the question, and put the "
     "number of the passage that says so in brackets after each statement: [2]. {otherwise}"
 )
-LLM_NOT_FOUND = "If the passages do not answer the question, reply with this sentence alone: {phrase}"
-LLM_ALWAYS_ANSWER = "If the passages do not answer the question, give the answer that they make likeliest."
+_LLM_NOT_FOUND = "If the passages do not answer the question, reply with this sentence alone: {phrase}"
+_LLM_ALWAYS_ANSWER = "If the passages do not answer the question, give the answer that they make likeliest."
 
 STANDS_ALONE = "ALONE"
 FOLLOWS = "FOLLOW-UP"
@@ -72,17 +72,18 @@ def passage_text(title: str, text: str) -> str:
     return f"{title}\n{text}"
 
 
-def llm_answer_messages(question: str, passages: Sequence[str], otherwise: str) -> list[dict[str, str]]:
+def llm_answer_messages(question: str, passages: Sequence[str], not_found: str | None) -> list[dict[str, str]]:
     """Chat messages that ask a language model to answer from passages, the question last.
 
     The marks around passages carry a digest of all of them, so no passage can hold one: it would have to hold its own
     digest.
 
     Args:
-        question: the question.
+        question: in words.
         passages: what it reads of them (``passage_text``), best first; the first is number 1.
-        otherwise: what to do where they do not answer it (``LLM_NOT_FOUND``, ``LLM_ALWAYS_ANSWER``).
+        not_found: what to reply where they do not answer it; None for an answer in any case.
     """
+    otherwise = _LLM_ALWAYS_ANSWER if not_found is None else _LLM_NOT_FOUND.format(phrase=not_found)
     key = hashlib.sha256("\0".join(passages).encode()).hexdigest()[:12]
     fenced = [
         f'<passage-{key} number="{number}">\n{text}\n</passage-{key}>' for number, text in enumerate(passages, start=1)
@@ -94,12 +95,7 @@ def llm_answer_messages(question: str, passages: Sequence[str], otherwise: str) 
 
 
 def rewrite_messages(turns: Sequence[tuple[str, str]], message: str) -> list[dict[str, str]]:
-    """Chat messages that ask a language model to make a message self-contained.
-
-    Args:
-        turns: question and answer of each, oldest first.
-        message: the user's next message.
-    """
+    """Chat messages that ask a language model to make a message self-contained, from earlier questions and answers."""
     said = "\n".join(f"User: {question}\nAssistant: {answer}" for question, answer in turns)
     return [
         {"role": "system", "content": _REWRITE_SYSTEM},

@@ -25,12 +25,7 @@ QuerySpace = Literal["flat", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading of a document.
-
-    Attributes:
-        start: first character of its line in the document's text.
-        text: the heading without the marks of its format.
-    """
+    """A heading, without the marks of its format, and the first character of its line in the document's text."""
 
     start: int
     text: str
@@ -66,11 +61,9 @@ class Passage:
 
     Attributes:
         id: stable identifier: first 16 hex digits of SHA-256 over uri, content hash and offsets.
-        document: the document's ``uri``.
+        document: its document's ``uri``.
         title: the document's title and the heading that the passage stands under; the model reads it before the text.
         text: ``document.text[start:end]``, unchanged.
-        start: first character of the window in the document's text.
-        end: one past the last character.
     """
 
     id: str
@@ -90,13 +83,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class StoredText:
-    """A stored passage without its memory.
-
-    Attributes:
-        passage: the passage.
-        tokens: of its text.
-        metadata: small facts of the document, and where the passage stands in it.
-    """
+    """A stored passage without its memory; how many tokens its text has, and ``metadata`` as a ``Hit`` has it."""
 
     passage: Passage
     tokens: int
@@ -105,12 +92,7 @@ class StoredText:
 
 @dataclass(frozen=True, slots=True)
 class DocumentSize:
-    """What the text of a document takes.
-
-    Attributes:
-        characters: of its text.
-        tokens: of its passages.
-    """
+    """Characters of a document's text, and tokens of its passages."""
 
     characters: int
     tokens: int
@@ -145,10 +127,8 @@ class QueryMemory:
     """A question in the space of memories. Passages are compared with it; nothing is answered from it.
 
     Attributes:
-        values: float32 [N, H], finite, read-only.
-        fingerprint: fingerprint of the model that made it.
-        rate: compression rate of the memories that it is compared with.
-        token_count: tokens of the question.
+        values, fingerprint, token_count: as of a ``Memory``.
+        rate: of the memories that it is compared with.
         centre: float32 [H], what memory tokens of passages have in common, where passages are compared by late
             interaction; None where the question is compared as one vector.
     """
@@ -199,10 +179,8 @@ class Hit:
     """One search result.
 
     Attributes:
-        passage: the passage found.
         score: cosine for ``latent``, or late interaction (half of it only what the hits above lack); BM25 for
             ``text``, reciprocal rank fusion for ``hybrid``; higher is better.
-        memory: the passage's memory as stored.
         metadata: small facts of its document, and where it stands in it (``ingest.location_of``).
     """
 
@@ -217,12 +195,8 @@ class Citation:
     """A passage found for an answer.
 
     Attributes:
-        passage_id: the passage.
-        document: the uri of its document.
-        start: its first character in the document's text.
-        end: one past its last character.
+        start, end: where it stands in the document's text, the end not included.
         score: see ``Hit``; only scores of one search and one mode can be compared.
-        text: the passage.
         read_as: how the answer's model read it; None if it did not.
         tokens: positions of the prompt that it took; 0 where a server read it, which counts whole prompts alone.
     """
@@ -242,12 +216,9 @@ class Quote:
     """Where an answer stands word for word, or the sentence that an answer in other words cites.
 
     Attributes:
-        passage_id: the passage it stands in.
-        document: the uri of its document.
-        start: the answer's, or that sentence's, first character in the document's text.
-        end: one past its last character.
+        start, end: the answer, or that sentence, in the document's text, the end not included.
         sentence: the sentence that holds it.
-        sentence_start: the sentence's first character in the document's text.
+        sentence_start: its first character in the document's text.
         page: the page, from 1; None for a format without pages.
         heading: the nearest heading above, or the empty string.
     """
@@ -296,7 +267,6 @@ class Generation:
     Attributes:
         text: the answer, special tokens removed, stripped.
         token_ids: generated ids, without the end token.
-        tokens: counts.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
         evidence: of a quoted answer, the mean natural logarithm, a token, of the share of probability that went to
             quotations before anything held it to them: near 0 where the model found its answer in the passages, far
@@ -315,10 +285,6 @@ class Answer:
     """An answer with the passages found for it, best first.
 
     Attributes:
-        text: the answer.
-        citations: the passages, and how each was read.
-        tokens: counts.
-        seconds: times.
         context: what of the passages was to be read.
         finish_reason: ``stop`` for a whole answer, ``length`` for one that was cut off at ``max_new_tokens``.
         quote: where the answer stands; None where it stands nowhere.
@@ -340,7 +306,6 @@ class GenerationRequest:
     """One question for the generator.
 
     Attributes:
-        question: the question.
         memories: passages as memories, best first.
         texts: passages as text, best first; they stand before the memories.
         reader: which weights read the prompt: ``generator`` those trained on memories, ``text_reader`` those trained

@@ -13,19 +13,14 @@ import numpy as np
 
 from clara.records import FloatArray, Memory, QueryMemory
 
-COVERAGE = 0.5
+_COVERAGE = 0.5
 """Share of a passage's score that is what it adds to the passages above it; chosen on training questions (LOG.md)."""
 _SMALLEST = np.float32(1e-30)
 
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A passage in its place of a ranking.
-
-    Attributes:
-        index: which passage.
-        score: what it was placed by; never above that of the passage before.
-    """
+    """Which passage stands in a place of a ranking, and by what score; never above that of the passage before."""
 
     index: int
     score: float
@@ -51,28 +46,14 @@ def late_interaction(query: QueryMemory, passage: FloatArray) -> float:
     """For each memory token of the question the best cosine among the passage's; their mean, weighted by length.
 
     ColBERT's operator (Khattab and Zaharia, arXiv 2004.12832) on memory tokens. The lengths of the question's tokens
-    weigh: its projection makes rare directions long, and the model lengthens those that carry information.
-
-    Args:
-        query: the question.
-        passage: float32 [N, H].
-
-    Returns:
-        From -1 to 1; 0 for a question of zeros.
+    weigh: its projection makes rare directions long, and the model lengthens those that carry information. From -1 to
+    1; 0 for a question of zeros.
     """
     return float(token_matches(query, passage).sum())
 
 
 def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
-    """What each memory token of the question adds to ``late_interaction``.
-
-    Args:
-        query: the question.
-        passages: float32 [N, H], or several [P, N, H].
-
-    Returns:
-        float32 [N], or [P, N].
-    """
+    """What each memory token of the question adds to ``late_interaction``: of a passage [N], of several [P, N]."""
     centred = passages - (0 if query.centre is None else query.centre)
     lengths = np.sqrt(np.einsum("...nh,...nh->...n", centred, centred))
     products = centred @ query.values.T
@@ -93,10 +74,7 @@ def covering(matches: Sequence[FloatArray], k: int) -> list[_Placed]:
 
     Args:
         matches: of each passage, float32 [N] (``token_matches``).
-        k: places.
-
-    Returns:
-        At most ``k``, best first; of equals the first first. The first has about its late interaction as its score.
+        k: places at most; best first, of equals the first first. The first's score is about its late interaction.
     """
     if not matches:
         return []
@@ -107,7 +85,7 @@ def covering(matches: Sequence[FloatArray], k: int) -> list[_Placed]:
     placed: list[_Placed] = []
     for _ in range(min(k, len(each))):
         added = np.maximum(each - covered, 0).sum(axis=1)
-        worth = np.where(left, (1 - COVERAGE) * alone + COVERAGE * added, -np.inf)
+        worth = np.where(left, (1 - _COVERAGE) * alone + _COVERAGE * added, -np.inf)
         index = int(worth.argmax())
         # Sums of floats may rise by a rounding error where the true worth cannot.
         score = min(float(worth[index]), placed[-1].score if placed else np.inf)

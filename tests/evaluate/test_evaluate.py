@@ -23,7 +23,7 @@ from clara.evaluate.results import Result
 from clara.evaluate.run import RunSettings, run_system
 from clara.evaluate.system import AnswerModel, SystemSettings
 from clara.evaluate.systems import model_system
-from clara.metrics import bootstrap_interval, cover_em, exact_match, f1
+from clara.metrics import bootstrap_interval, score_answer
 from clara.prompts import passage_text
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
@@ -82,9 +82,9 @@ def test_means_intervals_and_keys_follow_from_the_rows() -> None:
     values: dict[str, list[float]] = {"em": [], "f1": [], "cover_em": []}
     for record, row in zip(WITH_GOLD, result.rows, strict=True):
         assert row.prediction is not None
-        values["em"].append(max(exact_match(row.prediction, answer) for answer in record.answers))
-        values["f1"].append(max(f1(row.prediction, answer) for answer in record.answers))
-        values["cover_em"].append(max(cover_em(row.prediction, answer) for answer in record.answers))
+        values["em"].append(max(score_answer(row.prediction, [answer]).em for answer in record.answers))
+        values["f1"].append(max(score_answer(row.prediction, [answer]).f1 for answer in record.answers))
+        values["cover_em"].append(max(score_answer(row.prediction, [answer]).cover_em for answer in record.answers))
     shown = summary(result)
     assert list(shown) == KEYS
     for name, scores in values.items():

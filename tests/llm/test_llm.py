@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from clara.config import LLMSettings
 from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError
-from clara.llm.client import LLM
-from clara.llm.settings import LLMSettings
+from clara.llm import LLM
 from llm_server import LLMServer, always, first, serving
 
 ANSWER = "The tower is 324 metres high [1]."
@@ -135,9 +135,9 @@ def test_without_the_extra_settings_work_and_the_client_names_it() -> None:
     code = (
         "import sys; sys.modules['openai'] = None\n"
         "from clara.errors import MissingExtraError\n"
-        "from clara.llm.settings import LLMSettings\n"
+        "from clara.config import LLMSettings\n"
         "LLMSettings(url='http://localhost', model='m')\n"
-        "try:\n    import clara.llm.client\nexcept MissingExtraError as error:\n    print(error)\n"
+        "try:\n    import clara.llm\nexcept MissingExtraError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "openai is not installed; it comes with: pip install 'clara-rag[llm]'"

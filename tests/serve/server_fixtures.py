@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from serving import Running, Serve, running
 
-from clara.llm.client import LLM
+from clara.llm import LLM
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder

@@ -10,8 +10,8 @@ import pytest
 from serving import Running, Serve
 
 from clara.answering import NOT_FOUND
-from clara.llm.client import LLM
-from clara.llm.settings import LLMSettings
+from clara.config import LLMSettings
+from clara.llm import LLM
 from clara.serve.mcp import StoreTools
 from llm_server import LLMServer, always, serving
 

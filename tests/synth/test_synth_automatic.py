@@ -10,7 +10,7 @@ import pytest
 from clara import prompts
 from clara.cli import main
 from clara.data import MultiHop, PassageQA, read_records
-from clara.synth.automatic import GAP, SOURCE_NONE, AutomaticSettings, automatic_records
+from clara.synth.automatic import _GAP, _SOURCE_NONE, AutomaticSettings, automatic_records
 from clara.synth.drafts import SourcePassage
 
 TEXTS = (
@@ -38,13 +38,13 @@ def test_each_kind_is_asked_for_word_for_word() -> None:
         for pair in record.pairs:
             [answer] = pair.answers
             assert answer in record.text
-            if GAP not in pair.question:
+            if _GAP not in pair.question:
                 assert pair.question.startswith("What follows")
                 assert gap_of(pair.question) in record.text
                 continue
             words = gap_of(pair.question)
             assert answer not in words, "the question does not say it"
-            before, after = (part.replace("'", '"') for part in words.split(GAP))
+            before, after = (part.replace("'", '"') for part in words.split(_GAP))
             assert before + answer + after in record.text.replace("'", '"')
             answers.setdefault(pair.question.split()[1], set()).add(answer)
     assert answers["option"] == {"--timeout", "--cache-dir"}
@@ -69,7 +69,7 @@ def test_no_other_passage_holds_the_answer_and_some_questions_have_none() -> Non
         answer = single[record.question].answers[0]
         holding = [i for i, doc in enumerate(record.docs) if answer in doc.text]
         assert len({doc.text for doc in record.docs}) == len(record.docs) <= 4
-        assert (record.source == SOURCE_NONE) == (not record.answerable) == (record.gold == ())
+        assert (record.source == _SOURCE_NONE) == (not record.answerable) == (record.gold == ())
         if record.answerable:
             assert list(record.gold) == holding
             assert record.answers == (answer,)

@@ -7,11 +7,23 @@ from cases import passage, replies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.synth.checks import check_copied, check_pair, check_paraphrase, language_of
+from clara.synth.checks import (
+    LexicalJudge,
+    _check_copied,
+    _content_stems,
+    _language_of,
+    _longest_common_run,
+    _names,
+    _numbers,
+    _stem,
+    _stems,
+    check_pair,
+    check_paraphrase,
+    sentences,
+    words,
+)
 from clara.synth.drafts import Pair, SourcePassage
-from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
-from clara.synth.words import content_stems, longest_common_run, names, numbers, sentences, stem, stems, words
 
 LIMITS = CheckSettings()
 PASSAGE = SourcePassage(
@@ -85,7 +97,7 @@ def test_other_languages_are_judged_by_their_own_passage() -> None:
     ],
 )
 def test_languages_are_told_apart_only_when_clear(text: str, language: str | None) -> None:
-    assert language_of(text) == language
+    assert _language_of(text) == language
 
 
 def paraphrase_fault(text: str, about: SourcePassage = PASSAGE) -> str | None:
@@ -174,10 +186,10 @@ def test_words_stems_numbers_and_names() -> None:
     assert words("Besanc\u0327on") == ["besançon"]
     assert words("It's 1,200.5 kg — OK_go") == ["it", "s", "1,200.5", "kg", "ok", "go"]
     assert words("首都A東") == ["首都", "a", "東"]
-    assert stems("Compressors compress 2nd twelve 1,000") == ["compre", "compre", "2", "12", "1000"]
-    assert content_stems("Who was the king of the hill?") == [stem("king"), stem("hill")]
-    assert numbers("In 1,200 and 3.5 of 2nd x86 ten") == {"1200", "3.5", "2"}
-    assert names("The king Louis met Anna. Then NASA left. Paris is far, Paris!") == {"louis", "anna", "nasa", "paris"}
+    assert _stems("Compressors compress 2nd twelve 1,000") == ["compre", "compre", "2", "12", "1000"]
+    assert _content_stems("Who was the king of the hill?") == [_stem("king"), _stem("hill")]
+    assert _numbers("In 1,200 and 3.5 of 2nd x86 ten") == {"1200", "3.5", "2"}
+    assert _names("The king Louis met Anna. Then NASA left. Paris is far, Paris!") == {"louis", "anna", "nasa", "paris"}
     assert sentences('One. Two! "Three?" Four.\n\nFive') == ["One.", "Two!", '"Three?"', "Four.", "Five"]
 
 
@@ -194,7 +206,7 @@ def test_longest_common_run_against_the_slow_way(left: list[str], right: list[st
         if right[k:][: j - i] == left[i:j]
     ]
     longest = max((len(run) for run in runs), default=0)
-    start, length = longest_common_run(left, right)
+    start, length = _longest_common_run(left, right)
     assert length == longest
     if length:
         run = left[start : start + length]
@@ -207,4 +219,4 @@ def test_any_text_can_be_checked(text: str) -> None:
     check_pair(Pair(text, text), PASSAGE, (Pair(text[1:], text),), LIMITS)
     check_paraphrase(text, PASSAGE, LIMITS)
     check_paraphrase(GOOD, SourcePassage("x", "", text, text), LIMITS)
-    assert check_copied(PASSAGE.text, PASSAGE, LIMITS) is not None
+    assert _check_copied(PASSAGE.text, PASSAGE, LIMITS) is not None

@@ -10,17 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara.errors import ConfigError
-from clara.synth.contract import (
-    PAIRS_SCHEMA,
-    VERDICT_SCHEMA,
+from clara.synth.drafts import (
+    SCHEMAS,
+    Draft,
+    DraftFault,
+    Feedback,
+    Pair,
+    Rejection,
+    SourcePassage,
+    Verdict,
+    packaged_templates,
     parse_pairs,
     parse_paraphrase,
     parse_verdict,
+    read_templates,
 )
-from clara.synth.drafts import Draft, DraftFault, Pair, Rejection, SourcePassage, Verdict
-from clara.synth.rounds import Drafted, Work, without, wrong_items
+from clara.synth.rounds import _Drafted, _Work, _wrong_items
 from clara.synth.settings import SynthSettings
-from clara.synth.templates import Feedback, packaged_templates, read_templates
 
 PAIR = {"question": "Who?", "answer": "Ada"}
 GOOD = json.dumps({"pairs": [PAIR, {"question": "Where?", "answer": "Turku"}]})
@@ -100,7 +106,7 @@ def test_a_remark_in_parts_is_no_remark_less() -> None:
 def test_what_is_missing_is_asked_for_even_if_the_judge_calls_it_covered() -> None:
     verdict = Verdict(consistent=True, covered=True, missing=("the year",))
     assert not verdict.passes
-    work = Work(SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}}))
+    work = _Work(SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}}))
     work.draft = DRAFT
     work.apply(verdict)
     assert (work.open_kinds(), work.feedback("simple_qa").missing) == (["simple_qa"], ("the year",))
@@ -149,11 +155,11 @@ def test_prompts_hold_the_passage_and_the_shape() -> None:
         assert "further attempt" not in user["content"]
         assert ('"paraphrase"' if kind == "paraphrase" else '"pairs"') in user["content"]
     prompt = templates.judge(PASSAGE, DRAFT)[1]["content"]
-    assert all(key in prompt for key in VERDICT_SCHEMA["required"])
+    assert all(key in prompt for key in SCHEMAS["verdict"]["required"])
     assert "S2. Question: Where? Answer: Turku" in prompt
     assert "C1. Question: What did Ada build?" in prompt
     assert "P. In Turku …" in prompt
-    assert PAIRS_SCHEMA["required"] == ["pairs"]
+    assert SCHEMAS["simple_qa"]["required"] == ["pairs"]
 
 
 def test_a_further_attempt_tells_what_was_wrong() -> None:
@@ -185,25 +191,25 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_verdict_takes_out_what_it_names_or_all(remarks: tuple[str, ...], left: tuple[object, ...]) -> None:
-    wrong = wrong_items(Verdict(consistent=False, covered=True, wrong=remarks), DRAFT)
-    rest = without(DRAFT, frozenset(wrong))
+    wrong = _wrong_items(Verdict(consistent=False, covered=True, wrong=remarks), DRAFT)
+    rest = DRAFT.without(wrong.keys())
     assert (tuple(pair.question for pair in rest.simple), bool(rest.complex), rest.paraphrase) == left
 
 
 def test_complex_questions_are_not_asked_for_for_ever() -> None:
     """A passage of one fact has none: after two tries, or an empty reply, the record goes without."""
     settings = SynthSettings.model_validate({"server": {"url": "http://x", "model": "m"}})
-    work = Work(settings)
+    work = _Work(settings)
     rejected = Rejection("complex_qa", "Question: x", DraftFault("length", "too short"))
-    work.take("simple_qa", Drafted(EXPECTED, "", (), answered=True))
-    work.take("paraphrase", Drafted((), "So.", (), answered=True))
-    work.take("complex_qa", Drafted((), "", (rejected,), answered=True))
+    work.take("simple_qa", _Drafted(EXPECTED, "", (), answered=True))
+    work.take("paraphrase", _Drafted((), "So.", (), answered=True))
+    work.take("complex_qa", _Drafted((), "", (rejected,), answered=True))
     assert work.open_kinds() == ["complex_qa"]
-    work.take("complex_qa", Drafted((), "", (rejected,), answered=True))
+    work.take("complex_qa", _Drafted((), "", (rejected,), answered=True))
     assert work.open_kinds() == []
     assert work.ready
-    other = Work(settings)
-    other.take("complex_qa", Drafted((), "", (), answered=True))
+    other = _Work(settings)
+    other.take("complex_qa", _Drafted((), "", (), answered=True))
     assert "complex_qa" not in other.open_kinds()
 
 

@@ -18,20 +18,19 @@ from verifier_bench import score_verifier
 from clara.data import PassageQA, QAPair, read_records
 from clara.data.official_rows import export_official, from_official, import_official, to_official
 from clara.errors import InputError, RecordError, SynthesisError
-from clara.llm.client import Reply, Usage
-from clara.synth.budget import Budget, BudgetSpentError
-from clara.synth.cache import ReplyCache, request_key
-from clara.synth.report import RunFigures, SynthReport, write_report
+from clara.llm import Reply, Usage
+from clara.synth.client import Budget, BudgetSpentError, ReplyCache, _request_key
+from clara.synth.output import RunFigures, SynthReport, write_report
 from clara.synth.settings import BudgetSettings, CheckSettings, LexicalSettings
 from clara.synth.sources import Sources, read_sources
 
 
 def test_the_cache_keeps_replies_under_the_whole_request(tmp_path: Path) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "süß"}], "temperature": 0.7}
-    key = request_key(body, 1)
-    assert key == request_key(dict(reversed(body.items())), 1)
-    others = [request_key({**body, change: 1}, 1) for change in ("model", "messages", "temperature", "seed")]
-    assert len({key, request_key(body, 2), *others}) == 6
+    key = _request_key(body, 1)
+    assert key == _request_key(dict(reversed(body.items())), 1)
+    others = [_request_key({**body, change: 1}, 1) for change in ("model", "messages", "temperature", "seed")]
+    assert len({key, _request_key(body, 2), *others}) == 6
     with ReplyCache(tmp_path / "c.sqlite3") as cache:
         assert cache.get(key) is None
         cache.put(key, Reply("hallo", "stop", Usage(3, 2)))

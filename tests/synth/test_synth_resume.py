@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from clara.errors import SynthesisError
-from clara.synth.cache import ReplyCache, request_key
+from clara.synth.client import ReplyCache, _request_key
 from clara.synth.drafts import SourcePassage
 from clara.synth.output import Output, read_accepted, read_dropped
 from clara.synth.run import SynthJob, synthesize
@@ -34,7 +34,7 @@ _KILLS = 5
 
 def asked(llm: LLMServer, since: int) -> list[str]:
     """The cache keys of the requests from the ``since``-th on."""
-    return [request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
+    return [_request_key(call.body, call.body["seed"] + 1) for call in llm.calls[since:]]
 
 
 def record(name: str, text: str = "x") -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.T
     kept = whole[: max(0, len(whole) - cut)]
     path.write_bytes(kept)
     with Output(path, resume=True) as output:
-        assert set(output.finished()) == {f"a{n}" for n in range(1, 1 + kept.count(b"\n"))}
+        assert {line["id"] for line in read_accepted(path)} == {f"a{n}" for n in range(1, 1 + kept.count(b"\n"))}
         output.accept(record("new"))
     assert [line["id"] for line in read_accepted(path)][-1] == "new"
     assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
@@ -121,7 +121,7 @@ def test_an_output_that_is_there_needs_resume(tmp_path: Path) -> None:
     with pytest.raises(SynthesisError, match="--resume"):
         Output(path, resume=False)
     with Output(path, resume=True) as output:
-        assert set(output.finished()) == {"a"}
+        assert {line["id"] for line in read_accepted(path)} == {"a"}
 
 
 def test_two_runs_cannot_write_one_output(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, content: bytes) ->
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(SynthesisError, match="another --out"), Output(path, resume=True) as output:
-        output.finished()
+        output.unfinished([])
     assert path.read_bytes() == content
 
 

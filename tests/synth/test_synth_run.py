@@ -12,7 +12,7 @@ from cases import knowledge, passage, replies, write_passages
 from clara.data import read_records
 from clara.errors import SynthesisError
 from clara.synth.drafts import SourcePassage
-from clara.synth.report import SynthReport
+from clara.synth.output import SynthReport
 from clara.synth.run import SynthJob, SynthProgress, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources, read_sources

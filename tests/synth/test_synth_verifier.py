@@ -15,7 +15,7 @@ from verifier_bench import POOLED, VerifierScore, score_verifier
 
 from clara.data import PassageQA, read_records
 from clara.errors import RecordError
-from clara.synth.report import SynthReport
+from clara.synth.output import SynthReport
 from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import CheckSettings, LexicalSettings, SynthSettings
 from clara.synth.sources import read_sources

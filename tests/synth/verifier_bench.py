@@ -19,11 +19,9 @@ from pathlib import Path
 
 from clara.data import PassageQA, read_records
 from clara.errors import ClaraError
-from clara.synth.checks import check_pair
+from clara.synth.checks import LexicalJudge, _content_stems, check_pair
 from clara.synth.drafts import DraftFault, Pair, SourcePassage
-from clara.synth.judges import LexicalJudge
 from clara.synth.settings import CheckSettings, LexicalSettings
-from clara.synth.words import content_stems
 
 POOLED = ("squad", "nq_qed", "nq_open", "clara_scp")
 _SHARED_BY = 200  # a stem in more passages than this says nothing about which are alike
@@ -135,7 +133,7 @@ def _strangers(passages: Sequence[SourcePassage], seed: int) -> list[int]:
 
 def _neighbours(passages: Sequence[SourcePassage]) -> list[int]:
     """For each passage the other one that shares most with it: rare content words, weighted by rarity."""
-    stems = [set(content_stems(passage.text)) for passage in passages]
+    stems = [set(_content_stems(passage.text)) for passage in passages]
     holders: defaultdict[str, list[int]] = defaultdict(list)
     for place, held in enumerate(stems):
         for stem in held:

@@ -93,7 +93,7 @@ class _Conversation:
 
     def _answer(self, message: str) -> None:
         from clara.conversation import AskBack, rewrite, understand  # noqa: PLC0415 - only a question needs them
-        from clara.manuals import manual_of  # noqa: PLC0415 - as above
+        from clara.messages import manual_of  # noqa: PLC0415 - as above
 
         check_question(message)
         llm = self._rag.llm

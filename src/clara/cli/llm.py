@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from clara.config import check
+from clara.config import LLMSettings, check
 from clara.errors import ConfigError
-from clara.llm.settings import LLMSettings
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
 
 _KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
 
@@ -34,6 +33,6 @@ def language_model(url: str | None, model: str | None) -> LLM | None:
             f"--llm URL and --llm-model NAME go together; {'--llm' if url is None else '--llm-model'} is missing"
         )
     settings = check(LLMSettings, {"url": url, "model": model}, source="command line")
-    from clara.llm.client import LLM  # noqa: PLC0415 - takes a second, and is an extra
+    from clara.llm import LLM  # noqa: PLC0415 - takes a second, and is an extra
 
     return LLM(settings, api_key=api_key())

@@ -14,7 +14,7 @@ from clara.errors import ConfigError, InputError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from clara.index import LanceStore, StoreModel
-    from clara.llm.client import LLM
+    from clara.llm import LLM
     from clara.model import ClaraModel
     from clara.pipeline import Clara
 

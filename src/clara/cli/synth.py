@@ -6,6 +6,7 @@ Only the command line: options to settings, progress and tables to the terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from clara.config import check, read_toml
 from clara.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clara.synth.report import SynthReport
+    from clara.synth.output import SynthReport
     from clara.synth.run import SynthProgress
     from clara.synth.sources import Sources
 
@@ -103,11 +104,11 @@ def synth(
         _write_automatic(docs, out, config, limit, as_json=as_json)
         return
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
-    from clara.synth.report import write_report  # noqa: PLC0415
+    from clara.synth.drafts import read_templates  # noqa: PLC0415
+    from clara.synth.output import write_report  # noqa: PLC0415
     from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
-    from clara.synth.templates import read_templates  # noqa: PLC0415
 
     del engine, workers
     given: dict[str, Any] = {
@@ -216,7 +217,7 @@ def _described(progress: SynthProgress) -> str:
 
 def _show(result: SynthReport, *, as_json: bool) -> None:
     if as_json:
-        print_json(result.to_json())
+        print_json(asdict(result))
         return
     from rich.table import Table  # noqa: PLC0415
 

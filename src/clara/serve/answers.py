@@ -24,7 +24,7 @@ from clara.serve.library import ServedStore
 from clara.serve.limits import Limits
 
 if TYPE_CHECKING:
-    from clara.llm.client import LLM
+    from clara.llm import LLM
 
 DEFAULT_TOKENS = 64
 _NO_TOKENS = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=0)

@@ -24,15 +24,15 @@ from clara.config import Settings
 from clara.data.neighbours import WordIndex, holds_answer, key_of
 from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.metrics import normalize_answer
+from clara.synth.checks import sentences
 from clara.synth.drafts import SourcePassage
-from clara.synth.words import sentences
 
 _SOURCE = "automatic"
 _SOURCE_SEVERAL = "automatic_several"
-SOURCE_NONE = "automatic_none"
+_SOURCE_NONE = "automatic_none"
 """Sources of the records, for ``mix``: one passage, several, and several of which none holds the answer."""
 
-GAP = "____"
+_GAP = "____"
 
 # Most telling first: what an earlier kind takes is not a gap of a later one.
 _KINDS: Mapping[str, re.Pattern[str]] = {
@@ -65,8 +65,7 @@ class AutomaticSettings(Settings):
         unanswered: share of those from which the passage with the answer is left out.
         documents: passages of such a question.
         neighbours: most of them from the same document; the rest are the nearest in words.
-        passage_words: documents are cut into passages of at most this many words, title included.
-        min_passage_words: shorter passages are left out.
+        passage_words, min_passage_words: as those of ``read_sources``.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -82,13 +81,7 @@ class AutomaticSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _AutomaticRecords:
-    """What was made of some passages.
-
-    Attributes:
-        records: in the order of the passages.
-        tasks: made tasks, counted by kind.
-        without: passages that gave none.
-    """
+    """What was made of some passages, in their order, with the tasks by kind, and how many passages gave none."""
 
     records: tuple[DataRecord, ...]
     tasks: Mapping[str, int] = field(default_factory=dict)
@@ -165,7 +158,7 @@ def _around(line: str, start: int, end: int) -> str | None:
         return None
     left = before[firsts[0].start() :] if firsts else ""
     right = after[: lasts[-1].end()] if lasts else ""
-    return f"{left}{GAP}{right}".strip(_EDGES).replace('"', "'")
+    return f"{left}{_GAP}{right}".strip(_EDGES).replace('"', "'")
 
 
 def _followings(text: str) -> Iterator[_Task]:
@@ -200,7 +193,7 @@ class _Around:
         docs = tuple(DocText(self._passages[i].title, self._passages[i].text) for i in places)
         return MultiHop(
             id=f"auto-{own.id}-several",
-            source=SOURCE_NONE if none else _SOURCE_SEVERAL,
+            source=_SOURCE_NONE if none else _SOURCE_SEVERAL,
             question=pair.question,
             answers=(prompts.NO_ANSWER,) if none else pair.answers,
             docs=docs,

@@ -1,32 +1,71 @@
-"""The deterministic checks of pairs and paraphrases: no model, no server.
+"""What needs no model: words of a text, the deterministic checks of pairs and paraphrases, and the lexical judge.
 
-Each gives a fault with a named reason, in words that the language model can act on, or None. Language is told apart by
-simple tests: letters in a script that the passage does not use and, for the languages whose commonest short words are
-listed here, those words; a question is too short for many of them, but hardly any is without one of its own language.
-Languages that share a script and are not listed are not told apart.
+Words, stems, numbers, names and sentences are told by rules of thumb for English that do no harm elsewhere. Text
+without spaces between words (Chinese, Japanese) is compared by pairs of characters.
+
+Each check gives a fault with a named reason, in words that the language model can act on, or None. Language is told
+apart by simple tests: letters in a script that the passage does not use and, for the languages whose commonest short
+words are listed here, those words; a question is too short for many of them, but hardly any is without one of its own
+language. Languages that share a script and are not listed are not told apart.
+
+The lexical judge asks whether the content words of an item are those of the passage. It recognises what was written
+about another passage, or made up from nothing; it cannot see that two right words stand in a wrong relation. How often
+it is right is measured (docs/synth.md).
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import pairwise
 
-from clara.synth.drafts import DraftFault, Pair, SourcePassage
-from clara.synth.settings import CheckSettings
-from clara.synth.words import (
-    content_stems,
-    longest_common_run,
-    names,
-    numbers,
-    share_found,
-    stem,
-    stems,
-    words,
-)
+from clara.synth.drafts import Draft, DraftFault, Pair, SourcePassage, Verdict
+from clara.synth.settings import CheckSettings, LexicalSettings
 
-NUMBER_REASON = "number_not_in_passage"
+_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?:st|nd|rd|th|s)?")
+_SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*\s+|[。！？]+[」』）]*|\n\s*\n")
+_UNSPACED = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]+")
+
+_HIRAGANA = re.compile(r"[\u3041-\u309f]")  # particles and endings of Japanese, not its nouns and names
+
+_LISTED_STOP_WORDS = """
+    a an the of in on at to for from by with and or but nor is are was were be been being am do does did doing have has
+    had having it its this that these those there their theirs them they he she his her hers him i me my we us our you
+    your who whom whose which what when where why how much many as not no than then so such if into onto upon about
+    also can could will would may might must shall should during after before between through over under again only
+    own same other more most some any each both all very just s t d ll re ve m
+"""
+_STOP_WORDS = frozenset(_LISTED_STOP_WORDS.split())
+_CARDINALS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+"""
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBER_WORDS = {
+    **{word: str(value) for value, word in enumerate(_CARDINALS.split())},
+    **{word: str(value) for value, word in enumerate(_ORDINALS.split(), start=1)},
+    **{word: str(10 * value) for value, word in enumerate(_TENS.split(), start=2)},
+    "once": "1",
+    "twice": "2",
+}
+# Longest first: only one ending is cut.
+_ENDINGS = ("ations", "ation", "ingly", "ments", "edly", "ings", "ment", "ness", "ies", "ing", "ed", "es", "ly", "er",
+            "or", "al", "s", "e", "y")  # fmt: skip
+_LEAST_STEM = 3  # letters left when an ending is cut: "moved" and "moving" meet, "king" stays
+_STEM_LETTERS = 6  # "compress", "compression" and "compressor" meet; unlike words of equal beginning rarely do
+
+_NUMBER_REASON = "number_not_in_passage"
+_ANSWER_REASON = "answer_not_supported"
+_QUESTION_REASON = "question_off_passage"
+OFF_PASSAGE = frozenset({_NUMBER_REASON, _ANSWER_REASON, _QUESTION_REASON})
+"""Reasons that are signs of a pair about something else."""
 _YES_NO = frozenset({"yes", "no"})
 _SLACK = 10  # words: a paraphrase of a sentence of six easily has sixteen
 _MOST_COPIED = 0.6  # of a short passage, where the allowed number of words would be all of it
@@ -56,12 +95,96 @@ _COMMON = {
 _OWN = {language: frozenset(listed.split()) for language, listed in _LISTED.items()}
 _CLEAR_WORDS = 3  # different ones: "Rio de Janeiro, Porto de Galinhas" is not Dutch
 _CLEAR_LEAD = 2.0
+_TOUCHED = 0.5  # a sentence counts as covered when a pair holds this share of its content words, or its answer
+
+
+def words(text: str) -> list[str]:
+    """The words of ``text``, lower case, in order; numbers keep their points and commas."""
+    found: list[str] = []
+    # One spelling of accents: extracted text often has them as characters of their own, replies do not.
+    for match in _WORD.finditer(unicodedata.normalize("NFC", text).lower()):
+        word = match.group()
+        found.extend(_split_unspaced(word) if _UNSPACED.search(word) else [word])
+    return found
+
+
+def _stems(text: str) -> list[str]:
+    """``words`` reduced so that inflected forms, and numbers however written, compare equal."""
+    return [_stem(word) for word in words(text)]
+
+
+def _content_stems(text: str) -> list[str]:
+    """``stems`` of the words that carry meaning: no articles, pronouns, auxiliaries, question words, kana endings."""
+    return [_stem(word) for word in words(text) if word not in _STOP_WORDS and not _HIRAGANA.search(word)]
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
+    """A crude stem of one lower-case word; ``1,000`` gives ``1000``, ``15th`` 15, ``twelve`` 12."""
+    if word in _NUMBER_WORDS:
+        return _NUMBER_WORDS[word]
+    if word[0].isdigit():
+        plain = word.replace(",", "")
+        match = _NUMBER.fullmatch(plain)
+        return match.group(1) if match else plain
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _LEAST_STEM:
+            word = word[: -len(ending)]
+            break
+    return word[:_STEM_LETTERS]
+
+
+def _numbers(text: str) -> set[str]:
+    """The numbers that ``text`` writes with digits, in plain form (``1,000`` and ``1000`` are one number)."""
+    return {_stem(word) for word in words(text) if word[0].isdigit() and _stem(word).replace(".", "").isdigit()}
+
+
+def _names(text: str) -> set[str]:
+    """Lower-case words that ``text`` capitalises inside a sentence: people, places, titles."""
+    found: set[str] = set()
+    for sentence in sentences(text):
+        spelled = [match.group() for match in _WORD.finditer(sentence)]
+        found.update(
+            word.lower() for place, word in enumerate(spelled) if word[0].isupper() and (place > 0 or word.isupper())
+        )
+    return {word for word in found if len(word) > 1 and word not in _STOP_WORDS}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of ``text``, stripped; cut after ``.``, ``!``, ``?`` and between paragraphs."""
+    cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    parts = (text[start:end].strip() for start, end in pairwise(cuts))
+    return [part for part in parts if part]
+
+
+def share_found(wanted: Sequence[str], available: frozenset[str] | set[str]) -> float:
+    """Share of ``wanted`` that is in ``available``, between 0 and 1; 1 if nothing is wanted."""
+    return sum(word in available for word in wanted) / len(wanted) if wanted else 1.0
+
+
+def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, int]:
+    """Where the longest run of words in both begins in ``left``, and its length in words; 0 if nothing is shared."""
+    match = SequenceMatcher(None, left, right, autojunk=False).find_longest_match()
+    return match.a, match.size
+
+
+def _split_unspaced(word: str) -> list[str]:
+    """Pairs of neighbouring characters for the parts of ``word`` written without spaces, the rest as it is."""
+    parts: list[str] = []
+    end = 0
+    for match in _UNSPACED.finditer(word):
+        parts.append(word[end : match.start()])
+        run = match.group()
+        parts.extend([run] if len(run) == 1 else [run[i : i + 2] for i in range(len(run) - 1)])
+        end = match.end()
+    parts.append(word[end:])
+    return [part for part in parts if part]
 
 
 def check_pair(
     pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings, *, inferred: bool = False
 ) -> DraftFault | None:
-    """The first fault of a pair.
+    """The first fault of a pair, or None if every check passes.
 
     Args:
         pair: the pair.
@@ -69,9 +192,6 @@ def check_pair(
         accepted: pairs of any kind that the passage already has.
         settings: limits.
         inferred: the answer may follow from the passage without standing in it ("24 years later").
-
-    Returns:
-        The fault, or None if every check passes.
     """
     return (
         _length(pair, settings)
@@ -84,11 +204,11 @@ def check_pair(
 
 
 def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
-    """The first fault of a paraphrase, as ``check_pair``."""
+    """The first fault of a paraphrase, or None."""
     return (
         _paraphrase_length(text, passage, settings)
         or _foreign(text, passage, settings)
-        or check_copied(text, passage, settings)
+        or _check_copied(text, passage, settings)
         or _numbers_lost(text, passage, settings)
         or _number_invented(text, passage)
         or _names_lost(text, passage, settings)
@@ -97,19 +217,19 @@ def check_paraphrase(text: str, passage: SourcePassage, settings: CheckSettings)
 
 def check_duplicate(pair: Pair, accepted: Sequence[Pair]) -> DraftFault | None:
     """No accepted question of the same words, and none of the same stems with the same answer."""
-    question, bag, answer = words(pair.question), sorted(set(stems(pair.question))), stems(pair.answer)
+    question, bag, answer = words(pair.question), sorted(set(_stems(pair.question))), _stems(pair.answer)
     for other in accepted:
         same_words = words(other.question) == question
-        same_bag = sorted(set(stems(other.question))) == bag and stems(other.answer) == answer
+        same_bag = sorted(set(_stems(other.question))) == bag and _stems(other.answer) == answer
         if same_words or same_bag:
             return DraftFault("duplicate_question", f"this question was asked already: {other.question}")
     return None
 
 
-def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
+def _check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """The longest run of words that paraphrase and passage share stays short."""
     source, copy = words(passage.text), words(text)
-    start, length = longest_common_run(source, copy)
+    start, length = _longest_common_run(source, copy)
     allowed = max(settings.common_run_words, int(settings.common_run_share * len(source)))
     if length <= min(allowed, _MOST_COPIED * len(source)):
         return None
@@ -118,7 +238,7 @@ def check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> 
 
 
 @lru_cache(maxsize=256)
-def language_of(text: str) -> str | None:
+def _language_of(text: str) -> str | None:
     """The listed language whose common words ``text`` clearly uses most, or None."""
     counts = Counter(words(text))
     hits = sorted(
@@ -154,7 +274,7 @@ def _given_away(pair: Pair) -> DraftFault | None:
     """The answer's words do not stand in the question, except where the question offers a choice."""
     question, answer = words(pair.question), words(pair.answer)
     offers_choice = "or" in question or bool(_YES_NO & set(answer[:1]))
-    if offers_choice or not content_stems(pair.answer) or not _contains_run(question, answer):
+    if offers_choice or not _content_stems(pair.answer) or f" {' '.join(answer)} " not in f" {' '.join(question)} ":
         return None
     return DraftFault("answer_in_question", f"the question contains its answer “{pair.answer}”")
 
@@ -164,16 +284,16 @@ def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
 
     One-digit numbers may be counts ("three of them"), and stay a matter for the judge.
     """
-    known = set(stems(passage.text)) | set(stems(passage.title)) | set(stems(pair.question))
-    invented = sorted(number for number in numbers(pair.answer) - known if len(number) > 1)
-    return (
-        DraftFault(NUMBER_REASON, f"the passage does not state the number {', '.join(invented)}") if invented else None
-    )
+    known = _stems_of(passage) | set(_stems(pair.question))
+    invented = sorted(number for number in _numbers(pair.answer) - known if len(number) > 1)
+    if not invented:
+        return None
+    return DraftFault(_NUMBER_REASON, f"the passage does not state the number {', '.join(invented)}")
 
 
 def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the passage's numbers are kept, written as digits or words."""
-    wanted, present = sorted(numbers(passage.text)), set(stems(text))
+    wanted, present = sorted(_numbers(passage.text)), set(_stems(text))
     if share_found(wanted, present) >= settings.numbers_kept:
         return None
     lost = [word for word in wanted if word not in present]
@@ -182,19 +302,16 @@ def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) ->
 
 def _number_invented(text: str, passage: SourcePassage) -> DraftFault | None:
     """No number of two or more digits that the passage and its title do not have."""
-    known = set(stems(passage.text)) | set(stems(passage.title))
-    invented = sorted(word for word in numbers(text) - known if len(word) > 1)
-    return (
-        DraftFault("number_invented", f"these numbers are not in the passage: {_listed(invented)}")
-        if invented
-        else None
-    )
+    invented = sorted(word for word in _numbers(text) - _stems_of(passage) if len(word) > 1)
+    if not invented:
+        return None
+    return DraftFault("number_invented", f"these numbers are not in the passage: {_listed(invented)}")
 
 
 def _names_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the words that the passage capitalises inside its sentences are kept."""
-    wanted, present = sorted(names(passage.text)), set(stems(text))
-    lost = [name for name in wanted if stem(name) not in present]
+    wanted, present = sorted(_names(passage.text)), set(_stems(text))
+    lost = [name for name in wanted if _stem(name) not in present]
     if len(lost) <= (1 - settings.names_kept) * len(wanted):
         return None
     return DraftFault("names_lost", f"these names of the passage are lost: {_listed(lost)}")
@@ -206,13 +323,13 @@ def _foreign(text: str, passage: SourcePassage, settings: CheckSettings) -> Draf
     foreign = sum(count for script, count in found.items() if script not in known)
     if foreign > settings.foreign_letters * max(1, sum(found.values())):
         return DraftFault("wrong_language", "write in the language of the passage")
-    wanted, got = language_of(passage.text), language_of(text)
+    wanted, got = _language_of(passage.text), _language_of(text)
     return _wrong_language(wanted, got) if wanted and got and wanted != got else None
 
 
 def _foreign_question(question: str, passage: SourcePassage) -> DraftFault | None:
     """No word of a listed language in a question that has none of the passage's."""
-    wanted, asked = language_of(passage.text), set(words(question))
+    wanted, asked = _language_of(passage.text), set(words(question))
     if wanted is None or asked & _OWN[wanted]:
         return None
     got = next((language for language, listed in _COMMON.items() if language != wanted and asked & listed), None)
@@ -239,7 +356,65 @@ def _listed(items: list[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (" …" if len(items) > _SHOWN else "")
 
 
-def _contains_run(text: Sequence[str], run: Sequence[str]) -> bool:
-    """Whether ``run`` occurs in ``text`` as consecutive words."""
-    width = len(run)
-    return width > 0 and any(list(text[i : i + width]) == list(run) for i in range(len(text) - width + 1))
+@dataclass(frozen=True, slots=True)
+class LexicalJudge:
+    """Judges by shared content words (stems); asked only about what has passed the checks."""
+
+    settings: LexicalSettings
+
+    def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> DraftFault | None:
+        """The fault if the passage does not support the pair. At an ``inferred`` one another judge looks too."""
+        known = _stems_of(passage)
+        asked = share_found(_content_stems(pair.question), known)
+        if inferred and asked >= self.settings.inferred_support:
+            return None
+        if set(words(pair.answer)) <= _YES_NO:
+            if asked >= self.settings.yes_no_support:
+                return None
+            return DraftFault(_QUESTION_REASON, "the question is not about this passage")
+        # An answer of function words only ("his own") is compared whole.
+        supported = share_found(_content_stems(pair.answer) or _stems(pair.answer), known)
+        if supported < self.settings.answer_support:
+            return DraftFault(_ANSWER_REASON, f"the passage does not state the answer “{pair.answer}”")
+        if supported + asked < self.settings.joint_support:
+            return DraftFault(_QUESTION_REASON, "question and answer are not about this passage")
+        return None
+
+    def check_paraphrase(self, text: str, passage: SourcePassage) -> DraftFault | None:
+        """The fault if the text says something else than the passage, else None."""
+        kept = share_found(sorted(set(_content_stems(passage.text))), set(_stems(text)))
+        if kept >= self.settings.paraphrase_support:
+            return None
+        return DraftFault("paraphrase_off_passage", "this says something else than the passage")
+
+    def judge(self, passage: SourcePassage, draft: Draft) -> Verdict:
+        """The verdict on a whole draft; ``missing`` names the sentences that no pair touches."""
+        wrong = []
+        for letter, pairs in (("S", draft.simple), ("C", draft.complex)):
+            for place, pair in enumerate(pairs, start=1):
+                if fault := self.check_pair(pair, passage):
+                    wrong.append(f"{letter}{place}: {fault.detail}")
+        if draft.paraphrase and (fault := self.check_paraphrase(draft.paraphrase, passage)):
+            wrong.append(f"P: {fault.detail}")
+        parts = [part for part in sentences(passage.text) if _content_stems(part)]
+        missing = tuple(part for part in parts if not _touched(part, draft))
+        covered = len(parts) - len(missing) >= self.settings.coverage * len(parts)
+        return Verdict(not wrong, covered, () if covered else missing, tuple(wrong))
+
+
+@lru_cache(maxsize=256)
+def _stems_of(passage: SourcePassage) -> frozenset[str]:
+    return frozenset(_stems(passage.text)) | frozenset(_stems(passage.title))
+
+
+def _touched(sentence: str, draft: Draft) -> bool:
+    """Whether a pair asks for something of this sentence."""
+    content = _content_stems(sentence)
+    known = set(content)
+    for pair in (*draft.simple, *draft.complex):
+        answer = _content_stems(pair.answer)
+        if answer and share_found(answer, known) == 1.0 and known & set(_content_stems(pair.question)):
+            return True
+        if share_found(content, set(answer) | set(_content_stems(pair.question))) >= _TOUCHED:
+            return True
+    return False

@@ -1,47 +1,212 @@
 """Asks the language model within the budget, and never twice for what is in the cache.
 
-Knows requests and replies; what the words in them mean is for ``contract``, how patiently a server is asked for
+Knows requests and replies; what the words in them mean is for ``drafts``, how patiently a server is asked for
 ``clara.llm``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clara.errors import LLMRefusedError
-from clara.llm.client import AsyncLLM, Reply, Usage
-from clara.synth.budget import Budget
-from clara.synth.cache import ReplyCache, request_key
-from clara.synth.settings import SamplingSettings, ServerSettings
+from clara.errors import LLMRefusedError, SynthesisError
+from clara.llm import AsyncLLM, Reply, Usage
+from clara.synth.drafts import SCHEMAS
+from clara.synth.settings import BudgetSettings, SamplingSettings, ServerSettings
 
-_MODES = ("json_schema", "json_object", "none")
+_MODES = ("json_schema", "json_object", "none")  # how structure may be asked for, the strictest way first
+_BYTES_A_TOKEN = 3  # an over-estimate of tokens for most text: English has 4 to 5 bytes a token
+_FIRST_GUESS = 4  # before any reply, one is taken to fill this part (1/4) of its limit
+_FORMAT = 1
+_TABLES = """
+    CREATE TABLE IF NOT EXISTS replies (
+        key TEXT PRIMARY KEY, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One question to the language model.
+class BudgetSpentError(SynthesisError):
+    """What may be spent does not allow another request."""
+
+
+class Budget:
+    """How much of the allowed tokens and money is spent, and whether one more request fits.
+
+    Requests are admitted on an estimate and settled with what the server counted. A request that does not fit waits
+    while others are under way (they may cost less than thought); when none is, the budget is spent. Where there is a
+    limit, the first request goes alone: before it nobody knows how this server counts.
 
     Attributes:
-        messages: chat messages.
-        schema_name: name of the reply's shape.
-        schema: JSON schema of the reply.
-        temperature: sampling temperature.
-        attempt: the round, from 1; another round is another request even with the same words.
+        spent: all that has been spent, earlier runs included.
     """
 
-    messages: Sequence[Mapping[str, str]]
-    schema_name: str
-    schema: Mapping[str, Any]
-    temperature: float
-    attempt: int
+    def __init__(self, settings: BudgetSettings, spent: Usage) -> None:
+        self.spent = spent
+        self._settings = settings
+        self._reserved = Usage()
+        self._longest_reply = 0
+        self._tokens_a_byte = 1 / _BYTES_A_TOKEN  # of prompts
+        self._limited = settings.max_tokens is not None or settings.max_cost is not None
+        self._settled = False  # a reply has been counted
+        self._changed = asyncio.Condition()
+
+    @property
+    def cost(self) -> float:
+        """The price of ``spent``, in the unit of the prices."""
+        return self._price(self.spent)
+
+    async def admit(self, prompt_bytes: int, max_output_tokens: int) -> Usage:
+        """Wait until a request fits.
+
+        Returns:
+            What was set aside for it; pass it to ``settle``.
+
+        Raises:
+            BudgetSpentError: it does not fit, and nothing is under way that could make room.
+        """
+        async with self._changed:
+            while True:
+                reply = self._longest_reply or max_output_tokens // _FIRST_GUESS
+                estimate = Usage(int(prompt_bytes * self._tokens_a_byte) + 1, reply)
+                alone = self._limited and not self._settled and self._reserved.total > 0
+                if not alone and self._fits(self.spent + self._reserved + estimate):
+                    self._reserved += estimate
+                    return estimate
+                if not self._reserved.total:
+                    raise BudgetSpentError(self._exhausted(estimate))
+                await self._changed.wait()
+
+    async def settle(self, estimate: Usage, usage: Usage, prompt_bytes: int) -> None:
+        """Replace what was set aside by what a request took; ``Usage()`` if it gave no reply."""
+        async with self._changed:
+            self._reserved -= estimate
+            self.spent += usage
+            self._longest_reply = max(self._longest_reply, usage.completion)
+            if usage.total:
+                self._settled = True
+                self._tokens_a_byte = max(self._tokens_a_byte, usage.prompt / prompt_bytes)
+            self._changed.notify_all()
+
+    def _price(self, usage: Usage) -> float:
+        return (usage.prompt * self._settings.price_in + usage.completion * self._settings.price_out) / 1e6
+
+    def _fits(self, usage: Usage) -> bool:
+        tokens, cost = self._settings.max_tokens, self._settings.max_cost
+        return (tokens is None or usage.total <= tokens) and (cost is None or self._price(usage) <= cost)
+
+    def _exhausted(self, estimate: Usage) -> str:
+        limits = []
+        if self._settings.max_tokens is not None:
+            limits.append(f"{self.spent.total:,} of {self._settings.max_tokens:,} tokens")
+        if self._settings.max_cost is not None:
+            limits.append(f"{self.cost:.4g} of {self._settings.max_cost:.4g} in money")
+        return f"the budget is spent: {' and '.join(limits)}; one more request takes about {estimate.total:,} tokens"
+
+
+def _request_key(body: Mapping[str, Any], attempt: int) -> str:
+    """The hash of a whole request: its body (model, messages, sampling, schema) and the round it is made in.
+
+    The server's address is no part of it: a model that moves to another machine keeps its replies.
+    """
+    canonical = json.dumps({"attempt": attempt, "body": body}, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+class ReplyCache:
+    """Every reply that was paid for, on disk, under the hash of the whole request that brought it.
+
+    A reply is stored before it is used, so a run that was killed asks nothing again that was answered and stored.
+    One SQLite file: a write is there whole or not at all, whenever the process dies.
+
+    Raises:
+        SynthesisError: the file cannot be opened, or is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise SynthesisError(f"the reply cache {path} cannot be opened: {error}") from None
+        try:
+            found = self._prepare()
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise SynthesisError(f"{path} is no reply cache ({error}); name another file with --cache") from None
+        if found != _FORMAT:
+            self._connection.close()
+            raise SynthesisError(f"the reply cache {path} has format {found}, expected {_FORMAT}; name another file")
+
+    def _prepare(self) -> int:
+        """Set up a new file, and give the format of this one."""
+        found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if found not in (0, _FORMAT):
+            return found
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        # WAL with NORMAL survives a killed process whole; a power cut may lose the last replies, never break it.
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.executescript(_TABLES)
+        self._connection.execute(f"PRAGMA user_version={_FORMAT}")
+        return _FORMAT
+
+    def __enter__(self) -> ReplyCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, key: str) -> Reply | None:
+        """The stored reply to a request, or None."""
+        row = self._run(
+            "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM replies WHERE key = ?", key
+        ).fetchone()
+        return Reply(row[0], row[1], Usage(row[2], row[3])) if row else None
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Store a reply for good; the first one stored under a key stays."""
+        usage = reply.usage
+        values = (key, reply.text, reply.finish_reason, usage.prompt, usage.completion)
+        self._run("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", *values)
+
+    def keys(self) -> set[str]:
+        """The hashes of all stored requests."""
+        return {row[0] for row in self._run("SELECT key FROM replies")}
+
+    def spent(self) -> Usage:
+        """Tokens of all stored replies."""
+        row = self._run("SELECT TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM replies").fetchone()
+        return Usage(int(row[0]), int(row[1]))
+
+    def fact(self, name: str) -> str | None:
+        """Something learned about the server, such as which structured output it takes."""
+        row = self._run("SELECT value FROM facts WHERE name = ?", name).fetchone()
+        return str(row[0]) if row else None
+
+    def learn(self, name: str, value: str) -> None:
+        """Remember something about the server."""
+        self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
+
+    def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise SynthesisError(
+                f"the reply cache {self._path} failed: {error}; free some space or name another with --cache, "
+                "then go on with --resume"
+            ) from None
 
 
 class ChatClient:
-    """A language model behind an OpenAI-compatible server.
+    """A language model behind an OpenAI-compatible server, with a cache and a budget.
 
     Args:
         server: where it is and how patiently to ask.
@@ -49,10 +214,7 @@ class ChatClient:
         cache: where replies are kept.
         budget: what may be spent.
         api_key: the server's key; servers of one's own usually take any.
-        on_reply: called after each reply that the server gave.
-
-    Attributes:
-        answered: usable replies of the server.
+        on_reply: called after each usable reply that the server gave; ``answered`` counts them.
     """
 
     def __init__(
@@ -62,8 +224,8 @@ class ChatClient:
         cache: ReplyCache,
         budget: Budget,
         *,
-        api_key: str = "",
-        on_reply: Callable[[], None] | None = None,
+        api_key: str,
+        on_reply: Callable[[], None],
     ) -> None:
         self._server = server
         self._sampling = sampling
@@ -92,8 +254,16 @@ class ChatClient:
         """Attempts that failed and were repeated, by fault."""
         return self._llm.retried
 
-    async def ask(self, request: Request) -> Reply:
+    async def ask(
+        self, wanted: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
+    ) -> Reply:
         """The reply to a request: from the cache, or from the server and then kept.
+
+        Args:
+            wanted: the reply's shape, one of ``SCHEMAS``.
+            messages: chat messages.
+            temperature: of sampling.
+            attempt: the round, from 1; another round is another request even with the same words.
 
         Raises:
             LLMRefusedError: the server refuses this request.
@@ -101,23 +271,25 @@ class ChatClient:
             BudgetSpentError: nothing more may be spent.
             LLMError: the server refuses every request (key, address, model).
         """
-        modes = self._modes()
-        bodies = {mode: self._body(request, mode) for mode in modes}
-        keys = {mode: request_key(body, request.attempt) for mode, body in bodies.items()}
+        way = self._server.structured_output
+        modes: tuple[str, ...] = _MODES if way == "auto" else (way,)
+        plain = self._body(messages, temperature, attempt)
+        bodies = {mode: {**plain, **_format(mode, wanted), **self._sampling.extra_body} for mode in modes}
+        keys = {mode: _request_key(body, attempt) for mode, body in bodies.items()}
         for key in keys.values():
             if cached := self._cache.get(key):
                 return cached
         known = self._cache.fact(self._mode_fact)
         # The way known to work first, then what asks for less: another server may stand behind the address now.
         modes = modes[modes.index(known) :] if known in modes else modes
-        for place, mode in enumerate(modes):
+        for mode in modes:
             try:
                 reply = await self._ask_once(bodies[mode], keys[mode])
             except LLMRefusedError:
-                if place == len(modes) - 1:
+                if mode == modes[-1]:
                     raise
                 continue  # the refusal may be of the response format
-            if mode != known and self._server.structured_output == "auto":
+            if mode != known and way == "auto":
                 self._cache.learn(self._mode_fact, mode)
             return reply
         raise AssertionError("there is always a mode")  # pragma: no cover
@@ -135,31 +307,20 @@ class ChatClient:
             if not lock.locked():
                 self._asking.pop(key, None)
         self.answered += 1
-        if self._on_reply:
-            self._on_reply()
+        self._on_reply()
         return reply
 
-    def _modes(self) -> tuple[str, ...]:
-        """How structure may be asked for, the strictest way first."""
-        wanted = self._server.structured_output
-        return _MODES if wanted == "auto" else (wanted,)
-
-    def _body(self, request: Request, mode: str) -> dict[str, Any]:
+    def _body(self, messages: Sequence[Mapping[str, str]], temperature: float, attempt: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._server.model,
-            "messages": [dict(message) for message in request.messages],
-            "temperature": request.temperature,
+            "messages": [dict(message) for message in messages],
+            "temperature": temperature,
             "top_p": self._sampling.top_p,
             self._server.length_parameter: self._sampling.max_output_tokens,
         }
         if self._sampling.seed is not None:
-            body["seed"] = self._sampling.seed + request.attempt - 1
-        if mode == "json_schema":
-            schema = {"name": request.schema_name, "strict": True, "schema": dict(request.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif mode == "json_object":
-            body["response_format"] = {"type": "json_object"}
-        return body | self._sampling.extra_body
+            body["seed"] = self._sampling.seed + attempt - 1
+        return body
 
     async def _send(self, body: dict[str, Any]) -> Reply:
         async with self._slots:
@@ -174,3 +335,11 @@ class ChatClient:
             finally:
                 await self._budget.settle(estimate, usage, prompt_bytes)
             return reply
+
+
+def _format(mode: str, wanted: str) -> dict[str, Any]:
+    """The field that asks a server to keep to a shape."""
+    if mode == "json_schema":
+        schema = {"name": wanted, "strict": True, "schema": SCHEMAS[wanted]}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {"response_format": {"type": "json_object"}} if mode == "json_object" else {}

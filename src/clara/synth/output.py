@@ -1,8 +1,8 @@
-"""The two files that a run writes: accepted records, and dropped passages with the reasons.
+"""The two files that a run writes, accepted records and dropped passages with the reasons, and their report.
 
 Records are ``passage_qa``, as ``clara train scp`` reads them. A passage is finished by one line in one of the two, so
 that a run that is killed anywhere leaves each passage either finished or untouched: ``--resume`` finishes the rest.
-Nothing else remembers what is done.
+Nothing else remembers what is done; the report counts all runs that wrote the same files, not only the last.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import hashlib
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from clara.errors import SynthesisError
-from clara.synth.drafts import Pair, SourcePassage
+from clara.errors import MissingExtraError, SynthesisError
+from clara.llm import Usage
+from clara.synth.drafts import Pair, SourcePassage, Templates
 from clara.synth.rounds import Outcome
 from clara.synth.settings import SynthSettings
-from clara.synth.templates import Templates
+from clara.synth.sources import Sources
 
 _LINE_START = b'{"id": "'  # how each line begins: what does not is not ours to cut
 _Keys = Mapping[str, type]
@@ -35,11 +36,7 @@ _DROPPED: _Keys = {"id": str, "text": str, "dropped": str, "provenance": dict}
 
 
 class Output:
-    """Appends finished passages, one whole line at a time.
-
-    Args:
-        path: accepted records; ``<path>.dropped.jsonl`` beside it holds the dropped passages.
-        resume: go on with files that are there; otherwise there must be none.
+    """Appends finished passages, one whole line at a time; dropped ones to ``<path>.dropped.jsonl``.
 
     Raises:
         SynthesisError: the files are there and ``resume`` is not asked for; another run writes them; they hold
@@ -69,9 +66,7 @@ class Output:
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -89,10 +84,21 @@ class Output:
         """Write a dropped passage with its reasons, for good."""
         self._append(self.dropped_path, record)
 
-    def finished(self) -> dict[str, bytes]:
-        """Each finished passage's id, with the ``text_digest`` of its text."""
+    def unfinished(self, passages: Sequence[SourcePassage]) -> list[SourcePassage]:
+        """The passages that are in neither file.
+
+        Raises:
+            SynthesisError: one of them is there with another text.
+        """
         values = itertools.chain(read_accepted(self.path), read_dropped(self.dropped_path))
-        return {value["id"]: text_digest(value["text"]) for value in values}
+        finished = {value["id"]: _digest(value["text"]) for value in values}
+        for passage in passages:
+            if finished.get(passage.id, same := _digest(passage.text)) != same:
+                raise SynthesisError(
+                    f"{self.path} was made from other passages: {passage.id!r} has another text there; "
+                    "choose another --out"
+                )
+        return [passage for passage in passages if passage.id not in finished]
 
     def _open(self, *, resume: bool) -> None:
         for path, keys in ((self.path, _ACCEPTED), (self.dropped_path, _DROPPED)):
@@ -119,70 +125,48 @@ class Output:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordMaker:
-    """Makes the lines of one run.
-
-    Attributes:
-        settings: of the run.
-        templates: of the run.
-    """
-
-    settings: SynthSettings
-    templates: Templates
-
-    def accepted(self, passage: SourcePassage, outcome: Outcome) -> dict[str, Any]:
-        """A ``passage_qa`` record with ``paraphrase``, ``complex_qa``, ``rounds`` and ``provenance``."""
-        return {
-            **_passage(passage),
+def record_of(
+    passage: SourcePassage, outcome: Outcome, settings: SynthSettings, templates: Templates
+) -> dict[str, Any]:
+    """The line of a finished passage: a ``passage_qa`` record, or why the passage was given up."""
+    # "id" comes first: lines of a run are known by it.
+    made: dict[str, Any] = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
+    if outcome.dropped:
+        made["dropped"] = outcome.dropped
+    else:
+        made |= {
             "qa": _pairs(outcome.draft.simple),
             "paraphrase": outcome.draft.paraphrase,
             "complex_qa": _pairs(outcome.draft.complex),
-            "rounds": outcome.rounds,
-            "provenance": self._provenance(outcome.rejections),
         }
-
-    def dropped(self, passage: SourcePassage, outcome: Outcome) -> dict[str, Any]:
-        """A passage that was given up, with why."""
-        return {
-            **_passage(passage),
-            "dropped": outcome.dropped,
-            "rounds": outcome.rounds,
-            "provenance": self._provenance(outcome.rejections),
-        }
-
-    def _provenance(self, rejections: Mapping[str, int]) -> dict[str, Any]:
-        return {
-            "generator": f"clara-rag {version('clara-rag')}",
-            "model": self.settings.server.model,
-            "sampling": self.settings.sampling.model_dump(mode="json"),
-            "judge": self.settings.judge,
-            "templates": self.templates.hashes,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rejections": dict(sorted(rejections.items())),
-        }
+    provenance = {
+        "generator": f"clara-rag {version('clara-rag')}",
+        "model": settings.server.model,
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "judge": settings.judge,
+        "templates": templates.hashes,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rejections": dict(sorted(outcome.rejections.items())),
+    }
+    return {**made, "rounds": outcome.rounds, "provenance": provenance}
 
 
-def text_digest(text: str) -> bytes:
+def _pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [{"question": pair.question, "answers": [pair.answer]} for pair in pairs]
+
+
+def _digest(text: str) -> bytes:
     """Eight bytes that tell texts apart: millions of passages fit in memory."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def read_accepted(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of an output file; none if it is not there.
-
-    Raises:
-        SynthesisError: a line is no record of a synthesis run.
-    """
+    """The records of an output file; none if it is not there, SynthesisError where a line is no run's."""
     return _read_lines(path, _ACCEPTED)
 
 
 def read_dropped(path: Path) -> Iterator[dict[str, Any]]:
-    """The passages in the file of dropped ones; none if it is not there.
-
-    Raises:
-        SynthesisError: a line is no dropped passage of a synthesis run.
-    """
+    """As ``read_accepted``, of the file of dropped passages."""
     return _read_lines(path, _DROPPED)
 
 
@@ -241,10 +225,165 @@ def _mend_last_line(path: Path, keys: _Keys) -> None:
             os.fsync(file.fileno())
 
 
-def _passage(passage: SourcePassage) -> dict[str, Any]:
-    # "id" comes first: lines of a run are known by it.
-    return {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """What only the run itself knows.
+
+    Attributes:
+        finished: passages accepted or dropped in this run.
+        requests, answered, retried: as ``ChatClient`` counts them.
+        spent: tokens of all replies in the cache, earlier runs included.
+        spent_now: of this run's replies.
+        cost: price of ``spent``; 0 without prices.
+        seconds: wall-clock time of this run.
+        stopped: why the run ended before its passages: ``budget`` or ``server``; empty if it did not.
+        message: the same in words.
+    """
+
+    finished: int = 0
+    requests: int = 0
+    answered: int = 0
+    retried: Mapping[str, int] = field(default_factory=dict)
+    spent: Usage = field(default_factory=Usage)
+    spent_now: Usage = field(default_factory=Usage)
+    cost: float = 0.0
+    seconds: float = 0.0
+    stopped: Literal["", "budget", "server"] = ""
+    message: str = ""
 
 
-def _pairs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    return [{"question": pair.question, "answers": [pair.answer]} for pair in pairs]
+@dataclass(frozen=True, slots=True)
+class SynthReport:
+    """The result of a synthesis.
+
+    Attributes:
+        passages: given.
+        dropped: passages given up, by the shortcoming that they ended with.
+        unfinished: passages that a later run has to finish.
+        pairs, complex_pairs: written, simple ones and complex ones.
+        rejections: everything that came back and was not taken, by reason.
+        accepted_by_round: accepted passages by the rounds that they took.
+        skipped, messages: as ``Sources`` has them.
+    """
+
+    passages: int
+    accepted: int
+    dropped: Mapping[str, int]
+    unfinished: int
+    pairs: int
+    complex_pairs: int
+    rejections: Mapping[str, int]
+    accepted_by_round: Mapping[int, int]
+    skipped: Mapping[str, int]
+    messages: tuple[str, ...]
+    run: RunFigures
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The table: what, and how many."""
+        dropped = sum(self.dropped.values())
+        rows = [
+            ("passages", f"{self.passages:,}"),
+            ("accepted", f"{self.accepted:,}{_share(self.accepted, self.accepted + dropped)}"),
+            ("dropped", f"{dropped:,}{_share(dropped, self.accepted + dropped)}"),
+            *((f"  dropped: {reason}", f"{count:,}") for reason, count in _ordered(self.dropped)),
+            ("unfinished", f"{self.unfinished:,}"),
+            ("simple pairs a record", _mean(self.pairs, self.accepted)),
+            ("complex pairs a record", _mean(self.complex_pairs, self.accepted)),
+            *((f"accepted in round {number}", f"{n:,}") for number, n in sorted(self.accepted_by_round.items())),
+            *((f"rejected: {reason}", f"{count:,}") for reason, count in _ordered(self.rejections)),
+            *((f"skipped: {reason}", f"{count:,}") for reason, count in _ordered(self.skipped)),
+            *((f"retried: {reason}", f"{count:,}") for reason, count in _ordered(self.run.retried)),
+            ("requests, this run", f"{self.run.requests:,}"),
+            ("prompt tokens", f"{self.run.spent.prompt:,}"),
+            ("completion tokens", f"{self.run.spent.completion:,}"),
+        ]
+        if self.run.cost:
+            rows.append(("cost", f"{self.run.cost:.4g}"))
+        rows.append(("seconds, this run", f"{self.run.seconds:.1f}"))
+        if self.run.stopped:
+            rows.append(("stopped", self.run.message))
+        return rows
+
+
+def collect(output: Output, sources: Sources, run: RunFigures, *, unfinished: int) -> SynthReport:
+    """Count the files of a run."""
+    rejections: Counter[str] = Counter()
+    by_round: Counter[int] = Counter()
+    drops: Counter[str] = Counter()
+    pairs = complex_pairs = 0
+    for record in read_accepted(output.path):
+        pairs += len(record["qa"])
+        complex_pairs += len(record["complex_qa"])
+        by_round[record["rounds"]] += 1
+        rejections.update(record["provenance"]["rejections"])
+    for record in read_dropped(output.dropped_path):
+        drops[record["dropped"]] += 1
+        rejections.update(record["provenance"]["rejections"])
+    return SynthReport(
+        passages=len(sources.passages),
+        accepted=by_round.total(),
+        dropped=dict(drops),
+        unfinished=unfinished,
+        pairs=pairs,
+        complex_pairs=complex_pairs,
+        rejections=dict(rejections),
+        accepted_by_round=dict(sorted(by_round.items())),
+        skipped=dict(sources.skipped),
+        messages=sources.messages,
+        run=run,
+    )
+
+
+def write_report(report: SynthReport, path: Path) -> tuple[Path, Path]:
+    """Write the table (Markdown) and, beside it, the plot of accepted passages by round (PNG); returns both paths.
+
+    ``path`` is the table's file, or a folder (a name without a suffix) that gets ``report.md`` and ``report.png``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SynthesisError: the files cannot be written.
+    """
+    table = path / "report.md" if path.is_dir() or not path.suffix else path.with_suffix(".md")
+    plot = table.with_suffix(".png")
+    try:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        rows = "\n".join(f"| {name.strip()} | {value} |" for name, value in report.rows())
+        picture = f"![accepted passages by round]({plot.name})"
+        table.write_text(f"# Synthesis report\n\n| | |\n|---|---:|\n{rows}\n\n{picture}\n", "utf-8")
+        _draw(report, plot)
+    except OSError as error:
+        raise SynthesisError(f"the report {os.fspath(table)} cannot be written: {error.strerror or error}") from None
+    return table, plot
+
+
+def _draw(report: SynthReport, path: Path) -> None:
+    try:
+        # Imported when needed: it takes longer than everything else here. The Figure alone needs no display.
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("matplotlib", "synth") from None
+    rounds = list(range(1, max(report.accepted_by_round, default=1) + 1))
+    counts = [report.accepted_by_round.get(number, 0) for number in rounds]
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.bar(rounds, counts, color="#3b6ea5")
+    axes.bar_label(bars)
+    axes.set_xlabel("round in which the passage was accepted")
+    axes.set_ylabel("passages")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"{report.accepted:,} accepted, {sum(report.dropped.values()):,} dropped")
+    figure.savefig(path, dpi=120)
+
+
+def _ordered(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _share(part: int, whole: int) -> str:
+    return f" ({part / whole:.1%})" if whole else ""
+
+
+def _mean(total: int, count: int) -> str:
+    return f"{total / count:.2f}" if count else "–"

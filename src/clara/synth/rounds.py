@@ -1,9 +1,8 @@
 """The rounds of a passage: ask, check, judge, and ask again for what is lacking, until it is good or given up.
 
-``work_out`` is the loop. ``Drafter`` asks for one kind of draft and sorts what comes back; ``Work`` is what a passage
-has so far and what the language model is told about it; ``wrong_items`` reads which items a verdict means. A judge
-names items by label (``S2: …``); one that quotes the item instead is understood too, one that does neither leaves
-nothing that can be trusted.
+``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes back; ``_Work`` is what a
+passage has so far and what the language model is told about it. A judge names items by label (``S2: …``); one that
+quotes the item instead is understood too, one that does neither leaves nothing that can be trusted.
 """
 
 from __future__ import annotations
@@ -14,29 +13,39 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from clara.synth.checks import NUMBER_REASON, check_duplicate, check_pair, check_paraphrase
-from clara.synth.client import ChatClient, Request
-from clara.synth.contract import PAIRS_SCHEMA, PARAPHRASE_SCHEMA, parse_pairs, parse_paraphrase
-from clara.synth.drafts import Draft, DraftFault, Kind, Pair, Rejection, SourcePassage, Verdict
-from clara.synth.judges import ANSWER_REASON, QUESTION_REASON, Judge, LexicalJudge
+from clara.synth.checks import (
+    OFF_PASSAGE,
+    LexicalJudge,
+    check_duplicate,
+    check_pair,
+    check_paraphrase,
+    share_found,
+    words,
+)
+from clara.synth.client import ChatClient
+from clara.synth.drafts import (
+    Draft,
+    DraftFault,
+    Feedback,
+    Kind,
+    Pair,
+    Rejection,
+    SourcePassage,
+    Templates,
+    Verdict,
+    parse_pairs,
+    parse_paraphrase,
+    parse_verdict,
+)
 from clara.synth.settings import SynthSettings
-from clara.synth.templates import Feedback, Templates, labelled
-from clara.synth.words import share_found, words
 
-_TOO_MANY_REASON = "too_many_pairs"
-_OFF_PASSAGE_REASON = "reply_off_passage"
-_SIGNS = frozenset({ANSWER_REASON, QUESTION_REASON, NUMBER_REASON})  # that a pair is about something else
-_FEWEST_SIGNS = 3
+_FEWEST_OFF = 3  # pairs about something else
 _MOST_OFF = 2 / 3  # of a reply's pairs; beyond that the others only happen to share words with the passage
 _NOT_COVERED_REASON = "judge_not_covered"
-_TOO_FEW_PAIRS = "too_few_pairs"
-_NO_PARAPHRASE = "no_paraphrase"
 _UNNAMED = ("some important facts of the passage",)
-_WRONG_REASON = "judge_wrong"
-_INCONSISTENT_REASON = "judge_inconsistent"
 _LABEL = re.compile(r"\W*(?:item\s+)?([SC]\d+|P)\b[\s.:;,)\]–—-]*", re.IGNORECASE)
 _SAME_ITEM = 0.8  # share of an item's words that a remark must repeat to mean it without naming its label
-_FRAME = frozenset({"question", "answer"})  # the words that ``labelled`` adds
+_FRAME = frozenset({"question", "answer"})  # the words that a printed pair adds
 _KINDS: Mapping[str, Kind] = {"S": "simple_qa", "C": "complex_qa", "P": "paraphrase"}
 
 
@@ -57,53 +66,9 @@ class Outcome:
     dropped: str = ""
 
 
-async def work_out(passage: SourcePassage, drafter: Drafter, judge: Judge, settings: SynthSettings) -> Outcome:
-    """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
-
-    Raises:
-        LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
-        BudgetSpentError: the same.
-    """
-    work = Work(settings)
-    for attempt in range(1, settings.max_rounds + 1):
-        await _ask_open(work, passage, drafter, attempt)
-        if not work.ready:
-            continue
-        verdict = await judge.judge(passage, work.draft, attempt)
-        if isinstance(verdict, DraftFault):
-            work.note(Rejection("judge", "", verdict))
-        elif verdict.passes:
-            return Outcome(work.draft, attempt, dict(work.counted))
-        else:
-            work.apply(verdict)
-    return Outcome(work.draft, settings.max_rounds, dict(work.counted), work.shortcoming)
-
-
-async def _ask_open(work: Work, passage: SourcePassage, drafter: Drafter, attempt: int) -> None:
-    """Ask for everything that is still wanted, at once."""
-    kinds = work.open_kinds()
-    replies = await asyncio.gather(
-        *(drafter.draft(kind, passage, work.feedback(kind), taken=work.pairs, attempt=attempt) for kind in kinds),
-        return_exceptions=True,  # one fails: the others' replies are paid for, let them come in and be kept
-    )
-    for reply in replies:
-        if isinstance(reply, BaseException):
-            raise reply
-    for kind, reply in zip(kinds, replies, strict=True):
-        if not isinstance(reply, BaseException):
-            work.take(kind, reply)
-
-
 @dataclass(frozen=True, slots=True)
-class Drafted:
-    """What one reply brought.
-
-    Attributes:
-        pairs: accepted pairs, for the two kinds of questions.
-        paraphrase: the accepted paraphrase, or the empty string.
-        rejections: everything else.
-        answered: whether the reply kept to the contract, however good its content.
-    """
+class _Drafted:
+    """What one reply brought; ``answered``: it kept to the contract, however good its content."""
 
     pairs: tuple[Pair, ...]
     paraphrase: str
@@ -112,47 +77,72 @@ class Drafted:
 
 
 class Drafter:
-    """Asks the language model for drafts and checks each item.
-
-    Args:
-        client: the language model.
-        templates: the prompts.
-        settings: limits and sampling; ``settings.judge`` says whether items must also satisfy the lexical judge.
-    """
+    """Asks for drafts and checks each item, by the lexical judge too unless ``settings.judge`` leaves it out."""
 
     def __init__(self, client: ChatClient, templates: Templates, settings: SynthSettings) -> None:
         self._client = client
         self._templates = templates
         self._settings = settings
-        self._lexical = LexicalJudge(settings.lexical) if settings.judge != "llm" else None
+        self._lexical = None if settings.judge == "llm" else LexicalJudge(settings.lexical)
 
-    async def draft(
-        self, kind: Kind, passage: SourcePassage, feedback: Feedback, *, taken: Sequence[Pair], attempt: int
-    ) -> Drafted:
-        """Ask for one kind of draft.
-
-        Args:
-            kind: what to ask for.
-            passage: about what.
-            feedback: what earlier attempts lacked.
-            taken: pairs of both kinds that the passage has already.
-            attempt: the round, from 1.
+    async def work_out(self, passage: SourcePassage) -> Outcome:
+        """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
 
         Raises:
-            LLMError: the server gives no reply (see ``ChatClient.ask``).
+            LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
+            BudgetSpentError: the same.
         """
-        schema = PARAPHRASE_SCHEMA if kind == "paraphrase" else PAIRS_SCHEMA
+        work = _Work(self._settings)
+        for attempt in range(1, self._settings.max_rounds + 1):
+            await self._ask_open(work, passage, attempt)
+            if not work.ready:
+                continue
+            verdict = await self._judge(passage, work.draft, attempt)
+            if isinstance(verdict, DraftFault):
+                work.note(Rejection("judge", "", verdict))
+            elif verdict.passes:
+                return Outcome(work.draft, attempt, dict(work.counted))
+            else:
+                work.apply(verdict)
+        return Outcome(work.draft, self._settings.max_rounds, dict(work.counted), work.shortcoming)
+
+    async def _ask_open(self, work: _Work, passage: SourcePassage, attempt: int) -> None:
+        """Ask for everything that is still wanted, at once."""
+        kinds = work.open_kinds()
+        replies = await asyncio.gather(
+            *(self._draft(kind, passage, work.feedback(kind), work.pairs, attempt) for kind in kinds),
+            return_exceptions=True,  # one fails: the others' replies are paid for, let them come in and be kept
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        for kind, reply in zip(kinds, replies, strict=True):
+            if not isinstance(reply, BaseException):
+                work.take(kind, reply)
+
+    async def _draft(
+        self, kind: Kind, passage: SourcePassage, feedback: Feedback, taken: Sequence[Pair], attempt: int
+    ) -> _Drafted:
         messages = self._templates.draft(kind, passage, feedback)
-        reply = await self._client.ask(Request(messages, kind, schema, self._settings.sampling.temperature, attempt))
+        temperature = self._settings.sampling.temperature
+        reply = await self._client.ask(kind, messages, temperature=temperature, attempt=attempt)
         truncated = reply.finish_reason == "length"
         if kind == "paraphrase":
-            return self.sort_paraphrase(reply.text, passage, truncated=truncated)
-        return self.sort_pairs(kind, reply.text, passage, taken=taken, truncated=truncated)
+            return self._sort_paraphrase(reply.text, passage, truncated=truncated)
+        return self._sort_pairs(kind, reply.text, passage, taken, truncated=truncated)
 
-    def sort_pairs(
-        self, kind: Kind, text: str, passage: SourcePassage, *, taken: Sequence[Pair], truncated: bool = False
-    ) -> Drafted:
-        """Read and check a reply of pairs."""
+    async def _judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
+        """The verdict on a whole draft, or what is wrong with the judge's reply."""
+        if self._lexical is not None and self._settings.judge == "lexical":
+            return self._lexical.judge(passage, draft)
+        messages = self._templates.judge(passage, draft)
+        temperature = self._settings.sampling.judge_temperature
+        reply = await self._client.ask("verdict", messages, temperature=temperature, attempt=attempt)
+        return parse_verdict(reply.text, truncated=reply.finish_reason == "length")
+
+    def _sort_pairs(
+        self, kind: Kind, text: str, passage: SourcePassage, taken: Sequence[Pair], *, truncated: bool
+    ) -> _Drafted:
         reply = parse_pairs(text, truncated=truncated)
         rejections = [Rejection(kind, "", fault) for fault in reply.faults]
         # What joins facts may compute its answer; whether rightly, only a language model can tell.
@@ -163,41 +153,36 @@ class Drafter:
             if fault is None and self._lexical:
                 fault = self._lexical.check_pair(pair, passage, inferred=inferred)
             if fault is None and len(accepted) >= self._settings.max_pairs:
-                fault = DraftFault(_TOO_MANY_REASON, f"{self._settings.max_pairs} pairs are enough")
+                fault = DraftFault("too_many_pairs", f"{self._settings.max_pairs} pairs are enough")
             if fault is None:
                 accepted.append(pair)
             else:
-                rejections.append(Rejection(kind, _shown(pair), fault))
+                rejections.append(Rejection(kind, str(pair), fault))
         if self._lexical and _is_off_passage(rejections, len(accepted)):
-            fault = DraftFault(_OFF_PASSAGE_REASON, "nearly all pairs of the reply are about something else")
-            rejections += [Rejection(kind, _shown(pair), fault) for pair in accepted]
+            fault = DraftFault("reply_off_passage", "nearly all pairs of the reply are about something else")
+            rejections += [Rejection(kind, str(pair), fault) for pair in accepted]
             accepted = []
-        return Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
+        return _Drafted(tuple(accepted), "", tuple(rejections), answered=bool(reply.pairs) or not reply.faults)
 
-    def sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool = False) -> Drafted:
-        """Read and check a reply that holds a paraphrase."""
+    def _sort_paraphrase(self, text: str, passage: SourcePassage, *, truncated: bool) -> _Drafted:
         paraphrase = parse_paraphrase(text, truncated=truncated)
         if isinstance(paraphrase, DraftFault):
-            return Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
+            return _Drafted((), "", (Rejection("paraphrase", "", paraphrase),), answered=False)
         fault = check_paraphrase(paraphrase, passage, self._settings.checks)
         if fault is None and self._lexical:
             fault = self._lexical.check_paraphrase(paraphrase, passage)
         if fault is None:
-            return Drafted((), paraphrase, (), answered=True)
-        return Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
+            return _Drafted((), paraphrase, (), answered=True)
+        return _Drafted((), "", (Rejection("paraphrase", paraphrase, fault),), answered=True)
 
 
 def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
     """Whether so much of a reply is about something else that the rest is not to be trusted."""
-    off = sum(rejection.fault.reason in _SIGNS for rejection in rejections)
-    return off >= _FEWEST_SIGNS and off > _MOST_OFF * (off + accepted)
+    off = sum(rejection.fault.reason in OFF_PASSAGE for rejection in rejections)
+    return off >= _FEWEST_OFF and off > _MOST_OFF * (off + accepted)
 
 
-def _shown(pair: Pair) -> str:
-    return f"Question: {pair.question} Answer: {pair.answer}"
-
-
-class Work:
+class _Work:
     """The state of one passage between rounds.
 
     Attributes:
@@ -231,8 +216,8 @@ class Work:
     def shortcoming(self) -> str:
         """Why the passage would be dropped now."""
         if len(self.draft.simple) < self._settings.min_pairs:
-            return _TOO_FEW_PAIRS
-        return self._judge_fault if self.draft.paraphrase and self._judge_fault else _NO_PARAPHRASE
+            return "too_few_pairs"
+        return self._judge_fault if self.draft.paraphrase and self._judge_fault else "no_paraphrase"
 
     def open_kinds(self) -> list[Kind]:
         """What is to be asked for next."""
@@ -252,7 +237,7 @@ class Work:
         told = Feedback(kept, tuple(self._rejected[kind]), missing)
         return told if told.rejected or told.missing else Feedback()
 
-    def take(self, kind: Kind, drafted: Drafted) -> None:
+    def take(self, kind: Kind, drafted: _Drafted) -> None:
         """Add what a reply brought."""
         self._reopened.discard(kind)
         for rejection in drafted.rejections:
@@ -278,13 +263,13 @@ class Work:
 
     def apply(self, verdict: Verdict) -> None:
         """Take out what a verdict that does not pass calls wrong, remember what it misses."""
-        wrong = wrong_items(verdict, self.draft)
+        wrong = _wrong_items(verdict, self.draft)
         for rejection in wrong.values():
             self.note(rejection)
             self._judge_fault = rejection.fault.reason
             if rejection.kind != "judge":
                 self._reopened.add(rejection.kind)
-        self.draft = without(self.draft, frozenset(wrong))
+        self.draft = self.draft.without(wrong.keys())
         self._missing = verdict.missing or (() if verdict.covered else _UNNAMED)
         if self._missing:
             self.counted[_NOT_COVERED_REASON] += 1
@@ -306,9 +291,9 @@ class Work:
         return tuple(new)
 
 
-def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
+def _wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
     """What a verdict takes out of a draft, by label; all of it if the verdict does not say what is wrong."""
-    items = labelled(draft)
+    items = draft.items()
     if verdict.consistent and not verdict.wrong:
         return {}
     found: dict[str, str] = {}
@@ -321,23 +306,14 @@ def wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
         else:
             unclear.append(remark)
     taken_out = {
-        label: Rejection(_KINDS[label[0]], items[label], DraftFault(_WRONG_REASON, why or "this is wrong"))
+        label: Rejection(_KINDS[label[0]], items[label], DraftFault("judge_wrong", why or "this is wrong"))
         for label, why in found.items()
     }
     if unclear or not found:
         why = "; ".join(unclear) or "something here is not what the passage says"
         for label in items.keys() - found.keys():
-            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault(_INCONSISTENT_REASON, why))
+            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault("judge_inconsistent", why))
     return taken_out
-
-
-def without(draft: Draft, labels: frozenset[str]) -> Draft:
-    """A draft less some of its items."""
-    return Draft(
-        tuple(pair for place, pair in enumerate(draft.simple, start=1) if f"S{place}" not in labels),
-        tuple(pair for place, pair in enumerate(draft.complex, start=1) if f"C{place}" not in labels),
-        "" if "P" in labels else draft.paraphrase,
-    )
 
 
 def _quoted(remark: str, items: Mapping[str, str]) -> str:

@@ -11,21 +11,16 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, SynthesisError
-from clara.llm.client import Usage
-from clara.synth.budget import Budget, BudgetSpentError
-from clara.synth.cache import ReplyCache
-from clara.synth.client import ChatClient
-from clara.synth.drafts import Draft, SourcePassage
-from clara.synth.judges import Judge, LexicalJudge, LLMJudge, OfflineJudge
-from clara.synth.output import Output, RecordMaker, text_digest
-from clara.synth.report import RunFigures, Stop, SynthReport, collect
-from clara.synth.rounds import Drafter, Outcome, work_out
+from clara.llm import Usage
+from clara.synth.client import Budget, BudgetSpentError, ChatClient, ReplyCache
+from clara.synth.drafts import Draft, SourcePassage, Templates, packaged_templates
+from clara.synth.output import Output, RunFigures, SynthReport, collect, record_of
+from clara.synth.rounds import Drafter, Outcome
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
-from clara.synth.templates import Templates, packaged_templates
 
 _REFUSED = "request_refused"
 _UNAVAILABLE_IN_A_ROW = 5  # passages; a server that fails that often is down
@@ -34,16 +29,7 @@ _MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
 @dataclass(frozen=True, slots=True)
 class SynthProgress:
-    """Where a run stands.
-
-    Attributes:
-        total: passages to do in this run.
-        finished: passages accepted or dropped in this run.
-        accepted: passages accepted in this run.
-        spent: tokens of this run.
-        cost: price of all that was spent, earlier runs included.
-        seconds: since the start of this run.
-    """
+    """Where a run stands: passages, tokens and seconds of this run, but the cost of earlier ones included."""
 
     total: int
     finished: int
@@ -83,11 +69,6 @@ class SynthJob:
     templates: Templates | None = None
     on_progress: Callable[[SynthProgress], None] | None = None
 
-    @property
-    def cache_path(self) -> Path:
-        """Where the replies are kept."""
-        return self.cache or self.output.with_name(f"{self.output.name}.cache.sqlite3")
-
 
 def synthesize(sources: Sources, settings: SynthSettings, job: SynthJob) -> SynthReport:
     """Write a verified record for each passage (clara.md section 2).
@@ -99,29 +80,10 @@ def synthesize(sources: Sources, settings: SynthSettings, job: SynthJob) -> Synt
         SynthesisError: the output or the cache cannot be used, the server refuses everything.
     """
     with Output(job.output, resume=job.resume) as output:
-        todo = _unfinished(sources.passages, output)
-        with ReplyCache(job.cache_path) as cache:
+        todo = output.unfinished(sources.passages)
+        with ReplyCache(job.cache or job.output.with_name(f"{job.output.name}.cache.sqlite3")) as cache:
             figures = asyncio.run(_Synthesis(settings, job, cache, output).run(todo))
-        return collect(
-            output.path,
-            output.dropped_path,
-            passages=len(sources.passages),
-            unfinished=len(todo) - figures.finished,
-            skipped=sources.skipped,
-            messages=sources.messages,
-            run=figures,
-        )
-
-
-def _unfinished(passages: Sequence[SourcePassage], output: Output) -> list[SourcePassage]:
-    finished = output.finished()
-    for passage in passages:
-        if finished.get(passage.id, same := text_digest(passage.text)) != same:
-            raise SynthesisError(
-                f"{output.path} was made from other passages: {passage.id!r} has another text there; "
-                "choose another --out"
-            )
-    return [passage for passage in passages if passage.id not in finished]
+        return collect(output, sources, figures, unfinished=len(todo) - figures.finished)
 
 
 class _Synthesis:
@@ -133,14 +95,13 @@ class _Synthesis:
         self._templates = job.templates or packaged_templates()
         self._cache = cache
         self._output = output
-        self._records = RecordMaker(settings, self._templates)
         self._spent_before = cache.spent()
         self._budget = Budget(settings.budget, self._spent_before)
         self._total = self._finished = self._accepted = 0
         self._unavailable = 0  # passages in a row
         self._refused: list[SourcePassage] = []  # held back until a reply shows that the server works
         self._refusal = ""
-        self._stopped: Stop = ""
+        self._stopped: Literal["", "budget", "server"] = ""
         self._message = ""
         self._start = time.monotonic()
 
@@ -152,11 +113,8 @@ class _Synthesis:
             server, sampling, self._cache, self._budget, api_key=self._job.api_key, on_reply=self._progress
         ) as client:
             drafter = Drafter(client, self._templates, self._settings)
-            judge: Judge = OfflineJudge(LexicalJudge(self._settings.lexical))
-            if self._settings.judge != "lexical":
-                judge = LLMJudge(client, self._templates, sampling.judge_temperature)
             passages = iter(todo)
-            workers = [self._worker(passages, client, drafter, judge) for _ in range(server.concurrency)]
+            workers = [self._worker(passages, client, drafter) for _ in range(server.concurrency)]
             try:
                 await _all_or_first_error(workers)
             except LLMUnavailableError as error:
@@ -178,15 +136,13 @@ class _Synthesis:
                 message=self._message,
             )
 
-    async def _worker(
-        self, passages: Iterator[SourcePassage], client: ChatClient, drafter: Drafter, judge: Judge
-    ) -> None:
+    async def _worker(self, passages: Iterator[SourcePassage], client: ChatClient, drafter: Drafter) -> None:
         """Take passages until there is none, or the run is stopped."""
         for passage in passages:
             if self._stopped:
                 return
             try:
-                outcome = await work_out(passage, drafter, judge, self._settings)
+                outcome = await drafter.work_out(passage)
             except BudgetSpentError as error:
                 self._stop("budget", str(error))
                 return
@@ -219,16 +175,17 @@ class _Synthesis:
             self._finish(passage, Outcome(Draft(), 0, {_REFUSED: 1}, _REFUSED))
 
     def _finish(self, passage: SourcePassage, outcome: Outcome) -> None:
+        record = record_of(passage, outcome, self._settings, self._templates)
         if outcome.dropped:
-            self._output.drop(self._records.dropped(passage, outcome))
+            self._output.drop(record)
         else:
-            self._output.accept(self._records.accepted(passage, outcome))
+            self._output.accept(record)
             self._accepted += 1
         self._finished += 1
         self._unavailable = 0
         self._progress()
 
-    def _stop(self, why: Stop, message: str) -> None:
+    def _stop(self, why: Literal["budget", "server"], message: str) -> None:
         if not self._stopped:
             self._stopped, self._message = why, message
 

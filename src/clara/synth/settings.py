@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from clara.config import Settings
-from clara.llm.settings import LLMSettings
+from clara.config import LLMSettings, Settings
 
 _JudgeKind = Literal["both", "llm", "lexical"]
 _StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
@@ -55,15 +54,13 @@ class CheckSettings(Settings):
     """Limits of the deterministic checks. Words are runs of letters and digits; shares lie between 0 and 1.
 
     Attributes:
-        question_words: fewest and most words of a question.
-        answer_words: fewest and most words of an answer.
+        question_words, answer_words: fewest and most words of one.
         paraphrase_share: fewest and most words of a paraphrase, as a multiple of the passage's; a few more words than
             the most are always allowed.
         common_run_words: a run of words that paraphrase and passage share may always be this long (names, quotations).
         common_run_share: beyond that, the longest shared run may be this share of the passage's words. In a short
             passage no run may be longer than 60 % of it.
-        numbers_kept: least share of the passage's numbers that the paraphrase must hold.
-        names_kept: least share of the passage's capitalised names that the paraphrase must hold.
+        numbers_kept, names_kept: least share of the passage's numbers, of its capitalised names, in the paraphrase.
         foreign_letters: most letters, as a share, in scripts that the passage does not use.
     """
 
@@ -78,7 +75,7 @@ class CheckSettings(Settings):
 
 
 class LexicalSettings(Settings):
-    """Limits of the lexical judge (``judges.lexical``), in shares of content words found in the passage.
+    """Limits of the lexical judge, in shares of content words found in the passage.
 
     Attributes:
         answer_support: least share of the answer's content words.
@@ -104,8 +101,7 @@ class BudgetSettings(Settings):
     Attributes:
         max_tokens: prompt and completion tokens together.
         max_cost: money, in the unit of the prices.
-        price_in: price of a million prompt tokens.
-        price_out: price of a million completion tokens.
+        price_in, price_out: of a million prompt tokens, of a million completion tokens.
     """
 
     max_tokens: int | None = Field(default=None, ge=1)
@@ -124,11 +120,6 @@ class SynthSettings(Settings):
     """A synthesis run (clara.md section 2).
 
     Attributes:
-        server: the language model.
-        sampling: how it samples.
-        checks: limits of the deterministic checks.
-        lexical: limits of the lexical judge.
-        budget: what may be spent.
         judge: ``both``: every item must satisfy the lexical judge, then the language model judges the whole draft;
             ``llm`` or ``lexical``: only one of them.
         max_rounds: rounds after which a passage is dropped.
@@ -136,8 +127,7 @@ class SynthSettings(Settings):
         complex_rounds: rounds in which complex pairs are asked for; a passage of one fact has none, and its record is
             then written without.
         max_pairs: most pairs of one kind; later ones are cut off.
-        passage_words: documents are cut into passages of at most this many words.
-        min_passage_words: shorter passages are skipped and counted.
+        passage_words, min_passage_words: as those of ``read_sources``.
     """
 
     server: ServerSettings

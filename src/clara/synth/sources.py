@@ -6,21 +6,19 @@ not read). Everything else goes through ``ingest``, cut by words: no tokenizer i
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clara.data import read_records
 from clara.errors import SynthesisError
 from clara.ingest import FileListing, Reader, find_files, iter_passages
+from clara.synth.checks import words
 from clara.synth.drafts import SourcePassage
-from clara.synth.words import words
 
 _SPACED_WORD = re.compile(r"\S+")
 _PASSAGE_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -125,18 +123,9 @@ def _is_passage_file(path: Path) -> bool:
     """Whether the first record has a passage's keys; a packed file is always one, ``ingest`` reads none."""
     if path.name.endswith(".gz"):
         return True
-    for line in _first_lines(path):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return False
-        return isinstance(record, dict) and record.keys() >= _PASSAGE_KEYS
-    return False
-
-
-def _first_lines(path: Path) -> Iterator[bytes]:
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            yield from (line for line in file if line.strip())
-    except (OSError, EOFError, zlib.error):
-        return  # whoever reads the file next says what is wrong with it
+        with path.open("rb") as file:
+            record = json.loads(next((line for line in file if line.strip()), b""))
+    except (OSError, ValueError):
+        return False  # whoever reads the file next says what is wrong with it
+    return isinstance(record, dict) and record.keys() >= _PASSAGE_KEYS

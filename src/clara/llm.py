@@ -1,6 +1,7 @@
 """Asks a language model over HTTP: retries with growing waits, one pause for all after a 429, a limit to each wait.
 
-``LLM`` blocks and suits one question at a time (``clara ask --llm``); ``AsyncLLM`` has many requests under way
+Knows chat messages and replies; what the words in them mean is for the rooms above. Importing it needs the extra
+``llm``. ``LLM`` blocks and suits one question at a time (``clara ask --llm``); ``AsyncLLM`` has many requests under way
 (``clara synth``). Both keep the same rules, which are in ``_Patience``.
 """
 
@@ -16,8 +17,8 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar
 
+from clara.config import LLMSettings
 from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, MissingExtraError
-from clara.llm.settings import LLMSettings
 
 try:
     import httpx2  # comes with openai, whose streams raise its errors as they are
@@ -35,8 +36,6 @@ _FATAL = {
     403: "the key may not use this model",
     404: "check the address and the model's name",
 }
-
-
 _Result = TypeVar("_Result")
 
 
@@ -61,24 +60,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the language model wrote.
-
-    Attributes:
-        text: the message; empty if there was none.
-        finish_reason: ``stop``, ``length``, … as the server says.
-        usage: tokens the server counted.
-    """
+    """What the language model wrote; ``finish_reason`` is ``stop``, ``length``, … as the server says."""
 
     text: str
     finish_reason: str
     usage: Usage
 
 
-class SlowReplyError(Exception):
+class _SlowReplyError(Exception):
     """No whole reply within the time-out."""
 
 
-class BrokenReplyError(Exception):
+class _BrokenReplyError(Exception):
     """A reply with status 200 that is no chat completion; asking again may help."""
 
 
@@ -177,7 +170,7 @@ class LLM:
     def _retrying(self, once: Callable[[dict[str, Any]], _Result], body: dict[str, Any]) -> _Result:
         try:
             return tenacity.Retrying(**self._patience.rules)(once, body)
-        except (openai.OpenAIError, SlowReplyError, BrokenReplyError) as error:
+        except (openai.OpenAIError, _SlowReplyError, _BrokenReplyError) as error:
             raise self._patience.explained(error) from None
 
     def _once(self, body: dict[str, Any]) -> Reply:
@@ -191,11 +184,11 @@ class LLM:
                 for piece in response.iter_bytes():
                     pieces.append(piece)
                     if time.monotonic() > deadline:
-                        raise SlowReplyError(self._patience.too_slow)
+                        raise _SlowReplyError(self._patience.too_slow)
         except httpx2.TimeoutException:
-            raise SlowReplyError(self._patience.too_slow) from None
+            raise _SlowReplyError(self._patience.too_slow) from None
         except httpx2.HTTPError as error:
-            raise BrokenReplyError(f"the reply broke off: {error}") from None
+            raise _BrokenReplyError(f"the reply broke off: {error}") from None
         return _read_completion(b"".join(pieces).decode("utf-8", "replace"))
 
     def _open(self, body: dict[str, Any]) -> openai.Stream[Any]:
@@ -216,12 +209,7 @@ class LLM:
 
 
 class AsyncLLM:
-    """A language model with many requests under way.
-
-    Args:
-        settings: where it is and how patiently to ask.
-        api_key: the server's key; servers of one's own usually take any.
-    """
+    """A language model with many requests under way; arguments as those of ``LLM``."""
 
     def __init__(self, settings: LLMSettings, *, api_key: str = "") -> None:
         self._settings = settings
@@ -245,18 +233,13 @@ class AsyncLLM:
         await self._client.close()
 
     async def send(self, body: Mapping[str, Any], extra_body: Mapping[str, Any] | None = None) -> Reply:
-        """The reply to one request.
+        """The reply to a chat completion request; errors as ``LLM.reply``, but a reply without text is one here.
 
-        Args:
-            body: fields of a chat completion request that the library knows.
-            extra_body: further fields, sent as they are.
-
-        Raises:
-            LLMError: as ``LLM.complete``; a reply without text is a reply here.
+        Fields that the library does not know go into ``extra_body``, and are sent as they are.
         """
         try:
             return await tenacity.AsyncRetrying(**self._patience.rules)(self._once, body, extra_body)
-        except (openai.OpenAIError, SlowReplyError, BrokenReplyError) as error:
+        except (openai.OpenAIError, _SlowReplyError, _BrokenReplyError) as error:
             raise self._patience.explained(error) from None
 
     async def _once(self, body: Mapping[str, Any], extra_body: Mapping[str, Any] | None) -> Reply:
@@ -268,7 +251,7 @@ class AsyncLLM:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 response = await completions.create(**body, extra_body=extra_body or None)
         except TimeoutError:
-            raise SlowReplyError(self._patience.too_slow) from None
+            raise _SlowReplyError(self._patience.too_slow) from None
         self._patience.reached = True
         return _read_completion(response.text)
 
@@ -343,7 +326,7 @@ def _read_completion(text: str) -> Reply:
     """The reply in a chat completion; strict about what is needed, blind to the rest.
 
     Raises:
-        BrokenReplyError: there is none.
+        _BrokenReplyError: there is none.
     """
     try:
         envelope = json.loads(text)
@@ -351,11 +334,11 @@ def _read_completion(text: str) -> Reply:
         message = choice["message"]
         content = message.get("content") or ""
     except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
-        raise BrokenReplyError(f"expected a chat completion, got {text[:200]!r}") from None
+        raise _BrokenReplyError(f"expected a chat completion, got {text[:200]!r}") from None
     if isinstance(content, list):  # content in parts, as some servers send it
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     if not isinstance(content, str):
-        raise BrokenReplyError(f"expected a message of text, got {content!r:.200}")
+        raise _BrokenReplyError(f"expected a message of text, got {content!r:.200}")
     clean = _whole_characters(content)
     return Reply(clean, str(choice.get("finish_reason") or ""), _usage(envelope.get("usage"), clean))
 
@@ -379,16 +362,16 @@ def _is_transient(error: BaseException) -> bool:
         spent = error.code == "insufficient_quota"
         failed = error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED
         return (error.status_code in _TRANSIENT or failed) and not spent
-    return isinstance(error, openai.APIConnectionError | SlowReplyError | BrokenReplyError)
+    return isinstance(error, openai.APIConnectionError | _SlowReplyError | _BrokenReplyError)
 
 
 def _label(error: BaseException | None) -> str:
     """The name under which a retried fault is counted."""
     if isinstance(error, openai.APIStatusError):
         return f"status_{error.status_code}"
-    if isinstance(error, openai.APITimeoutError | SlowReplyError):
+    if isinstance(error, openai.APITimeoutError | _SlowReplyError):
         return "timeout"
-    return "broken_reply" if isinstance(error, BrokenReplyError) else "connection"
+    return "broken_reply" if isinstance(error, _BrokenReplyError) else "connection"
 
 
 def _words_of(error: BaseException) -> str:
