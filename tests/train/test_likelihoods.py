@@ -22,11 +22,9 @@ from clara.model.losses import candidate_kl
 from clara.model.prompting import Prompter
 from clara.train.batch import Collator, padded_texts
 from clara.train.examples import CandidateExample
-from clara.train.kept import KeptValues, digest
-from clara.train.likelihoods import AnswerLikelihoods
 from clara.train.run import train
-from clara.train.stages.end_to_end import likelihood_loss
 from clara.train.stages.selecting import CandidateCollator, query_memories
+from clara.train.teaching import AnswerLikelihoods, KeptValues
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 DOCS = tuple(f"{name} is number {i * i} of the list." for i, name in enumerate(("Tower", "Bees", "River", "Coffee")))
@@ -123,7 +121,8 @@ def test_loss_and_gradient_of_the_reasoner_equal_the_slow_version(network: Loade
     )
     batch = asked(ASKED, rate=RATE)
     reasoner = network.network.adapters.parameters_of("query_reasoner")
-    found = likelihood_loss(network.network, batch, temperature=TAU, likelihood_temperature=1.0).total
+    stage = made("end-to-end", Path("base"), start="x", learn_from="likelihoods", temperature=TAU)
+    found = stage.loss(network.network, batch).total
     total = torch.zeros(())
     for question, query in zip(ASKED, query_memories(network.network, batch), strict=True):
         every = [memories_of(network)([text], RATE)[0].float().flatten() for text in question.candidates]
@@ -201,7 +200,7 @@ def test_values_are_kept_by_several_and_torn_lines_made_again(tmp_path: Path) ->
     assert again.missing(["c", "d"]) == ["d"]
     again.add({"d": 4})
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "c", "d"]
-    assert digest(1, "a") != digest("1", "a")
+    assert KeptValues.key(1, "a") != KeptValues.key("1", "a")
     path.chmod(0o644)
     path.unlink()
     path.mkdir()

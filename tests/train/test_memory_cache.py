@@ -18,9 +18,10 @@ from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.model.network import encode_documents
 from clara.model.table import MemoryTable
-from clara.train.documents import KEYS, VALUES, Documents, MemoryCache
+from clara.train.documents import Documents, MemoryCache
 from clara.train.processes import Processes
 
+KEYS, VALUES = "keys.bin", "values.f16"
 TEXTS = ["Bees dance.", "The tower is 330 metres high.", "Gutenberg printed in Mainz.", "Coffee"]
 
 

@@ -20,9 +20,8 @@ from train_cases import COMPRESSION, changed, losses, made, passages, questions
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
 from clara.train.log import TrainProgress
-from clara.train.loop import WHOLE, last_whole_checkpoint
-from clara.train.run import LOCK_FILE, RUN_CONFIG, claimed, train
-from clara.train.weights import WEIGHTS
+from clara.train.loop import WEIGHTS, WHOLE, last_whole_checkpoint
+from clara.train.run import claimed, train
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_other_settings_in_the_same_folder(tiny_base: Path, undisturbed: Path) -
 
 def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None:
     with (
-        FileLock(undisturbed / LOCK_FILE),
+        FileLock(undisturbed / ".lock"),
         pytest.raises(TrainingError, match=r"another process trains in .*; wait until it ends"),
     ):
         train(made("scp", tiny_base), passages(20), undisturbed, cache=undisturbed)
@@ -154,9 +153,9 @@ def test_another_lock_that_is_held_is_not_mistaken_for_the_folders(tiny_base: Pa
 
 def test_a_run_from_before_the_data_was_recorded_goes_on(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "old"))
-    held = json.loads((out / RUN_CONFIG).read_text())
+    held = json.loads((out / "config.json").read_text())
     del held["data"]
-    (out / RUN_CONFIG).write_text(json.dumps(held))
+    (out / "config.json").write_text(json.dumps(held))
     train(made("scp", tiny_base), passages(20), out, cache=out)
     assert losses(out) == losses(undisturbed)
 

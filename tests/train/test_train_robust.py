@@ -18,9 +18,8 @@ from transformers import TrainingArguments
 
 from clara.errors import ConfigError, TrainingError
 from clara.train.log import TrainProgress
-from clara.train.loop import _arguments, check_reporters, last_whole_checkpoint
-from clara.train.run import train
-from clara.train.weights import BEST, WEIGHTS, read_best
+from clara.train.loop import BEST, WEIGHTS, _arguments, last_whole_checkpoint, read_best
+from clara.train.run import check_run, train
 
 LARGEST = 4096
 """Bytes a file may have; the log stays below it, weights do not."""
@@ -107,4 +106,4 @@ def test_a_service_that_is_not_installed(tiny_base: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"wandb", "trackio"} else object())
     stage = made("scp", tiny_base, report_to=["tensorboard", "wandb", "trackio"])
     with pytest.raises(ConfigError, match="report_to needs packages that are not installed: pip install wandb trackio"):
-        check_reporters(stage.config)
+        check_run(stage, passages(20))

@@ -23,11 +23,11 @@ from clara.records import GenerationRequest
 from clara.train.batch import Collator
 from clara.train.data import divide
 from clara.train.examples import CandidateExample, Example
+from clara.train.loop import BEST, WEIGHTS, Best, read_best
 from clara.train.run import train
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateCollator
-from clara.train.validation import ANSWER_TOKENS, HeldOut, asked_questions, greedy, held_out, measure, rankings
-from clara.train.weights import BEST, WEIGHTS, Best, read_best
+from clara.train.validation import HeldOut, asked_questions, greedy, held_out, measure, rankings
 
 COMPRESSION = CompressionConfig(
     window_tokens=64, rates=(4, 16), residual=True, gain=True, pooled_input=True, positions="spread", attention="span"
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_finished_model(loaded: Loaded, stage: Stage, t
         for example in examples:
             question = example.targets[0].instruction.removeprefix(prompts.QUESTION)
             memories = tuple(model.compress(example.texts, rate=rate))
-            answer = model.generate_many([GenerationRequest(question, memories=memories)], max_new_tokens=ANSWER_TOKENS)
+            answer = model.generate_many([GenerationRequest(question, memories=memories)], max_new_tokens=32)
             expected.append(answer[0].text)
         assert replies == expected
         assert len(set(replies)) > 1, "answers to different questions differ"

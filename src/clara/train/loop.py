@@ -1,24 +1,27 @@
-"""The one training loop: Hugging Face's Trainer over planned batches, for every stage.
+"""The one training loop: Hugging Face's Trainer over planned batches, for every stage; and the weights that it keeps.
 
 Adds to the Trainer what this project needs: only trained weights are saved, a checkpoint counts only once it is
 whole, held-out records are measured at intervals, the best weights are kept, and several processes together do
-exactly what one would (``processes``).
+exactly what one would (``processes``). A native checkpoint is ``model.checkpoint``'s matter; optimiser and random
+states are the Trainer's.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,22 +34,96 @@ from clara.model.decoder import Decoder
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
 from clara.train.data import PlannedBatches
-from clara.train.log import LOG, Pass, RunLog, TrainProgress
+from clara.train.log import LOG, RunLog, TrainProgress
 from clara.train.objective import Losses
 from clara.train.processes import ALONE, Processes
 from clara.train.stages.base import Stage
 from clara.train.validation import HeldOut, Validation, measure
-from clara.train.weights import BEST, WEIGHTS, Best, load_trained, read_best, save_best, settle, trained_state
 
 WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 
-KEPT_CHECKPOINTS = 2
+WEIGHTS = "trained.safetensors"
+BEST = "best.safetensors"
+_SCORES = "scores"
+_KEPT_CHECKPOINTS = 2
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Transformers' names of ``TrainConfig.schedule``, all after a warmup."""
 
 _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Which step was best so far.
+
+    Attributes:
+        step: after it.
+        loss: nats a label token on the held-out examples.
+        quality: F1 of held-out answers, or Recall@5 of held-out questions; None where neither was measured.
+    """
+
+    step: int
+    loss: float
+    quality: float | None
+
+    def beats(self, other: Best, *, by: str) -> bool:
+        """Whether this is better: by quality, then by loss; or by loss alone (``by="loss"``)."""
+        if by == "loss" or self.quality is None or other.quality is None:
+            return self.loss < other.loss
+        return (self.quality, -self.loss) > (other.quality, -other.loss)
+
+
+def read_best(folder: Path) -> Best | None:
+    """Which step the best weights of a run are of; None if there are none.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    path = folder / BEST
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Best(**json.loads(file.metadata()[_SCORES]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove it, and the run goes on without it") from None
+
+
+def _save_best(folder: Path, state: Mapping[str, Tensor], best: Best) -> None:
+    """Replace the best weights of a run, whole or not at all: a kill leaves the old or the new ones."""
+    target = folder / BEST
+    scratch = target.with_suffix(".tmp")
+    save_file(dict(state), scratch, metadata={_SCORES: json.dumps(asdict(best))})
+    _settle([scratch])
+    scratch.replace(target)
+
+
+def _settle(paths: Sequence[Path]) -> None:
+    """Wait until files are on the disk."""
+    for path in filter(Path.is_file, paths):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def load_trained(network: nn.Module, path: Path) -> None:
+    """Put back the weights that a run trained.
+
+    Raises:
+        TrainingError: the file holds other parameters than this run trains.
+    """
+    tensors, own = load_file(path), _trained(network)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise TrainingError(f"{path} does not fit this run: {odd[0]} is in one of them only; use the run's own config")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
 
 
 class StageModule(nn.Module):
@@ -93,7 +170,7 @@ class TrainRun:
         return self.stage.config
 
 
-class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """Trainer over whole batches that saves trained weights only."""
 
     def __init__(self, module: StageModule, *, log: RunLog, run: TrainRun, **kwargs: Any) -> None:  # noqa: ANN401
@@ -121,7 +198,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         losses: Losses = model(**inputs)
         batch = inputs["batch"]
         ce, mse = (float(part.detach()) for part in (losses.cross_entropy, losses.mse))
-        self._log.add(Pass(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids)))
+        self._log.add(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids))
         return losses.total
 
     def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
@@ -134,8 +211,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         return {"batch": inputs["batch"].to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
-        """AdamW with a learning rate of its own for the memory table."""
-        self.optimizer = optimizer(self.model.network, self._run.stage)
+        """The stage's."""
+        self.optimizer = self._run.stage.optimizer(self.model.network)
         return self.optimizer
 
     def save_best(self, best: Best) -> None:
@@ -143,12 +220,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         whole = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else None
         if self._run.processes.first:
             with _disk(self._run.folder):
-                save_best(self._run.folder, self._state(whole), best)
+                _save_best(self._run.folder, self._state(whole), best)
 
     def _state(self, whole: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        prefix = "network."
-        inner = {name.removeprefix(prefix): tensor for name, tensor in whole.items()} if whole else None
-        state = trained_state(self.model.network, inner)
+        """The trained weights; where this process holds only shards of them, from those in ``whole``."""
+        trained: Mapping[str, Tensor] = _trained(self.model.network)
+        if whole:
+            trained = {name: whole[f"network.{name}"] for name in trained}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
         for name, tensor in state.items():
             if not bool(tensor.isfinite().all()):
                 raise _diverged(f"after step {self.state.global_step} {name} has values that are not finite")
@@ -178,27 +257,16 @@ def _diverged(what: str) -> TrainingError:
     )
 
 
-class _disk:  # noqa: N801 - reads as a place where it is used
-    """Turns a failed write into advice; what was whole before is whole after."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | SafetensorError):
-            raise TrainingError(
-                f"a checkpoint in {self._folder} cannot be written ({error}); make room, and the same command goes on "
-                "from the last whole one"
-            ) from error
-
-
-def optimizer(network: Decoder, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, each part with the learning rate that the stage gives it."""
-    filled = [group for group in stage.parameter_groups(network) if group["params"]]
-    return torch.optim.AdamW(filled, weight_decay=stage.config.weight_decay, betas=(0.9, 0.98))
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Turn a failed write into advice; what was whole before is whole after."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"a checkpoint in {folder} cannot be written ({error}); make room, and the same command goes on from the "
+            "last whole one"
+        ) from error
 
 
 def with_shares(
@@ -224,11 +292,10 @@ def with_shares(
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Logs each step, validates, keeps the best weights, and marks checkpoints that are whole."""
 
-    def __init__(self, log: RunLog, module: StageModule, run: TrainRun) -> None:
-        self._log, self._module, self._run = log, module, run
+    def __init__(self, trainer: _StageTrainer, module: StageModule, log: RunLog, run: TrainRun) -> None:
+        self._trainer, self._module, self._log, self._run = trainer, module, log, run
         self._best = read_best(run.folder)
         self._rate = 0.0
-        self.trainer: StageTrainer | None = None
 
     def on_step_begin(self, *_: Any, lr_scheduler: Any, **__: Any) -> None:  # noqa: ANN401
         self._rate = float(lr_scheduler.get_last_lr()[0])
@@ -240,8 +307,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         progress = self._log.step(step, learning_rate=self._rate, validation=found)
         if not math.isfinite(progress.cross_entropy):  # the same number in every process
             raise _diverged(f"the loss of step {step} is {progress.cross_entropy}")
-        if config.report_to and self.trainer is not None:
-            self.trainer.log(_reported(progress))
+        if config.report_to:
+            self._trainer.log(_reported(progress))
 
     def _validated(self, step: int) -> Validation | None:
         if self._run.held_out is None:
@@ -250,10 +317,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         best = Best(step=step, loss=found.loss, quality=found.quality)
         # The first process decides: the others may have rounded otherwise.
         beats = self._best is None or best.beats(self._best, by=self._run.config.best_by)
-        if self._run.processes.agreed(beats, self.trainer.args.device if self.trainer else None):
+        if self._run.processes.agreed(beats, self._trainer.args.device):
             self._best = best
-            if self.trainer is not None:
-                self.trainer.save_best(best)
+            self._trainer.save_best(best)
         return found
 
     def _loss(self, batch: Batch) -> float:
@@ -264,7 +330,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if self._run.processes.first:
             with _disk(self._run.folder):
-                settle(folder)
+                _settle(sorted(folder.rglob("*")))
                 (folder / WHOLE).touch()
 
 
@@ -287,13 +353,6 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return max((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), key=_step_of, default=None)
 
 
-def remove_torn_checkpoints(folder: Path) -> None:
-    """Remove what was not written to its end, so that it is not counted among those to keep."""
-    for path in _checkpoints(folder):
-        if not (path / WHOLE).is_file():
-            shutil.rmtree(path)
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints to go on from in a run's folder; whatever else has such a name is the user's."""
     found = [path for path in folder.iterdir() if _OWN.fullmatch(path.name) and path.is_dir()]
@@ -302,17 +361,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def check_reporters(config: TrainConfig) -> None:
-    """Make sure that what the run is to report to is installed.
-
-    Raises:
-        ConfigError: names every package that is missing.
-    """
-    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"report_to needs packages that are not installed: pip install {' '.join(missing)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +383,7 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
 
     Args:
         network: its trainable parameters are those with ``requires_grad``; changed in place.
-        batches: the run's batches; of several processes, this one's part of each.
+        batches: of several processes, this one's part of each.
         given: what else the run needs.
 
     Raises:
@@ -349,19 +397,13 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
         network.adapters.recompute_layers()
     module = StageModule(network, given.stage)
     log = RunLog(folder / LOG, config, given.on_progress, processes=processes, device=device)
-    watch = _Watch(log, module, given)
-    trainer = StageTrainer(
-        module,
-        log=log,
-        run=given,
-        args=_arguments(config, folder, device),
-        train_dataset=batches,
-        callbacks=[watch],
-    )
-    watch.trainer = trainer
+    trainer = _StageTrainer(module, log=log, run=given, args=_arguments(config, folder, device), train_dataset=batches)
+    trainer.add_callback(_Watch(trainer, module, log, given))
     trainer.remove_callback(PrinterCallback)  # a library does not print
     if processes.first:
-        remove_torn_checkpoints(folder)
+        for path in _checkpoints(folder):  # what is torn would be counted among those to keep
+            if not (path / WHOLE).is_file():
+                shutil.rmtree(path)
     processes.wait()
     last = last_whole_checkpoint(folder)
     log.rewind(0 if last is None else _step_of(last))
@@ -388,7 +430,7 @@ def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> Train
         max_grad_norm=config.max_grad_norm,
         save_strategy="steps",
         save_steps=config.save_every,
-        save_total_limit=KEPT_CHECKPOINTS,
+        save_total_limit=_KEPT_CHECKPOINTS,
         logging_strategy="no",
         report_to=list(config.report_to),
         disable_tqdm=True,
