@@ -31,8 +31,7 @@ class Collate(Protocol):
 
 
 REPLY_TOKENS = 96
-"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, and a restatement teaches little more
-after that many."""
+"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, restatements teach little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +179,8 @@ class Collator:
 
     def of_texts(self, examples: Sequence[Example]) -> Batch:
         """A batch whose decoder reads the passages as text, each cut to the window: no slots, nothing to compress."""
-        rows = []
-        for example in examples:
-            texts = [self._prompter.cut(text, self.window_tokens) for text in example.texts]
-            rows.append(self._sequence(self._prompter.background(texts), example.targets))
-        return self._batch([], rows, rate=1)
+        whole = [replace(example, as_text=frozenset(range(len(example.texts)))) for example in examples]
+        return self._batch([], [self._sequence(self._background(e, 1), e.targets) for e in whole], rate=1)
 
     def closed_book(self, examples: Sequence[Example]) -> Batch:
         """A batch whose decoder reads the questions alone."""
@@ -192,13 +188,9 @@ class Collator:
         return self._batch([], [self._sequence(shared, e.targets, closed=True) for e in examples], rate=1)
 
     def selecting(self, targets: Sequence[Target], texts: Sequence[str], *, rate: int, selected: int) -> Batch:
-        """One target an example, to be written from memories that are selected in the forward pass.
+        """One target an example, to be written from so many memories that are ``selected`` in the forward pass.
 
-        Args:
-            targets: one an example.
-            texts: to encode under gradient; none where memories are there already.
-            rate: compression rate.
-            selected: memories an example.
+        ``texts`` are to be encoded under gradient; none where memories are there already.
         """
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from clara.config import Settings
@@ -32,6 +32,7 @@ from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import BITS
 from clara.model.roles import Role
+from clara.model.table import MemoryTable
 from clara.train.batch import Batch, Collate, Memories
 from clara.train.card import model_card
 from clara.train.config import MemoryConfig, TrainConfig
@@ -204,11 +205,7 @@ class Stage(ABC, Generic[_Net, _Said]):
 
     @abstractmethod
     def save(
-        self,
-        loaded: Loaded[_Net, _Said],
-        trained: dict[str, Any],
-        rejected: Mapping[str, int],
-        folder: Path,
+        self, loaded: Loaded[_Net, _Said], trained: dict[str, Any], rejected: Mapping[str, int], folder: Path
     ) -> None:
         """Write what the run made, with facts of the run and what of the records was not used, by reason."""
 
@@ -235,9 +232,10 @@ class MemoryStage(Stage[Network, Manifest]):
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
         """The checkpoint's, or a fresh one on the base model."""
-        loaded = compressed_model(self.config, data, cache, device, progress)
-        self.prepare(loaded)
+        loaded = self.prepare(compressed_model(self.config, data, cache, device, progress))
         release(loaded.network, self.trains())  # last: PEFT turns gradients on and off as it adds adapters
+        for parameter in self.trains_of_table(loaded.network.table):
+            parameter.requires_grad = True
         return loaded
 
     def as_loaded(self, loaded: Loaded) -> Self:
@@ -255,8 +253,13 @@ class MemoryStage(Stage[Network, Manifest]):
         """What was measured with the checkpoint, and its query reasoner."""
         return carried(loaded, data, self.trains())
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Change a network that was just loaded into what the stage starts from."""
+        return loaded
+
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:  # noqa: ARG002 - a stage may use it
+        """What is trained of the memory table beside that which is trained with the compressor."""
+        return []
 
     def faults(self) -> list[str]:
         """Those of ``rate_weights``, and of the checkpoint to start from."""

@@ -36,22 +36,22 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from clara.data import DataRecord, MultiHop, PassageQA
 from clara.data.neighbours import Neighbours
 from clara.errors import TrainingError
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
-from clara.model.hub.base import Progress as HubProgress
 from clara.model.losses import candidate_kl, contrastive
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.roles import Role
 from clara.model.selection import select, straight_through_top_k
+from clara.model.table import MemoryTable
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
 from clara.train.config import MemoryConfig
-from clara.train.data import Surroundings, TrainingData
+from clara.train.data import Surroundings
 from clara.train.examples import CandidateExample, candidate_example
 from clara.train.objective import Losses, passage_memories, reply_losses
 from clara.train.stages.base import MemoryStage
@@ -247,16 +247,12 @@ class _SelectingStage(MemoryStage):
         """What the reasoner is taught by beside the answers themselves; arguments as ``collator``."""
         return None
 
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-        """The checkpoint's, with gradients in read-out and projection of questions as the settings say."""
-        loaded = MemoryStage.network(self, data, cache, device, progress)
-        for parameter in loaded.network.table.read_out_of_queries():
-            parameter.requires_grad = self.config.query_read_out
-        for parameter in loaded.network.table.projection_of_queries():
-            parameter.requires_grad = self.config.query_projection
-        return loaded
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
+        """Read-out and projection of questions, as the settings say."""
+        read_out = table.read_out_of_queries() if self.config.query_read_out else []
+        return [*read_out, *(table.projection_of_queries() if self.config.query_projection else [])]
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Adapter, read-out and projection of the reasoner as the run wants them before its first step."""
         network, config = loaded.network, self.config
         going_on = config.reasoner_start == "checkpoint"
@@ -269,6 +265,7 @@ class _SelectingStage(MemoryStage):
             network.table.project_queries(projected=config.query_projection, late=config.late_interaction)
         if not going_on:
             network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+        return loaded
 
     def whitens(self, loaded: Loaded) -> bool:
         """Where the projection is made anew, rather than the checkpoint's."""

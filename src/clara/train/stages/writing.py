@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from clara.data import DataRecord, MultiHop
 from clara.data.neighbours import Neighbours
@@ -39,6 +39,7 @@ from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, check_base, read_reader_manifest, save_reader
 from clara.model.roles import AdapterName, Role
+from clara.model.table import MemoryTable
 from clara.model.tensors import ADAPTER
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
@@ -123,8 +124,9 @@ class _WritingStage(MemoryStage):
     def background(self) -> int:
         """Memories of the passages, or to a teacher their text."""
         window = self.window()
-        return self.passages() * (window.memory_tokens if self.config.teacher is None else window.tokens)
+        return self.passages * (window.memory_tokens if self.config.teacher is None else window.tokens)
 
+    @property
     @abstractmethod
     def passages(self) -> int:
         """Passages of an example, at most."""
@@ -163,13 +165,9 @@ class _WritingStage(MemoryStage):
             return Documents(loaded, cache, states=True)
         return MemoryStage.documents(self, loaded, cache)
 
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-        """And with a frozen encoder its read-out, gradients on."""
-        loaded = MemoryStage.network(self, data, cache, device, progress)
-        if self.config.freeze_encoder:
-            for parameter in loaded.network.table.read_out():
-                parameter.requires_grad = True
-        return loaded
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
+        """With a frozen encoder its read-out."""
+        return table.read_out() if self.config.freeze_encoder else []
 
     def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
         """A read-out that is trained changes memories as a compressor does."""
@@ -189,10 +187,11 @@ class _WritingStage(MemoryStage):
             table | {"params": [p for p in table["params"] if id(p) in mix], "lr": self.config.mix_learning_rate},
         ]
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Put the teacher beside the network's own adapters."""
         if self.config.teacher is not None:
             add_teacher(loaded, self._teacher(self.config.teacher))
+        return loaded
 
     @staticmethod
     def _teacher(folder: str) -> Path:
@@ -239,15 +238,8 @@ class ScpStage(_WritingStage):
     config: ScpConfig
     Config = ScpConfig
     name = "scp"
-
-    @property
-    def restates_passages(self) -> bool:
-        """Always."""
-        return True
-
-    def passages(self) -> int:
-        """One."""
-        return 1
+    restates_passages = True
+    passages = 1
 
     def example(
         self,
@@ -285,6 +277,7 @@ class InstructStage(_WritingStage):
         """The passages that are drawn, for distractors that are near a question in words."""
         return Neighbours(drawn) if self.config.near_distractors else None
 
+    @property
     def passages(self) -> int:
         """As set."""
         return self.config.documents
@@ -305,15 +298,15 @@ class InstructStage(_WritingStage):
 
     def background(self) -> int:
         """Memories of the passages, or their text."""
-        return self.passages() * self.window().tokens if self.config.text_share else _WritingStage.background(self)
+        return self.passages * self.window().tokens if self.config.text_share else _WritingStage.background(self)
 
     def asking(self) -> Self:
         """With the answers in the passages."""
         return self.changed(unanswered=0.0)
 
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-        """As every stage's, with what its generator will be able to read and say."""
-        loaded = _WritingStage.network(self, data, cache, device, progress)
+    def prepare(self, loaded: Loaded) -> Loaded:
+        """And note what its generator will be able to read and say."""
+        loaded = _WritingStage.prepare(self, loaded)
         learnt = {
             "mixed": loaded.manifest.mixed or self.config.text_share > 0,
             "refuses": loaded.manifest.refuses or self.config.unanswered > 0,
@@ -356,6 +349,7 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
     Config = ReaderConfig
     name = "reader"
     writes = "reader"
+    keeps_memories = False
 
     @property
     def restates_passages(self) -> bool:
@@ -436,11 +430,6 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
     def trains(self) -> tuple[Role, ...]:
         """One adapter."""
         return ("generator",)
-
-    @property
-    def keeps_memories(self) -> bool:
-        """There are none."""
-        return False
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> _LoadedReader:  # noqa: ARG002 - nothing is calibrated
         """A backbone with a fresh adapter, or with the one that it goes on from."""
