@@ -43,11 +43,6 @@ _LOOKED_AT = 200
 def check_backbone(stage: Stage, longest_question: int, cache: Path) -> int:
     """Refuse a base model that would train wrongly; else the positions of the run's longest prompt with its reply.
 
-    Args:
-        stage: with the run's settings.
-        longest_question: its tokens.
-        cache: folder for base weights.
-
     Raises:
         ConfigError: names every fault.
         BaseModelError: its configuration cannot be read.
@@ -110,12 +105,7 @@ def _reach(config: PreTrainedConfig) -> int | None:
 class _TrainingMemory:
     """Bytes that a run takes at most, when its longest examples meet in one forward pass.
 
-    Attributes:
-        weights: of the frozen base.
-        trained: adapters, their gradients and the optimiser's state.
-        activations: what is kept for the backward pass.
-        where: how the base is held.
-        recomputes: whether layers are computed again in the backward pass.
+    ``trained`` holds gradients and the optimiser's state, too; ``activations`` is what is kept for the backward pass.
     """
 
     weights: int
@@ -141,14 +131,7 @@ class _TrainingMemory:
 
 
 def training_memory(stage: Stage, data: TrainingData, prompt: int, cache: Path, device: str) -> _TrainingMemory:
-    """Estimate a run.
-
-    Args:
-        stage: with the run's settings.
-        data: the run's records; some of them show how long its decoder sequences are.
-        prompt: positions of the longest prompt with one reply.
-        cache: folder for base weights.
-        device: for the model.
+    """Estimate a run whose longest prompt with one reply has ``prompt`` positions.
 
     Raises:
         BaseModelError: the base's files cannot be read.

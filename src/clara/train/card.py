@@ -10,12 +10,7 @@ from clara.model.reader import ReaderManifest
 
 
 def model_card(manifest: Manifest, rejected: Mapping[str, int]) -> str:
-    """Text of a checkpoint's ``README.md``: what it is, what it was trained on, and how.
-
-    Args:
-        manifest: of the checkpoint, ``trained`` filled in.
-        rejected: training records that were not used, counted by reason.
-    """
+    """Text of a checkpoint's ``README.md``: what it is, what it was trained on and how; unused records by reason."""
     trained, compression = manifest.trained, manifest.compression
     rates = ", ".join(f"{rate}x" for rate in compression.rates)
     return f"""---

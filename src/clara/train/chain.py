@@ -44,13 +44,7 @@ class _Link(Settings):
 
 
 class Calibration(Settings):
-    """What is measured of the last checkpoint.
-
-    Attributes:
-        of: the run.
-        reader: the run of stage ``reader`` that is attached as its text reader.
-        limit: most questions that are asked.
-    """
+    """What is measured of the last checkpoint, the run ``of``, with the reader that is attached as its text reader."""
 
     of: str
     reader: str | None = None
@@ -113,12 +107,7 @@ class Chain:
 
 
 def chain_of(recipe: Mapping[str, Any], out: Path, *, source: str) -> Chain:
-    """The runs of a recipe, their settings checked whole.
-
-    Args:
-        recipe: plain values, as read from TOML.
-        out: folder of the chain.
-        source: named in the error.
+    """The runs of a recipe with folders in ``out``, their settings checked whole; ``source`` is named in the error.
 
     Raises:
         ConfigError: it has no ``[[chain]]``, or names every fault of the first run with one.

@@ -39,13 +39,7 @@ _RECORDS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much of a text the compressor takes.
-
-    Attributes:
-        base: base model whose tokenizer counts.
-        tokens: longest text.
-        rates: at which it is compressed.
-    """
+    """How much of a text the compressor takes: ``tokens`` of the base model's tokenizer, at the rates."""
 
     base: str
     tokens: int
@@ -204,24 +198,14 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an example may take beside its record's own passages.
-
-    Attributes:
-        data: the run's records.
-        batch: the other records of its batch; None for a held-out record.
-    """
+    """What an example may take beside its own passages; ``batch``: the other records, None for a held-out record."""
 
     data: TrainingData
     batch: Sequence[DataRecord] | None = None
 
 
 def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] | None = None) -> TrainingData:
-    """Sort records by source, drop what the stage cannot use, keep some back.
-
-    Args:
-        records: all of them.
-        stage: with the run's settings.
-        left_out: what was left out of the records before, counted by reason.
+    """Sort records by source, drop what the stage cannot use, keep some back; counts what was ``left_out`` before.
 
     Raises:
         TrainingError: nothing is left to train on.

@@ -87,8 +87,7 @@ class Documents:
         Args:
             wanted: texts by rate.
             on_progress: told after each batch.
-            share: of several processes, each of which calls this with the same texts: this one compresses its part,
-                and what another one has kept meanwhile is not compressed again.
+            share: of several processes, each of which calls this with the same texts: this one compresses its part.
 
         Returns:
             How many memories were computed.

@@ -108,12 +108,7 @@ def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
 
 
 def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
-    """Mean over all label tokens of the CE among what could be quoted; labels that are no quotation count as 0.
-
-    Args:
-        batch: its ``label_share`` makes the mean one over all processes' labels.
-        logits: [T, V].
-    """
+    """Mean over all label tokens of the CE among what could be quoted, given logits [T, V]; other labels count as 0."""
     quotable = batch.quotable
     if quotable is None:
         return torch.zeros_like(logits[0, 0])

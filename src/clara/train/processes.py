@@ -40,11 +40,7 @@ class Processes:
         return range(self.rank, items, self.count)
 
     def check(self, batch_size: int, accumulation: int) -> None:
-        """Refuse batches that cannot be divided evenly.
-
-        Raises:
-            ConfigError: a forward pass has a number of examples that is no multiple of the processes.
-        """
+        """Refuse batches that cannot be divided evenly (``ConfigError``)."""
         if batch_size // accumulation % self.count:
             raise ConfigError(
                 f"batch_size {batch_size} / accumulation {accumulation} is {batch_size // accumulation} examples a "
@@ -80,11 +76,7 @@ ALONE = Processes()
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that a process cannot train on.
-
-    Raises:
-        ConfigError: weights spread over several GPUs, or a GPU that is not the process's first.
-    """
+    """Refuse a device that training does not take: weights spread over GPUs, a GPU that is not the process's first."""
     if device in SPREAD:
         raise ConfigError(
             f"--device {device} spreads weights over GPUs, which training does not; give --device cuda, or let several "

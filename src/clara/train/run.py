@@ -47,7 +47,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     on_unused: Callable[[Mapping[str, int]], None] = lambda _: None,
     on_notice: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
+    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``; says which.
 
     Goes on where a run with the same settings and data in ``out`` stopped.
 
@@ -62,9 +62,6 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         on_unused: told before the first step what of the records the stage cannot use, counted by reason.
         on_notice: told before the first step how much memory it takes, and what of the checkpoint to start from will
             not fit its result.
-
-    Returns:
-        The folder of the native checkpoint, or of the reader.
 
     Raises:
         ConfigError: the settings do not fit the stage, the data or what they name.
@@ -117,11 +114,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
 
 
 def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
-    """Refuse a run that cannot do what its settings say.
-
-    Args:
-        stage: with settings as they were given, so that what was set can be told from defaults.
-        records: all records that were read.
+    """Refuse a run whose settings, as they were given, cannot do what they say.
 
     Raises:
         ConfigError: names every fault.

@@ -63,11 +63,7 @@ def compressed_model(
 
 
 def _extended(given: CompressionConfig, own: CompressionConfig) -> CompressionConfig:
-    """A checkpoint's ``own`` compression with the layers and places that a run adds to it.
-
-    Raises:
-        ConfigError: they do not go together.
-    """
+    """A checkpoint's ``own`` compression with the layers and places that a run adds to it, if they go together."""
     added = {name: getattr(given, name) for name in _ADDED if name in given.model_fields_set}
     if added.get("read_out") == "layers":
         added["pooled_input"] = False
@@ -103,16 +99,29 @@ def start_manifest(start: str) -> Manifest:
 
 
 def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
-    """What the settings say otherwise than the checkpoint to start from."""
+    """What the settings say otherwise than the checkpoint to start from, which decides it."""
+    said: list[tuple[str, object, object]] = []  # what was set: name, value, the checkpoint's own
+    if "base" in config.model_fields_set:
+        said.append(("base", config.base, manifest.base_model))
+    for part in ("compression", "lora"):
+        given, own = getattr(config, part), getattr(manifest, part)
+        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
+            if part == "lora" or not _adds(name, given, own):
+                said.append((f"{part}.{name}", getattr(given, name), getattr(own, name)))
     faults = [
         f"{name} is {given!r}, but {start} has {own!r}, which a run goes on with; leave it out"
-        for name, given, own in _of_the_start(config, manifest)
+        for name, given, own in said
         if given != own
     ]
     rates = manifest.compression.rates
     if config.rate_weights and len(config.rate_weights) != len(rates):
         faults.append(f"rate_weights needs one weight for each rate of {start}: {rates}")
     return faults
+
+
+def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
+    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
+    return given.read_out == "layers" if name == "read_out" else name in _ADDED and not getattr(own, name)
 
 
 def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
@@ -130,23 +139,6 @@ def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str
     return faults
 
 
-def _of_the_start(config: MemoryConfig, manifest: Manifest) -> Iterator[tuple[str, object, object]]:
-    """What was set although the checkpoint to start from decides it: name, value set, the checkpoint's own."""
-    if "base" in config.model_fields_set:
-        yield "base", config.base, manifest.base_model
-    for part in ("compression", "lora"):
-        given, own = getattr(config, part), getattr(manifest, part)
-        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
-            if part == "compression" and _adds(name, given, own):
-                continue
-            yield f"{part}.{name}", getattr(given, name), getattr(own, name)
-
-
-def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
-    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
-    return given.read_out == "layers" if name == "read_out" else name in _ADDED and not getattr(own, name)
-
-
 def whitening_needs(hidden: int, *, late: bool) -> int:
     """Passages, and as many questions, that whitening a space of ``hidden`` dimensions takes."""
     return -(-_WHITENING_SHARE * hidden // (_TOKENS_A_TEXT if late else 1))
@@ -156,13 +148,8 @@ def whitening_needs(hidden: int, *, late: bool) -> int:
 def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[str]], asked: Sequence[str]) -> None:
     """Start the projection of questions from the run's own documents and questions (``MemoryTable.whiten_queries``).
 
-    By means of memories, or for late interaction by ``_TOKENS_A_TEXT`` memory tokens of each, spread evenly.
-
-    Args:
-        loaded: the network before its first step.
-        documents: gives memories.
-        wanted: passages by rate; the first ``WHITENING_DOCUMENTS`` of each are taken.
-        asked: questions.
+    By means of memories, or for late interaction by ``_TOKENS_A_TEXT`` memory tokens of each, spread evenly. Of the
+    passages by rate in ``wanted`` the first ``WHITENING_DOCUMENTS`` are taken.
     """
     network = loaded.network
     sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}

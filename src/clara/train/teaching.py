@@ -163,11 +163,11 @@ class TeacherAnswers:
     """The teacher's greedy answers, each made once."""
 
     def __init__(self, loaded: Loaded, kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
-        """Read the answers that are there.
+        """Read the answers that are in ``kept``, a folder shared by runs, each with whether it came to an end.
 
         Args:
             loaded: the network, with a teacher.
-            kept: folder that they are kept in, each with whether it came to an end; shared by runs.
+            kept: the folder.
             fingerprint: the teacher's.
             window_tokens: passages are cut to it.
             bf16: whether matrix products are in bf16.
@@ -253,15 +253,7 @@ class TokenNeed:
     most = 5.0
 
     def __init__(self, loaded: Loaded, kept: Path, *, collator: Collator, role: AdapterName | None, mark: str) -> None:
-        """Open what is kept.
-
-        Args:
-            loaded: the network.
-            kept: folder for what is computed once, shared by runs.
-            collator: of the run.
-            role: who is asked; None for the backbone alone.
-            mark: fingerprint of that one.
-        """
+        """Read what is in ``kept``; ``role`` is asked (None for the backbone alone), ``mark`` its fingerprint."""
         self._network, self._collator, self._role = loaded.network, collator, role
         self._kept = KeptValues(kept / f"need-{mark}.jsonl")
 
@@ -302,26 +294,14 @@ class AnswerLikelihoods:
     """Log-probabilities of answers given one passage's memory."""
 
     def __init__(self, loaded: Loaded, memories: Memories, kept: Path, *, collator: Collator) -> None:
-        """Open what is kept of this generator and compressor.
-
-        Args:
-            loaded: the network; generator and compressor stay as they are.
-            memories: gives computed memories.
-            kept: folder for what is computed once, shared by runs.
-            collator: of the checkpoint.
-        """
+        """Read what is in ``kept`` of this generator and compressor, which stay as they are."""
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
         mark = checkpoint.generator_fingerprint(loaded.network, loaded.manifest)
         self._network, self._memories, self._collator = loaded.network, memories, collator
         self._kept = KeptValues(kept / f"likelihoods-{mark}-{dtype}.jsonl")
 
     def __call__(self, examples: Sequence[CandidateExample], rate: int) -> Tensor:
-        """Sums over the tokens of the reply: float32 [B, D], in nats.
-
-        Args:
-            examples: questions with equally many candidates.
-            rate: of the memories.
-        """
+        """Sums over the tokens of the reply, in nats: float32 [B, D]; all questions have equally many candidates."""
         keys = [[KeptValues.key(rate, e.question, e.reply, text) for text in e.candidates] for e in examples]
         pairs = [(text, e.target) for e in examples for text in e.candidates]
         wanted = dict(zip(chain.from_iterable(keys), pairs, strict=True))

@@ -60,11 +60,7 @@ class _RateScores:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Scores on the held-out records, as ``_RateScores``: means over the rates, and those of each rate.
-
-    Attributes:
-        default_loss: loss at the checkpoint's default rate.
-    """
+    """Scores on the held-out records, as ``_RateScores``: means over the rates, those of each, the default's loss."""
 
     default_loss: float
     loss: float
@@ -90,14 +86,7 @@ class _Questions:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What is measured on, by rate; the same at each interval.
-
-    Attributes:
-        losses: batches for the loss.
-        questions: batches to answer; empty where answers are not measured.
-        tokenizer: to read the answers.
-        stage: of the run.
-    """
+    """What is measured on, by rate: batches for the loss, and batches to answer; the same at each interval."""
 
     losses: Mapping[int, Sequence[Batch]]
     questions: Mapping[int, Sequence[_Questions]]
@@ -161,12 +150,7 @@ def _parts(rows: Sequence[_Row], size: int) -> list[Sequence[_Row]]:
 def measure(network: Decoder, loss: Callable[[Batch], float], held_out: HeldOut) -> Validation:
     """Losses and answers of the network as it is, in evaluation mode; the mode is put back.
 
-    Draws nothing random, so a run that validates goes on as one that does not.
-
-    Args:
-        network: what is trained.
-        loss: nats a label token of a batch that is on the network's device.
-        held_out: what to measure on.
+    Draws nothing random, so a run that validates goes on as one that does not. ``loss`` gives nats a label token.
     """
     device = network.adapters.bare().device
     rates = {}
@@ -209,12 +193,7 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Candidates of a question.
-
-    Attributes:
-        ranked: their rows in the batch, best first.
-        gold: rows of those that support the answer; at least one.
-    """
+    """Rows of a question's candidates, best first, and of those that support the answer: at least one."""
 
     ranked: tuple[int, ...]
     gold: frozenset[int]
@@ -232,13 +211,7 @@ def rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
 
 
 def greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
-    """Greedy answers to a batch with one question an example, from its prompts alone: replies are not shown.
-
-    Args:
-        network: in evaluation mode.
-        batch: of ``held_out``.
-        held_out: names stage and tokenizer.
-    """
+    """Greedy answers to a batch with one question an example, from its prompts alone: replies are not shown."""
     length = batch.decoder_ids.shape[1]
     rows, places = batch.label_index // length, batch.label_index % length
     # The reply's first token is the first label; the position before it is the last of the prompt.

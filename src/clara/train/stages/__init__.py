@@ -35,19 +35,13 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def stage_of(name: str, recipe: Mapping[str, Any], *, source: str, own: Mapping[str, Any] | None = None) -> Stage:
-    """A stage with the settings that a recipe has for it.
+    """A stage with the settings that a recipe, plain values as read from TOML, has for it.
 
     Settings stand at the top of a recipe. What it holds for one stage alone may stand in a table ``[stage.NAME]``,
-    which counts more and which other stages pass over.
-
-    Args:
-        name: one of ``STAGES``.
-        recipe: plain values, as read from TOML.
-        source: named in the error.
-        own: settings that count more than all of the recipe's.
+    which counts more and which other stages pass over; ``own`` counts more than both.
 
     Raises:
-        ConfigError: names every fault: unknown settings, those of another stage, wrong values.
+        ConfigError: names ``source`` and every fault: unknown settings, those of another stage, wrong values.
     """
     from clara.config import check  # noqa: PLC0415 - the command line shows the names without it
 

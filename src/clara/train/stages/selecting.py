@@ -103,7 +103,7 @@ class CandidateCollator:
         reply_tokens: int = REPLY_TOKENS,
         likelihoods: _Likelihoods | None = None,
     ) -> None:
-        """Fix what all batches share.
+        """As ``Collator``.
 
         Args:
             prompter: of the checkpoint.
@@ -181,12 +181,7 @@ class _SelectingConfig(MemoryConfig):
 
 
 class _SelectingStage(MemoryStage):
-    """What both stages have in common.
-
-    Attributes:
-        selected: passages that are selected for an answer; 0 where none is written.
-        labelled: whether the stage is told which candidates are wrong.
-    """
+    """What both stages have in common; ``labelled`` ones are told which candidates are wrong."""
 
     config: _SelectingConfig
     # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
@@ -206,11 +201,7 @@ class _SelectingStage(MemoryStage):
         return None
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:
-        """All passages of the run, to top candidates up from.
-
-        Raises:
-            TrainingError: they are too few.
-        """
+        """All passages of the run, to top candidates up from (``TrainingError`` where they are too few)."""
         near = Neighbours([*drawn, *held_out])
         if len(near) < self.config.candidates and not self.labelled:
             raise TrainingError(
@@ -302,11 +293,7 @@ class _SelectingStage(MemoryStage):
 
 
 def _candidates_of(batch: Batch) -> CandidateBatch:
-    """A batch that the stage's own collator made.
-
-    Raises:
-        TypeError: it is another stage's.
-    """
+    """A batch that the stage's own collator made; a ``TypeError`` for another stage's."""
     if not isinstance(batch, CandidateBatch):
         raise TypeError(f"expected a CandidateBatch, got {type(batch).__name__}")
     return batch
