@@ -24,7 +24,7 @@ from clara.train.batch import Collator, padded_texts
 from clara.train.examples import CandidateExample
 from clara.train.run import train
 from clara.train.stages.selecting import CandidateCollator, query_memories
-from clara.train.teaching import AnswerLikelihoods, KeptValues
+from clara.train.teaching import AnswerLikelihoods, _KeptValues
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 DOCS = tuple(f"{name} is number {i * i} of the list." for i, name in enumerate(("Tower", "Bees", "River", "Coffee")))
@@ -187,7 +187,7 @@ def test_what_likelihoods_cannot_train_is_refused(tiny_base: Path, tiny_checkpoi
 
 def test_values_are_kept_by_several_and_torn_lines_made_again(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "some.jsonl"
-    one, other = KeptValues(path), KeptValues(path)
+    one, other = _KeptValues(path), _KeptValues(path)
     assert one.missing(["a", "b", "a"]) == ["a", "b"]
     one.add({"a": 1.5})
     other.add({"a": 2.5, "b": ["x", True]})
@@ -196,13 +196,13 @@ def test_values_are_kept_by_several_and_torn_lines_made_again(tmp_path: Path) ->
     assert (one["b"], len(one)) == (["x", True], 3)
     with path.open("a") as file:
         file.write('{"key": "d", "val')
-    again = KeptValues(path)
+    again = _KeptValues(path)
     assert again.missing(["c", "d"]) == ["d"]
     again.add({"d": 4})
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "c", "d"]
-    assert KeptValues.key(1, "a") != KeptValues.key("1", "a")
+    assert _KeptValues.key(1, "a") != _KeptValues.key("1", "a")
     path.chmod(0o644)
     path.unlink()
     path.mkdir()
     with pytest.raises(TrainingError, match="cannot be kept"):
-        KeptValues(path).add({"a": 1})
+        _KeptValues(path).add({"a": 1})

@@ -40,7 +40,7 @@ from clara.train.stages.selecting import (
     RetrieverStage,
     query_memories,
 )
-from clara.train.start import question_memories
+from clara.train.start import _question_memories
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
@@ -129,7 +129,7 @@ def slow_loss(loaded: Loaded, question: CandidateExample, top_k: int) -> tuple[T
 def test_memories_of_many_questions_are_those_of_each_alone(network: Loaded) -> None:
     asked = [f"{question.question} Number {i}?" * (1 + i % 3) for i in range(12) for question in ASKED]
     assert len(asked) > 32, "more than a batch"
-    made = torch.cat(list(question_memories(network, asked, rate=RATE)))
+    made = torch.cat(list(_question_memories(network, asked, rate=RATE)))
     for question, memory in zip(asked, made, strict=True):
         ids = torch.tensor([Prompter(network.base.tokenizer).plain(question)[:WINDOW]])
         with torch.no_grad():

@@ -23,7 +23,7 @@ from clara.records import GenerationRequest
 from clara.train.batch import Collator
 from clara.train.data import divide
 from clara.train.examples import CandidateExample, Example
-from clara.train.loop import BEST, WEIGHTS, Best, read_best
+from clara.train.loop import Best, read_best
 from clara.train.run import train
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateCollator
@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
     best = min(log, key=lambda line: (-line["validation"]["f1"], line["validation"]["loss"]))
     assert best["step"] < 5
     assert read_best(tmp_path) == Best(best["step"], best["validation"]["loss"], best["validation"]["f1"])
-    chosen = tmp_path / BEST if keep == "best" else tmp_path / "checkpoint-5" / WEIGHTS
+    chosen = tmp_path / "best.safetensors" if keep == "best" else tmp_path / "checkpoint-5" / "trained.safetensors"
     names = {"gain": "table.gain", "tokens": "table.tokens"}
     saved, kept = load_file(folder / "memory.safetensors"), load_file(chosen)
     assert all(torch.equal(saved[name], kept[inner]) for name, inner in names.items())

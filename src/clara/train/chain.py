@@ -76,8 +76,6 @@ class _Chain(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _ChainRun:
-    """A run: its name, its stage with the settings, and its folder."""
-
     name: str
     stage: Stage
     out: Path

@@ -98,7 +98,6 @@ def questions_of(record: DataRecord) -> list[str]:
 
 
 def _lengths(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
-    """Tokens of each text."""
     if not texts:
         return {}
     made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)

@@ -1,7 +1,7 @@
 """The documents of a run, compressed before its first step where the compressor is frozen, and kept on disk.
 
 Inference goes as in ``ClaraModel``: merged weights, batches of like length, every text cut to the window.
-``MemoryCache`` keeps what a frozen compressor makes of each text at one rate, in two files that are only ever appended
+``_MemoryCache`` keeps what a frozen compressor makes of each text at one rate, in two files that are only ever appended
 to: rows of fp16 values, and for each row the text's digest with a checksum. A row counts once its key is there, keys
 are written after their rows, and whatever a kill left torn at the end of either file is cut off before the next
 append. Several runs on the same compressor share a folder.
@@ -62,7 +62,7 @@ class Documents:
         mark = ("states-" if states else "") + fingerprint(loaded.network, loaded.manifest)
         self._deep = 1 + len(compression.layers) if states else 1
         self._caches = {
-            rate: MemoryCache(
+            rate: _MemoryCache(
                 cache / _FOLDER / f"{mark}-{dtype}-{rate}x",
                 memory_tokens=compression.memory_tokens(rate) * self._deep,
                 width=loaded.manifest.hidden_size,
@@ -97,7 +97,7 @@ class Documents:
         weights = RoleWeights(self._loaded.network.adapters)
         for rates in dict.fromkeys(todo.values()):
             texts = [text for text, own in todo.items() if own == rates]
-            rows = [self._ids(text) for text in texts]
+            rows = [self._prompter.window_ids(text, self._window) for text in texts]
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 computed += self._keep(weights, {texts[i]: rows[i] for i in places}, rates)
                 done += len(places) * len(rates)
@@ -118,7 +118,6 @@ class Documents:
         return missing
 
     def _keep(self, weights: RoleWeights, ids: Mapping[str, Sequence[int]], rates: Sequence[int]) -> int:
-        """Compress a batch, and keep it."""
         for rate in rates:
             self._caches[rate].refresh()
         left = [text for text in ids if any(self._caches[rate].missing([text]) for rate in rates)]
@@ -126,9 +125,6 @@ class Documents:
             return 0
         made = self._compress(weights, [ids[text] for text in left], rates)
         return sum(self._caches[rate].add(left, values) for rate, values in made.items())
-
-    def _ids(self, text: str) -> list[int]:
-        return self._prompter.window_ids(text, self._window)
 
     @torch.inference_mode()
     def _compress(
@@ -155,7 +151,7 @@ def _digest_of(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-class MemoryCache:
+class _MemoryCache:
     """The memories of one compressor at one rate; ``folder`` is made when the first memory is added."""
 
     def __init__(self, folder: Path, *, memory_tokens: int, width: int) -> None:

@@ -20,7 +20,7 @@ from clara.train.config import TrainConfig
 from clara.train.processes import ALONE, Processes
 from clara.train.validation import Validation
 
-LOG = "log.jsonl"
+_LOG = "log.jsonl"
 _FIGURE = "curves.png"
 _SMOOTHED_OVER = 50
 """Parts that a run is cut into for the smoothed loss: noise goes, the shape stays."""
@@ -64,14 +64,14 @@ class RunLog:
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
         config: TrainConfig,
         on_progress: Callable[[TrainProgress], None] | None,
         *,
         processes: Processes = ALONE,
         device: torch.device | None = None,
     ) -> None:
-        self._path, self._config, self._on_progress = path, config, on_progress
+        self._path, self._config, self._on_progress = folder / _LOG, config, on_progress
         self._processes, self._device = processes, device
         self._passes: list[tuple[float, float, int, int]] = []
         self._tokens = self._samples = 0.0
@@ -124,7 +124,6 @@ class RunLog:
         return progress
 
     def _means(self) -> list[float]:
-        """Losses a pass, tokens and samples a process."""
         ce, mse, tokens, samples = (sum(column) for column in zip(*self._passes, strict=True))
         means = [ce / len(self._passes), mse / len(self._passes), tokens, samples]
         self._passes.clear()
@@ -197,7 +196,7 @@ def _draw(log: Path, target: Path) -> None:
 def add_curves(run: Path, checkpoint: Path) -> None:
     """Draw the curves of the run in ``run`` into its checkpoint and show them in the card, or say there why not."""
     try:
-        _draw(run / LOG, checkpoint / _FIGURE)
+        _draw(run / _LOG, checkpoint / _FIGURE)
         words = f"![Learning curves]({_FIGURE})"
     except (MissingExtraError, TrainingError) as error:
         words = f"Not drawn: {error}"

@@ -34,17 +34,17 @@ from clara.model.decoder import Decoder
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
 from clara.train.data import PlannedBatches
-from clara.train.log import LOG, RunLog, TrainProgress
+from clara.train.log import RunLog, TrainProgress
 from clara.train.objective import Losses
 from clara.train.processes import ALONE, Processes
 from clara.train.stages.base import Stage
 from clara.train.validation import HeldOut, Validation, measure
 
-WHOLE = "whole"
+_WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 
-WEIGHTS = "trained.safetensors"
-BEST = "best.safetensors"
+_WEIGHTS = "trained.safetensors"
+_BEST = "best.safetensors"
 _SCORES = "scores"
 _KEPT_CHECKPOINTS = 2
 
@@ -81,7 +81,7 @@ def read_best(folder: Path) -> Best | None:
     Raises:
         TrainingError: the file is damaged.
     """
-    path = folder / BEST
+    path = folder / _BEST
     if not path.is_file():
         return None
     try:
@@ -93,7 +93,7 @@ def read_best(folder: Path) -> Best | None:
 
 def _save_best(folder: Path, state: Mapping[str, Tensor], best: Best) -> None:
     """Replace the best weights of a run, whole or not at all: a kill leaves the old or the new ones."""
-    target = folder / BEST
+    target = folder / _BEST
     scratch = target.with_suffix(".tmp")
     save_file(dict(state), scratch, metadata={_SCORES: json.dumps(asdict(best))})
     _settle([scratch])
@@ -101,7 +101,6 @@ def _save_best(folder: Path, state: Mapping[str, Tensor], best: Best) -> None:
 
 
 def _settle(paths: Sequence[Path]) -> None:
-    """Wait until files are on the disk."""
     for path in filter(Path.is_file, paths):
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -204,7 +203,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
     def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
         """The passes of a step, each knowing how much of the whole step it is."""
         passes, items = super().get_batch_samples(*given, **named)
-        shared = with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
+        shared = _with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
         return [{"batch": batch} for batch in shared], items
 
     def _prepare_inputs(self, inputs: dict[str, Batch]) -> dict[str, Batch]:
@@ -239,7 +238,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
         # Only the trained part of the Trainer's state: the whole of it includes the frozen base.
-        save_file(self._state(state_dict), target / WEIGHTS)
+        save_file(self._state(state_dict), target / _WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
         with _disk(self._run.folder):
@@ -247,7 +246,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
-        load_trained(self.model.network, Path(resume_from_checkpoint) / WEIGHTS)
+        load_trained(self.model.network, Path(resume_from_checkpoint) / _WEIGHTS)
 
 
 def _diverged(what: str) -> TrainingError:
@@ -269,7 +268,7 @@ def _disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def with_shares(
+def _with_shares(
     passes: Sequence[Batch], processes: Processes = ALONE, device: torch.device | None = None
 ) -> list[Batch]:
     """The passes of a step on one process, each knowing its share of all passes on all processes.
@@ -313,7 +312,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
     def _validated(self, step: int) -> Validation | None:
         if self._run.held_out is None:
             return None
-        found = measure(self._module.network, self._loss, self._run.held_out)
+        found = measure(
+            self._module.network, lambda batch: float(self._module(batch).cross_entropy), self._run.held_out
+        )
         best = Best(step=step, loss=found.loss, quality=found.quality)
         # The first process decides: the others may have rounded otherwise.
         beats = self._best is None or best.beats(self._best, by=self._run.config.best_by)
@@ -322,16 +323,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             self._trainer.save_best(best)
         return found
 
-    def _loss(self, batch: Batch) -> float:
-        return float(self._module(batch).cross_entropy)
-
     def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         self._run.processes.wait()  # every process writes its random state
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if self._run.processes.first:
             with _disk(self._run.folder):
                 _settle(sorted(folder.rglob("*")))
-                (folder / WHOLE).touch()
+                (folder / _WHOLE).touch()
 
 
 def _reported(progress: TrainProgress) -> dict[str, float]:
@@ -348,9 +346,9 @@ def _reported(progress: TrainProgress) -> dict[str, float]:
     return values
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def _last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
-    return max((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), key=_step_of, default=None)
+    return max((path for path in _checkpoints(folder) if (path / _WHOLE).is_file()), key=_step_of, default=None)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -396,26 +394,26 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
     if config.gradient_checkpointing:
         network.adapters.recompute_layers()
     module = StageModule(network, given.stage)
-    log = RunLog(folder / LOG, config, given.on_progress, processes=processes, device=device)
+    log = RunLog(folder, config, given.on_progress, processes=processes, device=device)
     trainer = _StageTrainer(module, log=log, run=given, args=_arguments(config, folder, device), train_dataset=batches)
     trainer.add_callback(_Watch(trainer, module, log, given))
     trainer.remove_callback(PrinterCallback)  # a library does not print
     if processes.first:
         for path in _checkpoints(folder):  # what is torn would be counted among those to keep
-            if not (path / WHOLE).is_file():
+            if not (path / _WHOLE).is_file():
                 shutil.rmtree(path)
     processes.wait()
-    last = last_whole_checkpoint(folder)
+    last = _last_whole_checkpoint(folder)
     log.rewind(0 if last is None else _step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     processes.wait()
     best = read_best(folder) if config.keep == "best" else None
     if best is not None:
-        return TrainedWeights(folder / BEST, best, trainer.sharded)
-    last = last_whole_checkpoint(folder)
+        return TrainedWeights(folder / _BEST, best, trainer.sharded)
+    last = _last_whole_checkpoint(folder)
     if last is None:
         raise TrainingError(f"{folder} holds no whole checkpoint after the last step; it was removed meanwhile")
-    return TrainedWeights(last / WEIGHTS, None, trainer.sharded)
+    return TrainedWeights(last / _WEIGHTS, None, trainer.sharded)
 
 
 def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> TrainingArguments:

@@ -125,7 +125,6 @@ def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
 
 
 def _data_faults(records: Sequence[DataRecord], config: TrainConfig) -> Iterator[str]:
-    """What in the settings does not fit the records."""
     known = {record.source for record in records}
     # A weight of 0 keeps a source out; that it is not there at all is no fault.
     unknown = sorted({name for name, weight in config.mix.items() if weight > 0} - known)
@@ -161,7 +160,6 @@ def _finish(
     facts: Mapping[str, object],
     target: Path,
 ) -> None:
-    """Write what the run made with its card, and the curves beside it."""
     config = stage.config
     trained = {
         "steps": config.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, check
 from clara.data.neighbours import passages_of
-from clara.errors import ConfigError
+from clara.errors import ClaraError, ConfigError
 from clara.model import checkpoint
 from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
@@ -82,13 +82,18 @@ def release(network: Decoder, roles: Sequence[Role]) -> None:
             parameter.requires_grad = False
 
 
-def start_manifest(start: str) -> Manifest:
-    """What a checkpoint to start from says of itself.
+def start_faults(config: MemoryConfig, of_stage: Callable[[str, Manifest], list[str]]) -> list[str]:
+    """What is wrong with a run's start, be it a checkpoint's, which the stage has a say in, or a fresh one."""
+    if config.start is None:
+        return _paper_faults(config.compression, config.lora)
+    try:
+        manifest = _start_manifest(config.start)
+    except ClaraError as error:
+        return [f"start: {error}"]
+    return [*_manifest_faults(config, config.start, manifest), *of_stage(config.start, manifest)]
 
-    Raises:
-        ConfigError: it is in Apple's format.
-        ClaraError: it cannot be had or read.
-    """
+
+def _start_manifest(start: str) -> Manifest:
     folder = find_checkpoint(start)
     if checkpoint.is_checkpoint(folder):
         return checkpoint.read_manifest(folder)
@@ -98,16 +103,16 @@ def start_manifest(start: str) -> Manifest:
     )
 
 
-def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
+def _manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
     """What the settings say otherwise than the checkpoint to start from, which decides it."""
     said: list[tuple[str, object, object]] = []  # what was set: name, value, the checkpoint's own
     if "base" in config.model_fields_set:
         said.append(("base", config.base, manifest.base_model))
     for part in ("compression", "lora"):
         given, own = getattr(config, part), getattr(manifest, part)
-        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
-            if part == "lora" or not _adds(name, given, own):
-                said.append((f"{part}.{name}", getattr(given, name), getattr(own, name)))
+        names = sorted(given.model_fields_set if part in config.model_fields_set else ())
+        decided = (name for name in names if part == "lora" or not _adds(name, given, own))
+        said.extend((f"{part}.{name}", getattr(given, name), getattr(own, name)) for name in decided)
     faults = [
         f"{name} is {given!r}, but {start} has {own!r}, which a run goes on with; leave it out"
         for name, given, own in said
@@ -124,7 +129,7 @@ def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
     return given.read_out == "layers" if name == "read_out" else name in _ADDED and not getattr(own, name)
 
 
-def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
+def _paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
     """What of a fresh start with ``input_format`` ``official`` Apple's format could not hold."""
     if compression.input_format != "official":
         return []
@@ -157,7 +162,7 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
     for rate, texts in sample.items():
         seen = [_compared(network, documents([text], rate).float()) for text in texts]
         # A projection that has not been set yet is the identity: this is what it will be given.
-        queries = [_compared(network, memories) for memories in question_memories(loaded, asked, rate=rate)]
+        queries = [_compared(network, memories) for memories in _question_memories(loaded, asked, rate=rate)]
         if seen and queries:
             made = torch.cat(queries)
             network.table.whiten_queries(torch.cat(seen).to(made.device), made, rate=rate)
@@ -189,7 +194,7 @@ def _compared(network: Network, memories: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
+def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
     """Memories of questions as the query reasoner makes them, before weights; in batches, float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
@@ -251,7 +256,6 @@ def _too_few(loaded: Loaded, data: TrainingData) -> str:
 
 
 def _copied(network: Network) -> bool:
-    """Whether the query reasoner has the compressor's weights."""
     pairs = zip(*(network.adapters.parameters_of(role) for role in ("compressor", "query_reasoner")), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 

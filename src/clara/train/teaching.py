@@ -57,7 +57,7 @@ _PAIRS_AT_ONCE = 32
 _Item = TypeVar("_Item")
 
 
-class KeptValues:
+class _KeptValues:
     """JSON values by key, in a file that is only appended to.
 
     Several processes and several runs may share a file: a line counts once it is whole, a torn last line is cut off
@@ -176,7 +176,7 @@ class TeacherAnswers:
         self._window, self._bf16 = window_tokens, bf16
         self._prompter = Prompter(loaded.base.tokenizer)
         self._generator = Generator(loaded.base.tokenizer, self._prompter)
-        self._answers = KeptValues(kept / f"answers-{fingerprint}.jsonl")
+        self._answers = _KeptValues(kept / f"answers-{fingerprint}.jsonl")
 
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the teacher's answers to their questions.
@@ -200,7 +200,7 @@ class TeacherAnswers:
                 yield self._key(example, target), GenerationRequest(question, texts=texts)
 
     def _key(self, example: Example, target: Target) -> str:
-        return KeptValues.key(self._window, target.instruction, *example.texts)
+        return _KeptValues.key(self._window, target.instruction, *example.texts)
 
     def _generate(self, requests: Sequence[GenerationRequest]) -> list[tuple[str, bool]]:
         adapters = self._network.adapters
@@ -255,7 +255,7 @@ class TokenNeed:
     def __init__(self, loaded: Loaded, kept: Path, *, collator: Collator, role: AdapterName | None, mark: str) -> None:
         """Read what is in ``kept``; ``role`` is asked (None for the backbone alone), ``mark`` its fingerprint."""
         self._network, self._collator, self._role = loaded.network, collator, role
-        self._kept = KeptValues(kept / f"need-{mark}.jsonl")
+        self._kept = _KeptValues(kept / f"need-{mark}.jsonl")
 
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with weights in their restatements."""
@@ -282,7 +282,7 @@ class TokenNeed:
         return target if mean == 0 else replace(target, label_weights=tuple(target.weight * n / mean for n in held))
 
     def _key(self, example: Example, target: Target) -> str:
-        return KeptValues.key(
+        return _KeptValues.key(
             self._collator.window_tokens, target.instruction, target.reply, target.ends, *example.texts
         )
 
@@ -298,11 +298,11 @@ class AnswerLikelihoods:
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
         mark = checkpoint.generator_fingerprint(loaded.network, loaded.manifest)
         self._network, self._memories, self._collator = loaded.network, memories, collator
-        self._kept = KeptValues(kept / f"likelihoods-{mark}-{dtype}.jsonl")
+        self._kept = _KeptValues(kept / f"likelihoods-{mark}-{dtype}.jsonl")
 
     def __call__(self, examples: Sequence[CandidateExample], rate: int) -> Tensor:
         """Sums over the tokens of the reply, in nats: float32 [B, D]; all questions have equally many candidates."""
-        keys = [[KeptValues.key(rate, e.question, e.reply, text) for text in e.candidates] for e in examples]
+        keys = [[_KeptValues.key(rate, e.question, e.reply, text) for text in e.candidates] for e in examples]
         pairs = [(text, e.target) for e in examples for text in e.candidates]
         wanted = dict(zip(chain.from_iterable(keys), pairs, strict=True))
         self._kept.fill(wanted, lambda some: self._score(some, rate), _PAIRS_AT_ONCE)

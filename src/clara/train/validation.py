@@ -169,7 +169,6 @@ def measure(network: Decoder, loss: Callable[[Batch], float], held_out: HeldOut)
 
 
 def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _RateScores:
-    """Answers and rankings at one rate, beside its loss."""
     model = network.adapters.bare()
     device, bf16 = model.device, model.dtype == torch.bfloat16
     answers: list[AnswerScores] = []

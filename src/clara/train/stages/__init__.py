@@ -73,5 +73,4 @@ def _foreign(name: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _owners(key: str) -> list[str]:
-    """Names of the stages that have a setting."""
     return [name for name in STAGES if key in stage_class(name).Config.model_fields]

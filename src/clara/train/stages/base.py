@@ -22,7 +22,6 @@ from typing_extensions import TypeVar
 from clara.config import Settings
 from clara.data import DataRecord
 from clara.data.neighbours import Neighbours
-from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
@@ -40,7 +39,7 @@ from clara.train.data import Surroundings, TrainingData, Window
 from clara.train.documents import Documents
 from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
-from clara.train.start import Carried, carried, compressed_model, manifest_faults, paper_faults, release, start_manifest
+from clara.train.start import Carried, carried, compressed_model, release, start_faults
 
 _Net = TypeVar("_Net", bound=Decoder, default=Any)
 _Said = TypeVar("_Said", bound=Settings, default=Any)
@@ -267,13 +266,7 @@ class MemoryStage(Stage[Network, Manifest]):
         found = []
         if config.rate_weights and (min(config.rate_weights) < 0 or sum(config.rate_weights) <= 0):
             found.append(f"rate_weights must not be negative and not all 0, got {config.rate_weights}")
-        if config.start is None:
-            return [*found, *paper_faults(config.compression, config.lora)]
-        try:
-            manifest = start_manifest(config.start)
-        except ClaraError as error:
-            return [*found, f"start: {error}"]
-        return [*found, *manifest_faults(config, config.start, manifest), *self.start_faults(config.start, manifest)]
+        return [*found, *start_faults(config, self.start_faults)]
 
     def start_faults(self, start: str, manifest: Manifest) -> list[str]:  # noqa: ARG002 - a stage may use them
         """What this stage cannot do with a checkpoint to start from."""

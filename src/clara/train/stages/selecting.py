@@ -131,7 +131,12 @@ class CandidateCollator:
             positives[i, [rows[i][place] for place in question.positives]] = True
         queries = [self._prompter.window_ids(question.question, self._window) for question in questions]
         query_ids, query_mask = padded_texts(queries)
-        replies = self._sequences(questions, passages if self._memories is None else [], rate)
+        texts = passages if self._memories is None else []
+        if self._top_k:
+            targets = [question.target for question in questions]
+            replies = self._replies.selecting(targets, texts, rate=rate, selected=self._top_k)
+        else:
+            replies = self._replies.silent(len(questions), texts, rate=rate)
         none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)
         return CandidateBatch(
             **{name: getattr(replies, name) for name in Batch.__slots__ if name != "memories"},
@@ -142,11 +147,6 @@ class CandidateCollator:
             positives=positives,
             likelihoods=None if self._likelihoods is None else self._likelihoods(questions, rate),
         )
-
-    def _sequences(self, questions: Sequence[CandidateExample], texts: Sequence[str], rate: int) -> Batch:
-        if not self._top_k:
-            return self._replies.silent(len(questions), texts, rate=rate)
-        return self._replies.selecting([q.target for q in questions], texts, rate=rate, selected=self._top_k)
 
 
 def query_memories(network: Network, batch: CandidateBatch) -> Tensor:

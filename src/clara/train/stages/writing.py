@@ -358,7 +358,6 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
 
     @property
     def _single(self) -> bool:
-        """Whether an example is one passage, as in stage ``scp``."""
         return self.config.reader_examples == "scp"
 
     @property
