@@ -19,7 +19,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from clara.calibrate.decoding import Bench, Sample, draw, measure, right_answers_needed
 from clara.data import DataRecord
@@ -110,12 +109,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What came of it.
-
-    Attributes:
-        folder: the checkpoint written; None where none was asked for.
-        measured: the record in ``trained["calibrated"]`` of this run's parts.
-    """
+    """The checkpoint written, if one was asked for, and its record (``trained["calibrated"]``) of this run's parts."""
 
     folder: Path | None
     measured: Mapping[str, Any]
@@ -157,12 +151,8 @@ def calibrate(
         run = _Calibration(start, records, wanted, source, Path(scratch), tell, notice)
         folder, parts = run.weights()
         manifest = run.decoding(folder, parts)
-        facts = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "data": list(data),
-            "records": len(records),
-            "seed": wanted.seed,
-        }
+        date = datetime.now(UTC).date().isoformat()
+        facts = {"date": date, "data": list(data), "records": len(records), "seed": wanted.seed}
         entries = {part: facts | entry for part, entry in run.entries.items()}
         manifest = _recorded(manifest, entries)
         if out is not None:
@@ -190,7 +180,8 @@ class _Calibration:
         if parts and not self.records:
             raise InputError(f"{', '.join(sorted(parts))} take records to measure on: give --data FILE")
         folder = self._combined()
-        changed = "spans" in parts or not _same_compressor(folder, self.start)
+        compressor = Path("adapters") / "compressor" / ADAPTER
+        changed = "spans" in parts or not _equal(folder / compressor, self.start / compressor)
         if changed and "queries" not in parts:
             parts |= self._stale(folder)
         if "spans" in parts:
@@ -236,13 +227,19 @@ class _Calibration:
         return list(dict.fromkeys(text for record in self.records for text in passages_of(record)))
 
     def _cut(self, folder: Path) -> Path:
-        texts, made = self._texts(), self.scratch / "spans"
-        _cut_by_information(folder, texts, made, self.source)
+        """With spans cut by information instead of length."""
+        texts, made, loaded = self._texts(), self.scratch / "spans", self.source.load(folder)
+        vocabulary = len(loaded.base.model.get_input_embeddings().weight)
+        loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
+        compression = loaded.manifest.compression.model_copy(update={"spans": "information"})
+        manifest = loaded.manifest.unmeasured(compression=compression)
+        checkpoint.save(loaded.network, manifest, made, card=_card_of(folder))
         self.entries["spans"] = {"value": "information", "passages": len(texts)}
         self.notice("memories change with their spans: documents must be indexed again, and the weights want training")
         return made
 
     def _queried(self, folder: Path) -> Path:
+        """With a query side that was not trained: the compressor's weights and a whitened projection."""
         manifest, made = checkpoint.read_manifest(folder), self.scratch / "queries"
         texts = self._texts()[:WHITENING_DOCUMENTS]
         asked = [question.strip() for record in self.records for question in questions_of(record)[:1]]
@@ -259,7 +256,12 @@ class _Calibration:
                 f"to whiten questions well takes {needed} passages and as many questions; "
                 f"the records have {len(texts)} and {len(asked)}"
             )
-        _renew_queries(folder, texts, asked, made, self.source, late=late)
+        loaded = self.source.load(folder)
+        network = loaded.network.eval()
+        network.adapters.reset_query_reasoner(seed=None)
+        network.table.share_query_read_out()
+        whiten_anew(loaded, texts, asked, self.source.cache, late=late)
+        checkpoint.save(network, loaded.manifest.unmeasured(), made, card=_card_of(folder))
         compared = "late interaction" if late else "mean"
         self.entries["queries"] = {"value": compared, "passages": len(texts), "questions": len(asked)}
         self.notice("the checkpoint has another fingerprint: stores that it filled must be indexed again")
@@ -355,8 +357,9 @@ def _average(folder: Path, other: Path, share: float, out: Path) -> None:
             left, right = read_tensors(folder / place), read_tensors(other / place)
             if {name: t.shape for name, t in left.items()} != {name: t.shape for name, t in right.items()}:
                 raise CheckpointError(f"the adapters {role} of {folder} and {other} have other tensors")
-            between = {name: _between(left[name], right[name], share) for name in left}
-            save_file(between, scratch / place, metadata={"format": "pt"})
+            mean = {name: ((1 - share) * left[name].float() + share * right[name].float()) for name in left}
+            stored = {name: tensor.to(left[name].dtype) for name, tensor in mean.items()}
+            save_file(stored, scratch / place, metadata={"format": "pt"})
 
 
 def _differing(one: Manifest, other: Manifest) -> str:
@@ -372,10 +375,6 @@ def _differing(one: Manifest, other: Manifest) -> str:
         for manifest in (one, other)
     )
     return ", ".join(f"{name} ({left[name]} and {right[name]})" for name in left if left[name] != right[name])
-
-
-def _between(one: Tensor, other: Tensor, share: float) -> Tensor:
-    return ((1 - share) * one.float() + share * other.float()).to(one.dtype)
 
 
 def _equal(first: Path, second: Path) -> bool:
@@ -414,19 +413,6 @@ def _attach_reader(folder: Path, reader: Path, out: Path) -> None:
             shutil.copyfile(reader / name, place / name)
 
 
-def _cut_by_information(folder: Path, texts: Sequence[str], out: Path, source: CheckpointLoader) -> None:
-    """Cut the spans of a checkpoint by information instead of length; its memories change, so it wants training.
-
-    ``texts`` are the passages that tokens are counted in.
-    """
-    loaded = source.load(folder)
-    vocabulary = len(loaded.base.model.get_input_embeddings().weight)
-    loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
-    compression = loaded.manifest.compression.model_copy(update={"spans": "information"})
-    made = loaded.manifest.unmeasured(compression=compression)
-    checkpoint.save(loaded.network, made, out, card=_card_of(folder))
-
-
 def _derives_queries(folder: Path) -> bool:
     """Whether a checkpoint's questions go through the compressor itself, so that no trained reasoner would be lost."""
     manifest = checkpoint.read_manifest(folder)
@@ -436,27 +422,6 @@ def _derives_queries(folder: Path) -> bool:
         return True
     adapters = folder / "adapters"
     return _equal(adapters / "compressor" / ADAPTER, adapters / "query_reasoner" / ADAPTER)
-
-
-def _same_compressor(folder: Path, other: Path) -> bool:
-    """Whether two checkpoints have equal compressors."""
-    place = Path("adapters") / "compressor" / ADAPTER
-    return _equal(folder / place, other / place)
-
-
-def _renew_queries(
-    folder: Path, texts: Sequence[str], asked: Sequence[str], out: Path, source: CheckpointLoader, *, late: bool
-) -> None:
-    """Give a checkpoint a query side that was not trained: the compressor's weights and a whitened projection.
-
-    A query reasoner that it has is replaced; other arguments as ``whiten_anew``.
-    """
-    loaded = source.load(folder)
-    network = loaded.network.eval()
-    network.adapters.reset_query_reasoner(seed=None)
-    network.table.share_query_read_out()
-    whiten_anew(loaded, texts, asked, source.cache, late=late)
-    checkpoint.save(network, loaded.manifest.unmeasured(), out, card=_card_of(folder))
 
 
 _UNMEASURED: Mapping[Part, str] = {
