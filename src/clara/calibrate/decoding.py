@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from clara.answering import AnswerOptions, Reading, plan_reading, reranked
 from clara.data import DataRecord, DocText, MultiHop, QAPair
@@ -38,6 +38,9 @@ _RIGHT = 0.5
 _DEPTH = 12
 """Passages found for each question; the first of them are what a shorter search finds (``ranking.fusion_depth``)."""
 _ANSWERS_AT_ONCE = 8
+
+_Found: TypeAlias = "tuple[_SampleQuestion, list[Hit]]"
+"""A question with the passages found for it, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +187,15 @@ class Bench:
         """Set fields of how passages are read."""
         self.change(reading=self.model.reading.model_copy(update=fields))
 
-    def found(
-        self, rate: int, *, weight: float | None = None, k: int = _DEPTH
-    ) -> Iterator[tuple[_SampleQuestion, list[Hit]]]:
-        """What hybrid search finds for each question, best first."""
+    def found(self, rate: int, *, weight: float | None = None, k: int = _DEPTH) -> Iterator[_Found]:
+        """What hybrid search finds for each question."""
         weight = self.model.latent_weight if weight is None else weight
         store = self._stores[rate].store
         for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
             hits = store.search_hybrid(query, question.text, k, latent_weight=weight)
             yield question, reranked(self.model, question.text, hits, self.model.reading.rerank)
 
-    def found_elsewhere(self, rate: int) -> Iterator[tuple[_SampleQuestion, list[Hit]]]:
+    def found_elsewhere(self, rate: int) -> Iterator[_Found]:
         """The same among passages from which a question cannot be answered; without those that have none such."""
         for question, hits in self.found(rate, k=len(self.sample.passages)):
             answerless = self.sample.answerless(question)
@@ -203,13 +204,7 @@ class Bench:
                 yield question, kept
 
     def read(
-        self,
-        found: Sequence[tuple[_SampleQuestion, list[Hit]]],
-        options: AnswerOptions,
-        k: int,
-        doing: str,
-        *,
-        scored: bool = False,
+        self, found: Sequence[_Found], options: AnswerOptions, k: int, doing: str, *, scored: bool = False
     ) -> list[tuple[_SampleQuestion, Reading, Generation]]:
         """Answers to questions from the first ``k`` passages found for each."""
         planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in found if hits]

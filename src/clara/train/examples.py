@@ -308,15 +308,9 @@ def candidate_example(
     """One question of a record, one of several at random; None for a record without questions.
 
     All gold passages come first, then the record's others at random, then those of other records that are nearest in
-    words; where words give out, any. Texts that differ in case and white space only count once.
-
-    Args:
-        record: the record.
-        rng: of the draws.
-        near: the passages to top up from: those of the records that the run draws, because each has to be compressed.
-        count: of candidates.
-        labelled: for a stage that is told which candidates are wrong. Passages of other records that hold an answer are
-            then left out, and a question may get fewer candidates.
+    words; where words give out, any. Texts that differ in case and white space only count once. For a stage that is told
+    which candidates are wrong (``labelled``) passages of other records that hold an answer are left out, and a question
+    may get fewer candidates.
     """
     pair = _one_pair(record, rng)
     if pair is None:

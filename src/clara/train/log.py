@@ -35,13 +35,10 @@ class TrainProgress:
     """What a run says after each step.
 
     Attributes:
-        step: steps done.
-        steps: steps in all.
         cross_entropy: nats a label token, of this step.
         mse: the MSE term, of this step.
         learning_rate: of the LoRA weights, in this step.
         held_out: loss on the held-out examples at the default rate, where it was measured at this step.
-        validation: all that was measured on held-out records at this step.
         samples_per_second: since this process started, of all processes.
         tokens_per_second: tokens and memory slots read, since this process started, of all processes.
         seconds_left: at that speed.

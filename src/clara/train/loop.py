@@ -56,12 +56,9 @@ _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Which step was best so far.
+    """Which step was best so far, by its held-out loss, nats a label token, and its quality.
 
-    Attributes:
-        step: after it.
-        loss: nats a label token on the held-out examples.
-        quality: F1 of held-out answers, or Recall@5 of held-out questions; None where neither was measured.
+    ``quality``: F1 of held-out answers, or Recall@5 of held-out questions; None where neither was measured.
     """
 
     step: int
@@ -147,15 +144,7 @@ def _only(items: list[Batch]) -> dict[str, Batch]:
 
 @dataclass(frozen=True, slots=True)
 class TrainRun:
-    """What a run's loop needs beside the network.
-
-    Attributes:
-        stage: with the run's settings.
-        folder: for checkpoints, the best weights and ``log.jsonl``.
-        processes: those that train together.
-        held_out: what to validate on; None to leave it.
-        on_progress: told after each step.
-    """
+    """What a run's loop needs beside the network; ``folder`` gets checkpoints, the best weights and the log."""
 
     stage: Stage
     folder: Path
@@ -363,12 +352,9 @@ def _step_of(checkpoint: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TrainedWeights:
-    """What a finished run leaves.
+    """What a finished run leaves: a file with the best weights, or the last, where ``best`` is None.
 
-    Attributes:
-        path: file with the trained weights that count: the best ones or the last ones.
-        best: whose they are; None for the last ones.
-        sharded: whether the network no longer holds whole weights.
+    ``sharded``: whether the network no longer holds whole weights.
     """
 
     path: Path
@@ -377,12 +363,7 @@ class TrainedWeights:
 
 
 def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
-    """Train to the end, from the last whole checkpoint in the run's folder if there is one.
-
-    Args:
-        network: its trainable parameters are those with ``requires_grad``; changed in place.
-        batches: of several processes, this one's part of each.
-        given: what else the run needs.
+    """Train to the end, from the last whole checkpoint in the run's folder if there is one; changes the network.
 
     Raises:
         TrainingError: a checkpoint cannot be written, or does not fit.

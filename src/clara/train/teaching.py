@@ -163,11 +163,11 @@ class TeacherAnswers:
     """The teacher's greedy answers, each made once."""
 
     def __init__(self, loaded: Loaded, kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
-        """Read the answers that are in ``kept``, a folder shared by runs, each with whether it came to an end.
+        """Read what is in ``kept``, a folder shared by runs, of the teacher with this fingerprint.
 
         Args:
             loaded: the network, with a teacher.
-            kept: the folder.
+            kept: the folder; each answer is kept with whether it came to an end.
             fingerprint: the teacher's.
             window_tokens: passages are cut to it.
             bf16: whether matrix products are in bf16.
@@ -184,11 +184,9 @@ class TeacherAnswers:
         A question that the teacher answers with nothing keeps its gold answer.
         """
         self._answers.fill(dict(self._requests(examples)), self._generate, _ANSWERS_AT_ONCE)
-        return [replace(e, targets=tuple(self._answered(e, t) for t in e.targets)) for e in examples]
+        return [replace(e, targets=tuple(self._answered(e, t) if t.asks else t for t in e.targets)) for e in examples]
 
     def _answered(self, example: Example, target: Target) -> Target:
-        if not target.asks:
-            return target
         text, whole = self._answers[self._key(example, target)]
         return replace(target, reply=text, ends=whole) if text else target
 
@@ -223,10 +221,8 @@ def distilling(
 ) -> Collate:
     """A collator whose batches hold what frozen networks say of examples: answers, weights, a teacher's prompts.
 
-    Args:
-        collator: of the stage.
-        changes: what becomes of the examples first, one after another (``TeacherAnswers``, ``TokenNeed``).
-        distributions: whether the teacher reads along, for the KL term.
+    Examples go through the ``changes`` first, one after another (``TeacherAnswers``, ``TokenNeed``); with
+    ``distributions`` the teacher reads along, for the KL term.
     """
 
     def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
@@ -269,10 +265,10 @@ class TokenNeed:
             parts = torch.split(text - nothing, [self._collator.label_count(target) for _, target in pairs])
             needs = [[round(nats, 2) for nats in part.tolist()] for part in parts]
             self._kept.add({self._key(*pair): need for pair, need in zip(pairs, needs, strict=True)})
-        return [replace(e, targets=tuple(self._weighed(e, t) for t in e.targets)) for e in examples]
+        return [replace(e, targets=tuple(t if t.asks else self._weighed(e, t) for t in e.targets)) for e in examples]
 
     def _weighed(self, example: Example, target: Target) -> Target:
-        return target if target.asks else self.weighted(target, self._kept[self._key(example, target)])
+        return self.weighted(target, self._kept[self._key(example, target)])
 
     @classmethod
     def weighted(cls, target: Target, need: Sequence[float]) -> Target:
