@@ -308,9 +308,9 @@ def candidate_example(
     """One question of a record, one of several at random; None for a record without questions.
 
     All gold passages come first, then the record's others at random, then those of other records that are nearest in
-    words; where words give out, any. Texts that differ in case and white space only count once. For a stage that is told
-    which candidates are wrong (``labelled``) passages of other records that hold an answer are left out, and a question
-    may get fewer candidates.
+    words; where words give out, any. Texts that differ in case and white space only count once. For a stage that is
+    told which candidates are wrong (``labelled``) passages of other records that hold an answer are left out, and a
+    question may get fewer candidates.
     """
     pair = _one_pair(record, rng)
     if pair is None:
