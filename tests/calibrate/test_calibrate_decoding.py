@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from clara.calibrate import run
-from clara.calibrate.decoding import DEPTH, Bench, choose, evidence, rerank, right_answers_needed, threshold
-from clara.calibrate.questions import draw
-from clara.calibrate.run import Wanted
-from clara.calibrate.weights import CheckpointLoader
+from clara.calibrate.decoding import Bench, choose, draw, measure, right_answers_needed, threshold
+from clara.calibrate.run import CheckpointLoader, Wanted
 from clara.cli import main
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, write_records
 from clara.model import ClaraModel, checkpoint
@@ -111,7 +109,7 @@ def test_passages_are_found_as_a_search_finds_them(tiny_checkpoint: Path, tmp_pa
     ]
     bench = Bench(model, draw(records, 3, 0), tmp_path, quiet)
     for question, hits in bench.found(4):
-        assert len(hits) == DEPTH
+        assert len(hits) == 12
         for k in (1, 3, 5):
             shorter = bench._stores[4].search(question.text, k)
             assert [hit.passage.id for hit in hits[:k]] == [hit.passage.id for hit in shorter]
@@ -121,8 +119,7 @@ def test_passages_are_found_as_a_search_finds_them(tiny_checkpoint: Path, tmp_pa
 def test_how_many_are_ranked_again_is_measured_by_what_then_stands_first(tiny_checkpoint: Path, tmp_path: Path) -> None:
     model = ClaraModel.load(tiny_checkpoint, dtype="fp32")
     bench = Bench(model, draw(one_word(), 10, 0), tmp_path, quiet)
-    measured = rerank(bench)
-    assert measured is not None
+    measured = measure(bench, "rerank", 0.95)["rerank"]
     assert measured.questions == 20, "at both rates"
     for depth, figure in measured.figures.items():
         bench.change_reading(rerank=int(depth))
@@ -134,9 +131,9 @@ def test_how_many_are_ranked_again_is_measured_by_what_then_stands_first(tiny_ch
 def test_evidence_keeps_right_answers_and_says_what_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     model = ClaraModel.load(tiny_checkpoint, dtype="fp32")
     bench = Bench(model, draw(one_word(6), 6, 0), tmp_path, quiet)
-    assert evidence(bench, 0.9) == {}, "free answers have no evidence"
+    assert measure(bench, "evidence", 0.9) == {}, "free answers have no evidence"
     bench.change(wording="quoted")
-    found = evidence(bench, 0.9)["memory_evidence"]
+    found = measure(bench, "evidence", 0.9)["memory_evidence"]
     bench.close()
     assert 6 < found.questions <= 12, "right ones, at both rates"
     assert found.figures["right answers kept"] >= 0.9

@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clara.calibrate.run import Calibrated, Part, Wanted, calibrate
-from clara.calibrate.weights import CheckpointLoader
+from clara.calibrate.run import Calibrated, CheckpointLoader, Part, Wanted, calibrate
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint

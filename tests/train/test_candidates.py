@@ -15,9 +15,8 @@ from train_cases import made, passages, questions
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.data.neighbours import K1, B, Neighbours, WordIndex, key_of
 from clara.errors import TrainingError
-from clara.train.candidates import CandidateSampler
 from clara.train.data import Surroundings, divide
-from clara.train.examples import CandidateExample
+from clara.train.examples import CandidateExample, candidate_example
 
 
 def slow_bm25(question: str, texts: list[str]) -> list[float]:
@@ -69,8 +68,15 @@ RECORDS: list[DataRecord] = [
 ]
 
 
+def candidate(
+    asked: DataRecord, count: int, seed: int = 0, *, labelled: bool = False, near: Neighbours | None = None
+) -> CandidateExample | None:
+    rng = np.random.default_rng(seed)
+    return candidate_example(asked, rng, near or Neighbours(RECORDS), count=count, labelled=labelled)
+
+
 def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
-    made = CandidateSampler(Neighbours(RECORDS), 6, labelled=False).example(RECORDS[0], np.random.default_rng(0))
+    made = candidate(RECORDS[0], 6)
     assert made is not None
     own = {f"tower 0 {d}\nThe tower 0 {d} stands alone." for d in range(3)}
     assert own <= set(made.candidates)
@@ -82,9 +88,7 @@ def test_own_passages_come_first_and_the_nearest_fill_up() -> None:
 
 
 def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
-    rng = np.random.default_rng
-    free = CandidateSampler(Neighbours(RECORDS), 9, labelled=False).example(RECORDS[0], rng(0))
-    told = CandidateSampler(Neighbours(RECORDS), 9, labelled=True).example(RECORDS[0], rng(0))
+    free, told = candidate(RECORDS[0], 9), candidate(RECORDS[0], 9, labelled=True)
     assert free is not None
     assert told is not None
     holder = "Towers\nA tower is in Mainz."
@@ -94,12 +98,11 @@ def test_a_passage_that_holds_the_answer_is_no_negative() -> None:
 
 
 def test_few_candidates_keep_the_gold_ones_and_places_are_random() -> None:
-    maker = CandidateSampler(Neighbours(RECORDS), 2, labelled=True)
-    made = [maker.example(RECORDS[2], np.random.default_rng(seed)) for seed in range(12)]
+    made = [candidate(RECORDS[2], 2, seed, labelled=True) for seed in range(12)]
     assert all(m is not None and len(m.candidates) == 2 and len(m.positives) == 1 for m in made)
     assert {m.positives for m in made if m is not None} == {(0,), (1,)}
-    assert made == [maker.example(RECORDS[2], np.random.default_rng(seed)) for seed in range(12)]
-    asked = {m.question for s in range(9) if (m := maker.example(RECORDS[4], np.random.default_rng(s))) is not None}
+    assert made == [candidate(RECORDS[2], 2, seed, labelled=True) for seed in range(12)]
+    asked = {m.question for s in range(9) if (m := candidate(RECORDS[4], 2, s, labelled=True)) is not None}
     assert asked == {"What flows?", "Where?"}, "any pair of a passage"
 
 
@@ -108,11 +111,12 @@ def test_equal_texts_count_once() -> None:
         *RECORDS,
         PassageQA("p2", "p", "TOWERS", "a tower  is in mainz.", (QAPair("What is the tower?", ("high",)),)),
     ]
-    made = CandidateSampler(Neighbours(twins), 9, labelled=False).example(RECORDS[3], np.random.default_rng(0))
-    assert made is not None
-    assert len({key_of(text) for text in made.candidates}) == 9
+    found = candidate(RECORDS[3], 9, near=Neighbours(twins))
+    assert found is not None
+    assert len({key_of(text) for text in found.candidates}) == 9
+    stage = made("end-to-end", Path("base"), start="x", candidates=12)
     with pytest.raises(TrainingError, match="candidates is 12, the records of this run hold 11 different passages"):
-        CandidateSampler(Neighbours(twins), 12, labelled=False)
+        stage.neighbours(twins, [])
 
 
 def test_only_drawn_records_give_candidates() -> None:

@@ -16,8 +16,8 @@ from clara.data import DataRecord, write_records
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint
 from clara.train.chain import chain_of
-from clara.train.stages.end_to_end import EndToEndConfig
-from clara.train.stages.scp import ScpConfig
+from clara.train.stages.selecting import EndToEndConfig
+from clara.train.stages.writing import ScpConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPE = read_toml(ROOT / "recipes" / "smollm2-135m.toml")

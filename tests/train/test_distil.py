@@ -30,7 +30,7 @@ from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss
 from clara.train.run import train
 from clara.train.stages.base import Stage
-from clara.train.teacher import DistillingCollator, TeacherAnswers, add_teacher, teacher_fingerprint
+from clara.train.teaching import TeacherAnswers, add_teacher, distilling, teacher_fingerprint
 
 RATE = 16
 EXAMPLES = (
@@ -55,14 +55,14 @@ def teacher(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(made("reader", tiny_base, **values), passages(12), out, cache=out)
 
 
-def distilling(name: str, base: Path, teacher: Path, **values: Any) -> Stage:  # noqa: ANN401
+def distilled(name: str, base: Path, teacher: Path, **values: Any) -> Stage:  # noqa: ANN401
     plain: dict[str, Any] = {"targets": "both", "teacher": str(teacher), "dtype": "fp32"}
     return made(name, base, **plain | values)
 
 
 @pytest.fixture(scope="module")
 def student(tiny_base: Path, teacher: Path) -> Loaded:
-    stage = distilling("scp", tiny_base, teacher)
+    stage = distilled("scp", tiny_base, teacher)
     loaded = stage.network(divide(passages(12), stage), tiny_base, "cpu", None)
     with torch.no_grad():
         for role in ("compressor", "generator"):
@@ -74,7 +74,7 @@ def student(tiny_base: Path, teacher: Path) -> Loaded:
 
 def batch_of(student: Loaded, examples: Sequence[Example] = EXAMPLES) -> Batch:
     collator = Collator(Prompter(student.base.tokenizer), window_tokens=64)
-    return DistillingCollator(collator, distributions=True)(examples, rate=RATE)
+    return distilling(collator, distributions=True)(examples, rate=RATE)
 
 
 def slow_kl(student: Loaded, teacher: Path, base: Path) -> Tensor:
@@ -181,7 +181,7 @@ def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, t
 def test_a_distilled_run(targets: str, kl_weight: float, tiny_base: Path, teacher: Path, tmp_path: Path) -> None:
     records: list[DataRecord] = [*passages(8), *questions(6)]
     values: dict[str, Any] = {"steps": 2, "save_every": 1, "held_out_answers": 0}
-    stage = distilling("instruct", tiny_base, teacher, targets=targets, kl_weight=kl_weight, **values)
+    stage = distilled("instruct", tiny_base, teacher, targets=targets, kl_weight=kl_weight, **values)
     folder = train(stage, records, tmp_path / "run", cache=tmp_path)
     gold = train(made("instruct", tiny_base, dtype="fp32", **values), records, tmp_path / "gold", cache=tmp_path)
     manifest = checkpoint.read_manifest(folder)

@@ -17,7 +17,7 @@ from clara.config import CompressionConfig
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.train.batch import Batch, Collator
-from clara.train.documents import FOLDER, Documents
+from clara.train.documents import Documents
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss, quoted_loss, reply_logits
 from clara.train.run import train
@@ -121,7 +121,7 @@ def test_a_frozen_compressor_stays_and_compresses_once(tiny_base: Path, tmp_path
         before, after = (load_file(folder / f"{name}.safetensors") for folder in (first, second))
         assert before.keys() == after.keys()
         assert changes != all(torch.equal(before[key], after[key]) for key in before), name
-    kept = sorted((tmp_path / FOLDER).rglob("values.f16"))
+    kept = sorted((tmp_path / "memories").rglob("values.f16"))
     assert len(kept) == 2  # one a rate
     sizes = [file.stat().st_size for file in kept]
     train(made("instruct", tiny_base, **values), records, tmp_path / "third", cache=tmp_path)

@@ -22,11 +22,9 @@ from clara.model.losses import candidate_kl
 from clara.model.prompting import Prompter
 from clara.train.batch import Collator, padded_texts
 from clara.train.examples import CandidateExample
-from clara.train.kept import KeptValues, digest
-from clara.train.likelihoods import AnswerLikelihoods
 from clara.train.run import train
-from clara.train.stages.end_to_end import likelihood_loss
 from clara.train.stages.selecting import CandidateCollator, query_memories
+from clara.train.teaching import AnswerLikelihoods, _KeptValues
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 DOCS = tuple(f"{name} is number {i * i} of the list." for i, name in enumerate(("Tower", "Bees", "River", "Coffee")))
@@ -123,7 +121,8 @@ def test_loss_and_gradient_of_the_reasoner_equal_the_slow_version(network: Loade
     )
     batch = asked(ASKED, rate=RATE)
     reasoner = network.network.adapters.parameters_of("query_reasoner")
-    found = likelihood_loss(network.network, batch, temperature=TAU, likelihood_temperature=1.0).total
+    stage = made("end-to-end", Path("base"), start="x", learn_from="likelihoods", temperature=TAU)
+    found = stage.loss(network.network, batch).total
     total = torch.zeros(())
     for question, query in zip(ASKED, query_memories(network.network, batch), strict=True):
         every = [memories_of(network)([text], RATE)[0].float().flatten() for text in question.candidates]
@@ -188,7 +187,7 @@ def test_what_likelihoods_cannot_train_is_refused(tiny_base: Path, tiny_checkpoi
 
 def test_values_are_kept_by_several_and_torn_lines_made_again(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "some.jsonl"
-    one, other = KeptValues(path), KeptValues(path)
+    one, other = _KeptValues(path), _KeptValues(path)
     assert one.missing(["a", "b", "a"]) == ["a", "b"]
     one.add({"a": 1.5})
     other.add({"a": 2.5, "b": ["x", True]})
@@ -197,13 +196,13 @@ def test_values_are_kept_by_several_and_torn_lines_made_again(tmp_path: Path) ->
     assert (one["b"], len(one)) == (["x", True], 3)
     with path.open("a") as file:
         file.write('{"key": "d", "val')
-    again = KeptValues(path)
+    again = _KeptValues(path)
     assert again.missing(["c", "d"]) == ["d"]
     again.add({"d": 4})
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b", "c", "d"]
-    assert digest(1, "a") != digest("1", "a")
+    assert _KeptValues.key(1, "a") != _KeptValues.key("1", "a")
     path.chmod(0o644)
     path.unlink()
     path.mkdir()
     with pytest.raises(TrainingError, match="cannot be kept"):
-        KeptValues(path).add({"a": 1})
+        _KeptValues(path).add({"a": 1})

@@ -18,9 +18,10 @@ from clara.model import ClaraModel
 from clara.model.create import Loaded
 from clara.model.network import encode_documents
 from clara.model.table import MemoryTable
-from clara.train.documents import KEYS, VALUES, Documents, MemoryCache
+from clara.train.documents import Documents, _MemoryCache
 from clara.train.processes import Processes
 
+KEYS, VALUES = "keys.bin", "values.f16"
 TEXTS = ["Bees dance.", "The tower is 330 metres high.", "Gutenberg printed in Mainz.", "Coffee"]
 
 
@@ -32,15 +33,15 @@ def memories(texts: Sequence[str]) -> npt.NDArray[np.float32]:
     return np.stack([made(text) for text in texts])
 
 
-def added(cache: MemoryCache, texts: Sequence[str]) -> int:
+def added(cache: _MemoryCache, texts: Sequence[str]) -> int:
     return cache.add(texts, memories(texts))
 
 
-def opened(folder: Path) -> MemoryCache:
-    return MemoryCache(folder, memory_tokens=2, width=3)
+def opened(folder: Path) -> _MemoryCache:
+    return _MemoryCache(folder, memory_tokens=2, width=3)
 
 
-def agrees(cache: MemoryCache, texts: Sequence[str]) -> bool:
+def agrees(cache: _MemoryCache, texts: Sequence[str]) -> bool:
     wanted = torch.from_numpy(memories(texts)).half()
     return bool(torch.equal(cache.rows(texts), wanted))
 

@@ -17,8 +17,8 @@ from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.train.batch import Collator
 from clara.train.examples import Example, Target
-from clara.train.need import MOST_NEED, TokenNeed, weighted
 from clara.train.run import train
+from clara.train.teaching import TokenNeed
 
 RATE, WINDOW = 16, 64
 EXAMPLES = (
@@ -68,7 +68,7 @@ def test_weights_are_the_need_of_each_token(loaded: Loaded, tmp_path: Path) -> N
             if old.instruction.startswith(prompts.QUESTION):
                 assert new == old
                 continue
-            held = [min(max(nats, 0.0), MOST_NEED) for nats in slow_need(loaded, before, old)]
+            held = [min(max(nats, 0.0), TokenNeed.most) for nats in slow_need(loaded, before, old)]
             assert sum(held) > 0
             wanted = [old.weight * nats * len(held) / sum(held) for nats in held]
             assert new.label_weights == pytest.approx(wanted, abs=0.05)
@@ -88,8 +88,8 @@ def test_need_is_computed_once(loaded: Loaded, tmp_path: Path, monkeypatch: pyte
 
 def test_a_target_that_needs_nothing_weighs_as_before() -> None:
     target = EXAMPLES[1].targets[0]
-    assert weighted(target, [-1.0, 0.0]) == target
-    assert weighted(target, [0.0, 1.0, 20.0]).label_weights == pytest.approx([0.0, 0.5, 2.5])
+    assert TokenNeed.weighted(target, [-1.0, 0.0]) == target
+    assert TokenNeed.weighted(target, [0.0, 1.0, 20.0]).label_weights == pytest.approx([0.0, 0.5, 2.5])
 
 
 def test_a_run_weighs_what_it_trains_on_and_measures_as_before(tiny_base: Path, tmp_path: Path) -> None:

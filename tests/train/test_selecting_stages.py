@@ -28,15 +28,19 @@ from clara.model.create import Loaded
 from clara.model.decoder import splice
 from clara.model.network import Network
 from clara.model.prompting import Prompter
-from clara.train.batch import decoder_attention, padded
+from clara.train.batch import decoder_attention, padded_texts
 from clara.train.examples import CandidateExample
 from clara.train.log import TrainProgress
 from clara.train.run import train
 from clara.train.stages.base import Stage
-from clara.train.stages.end_to_end import choose, end_to_end_loss
-from clara.train.stages.retriever import retriever_loss
-from clara.train.stages.selecting import CandidateBatch, CandidateCollator, query_memories
-from clara.train.start import QUESTIONS_A_BATCH, question_memories
+from clara.train.stages.selecting import (
+    CandidateBatch,
+    CandidateCollator,
+    EndToEndStage,
+    RetrieverStage,
+    query_memories,
+)
+from clara.train.start import _question_memories
 
 RATE, WINDOW, TAU = 16, 64, 0.05
 TOPICS = ("tower", "bees", "river", "printing", "coffee", "chess")
@@ -69,13 +73,23 @@ def reasoner(network: Network) -> list[torch.nn.Parameter]:
 
 def compressed(loaded: Loaded) -> Callable[[Sequence[str], int], Tensor]:
     def memories(texts: Sequence[str], rate: int) -> Tensor:
-        rows = [Prompter(loaded.base.tokenizer).plain(text)[:WINDOW] for text in texts]
-        length = max(map(len, rows))
-        mask = padded([[1] * len(row) for row in rows], length, 0).bool()
+        ids, mask = padded_texts([Prompter(loaded.base.tokenizer).plain(text)[:WINDOW] for text in texts])
         with torch.no_grad():
-            return loaded.network.encode("compressor", padded(rows, length, 0), mask, rate=rate).memory.half()
+            return loaded.network.encode("compressor", ids, mask, rate=rate).memory.half()
 
     return memories
+
+
+def taking(top_k: int, temperature: float = TAU) -> EndToEndStage:
+    stage = made("end-to-end", Path("base"), start="x", top_k=top_k, temperature=temperature)
+    assert isinstance(stage, EndToEndStage)
+    return stage
+
+
+def retrieving(temperature: float = TAU) -> RetrieverStage:
+    stage = made("retriever", Path("base"), start="x", temperature=temperature)
+    assert isinstance(stage, RetrieverStage)
+    return stage
 
 
 def batch_of(loaded: Loaded, *, top_k: int = 2, answers: bool = True, cached: bool = True) -> CandidateBatch:
@@ -114,8 +128,8 @@ def slow_loss(loaded: Loaded, question: CandidateExample, top_k: int) -> tuple[T
 
 def test_memories_of_many_questions_are_those_of_each_alone(network: Loaded) -> None:
     asked = [f"{question.question} Number {i}?" * (1 + i % 3) for i in range(12) for question in ASKED]
-    assert len(asked) > QUESTIONS_A_BATCH
-    made = torch.cat(list(question_memories(network, asked, rate=RATE)))
+    assert len(asked) > 32, "more than a batch"
+    made = torch.cat(list(_question_memories(network, asked, rate=RATE)))
     for question, memory in zip(asked, made, strict=True):
         ids = torch.tensor([Prompter(network.base.tokenizer).plain(question)[:WINDOW]])
         with torch.no_grad():
@@ -125,7 +139,7 @@ def test_memories_of_many_questions_are_those_of_each_alone(network: Loaded) -> 
 
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_loss_and_gradient_equal_the_slow_version(network: Loaded, top_k: int) -> None:
-    found = end_to_end_loss(network.network, batch_of(network, top_k=top_k), top_k=top_k, temperature=TAU)
+    found = taking(top_k).loss(network.network, batch_of(network, top_k=top_k))
     parts = [slow_loss(network, question, top_k) for question in ASKED]
     wanted = torch.stack([part for part, _ in parts]).sum() / sum(count for _, count in parts)
     torch.testing.assert_close(found.total, wanted, rtol=1e-5, atol=1e-5)
@@ -139,7 +153,7 @@ def test_loss_and_gradient_equal_the_slow_version(network: Loaded, top_k: int) -
 
 def test_the_gradient_goes_through_the_soft_weights_only(network: Loaded) -> None:
     batch = batch_of(network)
-    choice = choose(network.network, batch, top_k=2, temperature=TAU)
+    choice = taking(2).choose(network.network, batch)
     exact = batch.memories.float()[batch.candidates.gather(1, choice.indices)]
     assert torch.equal(choice.memories, exact), "forward takes the hard top-k, to the bit"
     assert choice.memories.requires_grad
@@ -155,9 +169,9 @@ def test_train_compressor_encodes_under_gradient(network: Loaded) -> None:
     compressor = network.network.adapters.parameters_of("compressor")
     for parameter in compressor:
         parameter.requires_grad = True
-    loss = end_to_end_loss(network.network, fresh, top_k=2, temperature=TAU).total
+    loss = taking(2).loss(network.network, fresh).total
     with torch.no_grad():
-        same = end_to_end_loss(network.network, cached, top_k=2, temperature=TAU).total
+        same = taking(2).loss(network.network, cached).total
     torch.testing.assert_close(loss.detach(), same, rtol=2e-3, atol=2e-3)
     assert any(float(g.abs().max()) > 0 for g in torch.autograd.grad(loss, compressor))
 
@@ -170,7 +184,7 @@ def test_selection_learns_which_document_explains_the_answer(network: Loaded) ->
     optimizer = torch.optim.Adam(reasoner(network.network), lr=0.01)
     picks = []
     for _ in range(60):
-        choice = choose(network.network, batch, top_k=1, temperature=0.1)
+        choice = taking(1, 0.1).choose(network.network, batch)
         picks.append((choice.indices[:, 0] == gold).sum().item())
         optimizer.zero_grad()
         (choice.memories - wanted).pow(2).mean().backward()  # type: ignore[no-untyped-call]  # torch
@@ -182,7 +196,7 @@ def test_selection_learns_which_document_explains_the_answer(network: Loaded) ->
 def test_retriever_loss_equals_the_slow_version(network: Loaded) -> None:
     batch = batch_of(network, answers=False)
     assert not batch.labels.numel()
-    found = retriever_loss(network.network, batch, temperature=TAU)
+    found = retrieving().loss(network.network, batch)
     total = 0.0
     for question, query in zip(ASKED, query_memories(network.network, batch).detach(), strict=True):
         every = [compressed(network)([text], RATE)[0].float() for text in DOCS]
@@ -201,8 +215,8 @@ def test_a_part_of_a_batch_keeps_the_others_as_negatives(network: Loaded) -> Non
     whole, parts = collator(ASKED, rate=RATE), [collator(ASKED, rate=RATE, asked=[i]) for i in range(3)]
     assert all(part.memories.shape == whole.memories.shape for part in parts)
     with torch.no_grad():
-        together = float(retriever_loss(network.network, whole, temperature=TAU).total)
-        alone = [float(retriever_loss(network.network, part, temperature=TAU).total) for part in parts]
+        together = float(retrieving().loss(network.network, whole).total)
+        alone = [float(retrieving().loss(network.network, part).total) for part in parts]
     assert sum(alone) / 3 == pytest.approx(together, rel=1e-4)
 
 
@@ -212,14 +226,14 @@ def test_retriever_raises_recall(network: Loaded) -> None:
 
     def recall() -> float:
         with torch.no_grad():
-            choice = choose(network.network, batch, top_k=1, temperature=TAU)
+            choice = taking(1).choose(network.network, batch)
         rows = batch.candidates.gather(1, choice.indices)
         return float(batch.positives.gather(1, rows).float().mean())
 
     before = recall()
     for _ in range(40):
         optimizer.zero_grad()
-        retriever_loss(network.network, batch, temperature=0.1).total.backward()  # type: ignore[no-untyped-call]  # torch
+        retrieving(0.1).loss(network.network, batch).total.backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
     assert before < 1.0
     assert recall() == 1.0

@@ -11,7 +11,7 @@ from train_cases import losses, made, passages, questions
 
 from clara.data import DataRecord, PassageQA, QAPair
 from clara.train.data import PlannedBatches, divide
-from clara.train.loop import with_shares
+from clara.train.loop import _with_shares
 from clara.train.run import train
 from clara.train.stages.base import Stage
 
@@ -86,7 +86,7 @@ def test_the_gradient_of_uneven_passes_is_that_of_the_step(tiny_base: Path, tmp_
         data = divide(UNEVEN, stage)
         loaded = stage.network(data, tmp_path, "cpu", None)
         batches = PlannedBatches(data, stage, stage.collator(loaded, None))
-        shared = with_shares([batches[number] for number in range(passes)])
+        shared = _with_shares([batches[number] for number in range(passes)])
         parameters = [p for p in loaded.network.parameters() if p.requires_grad]
         total = torch.stack([stage.loss(loaded.network, batch).total for batch in shared]).mean()
         found = torch.autograd.grad(total, parameters, allow_unused=True)

@@ -25,13 +25,19 @@ from clara.model.create import Loaded
 from clara.model.decoder import splice
 from clara.model.prompting import Prompter
 from clara.train.batch import REPLY_TOKENS, Batch, Collator, decoder_attention
-from clara.train.data import PlannedBatches, TrainingData, divide, held_out_batches, held_out_examples
-from clara.train.examples import Example, Target
+from clara.train.data import PlannedBatches, TrainingData, divide, held_out_examples
+from clara.train.examples import (
+    BackgroundConfig,
+    Example,
+    PassageConfig,
+    RestateSettings,
+    Target,
+    drawn_example,
+    passage_example,
+)
 from clara.train.objective import generation_loss
 from clara.train.stages.base import Stage
-from clara.train.stages.instruct import BackgroundConfig, background_example
-from clara.train.stages.scp import NO_RESTATEMENTS, PassageConfig, RestateSettings, passage_example
-from clara.train.validation import asked_questions
+from clara.train.validation import asked_questions, held_out
 
 RATE = 16
 EXAMPLES = (
@@ -222,10 +228,14 @@ def test_held_out_records_are_never_trained_on(name: str, tiny_base: Path) -> No
     assert len(trained) == sum(map(len, data.sources.values())), "all the others are"
 
 
-def test_held_out_batches_are_the_same_each_time(tiny_base: Path, collator: Collator) -> None:
+def test_held_out_batches_are_the_same_each_time(tiny_base: Path, loaded: Loaded, collator: Collator) -> None:
     stage = made("scp", tiny_base, held_out=5)
     data = divide(passages(20), stage)
-    first, again = (held_out_batches(data, stage, collator, rate=4) for _ in range(2))
+    first, again = (
+        found.losses[4]
+        for _ in range(2)
+        if (found := held_out(data, stage, collator, loaded.base.tokenizer)) is not None
+    )
     assert [len(batch.decoder_ids) for batch in first] == [2, 2, 1]
     assert {batch.rate for batch in first} == {4}
     assert all(torch.equal(a.labels, b.labels) for a, b in zip(first, again, strict=True))
@@ -265,7 +275,7 @@ def test_scp_examples(seed: int) -> None:
 
 def test_the_questions_that_are_answered_can_be_targets_too() -> None:
     record = passages(1)[0]
-    config = PassageConfig(pairs=1, restate=NO_RESTATEMENTS, ask_weight=0.5)
+    config = PassageConfig(pairs=1, restate=RestateSettings(repeat=0, resume=0), ask_weight=0.5)
     example = passage_example(record, config, np.random.default_rng(0))
     assert example is not None
     answered, asked = example.targets
@@ -277,7 +287,7 @@ def test_the_questions_that_are_answered_can_be_targets_too() -> None:
 def test_instruct_examples(seed: int, documents: int, distractors: int) -> None:
     config = BackgroundConfig(documents=documents, distractors=distractors)
     record = questions(3)[seed % 3]
-    example = background_example(record, config, np.random.default_rng(seed))
+    example = drawn_example(record, config, np.random.default_rng(seed), None)
     assert example is not None
     whole = {prompts.passage_text(d.title, d.text) for d in getattr(record, "docs")}  # noqa: B009
     gold = [prompts.passage_text(f"D{i}", f"Document {i} of {record.id}.") for i in (0, 2)]
@@ -343,13 +353,13 @@ def test_distractors_are_others_and_held_out_records_have_them_too(near: bool, t
     data = divide(records, stage)
     planned = plan(data, stage)
     trained = [example for index in range(stage.config.steps) for example in planned.examples(index)]
-    held_out = held_out_examples(data, stage)
+    kept_back = held_out_examples(data, stage)
     asked = [one.example for one in asked_questions(data, stage)]
-    for examples in (trained, held_out, asked):
+    for examples in (trained, kept_back, asked):
         texts = [example.texts for example in examples if isinstance(example, Example)]
         assert all(len(set(several)) == len(several) for several in texts), "its own passage stands there once"
         assert max(map(len, texts)) > 1
-    assert held_out_examples(data, stage) == held_out
+    assert held_out_examples(data, stage) == kept_back
 
 
 def test_near_distractors_are_what_a_search_would_find(tmp_path: Path, collator: Collator) -> None:

@@ -22,7 +22,6 @@ from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.train.batch import Batch, Collator
 from clara.train.data import PlannedBatches, divide
-from clara.train.documents import FOLDER, KEYS, VALUES
 from clara.train.objective import generation_loss
 from clara.train.processes import Processes
 from clara.train.run import train
@@ -76,14 +75,14 @@ def test_two_processes_share_the_memories_of_a_frozen_compressor(tiny_base: Path
     assert done.returncode == 0, done.stderr
     for a, b in zip(losses(alone), losses(together), strict=True):
         assert b["cross_entropy"] == pytest.approx(a["cross_entropy"], abs=1e-3)
-    for folder in (alone / FOLDER).iterdir():
+    for folder in (alone / "memories").iterdir():
         first, second = (
             {keys[place : place + 16] for place in range(0, len(keys), 20)}
-            for keys in ((run / FOLDER / folder.name / KEYS).read_bytes() for run in (alone, together))
+            for keys in ((run / "memories" / folder.name / "keys.bin").read_bytes() for run in (alone, together))
         )
         assert len(first) > 10
         assert first == second
-        sizes = [(run / FOLDER / folder.name / VALUES).stat().st_size for run in (alone, together)]
+        sizes = [(run / "memories" / folder.name / "values.f16").stat().st_size for run in (alone, together)]
         assert sizes[0] == sizes[1], "each memory was computed by one of them"
 
 

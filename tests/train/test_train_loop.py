@@ -20,9 +20,8 @@ from train_cases import COMPRESSION, changed, losses, made, passages, questions
 from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
 from clara.train.log import TrainProgress
-from clara.train.loop import WHOLE, last_whole_checkpoint
-from clara.train.run import LOCK_FILE, RUN_CONFIG, claimed, train
-from clara.train.weights import WEIGHTS
+from clara.train.loop import _last_whole_checkpoint
+from clara.train.run import claimed, train
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tiny_base: Path, undisturbed:
     out = tmp_path / "killed"
     run_and_kill(tiny_base, out, 5)
     assert not (out / "checkpoint").exists()
-    assert last_whole_checkpoint(out) == out / "checkpoint-4"
+    assert _last_whole_checkpoint(out) == out / "checkpoint-4"
     assert losses(out) == losses(undisturbed)[:5]
     with (out / "log.jsonl").open("a") as log:
         log.write('{"step": 6, "cross')  # a torn line
@@ -84,7 +83,7 @@ def test_what_a_run_leaves(tiny_base: Path, undisturbed: Path) -> None:
 
 def test_checkpoints_hold_trained_weights_only(undisturbed: Path) -> None:
     assert sorted(path.name for path in undisturbed.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
-    with safe_open(undisturbed / "checkpoint-6" / WEIGHTS, "pt") as file:
+    with safe_open(undisturbed / "checkpoint-6" / "trained.safetensors", "pt") as file:
         names = list(file.keys())
         dtypes = {file.get_tensor(name).dtype for name in names}
     assert dtypes == {torch.float32}
@@ -99,8 +98,8 @@ def test_checkpoints_hold_trained_weights_only(undisturbed: Path) -> None:
 def test_a_torn_checkpoint_counts_for_nothing(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "torn"))
     shutil.rmtree(out / "checkpoint")
-    (out / "checkpoint-6" / WHOLE).unlink()
-    (out / "checkpoint-6" / WEIGHTS).write_bytes(b"half")
+    (out / "checkpoint-6" / "whole").unlink()
+    (out / "checkpoint-6" / "trained.safetensors").write_bytes(b"half")
     told: list[TrainProgress] = []
     train(made("scp", tiny_base), passages(20), out, cache=out, on_progress=told.append)
     assert [progress.step for progress in told] == [5, 6], "goes on from step 4"
@@ -117,7 +116,7 @@ def test_what_a_user_puts_beside_the_checkpoints_stays(tiny_base: Path, undistur
     train(made("scp", tiny_base), passages(20), out, cache=out)
     assert all(checkpoint.is_checkpoint(folder) for folder in kept)
     assert (out / "checkpoint-notes.txt").read_text() == "Dear"
-    assert last_whole_checkpoint(out) == out / "checkpoint-6"
+    assert _last_whole_checkpoint(out) == out / "checkpoint-6"
 
 
 def test_a_finished_run_is_not_trained_again(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_other_settings_in_the_same_folder(tiny_base: Path, undisturbed: Path) -
 
 def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None:
     with (
-        FileLock(undisturbed / LOCK_FILE),
+        FileLock(undisturbed / ".lock"),
         pytest.raises(TrainingError, match=r"another process trains in .*; wait until it ends"),
     ):
         train(made("scp", tiny_base), passages(20), undisturbed, cache=undisturbed)
@@ -154,9 +153,9 @@ def test_another_lock_that_is_held_is_not_mistaken_for_the_folders(tiny_base: Pa
 
 def test_a_run_from_before_the_data_was_recorded_goes_on(tiny_base: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "old"))
-    held = json.loads((out / RUN_CONFIG).read_text())
+    held = json.loads((out / "config.json").read_text())
     del held["data"]
-    (out / RUN_CONFIG).write_text(json.dumps(held))
+    (out / "config.json").write_text(json.dumps(held))
     train(made("scp", tiny_base), passages(20), out, cache=out)
     assert losses(out) == losses(undisturbed)
 

@@ -28,13 +28,12 @@ from clara.model.create import Loaded
 from clara.model.prompting import Prompter
 from clara.model.reader import MANIFEST, TextReader
 from clara.records import GenerationRequest
-from clara.train.batch import Batch
-from clara.train.data import PlannedBatches, Surroundings, divide
+from clara.train.batch import Batch, Collate
+from clara.train.data import PlannedBatches, Surroundings, TrainingData, divide
 from clara.train.examples import Example, Target
 from clara.train.objective import quoted_loss, reply_logits
 from clara.train.run import train
 from clara.train.stages.base import Stage
-from clara.train.stages.reader import ReaderCollator
 
 Context = Literal["text", "none"]
 TEXTS = ("The tower is 330 metres high.", "Bees dance " * 40)
@@ -42,6 +41,12 @@ TEXTS = ("The tower is 330 metres high.", "Bees dance " * 40)
 
 def reading(base: Path, **values: Any) -> Stage:  # noqa: ANN401
     return made("reader", base, **{"steps": 2, "evaluate_every": 2} | values)
+
+
+def reading_collator(stage: Stage) -> tuple[Collate, Prompter]:
+    """What makes the batches of an untrained reader, and the prompts of its base model."""
+    loaded = stage.network(TrainingData({}, [], {}), Path(stage.config.base), "cpu", None)
+    return stage.collator(loaded, None), Prompter(loaded.base.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +86,7 @@ def test_a_reader_is_not_started_from_one_of_another_kind(folders: dict[str, Pat
 
 @pytest.mark.parametrize("context", ["text", "none"])
 def test_the_batch_is_the_prompt_of_the_model(context: Context, tiny_base: Path) -> None:
-    prompter = Prompter(load_base(str(tiny_base), tiny_base, dtype=torch.float32).tokenizer)
-    collator = ReaderCollator(prompter, window_tokens=64, context=context)
+    collator, prompter = reading_collator(reading(tiny_base, reader_context=context))
     batch = collator([Example(TEXTS, (Target(prompts.QUESTION + "How high?", "330 metres"),))], rate=4)
     texts = [TEXTS[0], prompter.cut(TEXTS[1], 64)]
     assert len(prompter.plain(texts[1])) == 64, "no more than the compressor sees"
@@ -105,7 +109,8 @@ def test_a_reader_can_be_trained_among_quotations(
             TEXTS, tuple(Target(prompts.QUESTION + q, a) for q, a in (("How high?", "330 metres"), ("Who?", "Ants")))
         )
     ]
-    batch = ReaderCollator(prompter, window_tokens=64, context="text", quoted=True)(examples, rate=4)
+    collator, _ = reading_collator(reading(tiny_base, quoted_weight=0.5))
+    batch = collator(examples, rate=4)
     assert batch.quotable is not None
     assert len(batch.quotable.rows) == len(prompter.plain("330 metres")) + 1, "ants stand in no text"
     free, quoted = (reading(tiny_base, quoted_weight=w).loss(network, batch).total for w in (0.0, 0.5))
@@ -227,7 +232,7 @@ def test_the_loss_is_plain_cross_entropy(folders: dict[str, Path], tiny_base: Pa
     data = divide(questions(8), stage)
     loaded = load_base(str(tiny_base), tiny_base, dtype=torch.float32)
     prompter = Prompter(loaded.tokenizer)
-    plan: Any = PlannedBatches(data, stage, ReaderCollator(prompter, window_tokens=64, context="text"))
+    plan: Any = PlannedBatches(data, stage, reading_collator(stage)[0])
     total, count = 0.0, 0
     for example in plan.examples(0):
         for target in example.targets:

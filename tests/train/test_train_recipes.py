@@ -19,9 +19,8 @@ from clara.data import write_records
 from clara.model import checkpoint
 from clara.train.chain import chain_of
 from clara.train.stages import STAGES, stage_of
-from clara.train.stages.end_to_end import EndToEndConfig
-from clara.train.stages.instruct import InstructConfig
-from clara.train.stages.scp import ScpConfig
+from clara.train.stages.selecting import EndToEndConfig
+from clara.train.stages.writing import InstructConfig, ScpConfig
 
 ROOT = Path(__file__).parents[2]
 MEASURING = {

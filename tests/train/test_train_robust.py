@@ -18,9 +18,8 @@ from transformers import TrainingArguments
 
 from clara.errors import ConfigError, TrainingError
 from clara.train.log import TrainProgress
-from clara.train.loop import _arguments, check_reporters, last_whole_checkpoint
-from clara.train.run import train
-from clara.train.weights import BEST, WEIGHTS, read_best
+from clara.train.loop import _arguments, _last_whole_checkpoint, read_best
+from clara.train.run import check_run, train
 
 LARGEST = 4096
 """Bytes a file may have; the log stays below it, weights do not."""
@@ -48,7 +47,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tiny_base: Path, tmp_path: Pat
     with small_files(), pytest.raises(TrainingError, match=r"cannot be written .*make room, and the same command goes"):
         train(stage, passages(20), out, cache=tmp_path, on_progress=fill)
     whole = full_at - 1
-    assert last_whole_checkpoint(out) == out / f"checkpoint-{whole}"
+    assert _last_whole_checkpoint(out) == out / f"checkpoint-{whole}"
     assert not (out / "checkpoint").exists()
     best = read_best(out)
     assert best is None or best.step <= whole
@@ -58,16 +57,16 @@ def test_a_full_disk_leaves_the_checkpoint_before(tiny_base: Path, tmp_path: Pat
     train(stage, passages(20), undisturbed, cache=tmp_path)
     assert losses(out) == losses(undisturbed)
     assert read_best(out) == read_best(undisturbed)
-    assert (out / BEST).read_bytes() == (undisturbed / BEST).read_bytes()
+    assert (out / "best.safetensors").read_bytes() == (undisturbed / "best.safetensors").read_bytes()
 
 
 def test_a_run_that_diverges_ends_and_keeps_what_was_good(tiny_base: Path, tmp_path: Path) -> None:
     stage = made("scp", tiny_base, learning_rate=1e30, save_every=1, steps=8, warmup=0.25)
     with pytest.raises(TrainingError, match=r"the run has diverged: .* lower learning_rate"):
         train(stage, passages(20), tmp_path / "run", cache=tmp_path)
-    last = last_whole_checkpoint(tmp_path / "run")
+    last = _last_whole_checkpoint(tmp_path / "run")
     assert last is not None
-    assert all(bool(tensor.isfinite().all()) for tensor in load_file(last / WEIGHTS).values())
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(last / "trained.safetensors").values())
     best = read_best(tmp_path / "run")
     assert best is None or best.loss < float("inf")
 
@@ -88,7 +87,7 @@ def test_one_process_trains_on_one_gpu(tiny_base: Path, tmp_path: Path, monkeypa
 
 
 def test_damaged_best_weights_are_named(tiny_base: Path, tmp_path: Path) -> None:
-    (tmp_path / BEST).write_bytes(b"half")
+    (tmp_path / "best.safetensors").write_bytes(b"half")
     with pytest.raises(TrainingError, match=r"best.safetensors cannot be read .*; remove it"):
         train(made("scp", tiny_base, steps=1), passages(20), tmp_path, cache=tmp_path)
 
@@ -107,4 +106,4 @@ def test_a_service_that_is_not_installed(tiny_base: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"wandb", "trackio"} else object())
     stage = made("scp", tiny_base, report_to=["tensorboard", "wandb", "trackio"])
     with pytest.raises(ConfigError, match="report_to needs packages that are not installed: pip install wandb trackio"):
-        check_reporters(stage.config)
+        check_run(stage, passages(20))

@@ -18,10 +18,10 @@ from train_cases import made, passages, questions
 from clara.data import DataRecord, PassageQA, QAPair, write_records
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint
-from clara.model.apple.write import export
 from clara.model.attention import enable_packing
-from clara.train.data import PlannedBatches, divide
-from clara.train.estimate import DecoderLength, training_memory
+from clara.model.apple.write import export
+from clara.train.backbones import training_memory
+from clara.train.data import PlannedBatches, TrainingData, divide
 from clara.train.loop import StageModule
 from clara.train.run import train
 from clara.train.stages import stage_of
@@ -153,7 +153,7 @@ def test_a_run_with_recomputed_layers(tiny_base: Path, tmp_path: Path) -> None:
 def test_the_estimate_knows_what_takes_less(tiny_base: Path, tmp_path: Path) -> None:
     def estimated(**values: Any) -> Any:  # noqa: ANN401
         stage = made("scp", tiny_base, dtype="fp32", **values)
-        return training_memory(stage, tmp_path, DecoderLength(200, 96), "cpu")
+        return training_memory(stage, TrainingData({}, [], {}), 200, tmp_path, "cpu")
 
     usual = estimated()
     assert estimated(gradient_checkpointing=True).activations < usual.activations

@@ -23,11 +23,11 @@ from clara.records import GenerationRequest
 from clara.train.batch import Collator
 from clara.train.data import divide
 from clara.train.examples import CandidateExample, Example
+from clara.train.loop import Best, read_best
 from clara.train.run import train
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateCollator
-from clara.train.validation import ANSWER_TOKENS, HeldOut, asked_questions, greedy, held_out, measure, rankings
-from clara.train.weights import BEST, WEIGHTS, Best, read_best
+from clara.train.validation import HeldOut, asked_questions, greedy, held_out, measure, rankings
 
 COMPRESSION = CompressionConfig(
     window_tokens=64, rates=(4, 16), residual=True, gain=True, pooled_input=True, positions="spread", attention="span"
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_finished_model(loaded: Loaded, stage: Stage, t
         for example in examples:
             question = example.targets[0].instruction.removeprefix(prompts.QUESTION)
             memories = tuple(model.compress(example.texts, rate=rate))
-            answer = model.generate_many([GenerationRequest(question, memories=memories)], max_new_tokens=ANSWER_TOKENS)
+            answer = model.generate_many([GenerationRequest(question, memories=memories)], max_new_tokens=32)
             expected.append(answer[0].text)
         assert replies == expected
         assert len(set(replies)) > 1, "answers to different questions differ"
@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
     best = min(log, key=lambda line: (-line["validation"]["f1"], line["validation"]["loss"]))
     assert best["step"] < 5
     assert read_best(tmp_path) == Best(best["step"], best["validation"]["loss"], best["validation"]["f1"])
-    chosen = tmp_path / BEST if keep == "best" else tmp_path / "checkpoint-5" / WEIGHTS
+    chosen = tmp_path / "best.safetensors" if keep == "best" else tmp_path / "checkpoint-5" / "trained.safetensors"
     names = {"gain": "table.gain", "tokens": "table.tokens"}
     saved, kept = load_file(folder / "memory.safetensors"), load_file(chosen)
     assert all(torch.equal(saved[name], kept[inner]) for name, inner in names.items())

@@ -8,20 +8,23 @@ better.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from clara.answering import AnswerOptions, Reading, plan_reading, reranked
-from clara.calibrate.questions import Sample, SampleQuestion
+from clara.data import DataRecord, DocText, MultiHop, QAPair
+from clara.data.neighbours import holds_answer
 from clara.index import DocumentEntry, IndexRow
-from clara.metrics import recall_at_k, score_answer
+from clara.metrics import normalize_answer, recall_at_k, score_answer
 from clara.model import ClaraModel
+from clara.model.hub.base import Progress
 from clara.pipeline import Clara
 from clara.prompts import passage_text
-from clara.records import Generation, Hit, QueryMemory, Wording
+from clara.records import Generation, Hit, Passage, QueryMemory, Wording
 
 _LATENT_WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0)
 _CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -32,16 +35,74 @@ _RERANKED = (0, 3, 5, 10)
 _RECALL_DEPTH = 5
 _RIGHT = 0.5
 """F1 from which an answer counts as right."""
-DEPTH = 12
+_DEPTH = 12
 """Passages found for each question; the first of them are what a shorter search finds (``ranking.fusion_depth``)."""
 _ANSWERS_AT_ONCE = 8
 
-Told = Callable[[str, int, int], None]
-"""Called with (what is done, done, of how many)."""
+_Found: TypeAlias = "tuple[_SampleQuestion, list[Hit]]"
+"""A question with the passages found for it, best first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class _SampleQuestion:
+    """A question with what is known of its passages.
+
+    Attributes:
+        text: the question.
+        answers: gold answers.
+        gold: ids of the passages that support them; may be empty.
+        own: ids of all passages of its record.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    gold: frozenset[str]
+    own: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Questions, at most one of a record, and by id the passages that they are searched in: each text once."""
+
+    questions: Sequence[_SampleQuestion]
+    passages: Mapping[str, Passage]
+
+    def answerless(self, question: _SampleQuestion) -> frozenset[str]:
+        """Passages of other records that do not hold an answer of a question: from these it cannot be answered."""
+        answers = [normalize_answer(answer) for answer in question.answers]
+        others = ((name, passage) for name, passage in self.passages.items() if name not in question.own)
+        return frozenset(name for name, passage in others if not holds_answer(passage.text, answers))
+
+
+def draw(records: Sequence[DataRecord], limit: int, seed: int) -> Sample:
+    """Draw a sample of questions: at most ``limit``, and one of each record."""
+    rng = random.Random(seed)
+    questions: list[_SampleQuestion] = []
+    passages: dict[str, Passage] = {}
+    places: dict[DocText, str] = {}
+    for record in rng.sample(records, len(records)):
+        if len(questions) == limit:
+            break
+        asked: Sequence[QAPair]
+        if isinstance(record, MultiHop):
+            asked, docs, gold = (QAPair(record.question, record.answers),), record.docs, record.gold
+        else:
+            asked, docs, gold = record.all_pairs, (DocText(record.title, record.text),), (0,)
+        if not asked:
+            continue
+        for doc in docs:
+            if doc not in places:
+                name = places[doc] = f"{len(passages):08}"
+                passages[name] = Passage(name, name, doc.title, doc.text, 0, len(doc.text))
+        ids = [places[doc] for doc in docs]
+        pair = rng.choice(asked)
+        supporting = frozenset(ids[i] for i in gold)
+        questions.append(_SampleQuestion(pair.question.strip(), pair.answers, supporting, frozenset(ids)))
+    return Sample(questions, passages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measurement:
     """What was measured of one setting.
 
     Attributes:
@@ -67,7 +128,7 @@ class Measurement:
         return own | {"questions": self.questions} | dict(self.more)
 
 
-def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> Measurement:  # noqa: ANN401 - any setting
+def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> _Measurement:  # noqa: ANN401 - any setting
     """The best candidate, or the current value where no other is better by more than the standard error.
 
     Args:
@@ -81,24 +142,15 @@ def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> 
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
     value = best if fmean(gains) > error else current
     more = {"gain": round(fmean(gains), 4), "standard_error": round(error, 4)} if best != current else {}
-    return Measurement(value, current, metric, {str(v): mean for v, mean in means.items()}, len(gains), more)
+    return _Measurement(value, current, metric, {str(v): mean for v, mean in means.items()}, len(gains), more)
 
 
 class Bench:
     """A model with stores of a sample's passages, one for each of its rates; settings are changed in its manifest."""
 
-    def __init__(self, model: ClaraModel, sample: Sample, folder: Path, tell: Told) -> None:
-        """Compress the passages.
-
-        Args:
-            model: its manifest is changed as settings are chosen.
-            sample: questions and passages.
-            folder: for the stores.
-            tell: told about progress.
-        """
-        self.model = model
-        self.sample = sample
-        self.tell = tell
+    def __init__(self, model: ClaraModel, sample: Sample, folder: Path, tell: Progress) -> None:
+        """Compress the passages into stores in ``folder``."""
+        self.model, self.sample, self.tell = model, sample, tell
         self._stores: dict[int, Clara] = {}
         self._queries: dict[int, list[QueryMemory]] = {}
         for rate in model.rates:
@@ -135,33 +187,25 @@ class Bench:
         """Set fields of how passages are read."""
         self.change(reading=self.model.reading.model_copy(update=fields))
 
-    def found(
-        self, rate: int, *, weight: float | None = None, k: int = DEPTH
-    ) -> Iterator[tuple[SampleQuestion, list[Hit]]]:
-        """What hybrid search finds for each question, best first."""
+    def found(self, rate: int, *, weight: float | None = None, k: int = _DEPTH) -> Iterator[_Found]:
+        """What hybrid search finds for each question."""
         weight = self.model.latent_weight if weight is None else weight
         store = self._stores[rate].store
         for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
             hits = store.search_hybrid(query, question.text, k, latent_weight=weight)
             yield question, reranked(self.model, question.text, hits, self.model.reading.rerank)
 
-    def found_elsewhere(self, rate: int) -> Iterator[tuple[SampleQuestion, list[Hit]]]:
+    def found_elsewhere(self, rate: int) -> Iterator[_Found]:
         """The same among passages from which a question cannot be answered; without those that have none such."""
         for question, hits in self.found(rate, k=len(self.sample.passages)):
             answerless = self.sample.answerless(question)
-            kept = [hit for hit in hits if hit.passage.id in answerless][:DEPTH]
+            kept = [hit for hit in hits if hit.passage.id in answerless][:_DEPTH]
             if kept:
                 yield question, kept
 
     def read(
-        self,
-        found: Sequence[tuple[SampleQuestion, list[Hit]]],
-        options: AnswerOptions,
-        k: int,
-        doing: str,
-        *,
-        scored: bool = False,
-    ) -> list[tuple[SampleQuestion, Reading, Generation]]:
+        self, found: Sequence[_Found], options: AnswerOptions, k: int, doing: str, *, scored: bool = False
+    ) -> list[tuple[_SampleQuestion, Reading, Generation]]:
         """Answers to questions from the first ``k`` passages found for each."""
         planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in found if hits]
         made: list[Generation] = []
@@ -180,12 +224,35 @@ class Bench:
         return scores
 
 
-def _f1(question: SampleQuestion, generation: Generation) -> float:
+def _f1(question: _SampleQuestion, generation: Generation) -> float:
     return score_answer(generation.text, question.answers).f1
 
 
-def latent_weight(bench: Bench) -> Measurement | None:
-    """What a rank by memory counts in hybrid search, by Recall@5; None where no gold passage is known."""
+def measure(bench: Bench, part: str, keep: float) -> Mapping[str, _Measurement]:
+    """Choose the settings of a part, and set them in the bench's model.
+
+    Args:
+        bench: the model as it answers with the settings chosen before.
+        part: ``latent-weight``, ``rerank``, ``contrast``, ``wording``, ``reading`` or ``evidence``.
+        keep: share of the right answers that evidence keeps.
+
+    Returns:
+        By name of the setting, or of the rate; empty where it cannot be measured.
+    """
+    if part == "evidence":
+        return _evidence(bench, keep)
+    measures = {
+        "latent-weight": _latent_weight,
+        "rerank": _rerank,
+        "contrast": _contrast,
+        "wording": _wording,
+        "reading": _reading,
+    }
+    return measures[part](bench)
+
+
+def _latent_weight(bench: Bench) -> Mapping[str, _Measurement]:
+    """What a rank by memory counts in hybrid search, by Recall@5; nothing where no gold passage is known."""
     current = bench.model.latent_weight
     scores: dict[float, list[float]] = {}
     for weight in sorted({current, *_LATENT_WEIGHTS}):
@@ -196,16 +263,16 @@ def latent_weight(bench: Bench) -> Measurement | None:
             if question.gold
         ]
     if not scores[current]:
-        return None
+        return {}
     measured = choose(current, scores, f"Recall@{_RECALL_DEPTH}")
     bench.change(latent_weight=measured.value)
-    return measured
+    return {"latent-weight": measured}
 
 
-def rerank(bench: Bench) -> Measurement | None:
+def _rerank(bench: Bench) -> Mapping[str, _Measurement]:
     """How many of the best passages are put in order by the question's likelihood, by Recall@1.
 
-    None where no gold passage is known.
+    Nothing where no gold passage is known.
     """
     current = bench.model.reading.rerank
     bench.change_reading(rerank=0)
@@ -219,18 +286,18 @@ def rerank(bench: Bench) -> Measurement | None:
                 first = max(range(max(1, min(depth, len(likely)))), key=lambda i: likely[i])
                 scores[depth].append(recall_at_k([hits[first].passage.id], question.gold, 1))
             bench.tell(f"ranking again at {rate}x", place, len(asked))
-    measured = choose(current, scores, "Recall@1") if scores[current] else None
-    bench.change_reading(rerank=current if measured is None else measured.value)
-    return measured
+    made = {"rerank": choose(current, scores, "Recall@1")} if scores[current] else {}
+    bench.change_reading(rerank=made["rerank"].value if made else current)
+    return made
 
 
-def contrast(bench: Bench) -> dict[int, Measurement]:
+def _contrast(bench: Bench) -> Mapping[str, _Measurement]:
     """Of each rate, what the model would say of no passage counts against a quoted answer, by F1."""
     rates = bench.model.rates
     chosen = list(bench.model.manifest.contrast or [0.0] * len(rates))
     options = AnswerOptions(context="memory", wording="quoted")
     k = _memory_k(bench.model)
-    made: dict[int, Measurement] = {}
+    made: dict[str, _Measurement] = {}
     for row, rate in enumerate(rates):
         current = chosen[row]
         scores: dict[float, list[float]] = {}
@@ -238,13 +305,13 @@ def contrast(bench: Bench) -> dict[int, Measurement]:
             chosen[row] = value
             bench.change(contrast=tuple(chosen))
             scores[value] = bench.f1(options, k, f"contrast {value:g}", rates=[rate])
-        made[rate] = choose(current, scores, "F1")
-        chosen[row] = made[rate].value
+        made[f"{rate}x"] = choose(current, scores, "F1")
+        chosen[row] = made[f"{rate}x"].value
     bench.change(contrast=tuple(chosen))
     return made
 
 
-def wording(bench: Bench) -> Measurement:
+def _wording(bench: Bench) -> Mapping[str, _Measurement]:
     """Whether answers from memories are quoted or free, by F1."""
     k = _memory_k(bench.model)
     scores = {
@@ -252,43 +319,32 @@ def wording(bench: Bench) -> Measurement:
     }
     measured = choose(bench.model.wording, scores, "F1")
     bench.change(wording=measured.value)
-    return measured
+    return {"wording": measured}
 
 
-def reading(bench: Bench) -> dict[str, Measurement]:
+def _reading(bench: Bench) -> Mapping[str, _Measurement]:
     """How many passages are read, as memories and, with a text reader, as text, by F1."""
-    model, current = bench.model, _memory_k(bench.model)
-    scores = {
-        k: bench.f1(AnswerOptions(context="memory"), k, f"reading {k} as memories")
-        for k in sorted({current, *_PASSAGES})
-    }
-    made = {"memory_k": choose(current, scores, "F1")}
-    bench.change_reading(memory_k=made["memory_k"].value)
+    model, made = bench.model, dict[str, _Measurement]()
+    fields = [({"memory_k": _memory_k(model)}, AnswerOptions(context="memory"), "memories")]
     if model.reads_text:
-        own = {"auto_texts": model.reading.auto_texts, "text_k": model.reading.text_k or model.default_k}
         # What is read is the same in both contexts; only what is cited beside it differs.
-        scores = {
-            k: bench.f1(AnswerOptions(context="text"), k, f"reading {k} as text")
-            for k in sorted({*own.values(), *_PASSAGES})
-        }
-        for name, value in own.items():
+        own = {"auto_texts": model.reading.auto_texts, "text_k": model.reading.text_k or model.default_k}
+        fields.append((own, AnswerOptions(context="text"), "text"))
+    for current, options, kind in fields:
+        scores = {k: bench.f1(options, k, f"reading {k} as {kind}") for k in sorted({*current.values(), *_PASSAGES})}
+        for name, value in current.items():
             made[name] = choose(value, scores, "F1")
             bench.change_reading(**{name: made[name].value})
     return made
 
 
-def evidence(bench: Bench, keep: float) -> dict[str, Measurement]:
+def _evidence(bench: Bench, keep: float) -> Mapping[str, _Measurement]:
     """The evidence below which an answer is withheld: the highest threshold that keeps a share of the right answers.
 
-    Args:
-        bench: the model as it answers with all other settings chosen.
-        keep: that share.
-
-    Returns:
-        By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or
-        none is right).
+    By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or none is
+    right).
     """
-    made: dict[str, Measurement] = {}
+    made: dict[str, _Measurement] = {}
     contexts = {"memory_evidence": (AnswerOptions(context="memory"), _memory_k(bench.model))}
     if bench.model.reads_text:
         contexts["text_evidence"] = (AnswerOptions(context="text"), bench.model.reading.auto_texts)
@@ -300,7 +356,7 @@ def evidence(bench: Bench, keep: float) -> dict[str, Measurement]:
     return made
 
 
-def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> Measurement:
+def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> _Measurement:
     """The highest threshold below which at most ``1 - keep`` of the right answers' evidences lie.
 
     Args:
@@ -315,7 +371,7 @@ def threshold(right: Sequence[float], without: Sequence[float], keep: float, was
     if without:
         figures["answers refused that the passages do not hold"] = fmean(one < value for one in without)
     more = {"keep": keep, "unanswerable": len(without)}
-    return Measurement(value, was, "share of right answers kept", figures, len(right), more)
+    return _Measurement(value, was, "share of right answers kept", figures, len(right), more)
 
 
 def right_answers_needed(keep: float) -> int:

@@ -72,9 +72,8 @@ def calibrate(
     --json prints {"checkpoint", "calibrated": {part: {"value", "was", "metric", "candidates", "questions", "passages",
     "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
     """
-    from clara.calibrate.run import Part, Wanted  # noqa: PLC0415 - imports torch
+    from clara.calibrate.run import CheckpointLoader, Part, Wanted  # noqa: PLC0415 - imports torch
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
-    from clara.calibrate.weights import CheckpointLoader  # noqa: PLC0415
 
     paths = data or []
     refuse_eval(paths)

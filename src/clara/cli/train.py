@@ -185,8 +185,7 @@ def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json
 
 def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequence[Path]) -> None:
     """Measure what the checkpoint does not learn, and write the chain's result."""
-    from clara.calibrate.run import Wanted, calibrate  # noqa: PLC0415 - imports torch
-    from clara.calibrate.weights import CheckpointLoader  # noqa: PLC0415
+    from clara.calibrate.run import CheckpointLoader, Wanted, calibrate  # noqa: PLC0415 - imports torch
 
     reader = None if wanted.reader is None else chain.result_of(wanted.reader)
     calibrate(

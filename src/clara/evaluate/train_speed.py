@@ -26,11 +26,11 @@ from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
 from clara.train.data import PlannedBatches, TrainingData, divide
-from clara.train.loop import StageModule, optimizer
+from clara.train.loop import StageModule
 from clara.train.processes import check_device
 from clara.train.stages import stage_class
 from clara.train.stages.base import Stage
-from clara.train.stages.end_to_end import EndToEndStage
+from clara.train.stages.selecting import EndToEndStage
 
 PASSAGE_WORDS = 110
 """Words of a made passage: some 150 tokens, between Wikipedia's mean (clara.md section 2) and a whole window."""
@@ -271,7 +271,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
     enable_packing(loaded.network.adapters.bare())  # as in a run
     module = StageModule(loaded.network, stage)
     module.train()
-    return _Job(loaded, data, stage, batches, module, optimizer(loaded.network, stage))
+    return _Job(loaded, data, stage, batches, module, stage.optimizer(loaded.network))
 
 
 def _stage(name: str, bench: TrainBench) -> Stage:

@@ -1,62 +1,69 @@
-"""Which backbones train rightly; the others are refused by name, before their weights are loaded.
+"""What is said of a base model before its weights are loaded: whether it trains rightly, and in how much memory.
 
 Training lays targets side by side and pads texts: who sees whom is a mask's matter, and where a token stands is said by
 position ids. A layer that reads its neighbours whatever the mask says (convolution, state space), a model that takes no
 position ids, and a window that generation keeps and our masks do not, would train something else than what answers.
+What inference takes is ``model.estimate``'s matter.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from clara.errors import BaseModelError, ConfigError
-from clara.model.backbone import Tokenizer
-from clara.model.hub import base as hub_base
+from clara.model.backbone import load_tokenizer
+from clara.model.placement import QUANTISED_BYTES, available, gigabytes, shapes_of
+from clara.model.hub.base import find_base
+from clara.model.placement import Placement, placement
 from clara.model.prompting import Prompter
+from clara.train.data import TrainingData
+from clara.train.examples import Example
+from clara.train.stages.base import Stage
 
 _MASKED = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layers, as transformers names them, that see what a mask allows."""
 
+_TRAINED_BYTES = 16
+"""A trained weight with its gradient and AdamW's two means, all float32."""
 
-def check_backbone(base: str, cache: Path, longest: int) -> None:
-    """Refuse a base model that would train wrongly.
+_LOGIT_BYTES = 12
+"""A logit in float32, its softmax and its gradient."""
 
-    Args:
-        base: its name, folder or hub id.
-        cache: folder for base weights.
-        longest: positions of the longest sequence of the run.
+_LOOKED_AT = 200
+"""Records whose examples are made to see how much they write."""
+
+
+def check_backbone(stage: Stage, longest_question: int, cache: Path) -> int:
+    """Refuse a base model that would train wrongly; else the positions of the run's longest prompt with its reply.
 
     Raises:
         ConfigError: names every fault.
         BaseModelError: its configuration cannot be read.
     """
-    folder = hub_base.find_base(base, cache)
+    window = stage.window()
+    prompter = Prompter(load_tokenizer(window.base, cache))
+    prompt = _around(prompter) + stage.background() + longest_question + stage.config.reply_tokens
+    folder = find_base(window.base, cache)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be read: {error}") from error
-    faults = list(_faults(config, longest))
+    faults = list(_faults(config, max(prompt, window.tokens + window.memory_tokens)))
     if faults:
-        raise ConfigError(f"base model {base} ({config.model_type}) cannot be trained: " + "; ".join(faults))
+        raise ConfigError(f"base model {window.base} ({config.model_type}) cannot be trained: " + "; ".join(faults))
+    return prompt
 
 
-def longest_prompt(background: int, question: int, reply: int, tokenizer: Tokenizer) -> int:
-    """Positions of a prompt with its reply, at most.
-
-    Args:
-        background: positions of the passages, be they memory tokens or text.
-        question: tokens of the longest question.
-        reply: tokens of the longest reply.
-        tokenizer: of the base model; its chat template stands around them.
-    """
-    prompter = Prompter(tokenizer)
-    around = len(prompter.background([1]).ids) + len(prompter.question("?"))
-    return background + around + question + reply
+def _around(prompter: Prompter) -> int:
+    """Positions of a prompt beside passages, question and reply: the chat template's."""
+    return len(prompter.background([1]).ids) + len(prompter.question("?"))
 
 
 def _faults(config: PreTrainedConfig, longest: int) -> Iterator[str]:
@@ -92,3 +99,82 @@ def _reach(config: PreTrainedConfig) -> int | None:
     found = [getattr(config, "sliding_window", None)] if slides else []
     found += [getattr(config, "attention_chunk_size", None)] if "chunked_attention" in layers else []
     return min((int(one) for one in found if one), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainingMemory:
+    """Bytes that a run takes at most, when its longest examples meet in one forward pass.
+
+    ``trained`` holds gradients and the optimiser's state, too; ``activations`` is what is kept for the backward pass.
+    """
+
+    weights: int
+    trained: int
+    activations: int
+    where: Placement
+    recomputes: bool
+
+    def told(self) -> str:
+        """A line for a person; where it may not fit, with what would make it less."""
+        free, total = available(self.where), self.weights + self.trained + self.activations
+        listed = [("base weights", self.weights), ("trained weights", self.trained), ("activations", self.activations)]
+        parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in listed)
+        line = f"memory: at most about {gigabytes(total)} ({parts}); {gigabytes(free)} are free"
+        if total <= free:
+            return line
+        ways = ["a larger accumulation"]
+        if not self.recomputes:
+            ways.append("gradient_checkpointing = true")
+        if self.where.bits is None:
+            ways.append('dtype = "int4"')
+        return f"{line}. It may not fit: {', '.join(ways)} take less"
+
+
+def training_memory(stage: Stage, data: TrainingData, prompt: int, cache: Path, device: str) -> _TrainingMemory:
+    """Estimate a run whose longest prompt with one reply has ``prompt`` positions.
+
+    Raises:
+        BaseModelError: the base's files cannot be read.
+    """
+    config, window = stage.config, stage.window()
+    folder = find_base(window.base, cache)
+    where = placement(config.dtype, device)
+    shapes, size = shapes_of(folder), where.dtype.itemsize
+    linear = size if where.bits is None else QUANTISED_BYTES[where.bits]
+    model = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    hidden, layers, heads = (
+        int(getattr(model, name)) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    )
+    inner = int(getattr(model, "intermediate_size", None) or 4 * hidden)
+    # A layer of rank r on a matrix [out, in] has r (in + out) weights; seven matrices a layer, as in Llama.
+    adapter = layers * config.lora.rank * (8 * hidden + 3 * (hidden + inner))
+    examples = config.batch_size // config.accumulation
+    compressed = 0 if stage.keeps_memories else max(1, stage.background() // window.memory_tokens)
+    text = window.tokens + window.memory_tokens
+    written, labels = _longest(stage, data, Prompter(load_tokenizer(window.base, cache)), prompt)
+    positions = examples * (written + compressed * text)
+    # Inputs and outputs of norms, attention and MLP, each adapter's input after dropout; scores and their softmax.
+    layer = positions * size * (14 * hidden + 6 * inner + 2 * heads * max(written, text))
+    kept = layer + layers * positions * hidden * size if config.gradient_checkpointing else layers * layer
+    logits = examples * labels * int(model.vocab_size) * _LOGIT_BYTES
+    return _TrainingMemory(
+        weights=int(shapes.linear * linear + shapes.other * size),
+        trained=len(stage.trains()) * adapter * _TRAINED_BYTES,
+        activations=kept + logits,
+        where=where,
+        recomputes=config.gradient_checkpointing,
+    )
+
+
+def _longest(stage: Stage, data: TrainingData, prompter: Prompter, prompt: int) -> tuple[int, int]:
+    """The most positions of a decoder sequence, all targets side by side, and the most labels, as some records show."""
+    rng, reply = np.random.default_rng(0), stage.config.reply_tokens
+    records = [record for rows in data.sources.values() for record in rows]
+    written, labels = 0, reply
+    for record in records[:: len(records) // _LOOKED_AT + 1]:
+        made = stage.example(record, rng)
+        if isinstance(made, Example):  # candidates have one reply
+            replies = sum(min(reply, len(prompter.plain(target.reply)) + 1) for target in made.targets)
+            asked = sum(len(prompter.instruction(target.instruction)) for target in made.targets)
+            written, labels = max(written, asked + replies), max(labels, replies)
+    return max(prompt, _around(prompter) + stage.background() + written), labels

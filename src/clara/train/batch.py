@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from clara import prompts
 from clara.model.prompting import Prompt, Prompter
-from clara.train.examples import Example, Target, is_question
+from clara.train.examples import Example, Target
 
 Memories = Callable[[Sequence[str], int], Tensor]
 """Memories float16 [U, N, H] of texts at a rate."""
@@ -31,12 +31,21 @@ class Collate(Protocol):
 
 
 REPLY_TOKENS = 96
-"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, and a restatement teaches little more
-after that many."""
+"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, restatements teach little more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class _Tensors:
+    """A record of tensors, and of records of them, that moves to a device as a whole."""
+
+    def to(self, device: torch.device) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: v.to(device) for n, v in values.items() if isinstance(v, Tensor | _Tensors)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(_Tensors):
     """One optimisation step's input.
 
     Attributes:
@@ -73,27 +82,19 @@ class Batch:
     rate: int
     label_share: float = 1.0
     text_share: float = 1.0
-    teaching: Teaching | None = None
+    teaching: _Teaching | None = None
     memories: Tensor | None = None
     states: Tensor | None = None
-    quotable: Quotable | None = None
+    quotable: _Quotable | None = None
 
     def tokens(self) -> int:
         """Real tokens and memory slots that a forward pass reads, the teacher's included."""
         taught = 0 if self.teaching is None else self.teaching.sequences.tokens()
         return int(self.text_mask.sum()) + int((self.segments >= 0).sum()) + taught
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Teaching | Quotable)
-        }
-        return replace(self, **moved)
-
 
 @dataclass(frozen=True, slots=True)
-class Teaching:
+class _Teaching(_Tensors):
     """The same replies after a teacher's prompts.
 
     Attributes:
@@ -104,13 +105,9 @@ class Teaching:
     sequences: Batch
     rows: Tensor
 
-    def to(self, device: torch.device) -> Teaching:
-        """The same on a device."""
-        return Teaching(self.sequences.to(device), self.rows.to(device))
-
 
 @dataclass(frozen=True, slots=True)
-class Quotable:
+class _Quotable(_Tensors):
     """Labels of answers that can be quoted, with all tokens that could be quoted in their place.
 
     Attributes:
@@ -122,10 +119,6 @@ class Quotable:
     rows: Tensor
     places: Tensor
     ids: Tensor
-
-    def to(self, device: torch.device) -> Quotable:
-        """The same on a device."""
-        return Quotable(self.rows.to(device), self.places.to(device), self.ids.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +132,7 @@ class _Sequence:
     weights: list[float]
 
 
-NO_PROMPT = Prompt((), ())
+_NO_PROMPT = Prompt((), ())
 
 
 class Collator:
@@ -165,23 +158,12 @@ class Collator:
             quoted: whether batches say what could be quoted in the place of their answers' tokens.
             reply_tokens: longest reply; a longer one is cut and has no end token.
         """
-        self._prompter = prompter
-        self._window, self._longest = window_tokens, reply_tokens
+        self.window_tokens = window_tokens
+        self._prompter, self._longest = prompter, reply_tokens
         self._memories, self._states, self._quoted = memories, states, quoted
 
-    @property
-    def window_tokens(self) -> int:
-        """Longest text."""
-        return self._window
-
     def __call__(self, examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
-        """Make a batch; texts longer than the window are cut at their end.
-
-        Args:
-            examples: at least one.
-            rate: compression rate; decides the number of memory slots.
-            asked: places of the examples to take; all when None.
-        """
+        """Make a batch; texts longer than the window are cut at their end."""
         taken = examples if asked is None else [examples[i] for i in asked]
         rows = [self._sequence(self._background(example, rate), example.targets) for example in taken]
         texts = [text for example in taken for text in example.compressed]
@@ -197,11 +179,8 @@ class Collator:
 
     def of_texts(self, examples: Sequence[Example]) -> Batch:
         """A batch whose decoder reads the passages as text, each cut to the window: no slots, nothing to compress."""
-        rows = []
-        for example in examples:
-            texts = [self._prompter.cut(text, self._window) for text in example.texts]
-            rows.append(self._sequence(self._prompter.background(texts), example.targets))
-        return self._batch([], rows, rate=1)
+        whole = [replace(example, as_text=frozenset(range(len(example.texts)))) for example in examples]
+        return self._batch([], [self._sequence(self._background(e, 1), e.targets) for e in whole], rate=1)
 
     def closed_book(self, examples: Sequence[Example]) -> Batch:
         """A batch whose decoder reads the questions alone."""
@@ -209,32 +188,33 @@ class Collator:
         return self._batch([], [self._sequence(shared, e.targets, closed=True) for e in examples], rate=1)
 
     def selecting(self, targets: Sequence[Target], texts: Sequence[str], *, rate: int, selected: int) -> Batch:
-        """One target an example, to be written from memories that are selected in the forward pass.
+        """One target an example, to be written from so many memories that are ``selected`` in the forward pass.
 
-        Args:
-            targets: one an example.
-            texts: to encode under gradient; none where memories are there already.
-            rate: compression rate.
-            selected: memories an example.
+        ``texts`` are to be encoded under gradient; none where memories are there already.
         """
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)
 
     def apart(self, targets: Sequence[Target], *, rate: int, a_sequence: int) -> Batch:
-        """Targets to be written from one memory each, several side by side behind the opening of the prompt.
-
-        Args:
-            targets: in the order of their memories.
-            rate: compression rate.
-            a_sequence: targets a decoder sequence.
-        """
+        """Targets to be written from one memory each, ``a_sequence`` side by side behind the opening of the prompt."""
         opening, whole = self._prompter.background([]), self._slots(1, rate)
         n = len(opening.ids)
         own = Prompt(whole.ids[n:], tuple(slot - n for slot in whole.slots))
         parts = [targets[i : i + a_sequence] for i in range(0, len(targets), a_sequence)]
         return self._batch([], [self._sequence(opening, part, own=own) for part in parts], rate)
 
-    def quotable(self, examples: Sequence[Example]) -> Quotable:
+    def teaching(self, examples: Sequence[Example]) -> _Teaching | None:
+        """What a teacher reads of the examples' questions, each with the passages as text; None without questions."""
+        rows: list[int] = []
+        place = 0
+        for target in (target for example in examples for target in example.targets):
+            count = self.label_count(target)
+            rows.extend(range(place, place + count) if target.asks else ())
+            place += count
+        read = [asking for example in examples if (asking := example.questions()).targets]
+        return _Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
+
+    def quotable(self, examples: Sequence[Example]) -> _Quotable:
         """What could be quoted from the examples' texts in the place of their answers' tokens."""
         rows: list[int] = []
         allowed: list[set[int]] = []
@@ -243,12 +223,12 @@ class Collator:
             quotations = self._prompter.quotations(example.texts)
             for target in example.targets:
                 labels = self._target(target, closed=False)[1]
-                found = quotations.alternatives(labels, end=self._prompter.eos) if is_question(target) else None
+                found = quotations.alternatives(labels, end=self._prompter.eos) if target.asks else None
                 if found is not None:
                     rows.extend(range(place, place + len(labels)))
                     allowed.extend(found)
                 place += len(labels)
-        return Quotable(
+        return _Quotable(
             rows=torch.tensor(rows, dtype=torch.int64),
             places=torch.tensor([i for i, ids in enumerate(allowed) for _ in ids], dtype=torch.int64),
             ids=torch.tensor([token for ids in allowed for token in sorted(ids)], dtype=torch.int64),
@@ -264,9 +244,10 @@ class Collator:
         return replace(batch, weights=torch.ones(examples))
 
     def _batch(self, texts: Sequence[str], rows: Sequence[_Sequence], rate: int) -> Batch:
-        read = [self._prompter.window_ids(text, self._window) for text in texts]
+        read = [self._prompter.window_ids(text, self.window_tokens) for text in texts]
         text_ids, text_mask = padded_texts(read)
-        length = max(len(row.ids) for row in rows)
+        decoder_ids = padded([row.ids for row in rows], self._prompter.eos)
+        length = decoder_ids.shape[1]
         labels = [label for row in rows for label in row.labels]
         index = [i * length + p for i, row in enumerate(rows) for p in row.label_positions]
         slots = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -276,10 +257,10 @@ class Collator:
             text_ids=text_ids,
             text_mask=text_mask,
             text_index=torch.arange(len(read)),
-            decoder_ids=padded([row.ids for row in rows], length, self._prompter.eos),
+            decoder_ids=decoder_ids,
             slots=slots,
-            segments=padded([row.segments for row in rows], length, -1),
-            positions=padded([row.positions for row in rows], length, 0),
+            segments=padded([row.segments for row in rows], -1),
+            positions=padded([row.positions for row in rows], 0),
             label_index=torch.tensor(index, dtype=torch.int64),
             labels=torch.tensor(labels, dtype=torch.int64),
             weights=torch.tensor([w for row in rows for w in row.weights]),
@@ -288,19 +269,15 @@ class Collator:
 
     def _background(self, example: Example, rate: int) -> Prompt:
         """An example's passages as it reads them, texts cut to the window."""
-        size = self._window // rate
-        return self._prompter.background(
-            [
-                self._prompter.cut(text, self._window) if i in example.as_text else size
-                for i, text in enumerate(example.texts)
-            ]
-        )
+        size, cut = self.window_tokens // rate, self._prompter.cut
+        read = [cut(t, self.window_tokens) if i in example.as_text else size for i, t in enumerate(example.texts)]
+        return self._prompter.background(read)
 
     def _slots(self, memories: int, rate: int) -> Prompt:
-        return self._prompter.background([self._window // rate] * memories)
+        return self._prompter.background([self.window_tokens // rate] * memories)
 
     def _sequence(
-        self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False, own: Prompt = NO_PROMPT
+        self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False, own: Prompt = _NO_PROMPT
     ) -> _Sequence:
         """Targets behind what they share; ``own`` stands before each of them again, for it alone to see."""
         n = len(shared.ids)
@@ -327,14 +304,14 @@ class Collator:
     def _asked(self, target: Target, *, closed: bool) -> list[int]:
         if closed:
             return self._prompter.closed_instruction(target.instruction)
-        if is_question(target):  # which Apple's models are asked in other words
+        if target.asks:  # which Apple's models are asked in other words
             return self._prompter.question(target.instruction.removeprefix(prompts.QUESTION))
         return self._prompter.instruction(target.instruction)
 
 
-def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
-    """Rows of numbers as one tensor, filled up on the right: int64 [rows, length]."""
-    out = torch.full((len(rows), length), value)
+def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of numbers as one tensor, filled up on the right: int64 [rows, longest row]."""
+    out = torch.full((len(rows), max(map(len, rows), default=0)), value)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return out
@@ -342,8 +319,7 @@ def padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
 
 def padded_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Texts as one tensor, filled up on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
-    width = max(map(len, rows), default=0)
-    return padded(rows, width, 0), padded([[1] * len(row) for row in rows], width, 0).bool()
+    return padded(rows, 0), padded([[1] * len(row) for row in rows], 0).bool()
 
 
 def decoder_attention(segments: Tensor) -> Tensor:

@@ -10,12 +10,7 @@ from clara.model.reader import ReaderManifest
 
 
 def model_card(manifest: Manifest, rejected: Mapping[str, int]) -> str:
-    """Text of a checkpoint's ``README.md``: what it is, what it was trained on, and how.
-
-    Args:
-        manifest: of the checkpoint, ``trained`` filled in.
-        rejected: training records that were not used, counted by reason.
-    """
+    """Text of a checkpoint's ``README.md``: what it is, what it was trained on and how; unused records by reason."""
     trained, compression = manifest.trained, manifest.compression
     rates = ", ".join(f"{rate}x" for rate in compression.rates)
     return f"""---
@@ -44,7 +39,6 @@ def _started(trained: Mapping[str, Any]) -> str:
 
 
 def _kept(weights: Mapping[str, Any]) -> str:
-    """Which step's weights a checkpoint holds."""
     if weights.get("kept") != "best":
         return "The weights are those after the last step."
     quality = weights["quality"]
@@ -73,7 +67,6 @@ A LoRA that answers questions from {given}: what compressed answers are compared
 
 
 def _run(trained: Mapping[str, Any], rejected: Mapping[str, int]) -> str:
-    """What a run read, what of it it did not use, and its settings."""
     rows = "\n".join(f"| {name} | {count} |" for name, count in trained["records"].items())
     dropped = "\n".join(f"- {count} x {reason}" for reason, count in rejected.items()) or "- none"
     settings = "\n".join(f"| {name} | `{value}` |" for name, value in trained["config"].items())

@@ -16,16 +16,16 @@ from pydantic import Field, model_validator
 
 from clara.config import Settings, check
 from clara.errors import ConfigError
-from clara.train.stages import CALIBRATE, CHAIN, TABLE, StageName, stage_of
+from clara.train.stages import CALIBRATE, CHAIN, StageName, stage_of
 
 if TYPE_CHECKING:
     from clara.train.stages.base import Stage
 
-RESULT = "checkpoint"
+_RESULT = "checkpoint"
 """Folder of a chain that holds what its calibration made."""
 
 
-class Link(Settings):
+class _Link(Settings):
     """One run.
 
     Attributes:
@@ -44,13 +44,7 @@ class Link(Settings):
 
 
 class Calibration(Settings):
-    """What is measured of the last checkpoint.
-
-    Attributes:
-        of: the run.
-        reader: the run of stage ``reader`` that is attached as its text reader.
-        limit: most questions that are asked.
-    """
+    """What is measured of the last checkpoint, the run ``of``, with the reader that is attached as its text reader."""
 
     of: str
     reader: str | None = None
@@ -60,7 +54,7 @@ class Calibration(Settings):
 class _Chain(Settings):
     """A recipe's tables for a chain."""
 
-    chain: tuple[Link, ...] = Field(min_length=1)
+    chain: tuple[_Link, ...] = Field(min_length=1)
     calibrate: Calibration | None = None
 
     @model_validator(mode="after")
@@ -70,7 +64,7 @@ class _Chain(Settings):
             for name in (link.start, link.teacher):
                 if name is not None and name not in before:
                     raise ValueError(f"run {link.run} names {name!r}, which no run before it is; there are {before}")
-            if link.run in (*before, RESULT):
+            if link.run in (*before, _RESULT):
                 raise ValueError(f"two runs are named {link.run!r}, or it is the name of the result")
             before.append(link.run)
         if self.calibrate is not None:
@@ -81,15 +75,7 @@ class _Chain(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class ChainRun:
-    """A run with its settings.
-
-    Attributes:
-        name: of the run.
-        stage: with its settings.
-        out: its folder.
-    """
-
+class _ChainRun:
     name: str
     stage: Stage
     out: Path
@@ -102,15 +88,9 @@ class ChainRun:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The runs in order, and what follows them.
+    """The runs in order, what is measured at the end, if anything, and the folder of it all."""
 
-    Attributes:
-        runs: at least one.
-        calibration: what is measured at the end; None for nothing.
-        out: folder of the chain.
-    """
-
-    runs: tuple[ChainRun, ...]
+    runs: tuple[_ChainRun, ...]
     calibration: Calibration | None
     out: Path
 
@@ -121,16 +101,11 @@ class Chain:
     @property
     def result(self) -> Path:
         """What the chain writes: the calibrated checkpoint, or that of its last run."""
-        return self.runs[-1].result if self.calibration is None else self.out / RESULT
+        return self.runs[-1].result if self.calibration is None else self.out / _RESULT
 
 
 def chain_of(recipe: Mapping[str, Any], out: Path, *, source: str) -> Chain:
-    """The runs of a recipe, their settings checked whole.
-
-    Args:
-        recipe: plain values, as read from TOML.
-        out: folder of the chain; each run has a folder in it.
-        source: named in the error.
+    """The runs of a recipe with folders in ``out``, their settings checked whole; ``source`` is named in the error.
 
     Raises:
         ConfigError: it has no ``[[chain]]``, or names every fault of the first run with one.
@@ -139,16 +114,10 @@ def chain_of(recipe: Mapping[str, Any], out: Path, *, source: str) -> Chain:
         raise ConfigError(f"{source} has no [[{CHAIN}]]; name a stage, or write the runs into the recipe")
     read = check(_Chain, {key: recipe[key] for key in (CHAIN, CALIBRATE) if key in recipe}, source=source)
     plain = {key: value for key, value in recipe.items() if key not in (CHAIN, CALIBRATE)}
-    made: dict[str, ChainRun] = {}
+    made: dict[str, _ChainRun] = {}
     for link in read.chain:
         named = {"start": link.start, "teacher": link.teacher}
         given = {key: str(made[name].result) for key, name in named.items() if name is not None}
-        stage = stage_of(link.stage, _with(plain, link.stage, link.settings | given), source=f"{source}, {link.run}")
-        made[link.run] = ChainRun(link.run, stage, out / link.run)
+        stage = stage_of(link.stage, plain, source=f"{source}, {link.run}", own=link.settings | given)
+        made[link.run] = _ChainRun(link.run, stage, out / link.run)
     return Chain(tuple(made.values()), read.calibrate, out)
-
-
-def _with(recipe: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe whose table of a stage has some settings more."""
-    tables: Mapping[str, Any] = recipe.get(TABLE, {})
-    return {**recipe, TABLE: {**tables, stage: {**tables.get(stage, {}), **settings}}}

@@ -6,20 +6,18 @@ from global random state.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from clara.data import DataRecord, DocText, MultiHop, PassageQA, mixture
-from clara.data.neighbours import Neighbours, holds_answer
+from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, mixture
+from clara.data.neighbours import Neighbours, holds_answer, passages_of
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
 from clara.model.backbone import Tokenizer, load_tokenizer
@@ -33,10 +31,7 @@ from clara.train.processes import ALONE, Processes
 if TYPE_CHECKING:
     from clara.train.stages.base import Stage
 
-NOTHING: Mapping[str, int] = MappingProxyType({})
-"""No reason for which anything was left out."""
-
-BUCKET_BATCHES = 16
+_BUCKET_BATCHES = 16
 """Steps whose examples are sorted by length together; larger wastes less padding and mixes less."""
 
 _RECORDS_AT_ONCE = 500
@@ -44,13 +39,7 @@ _RECORDS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much of a text the compressor takes.
-
-    Attributes:
-        base: base model whose tokenizer counts.
-        tokens: longest text.
-        rates: at which it is compressed.
-    """
+    """How much of a text the compressor takes: ``tokens`` of the base model's tokenizer, at the rates."""
 
     base: str
     tokens: int
@@ -63,7 +52,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class WithinWindow:
+class _WithinWindow:
     """Records within the window.
 
     Attributes:
@@ -79,17 +68,11 @@ class WithinWindow:
 
 def within_window(
     records: Sequence[DataRecord], window: Window, cache: Path, progress: HubProgress | None = None
-) -> WithinWindow:
+) -> _WithinWindow:
     """Cut every passage to what the compressor takes of it, and leave out what is asked of the rest.
 
     A question whose answer stands further on would teach the generator to guess, a paraphrase to invent. Questions that
     are longer than the window themselves are left out too: the query reasoner would not see their end.
-
-    Args:
-        records: all of a run.
-        window: of the run's compressor.
-        cache: folder for base weights.
-        progress: told about downloads.
     """
     tokenizer = load_tokenizer(window.base, cache, progress=progress)
     left_out: Counter[str] = Counter()
@@ -106,7 +89,7 @@ def within_window(
             if found is not None:
                 kept.append(found)
                 longest = max([longest, *(lengths[question] for question in questions_of(found))])
-    return WithinWindow(kept, left_out, longest)
+    return _WithinWindow(kept, left_out, longest)
 
 
 def questions_of(record: DataRecord) -> list[str]:
@@ -115,7 +98,6 @@ def questions_of(record: DataRecord) -> list[str]:
 
 
 def _lengths(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
-    """Tokens of each text."""
     if not texts:
         return {}
     made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
@@ -128,12 +110,11 @@ def _asked(record: DataRecord, lengths: Mapping[str, int], left_out: Counter[str
     if not over:
         return record
     left_out[f"question longer than the window of {window} tokens"] += over
-    if isinstance(record, MultiHop):
-        return None
-    pairs, complex_pairs = (
-        tuple(pair for pair in some if lengths[pair.question] <= window)
-        for some in (record.pairs, record.complex_pairs)
-    )
+    return None if isinstance(record, MultiHop) else _keeping(record, lambda pair: lengths[pair.question] <= window)
+
+
+def _keeping(record: PassageQA, keep: Callable[[QAPair], bool]) -> PassageQA:
+    pairs, complex_pairs = (tuple(filter(keep, some)) for some in (record.pairs, record.complex_pairs))
     return replace(record, pairs=pairs, complex_pairs=complex_pairs)
 
 
@@ -175,13 +156,8 @@ def _with(record: DataRecord, docs: Sequence[DocText], left_out: Counter[str], w
         return None
     if record.paraphrase is not None:
         left_out[f"paraphrase of a text longer than the window of {window} tokens"] += 1
-    return replace(
-        record,
-        text=docs[0].text,
-        pairs=tuple(pair for pair in record.pairs if answerable(pair.answers)),
-        complex_pairs=tuple(pair for pair in record.complex_pairs if answerable(pair.answers)),
-        paraphrase=None,
-    )
+    kept = _keeping(record, lambda pair: answerable(pair.answers))
+    return replace(kept, text=docs[0].text, paraphrase=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,51 +179,32 @@ class TrainingData:
     near: Neighbours | None = None
     passages: Sequence[PassageQA] = ()
 
+    def texts(self) -> list[str]:
+        """All passages that are trained on, each once."""
+        return list(dict.fromkeys(t for rows in self.sources.values() for row in rows for t in passages_of(row)))
+
+    def some_texts(self, count: int) -> list[str]:
+        """About ``count`` passages, from all sources alike."""
+        texts = [passages_of(record)[0] for rows in self.sources.values() for record in rows[:count]]
+        return texts[:: max(1, len(texts) // count)][:count]
+
+    def some_questions(self, count: int) -> list[str]:
+        """About ``count`` questions, from all sources alike."""
+        each = -(-count // len(self.sources))
+        records = [record for rows in self.sources.values() for record in rows[:each]]
+        return [question.strip() for record in records for question in questions_of(record)[:1]]
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an example may take beside its record's own passages.
-
-    Attributes:
-        data: the run's records.
-        batch: the other records of its batch; None for a held-out record.
-    """
+    """What an example may take beside its own passages; ``batch``: the other records, None for a held-out record."""
 
     data: TrainingData
     batch: Sequence[DataRecord] | None = None
 
 
-def data_faults(records: Sequence[DataRecord], config: TrainConfig) -> list[str]:
-    """What in the settings does not fit the records."""
-    faults = []
-    known = {record.source for record in records}
-    # A weight of 0 keeps a source out; that it is not there at all is no fault.
-    unknown = sorted({name for name, weight in config.mix.items() if weight > 0} - known)
-    if unknown:
-        listed = ", ".join(sorted(known))
-        faults.append(f"mix names {', '.join(unknown)}, which no record has as its source (sources: {listed})")
-    if config.held_out >= len(records) > 0:
-        faults.append(f"held_out is {config.held_out}, which leaves nothing of {len(records)} records to train on")
-    return faults
-
-
-def in_steps(stage: Stage, sources: Mapping[str, Sequence[DataRecord]]) -> Stage:
-    """A stage whose length in epochs is said in steps."""
-    config = stage.config
-    if config.epochs is None:
-        return stage
-    examples = config.epochs * sum(map(len, sources.values()))
-    steps = max(1, math.ceil(examples / config.batch_size))
-    return replace(stage, config=config.model_copy(update={"steps": steps}))
-
-
-def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] = NOTHING) -> TrainingData:
-    """Sort records by source, drop what the stage cannot use, keep some back.
-
-    Args:
-        records: all of them.
-        stage: with the run's settings.
-        left_out: what was left out of the records before, counted by reason.
+def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] | None = None) -> TrainingData:
+    """Sort records by source, drop what the stage cannot use, keep some back; counts what was ``left_out`` before.
 
     Raises:
         TrainingError: nothing is left to train on.
@@ -272,7 +229,7 @@ def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str
         raise TrainingError(
             f"no record is left to train stage {stage.name} on, out of {len(records)}: {dict(rejected)}"
         )
-    drawn = _drawn(sources, _draws(sources, in_steps(stage, sources).config))
+    drawn = _drawn(sources, _draws(sources, stage.in_steps(sum(map(len, sources.values()))).config))
     near = stage.neighbours(drawn, held_out)
     passages = [record for rows in sources.values() for record in rows if isinstance(record, PassageQA)]
     return TrainingData(sources, held_out, rejected, near, passages)
@@ -308,7 +265,7 @@ class PlannedBatches(Dataset[Batch]):
         self._order = self._bucketed(drawn) if stage.by_length else drawn
         shares = np.array(stage.rate_shares())
         picks = np.random.default_rng([config.seed, 2]).choice(len(shares), size=config.steps, p=shares / shares.sum())
-        self._rates = [config.compression.rates[int(i)] for i in picks]
+        self._rates: list[int] = [config.compression.rates[int(i)] for i in picks]
 
     def __len__(self) -> int:
         return self._config.steps * self._config.accumulation
@@ -323,8 +280,7 @@ class PlannedBatches(Dataset[Batch]):
 
     def rate(self, step: int) -> int:
         """Compression rate of a step."""
-        rate: int = self._rates[step]
-        return rate
+        return self._rates[step]
 
     def examples(self, step: int, places: Sequence[int] | None = None) -> list[Example | CandidateExample]:
         """The examples of a step, or those at some of its places."""
@@ -341,28 +297,21 @@ class PlannedBatches(Dataset[Batch]):
         return made
 
     def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The draws, sorted by length within runs of ``BUCKET_BATCHES`` steps, those steps then shuffled."""
+        """The draws, sorted by length within runs of ``_BUCKET_BATCHES`` steps, those steps then shuffled."""
         size = self._config.batch_size
         lengths = np.array([_length(self._sources[s][i]) for s, i in drawn])
         rng = np.random.default_rng([self._config.seed, 4])
         out: list[npt.NDArray[np.int64]] = []
-        for start in range(0, len(drawn), BUCKET_BATCHES * size):
-            rows = drawn[start : start + BUCKET_BATCHES * size]
+        for start in range(0, len(drawn), _BUCKET_BATCHES * size):
+            rows = drawn[start : start + _BUCKET_BATCHES * size]
             rows = rows[np.argsort(lengths[start : start + len(rows)], kind="stable")]
             steps = np.split(rows, range(size, len(rows), size))
             out.extend(steps[i] for i in rng.permutation(len(steps)))
         return np.concatenate(out)
 
 
-def held_out_batches(data: TrainingData, stage: Stage, collator: Collate, *, rate: int) -> list[Batch]:
-    """Batches for the validation loss at a rate, the same at each call."""
-    examples = held_out_examples(data, stage)
-    size = stage.config.batch_size // stage.config.accumulation
-    return [collator(examples[i : i + size], rate=rate) for i in range(0, len(examples), size)]
-
-
 def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | CandidateExample]:
-    """The examples of ``held_out_batches``, by length, among distractors as in training."""
+    """The examples of the held-out loss, by length, among distractors as in training; the same at each call."""
     rng = np.random.default_rng([stage.config.seed, 5])
     around = Surroundings(data)
     made = (stage.example(record, rng, around) for record in sorted(data.held_out, key=_length))
@@ -373,19 +322,3 @@ def _length(record: DataRecord) -> int:
     if isinstance(record, PassageQA):
         return len(record.text)
     return sum(len(record.docs[i].text) for i in record.gold)
-
-
-def sample_passages(data: TrainingData, count: int) -> list[str]:
-    """About ``count`` passages, from all sources alike."""
-    texts: list[str] = []
-    for rows in data.sources.values():
-        for record in rows[:count]:
-            texts.extend(passage_text(doc.title, doc.text) for doc in _docs(record)[:1])
-    return texts[:: max(1, len(texts) // count)][:count]
-
-
-def sample_questions(data: TrainingData, count: int) -> list[str]:
-    """About ``count`` questions, from all sources alike."""
-    each = -(-count // len(data.sources))
-    records = [record for rows in data.sources.values() for record in rows[:each]]
-    return [question.strip() for record in records for question in questions_of(record)[:1]]

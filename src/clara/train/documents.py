@@ -1,7 +1,7 @@
 """The documents of a run, compressed before its first step where the compressor is frozen, and kept on disk.
 
 Inference goes as in ``ClaraModel``: merged weights, batches of like length, every text cut to the window.
-``MemoryCache`` keeps what a frozen compressor makes of each text at one rate, in two files that are only ever appended
+``_MemoryCache`` keeps what a frozen compressor makes of each text at one rate, in two files that are only ever appended
 to: rows of fp16 values, and for each row the text's digest with a checksum. A row counts once its key is there, keys
 are written after their rows, and whatever a kill left torn at the end of either file is cut off before the next
 append. Several runs on the same compressor share a folder.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,25 +26,21 @@ from clara.errors import TrainingError
 from clara.model import checkpoint
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
-from clara.model.decoder import RoleWeights
+from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import encode_documents, read_outs
+from clara.model.decoder import RoleWeights
 from clara.train.batch import padded_texts
 from clara.train.processes import ALONE, Processes
 
-FOLDER = "memories"
+_FOLDER = "memories"
 """In the cache folder; a folder in it for each compressor and rate."""
 
-VALUES = "values.f16"
-KEYS = "keys.bin"
+_VALUES = "values.f16"
+_KEYS = "keys.bin"
 _DIGEST_BYTES = 16
 _CHECKSUM_BYTES = 4
 _KEY_BYTES = _DIGEST_BYTES + _CHECKSUM_BYTES
 _LARGEST = float(np.finfo(np.float16).max)
-
-Half = npt.NDArray[np.float16]
-
-OnDocuments = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
 
 
 class Documents:
@@ -62,14 +58,12 @@ class Documents:
         self._loaded, self._states = loaded, states
         compression = loaded.manifest.compression
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
-        marked = checkpoint.encoder_fingerprint if states else checkpoint.memory_fingerprint
-        mark = (
-            f"states-{marked(loaded.network, loaded.manifest)}" if states else marked(loaded.network, loaded.manifest)
-        )
+        fingerprint = checkpoint.encoder_fingerprint if states else checkpoint.memory_fingerprint
+        mark = ("states-" if states else "") + fingerprint(loaded.network, loaded.manifest)
         self._deep = 1 + len(compression.layers) if states else 1
         self._caches = {
-            rate: MemoryCache(
-                cache / FOLDER / f"{mark}-{dtype}-{rate}x",
+            rate: _MemoryCache(
+                cache / _FOLDER / f"{mark}-{dtype}-{rate}x",
                 memory_tokens=compression.memory_tokens(rate) * self._deep,
                 width=loaded.manifest.hidden_size,
             )
@@ -86,15 +80,14 @@ class Documents:
         return rows.reshape(len(rows), -1, self._deep, rows.shape[2]) if self._states else rows
 
     def prepare(
-        self, wanted: Mapping[int, Sequence[str]], on_progress: OnDocuments | None = None, *, share: Processes = ALONE
+        self, wanted: Mapping[int, Sequence[str]], on_progress: HubProgress | None = None, *, share: Processes = ALONE
     ) -> int:
         """Compress what is not there yet, and what is there but damaged. A text is read once for all its rates.
 
         Args:
             wanted: texts by rate.
             on_progress: told after each batch.
-            share: of several processes, each of which calls this with the same texts: this one compresses its part,
-                and what another one has kept meanwhile is not compressed again.
+            share: of several processes, each of which calls this with the same texts: this one compresses its part.
 
         Returns:
             How many memories were computed.
@@ -104,7 +97,7 @@ class Documents:
         weights = RoleWeights(self._loaded.network.adapters)
         for rates in dict.fromkeys(todo.values()):
             texts = [text for text, own in todo.items() if own == rates]
-            rows = [self._ids(text) for text in texts]
+            rows = [self._prompter.window_ids(text, self._window) for text in texts]
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 computed += self._keep(weights, {texts[i]: rows[i] for i in places}, rates)
                 done += len(places) * len(rates)
@@ -120,12 +113,11 @@ class Documents:
             cache.refresh()
             cache.verify(texts)
             for text in cache.missing(texts):
-                if int.from_bytes(digest_of(text)) % share.count == share.rank:
+                if int.from_bytes(_digest_of(text)) % share.count == share.rank:
                     missing[text] = (*missing.get(text, ()), rate)
         return missing
 
     def _keep(self, weights: RoleWeights, ids: Mapping[str, Sequence[int]], rates: Sequence[int]) -> int:
-        """Compress a batch, and keep it."""
         for rate in rates:
             self._caches[rate].refresh()
         left = [text for text in ids if any(self._caches[rate].missing([text]) for rate in rates)]
@@ -133,9 +125,6 @@ class Documents:
             return 0
         made = self._compress(weights, [ids[text] for text in left], rates)
         return sum(self._caches[rate].add(left, values) for rate, values in made.items())
-
-    def _ids(self, text: str) -> list[int]:
-        return self._prompter.window_ids(text, self._window)
 
     @torch.inference_mode()
     def _compress(
@@ -157,26 +146,16 @@ class Documents:
         return {rate: memory.float().cpu().numpy() for rate, memory in made.items()}
 
 
-def digest_of(text: str) -> bytes:
+def _digest_of(text: str) -> bytes:
     """The key of a text: 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-class MemoryCache:
-    """The memories of one compressor at one rate.
-
-    Attributes:
-        folder: where they are; made when the first memory is added.
-    """
+class _MemoryCache:
+    """The memories of one compressor at one rate; ``folder`` is made when the first memory is added."""
 
     def __init__(self, folder: Path, *, memory_tokens: int, width: int) -> None:
-        """Open a cache, empty if nothing is there.
-
-        Args:
-            folder: its name must tell the compressor and the rate.
-            memory_tokens: N.
-            width: H.
-        """
+        """Open a cache of memories [N, H], empty if nothing is there; the folder's name tells compressor and rate."""
         self.folder = folder
         self._shape = (memory_tokens, width)
         self._row_bytes = memory_tokens * width * 2
@@ -190,19 +169,12 @@ class MemoryCache:
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """Those of ``texts`` that have no memory here, each once, in order."""
-        return [text for text in dict.fromkeys(texts) if digest_of(text) not in self._places]
+        return [text for text in dict.fromkeys(texts) if _digest_of(text) not in self._places]
 
     def add(self, texts: Sequence[str], memories: npt.NDArray[np.float32]) -> int:
-        """Keep the memories of those texts that have none yet.
+        """Keep the memories float32 [U, N, H] of those texts that have none yet; says how many.
 
         Another process that writes to the same folder is waited for, and what it added is not added again.
-
-        Args:
-            texts: as many as are worth writing at once.
-            memories: float32 [U, N, H], one a text, in order.
-
-        Returns:
-            How many were kept.
 
         Raises:
             TrainingError: a memory is not finite or does not fit fp16, or the disk is full.
@@ -229,7 +201,7 @@ class MemoryCache:
             TrainingError: a text is not here.
         """
         try:
-            places = [self._places[digest_of(text)] for text in texts]
+            places = [self._places[_digest_of(text)] for text in texts]
         except KeyError:
             raise TrainingError(
                 f"{self.folder} has no memory of a text of this batch; was it changed meanwhile?"
@@ -244,7 +216,7 @@ class MemoryCache:
         They are then missing, and are computed and appended again.
         """
         bad = []
-        for digest in map(digest_of, texts):
+        for digest in map(_digest_of, texts):
             place = self._places.get(digest)
             if place is None or self._values is None:
                 continue
@@ -257,8 +229,8 @@ class MemoryCache:
     def refresh(self) -> None:
         """Take in what other processes added. A later row of the same text replaces an earlier one."""
         try:
-            keys = (self.folder / KEYS).read_bytes()
-            whole = min(len(keys) // _KEY_BYTES, (self.folder / VALUES).stat().st_size // self._row_bytes)
+            keys = (self.folder / _KEYS).read_bytes()
+            whole = min(len(keys) // _KEY_BYTES, (self.folder / _VALUES).stat().st_size // self._row_bytes)
         except FileNotFoundError:
             return
         for place in range(len(self._checksums), whole):
@@ -266,7 +238,7 @@ class MemoryCache:
             self._places[key[:_DIGEST_BYTES]] = place
             self._checksums.append(int.from_bytes(key[_DIGEST_BYTES:], "little"))
         if whole:
-            self._values = np.memmap(self.folder / VALUES, np.float16, "r", shape=(whole, *self._shape))
+            self._values = np.memmap(self.folder / _VALUES, np.float16, "r", shape=(whole, *self._shape))
 
     def _append(self, texts: Sequence[str], memories: npt.NDArray[np.float32]) -> None:
         if not bool((np.abs(memories) <= _LARGEST).all()):  # false for NaN too
@@ -274,14 +246,14 @@ class MemoryCache:
                 f"a document memory is not finite or above {_LARGEST:.0f}, the largest fp16 number; the compressor "
                 "that this run starts from is broken"
             )
-        rows: Half = np.ascontiguousarray(memories, dtype=np.float16)
+        rows = np.ascontiguousarray(memories, dtype=np.float16)
         keys = b"".join(
-            digest_of(text) + zlib.crc32(row.tobytes()).to_bytes(_CHECKSUM_BYTES, "little")
+            _digest_of(text) + zlib.crc32(row.tobytes()).to_bytes(_CHECKSUM_BYTES, "little")
             for text, row in zip(texts, rows, strict=True)
         )
         whole = len(self._checksums)
-        _append_at(self.folder / VALUES, whole * self._row_bytes, rows.tobytes())
-        _append_at(self.folder / KEYS, whole * _KEY_BYTES, keys)
+        _append_at(self.folder / _VALUES, whole * self._row_bytes, rows.tobytes())
+        _append_at(self.folder / _KEYS, whole * _KEY_BYTES, keys)
         self.refresh()
 
 

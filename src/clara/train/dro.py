@@ -7,7 +7,6 @@ Shape letters: D candidates, H hidden size.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ from torch.nn import functional
 from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import ADAPTER, BaseModel
+from clara.model.backbone import BaseModel
 from clara.model.decoder import Decoder
 from clara.model.prompting import Prompter
-from clara.train.batch import decoder_attention
+from clara.model.backbone import ADAPTER, read_object
+from clara.train.batch import decoder_attention, padded
 
 MANIFEST, HEAD = "selector.json", "head.safetensors"
 SELECTOR: Literal["query_reasoner"] = "query_reasoner"
@@ -32,15 +32,7 @@ SELECTOR: Literal["query_reasoner"] = "query_reasoner"
 
 
 class SelectorManifest(Settings):
-    """What ``selector.json`` holds.
-
-    Attributes:
-        base_model: the base model's name, folder or hub id.
-        base_identity: ``hub.base.identity`` of its weights.
-        lora: shape of the adapter.
-        passage_tokens: passages are cut to it.
-        trained: settings of the run.
-    """
+    """What ``selector.json`` holds: as ``ReaderManifest``, and to how many tokens passages are cut."""
 
     base_model: str
     base_identity: str
@@ -67,18 +59,11 @@ class Selector(nn.Module):
     def scores(self, question: str, texts: Sequence[str]) -> Tensor:
         """One score a passage: float32 [D]; only differences mean anything."""
         rows = [self._prompter.from_passages(question, [self._prompter.cut(text, self._tokens)]).ids for text in texts]
-        length, device = max(map(len, rows)), self.head.device
-        ids = torch.full((len(rows), length), self._prompter.eos)
-        segments = torch.full((len(rows), length), -1)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], segments[i, : len(row)] = torch.tensor(row), 0
-        positions = torch.arange(length).expand(len(rows), -1)
-        hidden = self.decoder.decode(
-            self.decoder.embed(ids.to(device)),
-            decoder_attention(segments.to(device)),
-            positions.to(device),
-            role=SELECTOR,
-        )
+        ids, segments = padded(rows, self._prompter.eos), padded([[0] * len(row) for row in rows], -1)
+        positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
+        ids, segments, positions = (part.to(self.head.device) for part in (ids, segments, positions))
+        embeds = self.decoder.embed(ids)
+        hidden = self.decoder.decode(embeds, decoder_attention(segments), positions, role=SELECTOR)
         last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
         # Normalised: last hidden states have dimensions tens of times larger than others.
         return functional.layer_norm(last, last.shape[-1:]) @ self.head / math.sqrt(last.shape[-1])
@@ -91,30 +76,16 @@ def new_selector(base: BaseModel, adapters: Adapters, *, passage_tokens: int) ->
     return made.to(base.model.device)
 
 
-def read_selector_manifest(folder: Path) -> SelectorManifest:
-    """Read and check ``selector.json``.
-
-    Raises:
-        CheckpointError: it is missing or not JSON.
-        ConfigError: a key is unknown, missing or wrong.
-    """
-    path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no selector ({error}); expected what examples/train_dro.py wrote (OUT/dro/selector)"
-        ) from None
-    return check(SelectorManifest, values, source=str(path))
-
-
 def load_selector(folder: Path, base: BaseModel) -> Selector:
     """The selector of a folder on a loaded base model, in evaluation mode.
 
     Raises:
-        CheckpointError: it is damaged, or was trained on another base model.
+        CheckpointError: it is missing or damaged, or was trained on another base model.
+        ConfigError: a key of its manifest is unknown, missing or wrong.
     """
-    manifest = read_selector_manifest(folder)
+    path = folder / MANIFEST
+    missing = f"{folder} holds no selector; expected what examples/train_dro.py wrote (OUT/dro/selector)"
+    manifest = check(SelectorManifest, read_object(path, missing=missing), source=str(path))
     if manifest.base_identity != base.identity:
         raise CheckpointError(
             f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "

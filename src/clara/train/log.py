@@ -20,10 +20,14 @@ from clara.train.config import TrainConfig
 from clara.train.processes import ALONE, Processes
 from clara.train.validation import Validation
 
-LOG = "log.jsonl"
-FIGURE = "curves.png"
+_LOG = "log.jsonl"
+_FIGURE = "curves.png"
 _SMOOTHED_OVER = 50
 """Parts that a run is cut into for the smoothed loss: noise goes, the shape stays."""
+
+_LOSSES, _ANSWERS = "nats a label token", "held-out questions"
+_TRAINING = {"training, each step": 0.25, "training, smoothed": 1.0}
+"""How opaque the lines of the training loss are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,10 @@ class TrainProgress:
     """What a run says after each step.
 
     Attributes:
-        step: steps done.
-        steps: steps in all.
         cross_entropy: nats a label token, of this step.
         mse: the MSE term, of this step.
         learning_rate: of the LoRA weights, in this step.
         held_out: loss on the held-out examples at the default rate, where it was measured at this step.
-        validation: all that was measured on held-out records at this step.
         samples_per_second: since this process started, of all processes.
         tokens_per_second: tokens and memory slots read, since this process started, of all processes.
         seconds_left: at that speed.
@@ -55,38 +56,21 @@ class TrainProgress:
     seconds_left: float
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One forward and backward pass on this process.
-
-    Attributes:
-        cross_entropy: nats a label token; its mean over the processes is that of the whole batch.
-        mse: the same.
-        tokens: read.
-        samples: examples.
-    """
-
-    cross_entropy: float
-    mse: float
-    tokens: int
-    samples: int
-
-
 class RunLog:
-    """Collects the losses of a step and says them; only the first process does."""
+    """Collects the losses of a step, and says them in the first process."""
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
         config: TrainConfig,
         on_progress: Callable[[TrainProgress], None] | None,
         *,
         processes: Processes = ALONE,
         device: torch.device | None = None,
     ) -> None:
-        self._path, self._config, self._on_progress = path, config, on_progress
+        self._path, self._config, self._on_progress = folder / _LOG, config, on_progress
         self._processes, self._device = processes, device
-        self._passes: list[Pass] = []
+        self._passes: list[tuple[float, float, int, int]] = []
         self._tokens = self._samples = 0.0
         self._started = time.monotonic()
         self._first_step: int | None = None
@@ -105,9 +89,9 @@ class RunLog:
         scratch.write_text("".join(kept), encoding="utf-8")
         scratch.replace(self._path)
 
-    def add(self, done: Pass) -> None:
-        """Note one forward pass."""
-        self._passes.append(done)
+    def add(self, cross_entropy: float, mse: float, *, tokens: int, samples: int) -> None:
+        """Note one forward and backward pass on this process; its losses' means over the processes are the batch's."""
+        self._passes.append((cross_entropy, mse, tokens, samples))
 
     def step(self, step: int, *, learning_rate: float, validation: Validation | None) -> TrainProgress:
         """Say what a finished step came to; every process must call it."""
@@ -137,54 +121,23 @@ class RunLog:
         return progress
 
     def _means(self) -> list[float]:
-        """Losses a pass, tokens and samples a process."""
-        passes = max(1, len(self._passes))
-        sums = [
-            sum(done.cross_entropy for done in self._passes) / passes,
-            sum(done.mse for done in self._passes) / passes,
-            sum(done.tokens for done in self._passes),
-            sum(done.samples for done in self._passes),
-        ]
+        ce, mse, tokens, samples = (sum(column) for column in zip(*self._passes, strict=True))
+        means = [ce / len(self._passes), mse / len(self._passes), tokens, samples]
         self._passes.clear()
-        return self._processes.mean(sums, self._device)
+        return self._processes.mean(means, self._device)
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One line of the figure.
-
-    Attributes:
-        name: in the legend.
-        steps: ascending.
-        values: one a step.
-    """
+class _Curve:
+    """One line of the figure: as many values as ascending steps."""
 
     name: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """What a log says over the steps.
-
-    Attributes:
-        loss: cross-entropy of each step, and its mean over neighbours.
-        held_out: loss on the held-out examples, a line for each rate.
-        answers: F1 of held-out answers, or Recall of held-out questions, a line for each rate and measure.
-        mse: of each step; empty where the stage has none.
-        learning_rate: of each step.
-    """
-
-    loss: tuple[Curve, ...]
-    held_out: tuple[Curve, ...]
-    answers: tuple[Curve, ...]
-    mse: tuple[Curve, ...]
-    learning_rate: tuple[Curve, ...]
-
-
-def read_curves(log: Path) -> Curves:
-    """Collect the curves of a ``log.jsonl``; a step that was logged without a field has no point there.
+def _read_curves(log: Path) -> dict[str, tuple[_Curve, ...]]:
+    """The curves of a ``log.jsonl`` by panel; a step that was logged without a field has no point there.
 
     Raises:
         TrainingError: the log is missing, empty or torn.
@@ -195,22 +148,19 @@ def read_curves(log: Path) -> Curves:
         raise TrainingError(f"{log} cannot be read: {error}") from None
     if not lines:
         raise TrainingError(f"{log} is empty: there is no step to draw")
-    loss, mse = _curve("each step", lines, "cross_entropy"), _curve("MSE", lines, "mse")
-    return Curves(
-        loss=(loss, _smoothed(loss)),
-        held_out=_by_rate(lines, {"loss": "held out"}),
-        answers=_by_rate(lines, {"f1": "F1", "em": "EM", "recall_at_1": "Recall@1", "recall_at_5": "Recall@5"}),
-        mse=(mse,) if any(mse.values) else (),
-        learning_rate=(_curve("learning rate", lines, "learning_rate"),),
-    )
+    each, smoothed = _TRAINING
+    loss, mse = _curve(each, lines, "cross_entropy"), _curve("MSE", lines, "mse")
+    answers = {"f1": "F1", "em": "EM", "recall_at_1": "Recall@1", "recall_at_5": "Recall@5"}
+    return {
+        _LOSSES: (loss, _Curve(smoothed, loss.steps, _smoothed(loss.values)), *_by_rate(lines, {"loss": "held out"})),
+        _ANSWERS: _by_rate(lines, answers),
+        "MSE": (mse,) if any(mse.values) else (),  # a stage may have none
+        "learning rate": (_curve("learning rate", lines, "learning_rate"),),
+    }
 
 
-def draw(log: Path, target: Path) -> None:
-    """Draw the learning curves of a run as PNG.
-
-    Args:
-        log: the run's ``log.jsonl``.
-        target: the figure.
+def _draw(log: Path, target: Path) -> None:
+    """Draw the learning curves of a log as PNG.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -221,55 +171,42 @@ def draw(log: Path, target: Path) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("matplotlib", "train") from None
-    curves = read_curves(log)
+    curves = _read_curves(log)
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
-    (losses, answers), (mse, rate) = figure.subplots(2, 2)
-    for curve, alpha in zip(curves.loss, (0.25, 1.0), strict=True):
-        losses.plot(curve.steps, curve.values, label=f"training, {curve.name}", alpha=alpha, color="#3b6ea5")
-    for curve in curves.held_out:
-        losses.plot(curve.steps, curve.values, label=curve.name, marker="o", markersize=3)
-    panels = [
-        (losses, "nats a label token", (*curves.loss, *curves.held_out)),
-        (answers, "held-out questions", curves.answers),
-        (mse, "MSE", curves.mse),
-        (rate, "learning rate", curves.learning_rate),
-    ]
-    for axes, title, shown in panels:
-        if axes is not losses:
-            for curve in shown:
-                axes.plot(curve.steps, curve.values, label=curve.name, marker="o" if axes is answers else None)
+    for axes, (title, shown) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
+        for curve in shown:
+            style: dict[str, Any] = {"marker": "o", "markersize": 3} if title in (_LOSSES, _ANSWERS) else {}
+            if curve.name in _TRAINING:
+                style = {"alpha": _TRAINING[curve.name], "color": "#3b6ea5"}
+            axes.plot(curve.steps, curve.values, label=curve.name, **style)
         axes.set_title(title if shown else f"{title}: not measured")
         axes.set_xlabel("step")
         if len(shown) > 1:
             axes.legend(fontsize="small")
-    answers.set_ylim(0, 1)
+        if title == _ANSWERS:
+            axes.set_ylim(0, 1)
     scratch = target.with_suffix(".tmp")
     figure.savefig(scratch, dpi=120, format="png")
     scratch.replace(target)
 
 
 def add_curves(run: Path, checkpoint: Path) -> None:
-    """Draw a finished run's curves into its checkpoint and show them in the card; say there why where it cannot be.
-
-    Args:
-        run: the run's folder, with its log.
-        checkpoint: a folder with a ``README.md``.
-    """
+    """Draw the curves of the run in ``run`` into its checkpoint and show them in the card, or say there why not."""
     try:
-        draw(run / LOG, checkpoint / FIGURE)
-        words = f"![Learning curves]({FIGURE})"
+        _draw(run / _LOG, checkpoint / _FIGURE)
+        words = f"![Learning curves]({_FIGURE})"
     except (MissingExtraError, TrainingError) as error:
         words = f"Not drawn: {error}"
     card = checkpoint / "README.md"
     card.write_text(f"{card.read_text(encoding='utf-8')}\n## Learning curves\n\n{words}\n", encoding="utf-8")
 
 
-def _curve(name: str, lines: Sequence[Mapping[str, Any]], field: str) -> Curve:
+def _curve(name: str, lines: Sequence[Mapping[str, Any]], field: str) -> _Curve:
     points = [(line["step"], line[field]) for line in lines if line.get(field) is not None]
-    return Curve(name, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
+    return _Curve(name, tuple(step for step, _ in points), tuple(float(value) for _, value in points))
 
 
-def _by_rate(lines: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[Curve, ...]:
+def _by_rate(lines: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[_Curve, ...]:
     """Curves of what was validated: one for each measure and rate that has points."""
     measured = [line for line in lines if line.get("validation")]
     rates = sorted({int(rate) for line in measured for rate in line["validation"]["rates"]})
@@ -277,17 +214,12 @@ def _by_rate(lines: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> t
     for field, name in fields.items():
         for rate in rates:
             rows = [{"step": line["step"], **line["validation"]["rates"].get(str(rate), {})} for line in measured]
-            curve = _curve(f"{name}, {rate}x", rows, field)
-            if curve.steps:
-                curves.append(curve)
-    return tuple(curves)
+            curves.append(_curve(f"{name}, {rate}x", rows, field))
+    return tuple(curve for curve in curves if curve.steps)
 
 
-def _smoothed(curve: Curve) -> Curve:
+def _smoothed(values: Sequence[float]) -> tuple[float, ...]:
     """Means over as many neighbouring steps as make ``_SMOOTHED_OVER`` parts of the run."""
-    reach = max(1, len(curve.values) // _SMOOTHED_OVER)
-    means = []
-    for i in range(len(curve.values)):
-        near = curve.values[max(0, i - reach) : i + reach + 1]
-        means.append(sum(near) / len(near))
-    return Curve("smoothed", curve.steps, tuple(means))
+    reach = max(1, len(values) // _SMOOTHED_OVER)
+    near = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    return tuple(sum(some) / len(some) for some in near)

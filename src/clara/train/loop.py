@@ -1,24 +1,27 @@
-"""The one training loop: Hugging Face's Trainer over planned batches, for every stage.
+"""The one training loop: Hugging Face's Trainer over planned batches, for every stage; and the weights that it keeps.
 
 Adds to the Trainer what this project needs: only trained weights are saved, a checkpoint counts only once it is
 whole, held-out records are measured at intervals, the best weights are kept, and several processes together do
-exactly what one would (``processes``).
+exactly what one would (``processes``). A native checkpoint is ``model.checkpoint``'s matter; optimiser and random
+states are the Trainer's.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,22 +34,92 @@ from clara.model.decoder import Decoder
 from clara.train.batch import Batch
 from clara.train.config import TrainConfig
 from clara.train.data import PlannedBatches
-from clara.train.log import LOG, Pass, RunLog, TrainProgress
+from clara.train.log import RunLog, TrainProgress
 from clara.train.objective import Losses
 from clara.train.processes import ALONE, Processes
 from clara.train.stages.base import Stage
 from clara.train.validation import HeldOut, Validation, measure
-from clara.train.weights import BEST, WEIGHTS, Best, load_trained, read_best, save_best, settle, trained_state
 
-WHOLE = "whole"
+_WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 
-KEPT_CHECKPOINTS = 2
+_WEIGHTS = "trained.safetensors"
+_BEST = "best.safetensors"
+_SCORES = "scores"
+_KEPT_CHECKPOINTS = 2
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Transformers' names of ``TrainConfig.schedule``, all after a warmup."""
 
 _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Which step was best so far, by its held-out loss, nats a label token, and its quality.
+
+    ``quality``: F1 of held-out answers, or Recall@5 of held-out questions; None where neither was measured.
+    """
+
+    step: int
+    loss: float
+    quality: float | None
+
+    def beats(self, other: Best, *, by: str) -> bool:
+        """Whether this is better: by quality, then by loss; or by loss alone (``by="loss"``)."""
+        if by == "loss" or self.quality is None or other.quality is None:
+            return self.loss < other.loss
+        return (self.quality, -self.loss) > (other.quality, -other.loss)
+
+
+def read_best(folder: Path) -> Best | None:
+    """Which step the best weights of a run are of; None if there are none.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    path = folder / _BEST
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return Best(**json.loads(file.metadata()[_SCORES]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove it, and the run goes on without it") from None
+
+
+def _save_best(folder: Path, state: Mapping[str, Tensor], best: Best) -> None:
+    """Replace the best weights of a run, whole or not at all: a kill leaves the old or the new ones."""
+    target = folder / _BEST
+    scratch = target.with_suffix(".tmp")
+    save_file(dict(state), scratch, metadata={_SCORES: json.dumps(asdict(best))})
+    _settle([scratch])
+    scratch.replace(target)
+
+
+def _settle(paths: Sequence[Path]) -> None:
+    for path in filter(Path.is_file, paths):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def load_trained(network: nn.Module, path: Path) -> None:
+    """Put back the weights that a run trained.
+
+    Raises:
+        TrainingError: the file holds other parameters than this run trains.
+    """
+    tensors, own = load_file(path), _trained(network)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise TrainingError(f"{path} does not fit this run: {odd[0]} is in one of them only; use the run's own config")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
 
 
 class StageModule(nn.Module):
@@ -71,15 +144,7 @@ def _only(items: list[Batch]) -> dict[str, Batch]:
 
 @dataclass(frozen=True, slots=True)
 class TrainRun:
-    """What a run's loop needs beside the network.
-
-    Attributes:
-        stage: with the run's settings.
-        folder: for checkpoints, the best weights and ``log.jsonl``.
-        processes: those that train together.
-        held_out: what to validate on; None to leave it.
-        on_progress: told after each step.
-    """
+    """What a run's loop needs beside the network; ``folder`` gets checkpoints, the best weights and the log."""
 
     stage: Stage
     folder: Path
@@ -93,7 +158,7 @@ class TrainRun:
         return self.stage.config
 
 
-class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """Trainer over whole batches that saves trained weights only."""
 
     def __init__(self, module: StageModule, *, log: RunLog, run: TrainRun, **kwargs: Any) -> None:  # noqa: ANN401
@@ -121,21 +186,21 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         losses: Losses = model(**inputs)
         batch = inputs["batch"]
         ce, mse = (float(part.detach()) for part in (losses.cross_entropy, losses.mse))
-        self._log.add(Pass(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids)))
+        self._log.add(ce, mse, tokens=batch.tokens(), samples=len(batch.decoder_ids))
         return losses.total
 
     def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
         """The passes of a step, each knowing how much of the whole step it is."""
         passes, items = super().get_batch_samples(*given, **named)
-        shared = with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
+        shared = _with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
         return [{"batch": batch} for batch in shared], items
 
     def _prepare_inputs(self, inputs: dict[str, Batch]) -> dict[str, Batch]:
         return {"batch": inputs["batch"].to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
-        """AdamW with a learning rate of its own for the memory table."""
-        self.optimizer = optimizer(self.model.network, self._run.stage)
+        """The stage's."""
+        self.optimizer = self._run.stage.optimizer(self.model.network)
         return self.optimizer
 
     def save_best(self, best: Best) -> None:
@@ -143,12 +208,14 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         whole = self.accelerator.get_state_dict(self.model_wrapped) if self.sharded else None
         if self._run.processes.first:
             with _disk(self._run.folder):
-                save_best(self._run.folder, self._state(whole), best)
+                _save_best(self._run.folder, self._state(whole), best)
 
     def _state(self, whole: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        prefix = "network."
-        inner = {name.removeprefix(prefix): tensor for name, tensor in whole.items()} if whole else None
-        state = trained_state(self.model.network, inner)
+        """The trained weights; where this process holds only shards of them, from those in ``whole``."""
+        trained: Mapping[str, Tensor] = _trained(self.model.network)
+        if whole:
+            trained = {name: whole[f"network.{name}"] for name in trained}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
         for name, tensor in state.items():
             if not bool(tensor.isfinite().all()):
                 raise _diverged(f"after step {self.state.global_step} {name} has values that are not finite")
@@ -160,7 +227,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
         # Only the trained part of the Trainer's state: the whole of it includes the frozen base.
-        save_file(self._state(state_dict), target / WEIGHTS)
+        save_file(self._state(state_dict), target / _WEIGHTS)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
         with _disk(self._run.folder):
@@ -168,7 +235,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
-        load_trained(self.model.network, Path(resume_from_checkpoint) / WEIGHTS)
+        load_trained(self.model.network, Path(resume_from_checkpoint) / _WEIGHTS)
 
 
 def _diverged(what: str) -> TrainingError:
@@ -178,30 +245,19 @@ def _diverged(what: str) -> TrainingError:
     )
 
 
-class _disk:  # noqa: N801 - reads as a place where it is used
-    """Turns a failed write into advice; what was whole before is whole after."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | SafetensorError):
-            raise TrainingError(
-                f"a checkpoint in {self._folder} cannot be written ({error}); make room, and the same command goes on "
-                "from the last whole one"
-            ) from error
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Turn a failed write into advice; what was whole before is whole after."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"a checkpoint in {folder} cannot be written ({error}); make room, and the same command goes on from the "
+            "last whole one"
+        ) from error
 
 
-def optimizer(network: Decoder, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, each part with the learning rate that the stage gives it."""
-    filled = [group for group in stage.parameter_groups(network) if group["params"]]
-    return torch.optim.AdamW(filled, weight_decay=stage.config.weight_decay, betas=(0.9, 0.98))
-
-
-def with_shares(
+def _with_shares(
     passes: Sequence[Batch], processes: Processes = ALONE, device: torch.device | None = None
 ) -> list[Batch]:
     """The passes of a step on one process, each knowing its share of all passes on all processes.
@@ -224,11 +280,10 @@ def with_shares(
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Logs each step, validates, keeps the best weights, and marks checkpoints that are whole."""
 
-    def __init__(self, log: RunLog, module: StageModule, run: TrainRun) -> None:
-        self._log, self._module, self._run = log, module, run
+    def __init__(self, trainer: _StageTrainer, module: StageModule, log: RunLog, run: TrainRun) -> None:
+        self._trainer, self._module, self._log, self._run = trainer, module, log, run
         self._best = read_best(run.folder)
         self._rate = 0.0
-        self.trainer: StageTrainer | None = None
 
     def on_step_begin(self, *_: Any, lr_scheduler: Any, **__: Any) -> None:  # noqa: ANN401
         self._rate = float(lr_scheduler.get_last_lr()[0])
@@ -240,32 +295,30 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         progress = self._log.step(step, learning_rate=self._rate, validation=found)
         if not math.isfinite(progress.cross_entropy):  # the same number in every process
             raise _diverged(f"the loss of step {step} is {progress.cross_entropy}")
-        if config.report_to and self.trainer is not None:
-            self.trainer.log(_reported(progress))
+        if config.report_to:
+            self._trainer.log(_reported(progress))
 
     def _validated(self, step: int) -> Validation | None:
         if self._run.held_out is None:
             return None
-        found = measure(self._module.network, self._loss, self._run.held_out)
+        found = measure(
+            self._module.network, lambda batch: float(self._module(batch).cross_entropy), self._run.held_out
+        )
         best = Best(step=step, loss=found.loss, quality=found.quality)
         # The first process decides: the others may have rounded otherwise.
         beats = self._best is None or best.beats(self._best, by=self._run.config.best_by)
-        if self._run.processes.agreed(beats, self.trainer.args.device if self.trainer else None):
+        if self._run.processes.agreed(beats, self._trainer.args.device):
             self._best = best
-            if self.trainer is not None:
-                self.trainer.save_best(best)
+            self._trainer.save_best(best)
         return found
-
-    def _loss(self, batch: Batch) -> float:
-        return float(self._module(batch).cross_entropy)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         self._run.processes.wait()  # every process writes its random state
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if self._run.processes.first:
             with _disk(self._run.folder):
-                settle(folder)
-                (folder / WHOLE).touch()
+                _settle(sorted(folder.rglob("*")))
+                (folder / _WHOLE).touch()
 
 
 def _reported(progress: TrainProgress) -> dict[str, float]:
@@ -282,16 +335,9 @@ def _reported(progress: TrainProgress) -> dict[str, float]:
     return values
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def _last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
-    return max((path for path in _checkpoints(folder) if (path / WHOLE).is_file()), key=_step_of, default=None)
-
-
-def remove_torn_checkpoints(folder: Path) -> None:
-    """Remove what was not written to its end, so that it is not counted among those to keep."""
-    for path in _checkpoints(folder):
-        if not (path / WHOLE).is_file():
-            shutil.rmtree(path)
+    return max((path for path in _checkpoints(folder) if (path / _WHOLE).is_file()), key=_step_of, default=None)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -304,25 +350,11 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def check_reporters(config: TrainConfig) -> None:
-    """Make sure that what the run is to report to is installed.
-
-    Raises:
-        ConfigError: names every package that is missing.
-    """
-    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"report_to needs packages that are not installed: pip install {' '.join(missing)}")
-
-
 @dataclass(frozen=True, slots=True)
 class TrainedWeights:
-    """What a finished run leaves.
+    """What a finished run leaves: a file with the best weights, or the last, where ``best`` is None.
 
-    Attributes:
-        path: file with the trained weights that count: the best ones or the last ones.
-        best: whose they are; None for the last ones.
-        sharded: whether the network no longer holds whole weights.
+    ``sharded``: whether the network no longer holds whole weights.
     """
 
     path: Path
@@ -331,12 +363,7 @@ class TrainedWeights:
 
 
 def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
-    """Train to the end, from the last whole checkpoint in the run's folder if there is one.
-
-    Args:
-        network: its trainable parameters are those with ``requires_grad``; changed in place.
-        batches: the run's batches; of several processes, this one's part of each.
-        given: what else the run needs.
+    """Train to the end, from the last whole checkpoint in the run's folder if there is one; changes the network.
 
     Raises:
         TrainingError: a checkpoint cannot be written, or does not fit.
@@ -348,32 +375,26 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
     if config.gradient_checkpointing:
         network.adapters.recompute_layers()
     module = StageModule(network, given.stage)
-    log = RunLog(folder / LOG, config, given.on_progress, processes=processes, device=device)
-    watch = _Watch(log, module, given)
-    trainer = StageTrainer(
-        module,
-        log=log,
-        run=given,
-        args=_arguments(config, folder, device),
-        train_dataset=batches,
-        callbacks=[watch],
-    )
-    watch.trainer = trainer
+    log = RunLog(folder, config, given.on_progress, processes=processes, device=device)
+    trainer = _StageTrainer(module, log=log, run=given, args=_arguments(config, folder, device), train_dataset=batches)
+    trainer.add_callback(_Watch(trainer, module, log, given))
     trainer.remove_callback(PrinterCallback)  # a library does not print
     if processes.first:
-        remove_torn_checkpoints(folder)
+        for path in _checkpoints(folder):  # what is torn would be counted among those to keep
+            if not (path / _WHOLE).is_file():
+                shutil.rmtree(path)
     processes.wait()
-    last = last_whole_checkpoint(folder)
+    last = _last_whole_checkpoint(folder)
     log.rewind(0 if last is None else _step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     processes.wait()
     best = read_best(folder) if config.keep == "best" else None
     if best is not None:
-        return TrainedWeights(folder / BEST, best, trainer.sharded)
-    last = last_whole_checkpoint(folder)
+        return TrainedWeights(folder / _BEST, best, trainer.sharded)
+    last = _last_whole_checkpoint(folder)
     if last is None:
         raise TrainingError(f"{folder} holds no whole checkpoint after the last step; it was removed meanwhile")
-    return TrainedWeights(last / WEIGHTS, None, trainer.sharded)
+    return TrainedWeights(last / _WEIGHTS, None, trainer.sharded)
 
 
 def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> TrainingArguments:
@@ -388,7 +409,7 @@ def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> Train
         max_grad_norm=config.max_grad_norm,
         save_strategy="steps",
         save_steps=config.save_every,
-        save_total_limit=KEPT_CHECKPOINTS,
+        save_total_limit=_KEPT_CHECKPOINTS,
         logging_strategy="no",
         report_to=list(config.report_to),
         disable_tqdm=True,

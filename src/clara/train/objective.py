@@ -1,4 +1,4 @@
-"""The loss of stages ``scp`` and ``instruct``: write the targets from the memories (clara.md sections 3 and 4)."""
+"""The losses of writing targets, from memories of passages or from their text (clara.md sections 3 to 5)."""
 
 from __future__ import annotations
 
@@ -33,32 +33,49 @@ class Losses:
 def generation_loss(
     network: Network, batch: Batch, *, mse_weight: float, kl_weight: float = 0.0, quoted_weight: float = 0.0
 ) -> Losses:
-    """CE of the targets given the memories, plus the MSE term, plus what the batch has of the next two.
+    """CE of the targets given the memories of the batch's texts, plus the MSE term; further terms as ``reply_losses``.
 
-    With a teacher the KL term, with quotations the CE among them. Memories that are computed before have no MSE term.
-    The LM head runs on label positions only.
+    Memories that are computed before have no MSE term.
+    """
+    memories, read_out = _memories(network, batch)
+    return reply_losses(
+        network,
+        batch,
+        memories.index_select(0, batch.text_index).flatten(0, 1),
+        read_out=read_out,
+        mse_weight=mse_weight,
+        kl_weight=kl_weight,
+        quoted_weight=quoted_weight,
+    )
+
+
+def reply_losses(
+    decoder: Decoder,
+    batch: Batch,
+    memories: Tensor | None,
+    *,
+    read_out: ReadOut | None = None,
+    mse_weight: float = 0.0,
+    kl_weight: float = 0.0,
+    quoted_weight: float = 0.0,
+) -> Losses:
+    """CE of the targets, plus what the batch has of the other terms. The LM head runs on label positions only.
 
     Args:
-        network: with gradients where the stage wants them.
-        batch: texts and decoder sequences.
+        decoder: with gradients where the stage wants them.
+        batch: decoder sequences.
+        memories: what stands in their slots, [sum of slots, H]; None where they have none.
+        read_out: what the memories were read from, for the MSE term.
         mse_weight: lambda.
-        kl_weight: of the KL term (``teacher``).
-        quoted_weight: of the CE among quotations.
+        kl_weight: of KL(teacher || student), where a teacher reads along.
+        quoted_weight: of the CE among quotations, where the batch has them.
     """
-    memories, read = batch.memories, None
-    if memories is None and not len(batch.text_ids):
-        memories = no_memories(network, batch)
-    if memories is None and batch.states is not None:
-        memories = network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate)
-    if memories is None:
-        encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
-        memories, read = encoded.memory, encoded.read_out
-    logits = reply_logits(network, batch, memories.index_select(0, batch.text_index).flatten(0, 1))
+    logits = reply_logits(decoder, batch, memories)
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
-    mse = torch.zeros_like(cross_entropy) if read is None else _means_apart(read, batch)
+    mse = torch.zeros_like(cross_entropy) if read_out is None else _means_apart(read_out, batch)
     total = cross_entropy + mse_weight * mse
     if batch.teaching is not None and kl_weight:
-        total = total + kl_weight * teacher_distance(network, batch, logits)
+        total = total + kl_weight * _teacher_distance(decoder, batch, logits)
     if batch.quotable is not None and quoted_weight:
         total = total + quoted_weight * quoted_loss(batch, logits)
     return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
@@ -66,17 +83,20 @@ def generation_loss(
 
 def passage_memories(network: Network, batch: Batch) -> Tensor:
     """Memories of the batch's passages, [D, N, H]: as computed before, or under gradient where texts are given."""
+    return _memories(network, batch)[0]
+
+
+def _memories(network: Network, batch: Batch) -> tuple[Tensor, ReadOut | None]:
+    """The same, with what was read from the texts where they were encoded now."""
     if not len(batch.text_ids):
-        return no_memories(network, batch) if batch.memories is None else batch.memories
+        if batch.memories is not None:
+            return batch.memories, None
+        embeds = network.embed(batch.decoder_ids[:1, :1])  # all passages are read as text
+        return embeds.new_empty(0, network.config.memory_tokens(batch.rate), embeds.shape[2]), None
     if batch.states is not None:
-        return network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate)
-    return network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate).memory
-
-
-def no_memories(network: Network, batch: Batch) -> Tensor:
-    """Those of a batch all of whose passages are read as text: [0, N, H]."""
-    embeds = network.embed(batch.decoder_ids[:1, :1])
-    return embeds.new_empty(0, network.config.memory_tokens(batch.rate), embeds.shape[2])
+        return network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate), None
+    encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
+    return encoded.memory, encoded.read_out
 
 
 def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
@@ -87,12 +107,7 @@ def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
 
 
 def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
-    """Mean over all label tokens of the CE among what could be quoted; labels that are no quotation count as 0.
-
-    Args:
-        batch: its ``label_share`` makes the mean one over all processes' labels.
-        logits: [T, V].
-    """
+    """Mean over all label tokens of the CE among what could be quoted, given logits [T, V]; other labels count as 0."""
     quotable = batch.quotable
     if quotable is None:
         return torch.zeros_like(logits[0, 0])
@@ -102,14 +117,8 @@ def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
     return summed / batch.weights.sum() * batch.label_share
 
 
-def teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
-    """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0.
-
-    Args:
-        decoder: with a teacher.
-        batch: with ``teaching``.
-        logits: the student's, [T, V].
-    """
+def _teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
+    """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0."""
     if batch.teaching is None:
         return torch.zeros_like(logits[0, 0])
     sequences, rows = batch.teaching.sequences, batch.teaching.rows
@@ -119,32 +128,10 @@ def teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
     return summed / batch.weights.sum() * batch.label_share
 
 
-def reading_loss(decoder: Decoder, batch: Batch, *, quoted_weight: float = 0.0) -> Losses:
-    """CE of the targets where the decoder reads text, or the question alone: there are no memories.
-
-    Args:
-        decoder: with gradients where the stage wants them.
-        batch: without texts to compress.
-        quoted_weight: of the CE among quotations, where the batch has them.
-    """
-    logits = reply_logits(decoder, batch, None)
-    cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
-    total = cross_entropy
-    if batch.quotable is not None and quoted_weight:
-        total = total + quoted_weight * quoted_loss(batch, logits)
-    return Losses(total=total, cross_entropy=cross_entropy, mse=torch.zeros_like(cross_entropy))
-
-
-def reply_loss(decoder: Decoder, batch: Batch, memories: Tensor | None) -> Tensor:
-    """CE of the targets of a batch, given its memories [sum of slots, H]; None where it has no slots."""
-    logits = reply_logits(decoder, batch, memories)
-    return token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
-
-
 def reply_logits(
     decoder: Decoder, batch: Batch, memories: Tensor | None, *, role: AdapterName | None = "generator"
 ) -> Tensor:
-    """Logits at the label positions of a batch, [T, V]; arguments as ``reply_loss``, read by ``role``."""
+    """Logits at the label positions of a batch, [T, V], read by ``role``; memories as in ``reply_losses``."""
     embeds = decoder.embed(batch.decoder_ids)
     if memories is not None:
         embeds = splice(embeds, batch.slots, memories)

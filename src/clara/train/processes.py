@@ -21,12 +21,7 @@ from clara.model.placement import SPREAD
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among all.
-
-    Attributes:
-        rank: its number, from 0.
-        count: how many there are.
-    """
+    """This process, by its number from 0, among all."""
 
     rank: int = 0
     count: int = 1
@@ -45,11 +40,7 @@ class Processes:
         return range(self.rank, items, self.count)
 
     def check(self, batch_size: int, accumulation: int) -> None:
-        """Refuse batches that cannot be divided evenly.
-
-        Raises:
-            ConfigError: a forward pass has a number of examples that is no multiple of the processes.
-        """
+        """Refuse batches that cannot be divided evenly (``ConfigError``)."""
         if batch_size // accumulation % self.count:
             raise ConfigError(
                 f"batch_size {batch_size} / accumulation {accumulation} is {batch_size // accumulation} examples a "
@@ -64,9 +55,7 @@ class Processes:
     def mean(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
         """Each value's mean over the processes, the same numbers everywhere.
 
-        Args:
-            values: as many on each process.
-            device: where the process group exchanges tensors; the CPU when None.
+        ``device`` is where the process group exchanges tensors; the CPU when None.
         """
         if self.count == 1:
             return list(values)
@@ -87,14 +76,7 @@ ALONE = Processes()
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that a process cannot train on.
-
-    Args:
-        device: a torch device, or a device map.
-
-    Raises:
-        ConfigError: weights spread over several GPUs, or a GPU that is not the process's first.
-    """
+    """Refuse a device that training does not take: weights spread over GPUs, a GPU that is not the process's first."""
     if device in SPREAD:
         raise ConfigError(
             f"--device {device} spreads weights over GPUs, which training does not; give --device cuda, or let several "
@@ -108,7 +90,7 @@ def check_device(device: str) -> None:
         )
 
 
-PATIENCE = timedelta(days=2)
+_PATIENCE = timedelta(days=2)
 """How long processes wait for one that has more to do: the first may compress a whole data set. One that dies ends
 the others at once, through what started them."""
 
@@ -117,13 +99,11 @@ the others at once, through what started them."""
 def joined(device: str) -> Iterator[Processes]:
     """Join the processes that were started together; a process that was started alone is alone.
 
-    A process group that is there already is used and left as it is.
-
-    Args:
-        device: of the model; decides how the processes talk (gloo for the CPU, else the device's own way).
+    A process group that is there already is used and left as it is. The model's device decides how the processes talk
+    (gloo for the CPU, else the device's own way).
     """
     before = distributed.is_initialized()
-    state = PartialState(cpu=torch.device(device).type == "cpu", timeout=PATIENCE)
+    state = PartialState(cpu=torch.device(device).type == "cpu", timeout=_PATIENCE)
     try:
         yield Processes(rank=int(state.process_index), count=int(state.num_processes))
     finally:

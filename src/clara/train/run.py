@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,33 +16,22 @@ from filelock import FileLock, Timeout
 from clara.data import DataRecord
 from clara.data.parsing import to_json
 from clara.errors import ConfigError, TrainingError
-from clara.model.backbone import load_tokenizer
 from clara.model.create import Loaded
 from clara.model.hub.base import Progress as HubProgress
-from clara.train.backbones import check_backbone, longest_prompt
-from clara.train.data import (
-    PlannedBatches,
-    TrainingData,
-    data_faults,
-    divide,
-    held_out_examples,
-    in_steps,
-    sample_questions,
-    within_window,
-)
+from clara.train.backbones import check_backbone, training_memory
+from clara.train.config import TrainConfig
+from clara.train.data import PlannedBatches, TrainingData, divide, held_out_examples, within_window
 from clara.train.documents import Documents
-from clara.train.estimate import longest_sequence, training_memory
 from clara.train.log import TrainProgress, add_curves
-from clara.train.loop import TrainedWeights, TrainRun, check_reporters, run
+from clara.train.loop import TrainedWeights, TrainRun, load_trained, run
 from clara.train.processes import check_device, joined
 from clara.train.stages.base import Stage
 from clara.train.start import WHITENING_QUESTIONS, derive_queries, whiten
 from clara.train.validation import asked_questions, held_out
-from clara.train.weights import load_trained
 
-RUN_CONFIG = "config.json"
-LOCK_FILE = ".lock"
-KEPT = "kept"
+_RUN_CONFIG = "config.json"
+_LOCK_FILE = ".lock"
+_KEPT = "kept"
 """In the cache folder: what frozen networks are asked once."""
 
 
@@ -57,7 +47,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     on_unused: Callable[[Mapping[str, int]], None] = lambda _: None,
     on_notice: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``.
+    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``; says which.
 
     Goes on where a run with the same settings and data in ``out`` stopped.
 
@@ -73,25 +63,18 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         on_notice: told before the first step how much memory it takes, and what of the checkpoint to start from will
             not fit its result.
 
-    Returns:
-        The folder of the native checkpoint, or of the reader.
-
     Raises:
         ConfigError: the settings do not fit the stage, the data or what they name.
         TrainingError: nothing to train on, or ``out`` holds a run with other settings or data, or one that goes on.
     """
     check_device(device)
     check_run(stage, records)
-    check_reporters(stage.config)
-    window = stage.window()
-    cut = within_window(records, window, cache, hub_progress)
-    tokenizer = load_tokenizer(window.base, cache)
-    prompt = longest_prompt(stage.background(), cut.longest_question, stage.config.reply_tokens, tokenizer)
-    check_backbone(window.base, cache, max(prompt, window.tokens + window.memory_tokens))
+    cut = within_window(records, stage.window(), cache, hub_progress)
+    prompt = check_backbone(stage, cut.longest_question, cache)
     data = divide(cut.records, stage, left_out=cut.left_out)
-    stage = in_steps(stage, data.sources)
+    stage = stage.in_steps(sum(map(len, data.sources.values())))
     on_unused(data.rejected)
-    on_notice(training_memory(stage, cache, longest_sequence(stage, data, tokenizer, prompt), device).told())
+    on_notice(training_memory(stage, data, prompt, cache, device).told())
     with joined(device) as processes, ExitStack() as kept:
         processes.check(stage.config.batch_size, stage.config.accumulation)
         if processes.first:
@@ -104,8 +87,8 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
             on_notice(notice)
         stage = stage.as_loaded(loaded)
         documents = stage.documents(loaded, cache)
-        collator = stage.collator(loaded, documents, cache / KEPT)
-        taught = stage.training_collator(collator, loaded, cache / KEPT)
+        collator = stage.collator(loaded, documents, cache / _KEPT)
+        taught = stage.training_collator(collator, loaded, cache / _KEPT)
         batches = PlannedBatches(data, stage, taught, processes=processes)
         if documents is not None or stage.whitens(loaded):
             wanted = _wanted(batches, data, stage)
@@ -115,7 +98,7 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
                 processes.wait()
                 documents.prepare(wanted)  # finds what the others computed
             if stage.whitens(loaded):
-                whiten(loaded, found, wanted, sample_questions(data, WHITENING_QUESTIONS))
+                whiten(loaded, found, wanted, data.some_questions(WHITENING_QUESTIONS))
         kept_back = held_out(data, stage, collator, loaded.base.tokenizer)
         weights = run(loaded.network, batches, TrainRun(stage, out, processes, kept_back, on_progress))
         target = out / stage.writes
@@ -131,18 +114,31 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
 
 
 def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
-    """Refuse a run that cannot do what its settings say.
-
-    Args:
-        stage: with settings as they were given, so that what was set can be told from defaults.
-        records: all records that were read.
+    """Refuse a run whose settings, as they were given, cannot do what they say.
 
     Raises:
         ConfigError: names every fault.
     """
-    faults = [*stage.faults(), *data_faults(records, stage.config)]
+    faults = [*stage.faults(), *_data_faults(records, stage.config), *_missing_reporters(stage.config)]
     if faults:
         raise ConfigError(f"stage {stage.name}: {len(faults)} fault(s): " + "; ".join(faults))
+
+
+def _data_faults(records: Sequence[DataRecord], config: TrainConfig) -> Iterator[str]:
+    known = {record.source for record in records}
+    # A weight of 0 keeps a source out; that it is not there at all is no fault.
+    unknown = sorted({name for name, weight in config.mix.items() if weight > 0} - known)
+    if unknown:
+        listed = ", ".join(sorted(known))
+        yield f"mix names {', '.join(unknown)}, which no record has as its source (sources: {listed})"
+    if config.held_out >= len(records) > 0:
+        yield f"held_out is {config.held_out}, which leaves nothing of {len(records)} records to train on"
+
+
+def _missing_reporters(config: TrainConfig) -> Iterator[str]:
+    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
+    if missing:
+        yield f"report_to needs packages that are not installed: pip install {' '.join(missing)}"
 
 
 def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
@@ -164,7 +160,6 @@ def _finish(
     facts: Mapping[str, object],
     target: Path,
 ) -> None:
-    """Write what the run made with its card, and the curves beside it."""
     config = stage.config
     trained = {
         "steps": config.steps,
@@ -187,11 +182,11 @@ def claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(out / LOCK_FILE, timeout=0).acquire()
+        lock = FileLock(out / _LOCK_FILE, timeout=0).acquire()
     except Timeout:
         raise TrainingError(f"another process trains in {out}; wait until it ends, or choose another --out") from None
     with lock:
-        _claim(out / RUN_CONFIG, stage, data_hash(records))
+        _claim(out / _RUN_CONFIG, stage, records)
         yield
 
 
@@ -201,13 +196,13 @@ def finished(stage: Stage, records: Sequence[DataRecord], out: Path) -> bool:
     Raises:
         TrainingError: a run with other settings or other data is in ``out``.
     """
-    if not (out / stage.writes).is_dir() or not (out / RUN_CONFIG).is_file():
+    if not (out / stage.writes).is_dir() or not (out / _RUN_CONFIG).is_file():
         return False
-    _claim(out / RUN_CONFIG, stage, data_hash(records))
+    _claim(out / _RUN_CONFIG, stage, records)
     return True
 
 
-def data_hash(records: Iterable[DataRecord]) -> str:
+def _data_hash(records: Sequence[DataRecord]) -> str:
     """A hash of training records and their order: 16 hex digits."""
     found = hashlib.sha256()
     for record in records:
@@ -215,7 +210,8 @@ def data_hash(records: Iterable[DataRecord]) -> str:
     return found.hexdigest()[:16]
 
 
-def _claim(path: Path, stage: Stage, data: str) -> None:
+def _claim(path: Path, stage: Stage, records: Sequence[DataRecord]) -> None:
+    data = _data_hash(records)
     if path.is_file():
         differs = _difference(path, stage, data)
         if differs is not None:

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, check
 from clara.data.neighbours import passages_of
-from clara.errors import ConfigError
+from clara.errors import ClaraError, ConfigError
 from clara.model import checkpoint
-from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import ADAPTER, load_base
+from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, place_checkpoint, rebuilt
-from clara.model.decoder import Decoder, Role
+from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
-from clara.model.reader import ReaderContext, ReaderManifest, check_base, read_reader_manifest
+from clara.model.decoder import Role
 from clara.train.batch import padded_texts
-from clara.train.config import MemoryConfig, TrainConfig
-from clara.train.data import TrainingData, sample_passages, sample_questions
+from clara.train.config import MemoryConfig
+from clara.train.data import TrainingData
 from clara.train.documents import Documents
 
-CALIBRATION_TEXTS = 32
+_CALIBRATION_TEXTS = 32
 WHITENING_DOCUMENTS = 4000
 """Enough, as the questions below, for a covariance of a few hundred dimensions beside its ridge."""
 WHITENING_QUESTIONS = 1024
-TOKENS_A_TEXT = 8
-QUESTIONS_A_BATCH = 32
-ADDED = ("read_out", "layers", "layer_rank", "places")
-"""What of the compression a run may add to the checkpoint that it starts from."""
-
-WHITENING_SHARE = 2
+_WHITENING_SHARE = 2
 """Vectors of passages, and of questions, for each dimension of a covariance: fewer say less than the old whitening."""
-
-LoadedReader: TypeAlias = Loaded[Decoder, ReaderManifest]
-
-_QUESTIONS: tuple[Role, Role] = ("compressor", "query_reasoner")
+_TOKENS_A_TEXT = 8
+_QUESTIONS_A_BATCH = 32
+_ADDED = ("read_out", "layers", "layer_rank", "places")
+"""What of the compression a run may add to the checkpoint that it starts from."""
 
 
 def compressed_model(
@@ -59,81 +52,48 @@ def compressed_model(
         loaded = place_checkpoint(
             folder, cache, where, adapter_dtype=DTYPES["fp32"], check_memory=False, progress=progress
         )
-        compression = extended(config.compression, loaded.manifest.compression)
+        compression = _extended(config.compression, loaded.manifest.compression)
         if compression == loaded.manifest.compression:
             return loaded
-        return rebuilt(loaded, compression, sample_passages(data, CALIBRATION_TEXTS), seed=config.seed)
+        return rebuilt(loaded, compression, data.some_texts(_CALIBRATION_TEXTS), seed=config.seed)
     base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
     texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
-    samples = sample_passages(data, CALIBRATION_TEXTS)
+    samples = data.some_texts(_CALIBRATION_TEXTS)
     return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
 
 
-def extended(given: CompressionConfig, own: CompressionConfig) -> CompressionConfig:
-    """A checkpoint's compression with the layers and places that a run adds to it.
-
-    Args:
-        given: what the run sets of it; the rest is not looked at.
-        own: the checkpoint's.
-
-    Raises:
-        ConfigError: they do not go together.
-    """
-    added = {name: getattr(given, name) for name in ADDED if name in given.model_fields_set}
+def _extended(given: CompressionConfig, own: CompressionConfig) -> CompressionConfig:
+    """A checkpoint's ``own`` compression with the layers and places that a run adds to it, if they go together."""
+    added = {name: getattr(given, name) for name in _ADDED if name in given.model_fields_set}
     if added.get("read_out") == "layers":
         added["pooled_input"] = False
     return check(CompressionConfig, own.model_dump() | added, source="compression")
 
 
-def reader_model(
-    config: TrainConfig,
-    context: ReaderContext,
-    cache: Path,
-    device: str,
-    progress: HubProgress | None,
-    *,
-    start: Path | None = None,
-) -> LoadedReader:
-    """A backbone with a generator that will read ``context``: a fresh one, or that of the reader in ``start``."""
-    where = placement(config.dtype, device)
-    base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        adapters = Adapters.fresh(base.model, config.lora, roles=("generator",))
-    manifest = ReaderManifest(base_model=base.name, base_identity=base.identity, context=context, lora=config.lora)
-    if start is not None:
-        found = read_reader_manifest(start)
-        check_base(start, found, base)
-        load_adapter(adapters.peft_model, start / ADAPTER, "generator")
-        manifest = manifest.model_copy(update={"refuses": found.refuses})
-    return Loaded(Decoder(adapters), base, manifest)
-
-
-def release_adapters(decoder: Decoder, roles: Sequence[Role]) -> None:
-    """Turn gradients on in the adapters of ``roles``, and off elsewhere."""
-    for parameter in decoder.parameters():
-        parameter.requires_grad = False
+def release(network: Decoder, roles: Sequence[Role]) -> None:
+    """Turn gradients on in the adapters of ``roles``, with the compressor's in the memory table, and off elsewhere."""
+    network.requires_grad_(requires_grad=False)
     for role in roles:
-        for parameter in decoder.adapters.parameters_of(role):
+        for parameter in network.adapters.parameters_of(role):
             parameter.requires_grad = True
+    if isinstance(network, Network) and "compressor" in roles:
+        table = network.table.requires_grad_(requires_grad=True)
+        for parameter in [*table.read_out_of_queries(), *table.projection_of_queries()]:
+            parameter.requires_grad = False
 
 
-def release(network: Network, roles: Sequence[Role]) -> None:
-    """As ``release_adapters``, with what of the memory table belongs to the compressor."""
-    release_adapters(network, roles)
-    for parameter in network.table.parameters():
-        parameter.requires_grad = "compressor" in roles
-    for parameter in [*network.table.read_out_of_queries(), *network.table.projection_of_queries()]:
-        parameter.requires_grad = False
+def start_faults(config: MemoryConfig, of_stage: Callable[[str, Manifest], list[str]]) -> list[str]:
+    """What is wrong with a run's start, be it a checkpoint's, which the stage has a say in, or a fresh one."""
+    if config.start is None:
+        return _paper_faults(config.compression, config.lora)
+    try:
+        manifest = _start_manifest(config.start)
+    except ClaraError as error:
+        return [f"start: {error}"]
+    return [*_manifest_faults(config, config.start, manifest), *of_stage(config.start, manifest)]
 
 
-def start_manifest(start: str) -> Manifest:
-    """What a checkpoint to start from says of itself.
-
-    Raises:
-        ConfigError: it is in Apple's format.
-        ClaraError: it cannot be had or read.
-    """
+def _start_manifest(start: str) -> Manifest:
     folder = find_checkpoint(start)
     if checkpoint.is_checkpoint(folder):
         return checkpoint.read_manifest(folder)
@@ -143,11 +103,19 @@ def start_manifest(start: str) -> Manifest:
     )
 
 
-def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
-    """What the settings say otherwise than the checkpoint to start from."""
+def _manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
+    """What the settings say otherwise than the checkpoint to start from, which decides it."""
+    said: list[tuple[str, object, object]] = []  # what was set: name, value, the checkpoint's own
+    if "base" in config.model_fields_set:
+        said.append(("base", config.base, manifest.base_model))
+    for part in ("compression", "lora"):
+        given, own = getattr(config, part), getattr(manifest, part)
+        names = sorted(given.model_fields_set if part in config.model_fields_set else ())
+        decided = (name for name in names if part == "lora" or not _adds(name, given, own))
+        said.extend((f"{part}.{name}", getattr(given, name), getattr(own, name)) for name in decided)
     faults = [
         f"{name} is {given!r}, but {start} has {own!r}, which a run goes on with; leave it out"
-        for name, given, own in _of_the_start(config, manifest)
+        for name, given, own in said
         if given != own
     ]
     rates = manifest.compression.rates
@@ -156,7 +124,12 @@ def manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> lis
     return faults
 
 
-def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
+def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
+    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
+    return given.read_out == "layers" if name == "read_out" else name in _ADDED and not getattr(own, name)
+
+
+def _paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
     """What of a fresh start with ``input_format`` ``official`` Apple's format could not hold."""
     if compression.input_format != "official":
         return []
@@ -171,34 +144,17 @@ def paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str
     return faults
 
 
-def _of_the_start(config: MemoryConfig, manifest: Manifest) -> Iterator[tuple[str, object, object]]:
-    """What was set although the checkpoint to start from decides it: name, value set, the checkpoint's own."""
-    if "base" in config.model_fields_set:
-        yield "base", config.base, manifest.base_model
-    for part in ("compression", "lora"):
-        given, own = getattr(config, part), getattr(manifest, part)
-        for name in sorted(given.model_fields_set if part in config.model_fields_set else ()):
-            if part == "compression" and _adds(name, given, own):
-                continue
-            yield f"{part}.{name}", getattr(given, name), getattr(own, name)
-
-
-def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
-    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
-    return given.read_out == "layers" if name == "read_out" else name in ADDED and not getattr(own, name)
+def whitening_needs(hidden: int, *, late: bool) -> int:
+    """Passages, and as many questions, that whitening a space of ``hidden`` dimensions takes."""
+    return -(-_WHITENING_SHARE * hidden // (_TOKENS_A_TEXT if late else 1))
 
 
 @torch.no_grad()
 def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[str]], asked: Sequence[str]) -> None:
     """Start the projection of questions from the run's own documents and questions (``MemoryTable.whiten_queries``).
 
-    By means of memories, or for late interaction by ``TOKENS_A_TEXT`` memory tokens of each, spread evenly.
-
-    Args:
-        loaded: the network before its first step.
-        documents: gives memories.
-        wanted: passages by rate; the first ``WHITENING_DOCUMENTS`` of each are taken.
-        asked: questions.
+    By means of memories, or for late interaction by ``_TOKENS_A_TEXT`` memory tokens of each, spread evenly. Of the
+    passages by rate in ``wanted`` the first ``WHITENING_DOCUMENTS`` are taken.
     """
     network = loaded.network
     sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}
@@ -206,28 +162,45 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
     for rate, texts in sample.items():
         seen = [_compared(network, documents([text], rate).float()) for text in texts]
         # A projection that has not been set yet is the identity: this is what it will be given.
-        queries = [_compared(network, memories) for memories in question_memories(loaded, asked, rate=rate)]
+        queries = [_compared(network, memories) for memories in _question_memories(loaded, asked, rate=rate)]
         if seen and queries:
             made = torch.cat(queries)
             network.table.whiten_queries(torch.cat(seen).to(made.device), made, rate=rate)
+
+
+def whiten_anew(loaded: Loaded, texts: Sequence[str], asked: Sequence[str], cache: Path, *, late: bool) -> None:
+    """Give questions a new projection, made of passages and questions alone: no label, no step of training.
+
+    Args:
+        loaded: in evaluation mode; its query reasoner is the compressor's copy.
+        texts: passages.
+        asked: questions.
+        cache: folder for memories.
+        late: compare memory tokens one by one (late interaction), not their mean.
+    """
+    table = loaded.network.table
+    table.project_queries(projected=True, late=late)
+    table.to(loaded.network.adapters.bare().device)
+    wanted = dict.fromkeys(loaded.manifest.compression.rates, texts)
+    whiten(loaded, Documents(loaded, cache), wanted, asked)
 
 
 def _compared(network: Network, memories: Tensor) -> Tensor:
     """Of memories [texts, N, H] the vectors [vectors, H] that the projection compares, or a sample of them."""
     if not network.table.late:
         return memories.mean(dim=1)
-    step = max(1, memories.shape[1] // TOKENS_A_TEXT)
+    step = max(1, memories.shape[1] // _TOKENS_A_TEXT)
     return memories[:, step // 2 :: step].flatten(0, 1)
 
 
 @torch.no_grad()
-def question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
+def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
     """Memories of questions as the query reasoner makes them, before weights; in batches, float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
     rows = [prompter.window_ids(question, network.config.window_tokens) for question in asked]
-    for start in range(0, len(rows), QUESTIONS_A_BATCH):
-        ids, mask = (part.to(device) for part in padded_texts(rows[start : start + QUESTIONS_A_BATCH]))
+    for start in range(0, len(rows), _QUESTIONS_A_BATCH):
+        ids, mask = (part.to(device) for part in padded_texts(rows[start : start + _QUESTIONS_A_BATCH]))
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
             parts = network.encode("query_reasoner", ids, mask, rate=rate).read_out
         yield network.table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=True).float()
@@ -247,15 +220,10 @@ class Carried:
 
 
 def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carried:
-    """Look at what of a checkpoint fits less well when ``roles`` are trained.
+    """Look at what of a checkpoint, as it was loaded, fits less well when ``roles`` are trained on ``data``.
 
     A query reasoner that was not trained is the compressor's copy with a whitened projection: both are derived again
-    when the compressor changes. One that was trained stays as it is.
-
-    Args:
-        loaded: as it was loaded.
-        data: of the run; whitening needs enough of its passages and questions.
-        roles: adapters that are trained.
+    when the compressor changes, if there are texts enough to whiten. One that was trained stays as it is.
     """
     notices = []
     if loaded.manifest.measured():
@@ -280,21 +248,15 @@ def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carrie
 
 def _too_few(loaded: Loaded, data: TrainingData) -> str:
     """Why a run's texts do not suffice to whiten questions; empty where they do."""
-    a_text = TOKENS_A_TEXT if loaded.network.table.late else 1
-    needed = -(-WHITENING_SHARE * loaded.manifest.hidden_size // a_text)
-    passages, asked = len(_passages(data)), len(sample_questions(data, WHITENING_QUESTIONS))
+    needed = whitening_needs(loaded.manifest.hidden_size, late=loaded.network.table.late)
+    passages, asked = len(data.texts()), len(data.some_questions(WHITENING_QUESTIONS))
     if min(passages, asked) >= needed:
         return ""
     return f"to whiten questions takes {needed} passages and as many questions, the run has {passages} and {asked}"
 
 
-def _passages(data: TrainingData) -> list[str]:
-    return list(dict.fromkeys(t for rows in data.sources.values() for record in rows for t in passages_of(record)))
-
-
 def _copied(network: Network) -> bool:
-    """Whether the query reasoner has the compressor's weights."""
-    pairs = zip(*(network.adapters.parameters_of(role) for role in _QUESTIONS), strict=True)
+    pairs = zip(*(network.adapters.parameters_of(role) for role in ("compressor", "query_reasoner")), strict=True)
     return all(torch.equal(one, other) for one, other in pairs)
 
 
@@ -303,10 +265,5 @@ def derive_queries(loaded: Loaded, data: TrainingData, cache: Path) -> None:
     network, table = loaded.network.eval(), loaded.network.table
     if "query_reasoner" in network.adapters.roles:
         network.adapters.reset_query_reasoner(seed=None)
-    if table.query_projection is None:
-        return
-    table.project_queries(projected=True, late=table.late)
-    table.to(network.adapters.bare().device)
-    asked = sample_questions(data, WHITENING_QUESTIONS)
-    wanted = dict.fromkeys(loaded.manifest.compression.rates, _passages(data))
-    whiten(loaded, Documents(loaded, cache), wanted, asked)
+    if table.query_projection is not None:
+        whiten_anew(loaded, data.texts(), data.some_questions(WHITENING_QUESTIONS), cache, late=table.late)

@@ -1,7 +1,7 @@
 """What is measured on held-out records at intervals: the loss, greedy answers, and what the questions find.
 
 Answers go the way they will go in use, memories and all, but through the training network itself, with the adapters
-as they are: nothing is merged or copied. Decides nothing: which step was best is ``weights``' matter.
+as they are: nothing is merged or copied. Decides nothing: which step was best is ``loop``'s matter.
 """
 
 from __future__ import annotations
@@ -10,37 +10,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from clara.data import DataRecord, PassageQA
+from clara.data import DataRecord, MultiHop
 from clara.metrics import AnswerScores, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
 from clara.model.decoder import Decoder, splice
 from clara.model.generator import DecodeLoop, DecodingRow
 from clara.model.network import Network
 from clara.train.batch import Batch, Collate
-from clara.train.data import Surroundings, TrainingData, held_out_batches
+from clara.train.data import Surroundings, TrainingData, held_out_examples
 from clara.train.examples import CandidateExample, Example
 from clara.train.objective import evaluating, passage_memories
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import CandidateBatch, query_memories
 
-ANSWER_TOKENS = 32
+_ANSWER_TOKENS = 32
 """Longest validation answer; the answers of the training sets are shorter, and a rambling one has lost by then."""
 
-ANSWERS_AT_ONCE = 16
+_ANSWERS_AT_ONCE = 16
 
 _MEASURES = ("em", "f1", "recall_at_1", "recall_at_5")
 
-BatchLoss = Callable[[Batch], float]
-"""Nats a label token of a batch that is on the network's device."""
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
-class RateScores:
+class _RateScores:
     """Scores at one compression rate.
 
     Attributes:
@@ -61,17 +60,7 @@ class RateScores:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Scores on the held-out records; means over the rates, and those of each rate.
-
-    Attributes:
-        default_loss: loss at the checkpoint's default rate.
-        loss: nats a label token.
-        em: as ``RateScores.em``.
-        f1: as ``RateScores.f1``.
-        recall_at_1: as ``RateScores.recall_at_1``.
-        recall_at_5: as ``RateScores.recall_at_5``.
-        rates: the scores at each rate.
-    """
+    """Scores on the held-out records, as ``_RateScores``: means over the rates, those of each, the default's loss."""
 
     default_loss: float
     loss: float
@@ -79,7 +68,7 @@ class Validation:
     f1: float | None
     recall_at_1: float | None
     recall_at_5: float | None
-    rates: Mapping[int, RateScores]
+    rates: Mapping[int, _RateScores]
 
     @property
     def quality(self) -> float | None:
@@ -88,13 +77,8 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """A batch of questions to answer.
-
-    Attributes:
-        batch: one question an example; the reply, if there is one, is not shown.
-        answers: the gold answers of each.
-    """
+class _Questions:
+    """A batch with one question an example, whose reply is not shown, and the gold answers of each."""
 
     batch: Batch
     answers: tuple[tuple[str, ...], ...]
@@ -102,29 +86,17 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What is measured on, by rate; the same at each interval.
-
-    Attributes:
-        losses: batches for the loss.
-        questions: batches to answer; empty where answers are not measured.
-        tokenizer: to read the answers.
-        stage: of the run.
-    """
+    """What is measured on, by rate: batches for the loss, and batches to answer; the same at each interval."""
 
     losses: Mapping[int, Sequence[Batch]]
-    questions: Mapping[int, Sequence[Questions]]
+    questions: Mapping[int, Sequence[_Questions]]
     tokenizer: Tokenizer
     stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutQuestion:
-    """One held-out question.
-
-    Attributes:
-        example: with that question alone.
-        answers: the gold answers.
-    """
+class _HeldOutQuestion:
+    """One held-out question: an example with that question alone, and its gold answers."""
 
     example: Example | CandidateExample
     answers: tuple[str, ...]
@@ -134,47 +106,59 @@ def held_out(data: TrainingData, stage: Stage, collator: Collate, tokenizer: Tok
     """Make the batches to validate on, at every rate; None if no record is held out."""
     if not data.held_out:
         return None
-    asked = asked_questions(data, stage)
-    return HeldOut(
-        losses={rate: held_out_batches(data, stage, collator, rate=rate) for rate in stage.rates},
-        questions={rate: _batched(asked, collator, rate) for rate in stage.rates},
-        tokenizer=tokenizer,
-        stage=stage,
-    )
+    examples, size = held_out_examples(data, stage), stage.config.batch_size // stage.config.accumulation
+    asked = sorted(asked_questions(data, stage), key=lambda one: one.example.length)
+    losses: dict[int, list[Batch]] = {}
+    questions: dict[int, list[_Questions]] = {}
+    for rate in stage.rates:
+        losses[rate] = [collator(part, rate=rate) for part in _parts(examples, size)]
+        questions[rate] = [
+            _Questions(collator([one.example for one in part], rate=rate), tuple(one.answers for one in part))
+            for part in _parts(asked, _ANSWERS_AT_ONCE)
+        ]
+    return HeldOut(losses, questions, tokenizer, stage)
 
 
-def asked_questions(data: TrainingData, stage: Stage) -> list[HeldOutQuestion]:
+def asked_questions(data: TrainingData, stage: Stage) -> list[_HeldOutQuestion]:
     """The first question of each held-out record, then the second ones, …, up to ``held_out_answers``."""
     asking, around = stage.asking(), Surroundings(data)
     rng = np.random.default_rng([stage.config.seed, 6])
     singles = [_singles(record) for record in data.held_out]
-    asked: list[HeldOutQuestion] = []
+    asked: list[_HeldOutQuestion] = []
     for number in range(max(map(len, singles), default=0)):
-        for single in (row[number] for row in singles if number < len(row)):
+        for record in (row[number] for row in singles if number < len(row)):
             if len(asked) == stage.config.held_out_answers:
                 return asked
-            example = asking.example(single.record, rng, around)
+            example = asking.example(record, rng, around)
             if example is not None:
-                asked.append(HeldOutQuestion(example, single.answers))
+                answers = record.answers if isinstance(record, MultiHop) else record.pairs[0].answers
+                asked.append(_HeldOutQuestion(example, answers))
     return asked
 
 
-def measure(network: Decoder, loss: BatchLoss, held_out: HeldOut) -> Validation:
+def _singles(record: DataRecord) -> list[DataRecord]:
+    """A record for each of its questions."""
+    if isinstance(record, MultiHop):
+        return [record]
+    return [replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None) for pair in record.all_pairs]
+
+
+def _parts(rows: Sequence[_Row], size: int) -> list[Sequence[_Row]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def measure(network: Decoder, loss: Callable[[Batch], float], held_out: HeldOut) -> Validation:
     """Losses and answers of the network as it is, in evaluation mode; the mode is put back.
 
-    Draws nothing random, so a run that validates goes on as one that does not.
-
-    Args:
-        network: what is trained.
-        loss: of a batch.
-        held_out: what to measure on.
+    Draws nothing random, so a run that validates goes on as one that does not. ``loss`` gives nats a label token.
     """
     device = network.adapters.bare().device
     rates = {}
     with evaluating(network):
         for rate, batches in held_out.losses.items():
-            value = _mean_loss(loss, [batch.to(device) for batch in batches])
-            rates[rate] = _scored(network, held_out, rate, value)
+            shares = [float(batch.weights.sum()) for batch in batches]
+            total = sum(loss(batch.to(device)) * share for batch, share in zip(batches, shares, strict=True))
+            rates[rate] = _scored(network, held_out, rate, total / sum(shares))
     means = {name: _mean([getattr(scores, name) for scores in rates.values()]) for name in _MEASURES}
     return Validation(
         default_loss=rates[held_out.stage.config.compression.default_rate].loss,
@@ -184,46 +168,37 @@ def measure(network: Decoder, loss: BatchLoss, held_out: HeldOut) -> Validation:
     )
 
 
-def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> RateScores:
-    """Answers and rankings at one rate, beside its loss."""
+def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _RateScores:
     model = network.adapters.bare()
     device, bf16 = model.device, model.dtype == torch.bfloat16
     answers: list[AnswerScores] = []
-    firsts: list[float] = []
-    fives: list[float] = []
+    ranked: list[_Ranking] = []
     for questions in held_out.questions[rate]:
         batch = questions.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             if isinstance(network, Network) and isinstance(batch, CandidateBatch):
-                for ranking in rankings(network, batch):
-                    firsts.append(recall_at_k(ranking.ranked, ranking.gold, 1))
-                    fives.append(recall_at_k(ranking.ranked, ranking.gold, 5))
+                ranked.extend(rankings(network, batch))
             if batch.labels.numel():
                 replies = greedy(network, batch, held_out)
                 answers.extend(score_answer(*pair) for pair in zip(replies, questions.answers, strict=True))
-    return RateScores(
+    return _RateScores(
         loss=loss,
         em=_mean([score.em for score in answers]),
         f1=_mean([score.f1 for score in answers]),
-        recall_at_1=_mean(firsts),
-        recall_at_5=_mean(fives),
+        recall_at_1=_mean([recall_at_k(one.ranked, one.gold, 1) for one in ranked]),
+        recall_at_5=_mean([recall_at_k(one.ranked, one.gold, 5) for one in ranked]),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
-    """Candidates of a question.
-
-    Attributes:
-        ranked: their rows in the batch, best first.
-        gold: rows of those that support the answer; at least one.
-    """
+class _Ranking:
+    """Rows of a question's candidates, best first, and of those that support the answer: at least one."""
 
     ranked: tuple[int, ...]
     gold: frozenset[int]
 
 
-def rankings(network: Network, batch: CandidateBatch) -> Iterator[Ranking]:
+def rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
     """Each question's own candidates as the network ranks them; questions without a labelled passage are left out."""
     queries, memories = query_memories(network, batch), passage_memories(network, batch)
     scores = network.similarity(queries, memories, rate=batch.rate)
@@ -231,64 +206,26 @@ def rankings(network: Network, batch: CandidateBatch) -> Iterator[Ranking]:
         places = [place for place in candidates if place >= 0]
         gold = frozenset(place for place in places if bool(positive[place]))
         if gold:
-            yield Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
+            yield _Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
 
 
 def greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
-    """Greedy answers to a batch with one question an example, from its prompts alone.
-
-    Args:
-        network: in evaluation mode.
-        batch: its replies are not shown to the generator.
-        held_out: where it comes from.
-    """
+    """Greedy answers to a batch with one question an example, from its prompts alone: replies are not shown."""
     length = batch.decoder_ids.shape[1]
     rows, places = batch.label_index // length, batch.label_index % length
     # The reply's first token is the first label; the position before it is the last of the prompt.
     sizes = [int(places[rows == row].min()) + 1 for row in range(len(batch.decoder_ids))]
-    embeds = decoder_embeds(network, batch, held_out.stage)
+    embeds = network.embed(batch.decoder_ids)
+    memories = held_out.stage.prompt_memories(network, batch)
+    if memories is not None:
+        embeds = splice(embeds, batch.slots, memories)
     tokenizer = held_out.tokenizer
     stops = frozenset({int(tokenizer.eos_token_id)})
-    answers = [DecodingRow((embeds[row, :size],), ANSWER_TOKENS, stops) for row, size in enumerate(sizes)]
+    answers = [DecodingRow((embeds[row, :size],), _ANSWER_TOKENS, stops) for row, size in enumerate(sizes)]
     with network.adapters.use("generator"):
         for _ in DecodeLoop(lambda: nullcontext(network.adapters.bare())).steps(answers):
             pass
     return [tokenizer.decode(answer.written, skip_special_tokens=True).strip() for answer in answers]
-
-
-def decoder_embeds(network: Decoder, batch: Batch, stage: Stage) -> Tensor:
-    """What the generator reads of a batch, memories (compressed or selected) in their slots: [B, L, H]."""
-    embeds, memories = network.embed(batch.decoder_ids), stage.prompt_memories(network, batch)
-    return embeds if memories is None else splice(embeds, batch.slots, memories)
-
-
-@dataclass(frozen=True, slots=True)
-class _SingleQuestion:
-    """A record with one question, and its gold answers."""
-
-    record: DataRecord
-    answers: tuple[str, ...]
-
-
-def _singles(record: DataRecord) -> list[_SingleQuestion]:
-    if not isinstance(record, PassageQA):
-        return [_SingleQuestion(record, record.answers)]
-    return [
-        _SingleQuestion(replace(record, pairs=(pair,), complex_pairs=(), paraphrase=None), pair.answers)
-        for pair in record.all_pairs
-    ]
-
-
-def _batched(asked: Sequence[HeldOutQuestion], collator: Collate, rate: int) -> list[Questions]:
-    by_length = sorted(asked, key=lambda one: one.example.length)
-    parts = [by_length[i : i + ANSWERS_AT_ONCE] for i in range(0, len(by_length), ANSWERS_AT_ONCE)]
-    return [Questions(collator([q.example for q in part], rate=rate), tuple(q.answers for q in part)) for part in parts]
-
-
-def _mean_loss(loss: BatchLoss, batches: Sequence[Batch]) -> float:
-    """Mean over label tokens."""
-    shares = [float(batch.weights.sum()) for batch in batches]
-    return sum(loss(batch) * share for batch, share in zip(batches, shares, strict=True)) / sum(shares)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -7,6 +7,7 @@ stage by name.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,21 +16,22 @@ from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from clara.config import Settings
 from clara.data import DataRecord
 from clara.data.neighbours import Neighbours
-from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
-from clara.model.decoder import Decoder, Role
+from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import BITS
+from clara.model.decoder import Role
+from clara.model.table import MemoryTable
 from clara.train.batch import Batch, Collate, Memories
 from clara.train.card import model_card
 from clara.train.config import MemoryConfig, TrainConfig
@@ -37,14 +39,14 @@ from clara.train.data import Surroundings, TrainingData, Window
 from clara.train.documents import Documents
 from clara.train.examples import CandidateExample, Example
 from clara.train.objective import Losses, passage_memories
-from clara.train.start import Carried, carried, compressed_model, manifest_faults, paper_faults, release, start_manifest
+from clara.train.start import Carried, carried, compressed_model, release, start_faults
 
-AnyNetwork = TypeVar("AnyNetwork", bound=Decoder, default=Any)
-AnyManifest = TypeVar("AnyManifest", bound=Settings, default=Any)
+_Net = TypeVar("_Net", bound=Decoder, default=Any)
+_Said = TypeVar("_Said", bound=Settings, default=Any)
 
 
 @dataclass(frozen=True)
-class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
+class Stage(ABC, Generic[_Net, _Said]):
     """One way to train, with the settings of a run; of what network, and what is said of it, is its type's matter.
 
     Attributes:
@@ -83,12 +85,7 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
         return f"{type(record).__name__} record has no use in stage {self.name}"
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - a stage may use them
-        """An index of passages for ``example`` to take some from; None where it takes none.
-
-        Args:
-            drawn: the records that the run draws, each once.
-            held_out: those kept back.
-        """
+        """An index of passages for ``example``, of records that are drawn or kept back; None where it needs none."""
         return None
 
     @abstractmethod
@@ -97,10 +94,7 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     ) -> Example | CandidateExample | None:
         """A record's example; None where the stage has no use for it.
 
-        Args:
-            record: the record.
-            rng: of all draws.
-            around: what else the example may take; None to ask only whether there is one.
+        Without ``around``, what else the example may take, it is only asked whether there is one.
         """
 
     @abstractmethod
@@ -114,34 +108,25 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     # What it computes
 
     @abstractmethod
-    def collator(
-        self, loaded: Loaded[AnyNetwork, AnyManifest], memories: Memories | None, kept: Path | None = None
-    ) -> Collate:
+    def collator(self, loaded: Loaded[_Net, _Said], memories: Memories | None, kept: Path | None = None) -> Collate:
         """Makes batches of examples.
 
         Args:
             loaded: the network with its tokenizer.
             memories: gives computed memories; None to hand on texts, which are then encoded.
-            kept: folder for what a frozen network is asked once (``kept.KeptValues``), shared by runs; None to ask
-                nothing.
+            kept: folder for what a frozen network is asked once (``teaching``), shared by runs; None to ask nothing.
         """
 
-    def training_collator(self, collator: Collate, loaded: Loaded[AnyNetwork, AnyManifest], kept: Path) -> Collate:  # noqa: ARG002 - a stage may use them
-        """What makes the batches that are trained on, where they differ from those that are measured on.
-
-        Args:
-            collator: of the latter.
-            loaded: the network.
-            kept: as in ``collator``; a folder.
-        """
+    def training_collator(self, collator: Collate, loaded: Loaded[_Net, _Said], kept: Path) -> Collate:  # noqa: ARG002 - a stage may use them
+        """What makes the batches that are trained on, where they differ from those of ``collator``, for measuring."""
         return collator
 
     @abstractmethod
-    def loss(self, network: AnyNetwork, batch: Batch) -> Losses:
+    def loss(self, network: _Net, batch: Batch) -> Losses:
         """The losses of a batch."""
 
     @abstractmethod
-    def prompt_memories(self, network: AnyNetwork, batch: Batch) -> Tensor | None:
+    def prompt_memories(self, network: _Net, batch: Batch) -> Tensor | None:
         """What stands in the memory slots of a batch's prompts, [sum of slots, H]; None if they have none."""
 
     @property
@@ -171,18 +156,18 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
     @abstractmethod
     def network(
         self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None
-    ) -> Loaded[AnyNetwork, AnyManifest]:
+    ) -> Loaded[_Net, _Said]:
         """The network before its first step, gradients on where the stage trains."""
 
-    def whitens(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> bool:  # noqa: ARG002 - a stage may use it
+    def whitens(self, loaded: Loaded[_Net, _Said]) -> bool:  # noqa: ARG002 - a stage may use it
         """Whether the projection of questions starts from this run's texts, before the first step."""
         return False
 
-    def carried(self, loaded: Loaded[AnyNetwork, AnyManifest], data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
+    def carried(self, loaded: Loaded[_Net, _Said], data: TrainingData) -> Carried:  # noqa: ARG002 - a stage may use them
         """What the checkpoint to start from brings along that will not fit the result; asked before the first step."""
         return Carried()
 
-    def as_loaded(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> Self:
+    def as_loaded(self, loaded: Loaded[_Net, _Said]) -> Self:
         """The stage with what the loaded network decides of its settings."""
         dtype = "bf16" if loaded.base.model.dtype == torch.bfloat16 else "fp32"
         return self.changed(base=loaded.base.name, dtype=self.config.dtype if self.config.dtype in BITS else dtype)
@@ -191,7 +176,18 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
         """The stage with other settings."""
         return replace(self, config=self.config.model_copy(update=values))
 
-    def parameter_groups(self, network: AnyNetwork) -> list[dict[str, Any]]:
+    def in_steps(self, records: int) -> Self:
+        """The stage with its length said in steps, where it is said in epochs of so many records."""
+        if self.config.epochs is None:
+            return self
+        return self.changed(steps=max(1, math.ceil(self.config.epochs * records / self.config.batch_size)))
+
+    def optimizer(self, network: _Net) -> torch.optim.Optimizer:
+        """AdamW over the trainable parameters."""
+        filled = [group for group in self.parameter_groups(network) if group["params"]]
+        return torch.optim.AdamW(filled, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
+
+    def parameter_groups(self, network: _Net) -> list[dict[str, Any]]:
         """What is trained, with the peak learning rate of each part; LoRA weights first."""
         lora = [p for p in network.backbone.parameters() if p.requires_grad]
         return [{"params": lora, "lr": self.config.learning_rate}]
@@ -202,26 +198,15 @@ class Stage(ABC, Generic[AnyNetwork, AnyManifest]):
         """What in the settings cannot do what it says, with the small files that they name; nothing is loaded."""
         return []
 
-    def facts(self, loaded: Loaded[AnyNetwork, AnyManifest]) -> dict[str, Any]:  # noqa: ARG002 - a stage may use it
+    def facts(self, loaded: Loaded[_Net, _Said]) -> dict[str, Any]:  # noqa: ARG002 - a stage may use it
         """What a card says of the start; asked before the first step."""
         return {}
 
     @abstractmethod
     def save(
-        self,
-        loaded: Loaded[AnyNetwork, AnyManifest],
-        trained: dict[str, Any],
-        rejected: Mapping[str, int],
-        folder: Path,
+        self, loaded: Loaded[_Net, _Said], trained: dict[str, Any], rejected: Mapping[str, int], folder: Path
     ) -> None:
-        """Write what the run made.
-
-        Args:
-            loaded: the network with its final weights.
-            trained: facts of the run.
-            rejected: what of the records was not used, counted by reason.
-            folder: the target.
-        """
+        """Write what the run made, with facts of the run and what of the records was not used, by reason."""
 
 
 class MemoryStage(Stage[Network, Manifest]):
@@ -246,9 +231,10 @@ class MemoryStage(Stage[Network, Manifest]):
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
         """The checkpoint's, or a fresh one on the base model."""
-        loaded = compressed_model(self.config, data, cache, device, progress)
-        self.prepare(loaded)
+        loaded = self.prepare(compressed_model(self.config, data, cache, device, progress))
         release(loaded.network, self.trains())  # last: PEFT turns gradients on and off as it adds adapters
+        for parameter in self.trains_of_table(loaded.network.table):
+            parameter.requires_grad = True
         return loaded
 
     def as_loaded(self, loaded: Loaded) -> Self:
@@ -266,8 +252,13 @@ class MemoryStage(Stage[Network, Manifest]):
         """What was measured with the checkpoint, and its query reasoner."""
         return carried(loaded, data, self.trains())
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Change a network that was just loaded into what the stage starts from."""
+        return loaded
+
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:  # noqa: ARG002 - a stage may use it
+        """What is trained of the memory table beside that which is trained with the compressor."""
+        return []
 
     def faults(self) -> list[str]:
         """Those of ``rate_weights``, and of the checkpoint to start from."""
@@ -275,13 +266,7 @@ class MemoryStage(Stage[Network, Manifest]):
         found = []
         if config.rate_weights and (min(config.rate_weights) < 0 or sum(config.rate_weights) <= 0):
             found.append(f"rate_weights must not be negative and not all 0, got {config.rate_weights}")
-        if config.start is None:
-            return [*found, *paper_faults(config.compression, config.lora)]
-        try:
-            manifest = start_manifest(config.start)
-        except ClaraError as error:
-            return [*found, f"start: {error}"]
-        return [*found, *manifest_faults(config, config.start, manifest), *self.start_faults(config.start, manifest)]
+        return [*found, *start_faults(config, self.start_faults)]
 
     def start_faults(self, start: str, manifest: Manifest) -> list[str]:  # noqa: ARG002 - a stage may use them
         """What this stage cannot do with a checkpoint to start from."""

@@ -1,13 +1,27 @@
-"""Stages whose questions choose among candidate memories: ``end_to_end`` and ``retriever``.
+"""Stages whose questions choose among candidate memories: ``end_to_end`` and ``retriever`` (clara.md section 5).
 
 Both start from a checkpoint and train its query reasoner. The reasoner reads the same memory tokens as the compressor
 (clara.md section 1): they decide what document memories are, so the table is frozen with the compressor. Where the
 compressor has an affine read-out the reasoner gets a copy of its own, which is trained (``query_read_out``): documents
 do not change by it, and without it the reasoner moves a question's memory by a tenth only
-(``MemoryTable.split_query_read_out``).
+(``MemoryTable.split_query_read_out``). A batch's different passages stand in one tensor of memories, each once; whether
+they were computed before or are encoded under gradient is decided by who makes the collator.
 
-A batch's different passages stand in one tensor of memories, each once; whether they were computed before or are
-encoded under gradient is decided by who makes the collator.
+``end_to_end`` learns to find and to answer from answers alone. A question's memory is compared with its candidates'
+memories, the ``top_k`` best are selected straight through, and the one loss is next-token prediction on the answer
+given the selected memories. No relevance label is read. Trained are the query reasoner and the generator, and under
+``train_compressor`` compressor and memory table too. A question teaches the straight-through selector by its top
+passages alone, through one noisy gradient. With ``learn_from = "likelihoods"`` the frozen generator is asked beforehand
+how likely the answer is given each candidate alone, and the reasoner's scores learn that distribution: all candidates
+teach at each step, and a step costs no more than reading the question. Only the query reasoner is trained then; the
+straight-through loss may follow, at a low rate.
+
+``retriever`` is the supervised variant (last paragraph): a contrastive loss on labelled positives, each question's
+memory against every passage of its batch, which are its own candidates (gold, the record's others, BM25's nearest) and
+those of the other questions. A passage counts once however many questions bring it, and is positive wherever it
+supports the answer. Only the query reasoner is trained; document memories are computed once. The paper's Sup-Instruct
+and Sup-Pretrain are this stage started from an ``instruct`` and from an ``scp`` checkpoint.
+
 Shape letters: B questions, S tokens, U different passages in the batch, D candidates a question, K selected, N memory
 tokens, H hidden size, L decoder positions.
 """
@@ -22,48 +36,29 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from clara import prompts
 from clara.data import DataRecord, MultiHop, PassageQA
 from clara.data.neighbours import Neighbours
+from clara.errors import TrainingError
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
-from clara.model.hub.base import Progress as HubProgress
+from clara.model.losses import candidate_kl, contrastive
 from clara.model.network import Network
 from clara.model.prompting import Prompter
+from clara.model.decoder import Role
+from clara.model.losses import select, straight_through_top_k
+from clara.model.table import MemoryTable
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
-from clara.train.candidates import CandidateSampler
 from clara.train.config import MemoryConfig
-from clara.train.data import Surroundings, TrainingData
-from clara.train.examples import CandidateExample, Target
+from clara.train.data import Surroundings
+from clara.train.examples import CandidateExample, candidate_example
+from clara.train.objective import Losses, passage_memories, reply_losses
 from clara.train.stages.base import MemoryStage
+from clara.train.teaching import AnswerLikelihoods
 
-
-class SelectingConfig(MemoryConfig):
-    """Settings of stages ``end_to_end`` and ``retriever``.
-
-    Attributes:
-        candidates: passages a question chooses among.
-        temperature: tau of clara.md section 5.
-        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
-            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
-        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
-            has one (``gain``); it starts as a copy.
-        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
-            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
-        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
-        projection_learning_rate: peak, of that matrix; Adam moves every entry of a matrix at once, so a rate that suits
-            vectors would turn it over in a few steps.
-    """
-
-    candidates: int = Field(default=20, ge=2)
-    temperature: float = Field(default=0.02, gt=0)
-    reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
-    query_read_out: bool = True
-    query_projection: bool = False
-    late_interaction: bool = False
-    projection_learning_rate: float = Field(default=1e-5, gt=0)
+_Likelihoods = Callable[[Sequence[CandidateExample], int], Tensor]
+"""Log-probabilities float32 [B, D] of answers given each candidate alone, at a rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +90,6 @@ class CandidateBatch(Batch):
         return int(self.query_mask.sum()) + slots + Batch.tokens(self)
 
 
-Likelihoods = Callable[[Sequence[CandidateExample], int], Tensor]
-"""Log-probabilities float32 [B, D] of answers given each candidate alone, at a rate."""
-
-
 class CandidateCollator:
     """Builds the batches of a stage that selects."""
 
@@ -110,9 +101,9 @@ class CandidateCollator:
         top_k: int,
         memories: Memories | None,
         reply_tokens: int = REPLY_TOKENS,
-        likelihoods: Likelihoods | None = None,
+        likelihoods: _Likelihoods | None = None,
     ) -> None:
-        """Fix what all batches share.
+        """As ``Collator``.
 
         Args:
             prompter: of the checkpoint.
@@ -130,52 +121,32 @@ class CandidateCollator:
     def __call__(
         self, examples: Sequence[CandidateExample], *, rate: int, asked: Sequence[int] | None = None
     ) -> CandidateBatch:
-        """Make a batch.
-
-        Args:
-            examples: at least one.
-            rate: of the questions and of the memories.
-            asked: places of the examples that are asked; the others' candidates are there all the same, to be told
-                from the right ones. All when None.
-        """
+        """Make a batch; the candidates of those that are not ``asked`` are there to be told from the right ones."""
         passages = list(dict.fromkeys(text for example in examples for text in example.candidates))
         row_of = {text: row for row, text in enumerate(passages)}
         questions = list(examples) if asked is None else [examples[i] for i in asked]
-        width = max(len(q.candidates) for q in questions)
         rows = [[row_of[text] for text in q.candidates] for q in questions]
         positives = torch.zeros(len(questions), len(passages), dtype=torch.bool)
         for i, question in enumerate(questions):
             positives[i, [rows[i][place] for place in question.positives]] = True
         queries = [self._prompter.window_ids(question.question, self._window) for question in questions]
         query_ids, query_mask = padded_texts(queries)
-        replies = self._sequences(questions, passages if self._memories is None else [], rate)
+        texts = passages if self._memories is None else []
+        if self._top_k:
+            targets = [question.target for question in questions]
+            replies = self._replies.selecting(targets, texts, rate=rate, selected=self._top_k)
+        else:
+            replies = self._replies.silent(len(questions), texts, rate=rate)
         none = torch.empty(0, self._window // rate, 0, dtype=torch.float16)
         return CandidateBatch(
             **{name: getattr(replies, name) for name in Batch.__slots__ if name != "memories"},
             query_ids=query_ids,
             query_mask=query_mask,
             memories=none if self._memories is None else self._memories(passages, rate),
-            candidates=padded(rows, width, -1),
+            candidates=padded(rows, -1),
             positives=positives,
             likelihoods=None if self._likelihoods is None else self._likelihoods(questions, rate),
         )
-
-    def _sequences(self, questions: Sequence[CandidateExample], texts: Sequence[str], rate: int) -> Batch:
-        if not self._top_k:
-            return self._replies.silent(len(questions), texts, rate=rate)
-        targets = [Target(prompts.QUESTION + question.question, question.reply) for question in questions]
-        return self._replies.selecting(targets, texts, rate=rate, selected=self._top_k)
-
-
-def candidates_of(batch: Batch) -> CandidateBatch:
-    """A batch that the stage's own collator made.
-
-    Raises:
-        TypeError: it is another stage's.
-    """
-    if not isinstance(batch, CandidateBatch):
-        raise TypeError(f"expected a CandidateBatch, got {type(batch).__name__}")
-    return batch
 
 
 def query_memories(network: Network, batch: CandidateBatch) -> Tensor:
@@ -183,21 +154,42 @@ def query_memories(network: Network, batch: CandidateBatch) -> Tensor:
     return network.encode("query_reasoner", batch.query_ids, batch.query_mask, rate=batch.rate).memory
 
 
-class SelectingStage(MemoryStage):
-    """What both stages have in common.
+class _SelectingConfig(MemoryConfig):
+    """Settings of stages ``end_to_end`` and ``retriever``.
 
     Attributes:
-        selected: passages that are selected for an answer; 0 where none is written.
-        labelled: whether the stage is told which candidates are wrong.
+        candidates: passages a question chooses among.
+        temperature: tau of clara.md section 5.
+        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
+            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
+        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
+            has one (``gain``); it starts as a copy.
+        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
+            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
+        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
+        projection_learning_rate: peak, of that matrix; Adam moves every entry of a matrix at once, so a rate that suits
+            vectors would turn it over in a few steps.
     """
 
-    config: SelectingConfig
+    candidates: int = Field(default=20, ge=2)
+    temperature: float = Field(default=0.02, gt=0)
+    reasoner_start: Literal["compressor", "random", "checkpoint"] = "compressor"
+    query_read_out: bool = True
+    query_projection: bool = False
+    late_interaction: bool = False
+    projection_learning_rate: float = Field(default=1e-5, gt=0)
+
+
+class _SelectingStage(MemoryStage):
+    """What both stages have in common; ``labelled`` ones are told which candidates are wrong."""
+
+    config: _SelectingConfig
     # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
     by_length = False
     labelled: ClassVar[bool] = False
 
     @property
-    def selected(self) -> int:  # noqa: D102 - among the attributes
+    def selected(self) -> int:
         return 0
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:  # noqa: ARG002 - nothing is drawn
@@ -209,13 +201,13 @@ class SelectingStage(MemoryStage):
         return None
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:
-        """All passages of the run, to top candidates up from.
-
-        Raises:
-            TrainingError: they are too few.
-        """
+        """All passages of the run, to top candidates up from (``TrainingError`` where they are too few)."""
         near = Neighbours([*drawn, *held_out])
-        CandidateSampler(near, self.config.candidates, labelled=self.labelled)
+        if len(near) < self.config.candidates and not self.labelled:
+            raise TrainingError(
+                f"candidates is {self.config.candidates}, the records of this run hold {len(near)} different passages; "
+                "give more data or set fewer candidates"
+            )
         return near
 
     def example(
@@ -224,7 +216,8 @@ class SelectingStage(MemoryStage):
         """One question of the record with its candidates."""
         if around is None or around.data.near is None:
             return None
-        return CandidateSampler(around.data.near, self.config.candidates, labelled=self.labelled).example(record, rng)
+        near = around.data.near
+        return candidate_example(record, rng, near, count=self.config.candidates, labelled=self.labelled)
 
     def background(self) -> int:
         """Memories of the selected passages."""
@@ -241,20 +234,16 @@ class SelectingStage(MemoryStage):
             likelihoods=self.likelihoods(loaded, memories, kept),
         )
 
-    def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> Likelihoods | None:  # noqa: ARG002 - a stage may use them
+    def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> _Likelihoods | None:  # noqa: ARG002 - a stage may use them
         """What the reasoner is taught by beside the answers themselves; arguments as ``collator``."""
         return None
 
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-        """The checkpoint's, with gradients in read-out and projection of questions as the settings say."""
-        loaded = MemoryStage.network(self, data, cache, device, progress)
-        for parameter in loaded.network.table.read_out_of_queries():
-            parameter.requires_grad = self.config.query_read_out
-        for parameter in loaded.network.table.projection_of_queries():
-            parameter.requires_grad = self.config.query_projection
-        return loaded
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
+        """Read-out and projection of questions, as the settings say."""
+        read_out = table.read_out_of_queries() if self.config.query_read_out else []
+        return [*read_out, *(table.projection_of_queries() if self.config.query_projection else [])]
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Adapter, read-out and projection of the reasoner as the run wants them before its first step."""
         network, config = loaded.network, self.config
         going_on = config.reasoner_start == "checkpoint"
@@ -267,6 +256,7 @@ class SelectingStage(MemoryStage):
             network.table.project_queries(projected=config.query_projection, late=config.late_interaction)
         if not going_on:
             network.adapters.reset_query_reasoner(seed=config.seed if config.reasoner_start == "random" else None)
+        return loaded
 
     def whitens(self, loaded: Loaded) -> bool:
         """Where the projection is made anew, rather than the checkpoint's."""
@@ -300,3 +290,148 @@ class SelectingStage(MemoryStage):
             return []
         missing = f"{start} has no query reasoner of its own"
         return [f'reasoner_start is "checkpoint", but {missing}; set "compressor" or "random"']
+
+
+def _candidates_of(batch: Batch) -> CandidateBatch:
+    """A batch that the stage's own collator made; a ``TypeError`` for another stage's."""
+    if not isinstance(batch, CandidateBatch):
+        raise TypeError(f"expected a CandidateBatch, got {type(batch).__name__}")
+    return batch
+
+
+class EndToEndConfig(_SelectingConfig):
+    """Settings of stage ``end_to_end``.
+
+    Attributes:
+        top_k: passages that a question takes of its candidates.
+        train_compressor: let the gradients reach the compressor and the memory table too; candidates are then encoded
+            at each step. Else both are frozen and each document is encoded once.
+        train_generator: train the generator, too; else the query reasoner alone.
+        learn_from: the ``answers``, written from the passages that are selected (the paper), or their
+            ``likelihoods`` given each candidate alone, which the frozen generator is asked once.
+        likelihood_temperature: of those log-probabilities, in nats an answer; the higher it is, the more the passages
+            next to the likeliest count.
+    """
+
+    top_k: int = Field(default=5, ge=1)
+    train_compressor: bool = False
+    train_generator: bool = True
+    learn_from: Literal["answers", "likelihoods"] = "answers"
+    likelihood_temperature: float = Field(default=1.0, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the questions of a batch selected.
+
+    Attributes:
+        indices: int64 [B, K], places among each question's candidates, best first.
+        memories: float32 [B, K, N, H]; in value the memories at those places, with the gradient of the soft weights.
+    """
+
+    indices: Tensor
+    memories: Tensor
+
+
+class EndToEndStage(_SelectingStage):
+    """Query reasoner and generator together."""
+
+    config: EndToEndConfig
+    Config = EndToEndConfig
+    name = "end_to_end"
+
+    @property
+    def selected(self) -> int:
+        """As set; none where no answer is written."""
+        return 0 if self._by_likelihoods else self.config.top_k
+
+    @property
+    def _by_likelihoods(self) -> bool:
+        return self.config.learn_from == "likelihoods"
+
+    def background(self) -> int:
+        """Memories of the selected passages, or of one."""
+        return max(1, self.selected) * self.window().memory_tokens
+
+    def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> _Likelihoods | None:
+        """Those of the answers, where they are what is learnt from."""
+        if not self._by_likelihoods or memories is None or kept is None:
+            return None
+        window, longest = self.config.compression.window_tokens, self.config.reply_tokens
+        collator = Collator(loaded.prompter(), window_tokens=window, reply_tokens=longest)
+        return AnswerLikelihoods(loaded, memories, kept, collator=collator)
+
+    def loss(self, network: Network, batch: Batch) -> Losses:
+        """CE of the answers given the selected memories.
+
+        By likelihoods, in its place, KL from what they say of the candidates to what the scores say.
+        """
+        given, config = _candidates_of(batch), self.config
+        if not self._by_likelihoods:
+            return reply_losses(network, batch, self.choose(network, batch).memories.flatten(0, 2))
+        if given.likelihoods is None:
+            raise TypeError("expected a batch with likelihoods; its collator was given none")
+        queries, memories = query_memories(network, given), passage_memories(network, given)
+        with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
+            scores = network.similarity(queries, memories, rate=batch.rate).gather(1, given.candidates)
+            tau, other = config.temperature, config.likelihood_temperature
+            loss = candidate_kl(scores, given.likelihoods, temperature=tau, likelihood_temperature=other)
+        return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))
+
+    def choose(self, network: Network, batch: Batch) -> _Choice:
+        """Select the best candidates of each question, straight through; all have equally many candidates."""
+        given = _candidates_of(batch)
+        queries, memories = query_memories(network, given), passage_memories(network, given)
+        with torch.autocast(queries.device.type, enabled=False):  # as above
+            scores = network.similarity(queries, memories, rate=batch.rate).gather(1, given.candidates)
+            chosen = straight_through_top_k(scores, self.selected, temperature=self.config.temperature)
+            return _Choice(chosen.indices, select(chosen, memories.float()[given.candidates]))
+
+    def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:
+        """Those of the selected passages."""
+        return self.choose(network, batch).memories.flatten(0, 2)
+
+    def trains(self) -> tuple[Role, ...]:
+        """The reasoner and the generator, and on request the compressor; the reasoner alone by likelihoods."""
+        if self._by_likelihoods:
+            return ("query_reasoner",)
+        rest: tuple[Role, ...] = ("query_reasoner", "generator") if self.config.train_generator else ("query_reasoner",)
+        return ("compressor", *rest) if self.config.train_compressor else rest
+
+    def faults(self) -> list[str]:
+        """And more passages to take than there are."""
+        found = _SelectingStage.faults(self)
+        if self.selected > self.config.candidates:
+            found.append(f"top_k is {self.selected}, a question has only {self.config.candidates} candidates")
+        if self._by_likelihoods and self.config.train_compressor:
+            found.append('train_compressor is set, but learn_from = "likelihoods" trains the query reasoner alone')
+        return found
+
+
+class RetrieverStage(_SelectingStage):
+    """The query reasoner on labelled passages."""
+
+    config: _SelectingConfig
+    Config = _SelectingConfig
+    name = "retriever"
+    contrasts = True
+    labelled = True
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record needs a passage that supports the answer, too."""
+        if isinstance(record, MultiHop) and not record.gold:
+            return f"MultiHop record without a gold document has no use in stage {self.name}"
+        return _SelectingStage.unusable(self, record, rng)
+
+    def loss(self, network: Network, batch: Batch) -> Losses:
+        """The contrastive loss, nats a question, in the place of the cross-entropy; every question has a positive."""
+        given = _candidates_of(batch)
+        queries = query_memories(network, given)
+        with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
+            scores = network.similarity(queries, given.memories, rate=batch.rate)
+            loss = contrastive(scores, given.positives, temperature=self.config.temperature)
+        return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))
+
+    def trains(self) -> tuple[Role, ...]:
+        """The reasoner alone."""
+        return ("query_reasoner",)

@@ -1,43 +1,75 @@
-"""Stages that learn to write targets from memories of the passages in the prompt: ``scp`` and ``instruct``.
+"""Stages that learn to write targets from the passages in the prompt: ``scp``, ``instruct`` and ``reader``.
 
-Trained are compressor, generator and memory table, on CE plus the MSE term (clara.md sections 3 and 4), or the
-generator alone (``freeze_compressor``). A full-text reader can be the teacher (``teacher``), and answers can be learnt
-among all that could be quoted in their place (``clara.model.prompting``).
+``scp`` (clara.md section 3) takes one passage at a time: answer its questions and restate it from its memory.
+``instruct`` (section 4) takes questions with several passages, each compressed on its own; with ``text_share`` and
+``unanswered`` the same generator learns to read each passage as text or as memory, mixed in one prompt, and to say that
+none of them holds the answer. Both train compressor, generator and memory table on CE plus the MSE term, or less of
+them (``freeze_compressor``, ``freeze_encoder``). A full-text reader can be the teacher (``teacher``), and answers can
+be learnt among all that could be quoted in their place (``clara.model.quoting``).
+
+``reader`` trains a LoRA on the backbone that answers from full text, or from nothing: no compression. It takes the
+examples of the other two, so that compressed answers are compared with a reader that was trained on the same records in
+the same order. Passages are cut to the compressor's window, which is all that the compressor sees of them. Without
+context there is nothing to restate, so only questions are left.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeAlias
 
+import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor, nn
 
+from clara.data import DataRecord, MultiHop
+from clara.data.neighbours import Neighbours
+from clara.errors import CheckpointError
+from clara.model.adapters import Adapters, load_adapter
+from clara.model.backbone import load_base
 from clara.model.create import Loaded
-from clara.model.decoder import Role
+from clara.model.decoder import Decoder
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
+from clara.model.placement import placement
+from clara.model.prompting import Prompter
+from clara.model.reader import ReaderManifest, check_base, read_reader_manifest, save_reader
+from clara.model.decoder import AdapterName, Role
+from clara.model.table import MemoryTable
+from clara.model.backbone import ADAPTER
 from clara.train.batch import Batch, Collate, Collator, Memories
-from clara.train.config import MemoryConfig
-from clara.train.data import TrainingData
+from clara.train.card import reader_card
+from clara.train.config import MemoryConfig, TrainConfig
+from clara.train.data import Surroundings, TrainingData
 from clara.train.documents import Documents
-from clara.train.examples import Example
-from clara.train.need import TokenNeed
-from clara.train.objective import Losses, generation_loss
-from clara.train.stages.base import MemoryStage
-from clara.train.start import Carried, carried
-from clara.train.teacher import (
-    ADAPTER,
-    DistillingCollator,
+from clara.train.examples import (
+    BackgroundConfig,
+    Example,
+    PassageConfig,
+    RestateSettings,
+    drawn_example,
+    passage_example,
+)
+from clara.train.objective import Losses, generation_loss, reply_losses
+from clara.train.stages.base import MemoryStage, Stage
+from clara.train.start import Carried, carried, release
+from clara.train.teaching import (
     TeacherAnswers,
+    TokenNeed,
     add_teacher,
+    distilling,
     teacher_faults,
     teacher_fingerprint,
 )
 
+_NO_RESTATEMENTS = RestateSettings(repeat=0, resume=0)
 
-class WritingConfig(MemoryConfig):
+
+class _WritingConfig(MemoryConfig):
     """Settings of stages ``scp`` and ``instruct``.
 
     Attributes:
@@ -58,7 +90,7 @@ class WritingConfig(MemoryConfig):
         teacher: folder of a reader that was trained on full text, on the same base model.
         kl_weight: of the KL term; 0 leaves it out.
         need_weights: weigh the tokens of restatements by what the passage as text says of them beyond what follows
-            from the words before (``need``), by the backbone alone, or by the teacher.
+            from the words before (``TokenNeed``), by the backbone alone, or by the teacher.
     """
 
     mse_weight: float = Field(default=0.1, ge=0)
@@ -73,10 +105,10 @@ class WritingConfig(MemoryConfig):
     need_weights: bool = False
 
 
-class WritingStage(MemoryStage):
-    """What both stages have in common: all but their examples."""
+class _WritingStage(MemoryStage):
+    """What ``scp`` and ``instruct`` have in common: all but their examples."""
 
-    config: WritingConfig
+    config: _WritingConfig
 
     def collator(self, loaded: Loaded, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - nothing is asked
         """Passages and one decoder sequence an example."""
@@ -92,8 +124,9 @@ class WritingStage(MemoryStage):
     def background(self) -> int:
         """Memories of the passages, or to a teacher their text."""
         window = self.window()
-        return self.passages() * (window.memory_tokens if self.config.teacher is None else window.tokens)
+        return self.passages * (window.memory_tokens if self.config.teacher is None else window.tokens)
 
+    @property
     @abstractmethod
     def passages(self) -> int:
         """Passages of an example, at most."""
@@ -103,28 +136,23 @@ class WritingStage(MemoryStage):
         config = self.config
         if not isinstance(collator, Collator) or (config.teacher is None and not config.need_weights):
             return collator
-        mark, role = loaded.base.identity, None
+        mark: str = loaded.base.identity
+        role: AdapterName | None = None
         changes: list[Callable[[Sequence[Example]], list[Example]]] = []
         if config.teacher is not None:
-            mark, role = teacher_fingerprint(loaded, Path(config.teacher).expanduser()), ADAPTER
+            mark, role = teacher_fingerprint(loaded, self._teacher(config.teacher)), "teacher"
         if config.targets == "teacher":
             window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
             changes.append(TeacherAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16))
         if config.need_weights:
             changes.append(TokenNeed(loaded, kept, collator=collator, role=role, mark=mark))
         distributions = config.teacher is not None and config.kl_weight > 0
-        return DistillingCollator(collator, changes=changes, distributions=distributions)
+        return distilling(collator, changes=changes, distributions=distributions)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
         """CE of the targets, and the terms that the settings give a weight."""
-        config = self.config
-        return generation_loss(
-            network,
-            batch,
-            mse_weight=config.mse_weight,
-            kl_weight=config.kl_weight,
-            quoted_weight=config.quoted_weight,
-        )
+        mse, kl, quoted = self.config.mse_weight, self.config.kl_weight, self.config.quoted_weight
+        return generation_loss(network, batch, mse_weight=mse, kl_weight=kl, quoted_weight=quoted)
 
     def trains(self) -> tuple[Role, ...]:
         """The generator, and unless it is frozen the compressor."""
@@ -133,19 +161,13 @@ class WritingStage(MemoryStage):
 
     def documents(self, loaded: Loaded, cache: Path) -> Documents | None:
         """Memories, or the states of a frozen encoder."""
-        return (
-            Documents(loaded, cache, states=True)
-            if self.config.freeze_encoder
-            else MemoryStage.documents(self, loaded, cache)
-        )
-
-    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> Loaded:
-        """And with a frozen encoder its read-out, gradients on."""
-        loaded = MemoryStage.network(self, data, cache, device, progress)
         if self.config.freeze_encoder:
-            for parameter in loaded.network.table.read_out():
-                parameter.requires_grad = True
-        return loaded
+            return Documents(loaded, cache, states=True)
+        return MemoryStage.documents(self, loaded, cache)
+
+    def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
+        """With a frozen encoder its read-out."""
+        return table.read_out() if self.config.freeze_encoder else []
 
     def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
         """A read-out that is trained changes memories as a compressor does."""
@@ -158,31 +180,35 @@ class WritingStage(MemoryStage):
         mix = {id(p) for p in network.table.mix.parameters()} if network.table.mix is not None else set()
         own = {id(p) for p in network.adapters.parameters_of("generator")}
         own = own if self.config.generator_learning_rate is not None else set()
-        parts = [
+        return [
             lora | {"params": [p for p in lora["params"] if id(p) not in own]},
             {"params": [p for p in lora["params"] if id(p) in own], "lr": self.config.generator_learning_rate},
             table | {"params": [p for p in table["params"] if id(p) not in mix]},
             table | {"params": [p for p in table["params"] if id(p) in mix], "lr": self.config.mix_learning_rate},
         ]
-        return [part for part in parts if part["params"]]
 
-    def prepare(self, loaded: Loaded) -> None:
+    def prepare(self, loaded: Loaded) -> Loaded:
         """Put the teacher beside the network's own adapters."""
         if self.config.teacher is not None:
-            add_teacher(loaded, Path(self.config.teacher).expanduser())
+            add_teacher(loaded, self._teacher(self.config.teacher))
+        return loaded
+
+    @staticmethod
+    def _teacher(folder: str) -> Path:
+        return Path(folder).expanduser()
 
     def facts(self, loaded: Loaded) -> dict[str, Any]:
         """And which teacher."""
         found = MemoryStage.facts(self, loaded)
         if self.config.teacher is not None:
-            mark = teacher_fingerprint(loaded, Path(self.config.teacher).expanduser())
+            mark = teacher_fingerprint(loaded, self._teacher(self.config.teacher))
             found["teacher"] = {"reader": self.config.teacher, "fingerprint": mark}
         return found
 
     def faults(self) -> list[str]:
         """And those of the teacher, and settings without effect."""
-        config = self.config
-        found = MemoryStage.faults(self)
+        config, found = self.config, MemoryStage.faults(self)
+        default = {name: field.get_default() for name, field in type(config).model_fields.items()}
         if config.targets != "gold" and config.teacher is None:
             found.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
         if config.targets == "gold" and config.teacher is not None:
@@ -191,12 +217,269 @@ class WritingStage(MemoryStage):
             found.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
         if config.freeze_encoder and config.freeze_compressor:
             found.append("freeze_compressor freezes the read-out, too; set it or freeze_encoder")
-        if config.freeze_encoder and config.mse_weight != type(config).model_fields["mse_weight"].get_default():
+        if config.freeze_encoder and config.mse_weight != default["mse_weight"]:
             found.append("mse_weight is set, but freeze_encoder leaves it nothing to train")
         if config.freeze_compressor:
             found += [
                 f"{name} is set, but freeze_compressor leaves it nothing to train"
                 for name in ("mse_weight", "table_learning_rate")
-                if getattr(config, name) != type(config).model_fields[name].get_default()
+                if getattr(config, name) != default[name]
             ]
         return found if config.teacher is None else [*found, *teacher_faults(config.teacher)]
+
+
+class ScpConfig(PassageConfig, _WritingConfig):
+    """Settings of stage ``scp``; those of both bases."""
+
+
+class ScpStage(_WritingStage):
+    """Salient compressor pretraining."""
+
+    config: ScpConfig
+    Config = ScpConfig
+    name = "scp"
+    restates_passages = True
+    passages = 1
+
+    def example(
+        self,
+        record: DataRecord,
+        rng: np.random.Generator,
+        around: Surroundings | None = None,  # noqa: ARG002 - a passage is read alone
+    ) -> Example | None:
+        """An example of one passage record."""
+        return passage_example(record, self.config, rng)
+
+    def asking(self) -> Self:
+        """Answers alone."""
+        return self.changed(restate=_NO_RESTATEMENTS, ask_weight=0.0)
+
+
+class InstructConfig(BackgroundConfig, _WritingConfig):
+    """Settings of stage ``instruct``; those of both bases and its own.
+
+    Attributes:
+        text_share: of the passages, how many the generator reads as text, each drawn apart, so that texts and memories
+            stand in one prompt. The checkpoint's manifest then says ``mixed``.
+    """
+
+    text_share: float = Field(default=0.0, ge=0, le=1)
+
+
+class InstructStage(_WritingStage):
+    """Compression instruction tuning."""
+
+    config: InstructConfig
+    Config = InstructConfig
+    name = "instruct"
+
+    def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - not to be read
+        """The passages that are drawn, for distractors that are near a question in words."""
+        return Neighbours(drawn) if self.config.near_distractors else None
+
+    @property
+    def passages(self) -> int:
+        """As set."""
+        return self.config.documents
+
+    def example(
+        self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
+    ) -> Example | None:
+        """An example of one record with its distractors, some of its passages as text, or those alone."""
+        made = drawn_example(record, self.config, rng, around)
+        if made is None or not self.config.text_share:
+            return made
+        as_text = np.flatnonzero(rng.random(len(made.texts)) < self.config.text_share)
+        return replace(made, as_text=frozenset(as_text.tolist()))
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record without an answer needs a run that trains to say so."""
+        return _unusable_refusal(record, self.config) or _WritingStage.unusable(self, record, rng)
+
+    def background(self) -> int:
+        """Memories of the passages, or their text."""
+        return self.passages * self.window().tokens if self.config.text_share else _WritingStage.background(self)
+
+    def asking(self) -> Self:
+        """With the answers in the passages."""
+        return self.changed(unanswered=0.0)
+
+    def prepare(self, loaded: Loaded) -> Loaded:
+        """And note what its generator will be able to read and say."""
+        loaded = _WritingStage.prepare(self, loaded)
+        learnt = {
+            "mixed": loaded.manifest.mixed or self.config.text_share > 0,
+            "refuses": loaded.manifest.refuses or self.config.unanswered > 0,
+        }
+        return replace(loaded, manifest=loaded.manifest.model_copy(update=learnt))
+
+
+def _unusable_refusal(record: DataRecord, config: BackgroundConfig) -> str | None:
+    """Why a record that says that nothing answers it cannot be used."""
+    if isinstance(record, MultiHop) and not record.answerable and not config.unanswered:
+        return "question without an answer has no use while unanswered is 0"
+    return None
+
+
+class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
+    """Settings of stage ``reader``.
+
+    Attributes:
+        reader_context: what it answers from: the passages' full ``text``, or nothing (``none``).
+        reader_examples: whose examples it takes: with the same seed it sees the same records, passages and targets as
+            that stage.
+        quoted_weight: with text, of the CE among the tokens that a quotation allows, beside the CE over the whole
+            vocabulary. 0 leaves it out.
+        start: folder of a reader to go on from, or None for a fresh adapter.
+    """
+
+    reader_context: Literal["text", "none"] = "text"
+    reader_examples: Literal["scp", "instruct"] = "instruct"
+    quoted_weight: float = Field(default=0.0, ge=0)
+    start: str | None = None
+
+
+_LoadedReader: TypeAlias = Loaded[Decoder, ReaderManifest]
+
+
+class ReaderStage(Stage[Decoder, ReaderManifest]):
+    """A reader of full text, or of nothing."""
+
+    config: ReaderConfig
+    Config = ReaderConfig
+    name = "reader"
+    writes = "reader"
+    keeps_memories = False
+
+    @property
+    def restates_passages(self) -> bool:
+        """Where the stage that it imitates does, and there is something to read."""
+        return self._single and self._reads
+
+    @property
+    def _single(self) -> bool:
+        return self.config.reader_examples == "scp"
+
+    @property
+    def _reads(self) -> bool:
+        return self.config.reader_context == "text"
+
+    @property
+    def _start(self) -> Path | None:
+        return None if self.config.start is None else Path(self.config.start).expanduser()
+
+    def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - not to be read
+        """As stage ``instruct``."""
+        return Neighbours(drawn) if self.config.near_distractors else None
+
+    def example(
+        self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
+    ) -> Example | None:
+        """That of the stage which is imitated, as far as a reader can be asked it."""
+        if self._single:
+            made = passage_example(record, self.config, rng)
+        else:
+            made = drawn_example(record, self.config, rng, around)
+        if made is None or self._reads:
+            return made
+        asking = made.questions()
+        return asking if asking.targets else None
+
+    def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
+        """A record without an answer needs a run that trains to say so."""
+        return _unusable_refusal(record, self.config) or Stage.unusable(self, record, rng)
+
+    def background(self) -> int:
+        """The text of the passages."""
+        passages = 1 if self._single else self.config.documents
+        return passages * self.window().tokens if self._reads else 0
+
+    def asking(self) -> Self:
+        """Without restatements, and with the answers in the passages."""
+        return self.changed(restate=_NO_RESTATEMENTS, ask_weight=0.0, unanswered=0.0)
+
+    def collator(self, loaded: _LoadedReader, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - none are read
+        """Decoder sequences that are the prompts of ``model.reader``; a rate is noted and changes nothing."""
+        config = self.config
+        prompter = Prompter(loaded.base.tokenizer, refuses=loaded.manifest.refuses)
+        window = config.compression.window_tokens
+        collator = Collator(prompter, window_tokens=window, reply_tokens=config.reply_tokens)
+        make = collator.of_texts if self._reads else collator.closed_book
+
+        def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
+            taken = examples if asked is None else [examples[i] for i in asked]
+            quotable = collator.quotable(taken) if config.quoted_weight > 0 else None
+            return replace(make(taken), rate=rate, quotable=quotable)
+
+        return collate
+
+    def loss(self, network: Decoder, batch: Batch) -> Losses:
+        """CE of the targets, and the CE among quotations where it has a weight."""
+        return reply_losses(network, batch, None, quoted_weight=self.config.quoted_weight)
+
+    def prompt_memories(self, network: Decoder, batch: Batch) -> Tensor | None:  # noqa: ARG002 - there are none
+        """None: a reader's prompt holds the text itself."""
+        return None
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """One: its scores would be the same at every rate."""
+        return (self.config.compression.default_rate,)
+
+    def trains(self) -> tuple[Role, ...]:
+        """One adapter."""
+        return ("generator",)
+
+    def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> _LoadedReader:  # noqa: ARG002 - nothing is calibrated
+        """A backbone with a fresh adapter, or with the one that it goes on from."""
+        config = self.config
+        where = placement(config.dtype, device)
+        base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            adapters = Adapters.fresh(base.model, config.lora, roles=self.trains())
+        refuses = config.unanswered > 0
+        if self._start is not None:
+            found = read_reader_manifest(self._start)
+            check_base(self._start, found, base)
+            load_adapter(adapters.peft_model, self._start / ADAPTER, "generator")
+            refuses = refuses or found.refuses
+        manifest = ReaderManifest(
+            base_model=base.name,
+            base_identity=base.identity,
+            context=config.reader_context,
+            lora=config.lora,
+            refuses=refuses,
+        )
+        loaded = Loaded(Decoder(adapters), base, manifest)
+        release(loaded.network, self.trains())
+        return loaded
+
+    def as_loaded(self, loaded: _LoadedReader) -> Self:
+        """With one rate, as it measures one."""
+        one = self.config.compression.model_copy(update={"rates": self.rates})
+        return Stage.as_loaded(self, loaded).changed(compression=one)
+
+    def faults(self) -> list[str]:
+        """Settings without effect, and what of the reader to go on from is another one's."""
+        config, found = self.config, []
+        if config.quoted_weight and not self._reads:
+            found.append("quoted_weight is set, but a reader without context has nothing to quote from")
+        if config.near_distractors and self._single:
+            found.append("near_distractors is set, but the examples of stage scp have no distractors")
+        if config.unanswered and (self._single or not self._reads):
+            found.append("unanswered is set, but only a reader of several passages can see that none holds the answer")
+        if self._start is None:
+            return found
+        try:
+            start = read_reader_manifest(self._start)
+        except CheckpointError as error:
+            return [*found, f"start: {error}"]
+        pairs = {"context": (start.context, config.reader_context), "lora": (start.lora, config.lora)}
+        differing = ((name, own, ours) for name, (own, ours) in pairs.items() if own != ours)
+        return [*found, *(f"start: its {name} is {own}, the run's {ours}" for name, own, ours in differing)]
+
+    def save(self, loaded: _LoadedReader, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
+        """Write a reader's folder with its card."""
+        manifest = loaded.manifest.model_copy(update={"trained": trained})
+        save_reader(loaded.network.adapters, manifest, folder, card=reader_card(manifest, rejected))
