@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clara.errors import InputError
-from clara.ingest.document import document_uri
-from clara.ingest.report import Skipped, skip
+from clara.ingest.document import Skipped, document_uri, skip
 
 # fmt: off
 SUPPORTED_SUFFIXES = (
@@ -110,25 +109,21 @@ class _Walk:
         self._seen.add(real)
         try:
             mode = path.stat().st_mode
-            if stat.S_ISDIR(mode):
-                return self._entries(path)
+            # Names, not paths: a folder may hold millions.
+            names = sorted(os.listdir(path)) if stat.S_ISDIR(mode) else []  # noqa: PTH208
         except OSError as error:
-            self.skipped.append(skip(_name(path), "unreadable", f"cannot be looked at: {error.strerror or error}"))
+            self._skip(path, f"cannot be looked at: {error.strerror or error}")
             return []
-        if not stat.S_ISREG(mode):  # reading one may never end
-            self.skipped.append(skip(_name(path), "unreadable", "is a pipe, a device or a socket, not a regular file"))
-            return []
-        supported = path.suffix.lower() in READ_SUFFIXES
-        (self.files if supported else self.unsupported).append(path)
-        return []
-
-    def _entries(self, folder: Path) -> list[Path]:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths: a folder may hold millions
+        if stat.S_ISREG(mode):
+            supported = path.suffix.lower() in READ_SUFFIXES
+            (self.files if supported else self.unsupported).append(path)
+        elif not stat.S_ISDIR(mode):  # reading one may never end
+            self._skip(path, "is a pipe, a device or a socket, not a regular file")
         visible = [name for name in names if not name.startswith(".")]
         self.hidden += len(names) - len(visible)
-        return [folder / name for name in visible]
+        return [path / name for name in visible]
 
-
-def _name(path: Path) -> str:
-    """The path itself where it leads nowhere (its target would mislead), as a uri is written."""
-    return document_uri(path.parent).rstrip("/") + "/" + path.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    def _skip(self, path: Path, detail: str) -> None:
+        # The path itself: where it leads nowhere, its target would mislead.
+        name = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.skipped.append(skip(f"{document_uri(path.parent).rstrip('/')}/{name}", "unreadable", detail))

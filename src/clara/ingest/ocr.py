@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clara.errors import MissingExtraError
+from clara.ingest.document import Element
 
-_PACKAGE = "rapidocr-onnxruntime"
 DOTS_PER_INCH = 200
 """Of a page's picture: what print of ten points is recognised at."""
 
@@ -25,17 +24,17 @@ _SURE = 0.5  # RapidOCR's own threshold for what it believes to have read
 
 
 def check_ocr() -> None:
-    """Make sure that there is an engine.
+    """Make sure that the engine is installed.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not.
     """
     if find_spec("rapidocr_onnxruntime") is None:
-        raise MissingExtraError(_PACKAGE, "ocr")
+        raise MissingExtraError("rapidocr-onnxruntime", "ocr")
 
 
 @cache
-def _engine() -> Any:  # noqa: ANN401 - the package has no types
+def _engine() -> Element:
     from rapidocr_onnxruntime import RapidOCR  # noqa: PLC0415 - an optional package, imported at its own door
 
     # One thread: files are read in parallel already.
@@ -43,11 +42,7 @@ def _engine() -> Any:  # noqa: ANN401 - the package has no types
 
 
 def recognised(picture: npt.NDArray[np.uint8]) -> str:
-    """The lines of a picture from top to bottom, each from left to right.
-
-    Args:
-        picture: [height, width, 3].
-    """
+    """The lines of a picture, [height, width, 3], from top to bottom, each from left to right."""
     found, _ = _engine()(picture)
     pieces = [_Slice.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
     for piece in pieces:
@@ -55,7 +50,7 @@ def recognised(picture: npt.NDArray[np.uint8]) -> str:
             piece.text = _word_by_word(picture, piece) or piece.text
     rows: list[list[_Slice]] = []
     for piece in sorted(pieces, key=lambda one: one.middle):
-        if rows and piece.beside(rows[-1][-1]):
+        if rows and piece.is_beside(rows[-1][-1]):
             rows[-1].append(piece)
         else:
             rows.append([piece])
@@ -92,10 +87,9 @@ class _Slice:
         self.middle = (top + bottom) / 2
 
     @classmethod
-    def of(cls, corners: Any, text: str) -> _Slice:  # noqa: ANN401 - four [x, y]
+    def of(cls, corners: Element, text: str) -> _Slice:
         across, down = zip(*corners, strict=True)
         return cls(text, min(across), max(across), min(down), max(down))
 
-    def beside(self, other: _Slice) -> bool:
-        """Whether the two stand on one line."""
+    def is_beside(self, other: _Slice) -> bool:
         return other.top < self.middle < other.bottom
