@@ -94,7 +94,11 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _C
     edited.replace(_NEWLINES, lambda _: "\n")
     edited.replace(_CONTROL, lambda _: "")
     edited.replace(_INVISIBLE, lambda _: "")
-    _join_words(edited)
+    if _BROKEN.search(edited.text):
+        whole = edited.text
+        known = _whole_words([whole], _BROKEN)
+        edited.replace(_BROKEN, lambda found: _broken_word(whole, found, known))
+    edited.replace(_HYPHEN, lambda _: "-")
     edited.replace(_DATA_URI, edited.leave_out)
     for pattern in (_WRAPPED_RUN, _LONG_RUN):
         edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])
@@ -146,14 +150,6 @@ def _moved(place: int, starts: list[int], shifts: list[int]) -> int:
     if at + 1 < len(starts):  # not beyond where the next replaced part begins to differ
         moved = min(moved, starts[at + 1] - shifts[at + 1])
     return moved
-
-
-def _join_words(edited: _Edited) -> None:
-    if _BROKEN.search(edited.text):
-        text = edited.text
-        known = _whole_words([text], _BROKEN)
-        edited.replace(_BROKEN, lambda found: _broken_word(text, found, known))
-    edited.replace(_HYPHEN, lambda _: "-")
 
 
 def _is_encoded(run: str) -> bool:

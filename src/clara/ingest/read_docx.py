@@ -220,7 +220,8 @@ class _Story:
             if child.tag == _PARAGRAPH:
                 yield from self._paragraph(child)
             elif child.tag == _TABLE:
-                yield self._table(child)
+                rows, notes = self._rows(child)
+                yield _Block("\n".join(" | ".join(row) for row in rows), notes=tuple(notes))
             elif child.tag == qn("m:oMath"):
                 yield _Block(equation_text(child))
             elif child.tag == qn("w:altChunk"):
@@ -269,10 +270,6 @@ class _Story:
         value = "9" if outline is None else outline.get(qn("w:val"), "9")
         return int(value) + 1 if value in "012345678" and value else 0
 
-    def _table(self, table: Element) -> _Block:
-        rows, notes = self._rows(table)
-        return _Block("\n".join(" | ".join(row) for row in rows), notes=tuple(notes))
-
     def _rows(self, table: Element) -> tuple[list[list[str]], list[str]]:
         """The cells of a table, a merged one in each row that it reaches over; and the notes they refer to."""
         rows: list[list[str]] = []
@@ -297,7 +294,9 @@ class _Story:
                     cells.append(text)
                     notes.extend(more)
                     above[column] = text if merged is not None else ""
-                column += _span(cell)
+                span = cell.find("w:tcPr/w:gridSpan", nsmap)
+                columns = "1" if span is None else span.get(qn("w:val"), "1")
+                column += int(columns) if columns.isdigit() else 1
             rows.append(cells)
         return rows, notes
 
@@ -372,7 +371,10 @@ class _Content:
             elif tag == qn("w:sym"):
                 self._add(symbol_text(element), script)
             elif tag in (qn("w:footnoteReference"), qn("w:endnoteReference")):
-                self._note(element)
+                mark, text = self.story.note(element)
+                if text:
+                    self._add(f"[{mark}]")
+                    self.notes.append(f"[{mark}] {text}")
             elif tag == qn("w:fldChar"):
                 self._add(_legacy_field(element))
             elif tag == qn("w:ruby"):
@@ -381,12 +383,6 @@ class _Content:
                 self.walk(() if base is None else base)
             else:
                 self.walk([element])
-
-    def _note(self, reference: Element) -> None:
-        mark, text = self.story.note(reference)
-        if text:
-            self._add(f"[{mark}]")
-            self.notes.append(f"[{mark}] {text}")
 
     def _check_box(self, control: Element) -> None:
         checked = control.find(f"{qn('w:sdtPr')}/{_W14}checkbox/{_W14}checked")
@@ -431,13 +427,6 @@ def _legacy_field(character: Element) -> str:
 def _owner(element: Element, tag: str) -> Element:
     """The nearest enclosing element with that tag: rows of a table inside a cell are not the outer table's."""
     return next(element.iterancestors(tag))
-
-
-def _span(cell: Element) -> int:
-    """How many columns a cell takes."""
-    span = cell.find("w:tcPr/w:gridSpan", nsmap)
-    value = "1" if span is None else span.get(qn("w:val"), "1")
-    return int(value) if value.isdigit() else 1
 
 
 READERS = {".docx": _extract_docx}

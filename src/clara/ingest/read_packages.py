@@ -91,6 +91,12 @@ def _attribute(element: Element, name: str) -> str:
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), "")
 
 
+def _title(part: Element) -> str:
+    """The first title that a part of properties states, or the empty string."""
+    elements = [] if part is None else part.iter()
+    return next(("".join(element.itertext()) for element in elements if _local_name(element) == "title"), "")
+
+
 def _extra(module: str, package: str, uri: str) -> Element:
     """A library of the extra ``formats``; a file whose format needs one that is missing cannot be read."""
     try:
@@ -127,9 +133,8 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
     text = parts.text()
     if not text:
         raise fault(uri, "no text", "shows no text, only pictures; run OCR on it first")
-    titles = ["".join(element.itertext()) for element in package.iter() if _local_name(element) == "title"]
     return Extract(
-        title=titles[0] if titles else "",
+        title=_title(package),
         text=text,
         metadata={"media_type": "application/epub+zip"},
         headings=tuple(parts.headings),
@@ -282,7 +287,11 @@ def _extract_xlsx(data: bytes, uri: str, max_bytes: int) -> Extract:
                 left_out["hidden sheets"] += 1
                 continue
             sheet.reset_dimensions()  # what the file says of them may be wrong
-            if rows := list(row_texts(_sheet_rows(sheet))):
+            cells = (
+                [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
+                for row in sheet.iter_rows()
+            )
+            if rows := list(row_texts(cells)):
                 parts.add("\n\n".join([f"# {sheet.title}", *rows]), [Heading(0, sheet.title)])
         left_out["charts"] = len(workbook.chartsheets)
         title = workbook.properties.title or PurePosixPath(uri).stem
@@ -296,11 +305,6 @@ def _extract_xlsx(data: bytes, uri: str, max_bytes: int) -> Extract:
         left_out=+left_out,
         layout="markup",
     )
-
-
-def _sheet_rows(sheet: Element) -> Iterator[list[str]]:
-    for row in sheet.iter_rows():
-        yield [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
 
 
 def _shown(value: object, number_format: str) -> str:
@@ -328,8 +332,9 @@ def _extract_odt(data: bytes, uri: str, max_bytes: int) -> Extract:
             raise fault(uri, "broken", "has no content, so it is no OpenDocument text; save or download it again")
         styles = _xml_part(archive, "styles.xml")
         walk = _Text(content, _positions(*(part for part in (styles, content) if part is not None)), archive)
-        title = _odt_title(_xml_part(archive, "meta.xml"))
-    if styles is not None and (count := _page_parts(styles)):
+        title = _title(_xml_part(archive, "meta.xml"))
+    parts = [] if styles is None else [part for part in styles.iter() if _local_name(part) in ("header", "footer")]
+    if count := sum(bool("".join(part.itertext()).strip()) for part in parts):
         walk.left_out["page headers and footers"] = count
     text, headings = walk.flow.text()
     if not text:
@@ -342,16 +347,6 @@ def _extract_odt(data: bytes, uri: str, max_bytes: int) -> Extract:
         left_out=walk.left_out,
         layout="markup",
     )
-
-
-def _odt_title(meta: Element) -> str:
-    titles = [] if meta is None else ["".join(item.itertext()) for item in meta.iter() if _local_name(item) == "title"]
-    return titles[0] if titles else ""
-
-
-def _page_parts(styles: Element) -> int:
-    parts = (part for part in styles.iter() if _local_name(part) in ("header", "footer"))
-    return sum(bool("".join(part.itertext()).strip()) for part in parts)
 
 
 def _positions(*parts: Element) -> dict[str, str]:
@@ -399,17 +394,13 @@ class _Text:
                     walk.skip_subtree()
                     continue
                 self._open(element, name)
-                self._add(element.text)
+                self.flow.add(element.text or "")
             else:
                 if element is skipped:
                     skipped = None
                 else:
                     self._close(element, name)
-                self._add(element.tail)
-
-    def _add(self, text: str | None) -> None:
-        if text:
-            self.flow.add(text)
+                self.flow.add(element.tail or "")
 
     def _is_left_out(self, element: Element, name: str) -> bool:
         if not name:
@@ -470,7 +461,10 @@ class _Text:
             self.flow.end(Gap.BLANK if name == "h" or not (self._lists or self._around) else Gap.LINE)
             self.flow.unmark()
             if not self._around:
-                self._write_notes()
+                for note in self._notes:  # behind their paragraph, each after its mark's number
+                    self.flow.extend(note.lines, Gap.BLANK)
+                    self.flow.end(Gap.BLANK)
+                self._notes.clear()
         elif name == "list" and self._lists:
             self._lists.pop()
             self._list_names.pop()
@@ -509,13 +503,6 @@ class _Text:
         raised = self._positions[_attribute(element, "style-name")] == _SUPER
         self.flow.add((superscript if raised else subscript)(self.flow.tail(), script, element.tail or ""))
 
-    def _write_notes(self) -> None:
-        """The notes of a paragraph behind it, each after its mark's number."""
-        for note in self._notes:
-            self.flow.extend(note.lines, Gap.BLANK)
-            self.flow.end(Gap.BLANK)
-        self._notes.clear()
-
     def _open_table_part(self, name: str) -> None:
         if name == "table":
             self.flow.end(Gap.BLANK)
@@ -529,11 +516,9 @@ class _Text:
     def _close_table_part(self, element: Element, name: str) -> None:
         if name == "table-cell" and self._tables:
             self.flow.end()
-            cell = Cell(
-                self.flow.lines, _count(element, "number-rows-spanned"), _count(element, "number-columns-spanned")
-            )
+            rows, columns = _count(element, "number-rows-spanned"), _count(element, "number-columns-spanned")
+            self._tables[-1].add(Cell(self.flow.lines, rows, columns))
             self.flow = self._around.pop()
-            self._tables[-1].add(cell)
         elif name == "table" and self._tables:
             self._tables.pop().write(self.flow)
             self.flow.end(Gap.BLANK)

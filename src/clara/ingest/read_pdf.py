@@ -434,12 +434,10 @@ class _Layer:
             return
         pdfium.FPDFText_GetCharOrigin(self._raw, index, self._x, self._y)
         baseline = self._turn.up(self._x.value, self._y.value)
-        line.append(_Run(character, left, right, low, high, baseline, self._size(index) or high - low))
-
-    def _size(self, index: int) -> float:
-        """A character's point size: of fonts with larger signs, the box is higher than the size tells."""
+        # Of fonts with larger signs, the box is higher than the size tells.
         pdfium.FPDFText_GetMatrix(self._raw, index, self._matrix)
-        return float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
+        size = float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
+        line.append(_Run(character, left, right, low, high, baseline, size or high - low))
 
 
 class _Turn:

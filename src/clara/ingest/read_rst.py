@@ -147,7 +147,7 @@ class _Source:
             return
         words = alternative if name in _PICTURES else "" if name in _SETTINGS else found["words"].strip()
         self._add(found.string, " " * indent + _labelled(name, words))
-        content = self._content_indent(indent)
+        content = _indent(next((line for line in self._source[self._at : self._at + 3] if line.strip()), ""))
         if content > indent:
             self._outdent.append((content, content - indent))
 
@@ -160,11 +160,6 @@ class _Source:
                 alternative = option[5:].strip()
             self._at += 1
         return alternative
-
-    def _content_indent(self, indent: int) -> int:
-        """The indentation of what follows, if it is a directive's content."""
-        following = next((line for line in self._source[self._at : self._at + 3] if line.strip()), "")
-        return _indent(following) if _indent(following) > indent else indent
 
     def _literal_block(self, line: str) -> None:
         """A paragraph that ends in two colons, and the block below it."""
