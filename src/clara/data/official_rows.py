@@ -27,10 +27,10 @@ _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
 
 def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
-    """Write a file of ``passage_qa`` records as official rows.
+    """Write a file of ``passage_qa`` records as official rows; questions over several documents have none.
 
     Returns:
-        The number of rows written, and what the source held; its questions over several documents have no rows.
+        The number of rows written, and what the source held.
 
     Raises:
         RecordError: the source holds no usable record, or a file cannot be read or written.
@@ -43,10 +43,7 @@ def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
 
 
 def import_official(source: Path, target: Path) -> int:
-    """Write a file of official rows as ``passage_qa`` records, one for each document.
-
-    Returns:
-        The number of records written.
+    """Write a file of official rows as ``passage_qa`` records, one for each document; how many is returned.
 
     Raises:
         RecordError: a row is wrong (the message names its line), or a file cannot be read or written.
@@ -78,11 +75,7 @@ def _to_official(passage: PassageQA) -> list[dict[str, Any]]:
 
 
 def _from_official(rows: Iterable[dict[str, Any]]) -> list[PassageQA]:
-    """Records from rows, one for each document, in the order of first appearance.
-
-    Raises:
-        RecordError: a row is wrong; the message tells which, counted from 1.
-    """
+    """Records from rows, one for each document, in the order of first appearance."""
     gathered: dict[str, _Gathered] = {}
     for number, row in enumerate(rows, start=1):
         fault = _fault(row)

@@ -45,9 +45,6 @@ def parse(value: object, *, plain_passages: bool = False) -> _Parsed:
     """Make a record of a JSON value; its keys tell the kind.
 
     With ``plain_passages`` passages without ``qa`` are taken too, as records without pairs.
-
-    Raises:
-        UnusableRecordError: the value cannot be used; the reason is countable.
     """
     if not isinstance(value, dict):
         raise UnusableRecordError("not a JSON object", type(value).__name__)
@@ -156,22 +153,14 @@ def _answers(value: Mapping[str, Any], left_out: list[str]) -> tuple[str, ...]:
 
 
 def field(value: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
-    """The field ``key``.
-
-    Raises:
-        UnusableRecordError: it is missing, or of another type.
-    """
+    """The field ``key``, which has to be there and of that type."""
     if key not in value:
         raise UnusableRecordError(f"missing key {key!r}")
     return typed(value[key], key, kind)
 
 
 def typed(item: object, label: str, kind: type[_T]) -> _T:
-    """``item``, checked.
-
-    Raises:
-        UnusableRecordError: it is of another type than ``kind``.
-    """
+    """``item``, which has to be of that type."""
     if not isinstance(item, kind):
         expected = _NAMES.get(kind, kind.__name__)
         raise UnusableRecordError(f"wrong type of {label!r}", f"expected {expected}, got {str(item)[:60]!r}")
@@ -196,11 +185,7 @@ def made_id(question: str) -> str:
 
 
 def identifier(value: Mapping[str, Any], *keys: str) -> str:
-    """The first of ``keys`` that the record has, as a string.
-
-    Raises:
-        UnusableRecordError: it has none of them.
-    """
+    """The first of ``keys`` that the record has, as a string; it has to have one."""
     for key in keys:
         if isinstance(value.get(key), str | int):
             return str(value[key])
@@ -208,11 +193,7 @@ def identifier(value: Mapping[str, Any], *keys: str) -> str:
 
 
 def gold_answers(found: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
-    """Gold answers: blank ones left out and counted, repeated ones said once.
-
-    Raises:
-        UnusableRecordError: none is left.
-    """
+    """Gold answers: blank ones left out and counted, repeated ones said once; one has to be left."""
     kept = tuple(dict.fromkeys(answer for answer in found if answer.strip()))
     if not kept:
         raise UnusableRecordError("no answers")

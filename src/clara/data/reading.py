@@ -294,29 +294,19 @@ def sha256_of(path: Path) -> str:
 def write_records(path: Path, records: Iterable[DataRecord]) -> int:
     """Write records to a ``.jsonl`` or ``.jsonl.gz`` file that ``read_records`` reads back equal.
 
-    Passages without pairs and without a paraphrase are read back with ``plain_passages`` only.
-
-    Returns:
-        The number of records written.
-
-    Raises:
-        RecordError: as ``write_jsonl``.
+    Passages without pairs and without a paraphrase are read back with ``plain_passages`` only. The rest is as for
+    ``write_jsonl``.
     """
     return write_jsonl(path, (to_json(record) for record in records))
 
 
 def write_jsonl(path: Path, values: Iterable[Mapping[str, object]]) -> int:
-    """Write JSON objects, one a line, UTF-8; gzipped if the name ends in ``.gz``.
+    """Write JSON objects, one a line, UTF-8; gzipped if the name ends in ``.gz``; how many is returned.
 
     The file appears under its name only when complete: an error or a kill on the way leaves what was there before.
     Equal values give equal bytes (the gzip header holds no time).
 
-    Args:
-        path: the file; missing folders above it are made.
-        values: objects of JSON types.
-
-    Returns:
-        The number of lines written.
+    Missing folders above it are made.
 
     Raises:
         RecordError: the file cannot be written, or is not named ``*.jsonl`` or ``*.jsonl.gz``.

@@ -8,7 +8,7 @@ without candidate documents, which then come from a corpus. How they stand in a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -206,11 +206,7 @@ class Candidates:
     gold: list[int] = field(default_factory=list)
 
     def add(self, title: str, text: str, *, gold: bool) -> None:
-        """Add a document unless it is empty.
-
-        Raises:
-            UnusableRecordError: an empty document is gold; without it recall would count too few of them.
-        """
+        """Add a document; an empty one that is gold is refused: without it recall would count too few of them."""
         if not text.strip():
             if gold:
                 raise UnusableRecordError("empty gold document", title)
@@ -219,6 +215,12 @@ class Candidates:
         if gold:
             self.gold.append(len(self.docs))
         self.docs.append(DocText(title, text))
+
+    def question(
+        self, identity: str, source: str, asked: str, answers: tuple[str, ...] | None, elsewhere: Iterable[GoldRef] = ()
+    ) -> Question:
+        """The question with these candidates."""
+        return Question(identity, source, asked, answers, tuple(self.docs), tuple(self.gold), tuple(elsewhere))
 
 
 def _check_gold(gold: Sequence[int], docs: Sequence[DocText]) -> None:

@@ -73,7 +73,7 @@ class IngestReport:
 
     Attributes:
         files: files that gave at least one document.
-        documents: documents read; a JSON Lines file gives one for each record.
+        documents: a JSON Lines file gives one for each record.
         characters: characters of their texts, titles not counted.
         hidden: hidden files and folders that were passed over (a hidden folder counts once).
         skipped: everything that was named or found and not read, in the order found.
@@ -132,11 +132,7 @@ class ReadLimits:
             raise ConfigError("limits of reading: " + "; ".join(faults))
 
     def check(self, document: Document, file_bytes: int) -> Document:
-        """The document.
-
-        Raises:
-            DocumentError: its text is too long for the limit, or for its file.
-        """
+        """The document; ``DocumentError`` where its text is too long for the limit, or for its file."""
         length = len(document.text)
         if length > self.characters:
             detail = f"has {length:,} characters, the limit is {self.characters:,}; raise it with --max-characters"
@@ -237,11 +233,11 @@ def make_document(
 
     Args:
         uri: the document's name, unique in a store.
-        title: its title or the empty string; white space in it is reduced to single spaces.
-        text: its text; ``\r\n`` and ``\r`` become ``\n``, a leading byte order mark is dropped.
+        title: may be empty; white space in it is reduced to single spaces.
+        text: ``\r\n`` and ``\r`` become ``\n``, a leading byte order mark is dropped.
         metadata: small facts to keep with it.
-        pages: as in ``Document``; for a text whose newlines are ``\n`` already.
-        headings: likewise.
+        pages: as in ``Document``, like ``headings`` for a text whose newlines are ``\n`` already.
+        headings: as in ``Document``.
 
     Raises:
         DocumentError: the text holds nothing but white space, or characters that no file can hold as UTF-8.

@@ -143,7 +143,7 @@ class _Level:
     decimal: bool
 
 
-class Styles:
+class _Styles:
     """Properties of paragraphs and characters, styles they are based on included."""
 
     def __init__(self, root: Element) -> None:
@@ -190,10 +190,10 @@ class Styles:
 
 
 class Numbering:
-    """Counts the paragraphs of lists as they come; ``root`` is the element of the numbering definitions, or None."""
+    """Counts the paragraphs of lists as they come, by the elements of the styles and of the definitions, or None."""
 
-    def __init__(self, root: Element, styles: Styles) -> None:
-        self._styles = styles
+    def __init__(self, styles: Element, root: Element) -> None:
+        self.styles = _Styles(styles)
         self._abstract: dict[str, Element] = {}
         self._numbers: dict[str, Element] = {}
         if root is not None:
@@ -205,7 +205,7 @@ class Numbering:
 
     def label(self, properties: Element) -> str:
         """What stands before a paragraph with these properties: ``3.``, ``(a)``, ``-``, or nothing. Counts it."""
-        numbering = self._styles.paragraph(properties, "w:numPr")
+        numbering = self.styles.paragraph(properties, "w:numPr")
         number = _value(numbering, "w:numId")
         if number is None or number == "0" or number not in self._numbers:
             return ""
@@ -220,7 +220,7 @@ class Numbering:
         """The level of a paragraph, from 0: said beside the list's number, or by the style that a level is tied to."""
         place = _value(numbering, "w:ilvl")
         if place is None:
-            style = self._styles.paragraph_style(properties)
+            style = self.styles.paragraph_style(properties)
             tied = (
                 level.get(qn("w:ilvl"))
                 for level in self._definition(identity).findall(qn("w:lvl"))
@@ -248,7 +248,7 @@ class Numbering:
     def _linked(self, identity: str) -> str:
         """The definition itself where this one only names a list style."""
         style = _value(self._definition(identity), "w:numStyleLink")
-        number = None if style is None else _value(self._styles.of(style, "w:pPr/w:numPr"), "w:numId")
+        number = None if style is None else _value(self.styles.of(style, "w:pPr/w:numPr"), "w:numId")
         if number is None or number not in self._numbers:
             return identity
         return _value(self._numbers[number], "w:abstractNumId") or identity

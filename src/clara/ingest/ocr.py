@@ -1,4 +1,4 @@
-"""The text of a picture, by RapidOCR (the extra ``ocr``), whose models lie in its package: nothing is downloaded.
+"""The text of a page's picture, by RapidOCR (extra ``ocr``), whose models lie in its package: nothing is downloaded.
 
 Knows pictures, not documents: which pages are read here is ``read_pdf``'s matter.
 """
@@ -14,9 +14,7 @@ import numpy.typing as npt
 from clara.errors import MissingExtraError
 from clara.ingest.document import Element
 
-DOTS_PER_INCH = 200
-"""Of a page's picture: what print of ten points is recognised at."""
-
+_DOTS_PER_INCH = 200  # of a page's picture: what print of ten points is recognised at
 _LONG_WORD = 11  # letters: the engine drops spaces between Latin words, and longer words are often several
 _EASTERN = "\u2e80"  # from here on scripts that write no spaces
 _SPACE = 0.22  # of a line's height: narrower gaps stand between letters
@@ -24,11 +22,7 @@ _SURE = 0.5  # RapidOCR's own threshold for what it believes to have read
 
 
 def check_ocr() -> None:
-    """Make sure that the engine is installed.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
+    """Raise ``MissingExtraError`` where the engine is not installed."""
     if find_spec("rapidocr_onnxruntime") is None:
         raise MissingExtraError("rapidocr-onnxruntime", "ocr")
 
@@ -41,8 +35,9 @@ def _engine() -> Element:
     return RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)
 
 
-def recognised(picture: npt.NDArray[np.uint8]) -> str:
-    """The lines of a picture, [height, width, 3], from top to bottom, each from left to right."""
+def recognised(page: Element) -> str:
+    """The lines of PDFium's page as a picture, from top to bottom, each from left to right."""
+    picture = page.render(scale=_DOTS_PER_INCH / 72, rev_byteorder=True).to_numpy()[:, :, :3]  # [height, width, 3]
     found, _ = _engine()(picture)
     pieces = [_Slice.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
     for piece in pieces:

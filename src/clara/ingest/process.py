@@ -48,13 +48,8 @@ _SPENT = 0.5  # of the memory limit: a process that has held more is not used ag
 class ReadingProcesses:
     """Processes that read the files of a list, each asked for one file more than is being taken.
 
-    A process works ahead until the pipe to the parent is full, which bounds what waits in memory.
-
-    Args:
-        files: the files in the order in which they will be read; others can be read too.
-        count: how many processes.
-        max_bytes: as for ``read_file``.
-        limits: what reading one file may take.
+    A process works ahead until the pipe to the parent is full, which bounds what waits in memory. ``files`` are in the
+    order in which they will be read; others can be read too.
     """
 
     def __init__(self, files: Sequence[Path], *, count: int, max_bytes: int, limits: ReadLimits) -> None:
@@ -63,12 +58,7 @@ class ReadingProcesses:
         self._processes = [_ReadingProcess(max_bytes, limits) for _ in range(count)]
 
     def read(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
-        """As ``read_file``, in another process and within the limits.
-
-        Raises:
-            DocumentError: as ``read_file``; or the file took more than a limit, or its parser crashed.
-            ImportError: a parser is not installed.
-        """
+        """As ``read_file``; a ``DocumentError`` may also name a limit that was passed, or a parser's crash."""
         place, count = self._places.get(path, -1), len(self._processes)
         if place >= 0:
             for ahead in range(place, min(place + count + 1, len(self._files))):

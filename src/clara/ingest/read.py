@@ -115,12 +115,8 @@ def read_file(
 class Reader:
     """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
 
-    Parsers run in processes of their own (``process``), which end with ``close`` or with the reader.
-
-    Args:
-        listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
-        max_bytes: as for ``read_file``.
-        limits: what reading one file may take.
+    The listing's unsupported and unreadable entries open the report. Parsers run in processes of their own
+    (``process``), which end with ``close`` or with the reader.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from docx.oxml.ns import nsmap, qn
 from clara.errors import DocumentError
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Element, Extract, TextParts, fault
-from clara.ingest.docx_signs import Numbering, Styles, equation_text, is_on, symbol_text
+from clara.ingest.docx_signs import Numbering, equation_text, is_on, symbol_text
 from clara.ingest.scripts import roman, subscript, superscript, tail
 from clara.records import Heading
 
@@ -69,13 +69,8 @@ def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> E
 
     A table gives one line for each row, cells divided by ``|``. Headings have the marks of Markdown, list items and
     clauses their numbers, notes stand behind the paragraph that refers to them as ``[1] …``. Each header stands once
-    before the body, each footer once behind it. What a text cannot give (pictures, comments) is counted.
-
-    Args:
-        data: the file.
-        uri: its uri, or that of the file around it.
-        max_bytes: most that it may unpack to.
-        depth: how many documents take it in, one inside the other.
+    before the body, each footer once behind it. What a text cannot give (pictures, comments) is counted. ``depth`` is
+    how many documents take this one in, one inside the other.
     """
     if data.startswith(_OLD_OFFICE_FILE):
         raise fault(uri, "encrypted", "is encrypted, or a .doc by another name; save it as .docx without a password")
@@ -201,9 +196,9 @@ class _Story:
     """Walks parts of one document; ``take_in`` gives the text of a file that it takes in, by its reference."""
 
     def __init__(self, source: Element, take_in: Callable[[str], str]) -> None:
-        self.styles = Styles(source.styles.element)
         self.left_out = Counter[str]()
-        self._numbering = Numbering(_root(source, RELATIONSHIP_TYPE.NUMBERING), self.styles)
+        self._numbering = Numbering(source.styles.element, _root(source, RELATIONSHIP_TYPE.NUMBERING))
+        self.styles = self._numbering.styles
         self._take_in = take_in
         notes = {
             qn("w:footnoteReference"): _root(source, RELATIONSHIP_TYPE.FOOTNOTES),

@@ -353,10 +353,9 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
 
 def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
     """What OCR reads on a page; nothing where it is a picture without text."""
-    from clara.ingest.ocr import DOTS_PER_INCH, recognised  # noqa: PLC0415 - an optional package behind it
+    from clara.ingest.ocr import recognised  # noqa: PLC0415 - an optional package behind it
 
-    page = pdf[number - 1]
-    text = recognised(page.render(scale=DOTS_PER_INCH / 72, rev_byteorder=True).to_numpy()[:, :, :3])
+    text = recognised(pdf[number - 1])
     if text:
         pages.recognised.append(number)
     return text

@@ -139,12 +139,7 @@ def _next_fence(fence: str, marks: str, info: str) -> str:
 
 
 def read_jsonl(path: Path, uri: str, max_bytes: int) -> Iterator[Document | Skipped | LeftOut]:
-    """Read a JSON Lines file.
-
-    Args:
-        path: the file.
-        uri: its uri; line 3 becomes ``uri#3``.
-        max_bytes: longest line.
+    """Read JSON Lines, none longer than ``max_bytes``; line 3 becomes ``uri#3``.
 
     Yields:
         A document, or why there is none, for each line that is not blank; what a document leaves out follows it.

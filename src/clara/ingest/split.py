@@ -389,12 +389,7 @@ def passage_metadata(document: Document, passage: Passage) -> dict[str, str]:
 
 
 def location_of(metadata: Mapping[str, str], offset: int) -> Location:
-    """Where a character of a stored passage stands.
-
-    Args:
-        metadata: the passage's, as stored.
-        offset: a character of the document, inside the passage.
-    """
+    """Where a character of a stored passage stands; ``offset`` counts those of the document."""
     page = int(metadata["page"]) if "page" in metadata else None
     if page is not None:
         page += sum(start <= offset for start in page_breaks(metadata))
