@@ -171,7 +171,7 @@ class Extract:
     pages: tuple[int, ...] = ()
     headings: tuple[Heading, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    layout: Layout = "prose"
+    layout: Layout = "markup"
 
 
 class TextParts:

@@ -103,6 +103,7 @@ def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> E
         {"media_type": _MEDIA_TYPE},
         headings=tuple(text.headings),
         left_out=+story.left_out,
+        layout="prose",
     )
 
 

@@ -63,7 +63,6 @@ def _extract(tree: Element, uri: str, media_type: str) -> Extract:
         metadata={"media_type": media_type},
         headings=page.headings,
         left_out=page.left_out,
-        layout="markup",
     )
 
 
@@ -170,7 +169,6 @@ def _extract_email(data: bytes, uri: str) -> Extract:
         text="\n\n".join(["\n".join([*headers, *names]), text]),
         metadata={"media_type": "message/rfc822"},
         left_out={"attachments": len(attachments)} if attachments else {},
-        layout="markup",
     )
 
 

@@ -139,7 +139,6 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
         metadata={"media_type": "application/epub+zip"},
         headings=tuple(parts.headings),
         left_out=left_out,
-        layout="markup",
     )
 
 
@@ -197,7 +196,6 @@ def _extract_pptx(data: bytes, uri: str, max_bytes: int) -> Extract:
         pages=parts.pages(),
         headings=tuple(parts.headings),
         left_out=left_out,
-        layout="markup",
     )
 
 
@@ -303,7 +301,6 @@ def _extract_xlsx(data: bytes, uri: str, max_bytes: int) -> Extract:
         metadata={"media_type": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"},
         headings=tuple(parts.headings),
         left_out=+left_out,
-        layout="markup",
     )
 
 
@@ -345,7 +342,6 @@ def _extract_odt(data: bytes, uri: str, max_bytes: int) -> Extract:
         metadata={"media_type": "application/vnd.oasis.opendocument.text"},
         headings=headings,
         left_out=walk.left_out,
-        layout="markup",
     )
 
 

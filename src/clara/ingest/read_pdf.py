@@ -309,7 +309,7 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
-    return Extract("", parts.text(), metadata, tuple(pages.skipped), parts.pages(), left_out=left_out)
+    return Extract("", parts.text(), metadata, tuple(pages.skipped), parts.pages(), left_out=left_out, layout="prose")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -76,7 +76,6 @@ def _extract_rst(data: bytes, uri: str) -> Extract:
         metadata={"media_type": "text/x-rst"},
         headings=headings,
         left_out=source.left_out,
-        layout="markup",
     )
 
 

@@ -88,7 +88,7 @@ def _extract(text: str, delimiter: str, uri: str, media_type: str) -> Extract:
     rows = list(_rows(text, delimiter))
     if len(rows) > 1 and len(rows[0]) + 1 == len(rows[1]):
         rows[0].insert(0, "")  # R writes no name above the names of the rows
-    return Extract(PurePosixPath(uri).stem, "\n\n".join(row_texts(rows)), {"media_type": media_type}, layout="markup")
+    return Extract(PurePosixPath(uri).stem, "\n\n".join(row_texts(rows)), {"media_type": media_type})
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:

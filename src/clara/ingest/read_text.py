@@ -44,7 +44,9 @@ _SHOWN = 60  # characters of a wrong value shown in a message
 def _extract_plain(data: bytes, uri: str) -> Extract:
     """Read a plain text file; it states no title."""
     text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
-    return Extract(title="", text=text, metadata={"media_type": "text/plain"}, headings=_underlined_headings(text))
+    return Extract(
+        title="", text=text, metadata={"media_type": "text/plain"}, headings=_underlined_headings(text), layout="prose"
+    )
 
 
 def _extract_code(data: bytes, uri: str) -> Extract:
@@ -61,7 +63,7 @@ def _extract_markdown(data: bytes, uri: str) -> Extract:
     text = re.sub(r"\r\n?", "\n", decode_text(data, uri))
     head = text if len(text) <= _TITLE_WITHIN else text[:_TITLE_WITHIN].rpartition("\n")[0]
     metadata = {"media_type": "text/markdown"}
-    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text), layout="markup")
+    return Extract(title=_title(head), text=text, metadata=metadata, headings=markdown_headings(text))
 
 
 def _title(text: str) -> str:
