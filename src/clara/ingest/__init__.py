@@ -20,8 +20,15 @@ if TYPE_CHECKING:
         make_document,
         source_of,
     )
-    from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
-    from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
+    from clara.ingest.read import (
+        DEFAULT_MAX_BYTES,
+        SUPPORTED_SUFFIXES,
+        FileListing,
+        Reader,
+        check_paths,
+        find_files,
+        read_file,
+    )
     from clara.ingest.split import (
         Location,
         TokenSpans,
@@ -58,7 +65,7 @@ __all__ = [
     "source_of",
 ]
 
-_MODULES = ("split", "document", "files", "read")  # in this order: an answer's place takes the first alone
+_MODULES = ("split", "document", "read")  # in this order: an answer's place takes the first alone
 
 
 def __getattr__(name: str) -> object:

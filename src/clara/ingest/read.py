@@ -1,7 +1,7 @@
-"""A file becomes documents: picks the reader by the file's suffix, and turns every fault into a named one.
+"""Files become documents: finds them in folders, picks the reader by the suffix, turns every fault into a named one.
 
-Finding files is ``files``' work, each format's own matters are in ``read_*``. Those are imported when first needed:
-together their libraries take most of a second to import, and most commands have no use for them.
+Each format's own matters are in ``read_*``. Those are imported when first needed: together their libraries take most of
+a second to import, and most commands have no use for them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from clara.errors import DocumentError
+from clara.errors import DocumentError, InputError
 from clara.ingest.clean import clean
 from clara.ingest.document import (
     DEFAULT_LIMITS,
@@ -32,12 +32,9 @@ from clara.ingest.document import (
     make_document,
     skip,
 )
-from clara.ingest.files import CODE_SUFFIXES, READ_SUFFIXES, SUPPORTED_SUFFIXES, FileListing
 from clara.ingest.process import ReadingProcesses
 from clara.ingest.read_text import read_jsonl
 from clara.records import Document
-
-DEFAULT_MAX_BYTES = 64 * 2**20
 
 # Which modules read which suffixes; ``READERS`` in each names the functions.
 _MODULES = {
@@ -50,9 +47,26 @@ _MODULES = {
     "read_text": ".markdown .md .text .txt",
 }
 _MODULE_OF = {suffix: module for module, suffixes in _MODULES.items() for suffix in suffixes.split()}
+SUPPORTED_SUFFIXES = tuple(sorted([".jsonl", *_MODULE_OF]))
+# fmt: off
+# Source code and settings: text whose blanks count.
+_CODE_SUFFIXES = (
+    ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".cfg", ".clj", ".cmake", ".conf", ".cpp", ".cs", ".css", ".cu",
+    ".cxx", ".dart", ".el", ".erl", ".ex", ".exs", ".f90", ".fish", ".fs", ".go", ".gradle", ".graphql", ".groovy",
+    ".h", ".hpp", ".hs", ".ini", ".ipp", ".java", ".jl", ".js", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".mk",
+    ".ml", ".nim", ".nix", ".pas", ".php", ".pl", ".pm", ".proto", ".ps1", ".py", ".pyi", ".r", ".rb", ".rs", ".sass",
+    ".scala", ".scm", ".scss", ".sh", ".sql", ".swift", ".tcl", ".tex", ".tf", ".toml", ".ts", ".tsx", ".v", ".vb",
+    ".vim", ".vue", ".yaml", ".yml", ".zig", ".zsh",
+)
+# fmt: on
+# A file without a suffix is told by what is in it.
+_READ_SUFFIXES = frozenset(["", *SUPPORTED_SUFFIXES, *_CODE_SUFFIXES])
+
+DEFAULT_MAX_BYTES = 64 * 2**20
+
 _PACKAGES = frozenset([".docx", ".epub", ".odt", ".pptx", ".xlsx"])  # they unpack, so they are told how much they may
 # Decoded and nothing more, which takes memory and time in proportion to the file, whose size is limited.
-_PLAIN = frozenset([".txt", ".text", *CODE_SUFFIXES])
+_PLAIN = frozenset([".txt", ".text", *_CODE_SUFFIXES])
 _SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)} and source code"
 
 # Processes that read: a second one is worth its start (a quarter of a second of one core) from some files on.
@@ -73,6 +87,101 @@ _HEADER = re.compile(
 _MESSAGE_WITHIN = 1 << 13  # bytes
 _MESSAGE_HEADERS = 3  # of them; one at least that only mail programs write
 _OF_PROGRAMS = frozenset([b"received", b"return-path", b"message-id", b"mime-version"])
+
+
+@dataclass(frozen=True, slots=True)
+class FileListing:
+    """The files found, each once however many names lead to it.
+
+    Attributes:
+        files: files with a supported suffix or none, absolute, in the order of the paths given and by name within a
+            folder.
+        unsupported: files of other kinds, in the same order; named so that a report can name them.
+        skipped: what could not be looked at: folders without permission, links to nothing.
+        hidden: hidden files and folders passed over (a hidden folder counts once).
+    """
+
+    files: tuple[Path, ...]
+    unsupported: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    hidden: int
+
+
+def find_files(paths: Sequence[Path]) -> FileListing:
+    """List the files in files and folders, recursively.
+
+    Names that begin with a dot are passed over inside folders and counted; one that is given itself is taken. Links
+    are followed, each folder is visited once, so loops end.
+
+    Raises:
+        InputError: a given path does not exist; the message names all that do not.
+    """
+    check_paths(paths)
+    walk = _Walk()
+    for path in paths:
+        walk.add(path.absolute())
+    return FileListing(
+        files=tuple(walk.files), unsupported=tuple(walk.unsupported), skipped=tuple(walk.skipped), hidden=walk.hidden
+    )
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Make sure that all paths name something.
+
+    Raises:
+        InputError: a path does not exist or may not be looked at; the message names all that do not.
+    """
+    missing = [str(path) for path in paths if not os.path.exists(path)]  # noqa: PTH110 - Path.exists raises without permission
+    if missing:
+        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling and the permissions")
+
+
+class _Walk:
+    """Collects as it goes; remembers where it has been."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.unsupported: list[Path] = []
+        self.skipped: list[Skipped] = []
+        self.hidden = 0
+        self._seen: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        pending = [(path, os.path.realpath(path))]  # a stack, not recursion: folders may nest deeper than Python does
+        while pending:
+            folder, real = pending.pop()
+            entries = self._visit(folder, real)
+            # Resolved step by step: resolving each whole path anew would cost its depth for every file.
+            pending.extend(
+                (entry, os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name))  # noqa: PTH118
+                for entry in reversed(entries)
+            )
+
+    def _visit(self, path: Path, real: str) -> list[Path]:
+        """Take a file; return a folder's entries."""
+        if real in self._seen:
+            return []
+        self._seen.add(real)
+        try:
+            mode = path.stat().st_mode
+            # Names, not paths: a folder may hold millions.
+            names = sorted(os.listdir(path)) if stat.S_ISDIR(mode) else []  # noqa: PTH208
+        except OSError as error:
+            self._skip(path, f"cannot be looked at: {error.strerror or error}")
+            return []
+        if stat.S_ISREG(mode):
+            supported = path.suffix.lower() in _READ_SUFFIXES
+            (self.files if supported else self.unsupported).append(path)
+        elif not stat.S_ISDIR(mode):  # reading one may never end
+            self._skip(path, "is a pipe, a device or a socket, not a regular file")
+        visible = [name for name in names if not name.startswith(".")]
+        self.hidden += len(names) - len(visible)
+        return [path / name for name in visible]
+
+    def _skip(self, path: Path, detail: str) -> None:
+        # The path itself: where it leads nowhere, its target would mislead.
+        name = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.skipped.append(skip(f"{document_uri(path.parent).rstrip('/')}/{name}", "unreadable", detail))
 
 
 def read_file(
@@ -96,7 +205,7 @@ def read_file(
     """
     uri = document_uri(path)
     suffix = path.suffix.lower()
-    if suffix not in READ_SUFFIXES:
+    if suffix not in _READ_SUFFIXES:
         raise fault(uri, "unsupported", f"cannot read {suffix}; {_SUPPORTED}")
     with _faults_named(uri):
         if suffix == ".jsonl":
