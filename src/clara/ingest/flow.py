@@ -1,6 +1,6 @@
 """Lines of text as they are gathered from a page: white space as browsers show it, blank lines, cells of tables.
 
-Knows lines, not elements; those are the work of ``html_text`` and ``read_odt``.
+Knows lines, not elements; those are the work of ``html_text`` and ``read_packages``.
 """
 
 from __future__ import annotations
