@@ -143,7 +143,7 @@ class _Level:
     decimal: bool
 
 
-class _Styles:
+class _WordStyles:
     """Properties of paragraphs and characters, styles they are based on included."""
 
     def __init__(self, root: Element) -> None:
@@ -193,7 +193,7 @@ class Numbering:
     """Counts the paragraphs of lists as they come, by the elements of the styles and of the definitions, or None."""
 
     def __init__(self, styles: Element, root: Element) -> None:
-        self.styles = _Styles(styles)
+        self.styles = _WordStyles(styles)
         self._abstract: dict[str, Element] = {}
         self._numbers: dict[str, Element] = {}
         if root is not None:

@@ -82,7 +82,7 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _LinePart:
     """A stretch of a line without wide gaps; of a form field, ``baseline`` is its middle."""
 
     text: str
@@ -95,7 +95,7 @@ class _Piece:
 class _Line:
     """A line of a page, its pieces in reading order."""
 
-    pieces: list[_Piece]
+    pieces: list[_LinePart]
     baseline: float
     size: float
 
@@ -111,7 +111,7 @@ def _page_lines(found: Iterable[list[_Run]]) -> list[_Line]:
     return result
 
 
-def _add_field(found: list[_Line], field: _Piece) -> None:
+def _add_field(found: list[_Line], field: _LinePart) -> None:
     """Put a form field's value where the page shows it: into the line beside it, or as a line of its own."""
     beside = [line for line in found if -0.5 * line.size < field.baseline - line.baseline < line.size]
     if not beside:
@@ -191,7 +191,7 @@ def _split_at_gaps(runs: list[_Run]) -> Iterator[list[_Run]]:
     yield part
 
 
-def _piece(runs: list[_Run]) -> _Piece:
+def _piece(runs: list[_Run]) -> _LinePart:
     """A piece's text, its superscripts and subscripts spelt out."""
     text = ""
     base: _Run | None = None
@@ -208,7 +208,7 @@ def _piece(runs: list[_Run]) -> _Piece:
             base = run
     if any("\ud800" <= character <= "\udfff" for character in text):  # a pair stands for one character
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
-    return _Piece(text.strip(), runs[0].left, runs[-1].right, runs[0].baseline)
+    return _LinePart(text.strip(), runs[0].left, runs[-1].right, runs[0].baseline)
 
 
 def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: str) -> int:
@@ -456,7 +456,7 @@ class _Turn:
         return min(x), min(y), max(x), max(y)
 
 
-def _fields(page: pypdfium2.PdfPage) -> Iterator[_Piece]:
+def _fields(page: pypdfium2.PdfPage) -> Iterator[_LinePart]:
     """Values of the form fields on a page, and marks for its check boxes and radio buttons."""
     form = page.formenv
     if form is None:
@@ -468,7 +468,7 @@ def _fields(page: pypdfium2.PdfPage) -> Iterator[_Piece]:
             if text:
                 box = pdfium.FS_RECTF()
                 pdfium.FPDFAnnot_GetRect(note, box)
-                yield _Piece(text, box.left, box.right, (box.bottom + box.top) / 2)
+                yield _LinePart(text, box.left, box.right, (box.bottom + box.top) / 2)
         finally:
             pdfium.FPDFPage_CloseAnnot(note)
 
