@@ -18,8 +18,8 @@ PRIVATE_MEMBERS = {
     "model/apple/vocabulary.py": {"_Hash"},  # hashlib's, a type
     "train/loop.py": {"_n_gpu"},  # of transformers' Trainer
     "train/processes.py": {"_reset_state"},  # accelerate's
-    "ingest/read_pptx.py": {"_p"},  # python-pptx's
-    "ingest/worker.py": {"_exit"},  # of os: public, in spite of its name
+    "ingest/read_packages.py": {"_p"},  # python-pptx's
+    "ingest/process.py": {"_exit"},  # of os: public, in spite of its name
 }
 """Private members of libraries, by the only file that touches them. A new one needs a reason beside it there."""
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from clara.ingest import Location, location_of, make_document, page_breaks, passage_metadata
-from clara.ingest.location import markdown_headings, underlined_headings
+from clara.ingest.read_text import _underlined_headings, markdown_headings
 from clara.ingest.split import split
 from clara.prompts import passage_text
 from clara.records import Document, Heading, Passage
@@ -84,7 +84,7 @@ def test_underlined_lines_of_a_plain_text_are_headings() -> None:
     text = (
         "Manual\n======\n\nSome text\nthat goes on.\n\nOptions\n-------\n-x\n---\n\na | b\n--\n\nToo long for it\n---\n"
     )
-    assert [(heading.start, heading.text) for heading in underlined_headings(text)] == [(0, "Manual"), (40, "Options")]
+    assert [(heading.start, heading.text) for heading in _underlined_headings(text)] == [(0, "Manual"), (40, "Options")]
 
 
 def test_a_passage_is_read_under_its_heading() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pdf_files import make_drawn_pdf
 
 from clara.ingest import Skipped, document_uri, read_file
-from clara.ingest.hyphens import join_lines
+from clara.ingest.clean import join_lines
 from clara.records import Document
 
 _IMAGE = "q 500 0 0 700 40 40 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x7f EI Q"

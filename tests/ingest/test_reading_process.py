@@ -19,7 +19,7 @@ from pdf_files import make_form_bomb, make_pdf
 
 from clara.errors import ConfigError
 from clara.ingest import IngestReport, Reader, ReadLimits, document_uri, find_files
-from clara.ingest.worker import OVER_MEMORY
+from clara.ingest.process import _OVER_MEMORY
 
 _ROOMY = ReadLimits(memory_mb=8192, seconds=100)
 
@@ -227,9 +227,9 @@ def test_a_large_program_has_small_readers(tmp_path: Path) -> None:
 
 def test_memory_is_watched_where_the_kernel_does_not_limit_it() -> None:
     program = (
-        "from clara.ingest.worker import watch_memory\n"
+        "from clara.ingest.process import _watch_memory\n"
         "import time\n"
-        "watch_memory(64 * 2**20)\n"
+        "_watch_memory(64 * 2**20)\n"
         "kept = [bytearray(2**20) for _ in range(32)]\n"
         "time.sleep(0.3)\n"
         "print('below', flush=True)\n"
@@ -237,7 +237,7 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it() -> None:
         "time.sleep(30)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (OVER_MEMORY, b"below\n")
+    assert (ended.returncode, ended.stdout) == (_OVER_MEMORY, b"below\n")
 
 
 def test_limits_name_all_their_faults() -> None:

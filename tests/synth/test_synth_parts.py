@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from verifier_bench import score_verifier
 
 from clara.data import PassageQA, QAPair, read_records
-from clara.data.official_rows import export_official, from_official, import_official, to_official
+from clara.data.official_rows import _from_official, _to_official, export_official, import_official
 from clara.errors import InputError, RecordError, SynthesisError
 from clara.llm import Reply, Usage
 from clara.synth.client import Budget, BudgetSpentError, ReplyCache, _request_key
@@ -245,7 +245,7 @@ def test_any_record_survives_the_official_format(
     title: str, text: str, pairs: list[tuple[str, str]], paraphrase: str | None
 ) -> None:
     record = PassageQA("i", "s", title, "~" + text, tuple(QAPair(q, (a,)) for q, a in pairs), paraphrase)
-    (returned,) = from_official(json.loads(json.dumps(to_official(record))))
+    (returned,) = _from_official(json.loads(json.dumps(_to_official(record))))
     assert (returned.title, returned.text) == (record.title, record.text)
     assert (returned.pairs, returned.paraphrase) == (record.pairs, record.paraphrase)
 

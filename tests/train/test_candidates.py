@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from train_cases import made, passages, questions
 
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
-from clara.data.neighbours import K1, B, Neighbours, WordIndex, key_of
+from clara.data.neighbours import _B, _K1, Neighbours, WordIndex, key_of
 from clara.errors import TrainingError
 from clara.train.data import Surroundings, divide
 from clara.train.examples import CandidateExample, candidate_example
@@ -29,8 +29,8 @@ def slow_bm25(question: str, texts: list[str]) -> list[float]:
         for word in set(question.lower().split()):
             n = sum(word in other for other in split)
             idf = math.log(1 + (len(split) - n + 0.5) / (n + 0.5))
-            length = K1 * (1 - B + B * len(words) / mean)
-            total += idf * counts[word] * (K1 + 1) / (counts[word] + length)
+            length = _K1 * (1 - _B + _B * len(words) / mean)
+            total += idf * counts[word] * (_K1 + 1) / (counts[word] + length)
         scores.append(total)
     return scores
 

@@ -18,10 +18,11 @@ from clara import prompts
 from clara.data.records import DataRecord, MultiHop, PassageQA
 from clara.metrics import normalize_answer
 
-K1 = 1.2
-B = 0.75
-"""The usual constants (Robertson and Zaragoza, 2009): how fast repeats saturate, how much length counts."""
+# The usual constants (Robertson and Zaragoza, 2009): how fast repeats saturate, how much length counts.
+_K1 = 1.2
+_B = 0.75
 
+_ANSWER_LETTERS = 3  # a shorter answer in normal form ("no", "7") occurs in passages that do not support it
 _WORD = re.compile(r"\w+")
 
 
@@ -32,15 +33,10 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Postings:
-    """The texts with one word.
+    """The texts with one word, ascending, and what it adds to the score of each."""
 
-    Attributes:
-        texts: int64 [n], ascending.
-        weights: float32 [n], what the word adds to the score of each.
-    """
-
-    texts: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
+    texts: npt.NDArray[np.int64]  # [n]
+    weights: npt.NDArray[np.float32]  # [n]
 
 
 class WordIndex:
@@ -59,13 +55,13 @@ class WordIndex:
             lengths[i] = counts.total()
             for word, count in counts.items():
                 found.setdefault(word, []).append((i, count))
-        damping = K1 * (1 - B + B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
+        damping = _K1 * (1 - _B + _B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
         self._postings = {word: self._weigh(rows, damping) for word, rows in found.items()}
 
     def _weigh(self, rows: list[tuple[int, int]], damping: npt.NDArray[np.float32]) -> _Postings:
         places, counts = np.array(rows, dtype=np.int64).T
         rarity = np.log1p((self._size - len(rows) + 0.5) / (len(rows) + 0.5))
-        weights = rarity * counts * (K1 + 1) / (counts + damping[places])
+        weights = rarity * counts * (_K1 + 1) / (counts + damping[places])
         return _Postings(places, weights.astype(np.float32))
 
     def scores(self, question: str) -> npt.NDArray[np.float32]:
@@ -81,10 +77,6 @@ class WordIndex:
         scores = self.scores(question)
         order = np.argsort(-scores, kind="stable")
         return order[: int((scores > 0).sum())]
-
-
-_ANSWER_LETTERS = 3
-"""An answer shorter than this in normal form ("no", "7") occurs in passages that do not support it."""
 
 
 def key_of(text: str) -> str:

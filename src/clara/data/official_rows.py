@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clara.config import refuse_special
-from clara.data.reading import RecordSet, read_records
+from clara.data.reading import RecordSet, read_records, write_jsonl, write_records
 from clara.data.records import PassageQA, QAPair
-from clara.data.writing import write_jsonl, write_records
 from clara.errors import RecordError
 
 _SOURCE = "official_jsonl"
@@ -28,10 +27,10 @@ _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
 
 def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
-    """Write a file of ``passage_qa`` records as official rows.
+    """Write a file of ``passage_qa`` records as official rows; questions over several documents have none.
 
     Returns:
-        The number of rows written, and what the source held; its questions over several documents have no rows.
+        The number of rows written, and what the source held.
 
     Raises:
         RecordError: the source holds no usable record, or a file cannot be read or written.
@@ -40,14 +39,11 @@ def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
     passages = reading.passage_qa
     if not passages:
         raise RecordError(f"{source} holds no passage records: expected {{'id', 'source', 'title', 'text', 'qa'}}")
-    return write_jsonl(target, (row for passage in passages for row in to_official(passage))), reading
+    return write_jsonl(target, (row for passage in passages for row in _to_official(passage))), reading
 
 
 def import_official(source: Path, target: Path) -> int:
-    """Write a file of official rows as ``passage_qa`` records, one for each document.
-
-    Returns:
-        The number of records written.
+    """Write a file of official rows as ``passage_qa`` records, one for each document; how many is returned.
 
     Raises:
         RecordError: a row is wrong (the message names its line), or a file cannot be read or written.
@@ -62,10 +58,10 @@ def import_official(source: Path, target: Path) -> int:
             lines = file.read().split("\n")  # not splitlines: JSON may hold U+2028 and its like as they are
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise RecordError(f"{source} cannot be read: {error}") from None
-    return write_records(target, from_official(_rows(source, lines)))
+    return write_records(target, _from_official(_rows(source, lines)))
 
 
-def to_official(passage: PassageQA) -> list[dict[str, Any]]:
+def _to_official(passage: PassageQA) -> list[dict[str, Any]]:
     """The rows of one record: its questions, simple and complex, and its paraphrase."""
     doc = f"{passage.title}\n{passage.text}" if passage.title.strip() else passage.text
     pairs = passage.all_pairs
@@ -78,12 +74,8 @@ def to_official(passage: PassageQA) -> list[dict[str, Any]]:
     return rows
 
 
-def from_official(rows: Iterable[dict[str, Any]]) -> list[PassageQA]:
-    """Records from rows, one for each document, in the order of first appearance.
-
-    Raises:
-        RecordError: a row is wrong; the message tells which, counted from 1.
-    """
+def _from_official(rows: Iterable[dict[str, Any]]) -> list[PassageQA]:
+    """Records from rows, one for each document, in the order of first appearance."""
     gathered: dict[str, _Gathered] = {}
     for number, row in enumerate(rows, start=1):
         fault = _fault(row)

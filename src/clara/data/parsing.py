@@ -1,11 +1,13 @@
-"""Plain JSON values <-> records: key names, types, and what may be left out of a record without losing it.
+"""Plain JSON values <-> our own records, and typed access to the fields of any.
 
-Which bytes the values come from is ``reading``'s matter, where they go ``writing``'s.
+Key names, types, and what may be left out of a record without losing it; a fault is an ``UnusableRecordError`` with a
+countable reason. Which bytes the values come from, and where they go, is ``reading``'s matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +16,13 @@ from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair,
 # The last two are synthesis's notes about a record; training has no use for them, yet they are no surprise.
 _PASSAGE_KEYS = frozenset({"id", "source", "title", "text", "qa", "paraphrase", "complex_qa", "rounds", "provenance"})
 _MULTI_HOP_KEYS = frozenset({"id", "source", "question", "answers", "docs", "gold"})
-_NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
+_NAMES: dict[type, str] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    int: "an integer",
+    bool: "true or false",
+}
 
 _T = TypeVar("_T")
 
@@ -24,7 +32,6 @@ class _Parsed:
     """A record, and what of its JSON value is not in it.
 
     Attributes:
-        record: the record.
         left_out: reasons, one for each pair or blank answer that was left out.
         ignored_keys: keys that records of this kind do not have.
     """
@@ -37,12 +44,7 @@ class _Parsed:
 def parse(value: object, *, plain_passages: bool = False) -> _Parsed:
     """Make a record of a JSON value; its keys tell the kind.
 
-    Args:
-        value: what one line of a file holds.
-        plain_passages: take passages without ``qa`` too, as records without pairs.
-
-    Raises:
-        UnusableRecordError: the value cannot be used; the reason is countable.
+    With ``plain_passages`` passages without ``qa`` are taken too, as records without pairs.
     """
     if not isinstance(value, dict):
         raise UnusableRecordError("not a JSON object", type(value).__name__)
@@ -85,7 +87,7 @@ def _pair_to_json(pair: QAPair) -> dict[str, object]:
 def _passage_qa(value: Mapping[str, Any], left_out: list[str], *, plain: bool) -> PassageQA:
     paraphrase = value.get("paraphrase")
     if paraphrase is not None:
-        paraphrase = _get(value, "paraphrase", str)
+        paraphrase = field(value, "paraphrase", str)
         if not paraphrase.strip():
             left_out.append("empty paraphrase")
             paraphrase = None
@@ -97,10 +99,10 @@ def _passage_qa(value: Mapping[str, Any], left_out: list[str], *, plain: bool) -
     if not (pairs or complex_pairs or paraphrase or plain):
         raise UnusableRecordError("no usable question-answer pair", ", ".join(sorted(set(left_out))))
     return PassageQA(
-        id=_get(value, "id", str),
-        source=_get(value, "source", str),
-        title=_get(value, "title", str),
-        text=_get(value, "text", str),
+        id=field(value, "id", str),
+        source=field(value, "source", str),
+        title=field(value, "title", str),
+        text=field(value, "text", str),
         pairs=pairs,
         paraphrase=paraphrase,
         complex_pairs=complex_pairs,
@@ -109,28 +111,31 @@ def _passage_qa(value: Mapping[str, Any], left_out: list[str], *, plain: bool) -
 
 def _multi_hop(value: Mapping[str, Any], left_out: list[str]) -> MultiHop:
     return MultiHop(
-        id=_get(value, "id", str),
-        source=_get(value, "source", str),
-        question=_get(value, "question", str),
+        id=field(value, "id", str),
+        source=field(value, "source", str),
+        question=field(value, "question", str),
         answers=_answers(value, left_out),
-        docs=_items(value, "docs", dict, _doc),
-        gold=_items(value, "gold", int, int),
+        docs=tuple(
+            DocText(title=field(doc, "title", str), text=field(doc, "text", str))
+            for doc in [typed(item, "docs[]", dict) for item in field(value, "docs", list)]
+        ),
+        gold=tuple(_index(item) for item in field(value, "gold", list)),
     )
 
 
-def _doc(value: Mapping[str, Any]) -> DocText:
-    return DocText(title=_get(value, "title", str), text=_get(value, "text", str))
+def _index(item: object) -> int:
+    # JSON's true is an int to Python, and is not an index; ``typed`` words the fault.
+    return typed(str(item) if isinstance(item, bool) else item, "gold[]", int)
 
 
 def _pairs(value: Mapping[str, Any], key: str, left_out: list[str]) -> tuple[QAPair, ...]:
     """The usable pairs under ``key``; a faulty pair is left out, its record stays."""
     pairs = []
-    for item in _get(value, key, list):
+    for item in field(value, key, list):
         try:
-            if not isinstance(item, dict):
-                raise _wrong_type(key, dict, item)
+            asked = typed(item, key, dict)
             blanks: list[str] = []
-            pair = QAPair(question=_get(item, "question", str), answers=_answers(item, blanks))
+            pair = QAPair(question=field(asked, "question", str), answers=_answers(asked, blanks))
         except UnusableRecordError as fault:
             left_out.append(f"pair with {fault.reason}")
         else:
@@ -140,30 +145,57 @@ def _pairs(value: Mapping[str, Any], key: str, left_out: list[str]) -> tuple[QAP
 
 
 def _answers(value: Mapping[str, Any], left_out: list[str]) -> tuple[str, ...]:
-    answers = _items(value, "answers", str, str)
+    answers = strings(value, "answers")
     kept = tuple(answer for answer in answers if answer.strip())
     if kept:
         left_out.extend(["blank answer"] * (len(answers) - len(kept)))
     return kept
 
 
-def _get(value: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+def field(value: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    """The field ``key``, which has to be there and of that type."""
     if key not in value:
         raise UnusableRecordError(f"missing key {key!r}")
-    item = value[key]
+    return typed(value[key], key, kind)
+
+
+def typed(item: object, label: str, kind: type[_T]) -> _T:
+    """``item``, which has to be of that type."""
     if not isinstance(item, kind):
-        raise _wrong_type(key, kind, item)
+        expected = _NAMES.get(kind, kind.__name__)
+        raise UnusableRecordError(f"wrong type of {label!r}", f"expected {expected}, got {str(item)[:60]!r}")
     return item
 
 
-def _items(value: Mapping[str, Any], key: str, kind: type[Any], make: Callable[[Any], _T]) -> tuple[_T, ...]:
-    items = _get(value, key, list)
-    for item in items:
-        # JSON's true is an int to Python, and is not an index.
-        if not isinstance(item, kind) or isinstance(item, bool):
-            raise _wrong_type(f"{key}[]", kind, item)
-    return tuple(make(item) for item in items)
+def strings(value: Mapping[str, Any], key: str) -> list[str]:
+    """The field ``key``, a list of strings."""
+    return [typed(item, f"{key}[]", str) for item in field(value, key, list)]
 
 
-def _wrong_type(key: str, kind: type, item: object) -> UnusableRecordError:
-    return UnusableRecordError(f"wrong type of {key!r}", f"expected {_NAMES[kind]}, got {str(item)[:60]!r}")
+def worded(item: object, label: str) -> str:
+    """An answer as text: a number as it is written, true and false as yes and no."""
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    return str(item) if isinstance(item, int | float) else typed(item, label, str)
+
+
+def made_id(question: str) -> str:
+    """An identifier made of a question's words, for formats that have none."""
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
+def identifier(value: Mapping[str, Any], *keys: str) -> str:
+    """The first of ``keys`` that the record has, as a string; it has to have one."""
+    for key in keys:
+        if isinstance(value.get(key), str | int):
+            return str(value[key])
+    raise UnusableRecordError("missing key " + " or ".join(map(repr, keys)))
+
+
+def gold_answers(found: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
+    """Gold answers: blank ones left out and counted, repeated ones said once; one has to be left."""
+    kept = tuple(dict.fromkeys(answer for answer in found if answer.strip()))
+    if not kept:
+        raise UnusableRecordError("no answers")
+    left_out.extend(["blank answer"] * sum(not answer.strip() for answer in found))
+    return kept

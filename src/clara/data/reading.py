@@ -1,48 +1,48 @@
-"""Read records from JSON Lines, plain or gzipped, or from a public format; count what cannot be used, by reason.
+"""Records and questions in files: read, what cannot be used counted by reason, and written whole or not at all.
 
-Knows bytes and lines; what a record must hold is ``parsing``'s and ``records``' matter, what a public format holds
-``formats``'.
+Knows bytes, lines and JSON; what a record must hold is the matter of ``parsing`` and ``records``, what a public format
+holds that of ``formats``.
 """
 
 from __future__ import annotations
 
+import ast
+import csv
 import gzip
 import hashlib
 import json
+import os
+import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO, cast
 
 from clara.config import refuse_special
-from clara.data.parsing import parse
-from clara.data.questions import Question
-from clara.data.reading_questions import LOOKED_AT, TABLES, check_surrogates, format_of, read_questions
-from clara.data.records import DataRecord, MultiHop, PassageQA, QAPair, UnusableRecordError
+from clara.data.formats import FORMATS, Aliases, QuestionFormat
+from clara.data.parsing import parse, to_json
+from clara.data.records import DataRecord, MultiHop, PassageQA, QAPair, Question, UnusableRecordError
 from clara.errors import RecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _KEPT_FAULTS = 10
 _LINES = (".jsonl", ".jsonl.gz")
-_PUBLIC = (".json", ".json.gz", *TABLES)
-_OWN = "clara"
-"""Name of our own format among ``formats.FORMATS``."""
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_PUBLIC = (".json", ".json.gz", *_TABLES)
+_OWN = "clara"  # name of our own format among ``FORMATS``
+_POPQA_HEAD = b"possible_answers"
+_LOOKED_AT = 20  # records whose keys may tell the format; the first ones may be faulty
 
 
 @dataclass(frozen=True, slots=True)
 class RecordFault:
-    """One line that gave no record.
-
-    Attributes:
-        line: line number, from 1.
-        reason: as counted in ``RecordSet.rejected``.
-        detail: what came.
-    """
+    """One line (its number, from 1) that gave no record: the reason, as counted in ``rejected``, and what came."""
 
     line: int
     reason: str
@@ -54,7 +54,6 @@ class RecordSet:
     """What a data file holds, and what of it cannot be used.
 
     Attributes:
-        path: the file.
         records: the usable records, at least one, in file order.
         rejected: lines that gave no record, counted by reason.
         left_out: parts of usable records that were left out (a pair without answers, a blank answer), by reason.
@@ -93,6 +92,37 @@ class RecordSet:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """The questions of a file.
+
+    Attributes:
+        name: what results call the data.
+        format: name of its format, as in ``formats.FORMATS``.
+        questions: the usable ones, at least one, in file order.
+        rejected: items that gave no question, by reason.
+        left_out: parts of usable questions that were left out, by reason.
+        sha256: of the file's bytes, hex.
+    """
+
+    name: str
+    path: Path
+    format: str
+    questions: tuple[Question, ...]
+    rejected: Mapping[str, int]
+    left_out: Mapping[str, int]
+    sha256: str
+
+    def summary(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.name}: {len(self.questions)} questions ({self.format})"]
+        for label, counts in (("rejected", self.rejected), ("left out", self.left_out)):
+            if counts:
+                listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+                parts.append(f"{label} {sum(counts.values())} ({listed})")
+        return "; ".join(parts)
+
+
 def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     """Read a ``.jsonl`` or ``.jsonl.gz`` file of our records, or a file of any format that ``read_questions`` reads.
 
@@ -100,9 +130,7 @@ def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     over several documents becomes a ``MultiHop``; questions that have one document, and it is gold, are gathered by it
     into a ``PassageQA``. What gives no record is counted by reason and the reading goes on.
 
-    Args:
-        path: the file.
-        plain_passages: take passages without ``qa`` too, as ``PassageQA`` without pairs.
+    With ``plain_passages`` passages without ``qa`` are taken too, as ``PassageQA`` without pairs.
 
     Raises:
         RecordError: the file is missing, unreadable, cut off, not gzip in spite of its name, or empty, or no line of
@@ -151,12 +179,12 @@ def _is_public(path: Path) -> bool:
     if path.name.endswith(_PUBLIC):
         return True
     values = []
-    for _, line in islice(_lines(path), LOOKED_AT):
+    for _, line in islice(_lines(path), _LOOKED_AT):
         try:
             values.append(_decode(line))
         except UnusableRecordError:
             continue
-    return format_of(values) not in (None, _OWN)
+    return _format_of(values) not in (None, _OWN)
 
 
 def _read_public(path: Path) -> RecordSet:
@@ -182,7 +210,7 @@ def _read_public(path: Path) -> RecordSet:
 
 def _records(questions: Iterable[Question], rejected: Counter[str]) -> list[DataRecord]:
     """Records of questions, in the order of first appearance."""
-    made: list[MultiHop | str] = []
+    made: list[DataRecord | str] = []
     gathered: dict[str, list[MultiHop]] = {}
     for question in questions:
         try:
@@ -197,24 +225,120 @@ def _records(questions: Iterable[Question], rejected: Counter[str]) -> list[Data
         if text not in gathered:
             made.append(text)
         gathered.setdefault(text, []).append(record)
-    return [_passage(gathered[one]) if isinstance(one, str) else one for one in made]
+    for place, one in enumerate(made):
+        if isinstance(one, str):
+            first = gathered[one][0]
+            pairs = tuple(QAPair(record.question, record.answers) for record in gathered[one])
+            made[place] = PassageQA(first.id, first.source, first.docs[0].title, one, pairs)
+    return [one for one in made if not isinstance(one, str)]
 
 
-def _passage(asked: list[MultiHop]) -> PassageQA:
-    """The questions about one document."""
-    first = asked[0]
-    pairs = tuple(QAPair(record.question, record.answers) for record in asked)
-    return PassageQA(first.id, first.source, first.docs[0].title, first.docs[0].text, pairs)
+def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
+    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or a table.
+
+    Args:
+        path: the file: a JSON array, one JSON object, or one object a line; or, where it is named ``*.csv`` or
+            ``*.tsv``, a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
+        name: what results call it; the file's name without its endings by default.
+        limit: stop after so many usable questions.
+
+    Raises:
+        RecordError: the file is missing, unreadable or damaged, of no known format, or holds no usable question.
+    """
+    with _opened(path) as file:
+        stored = file.read()
+    content = stored
+    if stored[:2] == _GZIP_MAGIC:
+        with _damage_named(path):
+            content = gzip.decompress(stored)
+    rejected: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    questions: list[Question] = []
+    escaped = b"\\u" in content
+    values = list(_rows(content, rejected) if path.name.endswith(_TABLES) else _values(content, path, rejected))
+    label = _detect(values, path, rejected)
+    kind = FORMATS[label]
+    aliases = Aliases(path) if label == "2wiki" else None
+    for item in _items(values, kind, rejected):
+        parts: list[str] = []
+        try:
+            if escaped:
+                _check_surrogates(item)
+            question = kind.parse(aliases.added(item) if aliases is not None else item, parts)
+        except UnusableRecordError as fault:
+            rejected[fault.reason] += 1
+            continue
+        questions.append(question)
+        left_out.update(parts)
+        if limit is not None and len(questions) == limit:
+            break
+    if not questions:
+        raise RecordError(f"{path} has no usable question in format {label}; rejected: {dict(rejected)}")
+    return QuestionSet(
+        name=name or path.name.removesuffix(".gz").rpartition(".")[0] or path.name,
+        path=path,
+        format=label,
+        questions=tuple(questions),
+        rejected=MappingProxyType(dict(rejected)),
+        left_out=MappingProxyType(dict(left_out)),
+        sha256=hashlib.sha256(stored).hexdigest(),
+    )
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes as they lie on disk, compressed or not.
-
-    Raises:
-        RecordError: the file cannot be read.
-    """
+    """SHA-256 (hex) of a file's bytes as they lie on disk, compressed or not."""
     with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_records(path: Path, records: Iterable[DataRecord]) -> int:
+    """Write records to a ``.jsonl`` or ``.jsonl.gz`` file that ``read_records`` reads back equal.
+
+    Passages without pairs and without a paraphrase are read back with ``plain_passages`` only. The rest is as for
+    ``write_jsonl``.
+    """
+    return write_jsonl(path, (to_json(record) for record in records))
+
+
+def write_jsonl(path: Path, values: Iterable[Mapping[str, object]]) -> int:
+    """Write JSON objects, one a line, UTF-8; gzipped if the name ends in ``.gz``; how many is returned.
+
+    The file appears under its name only when complete: an error or a kill on the way leaves what was there before.
+    Equal values give equal bytes (the gzip header holds no time).
+
+    Missing folders above it are made.
+
+    Raises:
+        RecordError: the file cannot be written, or is not named ``*.jsonl`` or ``*.jsonl.gz``.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise RecordError(f"{path}: expected a file named *.jsonl or *.jsonl.gz")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            count = _write(file, values, packed=path.suffix == ".gz")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        # Nothing is left to remove after success, and an error on the way must not be replaced by one of the clean-up.
+        with suppress(OSError):
+            part.unlink()
+    return count
+
+
+def _write(file: BinaryIO, values: Iterable[Mapping[str, object]], *, packed: bool) -> int:
+    if packed:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as target:
+            return _write(cast("BinaryIO", target), values, packed=False)
+    count = 0
+    for value in values:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        count += 1
+    return count
 
 
 @contextmanager
@@ -238,13 +362,18 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         file.seek(0)
         if path.suffix == ".gz" and not packed:
             raise RecordError(f"{path} is not gzip in spite of its name: rename it to *.jsonl or fetch it anew")
-        try:
-            with gzip.open(file) if packed else nullcontext(file) as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise RecordError(f"{path} is damaged or cut off ({error}): fetch it anew") from None
+        with _damage_named(path), gzip.open(file) if packed else nullcontext(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RecordError(f"{path} is damaged or cut off ({error}): fetch it anew") from None
 
 
 def _decode(line: bytes) -> object:
@@ -257,8 +386,97 @@ def _decode(line: bytes) -> object:
     except (ValueError, RecursionError) as error:
         raise UnusableRecordError("bad JSON", str(error)) from None
     if b"\\u" in line:
-        check_surrogates(value)
+        _check_surrogates(value)
     return value
+
+
+def _check_surrogates(value: object) -> None:
+    """Refuse half a character (a lone surrogate), which JSON can spell, and no tokenizer and no file takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UnusableRecordError("half a Unicode character", f"\\u{ord(error.object[error.start]):04x}") from None
+
+
+def _values(content: bytes, path: Path, rejected: Counter[str]) -> Iterator[object]:
+    """The top-level JSON values: the items of an array, one object, or one object a line."""
+    start = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start[:1] in (b"[", b"{"):
+        try:
+            whole = json.loads(start)
+        except (ValueError, RecursionError) as error:
+            if start[:1] == b"[":
+                raise RecordError(f"{path} is not valid JSON: {error}") from None
+        else:
+            yield from whole if isinstance(whole, list) else [whole]
+            return
+    for line in content.splitlines():
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            rejected["not UTF-8"] += 1
+        except (ValueError, RecursionError):
+            rejected["bad JSON"] += 1
+
+
+def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
+    """The lines of a table with a head as records; of DPR's, which have none, as records of Natural Questions open."""
+    lines = content.splitlines()
+    if lines and _POPQA_HEAD in lines[0]:
+        text = (line.decode("utf-8-sig", "replace") for line in lines)
+        try:
+            yield from csv.DictReader(text, delimiter="\t")
+        except csv.Error:
+            rejected["damaged table"] += 1
+        return
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            question, listed = next(csv.reader([line.decode("utf-8-sig")], delimiter="\t"))
+            answers = ast.literal_eval(listed)
+        except UnicodeDecodeError:
+            rejected["not UTF-8"] += 1
+        except (ValueError, SyntaxError, RecursionError, MemoryError, csv.Error):
+            rejected["not a question, a tab and a list of answers"] += 1
+        else:
+            yield {"question": question, "answer": answers}
+
+
+def _format_of(values: Iterable[object]) -> str | None:
+    """The name of the format of the first of some JSON values that has one."""
+    objects = (value for value in values if isinstance(value, dict))
+    return next((name for value in objects for name, kind in FORMATS.items() if kind.matches(value)), None)
+
+
+def _detect(values: list[object], path: Path, rejected: Counter[str]) -> str:
+    known = _format_of(values[:_LOOKED_AT])
+    if known is not None:
+        return known
+    first = next((value for value in values if isinstance(value, dict)), None)
+    keys = ", ".join(map(repr, first)) if first else "no JSON object"
+    counted = f"; rejected: {dict(rejected)}" if rejected else ""
+    raise RecordError(
+        f"{path}: its format is not known: expected one of {', '.join(FORMATS)} (docs/evaluation.md shows their keys), "
+        f"got {keys}{counted}"
+    )
+
+
+def _items(values: list[object], kind: QuestionFormat, rejected: Counter[str]) -> Iterator[Mapping[str, object]]:
+    for value in values:
+        if not isinstance(value, dict):
+            rejected["not a JSON object"] += 1
+            continue
+        try:
+            for item in kind.items(value):
+                if isinstance(item, UnusableRecordError):
+                    rejected[item.reason] += 1
+                else:
+                    yield item
+        except UnusableRecordError as fault:
+            rejected[fault.reason] += 1
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -1,13 +1,15 @@
-"""The two kinds of question-answering record, plain and checked when made.
+"""The kinds of question-answering record, plain and checked when made.
 
 ``PassageQA`` is one passage with several pairs (stage ``scp``); ``MultiHop`` is one question over several documents
-(stages ``instruct`` and ``end_to_end``, and evaluation). How they stand in a file is ``parsing``'s matter.
+(stages ``instruct`` and ``end_to_end``). ``Question`` is one to be measured on, whatever public data set it comes from;
+wider than ``MultiHop``: it may be unanswerable, may have no known answer (only its ranking is measured), and may come
+without candidate documents, which then come from a corpus. How they stand in a file is for ``parsing`` and ``formats``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from clara.errors import RecordError
@@ -59,7 +61,6 @@ class PassageQA:
         id: identifier within its source.
         source: the data set it comes from.
         title: may be empty.
-        text: the passage.
         pairs: simple questions; empty for a plain passage.
         paraphrase: the passage in other words, or None.
         complex_pairs: questions that join several facts.
@@ -92,7 +93,6 @@ class MultiHop:
     Attributes:
         id: identifier within its source.
         source: the data set it comes from.
-        question: the question.
         answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone says that
             no document holds one.
         docs: candidate documents, at least one.
@@ -110,7 +110,7 @@ class MultiHop:
         _check_question(self.question, self.answers)
         if not self.docs:
             raise UnusableRecordError("no documents", f"record {self.id!r}")
-        check_gold(self.gold, self.docs)
+        _check_gold(self.gold, self.docs)
 
     @property
     def answerable(self) -> bool:
@@ -121,12 +121,109 @@ class MultiHop:
 DataRecord: TypeAlias = PassageQA | MultiHop
 
 
-def check_gold(gold: Sequence[int], docs: Sequence[DocText]) -> None:
-    """Refuse indices of gold documents that name none, or one twice.
+@dataclass(frozen=True, slots=True)
+class GoldRef:
+    """A supporting document that is not among a question's candidates.
 
-    Raises:
-        UnusableRecordError: says which.
+    Attributes:
+        title: may be empty.
+        text: its text, None where only the title is known: any passage of that title then supports the answer.
+        id: its identifier in a corpus that the data set belongs to, or None.
     """
+
+    title: str = ""
+    text: str | None = None
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.title and not self.text and not self.id:
+            raise UnusableRecordError("empty reference to a supporting document")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with gold answers.
+
+    Attributes:
+        id: identifier within its source.
+        source: the data set it comes from.
+        answers: gold answers, the first is the reference, all count; empty: the documents do not answer it; None: not
+            known, so that only a ranking can be measured.
+        docs: candidate documents; empty where they are to come from a corpus.
+        gold: indices into ``docs`` of the supporting documents, each once.
+        elsewhere: supporting documents that are not among ``docs``.
+    """
+
+    id: str
+    source: str
+    question: str
+    answers: tuple[str, ...] | None
+    docs: tuple[DocText, ...] = ()
+    gold: tuple[int, ...] = ()
+    elsewhere: tuple[GoldRef, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.question.strip():
+            raise UnusableRecordError("empty question")
+        if not all(answer.strip() for answer in self.answers or ()):
+            raise UnusableRecordError("blank answer", f"question {self.question!r}")
+        _check_gold(self.gold, self.docs)
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether the right reply is that there is no answer."""
+        return self.answers == ()
+
+    @classmethod
+    def of(cls, record: MultiHop) -> Question:
+        """Our own record as a question."""
+        return cls(record.id, record.source, record.question, record.answers, record.docs, record.gold)
+
+    def record(self) -> MultiHop:
+        """The question as a record to train on.
+
+        Raises:
+            UnusableRecordError: it has no known answer, or no documents.
+        """
+        if self.unanswerable:
+            raise UnusableRecordError("question without an answer", repr(self.question))
+        if self.answers is None:
+            raise UnusableRecordError("question whose answer is not known", repr(self.question))
+        if not self.docs:
+            raise UnusableRecordError("question without documents", repr(self.question))
+        return MultiHop(self.id, self.source, self.question, self.answers, self.docs, self.gold)
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Gathers a question's candidate documents, and the indices of the supporting ones (``gold``).
+
+    An empty one that supports nothing is left out; the reason is added to ``left_out``, which the reader shares.
+    """
+
+    left_out: list[str]
+    docs: list[DocText] = field(default_factory=list)
+    gold: list[int] = field(default_factory=list)
+
+    def add(self, title: str, text: str, *, gold: bool) -> None:
+        """Add a document; an empty one that is gold is refused: without it recall would count too few of them."""
+        if not text.strip():
+            if gold:
+                raise UnusableRecordError("empty gold document", title)
+            self.left_out.append("empty candidate document")
+            return
+        if gold:
+            self.gold.append(len(self.docs))
+        self.docs.append(DocText(title, text))
+
+    def question(
+        self, identity: str, source: str, asked: str, answers: tuple[str, ...] | None, elsewhere: Iterable[GoldRef] = ()
+    ) -> Question:
+        """The question with these candidates."""
+        return Question(identity, source, asked, answers, tuple(self.docs), tuple(self.gold), tuple(elsewhere))
+
+
+def _check_gold(gold: Sequence[int], docs: Sequence[DocText]) -> None:
     for index in gold:
         if not 0 <= index < len(docs):
             raise UnusableRecordError("gold index out of range", f"{index} of {len(docs)} documents")

@@ -9,14 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clara.ingest.boundaries import sentence_around
-    from clara.ingest.document import document_uri, make_document, source_of
-    from clara.ingest.files import SUPPORTED_SUFFIXES, FileListing, check_paths, find_files
-    from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
-    from clara.ingest.location import Location, location_of, page_breaks, passage_metadata
-    from clara.ingest.read import DEFAULT_MAX_BYTES, Reader, read_file
-    from clara.ingest.report import TEXTLESS, IngestReport, LeftOut, Reason, Skipped
-    from clara.ingest.split import TokenSpans, iter_passages
+    from clara.ingest.document import (
+        DEFAULT_LIMITS,
+        TEXTLESS,
+        IngestReport,
+        LeftOut,
+        ReadLimits,
+        Skipped,
+        document_uri,
+        make_document,
+        source_of,
+    )
+    from clara.ingest.read import (
+        DEFAULT_MAX_BYTES,
+        SUPPORTED_SUFFIXES,
+        FileListing,
+        Reader,
+        check_paths,
+        find_files,
+        read_file,
+    )
+    from clara.ingest.split import (
+        Location,
+        TokenSpans,
+        iter_passages,
+        location_of,
+        page_breaks,
+        passage_metadata,
+        sentence_around,
+    )
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -29,7 +50,6 @@ __all__ = [
     "Location",
     "ReadLimits",
     "Reader",
-    "Reason",
     "Skipped",
     "TokenSpans",
     "check_paths",
@@ -45,36 +65,13 @@ __all__ = [
     "source_of",
 ]
 
-_WHERE = {
-    "DEFAULT_LIMITS": "limits",
-    "DEFAULT_MAX_BYTES": "read",
-    "SUPPORTED_SUFFIXES": "files",
-    "TEXTLESS": "report",
-    "FileListing": "files",
-    "IngestReport": "report",
-    "LeftOut": "report",
-    "Location": "location",
-    "ReadLimits": "limits",
-    "Reader": "read",
-    "Reason": "report",
-    "Skipped": "report",
-    "TokenSpans": "split",
-    "check_paths": "files",
-    "document_uri": "document",
-    "find_files": "files",
-    "iter_passages": "split",
-    "location_of": "location",
-    "make_document": "document",
-    "page_breaks": "location",
-    "passage_metadata": "location",
-    "read_file": "read",
-    "sentence_around": "boundaries",
-    "source_of": "document",
-}
+_MODULES = ("split", "document", "read")  # in this order: an answer's place takes the first alone
 
 
 def __getattr__(name: str) -> object:
-    # An answer's place takes two of these files; the readers of formats are loaded by whoever reads files.
-    if name in _WHERE:
-        return getattr(import_module(f"clara.ingest.{_WHERE[name]}"), name)
+    # The readers of formats are loaded by whoever reads files.
+    if name in __all__:
+        for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module 'clara.ingest' has no attribute {name!r}")

@@ -1,9 +1,7 @@
-r"""How every document is made, whatever its format: its uri, its cleaned text and title, its hash.
+r"""What comes of reading a file: a document, parts that were skipped, what its text leaves out; and the limits of it.
 
-Decoding bytes is ``decode``'s work, taking a format apart that of the ``read_*`` modules.
-
-What is done to the text of a file is ``clean``'s work; here newlines become ``\n``, and a byte order mark goes. Offsets
-count the characters of the result, ``Document.text``.
+The one place that words a fault, and that makes a document, whatever its format. Offsets count the characters of
+``Document.text``, whose newlines are ``\n``.
 """
 
 from __future__ import annotations
@@ -11,16 +9,144 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
+from clara.errors import ConfigError, DocumentError
 from clara.ingest.clean import Layout
-from clara.ingest.report import Skipped, fault
 from clara.records import Document, Heading
 
-_RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)
-"""The uri of a record (``read_jsonl``); a name may hold any other mark."""
+Element: TypeAlias = Any
+"""An element of lxml, or a part of another library that has no types."""
+
+_Reason = Literal[
+    "bad record", "binary", "broken", "empty", "encoding", "encrypted", "no text", "too large", "too slow",
+    "unreadable", "unsupported",
+]  # fmt: skip
+TEXTLESS: frozenset[str] = frozenset({"empty", "no text"})
+"""Reasons of sources that were read and hold nothing; the others could not be read."""
+
+_RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)  # a file's name may hold any other mark
+
+# What grows more than this is no document: text that deflates a hundred times says the same again and again.
+_GROWTH = 100  # characters a byte of the file
+_GROWTH_FROM = 1_000_000  # characters: a small file may have a large font and little else
+
+_LEAST_MEMORY_MB = 256  # the parsers' own code takes up to 100
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A source, or a part of one, that did not become a document.
+
+    Attributes:
+        uri: the file, ``file.jsonl#3`` for line 3, or ``file.pdf#page=3`` for page 3.
+        reason: the kind of fault; reports group by it.
+        message: a whole sentence that names the source, the fault and the remedy.
+    """
+
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a document's text leaves out of its source: on purpose, or because the format's reader cannot give it.
+
+    Attributes:
+        uri: the document.
+        kind: what it is, in the plural ("menus", "hidden parts"); reports count by it.
+        count: how many.
+    """
+
+    uri: str
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one reading of files and folders came to.
+
+    Attributes:
+        files: files that gave at least one document.
+        documents: a JSON Lines file gives one for each record.
+        characters: characters of their texts, titles not counted.
+        hidden: hidden files and folders that were passed over (a hidden folder counts once).
+        skipped: everything that was named or found and not read, in the order found.
+        left_out: what the documents leave out of their sources: kind to how many.
+    """
+
+    files: int
+    documents: int
+    characters: int
+    hidden: int
+    skipped: tuple[Skipped, ...]
+    left_out: Mapping[str, int]
+
+    def by_reason(self) -> dict[str, tuple[str, ...]]:
+        """The skipped sources by kind of fault: reason to ``uri``s, both in the order found."""
+        groups: dict[str, list[str]] = {}
+        for skipped in self.skipped:
+            groups.setdefault(skipped.reason, []).append(skipped.uri)
+        return {reason: tuple(uris) for reason, uris in groups.items()}
+
+
+def skip(uri: str, reason: _Reason, detail: str) -> Skipped:
+    """Word a skip: ``detail`` says what is wrong and what to do, without naming the source."""
+    return Skipped(uri, reason, f"{uri}: {detail}")
+
+
+def fault(uri: str, reason: _Reason, detail: str) -> DocumentError:
+    """Word an error, as ``skip`` does."""
+    return DocumentError(f"{uri}: {detail}", reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Limits of reading one file; a file that needs more is skipped and named.
+
+    Attributes:
+        memory_mb: MiB that its parser may take, beside what the program itself takes.
+        seconds: wall-clock seconds; for JSON Lines, of each record.
+        characters: characters of a document's text.
+        ocr: whether pages of PDFs that hold no text are read by OCR (the extra ``ocr``), within the same limits.
+    """
+
+    memory_mb: int = 2048
+    seconds: int = 120
+    characters: int = 64 * 2**20
+    ocr: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"memory_mb": _LEAST_MEMORY_MB, "seconds": 1, "characters": 1}
+        faults = [
+            f"{name} must be at least {bound}, got {getattr(self, name)}"
+            for name, bound in least.items()
+            if getattr(self, name) < bound
+        ]
+        if faults:
+            raise ConfigError("limits of reading: " + "; ".join(faults))
+
+    def check(self, document: Document, file_bytes: int) -> Document:
+        """The document; ``DocumentError`` where its text is too long for the limit, or for its file."""
+        length = len(document.text)
+        if length > self.characters:
+            detail = f"has {length:,} characters, the limit is {self.characters:,}; raise it with --max-characters"
+            raise fault(document.uri, "too large", detail)
+        if length > max(_GROWTH_FROM, _GROWTH * file_bytes):
+            detail = (
+                f"makes {length:,} characters of {file_bytes:,} bytes, as files do that are built to fill a disk; "
+                "save its text as .txt if it is what you want"
+            )
+            raise fault(document.uri, "too large", detail)
+        return document
+
+
+DEFAULT_LIMITS = ReadLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +166,43 @@ class Extract:
 
     title: str
     text: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str]
     skipped: tuple[Skipped, ...] = ()
     pages: tuple[int, ...] = ()
     headings: tuple[Heading, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    layout: Layout = "prose"
+    layout: Layout = "markup"
+
+
+class TextParts:
+    """Puts parts together to a text, with a blank line between them.
+
+    Attributes:
+        starts: where each part begins; one without text takes no room.
+        headings: the headings in the parts.
+    """
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.headings: list[Heading] = []
+        self._texts: list[str] = []
+        self._length = 0
+
+    def add(self, text: str, headings: Iterable[Heading] = ()) -> None:
+        """Add a part with its headings, whose places are its own."""
+        self.starts.append(self._length)
+        self.headings += [replace(heading, start=heading.start + self._length) for heading in headings]
+        if text:
+            self._texts.append(text)
+            self._length += len(text) + 2
+
+    def text(self) -> str:
+        """The whole text."""
+        return "\n\n".join(self._texts)
+
+    def pages(self) -> tuple[int, ...]:
+        """``starts``, none beyond the text's end."""
+        return tuple(min(start, max(0, self._length - 2)) for start in self.starts)
 
 
 def document_uri(path: Path) -> str:
@@ -76,11 +233,11 @@ def make_document(
 
     Args:
         uri: the document's name, unique in a store.
-        title: its title or the empty string; white space in it is reduced to single spaces.
-        text: its text; ``\r\n`` and ``\r`` become ``\n``, a leading byte order mark is dropped.
+        title: may be empty; white space in it is reduced to single spaces.
+        text: ``\r\n`` and ``\r`` become ``\n``, a leading byte order mark is dropped.
         metadata: small facts to keep with it.
-        pages: as in ``Document``; for a text whose newlines are ``\n`` already.
-        headings: likewise.
+        pages: as in ``Document``, like ``headings`` for a text whose newlines are ``\n`` already.
+        headings: as in ``Document``.
 
     Raises:
         DocumentError: the text holds nothing but white space, or characters that no file can hold as UTF-8.
@@ -96,10 +253,9 @@ def make_document(
     try:
         content_hash = _content_hash(title, text)
     except UnicodeEncodeError as error:
-        character = ord(error.object[error.start])
-        raise fault(
-            uri, "encoding", f"holds half a surrogate pair (U+{character:04X}), which is no character; write it again"
-        ) from None
+        character = f"U+{ord(error.object[error.start]):04X}"
+        detail = f"holds half a surrogate pair ({character}), which is no character; write it again"
+        raise fault(uri, "encoding", detail) from None
     return Document(uri, title, text, content_hash, dict(metadata or {}), pages, headings)
 
 

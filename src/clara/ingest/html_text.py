@@ -1,7 +1,8 @@
 """What a page shows, as lines of text: headings, lists, rows of tables. Only navigation and what is hidden is left out.
 
-Nothing is judged by an element's name or class alone, because prose stands in every kind of box. What is left out is
-counted. Bytes and parsing are ``read_html``'s work.
+Nothing is judged by an element's name or class alone, because prose stands in every kind of box: navigation is what a
+page calls so, and boxes named like menus that hold little but links. What is left out is counted. Bytes and parsing are
+``read_html``'s work.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import lxml.etree
 
-from clara.ingest.html_flow import Cell, Flow, Gap, Table
-from clara.ingest.html_math import math_text
-from clara.ingest.html_menus import Menus
-from clara.ingest.scripts import subscript, superscript
+from clara.ingest.document import Element
+from clara.ingest.flow import Cell, Flow, Gap, Table
+from clara.ingest.scripts import math_text, roman, subscript, superscript
 from clara.records import Heading
 
+_ROLES = frozenset(["doc-toc", "menu", "menubar", "navigation"])
+_BOXES = frozenset(["aside", "div", "footer", "header", "ol", "p", "section", "span", "table", "td", "ul"])
+_NAMED_LIKE_MENUS = re.compile(
+    r"nav|menu|sidebar|breadcrumb|pagination|pager|toctree|skip|(?:^|[\W_])toc", re.IGNORECASE
+)
+_NAMED_LIKE_CONTENTS = re.compile(r"(?:^|[\W_])(?:toc|contents)(?:$|[\W_])", re.IGNORECASE)
+_LINKED = 0.5  # share of a menu's characters that are links; a paragraph with a few links has a tenth
+_STEPS = frozenset(["back", "contents", "forward", "home", "index", "next", "prev", "previous", "top", "up"])
+_BAR = 300  # characters: more is no bar of steps to other pages
+_MAIN = frozenset(["article", "main"])
 # fmt: off
 # Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
 _SILENT = frozenset([
@@ -51,30 +60,21 @@ _SIGN_WITHIN = 8  # characters of a sign
 _INDENTED = 8  # lists within lists whose items are set in further and further
 _WORDS = re.compile(r"\w+")
 SCRIPT_NOTICES = "notices to turn scripts on"
-_BEFORE = 32  # characters before a superscript that tell what it is
 
 
 @dataclass(frozen=True, slots=True)
 class PageText:
-    """What a page shows.
-
-    Attributes:
-        text: its text.
-        headings: the headings in it.
-        left_out: what is not in it, kind to how many.
-    """
+    """What a page shows, and what is not in its text: kind to how many."""
 
     text: str
     headings: tuple[Heading, ...]
     left_out: Counter[str]
 
 
-def page_text(root: Any, frame: Callable[[str], Any]) -> PageText:  # noqa: ANN401 - lxml has no types
-    """The text of a page.
+def page_text(root: Element, frame: Callable[[str], Element]) -> PageText:
+    """The text of a page by its tree, without comments and namespaces.
 
-    Args:
-        root: its tree, without comments and namespaces.
-        frame: parses a page that stands inside it (``<iframe srcdoc>``).
+    A page that stands inside it (``<iframe srcdoc>``) is parsed by ``frame``.
     """
     page = _Page(root, frame)
     return PageText(*page.flow.text(), page.left_out)
@@ -83,22 +83,22 @@ def page_text(root: Any, frame: Callable[[str], Any]) -> PageText:  # noqa: ANN4
 class _Page:
     """One walk over a page's elements."""
 
-    def __init__(self, root: Any, frame: Callable[[str], Any]) -> None:  # noqa: ANN401
+    def __init__(self, root: Element, frame: Callable[[str], Element]) -> None:
         self.flow = Flow()
         self.left_out = Counter[str]()
         self._frame = frame
-        self._menus = Menus(root)
+        self._menus = _Menus(root)
         self._tables: list[Table] = []
-        self._cells: list[tuple[Any, Flow]] = []  # the open cells, each with the flow around it
+        self._cells: list[tuple[Element, Flow]] = []  # the open cells, each with the flow around it
         self._lists: list[int | None] = []  # the next number of each open list, None for one with bullets
-        self._scripts: list[tuple[Any, tuple[int, int]]] = []
+        self._scripts: list[tuple[Element, tuple[int, int]]] = []
         self._preformatted = 0
-        self._heading: Any = None
+        self._heading: Element = None
         self._walk(root)
 
-    def _walk(self, root: Any) -> None:  # noqa: ANN401
+    def _walk(self, root: Element) -> None:
         walk = lxml.etree.iterwalk(root, events=("start", "end"))
-        skipped: Any = None
+        skipped: Element = None
         for event, element in walk:
             if event == "start":
                 name = element.tag if isinstance(element.tag, str) else ""  # an entity that was not expanded has none
@@ -123,7 +123,7 @@ class _Page:
         else:
             self.flow.add(text)
 
-    def _is_left_out(self, element: Any, name: str) -> bool:  # noqa: ANN401
+    def _is_left_out(self, element: Element, name: str) -> bool:
         """Whether an element is none of the page's text; counted where a reader might miss it."""
         if name == "script" and element.get("type", "").startswith("math/") and not _follows_formula(element):
             self.flow.add(f" {element.text or ''} ")  # the source of a formula that a script sets
@@ -133,7 +133,7 @@ class _Page:
             self.left_out[kind] += 1
         return bool(kind) or (name == "a" and _is_permalink(element))
 
-    def _kind_left_out(self, element: Any, name: str) -> str:  # noqa: ANN401
+    def _kind_left_out(self, element: Element, name: str) -> str:
         if name == "del":
             return "deleted parts"
         if _is_hidden(element, name):
@@ -146,12 +146,14 @@ class _Page:
             return "columns of line numbers"
         return "menus" if self._menus.has(element, name) else ""
 
-    def _is_replaced(self, element: Any, name: str) -> bool:  # noqa: ANN401
+    def _is_replaced(self, element: Element, name: str) -> bool:
         """Whether other words than the ones inside an element stand for it; adds them."""
         if name == "math":
             self.flow.add(math_text(element))
         elif name == "img":
-            self.flow.add(_shown_alternative(element))
+            words = element.get("alt", "")
+            single = len(_WORDS.findall(words)) < 2  # mostly names an icon
+            self.flow.add("" if single or _follows_formula(element) else f" {words} ")
         elif name == "input":
             self._input(element)
         elif name == "iframe":
@@ -159,12 +161,13 @@ class _Page:
         elif name == "object":
             return element.get("data") is not None  # what it holds otherwise is for browsers that cannot show it
         elif name == "select":
-            self.flow.add(_chosen(element))
+            chosen = [option for option in element.iter("option") if option.get("selected") is not None]
+            self.flow.add(", ".join("".join(option.itertext()).strip() for option in chosen))
         else:
             return False
         return True
 
-    def _input(self, element: Any) -> None:  # noqa: ANN401
+    def _input(self, element: Element) -> None:
         kind = element.get("type", "").lower()
         if kind in ("checkbox", "radio"):
             self.flow.add("☒ " if element.get("checked") is not None else "☐ ")
@@ -180,7 +183,7 @@ class _Page:
         self.flow.extend(inner.flow.lines, Gap.BLANK)
         self.flow.end(Gap.BLANK)
 
-    def _open(self, element: Any, name: str) -> None:  # noqa: ANN401
+    def _open(self, element: Element, name: str) -> None:
         self._separate(name)
         if name in _HEADINGS:
             self.flow.mark(_HEADINGS[name], "heading")
@@ -198,7 +201,7 @@ class _Page:
         else:
             self._open_table_part(element, name)
 
-    def _close(self, element: Any, name: str) -> None:  # noqa: ANN401
+    def _close(self, element: Element, name: str) -> None:
         if name in _LISTS:
             if self._lists:
                 self._lists.pop()
@@ -240,7 +243,7 @@ class _Page:
         gap = Gap.BLANK if self.flow.is_empty() else Gap.LINE  # two of them end a paragraph
         self.flow.end(gap, preformatted=self._preformatted > 0)
 
-    def _item(self, element: Any) -> None:  # noqa: ANN401
+    def _item(self, element: Element) -> None:
         if not self._lists:
             return
         indent = "  " * min(len(self._lists) - 1, _INDENTED)
@@ -252,11 +255,11 @@ class _Page:
         self._lists[-1] = number + 1
         self.flow.mark(f"{indent}{_numeral(number, element.getparent().get('type'))}. ", "item")
 
-    def _script(self, element: Any, name: str) -> None:  # noqa: ANN401
+    def _script(self, element: Element, name: str) -> None:
         script = self.flow.cut(self._scripts.pop()[1])
         if script is None or not script.strip():
             return
-        before, after = self.flow.tail(_BEFORE), element.tail or ""
+        before, after = self.flow.tail(), element.tail or ""
         note = _NOTE.fullmatch(script.strip())
         if name == "sub":
             self.flow.add(subscript(before, script, after))
@@ -265,16 +268,17 @@ class _Page:
         else:
             self.flow.add(superscript(before, script, after))
 
-    def _open_table_part(self, element: Any, name: str) -> None:  # noqa: ANN401
+    def _open_table_part(self, element: Element, name: str) -> None:
         if name == "table":
-            self._tables.append(Table(len(self._tables) + 1, _is_layout(element)))
+            layout = element.get("role") in ("none", "presentation")
+            self._tables.append(Table(len(self._tables) + 1, layout))
         elif name == "tr" and self._tables:
             self._tables[-1].rows.append([])
         elif name in ("td", "th") and self._tables and self._tables[-1].holds_values():
             self._cells.append((element, self.flow))
             self.flow = Flow()
 
-    def _close_table_part(self, element: Any, name: str) -> None:  # noqa: ANN401
+    def _close_table_part(self, element: Element, name: str) -> None:
         if self._cells and self._cells[-1][0] is element:
             self.flow.end()
             cell = Cell(self.flow.lines, _number(element, "rowspan", 1), _number(element, "colspan", 1))
@@ -284,7 +288,7 @@ class _Page:
             self._tables.pop().write(self.flow)
 
 
-def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
+def _is_hidden(element: Element, name: str) -> bool:
     """Whether the page hides a part.
 
     A tab's panel is hidden only until somebody chooses the tab, a formula only where a picture of it is shown.
@@ -298,22 +302,22 @@ def _is_hidden(element: Any, name: str) -> bool:  # noqa: ANN401
     return element.get("role") != "tabpanel" and not _holds_formula(element)
 
 
-def _holds_formula(element: Any) -> bool:  # noqa: ANN401
+def _holds_formula(element: Element) -> bool:
     return next(element.iter("math"), None) is not None
 
 
-def _follows_formula(element: Any) -> bool:  # noqa: ANN401
+def _follows_formula(element: Element) -> bool:
     before = element.getprevious()
     return before is not None and _holds_formula(before)
 
 
-def _is_notice(element: Any) -> bool:  # noqa: ANN401
+def _is_notice(element: Element) -> bool:
     """Whether a text for browsers without scripts asks for scripts and says nothing else; a number says more."""
     text = _text_within(element, _NOTICE_WITHIN)
     return text is not None and "javascript" in text.lower() and not any(map(str.isdigit, text))
 
 
-def _text_within(element: Any, limit: int) -> str | None:  # noqa: ANN401
+def _text_within(element: Element, limit: int) -> str | None:
     """All text of a small element, None for a larger one: elements nest, and each is read no further than that."""
     found = ""
     for number, text in enumerate(element.itertext()):
@@ -323,7 +327,7 @@ def _text_within(element: Any, limit: int) -> str | None:  # noqa: ANN401
     return found.strip()
 
 
-def _is_line_numbers(element: Any) -> bool:  # noqa: ANN401
+def _is_line_numbers(element: Element) -> bool:
     numbers = "".join(element.itertext()).split()
     if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
         return False
@@ -331,20 +335,20 @@ def _is_line_numbers(element: Any) -> bool:  # noqa: ANN401
     return [int(number) for number in numbers] == list(range(first, first + len(numbers)))
 
 
-def _is_permalink(element: Any) -> bool:  # noqa: ANN401
+def _is_permalink(element: Element) -> bool:
     """Whether a link is the sign beside a heading that leads to the heading itself, or skips the menus."""
     if not element.get("href", "").startswith("#"):
         return False
     return "skip" in element.get("class", "") or _text_within(element, _SIGN_WITHIN) in _PERMALINK
 
 
-def _is_note_mark(element: Any) -> bool:  # noqa: ANN401
+def _is_note_mark(element: Element) -> bool:
     """Whether a link is the number of a note, in the text or at the note, which a style sheet may set apart."""
     named = " ".join(element.get(name, "") for name in ("role", "class", "epub:type", _EPUB_TYPE))
     return any(name in named for name in ("noteref", "footnote-ref", "fn-backref", "doc-backlink"))
 
 
-def _holds_link(element: Any) -> bool:  # noqa: ANN401
+def _holds_link(element: Element) -> bool:
     link = element.find(".//a")
     if link is None:
         parent = element.getparent()
@@ -352,25 +356,7 @@ def _holds_link(element: Any) -> bool:  # noqa: ANN401
     return link is not None and link.get("href") is not None
 
 
-def _is_layout(element: Any) -> bool:  # noqa: ANN401
-    return element.get("role") in ("none", "presentation")
-
-
-def _shown_alternative(element: Any) -> str:  # noqa: ANN401
-    """The words that stand for a picture; a single one mostly names an icon."""
-    words = element.get("alt", "")
-    if len(_WORDS.findall(words)) < 2 or _follows_formula(element):
-        return ""
-    return f" {words} "
-
-
-def _chosen(element: Any) -> str:  # noqa: ANN401
-    """What a field shows of a list of choices."""
-    chosen = [option for option in element.iter("option") if option.get("selected") is not None]
-    return ", ".join("".join(option.itertext()).strip() for option in chosen)
-
-
-def _number(element: Any, name: str, default: int) -> int:  # noqa: ANN401
+def _number(element: Element, name: str, default: int) -> int:
     value = element.get(name, "").strip()
     return int(value) if re.fullmatch(r"-?[0-9]{1,6}", value) else default
 
@@ -380,7 +366,86 @@ def _numeral(number: int, kind: str | None) -> str:
     if kind in ("a", "A") and 0 < number <= 26:
         return chr(ord(kind) + number - 1)
     if kind in ("i", "I") and 0 < number < 40:
-        tens, ones = divmod(number, 10)
-        roman = "x" * tens + ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix")[ones]
-        return roman if kind == "i" else roman.upper()
+        return roman(number) if kind == "i" else roman(number).upper()
     return str(number)
+
+
+class _Menus:
+    """A page's navigation."""
+
+    def __init__(self, root: Element) -> None:
+        self._root = root
+        self._counted: dict[Element, _Links] | None = None
+
+    def has(self, element: Element, name: str) -> bool:
+        """Whether an element is a menu."""
+        if name == "nav" or element.get("role") in _ROLES:
+            return True
+        named = f"{element.get('class', '')} {element.get('id', '')}"
+        if name not in _BOXES or len(named) < 3:
+            return False
+        links = self._links(element) if _NAMED_LIKE_MENUS.search(named) else None
+        if links is not None and links.outside_main and links.are_most():
+            return True
+        if _NAMED_LIKE_CONTENTS.search(named):
+            links = self._links(element)
+            return links.are_most() and links.here == links.count
+        return False
+
+    def _links(self, element: Element) -> _Links:
+        if self._counted is None:
+            self._counted = _count_links(self._root)
+        return self._counted.get(element, _Links(outside_main=False))
+
+
+class _Links:
+    """How much of an element is links."""
+
+    __slots__ = ("characters", "count", "here", "linked", "outside_main", "steps")
+
+    def __init__(self, *, outside_main: bool) -> None:
+        self.characters = self.linked = self.count = self.here = self.steps = 0
+        self.outside_main = outside_main
+
+    def are_most(self) -> bool:
+        bar = self.steps > 1 and self.characters <= _BAR
+        return bar or (self.count > 1 and self.linked >= _LINKED * self.characters)
+
+    def add(self, inner: _Links) -> None:
+        self.characters += inner.characters
+        self.linked += inner.linked
+        self.count += inner.count
+        self.here += inner.here
+        self.steps += inner.steps
+
+
+def _count_links(root: Element) -> dict[Element, _Links]:
+    """Links of every box that has a name, in one pass over the page: menus nest in boxes that look like menus."""
+    found: dict[Element, _Links] = {}
+    open_elements: list[_Links] = []
+    in_main = 0
+    for event, element in lxml.etree.iterwalk(root, events=("start", "end")):
+        main = element.tag in _MAIN or element.get("role") == "main"
+        if event == "start":
+            in_main += main
+            links = _Links(outside_main=not in_main)
+            links.characters = _length(element.text)
+            open_elements.append(links)
+            continue
+        in_main -= main
+        links = open_elements.pop()
+        if element.tag == "a":
+            links.linked = links.characters
+            links.count += 1
+            links.here += element.get("href", "").startswith("#")
+            links.steps += (element.text or "").strip(" <>«»←→").lower() in _STEPS
+        if element.get("class") or element.get("id"):
+            found[element] = links
+        if open_elements:
+            open_elements[-1].add(links)
+            open_elements[-1].characters += _length(element.tail)
+    return found
+
+
+def _length(text: str | None) -> int:
+    return len("".join(text.split())) if text else 0

@@ -1,4 +1,4 @@
-"""The text of a picture, by RapidOCR (the extra ``ocr``), whose models lie in its package: nothing is downloaded.
+"""The text of a page's picture, by RapidOCR (extra ``ocr``), whose models lie in its package: nothing is downloaded.
 
 Knows pictures, not documents: which pages are read here is ``read_pdf``'s matter.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clara.errors import MissingExtraError
+from clara.ingest.document import Element
 
-_PACKAGE = "rapidocr-onnxruntime"
-DOTS_PER_INCH = 200
-"""Of a page's picture: what print of ten points is recognised at."""
-
+_DOTS_PER_INCH = 200  # of a page's picture: what print of ten points is recognised at
 _LONG_WORD = 11  # letters: the engine drops spaces between Latin words, and longer words are often several
 _EASTERN = "\u2e80"  # from here on scripts that write no spaces
 _SPACE = 0.22  # of a line's height: narrower gaps stand between letters
@@ -25,29 +22,22 @@ _SURE = 0.5  # RapidOCR's own threshold for what it believes to have read
 
 
 def check_ocr() -> None:
-    """Make sure that there is an engine.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Raise ``MissingExtraError`` where the engine is not installed."""
     if find_spec("rapidocr_onnxruntime") is None:
-        raise MissingExtraError(_PACKAGE, "ocr")
+        raise MissingExtraError("rapidocr-onnxruntime", "ocr")
 
 
 @cache
-def _engine() -> Any:  # noqa: ANN401 - the package has no types
+def _engine() -> Element:
     from rapidocr_onnxruntime import RapidOCR  # noqa: PLC0415 - an optional package, imported at its own door
 
     # One thread: files are read in parallel already.
     return RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)
 
 
-def recognised(picture: npt.NDArray[np.uint8]) -> str:
-    """The lines of a picture from top to bottom, each from left to right.
-
-    Args:
-        picture: [height, width, 3].
-    """
+def recognised(page: Element) -> str:
+    """The lines of PDFium's page as a picture, from top to bottom, each from left to right."""
+    picture = page.render(scale=_DOTS_PER_INCH / 72, rev_byteorder=True).to_numpy()[:, :, :3]  # [height, width, 3]
     found, _ = _engine()(picture)
     pieces = [_Slice.of(corners, text) for corners, text, sure in found or () if float(sure) >= _SURE]
     for piece in pieces:
@@ -55,7 +45,7 @@ def recognised(picture: npt.NDArray[np.uint8]) -> str:
             piece.text = _word_by_word(picture, piece) or piece.text
     rows: list[list[_Slice]] = []
     for piece in sorted(pieces, key=lambda one: one.middle):
-        if rows and piece.beside(rows[-1][-1]):
+        if rows and piece.is_beside(rows[-1][-1]):
             rows[-1].append(piece)
         else:
             rows.append([piece])
@@ -92,10 +82,9 @@ class _Slice:
         self.middle = (top + bottom) / 2
 
     @classmethod
-    def of(cls, corners: Any, text: str) -> _Slice:  # noqa: ANN401 - four [x, y]
+    def of(cls, corners: Element, text: str) -> _Slice:
         across, down = zip(*corners, strict=True)
         return cls(text, min(across), max(across), min(down), max(down))
 
-    def beside(self, other: _Slice) -> bool:
-        """Whether the two stand on one line."""
+    def is_beside(self, other: _Slice) -> bool:
         return other.top < self.middle < other.bottom

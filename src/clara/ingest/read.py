@@ -1,34 +1,187 @@
-"""A file becomes documents: picks the reader by the file's suffix, and turns every fault into a named one.
+"""Files become documents: finds them in folders, picks the reader by the suffix, turns every fault into a named one.
 
-Finding files is ``files``' work, each format's own matters are in ``read_*``.
+Each format's own matters are in ``read_*``. Those are imported when first needed: together their libraries take most of
+a second to import, and most commands have no use for them.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import stat
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
-from clara.errors import DocumentError
+from clara.errors import DocumentError, InputError
 from clara.ingest.clean import clean
-from clara.ingest.document import Extract, document_uri, make_document
-from clara.ingest.files import READ_SUFFIXES, FileListing
-from clara.ingest.formats import PLAIN_SUFFIXES, SUPPORTED, extract
-from clara.ingest.limits import DEFAULT_LIMITS, ReadLimits
+from clara.ingest.document import (
+    DEFAULT_LIMITS,
+    Extract,
+    IngestReport,
+    LeftOut,
+    ReadLimits,
+    Skipped,
+    document_uri,
+    fault,
+    make_document,
+    skip,
+)
 from clara.ingest.process import ReadingProcesses
-from clara.ingest.read_jsonl import read_jsonl
-from clara.ingest.report import IngestReport, LeftOut, Skipped, fault, skip
+from clara.ingest.read_text import read_jsonl
 from clara.records import Document
 
+# Which modules read which suffixes; ``READERS`` in each names the functions.
+_MODULES = {
+    "read_docx": ".docx",
+    "read_html": ".eml .htm .html .xhtml",
+    "read_packages": ".epub .odt .pptx .xlsx",
+    "read_pdf": ".pdf",
+    "read_rst": ".rst",
+    "read_tables": ".csv .tsv",
+    "read_text": ".markdown .md .text .txt",
+}
+_MODULE_OF = {suffix: module for module, suffixes in _MODULES.items() for suffix in suffixes.split()}
+SUPPORTED_SUFFIXES = tuple(sorted([".jsonl", *_MODULE_OF]))
+# fmt: off
+# Source code and settings: text whose blanks count.
+_CODE_SUFFIXES = (
+    ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".cfg", ".clj", ".cmake", ".conf", ".cpp", ".cs", ".css", ".cu",
+    ".cxx", ".dart", ".el", ".erl", ".ex", ".exs", ".f90", ".fish", ".fs", ".go", ".gradle", ".graphql", ".groovy",
+    ".h", ".hpp", ".hs", ".ini", ".ipp", ".java", ".jl", ".js", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".mk",
+    ".ml", ".nim", ".nix", ".pas", ".php", ".pl", ".pm", ".proto", ".ps1", ".py", ".pyi", ".r", ".rb", ".rs", ".sass",
+    ".scala", ".scm", ".scss", ".sh", ".sql", ".swift", ".tcl", ".tex", ".tf", ".toml", ".ts", ".tsx", ".v", ".vb",
+    ".vim", ".vue", ".yaml", ".yml", ".zig", ".zsh",
+)
+# fmt: on
+# A file without a suffix is told by what is in it.
+_READ_SUFFIXES = frozenset(["", *SUPPORTED_SUFFIXES, *_CODE_SUFFIXES])
+
 DEFAULT_MAX_BYTES = 64 * 2**20
+
+_PACKAGES = frozenset([".docx", ".epub", ".odt", ".pptx", ".xlsx"])  # they unpack, so they are told how much they may
+# Decoded and nothing more, which takes memory and time in proportion to the file, whose size is limited.
+_PLAIN = frozenset([".txt", ".text", *_CODE_SUFFIXES])
+_SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)} and source code"
+
 # Processes that read: a second one is worth its start (a quarter of a second of one core) from some files on.
 _MOST_PROCESSES = 4
 _FILES_A_PROCESS = 16
 _SHOWN = 120  # characters of a parser's own message that are shown
+
+_ZIP, _PDF = b"PK\x03\x04", b"%PDF-"
+_PDF_WITHIN = 1024  # bytes: PDF readers look as far for the mark
+_PARTS = {"word/document.xml": ".docx", "ppt/presentation.xml": ".pptx", "xl/workbook.xml": ".xlsx"}
+_MEDIA_TYPES = {b"application/epub+zip": ".epub", b"application/vnd.oasis.opendocument.text": ".odt"}
+_WEB_PAGE = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
+_HEADER = re.compile(
+    rb"^(Received|Return-Path|Message-ID|MIME-Version|From|To|Date|Subject): ", re.IGNORECASE | re.MULTILINE
+)
+_MESSAGE_WITHIN = 1 << 13  # bytes
+_MESSAGE_HEADERS = 3  # of them; one at least that only mail programs write
+_OF_PROGRAMS = frozenset([b"received", b"return-path", b"message-id", b"mime-version"])
+
+
+@dataclass(frozen=True, slots=True)
+class FileListing:
+    """The files found, each once however many names lead to it.
+
+    Attributes:
+        files: files with a supported suffix or none, absolute, in the order of the paths given and by name within a
+            folder.
+        unsupported: files of other kinds, in the same order; named so that a report can name them.
+        skipped: what could not be looked at: folders without permission, links to nothing.
+        hidden: hidden files and folders passed over (a hidden folder counts once).
+    """
+
+    files: tuple[Path, ...]
+    unsupported: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    hidden: int
+
+
+def find_files(paths: Sequence[Path]) -> FileListing:
+    """List the files in files and folders, recursively.
+
+    Names that begin with a dot are passed over inside folders and counted; one that is given itself is taken. Links
+    are followed, each folder is visited once, so loops end.
+
+    Raises:
+        InputError: a given path does not exist; the message names all that do not.
+    """
+    check_paths(paths)
+    walk = _Walk()
+    for path in paths:
+        walk.add(path.absolute())
+    return FileListing(
+        files=tuple(walk.files), unsupported=tuple(walk.unsupported), skipped=tuple(walk.skipped), hidden=walk.hidden
+    )
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Make sure that all paths name something.
+
+    Raises:
+        InputError: a path does not exist or may not be looked at; the message names all that do not.
+    """
+    missing = [str(path) for path in paths if not os.path.exists(path)]  # noqa: PTH110 - Path.exists raises without permission
+    if missing:
+        raise InputError(f"no such file or folder: {', '.join(missing)}; check the spelling and the permissions")
+
+
+class _Walk:
+    """Collects as it goes; remembers where it has been."""
+
+    def __init__(self) -> None:
+        self.files: list[Path] = []
+        self.unsupported: list[Path] = []
+        self.skipped: list[Skipped] = []
+        self.hidden = 0
+        self._seen: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        pending = [(path, os.path.realpath(path))]  # a stack, not recursion: folders may nest deeper than Python does
+        while pending:
+            folder, real = pending.pop()
+            entries = self._visit(folder, real)
+            # Resolved step by step: resolving each whole path anew would cost its depth for every file.
+            pending.extend(
+                (entry, os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name))  # noqa: PTH118
+                for entry in reversed(entries)
+            )
+
+    def _visit(self, path: Path, real: str) -> list[Path]:
+        """Take a file; return a folder's entries."""
+        if real in self._seen:
+            return []
+        self._seen.add(real)
+        try:
+            mode = path.stat().st_mode
+            # Names, not paths: a folder may hold millions.
+            names = sorted(os.listdir(path)) if stat.S_ISDIR(mode) else []  # noqa: PTH208
+        except OSError as error:
+            self._skip(path, f"cannot be looked at: {error.strerror or error}")
+            return []
+        if stat.S_ISREG(mode):
+            supported = path.suffix.lower() in _READ_SUFFIXES
+            (self.files if supported else self.unsupported).append(path)
+        elif not stat.S_ISDIR(mode):  # reading one may never end
+            self._skip(path, "is a pipe, a device or a socket, not a regular file")
+        visible = [name for name in names if not name.startswith(".")]
+        self.hidden += len(names) - len(visible)
+        return [path / name for name in visible]
+
+    def _skip(self, path: Path, detail: str) -> None:
+        # The path itself: where it leads nowhere, its target would mislead.
+        name = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
+        self.skipped.append(skip(f"{document_uri(path.parent).rstrip('/')}/{name}", "unreadable", detail))
 
 
 def read_file(
@@ -52,15 +205,15 @@ def read_file(
     """
     uri = document_uri(path)
     suffix = path.suffix.lower()
-    if suffix not in READ_SUFFIXES:
-        raise fault(uri, "unsupported", f"cannot read {suffix}; {SUPPORTED}")
+    if suffix not in _READ_SUFFIXES:
+        raise fault(uri, "unsupported", f"cannot read {suffix}; {_SUPPORTED}")
     with _faults_named(uri):
         if suffix == ".jsonl":
             _regular_size(path, uri)
             yield from read_jsonl(path, uri, max_bytes)
             return
         data = _load(path, uri, max_bytes)
-        found = extract(suffix, data, uri, max_bytes, ocr=limits.ocr)
+        found = _extract(suffix or _suffix_of(data), data, uri, max_bytes, ocr=limits.ocr)
         document, left_out = _document(found, uri)
         yield limits.check(document, len(data))
         yield from found.skipped
@@ -71,12 +224,8 @@ def read_file(
 class Reader:
     """Reads the files of a listing and keeps count; what cannot be read is noted, and the rest goes on.
 
-    Parsers run in processes of their own (``process``), which end with ``close`` or with the reader.
-
-    Args:
-        listing: what ``find_files`` found; its unsupported and unreadable entries open the report.
-        max_bytes: as for ``read_file``.
-        limits: what reading one file may take.
+    The listing's unsupported and unreadable entries open the report. Parsers run in processes of their own
+    (``process``), which end with ``close`` or with the reader.
     """
 
     def __init__(
@@ -85,15 +234,17 @@ class Reader:
         self._listing = listing
         self._max_bytes = max_bytes
         self._limits = limits
-        parsed = [path for path in listing.files if not _is_plain(path)]
-        count = min(_MOST_PROCESSES, _cores(), 1 + len(parsed) // _FILES_A_PROCESS)
+        parsed = [path for path in listing.files if path.suffix.lower() not in _PLAIN]
+        # Cores that this process may use; macOS does not say, and gives those of the machine.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = min(_MOST_PROCESSES, cores, 1 + len(parsed) // _FILES_A_PROCESS)
         self._processes = ReadingProcesses(parsed, count=count, max_bytes=max_bytes, limits=limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
         self._left_out = Counter[str]()
         for path in listing.unsupported:
             kind = path.suffix.lower() if path.suffix and path.is_file() else "what is no regular file"
-            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {kind}; {SUPPORTED}"))
+            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {kind}; {_SUPPORTED}"))
 
     def __enter__(self) -> Reader:
         return self
@@ -112,9 +263,11 @@ class Reader:
 
     def read(self, path: Path) -> Iterator[Document]:
         """The documents of one file of the listing; none if it cannot be read."""
+        plain = path.suffix.lower() in _PLAIN
+        items = read_file(path, max_bytes=self._max_bytes, limits=self._limits) if plain else self._processes.read(path)
         count = 0
         try:
-            for item in self._items(path):
+            for item in items:
                 if isinstance(item, Skipped):
                     self._skipped.append(item)
                     continue
@@ -130,11 +283,6 @@ class Reader:
             self._skipped.append(Skipped(document_uri(path), error.reason, str(error)))
         self._files += count > 0
 
-    def _items(self, path: Path) -> Iterator[Document | Skipped | LeftOut]:
-        if _is_plain(path):
-            return read_file(path, max_bytes=self._max_bytes, limits=self._limits)
-        return self._processes.read(path)
-
     def report(self) -> IngestReport:
         """What was read so far."""
         return IngestReport(
@@ -145,16 +293,6 @@ class Reader:
             skipped=tuple(self._skipped),
             left_out=dict(self._left_out),
         )
-
-
-def _is_plain(path: Path) -> bool:
-    """Whether no parser looks at a file: decoding takes memory and time in proportion to its size, which is limited."""
-    return path.suffix.lower() in PLAIN_SUFFIXES
-
-
-def _cores() -> int:
-    """Cores that this process may use; macOS does not say, and gives those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
@@ -175,17 +313,50 @@ def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
     return document, Counter(found.left_out) + Counter(cleaned.left_out)
 
 
+def _extract(suffix: str, data: bytes, uri: str, max_bytes: int, *, ocr: bool) -> Extract:
+    """What a file holds; a package may unpack to ``max_bytes``."""
+    if not suffix and b"\0" in data:
+        detail = f"has no suffix, and its content is no text and of no known format; {_SUPPORTED}"
+        raise fault(uri, "unsupported", detail)
+    if suffix not in _MODULE_OF:
+        suffix = ""  # source code
+    readers = import_module(f"clara.ingest.{_MODULE_OF.get(suffix, 'read_text')}").READERS
+    reader: Callable[..., Extract] = readers[suffix]
+    if suffix in _PACKAGES:
+        return reader(data, uri, max_bytes)
+    return reader(data, uri, ocr=ocr) if suffix == ".pdf" else reader(data, uri)
+
+
+def _suffix_of(data: bytes) -> str:
+    """The suffix that a file without one should have; the empty string where its content is none of the formats'."""
+    if data.startswith(_ZIP):
+        return _package_suffix(data)
+    if _PDF in data[:_PDF_WITHIN]:
+        return ".pdf"
+    head = data[:_MESSAGE_WITHIN]
+    if _WEB_PAGE.match(head):
+        return ".html"
+    headers = {name.lower() for name in _HEADER.findall(head.partition(b"\n\n")[0].partition(b"\r\n\r\n")[0])}
+    return ".eml" if len(headers) >= _MESSAGE_HEADERS and headers & _OF_PROGRAMS else ""
+
+
+def _package_suffix(data: bytes) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            stated = archive.open("mimetype").read(100) if "mimetype" in names else b""
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return ""
+    return next((suffix for name, suffix in _PARTS.items() if name in names), _MEDIA_TYPES.get(stated.strip(), ""))
+
+
 def _load(path: Path, uri: str, max_bytes: int) -> bytes:
     size = _regular_size(path, uri)
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)  # not what ``size`` says: the file may grow meanwhile
     if len(data) > max_bytes:
-        raise fault(
-            uri,
-            "too large",
-            f"has {max(size, len(data)) / 2**20:,.1f} MB, the limit is {max_bytes / 2**20:,.1f} MB; "
-            "raise it with --max-file-mb",
-        )
+        limit = f"the limit is {max_bytes / 2**20:,.1f} MB; raise it with --max-file-mb"
+        raise fault(uri, "too large", f"has {max(size, len(data)) / 2**20:,.1f} MB, {limit}")
     if not data:
         raise fault(uri, "empty", "is empty")
     return data
@@ -212,6 +383,5 @@ def _faults_named(uri: str) -> Iterator[None]:
         raise fault(uri, "too large", "needs more memory than there is, or than --max-memory-mb allows") from None
     except Exception as error:  # parsers of foreign formats raise anything for a broken file
         detail = " ".join(str(error).split())[:_SHOWN] or "no details"
-        raise fault(
-            uri, "broken", f"is damaged ({type(error).__name__}: {detail}); save or download it again"
-        ) from error
+        damage = f"is damaged ({type(error).__name__}: {detail}); save or download it again"
+        raise fault(uri, "broken", damage) from error

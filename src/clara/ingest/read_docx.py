@@ -1,118 +1,428 @@
-"""Word files: header, body and footer, in that order.
+"""Word files: header, body and footer, in that order, with notes, tables, text boxes and forms.
 
-Opening is ``docx_package``'s work, what a part says ``docx_text``'s.
+python-docx opens the package. The XML is walked here, because its ``paragraph.text`` leaves out tracked insertions,
+form fields, equations, symbols and notes. Numbers of lists, equations and symbols are ``docx_signs``'s work.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import zipfile
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from docx.opc.constants import RELATIONSHIP_TYPE
-from docx.oxml.ns import qn
+import docx
+from docx.opc.constants import CONTENT_TYPE, RELATIONSHIP_TYPE
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsmap, qn
 
 from clara.errors import DocumentError
 from clara.ingest.decode import decode_text
-from clara.ingest.document import Extract
-from clara.ingest.docx_package import Package
-from clara.ingest.docx_text import Block, Story
-from clara.ingest.report import fault
+from clara.ingest.document import Element, Extract, TextParts, fault
+from clara.ingest.docx_signs import Numbering, equation_text, is_on, symbol_text
+from clara.ingest.scripts import roman, subscript, superscript, tail
 from clara.records import Heading
 
+# Strict Open XML has other names for the same elements: purl.oclc.org/ooxml/wordprocessingml/main for
+# schemas.openxmlformats.org/wordprocessingml/2006/main.
+_STRICT = b"http://purl.oclc.org/ooxml/"
+_STRICT_NAME = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/")
+_TRANSITIONAL_NAME = rb"http://schemas.openxmlformats.org/\1/2006/"
+# Documents with macros and templates hold the same parts; the macros are not looked at.
+_OTHER_MAIN_TYPES = re.compile(
+    rb"application/vnd\.ms-word\.(?:document|template)\.macroEnabled(?:Template)?\.main\+xml"
+    rb"|application/vnd\.openxmlformats-officedocument\.wordprocessingml\.template\.main\+xml",
+    re.IGNORECASE,
+)
+_MAIN_TYPE = CONTENT_TYPE.WML_DOCUMENT_MAIN.encode()
+_TYPES = "[Content_Types].xml"
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a .doc, or the container of an encrypted .docx
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _TAKEN_IN_DEEPEST = 2  # files within files within the document
 
 
-def extract_docx(data: bytes, uri: str, max_bytes: int) -> Extract:
+_W14 = "{http://schemas.microsoft.com/office/word/2010/wordml}"
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
+_CHARACTERS = {qn("w:tab"): "\t", qn("w:ptab"): "\t", qn("w:br"): "\n", qn("w:cr"): "\n", qn("w:noBreakHyphen"): "-"}
+# Properties hold tab stops, which have the tag of a tab; a fallback repeats, for old programs, what stands beside it.
+_PASSED_OVER = frozenset([qn("w:pPr"), qn("w:rPr"), qn("w:sdtPr"), qn("w:tblPr"), qn("w:tcPr"), f"{_MC}Fallback"])
+_COUNTED = {
+    qn("w:del"): "deleted parts",
+    qn("w:moveFrom"): "deleted parts",
+    qn("w:commentReference"): "comments",
+    qn("w:subDoc"): "subdocuments",
+    qn("pic:pic"): "pictures",
+    "{urn:schemas-microsoft-com:vml}imagedata": "pictures",
+    "{http://schemas.openxmlformats.org/drawingml/2006/chart}chart": "charts",
+    "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds": "diagrams",
+    "{urn:schemas-microsoft-com:office:office}OLEObject": "embedded objects",
+}
+_HEADING_STYLES = {f"heading {level}": level for level in range(1, 10)}
+_BEHIND = {"superscript": superscript, "subscript": subscript}
+
+
+def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> Extract:
     """Read a Word file; the title among its properties is its title, else a paragraph in the style "Title".
 
     A table gives one line for each row, cells divided by ``|``. Headings have the marks of Markdown, list items and
     clauses their numbers, notes stand behind the paragraph that refers to them as ``[1] …``. Each header stands once
-    before the body, each footer once behind it. What a text cannot give (pictures, comments) is counted.
-
-    Raises:
-        DocumentError: an old or encrypted file, or one that unpacks to more than ``max_bytes``.
+    before the body, each footer once behind it. What a text cannot give (pictures, comments) is counted. ``depth`` is
+    how many documents take this one in, one inside the other.
     """
-    return _extract(data, uri, max_bytes, depth=0)
-
-
-def _extract(data: bytes, uri: str, max_bytes: int, *, depth: int) -> Extract:
     if data.startswith(_OLD_OFFICE_FILE):
         raise fault(uri, "encrypted", "is encrypted, or a .doc by another name; save it as .docx without a password")
-    _check_size(data, uri, max_bytes)
-    package = Package(data)
-
-    def take_in(reference: str) -> str:
-        kind, part = package.imported(reference)
-        text = _taken_in(kind, part, uri, max_bytes, depth + 1)
-        story.left_out["parts taken in from other files"] += not text
-        return text
-
-    notes = {
-        qn("w:footnoteReference"): package.root(RELATIONSHIP_TYPE.FOOTNOTES),
-        qn("w:endnoteReference"): package.root(RELATIONSHIP_TYPE.ENDNOTES),
-    }
-    story = Story(package.styles, package.root(RELATIONSHIP_TYPE.NUMBERING), notes, take_in)
-    headers, footers = package.headers_and_footers()
-    blocks = [*_once(story, headers), *story.blocks(package.body), *_once(story, footers)]
-    text, headings = _joined(blocks)
-    title = package.stated_title() or package.styled_title()
-    return Extract(
-        title,
-        text,
-        {"media_type": _MEDIA_TYPE},
-        headings=headings,
-        left_out={k: n for k, n in story.left_out.items() if n},
-    )
-
-
-def _check_size(data: bytes, uri: str, max_bytes: int) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max_bytes:
-        raise fault(
-            uri,
-            "too large",
-            f"unpacks to {unpacked / 2**20:,.0f} MB, more than the limit of {max_bytes / 2**20:,.0f} MB; "
-            "raise it with --max-file-mb",
-        )
+        sizes = f"{unpacked / 2**20:,.0f} MB, more than the limit of {max_bytes / 2**20:,.0f} MB"
+        raise fault(uri, "too large", f"unpacks to {sizes}; raise it with --max-file-mb")
+    source = docx.Document(io.BytesIO(_as_document(data)))
+
+    def take_in(reference: str) -> str:
+        relation = source.part.rels.get(reference)
+        text = ""
+        if relation is not None and not relation.is_external:
+            text = _taken_in(relation.target_part, uri, max_bytes, depth + 1)
+        story.left_out["parts taken in from other files"] += not text
+        return text
+
+    story = _Story(source, take_in)
+    body = source.element.body
+    headers, footers = (_referred(source, qn(f"w:{kind}Reference")) for kind in ("header", "footer"))
+    text = TextParts()
+    for block in [*_once(story, headers), *story.blocks(body), *_once(story, footers)]:
+        if block.text.strip():
+            heading = [Heading(0, " ".join(block.text.split()))] if block.level else []
+            text.add(block.written(), heading)
+    return Extract(
+        _title(source),
+        text.text(),
+        {"media_type": _MEDIA_TYPE},
+        headings=tuple(text.headings),
+        left_out=+story.left_out,
+        layout="prose",
+    )
 
 
-def _once(story: Story, parts: Iterable[Any]) -> list[Block]:
+def _as_document(data: bytes) -> bytes:
+    """The file as python-docx wants it: in Transitional names, and called a document."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        types = archive.read(_TYPES) if _TYPES in archive.namelist() else b""
+        relations = archive.read("_rels/.rels") if "_rels/.rels" in archive.namelist() else b""
+        strict = _STRICT in relations
+        if not strict and not _OTHER_MAIN_TYPES.search(types):
+            return data
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as copy:
+            for entry in archive.infolist():
+                part = archive.read(entry)
+                if entry.filename == _TYPES:
+                    part = _OTHER_MAIN_TYPES.sub(_MAIN_TYPE, part)
+                elif strict and entry.filename.lower().endswith((".xml", ".rels")):
+                    part = _STRICT_NAME.sub(_TRANSITIONAL_NAME, part)
+                copy.writestr(entry.filename, part)
+    return file.getvalue()
+
+
+def _title(source: Element) -> str:
+    """The title among the file's properties, else the first paragraph with text if its style is "Title"."""
+    # Where a package has no properties, python-docx makes some up, with the title "Word Document".
+    parts = {relation.reltype for relation in source.part.package.rels.values()}
+    stated: str = source.core_properties.title.strip() if RELATIONSHIP_TYPE.CORE_PROPERTIES in parts else ""
+    first = None if stated else next((each for each in source.paragraphs if each.text.strip()), None)
+    if first is None or first.style is None or first.style.name != "Title":
+        return stated
+    return str(first.text)
+
+
+def _root(source: Element, kind: str) -> Element:
+    """The element of the part of a kind (``RELATIONSHIP_TYPE``), or None."""
+    relations = (rel for rel in source.part.rels.values() if rel.reltype == kind and not rel.is_external)
+    relation = next(relations, None)
+    return None if relation is None else _element(relation.target_part)
+
+
+def _referred(source: Element, tag: str) -> list[Element]:
+    """The elements of the headers or footers that sections refer to, each part once."""
+    references = dict.fromkeys(element.get(qn("r:id")) for element in source.element.body.iter(tag))
+    relations = (source.part.rels.get(reference) for reference in references if reference)
+    return [_element(relation.target_part) for relation in relations if relation and not relation.is_external]
+
+
+def _element(part: Element) -> Element:
+    """The root of a part; python-docx has parsed some kinds already."""
+    element = getattr(part, "element", None)
+    return parse_xml(part.blob) if element is None else element
+
+
+def _once(story: _Story, parts: Iterable[Element]) -> list[_Block]:
     """The paragraphs of headers or footers; sections repeat them."""
-    found = (Block(block.text) for part in parts for block in story.blocks(part))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_Block(block.text) for part in parts for block in story.blocks(part)))
 
 
-def _joined(blocks: Iterable[Block]) -> tuple[str, tuple[Heading, ...]]:
-    """The blocks with a blank line between them, and where the headings stand."""
-    parts: list[str] = []
-    headings: list[Heading] = []
-    length = 0
-    for block in blocks:
-        if not block.text.strip():
-            continue
-        if block.level:
-            headings.append(Heading(length, " ".join(block.text.split())))
-        parts.append(block.written())
-        length += len(parts[-1]) + 2
-    return "\n\n".join(parts), tuple(headings)
-
-
-def _taken_in(kind: str, part: bytes, uri: str, max_bytes: int, depth: int) -> str:
+def _taken_in(part: Element, uri: str, max_bytes: int, depth: int) -> str:
     """The text of a file that a document takes in (``w:altChunk``); empty where its format is not read."""
+    kind = part.content_type
     try:
         if kind in ("text/html", "application/xhtml+xml"):
-            from clara.ingest.read_html import extract_html  # noqa: PLC0415 - as in ``read``
+            from clara.ingest import read_html  # noqa: PLC0415 - as in ``read``
 
-            return extract_html(part, uri).text
+            return read_html.READERS[".html"](part.blob, uri).text
         if kind.startswith("text/plain"):
-            return decode_text(part, uri)
+            return decode_text(part.blob, uri)
         if "wordprocessingml" in kind and depth <= _TAKEN_IN_DEEPEST:
-            return _extract(part, uri, max_bytes, depth=depth).text
+            return _extract_docx(part.blob, uri, max_bytes, depth=depth).text
     except DocumentError:
         return ""
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A paragraph or a table; ``level`` is a heading's, from 1, and ``notes`` are those it refers to, each a line."""
+
+    text: str
+    level: int = 0
+    notes: tuple[str, ...] = ()
+
+    def written(self) -> str:
+        """The block with its notes, a heading marked as in Markdown."""
+        return "\n".join([f"{'#' * min(self.level, 6)} {self.text}" if self.level else self.text, *self.notes])
+
+
+class _Story:
+    """Walks parts of one document; ``take_in`` gives the text of a file that it takes in, by its reference."""
+
+    def __init__(self, source: Element, take_in: Callable[[str], str]) -> None:
+        self.left_out = Counter[str]()
+        self._numbering = Numbering(source.styles.element, _root(source, RELATIONSHIP_TYPE.NUMBERING))
+        self.styles = self._numbering.styles
+        self._take_in = take_in
+        notes = {
+            qn("w:footnoteReference"): _root(source, RELATIONSHIP_TYPE.FOOTNOTES),
+            qn("w:endnoteReference"): _root(source, RELATIONSHIP_TYPE.ENDNOTES),
+        }
+        self._notes = {
+            (tag, note.get(qn("w:id"))): note for tag, root in notes.items() if root is not None for note in root
+        }
+        self._told = Counter[str]()
+
+    def blocks(self, parent: Element) -> Iterator[_Block]:
+        """Each paragraph and table under an element, content controls and the like looked into."""
+        for child in parent:
+            if child.tag == _PARAGRAPH:
+                yield from self._paragraph(child)
+            elif child.tag == _TABLE:
+                rows, notes = self._rows(child)
+                yield _Block("\n".join(" | ".join(row) for row in rows), notes=tuple(notes))
+            elif child.tag == qn("m:oMath"):
+                yield _Block(equation_text(child))
+            elif child.tag == qn("w:altChunk"):
+                yield _Block(self._take_in(child.get(qn("r:id"), "")))
+            elif self.enters(child):
+                yield from self.blocks(child)
+
+    def enters(self, element: Element) -> bool:
+        """Whether an element's content is the document's; counts what is left out."""
+        if element.tag in _COUNTED:
+            self.left_out[_COUNTED[element.tag]] += 1
+            return False
+        if element.tag == qn("w:sdt") and is_on(element.find("w:sdtPr/w:showingPlcHdr", nsmap)):
+            self.left_out["empty form fields"] += 1
+            return False
+        return isinstance(element.tag, str) and element.tag not in _PASSED_OVER
+
+    def note(self, reference: Element) -> tuple[str, str]:
+        """The mark of a note that is referred to, and what it says; both empty for one that is not there."""
+        note = self._notes.pop((reference.tag, reference.get(qn("w:id"))), None)  # once: a note may refer to itself
+        if note is None:
+            return "", ""
+        self._told[reference.tag] += 1
+        number = self._told[reference.tag]
+        mark = str(number) if reference.tag == qn("w:footnoteReference") else roman(number)
+        return mark, " ".join(" ".join(block.written() for block in self.blocks(note)).split())
+
+    def _paragraph(self, paragraph: Element) -> Iterator[_Block]:
+        """A paragraph, then those of the text boxes that hang on it."""
+        properties = paragraph.find(qn("w:pPr"))
+        content = _Content(self)
+        content.walk(paragraph)
+        text = content.text().strip("\n")
+        label = ""
+        if text.strip() or not is_on(paragraph.find("w:pPr/w:rPr/w:del", nsmap)):
+            label = self._numbering.label(properties)
+        if text.strip():
+            yield _Block(f"{label} {text}" if label else text, self._level(properties), tuple(content.notes))
+        yield from content.boxes
+
+    def _level(self, properties: Element) -> int:
+        named = self.styles.name(self.styles.paragraph_style(properties))
+        if named in _HEADING_STYLES:
+            return _HEADING_STYLES[named]
+        outline = self.styles.paragraph(properties, "w:outlineLvl")
+        value = "9" if outline is None else outline.get(qn("w:val"), "9")
+        return int(value) + 1 if value in "012345678" and value else 0
+
+    def _rows(self, table: Element) -> tuple[list[list[str]], list[str]]:
+        """The cells of a table, a merged one in each row that it reaches over; and the notes they refer to."""
+        rows: list[list[str]] = []
+        notes: list[str] = []
+        above: dict[int, str] = {}  # merged cells by their first column
+        for row in table.iter(_ROW):
+            if _owner(row, _TABLE) is not table:
+                continue
+            if row.find("w:trPr/w:del", nsmap) is not None:
+                self.left_out["deleted parts"] += 1
+                continue
+            cells: list[str] = []
+            column = 0
+            for cell in row.iter(_CELL):
+                if _owner(cell, _ROW) is not row:
+                    continue
+                merged = cell.find("w:tcPr/w:vMerge", nsmap)
+                if merged is not None and merged.get(qn("w:val")) != "restart" and column in above:
+                    cells.append(above[column])
+                else:
+                    text, more = self._cell(cell)
+                    cells.append(text)
+                    notes.extend(more)
+                    above[column] = text if merged is not None else ""
+                span = cell.find("w:tcPr/w:gridSpan", nsmap)
+                columns = "1" if span is None else span.get(qn("w:val"), "1")
+                column += int(columns) if columns.isdigit() else 1
+            rows.append(cells)
+        return rows, notes
+
+    def _cell(self, cell: Element) -> tuple[str, list[str]]:
+        """A cell on one line; rows of a table inside it as ``name: value``, divided by semicolons."""
+        parts: list[str] = []
+        notes: list[str] = []
+        for child in cell:
+            if child.tag == _TABLE:
+                rows, more = self._rows(child)
+                values = [[value for value in row if value] for row in rows]
+                parts.append("; ".join(": ".join([row[0], ", ".join(row[1:])][: len(row)]) for row in values if row))
+                notes.extend(more)
+                continue
+            for block in self._of_cell(child):
+                parts.append(block.text)
+                notes.extend(block.notes)
+        return " ".join(" ".join(parts).split()), notes
+
+    def _of_cell(self, child: Element) -> Iterator[_Block]:
+        if child.tag == _PARAGRAPH:
+            yield from self._paragraph(child)
+        elif self.enters(child):
+            yield from self.blocks(child)
+
+
+@dataclass(slots=True)
+class _Content:
+    """The text of one paragraph while it is walked, with its notes and what the text boxes say that hang on it."""
+
+    story: _Story
+    notes: list[str] = field(default_factory=list)
+    boxes: list[_Block] = field(default_factory=list)
+    _pieces: list[str] = field(default_factory=list)
+    _script: tuple[str, str] = ("", "")  # a superscript or subscript whose end has not come
+
+    def text(self) -> str:
+        self._end_script("")
+        return "".join(self._pieces)
+
+    def walk(self, parent: Element) -> None:
+        """Take what the elements under one say."""
+        for element in parent:
+            if element.tag == qn("w:r"):
+                self._run(element)
+            elif element.tag in (_PARAGRAPH, _TABLE):
+                self.boxes.extend(self.story.blocks([element]))
+            elif element.tag == qn("m:oMath"):
+                self._add(equation_text(element))
+            elif element.tag == qn("w:sdt") and element.find(f"{qn('w:sdtPr')}/{_W14}checkbox") is not None:
+                self._check_box(element)
+            elif self.story.enters(element):
+                self.walk(element)
+
+    def _run(self, run: Element) -> None:
+        properties = run.find(qn("w:rPr"))
+        if is_on(self.story.styles.run(properties, "w:vanish")):
+            self.story.left_out["hidden parts"] += any(True for _ in run.iter(qn("w:t")))
+            return
+        place = self.story.styles.run(properties, "w:vertAlign")
+        script = "" if place is None else place.get(qn("w:val"), "")
+        self._inside(run, script if script in _BEHIND else "")
+
+    def _inside(self, parent: Element, script: str) -> None:
+        """What a run holds, or an element in it."""
+        for element in parent:
+            tag = element.tag
+            if tag == qn("w:t"):
+                self._add(element.text or "", script)
+            elif tag in _CHARACTERS:
+                self._add(_CHARACTERS[tag])
+            elif tag == qn("w:sym"):
+                self._add(symbol_text(element), script)
+            elif tag in (qn("w:footnoteReference"), qn("w:endnoteReference")):
+                mark, text = self.story.note(element)
+                if text:
+                    self._add(f"[{mark}]")
+                    self.notes.append(f"[{mark}] {text}")
+            elif tag == qn("w:fldChar"):
+                self._add(_legacy_field(element))
+            elif tag == qn("w:ruby"):
+                self.story.left_out["readings of characters"] += 1
+                base = element.find(qn("w:rubyBase"))
+                self.walk(() if base is None else base)
+            else:
+                self.walk([element])
+
+    def _check_box(self, control: Element) -> None:
+        checked = control.find(f"{qn('w:sdtPr')}/{_W14}checkbox/{_W14}checked")
+        on = checked is not None and checked.get(f"{_W14}val", "1") in ("1", "true", "on")
+        self._add("☒" if on else "☐")
+
+    def _add(self, text: str, script: str = "") -> None:
+        if not text:
+            return
+        if script and script == self._script[0]:
+            self._script = script, self._script[1] + text
+            return
+        self._end_script(text)
+        if script:
+            self._script = script, text
+        else:
+            self._pieces.append(text)
+
+    def _end_script(self, after: str) -> None:
+        kind, written = self._script
+        if kind:
+            self._script = "", ""
+            self._pieces.append(_BEHIND[kind](tail(self._pieces), written, after))
+            self._pieces.append(written[len(written.rstrip()) :])
+
+
+def _legacy_field(character: Element) -> str:
+    """The state of a check box or a list of an old form, which is kept with the field alone."""
+    box = character.find("w:ffData/w:checkBox", nsmap)
+    if box is not None:
+        checked = box.find(qn("w:checked"))
+        return "☒" if is_on(box.find(qn("w:default")) if checked is None else checked) else "☐"
+    choices = character.find("w:ffData/w:ddList", nsmap)
+    if choices is None:
+        return ""
+    entries = [entry.get(qn("w:val"), "") for entry in choices.findall(qn("w:listEntry"))]
+    result = choices.find(qn("w:result"))
+    chosen = "0" if result is None else result.get(qn("w:val"), "0")
+    return entries[int(chosen)] if chosen.isdigit() and int(chosen) < len(entries) else ""
+
+
+def _owner(element: Element, tag: str) -> Element:
+    """The nearest enclosing element with that tag: rows of a table inside a cell are not the outer table's."""
+    return next(element.iterancestors(tag))
+
+
+READERS = {".docx": _extract_docx}

@@ -1,19 +1,19 @@
-"""Web pages, parsed by lxml. What they show is ``html_text``'s work, their encoding ``decode``'s."""
+"""Web pages, parsed by lxml, and messages (.eml), whose text may be one. What a page shows is ``html_text``'s work."""
 
 from __future__ import annotations
 
+import email
+import email.policy
 import html
 import re
-from typing import Any
+from email.message import EmailMessage, MIMEPart
 
 import lxml.etree
 import lxml.html
 
-from clara.ingest.decode import decode_html
-from clara.ingest.document import Extract
-from clara.ingest.html_tags import check_tags
+from clara.ingest.decode import decode_declared, decode_html
+from clara.ingest.document import Element, Extract, fault
 from clara.ingest.html_text import SCRIPT_NOTICES, PageText, page_text
-from clara.ingest.report import fault
 
 _XML_DECLARATION = re.compile(r"\s*<\?xml[^>]{0,200}\?>", re.IGNORECASE)
 # Characters that lxml reads and then refuses to write, as they are and as references: one would fail the whole page.
@@ -25,44 +25,32 @@ _REFUSED_BY_LXML = re.compile(
 )
 _NAMED_CHARACTER = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]{1,31};")
 
+_ATTRIBUTES = 1000  # of a tag that are read; pages that people or programs write have tens
+# Possessive, so that a tag without an end is read once: a quotation mark counts after an equals sign alone.
+_TAG = re.compile(r"""<([A-Za-z][^\s/>]*+)(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])))*+>""")
+_OPENING = re.compile("<[A-Za-z]")
+_PART = re.compile(r"""=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>]*+)|[^\s/>=]++""")
+_RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "textarea", "title")}
 
-def extract_html(data: bytes, uri: str) -> Extract:
-    """Read a web page; its ``<title>`` is its title.
+_SHOWN_HEADERS = ("From", "To", "Cc", "Date", "Subject")
 
-    Raises:
-        DocumentError: not text, of unknown encoding, nested too deep, or without any text to see.
-    """
+
+def _extract_html(data: bytes, uri: str) -> Extract:
+    """Read a web page; its ``<title>`` is its title."""
     return _extract(_html_tree(decode_html(data, uri), uri), uri, "text/html")
 
 
-def page_of(data: bytes, uri: str) -> PageText:
-    """What a page shows that is a part of something else, such as a message; its text may be empty.
-
-    Raises:
-        DocumentError: as ``extract_html``.
-    """
-    return _page(_html_tree(decode_html(data, uri), uri), uri)
-
-
-def xhtml_page_of(data: bytes, uri: str) -> PageText:
-    """As ``page_of``, for a page in XHTML.
-
-    Raises:
-        DocumentError: as ``extract_html``.
-    """
-    return _page(_xhtml_tree(data, uri), uri)
-
-
-def extract_xhtml(data: bytes, uri: str) -> Extract:
-    """Read a page in XHTML, in which any element may close itself; one that is no XML is read as HTML.
-
-    Raises:
-        DocumentError: as ``extract_html``.
-    """
+def _extract_xhtml(data: bytes, uri: str) -> Extract:
+    """Read a page in XHTML, in which any element may close itself; one that is no XML is read as HTML."""
     return _extract(_xhtml_tree(data, uri), uri, "application/xhtml+xml")
 
 
-def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 - lxml elements have no type here
+def xhtml_page(data: bytes, uri: str) -> PageText:
+    """What a page in XHTML shows that is a part of a book; its text may be empty."""
+    return _page(_xhtml_tree(data, uri), uri)
+
+
+def _extract(tree: Element, uri: str, media_type: str) -> Extract:
     page = _page(tree, uri)
     if not page.text:
         kinds = ", ".join(kind for kind in page.left_out if kind != SCRIPT_NOTICES)
@@ -75,23 +63,22 @@ def _extract(tree: Any, uri: str, media_type: str) -> Extract:  # noqa: ANN401 -
         metadata={"media_type": media_type},
         headings=page.headings,
         left_out=page.left_out,
-        layout="markup",
     )
 
 
-def _page(tree: Any, uri: str) -> PageText:  # noqa: ANN401
+def _page(tree: Element, uri: str) -> PageText:
     return page_text(tree, lambda source: _html_tree(source, uri))
 
 
-def _xhtml_tree(data: bytes, uri: str) -> Any:  # noqa: ANN401
+def _xhtml_tree(data: bytes, uri: str) -> Element:
     page = decode_html(data, uri)
     tree = _xml_tree(page)
     return _html_tree(page, uri) if tree is None else tree
 
 
-def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401
+def _html_tree(page: str, uri: str) -> Element:
     page = _REFUSED_BY_LXML.sub(" ", _XML_DECLARATION.sub("", page, count=1))
-    check_tags(page, uri)
+    _check_tags(page, uri)
     parser = lxml.html.HTMLParser(
         encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, collect_ids=False
     )
@@ -102,7 +89,7 @@ def _html_tree(page: str, uri: str) -> Any:  # noqa: ANN401
     return tree
 
 
-def _xml_tree(page: str) -> Any:  # noqa: ANN401
+def _xml_tree(page: str) -> Element:
     """The tree of well-formed XML, else None. Nothing outside the page is loaded, no entity of its own is expanded."""
     page = _NAMED_CHARACTER.sub(lambda found: html.unescape(found[0]), _XML_DECLARATION.sub("", page, count=1))
     parser = lxml.etree.XMLParser(
@@ -122,10 +109,79 @@ def _xml_tree(page: str) -> Any:  # noqa: ANN401
     return tree
 
 
-def _title(tree: Any) -> str:  # noqa: ANN401
+def _title(tree: Element) -> str:
     # Not any <title>: a drawing (SVG) inside the page may have one of its own.
     for head in tree:
         if head.tag == "head":
             titles = (child for child in head if child.tag == "title")
             return "".join(next(titles, lxml.etree.Element("title")).itertext())
     return ""
+
+
+def _check_tags(page: str, uri: str) -> None:
+    """Refuse a page with a tag of more than ``_ATTRIBUTES`` attributes, before it is parsed.
+
+    libxml2 compares each with all before it: a hundred thousand are five thousand million comparisons, hours of work.
+    """
+    place = 0
+    while (place := page.find("<", place)) >= 0:
+        if page.startswith("<!--", place):
+            end = page.find("-->", place)
+            if end < 0:
+                return
+            place = end
+            continue
+        if _OPENING.match(page, place) is None:
+            place += 1
+            continue
+        tag = _TAG.match(page, place)
+        end = len(page) if tag is None else tag.end()
+        # An attribute takes two characters at least; the first part is the tag's name.
+        parts = _PART.findall(page, place, end) if end - place > 2 * _ATTRIBUTES else []
+        if sum(not part.startswith("=") for part in parts) - 1 > _ATTRIBUTES:
+            detail = f"has a tag with more than {_ATTRIBUTES:,} attributes, as no page needs; save it as text"
+            raise fault(uri, "broken", detail)
+        place = end
+        if tag is not None and (closing := _RAW.get(tag[1].lower())) is not None:
+            found = closing.search(page, place)
+            if found is None:
+                return
+            place = found.start()
+
+
+def _extract_email(data: bytes, uri: str) -> Extract:
+    """Read a message: who wrote what to whom and when, and the text; its subject is its title.
+
+    Attachments are named and counted, not read.
+    """
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    if not isinstance(message, EmailMessage) or not any(message[name] for name in _SHOWN_HEADERS):
+        raise fault(uri, "broken", "is no message: it has none of the headers From, To, Date, Subject")
+    headers = [f"{name}: {' '.join(str(message[name]).split())}" for name in _SHOWN_HEADERS if message[name]]
+    body = message.get_body(("plain", "html"))
+    text = _text(body, uri) if body is not None else ""
+    attachments = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
+    if not text.strip() and not attachments:
+        raise fault(uri, "no text", "has headers and no text")
+    names = [f"Attachment: {name}" for name in attachments]
+    return Extract(
+        title=str(message["Subject"] or ""),
+        text="\n\n".join(["\n".join([*headers, *names]), text]),
+        metadata={"media_type": "message/rfc822"},
+        left_out={"attachments": len(attachments)} if attachments else {},
+    )
+
+
+def _text(part: MIMEPart, uri: str) -> str:
+    data = part.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return ""
+    label = part.get_content_charset()
+    if part.get_content_type() == "text/html":
+        # The encoding that the message declares for a page counts more than the page's own.
+        declared = b'<meta charset="' + label.encode("ascii", "replace") + b'">' if label else b""
+        return _page(_html_tree(decode_html(declared + data, uri), uri), uri).text
+    return decode_declared(data, label or "utf-8", uri)
+
+
+READERS = {".eml": _extract_email, ".htm": _extract_html, ".html": _extract_html, ".xhtml": _extract_xhtml}

@@ -1,93 +1,315 @@
 """PDF files, by PDFium: the text of each page and the values of form fields; by ``ocr`` what scanned pages show.
 
-A page is ``pdf_page``'s work, the words that lines break are ``hyphens``'s.
+PDFium gives runs of text with their places, turned so that the text of each line runs to the right and its next line
+lies below, however the page and its text are turned. They become lines: superscripts are told, lines joined that PDFium
+broke at one, columns drawn row by row put one after the other. The words that lines break are ``clean``'s work.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
+import re
 import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pypdfium2
-import pypdfium2.raw
+import pypdfium2.raw as pdfium
 
-from clara.ingest.document import Extract
-from clara.ingest.hyphens import join_lines
-from clara.ingest.pdf_page import read_page
-from clara.ingest.report import Skipped, fault, skip
+from clara.ingest.clean import join_lines
+from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
+from clara.ingest.scripts import subscript, superscript
+
+# All in sizes of the text around.
+_SMALL = 0.85  # size of a superscript at most
+_RAISED = (0.1, 0.75)  # by how much its baseline lies higher, or a subscript's lower
+_LOWERED = (-0.5, -0.03)
+_LONGEST_SCRIPT = 12  # characters
+_SCRIPT = re.compile(r"(?=.*[\w+\-−*†‡§¶™®])\S+")
+_BASE = re.compile(r"[\w)\].,;:!?}\"'”’»%°′″]\Z")  # what a script stands beside
+_LONGEST_RUN = 500  # characters: a longer one, of a file made for it, would be copied at every character
+_LEVEL = 0.15  # baselines of one line differ by less
+_TOUCHES = 0.5  # gap between a word and its superscript at most
+_BACKWARDS = -0.5  # overlap of two glyphs of a line at most
+_SAME = 0.04  # by how much the edges of one font at one size differ at most
+_SAME_LINE = 2.0  # gap at most between what PDFium calls two lines and the eye one
+_WORD_GAP = 0.2  # a gap as wide as a space
+_WIDE_GAP = 1.0  # a gap that no space makes
+# Columns: at least so many lines with text on both sides of the gutter, so many words a line on each side, and so
+# large a share of lines that go on in the middle of a sentence. A table's cells begin with capitals and digits.
+_LEADING = 2.5  # from line to line at most
+_LEAST_ROWS = 3
+_LEAST_WORDS = 3
+_LEAST_PROSE = 0.25
+
+_HYPHENS = "\ufffe\x02"  # what PDFium makes of a hyphen at a line's end, whose line break it drops
+_HIDDEN = 0x02 | 0x20  # annotation flags: hidden, no view
+_PASSWORD = 1 << 13  # flag of a text field
+_CHECKS = (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
+_VALUES = (pdfium.FPDF_FORMFIELD_TEXTFIELD, pdfium.FPDF_FORMFIELD_COMBOBOX, pdfium.FPDF_FORMFIELD_LISTBOX)
 
 # PDFium is not safe to call from two threads at once, and ``read_file`` may be called in several.
 _PDFIUM = threading.Lock()
-
+# Kind of what a document leaves out: its text is a reading of a picture, which may be wrong.
 _BY_OCR = "page pictures, whose text OCR read"
-"""Kind of what a document leaves out: its text is a reading of a picture, which may be wrong."""
-
 _SCANNED = "so it is scanned; --ocr reads it (pip install 'clara-rag[ocr]'), or run ocrmypdf on it first"
+_LOCKED = (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY)
 
-_LOCKED = (pypdfium2.raw.FPDF_ERR_PASSWORD, pypdfium2.raw.FPDF_ERR_SECURITY)
+
+@dataclass(slots=True)
+class _Run:
+    """Characters of one font and size side by side; ``bottom`` and ``top`` are the edges of their font's line.
+
+    A space at the end of ``text`` stands behind it. ``size`` is in points as the page shows them.
+    """
+
+    text: str
+    left: float
+    right: float
+    bottom: float
+    top: float
+    baseline: float
+    size: float
+
+    def takes(self, left: float, bottom: float, top: float) -> bool:
+        """Whether a character with these edges goes on with the run."""
+        most = _SAME * self.size
+        if abs(bottom - self.bottom) > most or abs(top - self.top) > most or len(self.text) >= _LONGEST_RUN:
+            return False
+        return _BACKWARDS * self.size < left - self.right < _WIDE_GAP * self.size
+
+
+@dataclass(frozen=True, slots=True)
+class _LinePart:
+    """A stretch of a line without wide gaps; of a form field, ``baseline`` is its middle."""
+
+    text: str
+    left: float
+    right: float
+    baseline: float
+
+
+@dataclass(slots=True)
+class _Line:
+    """A line of a page, its pieces in reading order."""
+
+    pieces: list[_LinePart]
+    baseline: float
+    size: float
+
+
+def _page_lines(found: Iterable[list[_Run]]) -> list[_Line]:
+    """Lines of text from the runs between PDFium's line breaks."""
+    result = []
+    for runs in _mended(found):
+        main = _main(runs)
+        pieces = [piece for part in _split_at_gaps(runs) if (piece := _piece(part)).text]
+        if pieces:
+            result.append(_Line(pieces, main.baseline, main.size))
+    return result
+
+
+def _add_field(found: list[_Line], field: _LinePart) -> None:
+    """Put a form field's value where the page shows it: into the line beside it, or as a line of its own."""
+    beside = [line for line in found if -0.5 * line.size < field.baseline - line.baseline < line.size]
+    if not beside:
+        above = [number for number, line in enumerate(found) if line.baseline > field.baseline]
+        found.insert(above[-1] + 1 if above else 0, _Line([field], field.baseline, 1.0))
+        return
+    line = min(beside, key=lambda line: min(abs(piece.right - field.left) for piece in line.pieces))
+    before = sum(piece.left < field.left for piece in line.pieces)
+    line.pieces.insert(before, field)
+
+
+def _page_text(found: Sequence[_Line]) -> str:
+    """The page's lines, columns that were drawn row by row one after the other."""
+    rows: list[str] = []
+    start = 0
+    while start < len(found):
+        stop, gutter = _columns(found, start)
+        if stop > start:
+            block = found[start:stop]
+            for right in (False, True):
+                rows += [piece.text for line in block for piece in line.pieces if (piece.left > gutter) is right]
+            start = stop
+        else:
+            rows.append(" ".join(piece.text for piece in found[start].pieces))
+            start += 1
+    return "\n".join(rows)
+
+
+def _mended(found: Iterable[list[_Run]]) -> Iterator[list[_Run]]:
+    """Lines joined again that PDFium broke before or after a superscript; empty ones go."""
+    line: list[_Run] = []
+    for runs in found:
+        if not runs:
+            continue
+        if line and _goes_on(line, runs):
+            if runs[0].left - line[-1].right > _WORD_GAP * runs[0].size and not line[-1].text.endswith(" "):
+                line[-1].text += " "
+            line.extend(runs)
+            continue
+        if line:
+            yield line
+        line = runs
+    if line:
+        yield line
+
+
+def _goes_on(line: list[_Run], runs: list[_Run]) -> bool:
+    main, last = _main(line), line[-1]
+    gap = (runs[0].left - last.right) / main.size
+    if last.text.endswith("\ufffe") or gap < _BACKWARDS:
+        return False
+    if abs(_main(runs).baseline - main.baseline) < _LEVEL * main.size:
+        return gap < _SAME_LINE
+    return gap < _TOUCHES and all(_script(run, main) for run in runs)
+
+
+def _main(runs: list[_Run]) -> _Run:
+    """A run of the line's main size and baseline."""
+    counts = Counter[tuple[float, float]]()
+    for run in runs:
+        counts[_kind(run)] += len(run.text)
+    most = max(counts.values())
+    return next(run for run in runs if counts[_kind(run)] == most)
+
+
+def _kind(run: _Run) -> tuple[float, float]:
+    return round(run.size, 1), round(run.baseline, 1)
+
+
+def _split_at_gaps(runs: list[_Run]) -> Iterator[list[_Run]]:
+    part: list[_Run] = []
+    for run in runs:
+        if part and run.left - part[-1].right > _WIDE_GAP * run.size:
+            yield part
+            part = []
+        part.append(run)
+    yield part
+
+
+def _piece(runs: list[_Run]) -> _LinePart:
+    """A piece's text, its superscripts and subscripts spelt out."""
+    text = ""
+    base: _Run | None = None
+    for number, run in enumerate(runs):
+        after = runs[number + 1] if number + 1 < len(runs) else None
+        kind = _script_kind(run, base or after, after, text.rstrip())
+        if kind:
+            bare = run.text.rstrip()
+            spaces = run.text[len(bare) :]
+            spell = superscript if kind > 0 else subscript
+            text += spell(text, bare, spaces + (after.text if after else "")) + spaces
+        else:
+            text += run.text
+            base = run
+    if any("\ud800" <= character <= "\udfff" for character in text):  # a pair stands for one character
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+    return _LinePart(text.strip(), runs[0].left, runs[-1].right, runs[0].baseline)
+
+
+def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: str) -> int:
+    """1 for a superscript, -1 for a subscript, 0 for other text such as what stands beside a root's sign."""
+    bare = run.text.rstrip()
+    if beside is None or len(bare) > _LONGEST_SCRIPT or not _SCRIPT.fullmatch(bare):
+        return 0
+    if base_text and not _BASE.search(base_text):
+        return 0
+    goes_back = after is None or after.size > run.size or _script(after, beside) != 0
+    return _script(run, beside) if goes_back else 0
+
+
+def _script(run: _Run, base: _Run) -> int:
+    if run.size > _SMALL * base.size:
+        return 0
+    rise = (run.baseline - base.baseline) / base.size
+    if _RAISED[0] < rise < _RAISED[1]:
+        return 1
+    return -1 if _LOWERED[0] < rise < _LOWERED[1] else 0
+
+
+def _columns(found: Sequence[_Line], start: int) -> tuple[int, float]:
+    """Where two columns end that begin at line ``start``, and the middle of their gutter; ``start`` where none do."""
+    gutter = (-math.inf, math.inf)
+    stop = start
+    for line in found[start:]:
+        narrower = _narrowed(gutter, line)
+        if narrower is None or (stop > start and _apart(found[stop - 1], line)):
+            break
+        gutter = narrower
+        stop += 1
+    rows = [line.pieces for line in found[start:stop] if len(line.pieces) == 2]
+    if len(rows) >= _LEAST_ROWS and all(_is_prose([row[side].text for row in rows]) for side in (0, 1)):
+        return stop, (gutter[0] + gutter[1]) / 2
+    return start, 0.0
+
+
+def _narrowed(gutter: tuple[float, float], line: _Line) -> tuple[float, float] | None:
+    """What is left of a gutter between two columns beside a line, or None where the line crosses it."""
+    left, right = gutter
+    first, last = line.pieces[0], line.pieces[-1]
+    if len(line.pieces) == 2:
+        choices = [(max(left, first.right), min(right, last.left))]
+    elif len(line.pieces) == 1 and math.isfinite(left):  # of one column alone; such a line begins no columns
+        choices = [(max(left, first.right), right), (left, min(right, first.left))]
+    else:
+        choices = []
+    return next((choice for choice in choices if choice[1] - choice[0] > _WIDE_GAP * line.size), None)
+
+
+def _apart(above: _Line, below: _Line) -> bool:
+    """Whether two lines are too far from each other, or too different, to be of one block."""
+    return not 0 < above.baseline - below.baseline < _LEADING * above.size or above.size > below.size / _SMALL
+
+
+def _is_prose(texts: Sequence[str]) -> bool:
+    words = sum(len(text.split()) for text in texts)
+    going_on = sum(text[:1].islower() for text in texts)
+    return words >= _LEAST_WORDS * len(texts) and going_on >= _LEAST_PROSE * len(texts)
 
 
 @dataclass(slots=True)
 class _Pages:
-    """The pages of a file.
-
-    Attributes:
-        texts: their texts; empty for a page without.
-        pictures: numbers, from 1, of those that show something and hold no text.
-        recognised: numbers of those whose text is OCR's.
-        skipped: those that cannot be read.
-    """
+    """The texts of a file's pages, empty for a page without; numbers, from 1, of those that are pictures."""
 
     texts: list[str] = field(default_factory=list)
-    pictures: list[int] = field(default_factory=list)
-    recognised: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)  # without text
+    recognised: list[int] = field(default_factory=list)  # whose text is OCR's
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
+def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     """Read a PDF: the texts of its pages, a blank line between them.
 
     It gives no title: what the files state there is mostly their producer's file name. Characters without a meaning
     (NUL) are dropped. Pages that cannot be read, or show pictures alone, are skipped and named.
-
-    Args:
-        data: the file.
-        uri: its uri.
-        ocr: read pages that show pictures alone by OCR; the metadata and the report say which.
-
-    Raises:
-        DocumentError: broken, encrypted with a password, or without any text (scanned).
+    With ``ocr`` those that show pictures alone are read by OCR; the metadata and the report say which.
     """
     with _PDFIUM:
         pages = _read_pages(data, uri, ocr=ocr)
     texts = join_lines(pages.texts)
     if not any(character.isalnum() for text in texts for character in text):
-        raise fault(
-            uri, "no text", f"{len(texts)} page(s) without text, " + ("in which OCR finds none" if ocr else _SCANNED)
-        )
+        why = "in which OCR finds none" if ocr else _SCANNED
+        raise fault(uri, "no text", f"{len(texts)} page(s) without text, {why}")
     metadata = {"media_type": "application/pdf", "pages": str(len(texts))}
     empty = sum(not text for text in texts) - len(pages.skipped)
     if empty:
         metadata["pages_without_text"] = str(empty)
     if pages.pictures:
-        pages.skipped.append(_scanned(uri, pages.pictures, len(texts)))
-    text, starts = _joined(texts)
+        place = f"{uri}#page={_ranges(pages.pictures)}"
+        found = f"{len(pages.pictures)} of {len(texts)} pages hold no text: scanned?"
+        pages.skipped.append(skip(place, "no text", f"{found} --ocr reads them (pip install 'clara-rag[ocr]')"))
+    parts = TextParts()
+    for text in texts:
+        parts.add(text)
     left_out = {}
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
-    return Extract(
-        title="", text=text, metadata=metadata, skipped=tuple(pages.skipped), pages=starts, left_out=left_out
-    )
-
-
-def _scanned(uri: str, numbers: list[int], count: int) -> Skipped:
-    named = _ranges(numbers)
-    return skip(
-        f"{uri}#page={named}",
-        "no text",
-        f"{len(numbers)} of {count} pages hold no text: scanned? --ocr reads them (pip install 'clara-rag[ocr]')",
-    )
+    return Extract("", parts.text(), metadata, tuple(pages.skipped), parts.pages(), left_out=left_out, layout="prose")
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -99,20 +321,6 @@ def _ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ",".join("-".join(map(str, part)) for part in parts)
-
-
-def _joined(pages: list[str]) -> tuple[str, tuple[int, ...]]:
-    """The pages' texts with a blank line between them, and where each page begins."""
-    parts: list[str] = []
-    starts: list[int] = []
-    length = 0
-    for page in pages:
-        starts.append(length)
-        if page:
-            parts.append(page)
-            length += len(page) + 2
-    text = "\n\n".join(parts)
-    return text, tuple(min(start, len(text)) for start in starts)
 
 
 def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
@@ -128,12 +336,11 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
         pdf.init_forms()
         for number in range(1, len(pdf) + 1):
             try:
-                text, shows = read_page(pdf, number - 1)
+                text, shows = _read_page(pdf, number - 1)
             except pypdfium2.PdfiumError:
                 text, shows = "", False
-                pages.skipped.append(
-                    skip(f"{uri}#page={number}", "broken", "this page cannot be read; save the PDF again")
-                )
+                detail = "this page cannot be read; save the PDF again"
+                pages.skipped.append(skip(f"{uri}#page={number}", "broken", detail))
             if shows and not any(map(str.isalnum, text)):
                 text = _seen(pdf, number, pages) if ocr else text
                 if not text:
@@ -146,10 +353,138 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
 
 def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
     """What OCR reads on a page; nothing where it is a picture without text."""
-    from clara.ingest.ocr import DOTS_PER_INCH, recognised  # noqa: PLC0415 - an optional package behind it
+    from clara.ingest.ocr import recognised  # noqa: PLC0415 - an optional package behind it
 
-    page = pdf[number - 1]
-    text = recognised(page.render(scale=DOTS_PER_INCH / 72, rev_byteorder=True).to_numpy()[:, :, :3])
+    text = recognised(pdf[number - 1])
     if text:
         pages.recognised.append(number)
     return text
+
+
+def _read_page(pdf: pypdfium2.PdfDocument, number: int) -> tuple[str, bool]:
+    """The text of a page, form fields included, and whether it shows anything at all.
+
+    Line ends keep their hyphens: ``join_lines`` needs the whole document to tell whose they are.
+    """
+    page = pdf[number]
+    try:
+        layer = page.get_textpage()
+        try:
+            found = _page_lines(_Layer(layer, page.get_cropbox()).lines())
+        finally:
+            layer.close()
+        for field in _fields(page):
+            _add_field(found, field)
+        return _page_text(found), bool(found) or pdfium.FPDFPage_CountObjects(page) > 0
+    finally:
+        page.close()
+
+
+class _Layer:
+    """The text layer of a page.
+
+    What PDFium says of a character costs more than what is done with it here, so that it is asked for little: a
+    baseline only where a run of one font and size begins, an angle only where a line does.
+    """
+
+    def __init__(self, layer: pypdfium2.PdfTextPage, crop: tuple[float, ...]) -> None:
+        self._raw = layer.raw
+        self._count = layer.count_chars()
+        self._crop = crop
+        self._box = pdfium.FS_RECTF()
+        self._matrix = pdfium.FS_MATRIX()
+        self._x, self._y = ctypes.c_double(), ctypes.c_double()
+        self._turn = _Turn(0.0)
+
+    def lines(self) -> Iterator[list[_Run]]:
+        """The runs between the line breaks that PDFium makes; what lies outside the visible page is left out."""
+        line: list[_Run] = []
+        unicode, raw = pdfium.FPDFText_GetUnicode, self._raw
+        for index in range(self._count):
+            character = chr(unicode(raw, index))
+            if character.isspace() or character == "\0":
+                if character in "\r\n":
+                    yield line
+                    line = []
+                elif line:
+                    line[-1].text += " "
+            else:
+                self._take(index, character, line)
+                if character in _HYPHENS:
+                    yield line
+                    line = []
+        yield line
+
+    def _take(self, index: int, character: str, line: list[_Run]) -> None:
+        """Add a character to the last run of a line, or begin a run with it."""
+        if not line:
+            self._turn = _Turn(pdfium.FPDFText_GetCharAngle(self._raw, index))
+        pdfium.FPDFText_GetLooseCharBox(self._raw, index, self._box)
+        box = self._box
+        sides = box.left, box.bottom, box.right, box.top
+        crop = self._crop
+        if sides[0] >= crop[2] or sides[2] <= crop[0] or sides[1] >= crop[3] or sides[3] <= crop[1]:
+            return
+        left, low, right, high = self._turn.box(sides)
+        character = "\ufffe" if character in _HYPHENS else character
+        if line and line[-1].takes(left, low, high):
+            line[-1].text += character
+            line[-1].right = right
+            return
+        pdfium.FPDFText_GetCharOrigin(self._raw, index, self._x, self._y)
+        baseline = self._turn.up(self._x.value, self._y.value)
+        # Of fonts with larger signs, the box is higher than the size tells.
+        pdfium.FPDFText_GetMatrix(self._raw, index, self._matrix)
+        size = float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
+        line.append(_Run(character, left, right, low, high, baseline, size or high - low))
+
+
+class _Turn:
+    """Turns places by the angle of a line's text, clockwise in radians."""
+
+    def __init__(self, angle: float) -> None:
+        self._cos, self._sin = round(math.cos(angle), 6), round(math.sin(angle), 6)
+
+    def up(self, x: float, y: float) -> float:
+        return x * self._sin + y * self._cos
+
+    def box(self, sides: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        if self._cos == 1:
+            return sides
+        x = [x * self._cos - y * self._sin for x, y in (sides[:2], sides[2:])]
+        y = [self.up(*sides[:2]), self.up(*sides[2:])]
+        return min(x), min(y), max(x), max(y)
+
+
+def _fields(page: pypdfium2.PdfPage) -> Iterator[_LinePart]:
+    """Values of the form fields on a page, and marks for its check boxes and radio buttons."""
+    form = page.formenv
+    if form is None:
+        return
+    for number in range(pdfium.FPDFPage_GetAnnotCount(page)):
+        note = pdfium.FPDFPage_GetAnnot(page, number)
+        try:
+            text = _field_text(form, note)
+            if text:
+                box = pdfium.FS_RECTF()
+                pdfium.FPDFAnnot_GetRect(note, box)
+                yield _LinePart(text, box.left, box.right, (box.bottom + box.top) / 2)
+        finally:
+            pdfium.FPDFPage_CloseAnnot(note)
+
+
+def _field_text(form: Element, note: Element) -> str:
+    if pdfium.FPDFAnnot_GetSubtype(note) != pdfium.FPDF_ANNOT_WIDGET or pdfium.FPDFAnnot_GetFlags(note) & _HIDDEN:
+        return ""
+    kind = pdfium.FPDFAnnot_GetFormFieldType(form, note)
+    if kind in _CHECKS:
+        return "☒" if pdfium.FPDFAnnot_IsChecked(form, note) else "☐"
+    if kind not in _VALUES or pdfium.FPDFAnnot_GetFormFieldFlags(form, note) & _PASSWORD:
+        return ""
+    length = pdfium.FPDFAnnot_GetFormFieldValue(form, note, None, 0)
+    value = (pdfium.FPDF_WCHAR * (length // 2))()
+    pdfium.FPDFAnnot_GetFormFieldValue(form, note, value, length)
+    return " ".join(bytes(value).decode("utf-16-le", "replace").rstrip("\0").split())
+
+
+READERS = {".pdf": _extract_pdf}

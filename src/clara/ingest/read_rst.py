@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import islice
+from typing import NamedTuple
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
-from clara.ingest.location import markdown_headings
-from clara.ingest.rst_tables import table_rows
+from clara.ingest.read_text import markdown_headings
 from clara.ingest.scripts import subscript, superscript
+
+_GRID = re.compile(r"\s*\+(?:[-=]+\+)+\s*")
+_GRID_LINE = re.compile(r"\s*[|+].*[|+]\s*")
+_SIMPLE = re.compile(r"\s*=+(?: +=+)+\s*")
+_COLUMN = re.compile(r"=+")
+_LONGEST = 2000  # lines looked at for a table's end
 
 _RULE = re.compile(r"([!-/:-@[-`{-~])\1{2,}[ \t]*")
 _DIRECTIVE = re.compile(r"(?P<indent>\s*)\.\. (?:\|[^|]+\| )?(?P<name>[\w:.+-]+?):: ?(?P<words>.*)")
@@ -44,9 +51,8 @@ _NAMED = {
 # fmt: on
 _UNMARKED = frozenset(["admonition", "csv-table", "list-table", "rubric", "sidebar", "tab", "table", "topic"])
 _PICTURES = frozenset(["figure", "image"])
-_SETTINGS = frozenset(
-    ["class", "container", "cssclass", "ifconfig", "only", "rst-class"]
-)  # what they say is for Sphinx
+# What they say is for Sphinx.
+_SETTINGS = frozenset(["class", "container", "cssclass", "ifconfig", "only", "rst-class"])
 _VERSIONS = frozenset(["deprecated", "versionadded", "versionchanged"])
 _ROLE = re.compile(r":(?P<role>[\w:.+-]+):`(?P<text>[^`]+)`(?:(?=\W)|$)")
 _LITERAL = re.compile(r"``(.+?)``")
@@ -59,12 +65,8 @@ _SUBSTITUTION = re.compile(r"\|(\S(?:[^|]*\S)?)\|_{0,2}")
 _ESCAPE = re.compile(r"\\(?:\s|(\S))")
 
 
-def extract_rst(data: bytes, uri: str) -> Extract:
-    """Read a text in reStructuredText; its first heading is its title.
-
-    Raises:
-        DocumentError: as for plain text.
-    """
+def _extract_rst(data: bytes, uri: str) -> Extract:
+    """Read a text in reStructuredText; its first heading is its title."""
     source = _Source(decode_text(data, uri).replace("\r\n", "\n").replace("\r", "\n").expandtabs().split("\n"))
     text = "\n".join(source.lines).strip("\n")
     headings = markdown_headings(text)
@@ -74,7 +76,6 @@ def extract_rst(data: bytes, uri: str) -> Extract:
         metadata={"media_type": "text/x-rst"},
         headings=headings,
         left_out=source.left_out,
-        layout="markup",
     )
 
 
@@ -104,7 +105,7 @@ class _Source:
             self._at += 1
         elif _COMMENT.match(line):
             self._pass_block(_indent(line))
-        elif rows := table_rows(self._source, self._at):
+        elif rows := _table_rows(self._source, self._at):
             self.lines += [_plain(row) for row in rows.rows]
             self._at = rows.end
         elif line.rstrip().endswith("::"):
@@ -145,7 +146,7 @@ class _Source:
             return
         words = alternative if name in _PICTURES else "" if name in _SETTINGS else found["words"].strip()
         self._add(found.string, " " * indent + _labelled(name, words))
-        content = self._content_indent(indent)
+        content = _indent(next((line for line in self._source[self._at : self._at + 3] if line.strip()), ""))
         if content > indent:
             self._outdent.append((content, content - indent))
 
@@ -158,11 +159,6 @@ class _Source:
                 alternative = option[5:].strip()
             self._at += 1
         return alternative
-
-    def _content_indent(self, indent: int) -> int:
-        """The indentation of what follows, if it is a directive's content."""
-        following = next((line for line in self._source[self._at : self._at + 3] if line.strip()), "")
-        return _indent(following) if _indent(following) > indent else indent
 
     def _literal_block(self, line: str) -> None:
         """A paragraph that ends in two colons, and the block below it."""
@@ -247,3 +243,66 @@ def _role(found: re.Match[str]) -> str:
     if titled:
         return titled[1]
     return text.rpartition(".")[2] if text.startswith("~") else text.lstrip("!.")
+
+
+class _Rows(NamedTuple):
+    """A table: a line for each row, and the number of the line after it."""
+
+    rows: list[str]
+    end: int
+
+
+def _table_rows(lines: list[str], start: int) -> _Rows | None:
+    """The table that begins at a line, or None."""
+    if _GRID.fullmatch(lines[start]):
+        return _grid(lines, start)
+    return _simple(lines, start) if _SIMPLE.fullmatch(lines[start]) else None
+
+
+def _grid(lines: list[str], start: int) -> _Rows:
+    rows: list[str] = []
+    cells: list[str] = []
+    end = start
+    while end < len(lines) and _GRID_LINE.fullmatch(lines[end]):
+        line = lines[end].strip()
+        if _GRID.fullmatch(line):
+            rows += [" | ".join(cells)] if any(cells) else []
+            cells = []
+        else:
+            parts = [part.strip() for part in line.strip("|").split("|")]
+            cells = parts if len(parts) != len(cells) else _below(cells, parts)
+        end += 1
+    return _Rows(["", *rows, ""], end)
+
+
+def _simple(lines: list[str], start: int) -> _Rows | None:
+    """A table between lines of equals signs, each of which is a column; a row without a first cell goes on."""
+
+    def is_last(rule: int) -> bool:
+        """Whether it stands below a row, with nothing below itself."""
+        below = lines[rule + 1].strip() if rule + 1 < len(lines) else ""
+        return rule > start + 1 and not below and lines[rule - 1].strip() != ""
+
+    rules = (at for at in range(start + 1, min(len(lines), start + _LONGEST)) if _SIMPLE.fullmatch(lines[at]))
+    end = next(filter(is_last, islice(rules, 2)), None)  # below names, below rows
+    if end is None:
+        return None
+    starts = [found.start() for found in _COLUMN.finditer(lines[start])]
+    stops = [*starts[1:], None]
+    rows: list[list[str]] = []
+    for line in lines[start + 1 : end]:
+        if not line.strip() or _SIMPLE.fullmatch(line) or not line.strip(" -"):
+            continue
+        cells = [line[left:right].strip() for left, right in zip(starts, stops, strict=True)]
+        if rows and not cells[0]:
+            rows[-1] = _below(rows[-1], cells)
+        else:
+            rows.append(cells)
+    return _Rows(["", *(" | ".join(row) for row in rows), ""], end + 1)
+
+
+def _below(cells: list[str], more: list[str]) -> list[str]:
+    return [f"{cell} {other}".strip() for cell, other in zip(cells, more, strict=True)]
+
+
+READERS = {".rst": _extract_rst}

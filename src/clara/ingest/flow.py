@@ -1,6 +1,6 @@
 """Lines of text as they are gathered from a page: white space as browsers show it, blank lines, cells of tables.
 
-Knows lines, not elements; those are ``html_text``'s.
+Knows lines, not elements; those are the work of ``html_text`` and ``read_packages``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Literal
 
 from clara.ingest.clean import BROKEN_AT_HYPHEN
+from clara.ingest.scripts import tail
 from clara.records import Heading
 
 _BROKEN = re.compile("\u2010[ \\t]*\n\\s*")
@@ -31,23 +32,12 @@ class Gap(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _FlowLine:
-    """One line.
-
-    Attributes:
-        text: what it says; for the row of a table, empty.
-        gap: what separates it from the line before.
-        kind: what it is.
-        cells: a row's cells.
-    """
+    """One line; ``gap`` separates it from the line before; the row of a table has ``cells`` and no text."""
 
     text: str
     gap: Gap
     kind: Literal["text", "heading", "item", "pre", "row"] = "text"
     cells: tuple[str, ...] = ()
-
-    def shown(self) -> str:
-        """The line as the page's text has it."""
-        return self.text if self.kind != "row" else " ".join(" | ".join(self.cells).split())
 
 
 class Flow:
@@ -98,14 +88,9 @@ class Flow:
         del self._pieces[position[1] :]
         return taken
 
-    def tail(self, length: int) -> str:
-        """The end of the current line so far."""
-        found = ""
-        for piece in reversed(self._pieces):
-            found = piece + found
-            if len(found) >= length:
-                break
-        return found[-length:]
+    def tail(self) -> str:
+        """The end of the current line so far, for ``superscript``."""
+        return tail(self._pieces)
 
     def is_empty(self) -> bool:
         """Whether the current line says nothing yet."""
@@ -130,7 +115,7 @@ class Flow:
             length += len(parts[-1])
             if line.kind == "heading":
                 headings.append(Heading(length, line.text.lstrip("# ")))
-            parts.append(line.shown())
+            parts.append(line.text if line.kind != "row" else " ".join(" | ".join(line.cells).split()))
             length += len(parts[-1])
         return "".join(parts), tuple(headings)
 
@@ -175,13 +160,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Table:
-    """A table while it is read.
-
-    Attributes:
-        depth: how many tables it is in, itself included.
-        layout: whether the page says that it only places things.
-        rows: its cells.
-    """
+    """A table while it is read, the ``depth``-th inside another; the page may say that it only places things."""
 
     depth: int
     layout: bool
