@@ -26,7 +26,7 @@ from clara.analysis.robustness import (
 from clara.data import DocText, MultiHop, read_records
 from clara.errors import ConfigError
 from clara.evaluate import plots
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
 from clara.metrics import normalize_answer, score_answer
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"

@@ -16,8 +16,19 @@ import pytest
 from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
-from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply, beir_questions, pooled, read_corpus
-from clara.evaluate.first_stage import UNKNOWN_GOLD, CorpusSearch, FirstStageName, settled
+from clara.evaluate.corpus import (
+    UNKNOWN_GOLD,
+    Corpus,
+    CorpusPassage,
+    CorpusSearch,
+    FirstStageName,
+    GoldFinder,
+    GoldSupply,
+    beir_questions,
+    pooled,
+    read_corpus,
+    settled,
+)
 from clara.evaluate.questions import Candidacy, TaskLoader
 from clara.records import FloatArray
 

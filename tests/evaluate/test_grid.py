@@ -17,9 +17,9 @@ from word_system import SYSTEMS, WordSystem, make_settings
 from bag_model import BagModel
 from clara.config import check
 from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
+from clara.evaluate.journal import Provenance, provenance
 from clara.evaluate.plots import draw_all
-from clara.evaluate.provenance import Provenance, provenance
 from clara.evaluate.questions import Task, TaskLoader
 from clara.evaluate.report import make_report, page, runs_table, to_markdown, write_page, write_report
 from clara.evaluate.results import Scoring

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 from clara.errors import ModelError
 from clara.evaluate.lingua import ClassifierCompressor, PairCache, PerplexityCompressor, TokenCounter
-from clara.evaluate.rankers import package_folder
+from clara.evaluate.rankers import _minilm_folder
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 
@@ -76,7 +76,7 @@ def test_llmlingua_takes_what_memories_take(rate: int, tiny_model: ClaraModel, t
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
     """A token classifier with random weights, of the kind that LLMLingua-2's encoders are."""
-    tokenizer = AutoTokenizer.from_pretrained(package_folder())
+    tokenizer = AutoTokenizer.from_pretrained(_minilm_folder())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = BertConfig(

@@ -22,7 +22,7 @@ from clara.analysis.harness import (
     measure_questions,
 )
 from clara.data import DataRecord, MultiHop
-from clara.evaluate.failures import unwrap
+from clara.evaluate.cache import unwrap
 from clara.metrics import Interval, score_answer
 from clara.model.inspection import AnswerAttention
 

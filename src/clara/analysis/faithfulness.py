@@ -23,7 +23,7 @@ from clara.analysis.harness import (
     measure_questions,
 )
 from clara.data import DataRecord, DocText, MultiHop
-from clara.evaluate.failures import unwrap
+from clara.evaluate.cache import unwrap
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, normalize_answer, score_answer
 from clara.prompts import passage_text

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from clara.errors import MissingExtraError, ModelError, RecordError
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.cache import Failure, each
 from clara.evaluate.results import plain
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, bootstrap_interval

@@ -14,9 +14,8 @@ from pydantic import Field
 from clara.config import Settings
 from clara.data import DataRecord, DocText, MultiHop
 from clara.errors import RecordError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Context, answer_all
 from clara.ingest import make_document
 from clara.ingest.split import split

@@ -32,7 +32,7 @@ from clara.analysis.harness import (
     measure_questions,
 )
 from clara.data import DataRecord, DocText, MultiHop
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.cache import Failure, each
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
 from clara.records import Generation

@@ -156,7 +156,7 @@ def _measure(
     kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.journal import provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     loaded = load_model(choice)

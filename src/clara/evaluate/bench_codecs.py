@@ -18,9 +18,8 @@ import numpy as np
 
 from clara.data import DocText, MultiHop
 from clara.errors import InputError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import unwrap
-from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.cache import Cache, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.index.codecs import CODECS, DEFAULT_CODEC, make_codec
 from clara.metrics import bootstrap_interval, recall_at_k, score_answer
 from clara.model import ClaraModel

@@ -12,13 +12,18 @@ from typing import Literal, TypeAlias
 
 from clara.data import Question, QuestionSet, read_questions, sha256_of
 from clara.errors import InputError, RecordError
-from clara.evaluate.corpus import Corpus, GoldSupply, beir_questions, is_beir, pooled, read_corpus
-from clara.evaluate.first_stage import (
+from clara.evaluate.corpus import (
     CANDIDATES,
     MISSING_GOLD,
+    Corpus,
     CorpusSearch,
     FirstStage,
     FirstStageName,
+    GoldSupply,
+    beir_questions,
+    is_beir,
+    pooled,
+    read_corpus,
     settled,
 )
 from clara.evaluate.rankers import TextEncoder

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from clara.data import write_jsonl
 from clara.errors import InputError, ModelError
+from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
-from clara.evaluate.provenance import Provenance
 from clara.evaluate.questions import Group, GroupNames, Task
 from clara.evaluate.results import Result, Scoring, grouped, plain
 from clara.evaluate.run import GridResult

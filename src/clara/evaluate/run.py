@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError, ModelError
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.cache import Failure, each
 from clara.evaluate.journal import Journal, query_hash, run_key
 from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
 from clara.evaluate.results import Result, Scoring, score

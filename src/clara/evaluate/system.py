@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from clara.data import DocText
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.ingest import TokenSpans
+from clara.evaluate.cache import Cache, Failure, each, unwrap
 from clara.prompts import passage_text
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 Given: TypeAlias = Literal["gold", "candidates"]
 """What systems see of a question's documents: the gold ones, all read in order, or the candidates, to be ranked."""
@@ -61,22 +59,9 @@ class AnswerModel(Protocol):
         """One greedy answer a request, in order."""
 
 
-class Splitter(Protocol):
-    """Cuts a document into passages that fit a model's window; ``clara.ingest.split`` is one."""
-
-    def __call__(self, document: Document, token_spans: TokenSpans, /, *, max_tokens: int) -> Sequence[Passage]:
-        """The passages in order; ``passage_text`` of each has at most ``max_tokens`` tokens."""
-
-
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question as a system sees it; nothing in it says which documents are gold, unless only those are given.
-
-    Attributes:
-        id: the record's identifier.
-        question: as asked.
-        docs: candidate documents, in the record's order.
-    """
+    """One question with its candidates as a system sees it: not which are gold, unless only those are given."""
 
     id: str
     question: str
@@ -159,15 +144,17 @@ Build: TypeAlias = Callable[[SystemSettings], System]
 """Makes a system; raises ClaraError, with the remedy, where what it needs (an extra, a folder) is missing."""
 
 
-class Ranker(Protocol):
-    """Orders the candidate documents of a question."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranker:
+    """Orders the candidate documents of questions.
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that decides an order."""
+    Attributes:
+        fingerprint: changes with all that decides an order.
+        rank: all candidates of each question, best first; of equal ones the first comes first.
+    """
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates of each question, best first; of equal ones the first comes first."""
+    fingerprint: str
+    rank: Callable[[Sequence[Query]], list[Ranking | Failure]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,15 +172,17 @@ class Context:
     source_tokens: int | None = None
 
 
-class ContextMaker(Protocol):
-    """Turns chosen documents into what a reader reads."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ContextMaker:
+    """Turns chosen documents into what a reader reads.
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that decides a context."""
+    Attributes:
+        fingerprint: changes with all that decides a context.
+        make: one context a question, of the documents that were chosen for it, in that order.
+    """
 
-    def contexts(self, queries: Sequence[Query], used: Sequence[Ranking]) -> list[Context | Failure]:
-        """One context a question, of the documents ``used``, in that order."""
+    fingerprint: str
+    make: Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]
 
 
 class Answerer(Protocol):
@@ -244,16 +233,10 @@ def answer_all(
 
 
 class RagSystem:
-    """A ranker, a context and a reader.
+    """A ranker (None: nothing is ranked), a context and a reader (None: a system that only ranks).
 
     Documents' memories, embeddings and shortened texts are made before the clock starts, as a deployment would have
     them; the question's own encoding, the ranking and the first token are timed.
-
-    Args:
-        name: as in ``--system``.
-        settings: of the run.
-        ranker: orders candidates; None for a system that never ranks.
-        reading: None for a system that only ranks.
     """
 
     def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Answering | None) -> None:
@@ -276,22 +259,25 @@ class RagSystem:
             batch_size=self._settings.batch_size,
             max_new_tokens=self._settings.max_new_tokens,
         )
-        predictions: list[Prediction | Failure] = []
-        for query, order, context, answer in zip(queries, orders, contexts, answers, strict=True):
-            if isinstance(order, Failure) or isinstance(context, Failure) or isinstance(answer, Failure):
-                predictions.append(next(part for part in (order, context, answer) if isinstance(part, Failure)))
-                continue
-            predictions.append(
-                Prediction(
-                    text=answer.text,
-                    ranking=order if self._ranker is not None else None,
-                    used=self._used(order),
-                    context_tokens=context.tokens,
-                    first_token_seconds=self._first_token_seconds(query),
-                    compressed_to=context.tokens / context.source_tokens if context.source_tokens else None,
-                )
-            )
-        return predictions
+        return [self._prediction(*parts) for parts in zip(queries, orders, contexts, answers, strict=True)]
+
+    def _prediction(
+        self, query: Query, order: Ranking | Failure, context: Context | Failure, answer: Generation | Failure
+    ) -> Prediction | Failure:
+        if isinstance(order, Failure):
+            return order
+        if isinstance(context, Failure):
+            return context
+        if isinstance(answer, Failure):
+            return answer
+        return Prediction(
+            text=answer.text,
+            ranking=order if self._ranker is not None else None,
+            used=self._used(order),
+            context_tokens=context.tokens,
+            first_token_seconds=self._first_token_seconds(query),
+            compressed_to=context.tokens / context.source_tokens if context.source_tokens else None,
+        )
 
     def _orders(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
         """Rankings; where nothing is ranked, the documents as they stand."""
@@ -310,7 +296,7 @@ class RagSystem:
             (query, order) for query, order in zip(queries, orders, strict=True) if not isinstance(order, Failure)
         ]
         used = [self._used(order) for _, order in ranked]
-        contexts = self._reading.maker.contexts([query for query, _ in ranked], used)
+        contexts = self._reading.maker.make([query for query, _ in ranked], used)
         if self._settings.quoted:
             parts = zip(contexts, ranked, used, strict=True)
             contexts = [_quoted(context, query, own) for context, (query, _), own in parts]

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clara.data import DocText
 from clara.errors import ConfigError, MissingExtraError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import unwrap
-from clara.evaluate.memories import DocumentMemories
+from clara.evaluate.cache import Cache, unwrap
+from clara.evaluate.contexts import DocumentMemories
 from clara.evaluate.system import AnswerModel
 from clara.records import ContextKind, GenerationRequest
 
