@@ -25,8 +25,8 @@ from clara.analysis.robustness import (
 )
 from clara.data import DocText, MultiHop, read_records
 from clara.errors import ConfigError
-from clara.evaluate import plots
 from clara.evaluate.cache import Failure
+from clara.evaluate.plots import DRAW_ANALYSIS
 from clara.metrics import normalize_answer, score_answer
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -125,7 +125,7 @@ def test_robustness_of_a_model_that_can_be_followed(tmp_path: Path) -> None:
     assert clean is not None
     assert swapped > clean, "a model that reads its passages repeats what they say"
     assert robustness(BagModel(), RECORDS, settings) == report, "one seed, one table"
-    plots.draw_robustness([("bag", report)], tmp_path / "r.png")
+    DRAW_ANALYSIS["robustness"]([("bag", report)], tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(PNG)
     only = robustness(BagModel(), RECORDS, RobustnessSettings(vary=("order",)))
     assert {row.kind for row in only.conditions} == {"order"}
@@ -187,7 +187,7 @@ def test_faithfulness_of_a_model_that_copies(tmp_path: Path) -> None:
         text = normalize_answer(" ".join(f"{record.docs[i].title} {record.docs[i].text}" for i in record.gold)).split()
         tokens = normalize_answer(row.prediction).split()
         assert row.found == pytest.approx(sum(token in text for token in tokens) / len(tokens))
-    plots.draw_faithfulness([("bag", report)], tmp_path / "f.png")
+    DRAW_ANALYSIS["faithfulness"]([("bag", report)], tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(PNG)
     silent = hand("What does T0 do?", "x", "It is.")  # the model answers with what the question does not hold: nothing
     counted = faithfulness(BagModel(), [*WITH_GOLD[:1], silent], FaithfulnessSettings())

@@ -15,7 +15,7 @@ from clara.analysis.gradients import GradientSettings, helpful, push_of, selecti
 from clara.analysis.harness import first_windows
 from clara.data import MultiHop, read_records
 from clara.errors import InputError
-from clara.evaluate import plots
+from clara.evaluate.plots import DRAW_ANALYSIS
 from clara.model import ClaraModel
 from clara.model.inspection import AnswerAttention, SelectionGradient, States
 from clara.prompts import passage_text
@@ -93,7 +93,7 @@ def test_gradients_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> 
         assert len(row.probability) >= len(record.docs)
         assert 0 < row.helpful < 1
     assert len(report.by_rank("push")) == min(len(row.push) for row in report.rows)
-    plots.draw_gradients([("before", report), ("after", report)], tmp_path / "g.png")
+    DRAW_ANALYSIS["gradient"]([("before", report), ("after", report)], tmp_path / "g.png")
     assert (tmp_path / "g.png").read_bytes().startswith(PNG)
 
 
@@ -137,7 +137,7 @@ def test_a_map_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None
     states = tiny_model.inspector().states(texts, role="compressor", rate=16)
     gaps = [float(((s.text_mean - s.hidden.mean(axis=0)) ** 2).mean()) for s in states]
     assert made.mse == pytest.approx(sum(gaps) / 6, rel=1e-4)
-    plots.draw_maps([("with", made), ("without", made)], tmp_path / "m.png")
+    DRAW_ANALYSIS["tsne"]([("with", made), ("without", made)], tmp_path / "m.png")
     assert (tmp_path / "m.png").read_bytes().startswith(PNG)
     with pytest.raises(InputError, match="at least 4 texts, got 3"):
         embedding_map(tiny_model.inspector(), texts[:3], **how)  # type: ignore[arg-type]
@@ -173,5 +173,5 @@ def test_attention_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> 
         assert sum(row.is_gold) >= 1
         assert len(row.gold) == len(row.question) == 2
         assert 0 < row.gold_share < 1
-    plots.draw_attention([("tiny", report)], tmp_path / "a.png")
+    DRAW_ANALYSIS["attention"]([("tiny", report)], tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)

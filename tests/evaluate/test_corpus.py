@@ -17,13 +17,10 @@ from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import (
-    UNKNOWN_GOLD,
     Corpus,
     CorpusPassage,
     CorpusSearch,
     FirstStageName,
-    GoldFinder,
-    GoldSupply,
     beir_questions,
     pooled,
     read_corpus,
@@ -58,7 +55,7 @@ def test_pooled_corpus_holds_each_text_once() -> None:
     corpus = pooled(OWN.questions)
     texts = [passage.doc for passage in corpus.passages]
     assert len(texts) == len(set(texts)) == len({doc for q in OWN.questions for doc in q.docs})
-    assert corpus.sha256() == pooled(OWN.questions).sha256() != pooled(OWN.questions[:1]).sha256()
+    assert corpus == pooled(OWN.questions) != pooled(OWN.questions[:1])
     with pytest.raises(RecordError, match="no passage"):
         pooled([])
 
@@ -187,7 +184,9 @@ def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
     stage = CorpusSearch(pooled(OWN.questions), "bm25")
     whole = settled(OWN.questions, stage, oracle=True, candidates=4)
     made = whole.questions
-    assert dict(whole.without) == {UNKNOWN_GOLD: 1}
+    assert dict(whole.without) == {
+        "questions of which no gold document is known, as --setting oracle needs (give --setting normal)": 1
+    }
     assert all(not question.elsewhere for question in made)
     for before, after in zip((question for question in OWN.questions if question.gold), made, strict=True):
         assert {after.docs[index] for index in after.gold} == {before.docs[index] for index in before.gold}
@@ -196,17 +195,35 @@ def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
     assert made == settled(OWN.questions, stage, oracle=True, candidates=4).questions
 
 
+class Found:
+    """A first stage that finds the same for every question."""
+
+    name = "found"
+
+    def __init__(self, *passages: CorpusPassage) -> None:
+        self.passages = list(passages)
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
+        return [self.passages[:k] for _ in questions]
+
+
 def test_gold_by_id_by_text_and_by_title() -> None:
     window = CorpusPassage("9", DocText("skerry_light", "It was built  by Moira Calder."))
     question = Question(
         "q", "s", "q?", ("a",), (DocText("Skerry Light", "A lighthouse. It was built by Moira Calder."),), (0,)
     )
-    assert GoldFinder(question).covered(window) == [0]
-    assert GoldFinder(question).covered(replace(window, doc=DocText("Other", window.doc.text))) == []
-    assert GoldFinder(question, {"q": frozenset({"9"})}).covered(window) == [0]
-    assert GoldFinder(question, {"q": frozenset({"8"})}).covered(window) == []
+
+    def gold(question: Question, passage: CorpusPassage, relevant: str = "") -> tuple[int, ...]:
+        qrels = {"q": frozenset({relevant})} if relevant else {}
+        corpus = Corpus("judged", (passage,), {}, qrels)
+        return settled([question], Found(passage), oracle=False, corpus=corpus).questions[0].gold
+
+    assert gold(question, window) == (0,)
+    assert gold(question, replace(window, doc=DocText("Other", window.doc.text))) == ()
+    assert gold(question, window, "9") == (0,)
+    assert gold(question, window, "8") == ()
     titled = replace(question, docs=(), gold=(), elsewhere=(GoldRef("Skerry Light"),))
-    assert GoldFinder(titled).covered(window) == [0]
+    assert gold(titled, window) == (0,)
 
 
 def test_nothing_found_is_counted() -> None:
@@ -280,8 +297,15 @@ def test_a_title_stands_for_the_passage_with_an_answer() -> None:
         CorpusPassage("2", DocText("skerry_light", "Moira  Calder built it.")),
         CorpusPassage("3", DocText("Other", "Moira Calder.")),
     ]
-    supply = GoldSupply(named)
-    assert supply.find(GoldRef("Skerry Light"), ["moira calder"]) == named[1]
-    assert supply.find(GoldRef("Skerry Light"), ["nobody"]) == named[0]
-    assert supply.find(GoldRef("Skerry Light", "Moira Calder built it."), []) == named[1]
-    assert (supply.find(GoldRef(id="3"), []), supply.find(GoldRef(id="4"), [])) == (named[2], None)
+    corpus = Corpus("named", tuple(named), {}, {})
+    nothing = CorpusPassage("4", DocText("Nothing", "of it"))
+
+    def supplied(ref: GoldRef, *answers: str) -> tuple[DocText, ...]:
+        question = Question("q", "s", "q?", answers, (), (), elsewhere=(ref,))
+        made = settled([question], Found(nothing), oracle=True, candidates=1, corpus=corpus)
+        return made.questions[0].docs if made.questions else ()
+
+    assert supplied(GoldRef("Skerry Light"), "moira calder") == (named[1].doc,)
+    assert supplied(GoldRef("Skerry Light"), "nobody") == (named[0].doc,)
+    assert supplied(GoldRef("Skerry Light", "Moira Calder built it."), "x") == (named[1].doc,)
+    assert (supplied(GoldRef(id="3"), "x"), supplied(GoldRef(id="4"), "x")) == ((named[2].doc,), ())

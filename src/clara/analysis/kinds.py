@@ -16,7 +16,7 @@ from clara.analysis.harness import AnalysisSettings, InspectableModel, OnProgres
 from clara.analysis.logit_lens import LensSettings, lens_hits
 from clara.analysis.robustness import RobustnessSettings, robustness
 from clara.data import DataRecord
-from clara.evaluate import plots
+from clara.evaluate.plots import DRAW_ANALYSIS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Analysis:
 
 KINDS: Mapping[str, Analysis] = MappingProxyType(
     {
-        "lens": Analysis(LensSettings, lens_hits, plots.draw_lens, ("examples",)),
-        "gradient": Analysis(GradientSettings, selection_gradients, plots.draw_gradients),
-        "tsne": Analysis(AnalysisSettings, document_map, plots.draw_maps, ("document", "memory")),
-        "attention": Analysis(AttentionSettings, answer_attention, plots.draw_attention),
-        "robustness": Analysis(RobustnessSettings, robustness, plots.draw_robustness),
-        "faithfulness": Analysis(FaithfulnessSettings, faithfulness, plots.draw_faithfulness),
+        "lens": Analysis(LensSettings, lens_hits, DRAW_ANALYSIS["lens"], ("examples",)),
+        "gradient": Analysis(GradientSettings, selection_gradients, DRAW_ANALYSIS["gradient"]),
+        "tsne": Analysis(AnalysisSettings, document_map, DRAW_ANALYSIS["tsne"], ("document", "memory")),
+        "attention": Analysis(AttentionSettings, answer_attention, DRAW_ANALYSIS["attention"]),
+        "robustness": Analysis(RobustnessSettings, robustness, DRAW_ANALYSIS["robustness"]),
+        "faithfulness": Analysis(FaithfulnessSettings, faithfulness, DRAW_ANALYSIS["faithfulness"]),
     }
 )

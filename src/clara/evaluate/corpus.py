@@ -1,7 +1,8 @@
-"""Corpora that candidate documents come from in the ``normal`` setting: read, or pooled from the questions themselves.
+"""Corpora, and first stages over them: where the candidates come from that every system of a run is given.
 
-Knows passages and files, not how they are searched (``first_stage``). A LanceDB store is not read into memory: it is
-a first stage of its own.
+A corpus is read, or pooled from the questions themselves. A first stage searches it ``bm25`` by words, ``dense`` by
+vectors, ``hybrid`` by both with reciprocal rank fusion; a LanceDB store is not read into memory but is a first stage of
+its own. Which passages are gold is marked afterwards, by ``settled``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Literal, Protocol, TextIO, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from clara.data import DocText, GoldRef, Question
+from clara.data import DocText, GoldRef, Question, QuestionSet, sha256_of
 from clara.data.records import UnusableRecordError
 from clara.errors import InputError, RecordError
 from clara.evaluate.rankers import Bm25Index, TextEncoder
@@ -46,8 +47,6 @@ class Corpus:
     """Passages to search.
 
     Attributes:
-        name: what reports call it.
-        passages: at least one.
         rejected: entries that gave no passage, by reason.
         qrels: ids of relevant passages by question id, where the corpus brings such judgements (BEIR); else empty.
     """
@@ -60,13 +59,6 @@ class Corpus:
     def __post_init__(self) -> None:
         if not self.passages:
             raise RecordError(f"the corpus {self.name} holds no passage; rejected: {dict(self.rejected)}")
-
-    def sha256(self) -> str:
-        """Of ids, titles and texts, hex."""
-        digest = hashlib.sha256()
-        for passage in self.passages:
-            digest.update(json.dumps([passage.id, passage.doc.title, passage.doc.text]).encode())
-        return digest.hexdigest()
 
 
 def pooled(questions: Iterable[Question], *, name: str = "pool") -> Corpus:
@@ -127,20 +119,7 @@ def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
     return {question: frozenset(ids) for question, ids in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The judged questions of a BEIR folder.
-
-    Attributes:
-        questions: at least one.
-        rejected: entries of ``queries.jsonl`` that gave no question, by reason.
-    """
-
-    questions: tuple[Question, ...]
-    rejected: Mapping[str, int]
-
-
-def beir_questions(folder: Path) -> _Judged:
+def beir_questions(folder: Path) -> QuestionSet:
     """Read the judged questions of a BEIR folder.
 
     Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
@@ -165,7 +144,16 @@ def beir_questions(folder: Path) -> _Judged:
         raise RecordError(
             f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same{counted}"
         )
-    return _Judged(tuple(questions), MappingProxyType(dict(rejected)))
+    files = sorted((*folder.glob("*.jsonl*"), *folder.glob("qrels/*.tsv")))
+    return QuestionSet(
+        name=folder.name,
+        path=folder,
+        format="beir",
+        questions=tuple(questions),
+        rejected=MappingProxyType(dict(rejected)),
+        left_out=MappingProxyType({}),
+        sha256=hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest(),
+    )
 
 
 def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str) -> Question:
@@ -182,7 +170,7 @@ def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str
     )
 
 
-class GoldFinder:
+class _GoldFinder:
     """Tells which passages support a question's answer.
 
     A passage supports it if it is a gold reference by id; if both have the same title and one text holds the other
@@ -190,28 +178,20 @@ class GoldFinder:
     without case and underscores, texts without differences of white space.
     """
 
-    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]] = MappingProxyType({})) -> None:
+    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]]) -> None:
         refs = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
         ids = qrels.get(question.id)
         self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
-
-    def known(self) -> bool:
-        """Whether it is known at all what supports the answer."""
-        return bool(self.refs)
 
     def covered(self, passage: CorpusPassage) -> list[int]:
         """Indices into ``refs`` of what the passage supports."""
         return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
 
 
-class GoldSupply:
-    """Passages of a corpus by identifier and by title: what an oracle needs of it.
+class _GoldSupply:
+    """Passages of a corpus by identifier and by title: where an oracle has gold documents from."""
 
-    Args:
-        passages: of the corpus.
-    """
-
-    def __init__(self, passages: Iterable[CorpusPassage] = ()) -> None:
+    def __init__(self, passages: Iterable[CorpusPassage]) -> None:
         self._by_id: dict[str, CorpusPassage] = {}
         self._by_title: dict[str, list[CorpusPassage]] = {}
         for passage in passages:
@@ -327,28 +307,23 @@ FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
 CANDIDATES = 20
 """Candidates a question, as in the paper (clara.md section 8)."""
 
-UNKNOWN_GOLD = "questions of which no gold document is known, as --setting oracle needs (give --setting normal)"
+_UNKNOWN_GOLD = "questions of which no gold document is known, as --setting oracle needs (give --setting normal)"
 MISSING_GOLD = "questions with a gold document that is nowhere, as --setting oracle promises it (give --setting normal)"
 
 
 class FirstStage(Protocol):
-    """Finds candidates."""
+    """Finds candidates; its name says the corpus too."""
 
     @property
     def name(self) -> str:
-        """What results call it; says the corpus too."""
+        """What results call it."""
 
     def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
         """The best ``k`` passages of each question, best first."""
 
 
 class CorpusSearch:
-    """A first stage over a corpus in memory.
-
-    Args:
-        corpus: the passages.
-        kind: how they are ranked.
-        encoder: makes vectors, for ``dense`` and ``hybrid``.
+    """A first stage over a corpus in memory; ``encoder`` makes the vectors of ``dense`` and ``hybrid``.
 
     Raises:
         InputError: vectors are needed and ``encoder`` is None.
@@ -367,7 +342,7 @@ class CorpusSearch:
         self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
 
     def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question, best first; equal scores by place in the corpus."""
+        """The best ``k`` passages of each question; equal scores by place in the corpus."""
         depth = min(k if self._kind != "hybrid" else _fusion_depth(k), len(self._corpus.passages))
         lists: list[list[list[int]]] = []
         if self._words is not None:
@@ -406,11 +381,9 @@ class StoreSearch:
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """Questions with candidates from a first stage.
+    """Questions with candidates from a first stage, and those left out by reason.
 
-    Attributes:
-        questions: each with ``docs``; ``elsewhere`` holds the supporting documents that were not found.
-        without: questions left out, by reason.
+    Of each question ``elsewhere`` holds the supporting documents that were not found.
     """
 
     questions: tuple[Question, ...]
@@ -423,8 +396,7 @@ def settled(
     *,
     oracle: bool,
     candidates: int = CANDIDATES,
-    qrels: Mapping[str, frozenset[str]] = MappingProxyType({}),
-    supply: GoldSupply | None = None,
+    corpus: Corpus | None = None,
 ) -> _Settled:
     """Give each question its candidates from a first stage.
 
@@ -437,21 +409,22 @@ def settled(
         stage: finds passages.
         oracle: guarantee the gold documents.
         candidates: documents a question.
-        qrels: relevant passage ids by question id.
-        supply: where ``oracle`` takes gold documents from that the question does not bring; nowhere by default.
+        corpus: its judgements say what is relevant, and ``oracle`` takes gold documents from it that the question does
+            not bring.
     """
-    supply = supply or GoldSupply()
+    qrels = corpus.qrels if corpus is not None else {}
+    supply = _GoldSupply(corpus.passages if corpus is not None and oracle else ())
     made: list[Question] = []
     without: Counter[str] = Counter()
     for question, found in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
-        finder = GoldFinder(question, qrels)
+        finder = _GoldFinder(question, qrels)
         given = _with_gold(question, finder, found, candidates, supply) if oracle else found
         if not given:
             without["questions for which the first stage found nothing"] += 1
             continue
         marked = _marked(question, given, finder)
-        if oracle and not finder.known() and not question.unanswerable:
-            without[UNKNOWN_GOLD] += 1
+        if oracle and not finder.refs and not question.unanswerable:
+            without[_UNKNOWN_GOLD] += 1
         elif oracle and marked.elsewhere and not question.unanswerable:
             without[MISSING_GOLD] += 1
         else:
@@ -459,7 +432,7 @@ def settled(
     return _Settled(tuple(made), MappingProxyType(dict(without)))
 
 
-def _marked(question: Question, given: Sequence[CorpusPassage], finder: GoldFinder) -> Question:
+def _marked(question: Question, given: Sequence[CorpusPassage], finder: _GoldFinder) -> Question:
     covered = [finder.covered(passage) for passage in given]
     seen = {index for indices in covered for index in indices}
     missing: list[GoldRef] = [ref for index, ref in enumerate(finder.refs) if index not in seen]
@@ -472,7 +445,7 @@ def _marked(question: Question, given: Sequence[CorpusPassage], finder: GoldFind
 
 
 def _with_gold(
-    question: Question, finder: GoldFinder, found: Sequence[CorpusPassage], candidates: int, supply: GoldSupply
+    question: Question, finder: _GoldFinder, found: Sequence[CorpusPassage], candidates: int, supply: _GoldSupply
 ) -> list[CorpusPassage]:
     gold = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
     brought: set[DocText] = {passage.doc for passage in gold}

@@ -2,7 +2,8 @@
 
 One file of JSON Lines: a header with the key of the run, the origin of the predictions that follow, then one line a
 question, on disk before the next batch is asked. A line is found by a hash of the query, so a run with more questions
-resumes too. Scores are not kept: they are computed anew from the predictions.
+resumes too. Scores are not kept: they are computed anew from the predictions. Each number's origin is a
+``Provenance``: command, commit, checkpoint, seed and machine.
 """
 
 from __future__ import annotations
@@ -32,12 +33,7 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The outcome of one question.
-
-    Attributes:
-        prediction: None after an error.
-        error: kind and message, None after a prediction.
-    """
+    """The outcome of one question: a prediction, or the kind and message of its error."""
 
     prediction: Prediction | None
     error: str | None
@@ -47,11 +43,6 @@ def query_hash(query: Query) -> str:
     """16 hex digits of what a system sees of a question."""
     seen = [query.id, query.question, [[doc.title, doc.text] for doc in query.docs]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
-
-
-def run_key(parts: Mapping[str, object]) -> str:
-    """16 hex digits of all that decides the predictions of a run: data, system, settings."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -187,18 +178,13 @@ class Provenance:
     """One run of the command.
 
     Attributes:
-        command: as it was typed.
         commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
             installed package.
-        model: name of the checkpoint under test.
         checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
             generator is not in the fingerprint).
         seed: of bootstrap and permutation tests; answers are greedy and need none.
-        cpu: the processor's name.
         cores: processors this process may use.
         device: where the model ran.
-        torch: version.
-        python: version.
         started: UTC, ISO 8601.
     """
 

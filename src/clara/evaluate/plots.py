@@ -6,10 +6,11 @@ is not drawn. Of analyses: one figure from one report or several, one a checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clara.errors import MissingExtraError
@@ -101,21 +102,10 @@ def _save_panels(panels: Sequence[_Panel], path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Styles:
-    """A colour for each system, a marker and a line for each rate; the same in every panel.
-
-    Attributes:
-        systems: in order of first appearance.
-        rates: those asked for, in order.
-    """
+    """A colour for each system, a marker and a line for each rate; the same in every panel."""
 
     systems: tuple[str, ...]
     rates: tuple[int, ...]
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> _Styles:
-        """The styles of some results."""
-        systems = tuple(dict.fromkeys(result.system for result in results))
-        return cls(systems, tuple(sorted({r.rate for r in results if r.rate is not None})))
 
     def color(self, system: str) -> str:
         """Twenty colours, then from the first again."""
@@ -137,7 +127,8 @@ def _title(group: Group, names: GroupNames) -> str:
 
 def _panels(results: Sequence[Result], names: GroupNames, draw: Callable[..., None]) -> list[_Panel]:
     """A panel a group, in one style."""
-    styles = _Styles.of(results)
+    rates = sorted({result.rate for result in results if result.rate is not None})
+    styles = _Styles(tuple(dict.fromkeys(result.system for result in results)), tuple(rates))
     return [(_title(group, names), partial(draw, group=own, styles=styles)) for group, own in grouped(results).items()]
 
 
@@ -226,7 +217,7 @@ def _draw_kept(axes: Any, items: Sequence[KeptBenefit]) -> None:  # noqa: ANN401
     axes.set_xlabel("kept benefit (1 = full text, 0 = no context)")
 
 
-def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -> None:
+def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -> None:
     """Probability and push by the rank of the answer's likelihood; one line a checkpoint."""
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
@@ -254,7 +245,7 @@ def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) ->
     _save(figure, path)
 
 
-def draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
+def _draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
     """A t-SNE map a checkpoint."""
     figure = _figure(5.2 * len(maps), 4.8)
     for axes, (name, made) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
@@ -272,7 +263,7 @@ def draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -> None:
+def _draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -> None:
     """Attention by layer, a row a checkpoint; beside it one question's answer tokens against its passages."""
     figure = _figure(11, 4.2 * len(reports))
     for (left, right), (name, report) in zip(
@@ -307,7 +298,7 @@ def draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -
     _save(figure, path)
 
 
-def draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path) -> None:
+def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path) -> None:
     """F1 with its interval under each condition, a panel a disturbance."""
     kinds = [kind for kind in _LABELS if any(report.of(kind) for _, report in reports)]
     figure = _figure(5.2 * min(2, len(kinds)), 3.9 * ((len(kinds) + 1) // 2))
@@ -332,7 +323,7 @@ def draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path)
     _save(figure, path)
 
 
-def draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: Path) -> None:
+def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: Path) -> None:
     """Shares of answer tokens in cited and in foreign text, for right and wrong answers."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
@@ -355,7 +346,7 @@ def draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: P
     _save(figure, path)
 
 
-def draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
+def _draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
     """How often the lens names what is in gold passages, against other passages."""
     figure = _figure(5.4, 4)
     axes = figure.subplots()
@@ -372,6 +363,19 @@ def draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
+
+
+DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = MappingProxyType(
+    {
+        "lens": _draw_lens,
+        "gradient": _draw_gradients,
+        "tsne": _draw_maps,
+        "attention": _draw_attention,
+        "robustness": _draw_robustness,
+        "faithfulness": _draw_faithfulness,
+    }
+)
+"""What writes the figure of an analysis, by its name, from (name of a checkpoint, report) pairs."""
 
 
 def check() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from clara.data import Question, QuestionSet, read_questions, sha256_of
+from clara.data import Question, QuestionSet, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import (
     CANDIDATES,
@@ -19,7 +18,6 @@ from clara.evaluate.corpus import (
     CorpusSearch,
     FirstStage,
     FirstStageName,
-    GoldSupply,
     beir_questions,
     is_beir,
     pooled,
@@ -35,6 +33,7 @@ Setting: TypeAlias = Literal["oracle", "normal"]
 _NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
 """Data sets that are found by name, as ``NAME.SETTING.jsonl.gz`` under the data folder."""
 
+_SHOWN_HASH = 8
 _POOL = "pool"
 """Stands for the corpus that is pooled from the file's own candidates."""
 
@@ -77,14 +76,9 @@ class Task:
     """The questions of one data set in one setting.
 
     Attributes:
-        data: the data set's name.
-        data_sha256: of its file.
-        setting: ``oracle`` or ``normal``.
         candidates: where the candidate documents came from.
         given: what systems see of them.
         questions: with their documents, at least one.
-        k: documents in the prompt.
-        max_new_tokens: longest answer.
         left_out: questions that are not asked, and parts of file and corpus that cannot be used, by reason.
         summary: one line on the file, for a person.
     """
@@ -119,7 +113,7 @@ class Task:
         ]
 
 
-def askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Question, ...], Counter[str]]:
+def _askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Question, ...], Counter[str]]:
     """The questions that can be asked, and the others counted by reason.
 
     Raises:
@@ -141,12 +135,7 @@ def askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Question
 
 @dataclass(slots=True)
 class TaskLoader:
-    """Reads data sets; a corpus is read and indexed once.
-
-    Attributes:
-        data_dir: folder of the named data sets, or None.
-        candidacy: where candidates come from.
-    """
+    """Reads data sets; a corpus is read and indexed once."""
 
     data_dir: Path | None
     candidacy: Candidacy = Candidacy()
@@ -182,22 +171,21 @@ class TaskLoader:
                 stage,
                 oracle=setting == "oracle",
                 candidates=self.candidacy.candidates,
-                qrels=corpus.qrels if corpus is not None else MappingProxyType({}),
-                supply=GoldSupply(corpus.passages) if corpus is not None and setting == "oracle" else None,
+                corpus=corpus,
             )
             chosen = given_out.questions
             left_out.update(given_out.without)
             label = f"first {self.candidacy.candidates} of {stage.name}"
         elif setting == "oracle":
             # The file's own candidates; a supporting document known to lack (HotpotQA fullwiki) breaks the promise.
-            whole = tuple(question for question in chosen if question.unanswerable or not _lacks_gold(question))
+            whole = tuple(q for q in chosen if q.unanswerable or not (q.docs and q.elsewhere))
             if len(whole) < len(chosen):
                 left_out[MISSING_GOLD] = len(chosen) - len(whole)
             chosen = whole
         if not chosen:
             listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
             raise RecordError(f"nothing to ask in {data}: {listed}")
-        questions, unasked = askable(chosen, given)
+        questions, unasked = _askable(chosen, given)
         return Task(
             data=found.name,
             data_sha256=found.sha256,
@@ -214,7 +202,7 @@ class TaskLoader:
     def _read(self, data: str, setting: Setting) -> QuestionSet:
         path = Path(data)
         if path.is_dir() and is_beir(path):
-            return _beir_set(path)
+            return beir_questions(path)
         if path.is_file() or data not in _NAMES:
             return read_questions(path)
         if self.data_dir is None:
@@ -253,11 +241,11 @@ class TaskLoader:
             )
         if name is None or name == _POOL:
             name = f"pool of {found.name}.{found.sha256[:8]}"
-            corpus = self._corpora.setdefault(name, pooled(found.questions, name=name))
+            if name not in self._corpora:
+                self._corpora[name] = pooled(found.questions, name=name)
         elif name not in self._corpora:
-            corpus = self._corpora[name] = read_corpus(Path(name))
-        else:
-            corpus = self._corpora[name]
+            self._corpora[name] = read_corpus(Path(name))
+        corpus = self._corpora[name]
         if name not in self._stages:
             self._stages[name] = CorpusSearch(corpus, chosen.first_stage, encoder=chosen.encoder)
         return self._stages[name], corpus
@@ -270,32 +258,6 @@ def _unusable(found: QuestionSet, corpus: Corpus | None) -> Counter[str]:
         for reason, count in corpus.rejected.items():
             counted[f"entries of the corpus {corpus.name}: {reason}"] += count
     return counted
-
-
-def _lacks_gold(question: Question) -> bool:
-    """Whether a supporting document is known not to be among the candidates that the question brings."""
-    return bool(question.docs and question.elsewhere)
-
-
-def _beir_set(folder: Path) -> QuestionSet:
-    judged = beir_questions(folder)
-    return QuestionSet(
-        name=folder.name,
-        path=folder,
-        format="beir",
-        questions=judged.questions,
-        rejected=judged.rejected,
-        left_out=MappingProxyType({}),
-        sha256=_folder_sha256(folder),
-    )
-
-
-def _folder_sha256(folder: Path) -> str:
-    files = sorted((*folder.glob("*.jsonl*"), *folder.glob("qrels/*.tsv")))
-    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
-
-
-_SHOWN_HASH = 8
 
 
 class GroupNames:

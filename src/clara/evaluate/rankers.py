@@ -60,7 +60,7 @@ def _by_scores(score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any
 
 
 def make_ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> Ranker | None:
-    """The ranker of a name: ``bm25``, ``minilm``, ``bge``, ``bge-reranker``, ``latent``, ``reasoner``, ``dro``, or none.
+    """The ranker of a name: ``bm25``, ``minilm``, ``bge``, ``bge-reranker``, ``latent``, ``reasoner``, ``dro``.
 
     ``reasoner`` is ``latent`` where the model has a query reasoner of its own, else BM25, as the paper gives a
     retriever's order to the models of its compression tables.

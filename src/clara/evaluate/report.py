@@ -37,15 +37,7 @@ _PAPER = Path(__file__).with_name("paper.md")
 
 @dataclass(frozen=True, slots=True)
 class GridReport:
-    """The results of a grid with all that follows from them.
-
-    Attributes:
-        grid: the results.
-        provenance: of this process.
-        scoring: how predictions were scored.
-        kept: kept benefits.
-        comparisons: of the systems on the same questions.
-    """
+    """The results of a grid with all that follows from them; ``comparisons`` are of systems on the same questions."""
 
     grid: GridResult
     provenance: Provenance
@@ -105,7 +97,7 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         figures = draw_all(report.grid.results, report.kept, folder)
         write_whole(folder / "results.json", json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / "report.md", to_markdown(report, [path.name for path in figures]))
+        write_whole(folder / "report.md", _to_markdown(report, [path.name for path in figures]))
     except OSError as error:
         raise InputError(f"the report in {folder} cannot be written: {error.strerror or error}") from None
     rows = folder / "rows.jsonl"
@@ -117,13 +109,7 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
 
 
 def model_summary(result: Result, *, model: str, context: str, rate: int | None) -> dict[str, object]:
-    """The object that ``clara eval --json`` prints for one model.
-
-    Args:
-        result: of the model.
-        model: its name.
-        context: what it read: ``memory``, ``text`` or ``none``.
-        rate: of the memories that were made; None if there were none.
+    """The object that ``clara eval --json`` prints for one model, of the context and rate that it read.
 
     Raises:
         ModelError: every question gave an error.
@@ -152,12 +138,12 @@ def write_model_report(
     folder: Path, task: Task, result: Result, summary: Mapping[str, object], origin: Provenance
 ) -> None:
     """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model; the folder is there."""
-    write_jsonl(folder / "rows.jsonl", model_rows(task, result))
+    write_jsonl(folder / "rows.jsonl", _model_rows(task, result))
     for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
         write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
+def _model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
     """The lines of ``rows.jsonl`` for one model: ``docs`` are indices into the record's documents."""
     for question, row in zip(task.questions, result.rows, strict=True):
         gold = sorted(question.gold)
@@ -175,7 +161,7 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
+def _to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
     """The report as one page."""
     names = report.names
     parts = ["# Evaluation\n", _origin(report.provenance, report.scoring)]
@@ -185,7 +171,7 @@ def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
     if report.kept:
         parts += ["## Kept benefit\n", _BENEFIT, _benefit_table(report.kept, names)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures]
-    parts += ["## Runs\n", runs_table(report.grid.results)]
+    parts += ["## Runs\n", _runs_table(report.grid.results)]
     parts += _left_out(report)
     return "\n".join(parts)
 
@@ -216,9 +202,7 @@ def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> lis
     return parts
 
 
-def runs_table(results: Sequence[Result]) -> str:
-    """Where each run's numbers come from."""
-
+def _runs_table(results: Sequence[Result]) -> str:
     def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
         return ", ".join(dict.fromkeys(show(str(origin.get(name, _DASH))) for origin in result.origins)) or _DASH
 
@@ -273,12 +257,12 @@ def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page(report, note=note))
+        write_whole(path, _page(report, note=note))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def page(report: GridReport, *, note: str = "") -> str:
+def _page(report: GridReport, *, note: str = "") -> str:
     """The page as Markdown."""
     origin = report.provenance
     results = report.grid.results
@@ -307,7 +291,7 @@ def page(report: GridReport, *, note: str = "") -> str:
             _benefit_table(report.kept, names),
         ]
     parts.append(_PAPER.read_text(encoding="utf-8"))
-    parts += ["## Runs\n", runs_table(results), *_left_out(report)]
+    parts += ["## Runs\n", _runs_table(results), *_left_out(report)]
     return "\n".join(parts)
 
 
@@ -430,7 +414,6 @@ def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str
 
 
 def _percent(value: float | None) -> str:
-    """0.1234 as 12.3."""
     return _DASH if value is None else f"{100 * value:.1f}"
 
 
@@ -442,12 +425,10 @@ def _with_interval(value: float | None, interval: Interval | None) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    """Seconds as whole milliseconds."""
     return _DASH if seconds is None else f"{1000 * seconds:,.0f}"
 
 
 def _with_interval_of(result: Result, name: str) -> str:
-    """A mean score with its interval."""
     return _with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
 
 

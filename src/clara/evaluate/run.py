@@ -5,10 +5,12 @@ A system that is killed goes on after its last batch, and nothing is asked twice
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -18,7 +20,7 @@ from pydantic import Field, model_validator
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError, ModelError
 from clara.evaluate.cache import Failure, each
-from clara.evaluate.journal import Journal, query_hash, run_key
+from clara.evaluate.journal import Journal, query_hash
 from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
 from clara.evaluate.results import Result, Scoring, score
 from clara.evaluate.statistics import Benefit
@@ -27,16 +29,12 @@ from clara.metrics import ScoringName
 
 
 class GridBlock(Settings):
-    """One block of a grid: every system on every data set in every setting at every rate.
+    """One block of a grid: every system on every data set (a name or a file) in every setting at every rate.
 
     Attributes:
-        data: names of data sets, or files.
-        settings: ``oracle`` and/or ``normal``.
-        systems: names of systems.
         rates: compression rates; empty for systems that compress nothing.
         given: ``candidates``: systems rank and read their best ``k``; ``gold``: they read the gold documents.
         limit: questions a data set, counted from the first; None is all.
-        k: documents in the prompt.
     """
 
     data: tuple[str, ...] = Field(min_length=1)
@@ -52,15 +50,10 @@ class Grid(Settings):
     """A recipe of ``clara compare --recipe``.
 
     Attributes:
-        runs: the blocks, in the order in which they are run.
         model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
         options: folders of single systems, by option name (a reader's adapter and the like).
         benefit: pairs that kept benefit is measured between.
-        scoring: whose rule answers are scored by, as ``metrics.score_answer`` names them.
-        max_new_tokens: longest answer.
-        batch_size: questions asked together.
         timed: questions of each run that are timed to the first token.
-        seed: of the bootstrap and the permutation tests.
         page: Markdown page to write for the documentation, or None.
         note: what a reader of the page has to know of its data.
     """
@@ -130,8 +123,7 @@ class GridProgress:
 
     Attributes:
         label: of the run that is asked now.
-        done: questions done in all, those of earlier processes included.
-        total: questions in all.
+        done: questions done, those of earlier processes included.
         seconds_left: estimated from the pace of each system so far; None before there is any.
     """
 
@@ -157,22 +149,21 @@ class GridResult:
     left_out: Mapping[str, Mapping[str, int]]
 
 
-def capped(blocks: Sequence[GridBlock], limit: int | None) -> tuple[GridBlock, ...]:
-    """The blocks with at most ``limit`` questions a data set; as they are where it is None."""
-    if limit is None:
-        return tuple(blocks)
-    return tuple(block.model_copy(update={"limit": min(limit, block.limit or limit)}) for block in blocks)
+def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridRun]:
+    """Every run once, those on the same documents together, so that their memories are shared.
 
-
-def plan(blocks: Sequence[GridBlock]) -> list[GridRun]:
-    """Every run once, those on the same documents together, so that their memories are shared."""
+    Args:
+        blocks: of a grid.
+        limit: most questions a data set, whatever a block says; None is no limit.
+    """
     found: dict[GridRun, None] = {}
     for block in blocks:
+        most = block.limit if limit is None else min(limit, block.limit or limit)
         for data in block.data:
             for setting in block.settings:
                 for rate in block.rates or (None,):
                     for system in block.systems:
-                        found[GridRun(data, setting, block.given, block.k, block.limit, system, rate)] = None
+                        found[GridRun(data, setting, block.given, block.k, most, system, rate)] = None
     groups = list(dict.fromkeys((run.data, run.setting) for run in found))
     return sorted(found, key=lambda run: groups.index((run.data, run.setting)))
 
@@ -224,7 +215,8 @@ def run_system(
         "k": task.k,
         "max_new_tokens": task.max_new_tokens,
     }
-    key = run_key(parts)
+    # All that decides the predictions of a run: data, system, settings.
+    key = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     queries = task.queries()
     path = settings.folder / f"{key}.jsonl"
     with Journal(path, parts, origin=settings.origin, retry_errors=settings.retry_errors) as journal:
@@ -273,16 +265,7 @@ def run_grid(
     """Run a plan, each run from where its journal stands.
 
     All data is read before the first question is asked. A system that is the same at every rate is asked once, and
-    its result names no rate.
-
-    Args:
-        runs: in the order in which they are run.
-        systems: makers of systems, by name.
-        settings: of all systems; ``k``, ``rate`` and ``given`` come from the run.
-        loader: of the tasks.
-        how: questions are asked.
-        scoring: how predictions are scored.
-        on_progress: called after each batch.
+    its result names no rate. The settings' ``k``, ``rate`` and ``given`` are the run's.
 
     Raises:
         ConfigError: there is no such system, a rate is not served, or a system is to be asked the same questions twice.

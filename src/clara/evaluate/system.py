@@ -110,18 +110,11 @@ class SystemSettings:
     """What the command line fixes for all systems of a run.
 
     Attributes:
-        k: documents in the prompt.
-        rate: compression rate; None is the model's default.
-        given: what systems see of the documents.
-        max_new_tokens: longest answer.
         batch_size: questions generated together.
         model: the checkpoint under test, loaded once and shared; its base weights are every system's backbone.
         options: folders of readers and checkpoints of single systems (``reader``, ``dro``, ``pisco``, …).
-        weights_cache: folder for downloaded and derived weights.
-        device: for models that a system loads itself.
         reader_dtype: of the base weights of readers.
         timed: how many questions each system times one by one: the first it is given.
-        cache: shared by the systems of a run.
         quoted: constrain answers to spans of the documents that are read.
     """
 
@@ -162,7 +155,6 @@ class Context:
     """What a question is answered from.
 
     Attributes:
-        request: for the reader.
         tokens: tokens or memory vectors of context in it.
         source_tokens: tokens of the documents that they stand for; None where nothing is compressed.
     """
@@ -185,7 +177,7 @@ class ContextMaker:
     make: Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]
 
 
-class Answerer(Protocol):
+class _Answerer(Protocol):
     """Writes answers: the model under test, or a LoRA reader."""
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
@@ -194,23 +186,16 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who answers from what.
-
-    Attributes:
-        maker: makes the contexts.
-        answerer: reads them.
-        fingerprint: of the answerer's weights.
-        documents: whether documents are chosen for it at all; a closed-book system gets none.
-    """
+    """Who answers from what; a closed-book system gets no documents. The fingerprint is the answerer's."""
 
     maker: ContextMaker
-    answerer: Answerer
+    answerer: _Answerer
     fingerprint: str
     documents: bool = True
 
 
 def answer_all(
-    answerer: Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
+    answerer: _Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
 ) -> list[Generation | Failure]:
     """Answers in the order of ``contexts``, generated in batches of like size, the longest first.
 

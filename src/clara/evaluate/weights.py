@@ -94,12 +94,6 @@ def option(settings: SystemSettings, name: str, what: str) -> Path:
 def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: str | None = None) -> ClaraModel:
     """The checkpoint of an option, which must be of a stage and on the backbone of the run.
 
-    Args:
-        settings: of the run.
-        name: of the option.
-        stage: that its last training stage must be.
-        label: the system's name, where the option is not it.
-
     Raises:
         ConfigError: the option was not given, or the checkpoint is of another stage or on another backbone.
         ModelError: the checkpoint cannot be loaded.
@@ -174,11 +168,6 @@ def base_folder(settings: SystemSettings) -> Path:
 
 def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
     """Folder of a published model: the one given, else the hub's.
-
-    Args:
-        name: hub id.
-        given: the user's folder for it.
-        option: what the user's folder is called in ``SystemSettings.options``.
 
     Raises:
         ModelError: there is no such folder, and the hub cannot be reached.
