@@ -11,7 +11,7 @@ from system_cases import ASKS, LONG, replies, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from clara.errors import ModelError
-from clara.evaluate.lingua import ClassifierCompressor, PairCache, PerplexityCompressor, TokenCounter
+from clara.evaluate.lingua import ClassifierCompressor, PerplexityCompressor, TokenCounter, _PairCache
 from clara.evaluate.rankers import _minilm_folder
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
@@ -29,7 +29,7 @@ def test_a_text_is_read_on_from_pairs_as_in_one_piece(tiny_base: Path) -> None:
     mask = torch.ones_like(ids)
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask).logits
-        called = PairCache(model)
+        called = _PairCache(model)
         first = called(ids[:, :25], attention_mask=mask[:, :25])
         # The package drops the last keys and values and computes them again.
         pairs = [(keys[:, :, :20], values[:, :, :20]) for keys, values in first.past_key_values]

@@ -2,7 +2,7 @@
 
 The package was written for transformers 4 and for machines with a network. What stands between it and today, and
 nothing more, is here: its constructor fetches a tokenizer of OpenAI's only to count (``TokenCounter`` counts instead),
-it hands key-value caches around as lists of pairs (``PairCache`` turns them into transformers' cache and back), and it
+it hands key-value caches around as lists of pairs (``_PairCache`` turns them into transformers' cache and back), and it
 seeds every random generator of the process for LLMLingua-2, which draws nothing. Its compression code runs as it is.
 """
 
@@ -40,7 +40,7 @@ class TokenCounter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PairCache:
+class _PairCache:
     """A causal LM called as the package calls it, with key-value caches as lists of (keys, values)."""
 
     model: Any
@@ -92,7 +92,7 @@ class PerplexityCompressor:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._counter = TokenCounter(tokenizer)
         self._inner = _blank(str(folder), tokenizer, self._counter, device)
-        self._inner.model = PairCache(model)
+        self._inner.model = _PairCache(model)
         self._inner.max_position_embeddings = int(model.config.max_position_embeddings)
         self._inner.use_llmlingua2 = False
 
