@@ -33,16 +33,13 @@ _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 @dataclass(frozen=True, slots=True)
 class _FidelityRow:
-    """One passage, told again from its memory.
+    """One passage, told again from its memory; after an error all is None but that.
 
     Attributes:
-        id: the passage's identifier.
-        text: the restatement; None after an error.
+        text: the restatement.
         rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
-        rouge_l: None after an error, as the others.
         entities: share of the passage's entities in the restatement; None where it has none.
         bert_score: F-measure; None without an encoder.
-        error: kind and message, None if there was none.
     """
 
     id: str
@@ -61,14 +58,10 @@ class Fidelity:
     Attributes:
         n: passages in the means.
         rate: compression rate of the memories; None is the model's default.
-        rouge1: mean F-measure of ROUGE-1, with its 95 % bootstrap interval; the others likewise.
-        rouge1_ci95: the interval.
-        rouge_l: of ROUGE-L.
-        rouge_l_ci95: the interval.
+        rouge1_ci95: 95 % bootstrap interval.
         entities: mean share of entities kept, over the passages that have some; None if none has.
         bert_score: None without an encoder.
         errors: passages that gave an error; they are in no mean.
-        rows: one a passage.
     """
 
     n: int
@@ -116,7 +109,7 @@ def measure_fidelity(
     """
     if not passages:
         raise RecordError("fidelity needs at least one passage, got none")
-    scorer = rouge_scorer()
+    scorer = _rouge_scorer()
     rows: list[_FidelityRow] = []
     for start in range(0, len(passages), batch_size):
         batch = passages[start : start + batch_size]
@@ -125,14 +118,14 @@ def measure_fidelity(
                 rows.append(_FidelityRow(name, None, None, None, None, None, restated.reason))
                 continue
             rouge = scorer(text, restated)
-            bert = bert_score(*vectors([restated, text])) if vectors is not None else None
-            rows.append(_FidelityRow(name, restated, *rouge, kept_entities(text, restated), bert, None))
+            bert = _bert_score(*vectors([restated, text])) if vectors is not None else None
+            rows.append(_FidelityRow(name, restated, *rouge, _kept_entities(text, restated), bert, None))
         if on_progress is not None:
             on_progress(len(rows), len(passages))
     return _summary(rows, rate)
 
 
-def rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
+def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed.
 
     Raises:
@@ -151,7 +144,7 @@ def rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     return score
 
 
-def entities_of(text: str) -> frozenset[str]:
+def _entities_of(text: str) -> frozenset[str]:
     """Names and numbers of an English text, in lower case, by rule: no model is needed, and none is claimed.
 
     A number is any word with a digit. A name is a run of words with a capital letter that does not stand at the
@@ -176,16 +169,16 @@ def entities_of(text: str) -> frozenset[str]:
     return frozenset(found | ({" ".join(run)} if run else set()))
 
 
-def kept_entities(text: str, restated: str) -> float | None:
+def _kept_entities(text: str, restated: str) -> float | None:
     """Share of the entities of ``text`` whose words occur together in ``restated``; None if there are none."""
-    wanted = entities_of(text)
+    wanted = _entities_of(text)
     if not wanted:
         return None
     words = f" {' '.join(match.group().lower() for match in _WORD.finditer(restated))} "
     return sum(f" {entity} " in words for entity in wanted) / len(wanted)
 
 
-def bert_score(candidate: FloatArray, reference: FloatArray) -> float:
+def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
     """F-measure of BERTScore: each token meets its nearest on the other side by cosine (arXiv 1904.09675).
 
     Without weights by inverse document frequency and without rescaling.

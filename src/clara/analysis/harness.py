@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -20,9 +20,8 @@ from clara.evaluate.system import AnswerModel, Context, answer_all
 from clara.ingest import make_document
 from clara.ingest.split import split
 from clara.metrics import Interval, bootstrap_interval
-from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
 from clara.prompts import passage_text
-from clara.records import FloatArray, Generation, GenerationRequest, Memory, QueryMemory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 _RowT = TypeVar("_RowT")
 
@@ -32,50 +31,10 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 _CACHE_BYTES = 50_000_000  # the candidates of a few questions; analyses take question after question
 
 
-class Insight(Protocol):
-    """Hidden states, logit lens, attention and gradients of one model; see ``model.inspection.Inspector`` for each."""
-
-    def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
-        """Last hidden states and memories of texts."""
-
-    def lens(self, text: str, *, role: EncoderRole, rate: int, space: Space = "hidden", top: int = 5) -> Lens:
-        """Top tokens of each memory vector of a text."""
-
-    def log_likelihood(self, question: str, contexts: Sequence[Sequence[Memory]], answer: str) -> FloatArray:
-        """Log-likelihood of an answer under each context."""
-
-    def selection_gradient(
-        self,
-        question: str,
-        query: QueryMemory,
-        candidates: Sequence[Memory],
-        answer: str,
-        *,
-        k: int,
-        temperature: float,
-    ) -> SelectionGradient:
-        """The straight-through selector on one question."""
-
-    def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
-        """Attention while an answer is written."""
-
-
-class InspectableModel(AnswerModel, Protocol):
-    """An ``AnswerModel`` whose inside can be seen; ``ClaraModel`` is one."""
-
-    @property
-    def mse_weight(self) -> float | None:
-        """Weight of the MSE term that it was trained with, if it says."""
-
-    def inspector(self) -> Insight:
-        """Its hidden states, attention and gradients."""
-
-
 class AnalysisSettings(Settings):
     """Settings of every analysis.
 
     Attributes:
-        rate: compression rate; None is the model's default.
         limit: records, counted from the first of the file; None is all.
         seed: of every draw (order of passages, choice of distractors, bootstrap).
     """
@@ -86,12 +45,7 @@ class AnalysisSettings(Settings):
 
 
 class AskSettings(AnalysisSettings):
-    """Settings of an analysis that generates answers.
-
-    Attributes:
-        batch_size: prompts generated together.
-        max_new_tokens: longest answer, in tokens.
-    """
+    """Settings of an analysis that generates answers."""
 
     batch_size: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
@@ -102,8 +56,6 @@ class AnalysisReport:
     """The result of an analysis of one checkpoint.
 
     Attributes:
-        model: its name.
-        fingerprint: of the model.
         n: questions measured.
         errors: questions that gave an error, or nothing to measure, by reason.
         unusable: records that could not be asked, by reason.
@@ -117,14 +69,8 @@ class AnalysisReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured(Generic[_RowT]):
-    """Rows of the questions that could be measured, and the others counted.
-
-    Attributes:
-        rows: in record order.
-        errors: questions that gave no row, by reason.
-        unusable: records that could not be asked, by reason.
-    """
+class _Measured(Generic[_RowT]):
+    """Rows of the questions that could be measured, in record order, and the others counted as in the report."""
 
     rows: tuple[_RowT, ...]
     errors: Counter[str]
@@ -156,12 +102,7 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Questions that an analysis can use, and what it leaves out.
-
-    Attributes:
-        questions: at least one.
-        unusable: records left out, by reason.
-    """
+    """Questions that an analysis can use, at least one, and the records that it leaves out by reason."""
 
     questions: tuple[MultiHop, ...]
     unusable: Counter[str]
@@ -193,7 +134,7 @@ def measure_questions(
     limit: int | None,
     measure: Callable[[int, MultiHop], _RowT | str],
     on_progress: OnProgress | None = None,
-) -> Measured[_RowT]:
+) -> _Measured[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
     Args:
@@ -218,7 +159,7 @@ def measure_questions(
             rows.append(found)
         if on_progress is not None:
             on_progress(done, len(chosen.questions))
-    return Measured(tuple(rows), errors, chosen.unusable)
+    return _Measured(tuple(rows), errors, chosen.unusable)
 
 
 class Asker:
@@ -251,12 +192,7 @@ class Asker:
         return rank_documents(self.query(question), self.windows(docs))
 
     def answers(self, question: str, prompts: Sequence[Sequence[DocText]]) -> list[Generation | Failure]:
-        """An answer for each choice of documents.
-
-        Args:
-            question: the question.
-            prompts: the documents of each prompt, in prompt order.
-        """
+        """An answer for each choice of documents, in prompt order."""
         docs = list(dict.fromkeys(doc for prompt in prompts for doc in prompt))
         memories = dict(zip(docs, self._memories.of(docs), strict=True))
 

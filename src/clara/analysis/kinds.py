@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clara.analysis.attention import AttentionSettings, answer_attention
+from clara.analysis.answers import FaithfulnessSettings, RobustnessSettings, faithfulness, robustness
 from clara.analysis.embedding_map import document_map
-from clara.analysis.faithfulness import FaithfulnessSettings, faithfulness
-from clara.analysis.gradients import GradientSettings, selection_gradients
-from clara.analysis.harness import AnalysisSettings, InspectableModel, OnProgress
+from clara.analysis.harness import AnalysisSettings, OnProgress
+from clara.analysis.inside import AttentionSettings, GradientSettings, answer_attention, selection_gradients
 from clara.analysis.logit_lens import LensSettings, lens_hits
-from clara.analysis.robustness import RobustnessSettings, robustness
 from clara.data import DataRecord
 from clara.evaluate.plots import DRAW_ANALYSIS
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Analysis:
     """
 
     settings: type[AnalysisSettings]
-    measure: Callable[[InspectableModel, Sequence[DataRecord], Any, OnProgress | None], Any]
+    measure: Callable[[ClaraModel, Sequence[DataRecord], Any, OnProgress | None], Any]
     draw: Callable[[Sequence[tuple[str, Any]], Path], None]
     details: tuple[str, ...] = ("rows",)
 

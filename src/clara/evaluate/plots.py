@@ -19,12 +19,10 @@ from clara.evaluate.results import Result, grouped
 from clara.evaluate.statistics import KeptBenefit
 
 if TYPE_CHECKING:
-    from clara.analysis.attention import AttentionReport
+    from clara.analysis.answers import FaithfulnessReport, RobustnessReport
     from clara.analysis.embedding_map import EmbeddingMap
-    from clara.analysis.faithfulness import FaithfulnessReport
-    from clara.analysis.gradients import GradientReport
+    from clara.analysis.inside import AttentionReport, GradientReport
     from clara.analysis.logit_lens import LensHits
-    from clara.analysis.robustness import Disturbance, RobustnessReport
 
 _DPI = 120
 _RECALL_DEPTHS = (1, 3, 5, 10)
@@ -45,7 +43,7 @@ _COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f")
 """Of checkpoints and parts in the figures of analyses."""
 
 _GREY = "#777777"
-_LABELS: dict[Disturbance, str] = {
+_LABELS = {
     "k": "passages, the model's own best",
     "order": "order of the passages",
     "poison": "poisoned passage",
