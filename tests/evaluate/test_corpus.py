@@ -298,7 +298,7 @@ def test_a_title_stands_for_the_passage_with_an_answer() -> None:
         CorpusPassage("3", DocText("Other", "Moira Calder.")),
     ]
     corpus = Corpus("named", tuple(named), {}, {})
-    nothing = CorpusPassage("4", DocText("Nothing", "of it"))
+    nothing = CorpusPassage("0", DocText("Nothing", "of it"))
 
     def supplied(ref: GoldRef, *answers: str) -> tuple[DocText, ...]:
         question = Question("q", "s", "q?", answers, (), (), elsewhere=(ref,))
