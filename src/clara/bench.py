@@ -147,15 +147,7 @@ def bench_compress(
     dtype: torch.dtype = torch.bfloat16,
     progress: Callable[[int], None] | None = None,
 ) -> _CompressSpeed:
-    """Compress texts and compare the arithmetic done a second with the machine's peak.
-
-    Args:
-        model: warmed up here with a few of the texts.
-        texts: each fits the model's window.
-        rate: compression rate; the model's default when None.
-        dtype: of the peak's matrices; that of the model's weights.
-        progress: called with the number of texts that each batch finished.
-    """
+    """Compress texts, each in the model's window, and compare the arithmetic done a second with the machine's peak."""
     rate = rate or model.default_rate
     model.compress(texts[:8], rate=rate)
     before = _matmul_peak(dtype)
@@ -348,9 +340,7 @@ class _CacheGain:
     Attributes:
         cached_seconds: of a step with the memories computed before, median.
         encoded_seconds: of the same step with the candidates encoded by the frozen compressor.
-        ratio: median over the steps of encoded / cached.
         trained_seconds: of the same step with gradients to the compressor (``train_compressor``); None if left out.
-        trained_ratio: median over the steps of trained / cached.
     """
 
     candidates: int
@@ -363,11 +353,7 @@ class _CacheGain:
 
 @dataclass(frozen=True, slots=True)
 class _TrainSpeed:
-    """Result of ``bench_train``.
-
-    Attributes:
-        cache: of stage ``end-to-end``; None if it was not measured.
-    """
+    """Result of ``bench_train``; ``cache`` is of stage ``end-to-end``, None if it was not measured."""
 
     stages: tuple[_StageSpeed, ...]
     cache: _CacheGain | None
@@ -384,11 +370,9 @@ class TrainBench:
 
     Attributes:
         start: checkpoint that every stage starts from; ``rate`` is one of its rates.
-        steps: measured steps a stage, after one to warm up.
         candidates: passages a question in the stages that select.
         train_compressor: measure end-to-end with gradients to the compressor too; takes the memory of a forward pass
             over all candidates of a batch.
-        dtype: of the base and of matrix products.
     """
 
     stages: Sequence[str]
@@ -426,13 +410,9 @@ def bench_train(
     cache: Path,
     progress: Callable[[str], None] | None = None,
 ) -> _TrainSpeed:
-    """Measure every stage, and the gain of cached memories.
+    """Measure every stage on the same records, and the gain of cached memories.
 
-    Args:
-        records: to train on; the same for every stage.
-        bench: what to measure.
-        cache: folder of base weights; memories go to a folder that is removed again.
-        progress: told the name of each stage that begins.
+    ``cache`` is the folder of base weights; memories go to a folder that is removed again.
 
     Raises:
         TrainingError: the records are too few, or a stage has no use for any.

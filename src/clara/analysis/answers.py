@@ -52,7 +52,6 @@ class RobustnessSettings(AskSettings):
     """Settings of the analysis.
 
     Attributes:
-        ks: passages of the model's own ranking.
         counts: distractors beside the gold passages.
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
@@ -68,7 +67,6 @@ class _PerturbedPrompt:
     """One prompt.
 
     Attributes:
-        docs: in prompt order.
         recall: share of the gold documents in it; None where all are.
         wrong: the wrong answer that a poisoned passage gives; also of the clean prompt it is compared with.
     """
@@ -85,7 +83,6 @@ class _Condition:
     """One row of the table: means over the ``n`` questions scored.
 
     Attributes:
-        errors: questions that gave an error.
         recall: mean share of the gold documents in the prompt.
         wrong_f1: mean token F1 with the poisoned passage's answer; None but for ``poison``.
     """
@@ -119,12 +116,7 @@ def robustness(
     settings: RobustnessSettings,
     on_progress: OnProgress | None = None,
 ) -> RobustnessReport:
-    """Ask every question under every condition.
-
-    Raises:
-        RecordError: no question can be asked.
-        ConfigError: the rate is not served.
-    """
+    """Ask every question under every condition."""
     asker = Asker.of(model, settings)
     pool = choose(records, None).questions  # it begins with the questions that are asked
     scored: defaultdict[tuple[_Disturbance, str], list[_Scored]] = defaultdict(list)
@@ -183,15 +175,7 @@ def _static_prompts(
     rng: np.random.Generator,
     unusable: Counter[str],
 ) -> list[_PerturbedPrompt]:
-    """The prompts that need no ranking.
-
-    Args:
-        question: with gold documents.
-        wrong: what a poisoned passage answers; None if there is nothing.
-        settings: which disturbances.
-        rng: of the question's draws.
-        unusable: counts why ``poison`` leaves the question out.
-    """
+    """The prompts that need no ranking."""
     gold = [question.docs[i] for i in sorted(question.gold)]
     others = distractors(question, max(settings.around, *settings.counts), rng)
     prompts: list[_PerturbedPrompt] = []
@@ -216,10 +200,7 @@ def _static_prompts(
 
 
 def _wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
-    """The first answer of the nearest later question (then from the start) that can pass for one and shares no word.
-
-    Numbers stand for numbers, words for words.
-    """
+    """The nearest later answer (then from the start) that can pass for one and shares no word; numbers for numbers."""
     own = questions[place].answers
     words = {word for answer in own for word in normalize_answer(answer).split()}
     numeric = any(map(str.isdigit, own[0]))
@@ -325,7 +306,6 @@ class _QuestionFaith:
     Attributes:
         found: share of its tokens that are in the cited passages.
         by_chance: share that is in as many passages of the next question.
-        missing: the tokens that are not in the cited passages.
     """
 
     id: str
@@ -342,11 +322,9 @@ class FaithfulnessReport(AnalysisReport):
 
     Attributes:
         found: mean share of answer tokens in the cited text.
-        by_chance: mean share in another question's passages.
         whole: share of answers with every token in the cited text.
         wrong_found: mean ``found`` of the answers that share no token with a gold answer; None if there is none. High:
             the model reads the wrong place; low: it invents.
-        ci95: bootstrap interval of ``found``.
     """
 
     found: float
@@ -363,12 +341,7 @@ def faithfulness(
     settings: FaithfulnessSettings,
     on_progress: OnProgress | None = None,
 ) -> FaithfulnessReport:
-    """Answer questions from memories and look the answers up in the passages' text.
-
-    Raises:
-        RecordError: no question can be asked.
-        ConfigError: the rate is not served.
-    """
+    """Answer questions from memories and look the answers up in the passages' text."""
     asker, rng = Asker.of(model, settings), np.random.default_rng(settings.seed)
     shown = [_cited(question, settings.distractors, rng) for question in choose(records, settings.limit).questions]
 

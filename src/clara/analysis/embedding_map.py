@@ -38,7 +38,6 @@ class EmbeddingMap:
     Attributes:
         mse_weight: lambda that it was trained with; None where the checkpoint does not say.
         mse: mean squared distance of a document's mean state and its mean memory state: the MSE term.
-        cosine: mean cosine of the two.
         mixing: mean share of a state's nearest neighbours, by distance, that are of the other kind; 0 where the two
             kinds lie apart, about 0.5 where they cannot be told apart.
         document: for each text its point (x, y) on the map; ``memory`` likewise.
@@ -61,12 +60,7 @@ def document_map(
     settings: AnalysisSettings,
     _: OnProgress | None = None,
 ) -> EmbeddingMap:
-    """Map the passages and gold documents of records.
-
-    Raises:
-        InputError: there are too few texts.
-        MissingExtraError: scikit-learn is not installed.
-    """
+    """Map the passages and gold documents of records; raises as ``embedding_map``."""
     texts = [text for _, text in first_windows(records, model, settings.limit)]
     return embedding_map(
         model.inspector(),
@@ -145,10 +139,6 @@ def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
     Where there are fewer than four groups, the directions in which the vectors differ most. Needs no library and puts
     a new vector where it belongs, which t-SNE cannot.
 
-    Args:
-        vectors: float32 [P, H].
-        groups: the group of each.
-
     Raises:
         InputError: there are fewer than three vectors.
     """
@@ -198,11 +188,7 @@ def _mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBO
 
 
 def _tsne(points: FloatArray, *, seed: int) -> FloatArray:
-    """Two dimensions of ``points`` [P, H]: float32 [P, 2].
-
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
-    """
+    """Two dimensions of ``points`` [P, H]: float32 [P, 2]."""
     try:
         from sklearn.manifold import TSNE  # noqa: PLC0415
     except ImportError:

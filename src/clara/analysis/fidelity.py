@@ -36,7 +36,6 @@ class _FidelityRow:
     """One passage, told again from its memory; after an error all is None but that.
 
     Attributes:
-        text: the restatement.
         rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
         entities: share of the passage's entities in the restatement; None where it has none.
         bert_score: F-measure; None without an encoder.
@@ -58,9 +57,7 @@ class Fidelity:
     Attributes:
         n: passages in the means.
         rate: compression rate of the memories; None is the model's default.
-        rouge1_ci95: 95 % bootstrap interval.
         entities: mean share of entities kept, over the passages that have some; None if none has.
-        bert_score: None without an encoder.
         errors: passages that gave an error; they are in no mean.
     """
 
@@ -91,15 +88,8 @@ def measure_fidelity(
 ) -> Fidelity:
     """Compress passages, let the model say them in other words from memory, compare.
 
-    The instruction is that of training, put in the place of the question.
-
-    Args:
-        model: compresses and restates.
-        passages: identifier and text of each; a text fits the model's window.
-        rate: compression rate; None is the model's default.
-        vectors: token vectors, for BERTScore.
-        batch_size: passages restated together.
-        on_progress: called with passages done and passages in all.
+    The instruction is that of training, put in the place of the question. Passages are (identifier, text in the model's
+    window); ``vectors`` of their tokens are for BERTScore.
 
     Raises:
         RecordError: there is no passage.
@@ -126,11 +116,7 @@ def measure_fidelity(
 
 
 def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
-    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed.
-
-    Raises:
-        MissingExtraError: rouge-score is not installed.
-    """
+    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed."""
     try:
         from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
     except ImportError:
@@ -179,13 +165,9 @@ def _kept_entities(text: str, restated: str) -> float | None:
 
 
 def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
-    """F-measure of BERTScore: each token meets its nearest on the other side by cosine (arXiv 1904.09675).
+    """F-measure of BERTScore [tokens, width]: each token meets its nearest of the others by cosine (arXiv 1904.09675).
 
     Without weights by inverse document frequency and without rescaling.
-
-    Args:
-        candidate: vectors of the restatement's tokens, [tokens, width].
-        reference: vectors of the passage's tokens, [tokens, width].
     """
     if not len(candidate) or not len(reference):
         return 0.0
@@ -197,11 +179,7 @@ def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
 
 
 def token_vectors(folder: Path, *, device: str = "cpu") -> TokenVectors:
-    """A function from texts to the last hidden states of their tokens, special tokens left out.
-
-    Args:
-        folder: an encoder in Hugging Face format, with its tokenizer; safetensors only.
-        device: torch device.
+    """Texts to last hidden states of their tokens, special ones left out, by an encoder in HF format (safetensors).
 
     Raises:
         ModelError: there is no such encoder.

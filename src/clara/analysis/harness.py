@@ -56,7 +56,6 @@ class AnalysisReport:
     """The result of an analysis of one checkpoint.
 
     Attributes:
-        n: questions measured.
         errors: questions that gave an error, or nothing to measure, by reason.
         unusable: records that could not be asked, by reason.
     """
@@ -109,11 +108,7 @@ class _Chosen:
 
 
 def choose(records: Sequence[DataRecord], limit: int | None) -> _Chosen:
-    """The first ``limit`` records that ask a question with a gold document.
-
-    Raises:
-        RecordError: nothing is left.
-    """
+    """The first ``limit`` records that ask a question with a gold document."""
     unusable: Counter[str] = Counter()
     questions = []
     for record in records[:limit]:
@@ -137,11 +132,7 @@ def measure_questions(
 ) -> _Measured[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
-    Args:
-        records: of which the questions with a gold document are measured.
-        limit: records, counted from the first; None is all.
-        measure: gives the row of the question in a place, or the reason why there is none.
-        on_progress: called after each question.
+    ``measure`` gives the row of the question in a place, or the reason why there is none.
 
     Raises:
         RecordError: no question can be asked.
@@ -176,11 +167,7 @@ class Asker:
         return cls(model, rate=settings.rate, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
 
     def windows(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...]]:
-        """Memories of each document, one a window.
-
-        Raises:
-            Exception: a document cannot be compressed.
-        """
+        """Memories of each document, one a window."""
         return unwrap(self._memories.of(docs))
 
     def query(self, question: str) -> QueryMemory:
@@ -207,13 +194,7 @@ class Asker:
 def first_windows(records: Sequence[DataRecord], model: AnswerModel, limit: int | None) -> list[tuple[str, str]]:
     """What the compressor reads of passages and gold documents: the first window of each, each text once.
 
-    Args:
-        records: of either kind.
-        model: cuts documents.
-        limit: texts, from the first record; None is all.
-
-    Returns:
-        Identifier and text of each: the record's, with the document's index for a question's.
+    By identifier: the record's, with the document's index for a question's. ``limit`` counts texts.
     """
     found: dict[str, str] = {}
     for record in records:

@@ -55,7 +55,6 @@ class _QuestionAttention:
         gold_share: of the attention that memories get over all layers, what gold passages get.
         chance: gold passages' share of the memory vectors.
         passages: attention to each passage's memory, in prompt order, by answer token: the mean over layers.
-        is_gold: which passages are gold, in prompt order.
     """
 
     id: str
@@ -79,7 +78,6 @@ class AttentionReport(AnalysisReport):
     Attributes:
         gold_share: mean share of gold passages in the attention that memories get.
         chance: mean share if attention did not tell passages apart.
-        ci95: bootstrap interval of ``gold_share``.
     """
 
     gold_share: float
@@ -99,12 +97,7 @@ def answer_attention(
     settings: AttentionSettings,
     on_progress: OnProgress | None = None,
 ) -> AttentionReport:
-    """Answer questions, and look where the generator looked.
-
-    Raises:
-        RecordError: no question can be asked.
-        ConfigError: the rate is not served.
-    """
+    """Answer questions, and look where the generator looked; raises as ``measure_questions``."""
     asker, rng, insight = Asker.of(model, settings), np.random.default_rng(settings.seed), model.inspector()
 
     def measure(_: int, question: MultiHop) -> _QuestionAttention | str:
@@ -133,15 +126,7 @@ def answer_attention(
 def _attention_row(
     question: MultiHop, prediction: str, seen: AnswerAttention, owner: Sequence[int], gold: Sequence[bool]
 ) -> _QuestionAttention:
-    """One question's parts.
-
-    Args:
-        question: for its id and answers.
-        prediction: the answer.
-        seen: attention to each memory.
-        owner: for each memory the passage it is a window of.
-        gold: for each passage whether it is gold.
-    """
+    """One question's parts; ``owner`` says of each memory which passage it is a window of."""
     windows = seen.memories.sum(axis=3)  # [layers, T, memories]
     passages = np.stack([windows[:, :, np.asarray(owner) == p].sum(axis=2) for p in range(len(gold))], axis=2)
     layers, right = passages.mean(axis=1), np.asarray(gold)  # [layers, passages]
@@ -223,12 +208,7 @@ def selection_gradients(
     settings: GradientSettings,
     on_progress: OnProgress | None = None,
 ) -> GradientReport:
-    """Measure one checkpoint; a document longer than the window gives a candidate a window.
-
-    Raises:
-        RecordError: no question can be asked.
-        ConfigError: the rate is not served.
-    """
+    """Measure one checkpoint; a document longer than the window gives a candidate a window."""
     asker, insight = Asker(model, rate=settings.rate), model.inspector()
 
     def measure(_: int, question: MultiHop) -> _QuestionPush:
@@ -260,11 +240,7 @@ def selection_gradients(
 
 
 def _helpful(likelihood: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which candidates make the answer likelier than the mean over all does: bool [D].
-
-    Args:
-        likelihood: float [D], log-likelihoods; their mean is taken over probabilities.
-    """
+    """Which candidates make the answer likelier than the mean over all: log-likelihoods [D] to bool [D]."""
     values = likelihood.astype(np.float64)
     top = values.max()
     mean = top + np.log(np.exp(values - top).mean())

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """One analysis.
+    """One analysis: its settings, how it is measured and drawn.
 
     Attributes:
-        settings: class of its settings.
         measure: from (model, records, settings, progress) to a frozen record.
         draw: writes a PNG of (name, record) pairs.
         details: fields of the record with one entry a question or text, too long for a summary.

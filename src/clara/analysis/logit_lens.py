@@ -48,7 +48,6 @@ class LensWord:
     Attributes:
         word: in its most frequent spelling.
         slots: memory vectors that have it among their top tokens.
-        score: its best score.
     """
 
     word: str
@@ -94,9 +93,6 @@ def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, .
 
     Left out: what is in the text as a whole or as a part of a word; longer forms of the text's words; what the lens
     shows for any text (``common``); later pieces of words; tokens with fewer than two letters or digits.
-
-    Returns:
-        Words by slots, then by score.
     """
     lower = text.lower()
     stems = tuple(word for word in re.findall(r"\w+", lower) if len(word) >= _STEM)
@@ -136,7 +132,6 @@ class LensHits(AnalysisReport):
     Attributes:
         gold: mean share of a question's words that are in its gold passages.
         other: the same in as many passages that are not gold, of the same candidates.
-        gold_ci95: bootstrap interval of ``gold``; ``other_ci95`` of ``other``.
         examples: the first questions with their words found in gold passages and nowhere in the question.
     """
 
@@ -161,12 +156,7 @@ def lens_hits(
     settings: LensSettings,
     on_progress: OnProgress | None = None,
 ) -> LensHits:
-    """Look the words of each question's lens up in its gold passages, and in others for comparison.
-
-    Raises:
-        RecordError: no question can be used.
-        ConfigError: the rate is not served.
-    """
+    """Look the words of each question's lens up in its gold passages, and in others for comparison."""
     insight, rng = model.inspector(), np.random.default_rng(settings.seed)
     rate = settings.rate or model.default_rate
 

@@ -50,7 +50,6 @@ class _BedQuestion(Settings):
 
     Attributes:
         answers: accepted forms, the shortest exact one first; empty if the collection does not answer the question.
-        evidence: None if there is no answer.
         half: for choosing rules and thresholds, or for reporting what they give.
     """
 
@@ -89,9 +88,7 @@ class _BedRow:
     """One question, one system.
 
     Attributes:
-        exact: the normal form of the answer is an accepted one.
         found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``; None if none does.
-        prompt_tokens: positions that the generator read.
         seconds: from the question to its answer, the model being loaded.
         hits: what the system's search found, best first, for choosing rules without asking again.
         reply: all else that the system says of its answer.
@@ -122,7 +119,6 @@ class BedScore:
         exact: right by strict exact match.
         anywhere: an accepted form stands in an answer that was given, however long it is; what a system that writes
             paragraphs is to be compared by.
-        refused: unanswerable questions that were abstained from.
         found: answerable questions whose evidence is among the first 1, 3 and 5 hits; None without a search.
         prompt_tokens, seconds: means over all questions.
     """
@@ -143,12 +139,7 @@ class BedScore:
 
 
 def read_bed(folder: Path, documents: Path, *, half: _Half | None = None) -> list[_BedCollection]:
-    """Read a bed and check it against its documents.
-
-    Args:
-        folder: the bed; its questions are in ``questions/COLLECTION.jsonl``.
-        documents: what ``fetch.py`` of the bed brought: a folder a collection.
-        half: only the questions of one half.
+    """Read a bed (``questions/COLLECTION.jsonl``) and check it against its documents, a folder a collection.
 
     Raises:
         InputError: there are no questions, or a collection's documents are not there.
@@ -307,14 +298,10 @@ def run_bed(
     *,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[_BedRow]:
-    """Index each collection and ask its questions of each system.
+    """Index each collection and ask its questions of each system, named as in ``SYSTEMS``.
 
-    Args:
-        collections: from ``read_bed``.
-        model: fills the stores and answers.
-        stores: folder for a store a collection; one that is there already is brought up to date.
-        systems: names out of ``SYSTEMS``.
-        on_progress: told (done, total, words) before each step.
+    ``stores`` is a folder for a store a collection; one that is there already is brought up to date. ``on_progress`` is
+    told (done, total, words) before each step.
 
     Raises:
         InputError: there is no such system; said before anything is indexed.

@@ -90,10 +90,7 @@ class StoreBench:
     """What a measurement starts from.
 
     Attributes:
-        model: that made the memories.
-        passages: how many the store is to hold.
-        texts: real passages.
-        values: their memories, float32 [T, N, H].
+        values: the memories of ``texts``, real passages, float32 [T, N, H].
         asked: real questions as memories, float32 [Q, N, H].
         centre: float32 [H], of the questions; None without late interaction.
     """
@@ -229,12 +226,7 @@ def _content_hash(uri: str) -> str:
 
 
 def _fitted(values: FloatArray, rng: np.random.Generator) -> Callable[[int], FloatArray]:
-    """A function that draws memories as real ones are: passages differ, and the memory tokens of each from its mean.
-
-    Args:
-        values: real memories, float32 [T, N, H].
-        rng: what they are drawn with.
-    """
+    """Draws memories as real ones [T, N, H] are: passages differ, and the memory tokens of each from its mean."""
     tokens, width = values.shape[1:]
     means = values.mean(axis=1)
     between = _root(means)
@@ -305,7 +297,6 @@ class _CodecCost:
         recall_at_5: share of the gold documents among the five ranked first, mean of the questions.
         f1_difference: mean difference of F1 from fp16's, question by question; low and high end its 95 % bootstrap
             interval.
-        encode_per_second: memories encoded, or decoded, a second.
     """
 
     codec: str
@@ -332,13 +323,7 @@ class _Stored:
 def bench_codecs(
     model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: _Progress | None = None
 ) -> list[_CodecCost]:
-    """Measure every codec at one rate.
-
-    Args:
-        model: compresses, ranks and answers.
-        records: questions with gold documents; the codebook of ``residual`` is learnt from their documents' memories.
-        rate: compression rate.
-        progress: told what is being done.
+    """Measure every codec at one rate; the codebook of ``residual`` is learnt from the questions' documents.
 
     Raises:
         InputError: no question has a gold document.

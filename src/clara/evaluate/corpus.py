@@ -47,7 +47,6 @@ class Corpus:
     """Passages to search.
 
     Attributes:
-        rejected: entries that gave no passage, by reason.
         qrels: ids of relevant passages by question id, where the corpus brings such judgements (BEIR); else empty.
     """
 
@@ -101,11 +100,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
-    """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance.
-
-    Raises:
-        RecordError: a line is not ``query-id, corpus-id, score``.
-    """
+    """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance."""
     found: dict[str, set[str]] = {}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         with _opened(path) as file:
@@ -323,12 +318,7 @@ class FirstStage(Protocol):
 
 
 class CorpusSearch:
-    """A first stage over a corpus in memory; ``encoder`` makes the vectors of ``dense`` and ``hybrid``.
-
-    Raises:
-        InputError: vectors are needed and ``encoder`` is None.
-        MissingExtraError: bm25s is needed and not installed.
-    """
+    """A first stage over a corpus in memory; ``dense`` and ``hybrid`` need an encoder."""
 
     def __init__(self, corpus: Corpus, kind: FirstStageName, *, encoder: TextEncoder | None = None) -> None:
         if kind != "bm25" and encoder is None:
@@ -356,13 +346,7 @@ class CorpusSearch:
 
 
 class StoreSearch:
-    """A first stage over a store of ours, each passage a candidate.
-
-    Args:
-        search: finds the best k passages for a question (``pipeline.Clara.search`` in the mode of the first stage).
-        kind: how passages are ranked; ``dense`` is latent search.
-        label: the store's name in results.
-    """
+    """A first stage over a store of ours, each passage a candidate; ``dense`` is latent search."""
 
     def __init__(self, search: Callable[[str, int], Sequence[Hit]], kind: FirstStageName, *, label: str) -> None:
         self.name = f"{kind} over the store {label}"
@@ -403,14 +387,7 @@ def settled(
     With ``oracle`` every gold document is among them for certain, the question's own or the corpus': they take the
     places of the last ones found, and the order is then drawn anew from the question's id, so that no place gives them
     away. A question for which that cannot be is left out and counted; an unanswerable one is asked all the same.
-
-    Args:
-        questions: their own candidates are used only to know and, with ``oracle``, to supply the gold documents.
-        stage: finds passages.
-        oracle: guarantee the gold documents.
-        candidates: documents a question.
-        corpus: its judgements say what is relevant, and ``oracle`` takes gold documents from it that the question does
-            not bring.
+    What is gold is said by the judgements of ``corpus``, else by the question's own candidates.
     """
     qrels = corpus.qrels if corpus is not None else {}
     supply = _GoldSupply(corpus.passages if corpus is not None and oracle else ())

@@ -46,9 +46,6 @@ class Candidacy:
         corpus: path of a BEIR folder or corpus file, ``pool``, or None: the file's own candidates where it is in our
             own format (they are ready as they are) or the setting is ``oracle``, else the pool.
         stage: a first stage that is ready made (a store's); it takes the place of ``corpus``.
-        first_stage: how a corpus is searched.
-        candidates: documents a question.
-        encoder: vectors for ``dense`` and ``hybrid``.
         typed: options about searching that the user typed (``--candidates``), refused where nothing is searched.
     """
 
@@ -76,8 +73,6 @@ class Task:
     """The questions of one data set in one setting.
 
     Attributes:
-        candidates: where the candidate documents came from.
-        given: what systems see of them.
         questions: with their documents, at least one.
         left_out: questions that are not asked, and parts of file and corpus that cannot be used, by reason.
         summary: one line on the file, for a person.
@@ -114,11 +109,7 @@ class Task:
 
 
 def _askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Question, ...], Counter[str]]:
-    """The questions that can be asked, and the others counted by reason.
-
-    Raises:
-        RecordError: none can be asked.
-    """
+    """The questions that can be asked, and the others counted by reason."""
     kept, left = list[Question](), Counter[str]()
     for question in questions:
         if not question.docs:
@@ -145,15 +136,7 @@ class TaskLoader:
     def load(
         self, data: str, setting: Setting, *, given: Given, k: int, max_new_tokens: int, limit: int | None = None
     ) -> Task:
-        """The task of a data set.
-
-        Args:
-            data: one of ``_NAMES``, a file, or a BEIR folder.
-            setting: ``oracle`` or ``normal``.
-            given: what systems see of the candidates.
-            k: documents in the prompt.
-            max_new_tokens: longest answer.
-            limit: questions, counted from the first of the file.
+        """The task of a data set: one of ``_NAMES``, a file, or a BEIR folder; ``limit`` takes its first questions.
 
         Raises:
             InputError: there is no such data set, or an option about searching was typed and nothing is searched; the
@@ -261,11 +244,7 @@ def _unusable(found: QuestionSet, corpus: Corpus | None) -> Counter[str]:
 
 
 class GroupNames:
-    """Names of groups among each other: with the data file's hash, or k, only where they would else be the same.
-
-    Args:
-        among: all that stand in one report.
-    """
+    """Names of groups among each other: with the data file's hash, or k, only where they would else be the same."""
 
     def __init__(self, among: Iterable[Group]) -> None:
         self._files: dict[tuple[str, Setting], set[str]] = {}

@@ -52,7 +52,6 @@ class Grid(Settings):
     Attributes:
         model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
         options: folders of single systems, by option name (a reader's adapter and the like).
-        benefit: pairs that kept benefit is measured between.
         timed: questions of each run that are timed to the first token.
         page: Markdown page to write for the documentation, or None.
         note: what a reader of the page has to know of its data.
@@ -101,10 +100,7 @@ class RunSettings:
     """How the questions of a run are asked.
 
     Attributes:
-        folder: of the journals.
         batch_size: questions asked, and kept, together: what a kill can lose.
-        retry_errors: ask again what gave an error.
-        origin: command, commit and machine, kept beside the predictions.
         precision: of the base weights (``bf16``, ``int4``, …): predictions in another are another run's.
         strict: a system that cannot be built ends the run; else it is left out, with the reason.
     """
@@ -119,13 +115,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class GridProgress:
-    """Progress of a grid.
-
-    Attributes:
-        label: of the run that is asked now.
-        done: questions done, those of earlier processes included.
-        seconds_left: estimated from the pace of each system so far; None before there is any.
-    """
+    """The run that is asked now, questions done (those of earlier processes included) and, once known, seconds left."""
 
     label: str
     done: int
@@ -138,8 +128,6 @@ class GridResult:
     """The result of a grid.
 
     Attributes:
-        results: one a run, in the order of the plan.
-        not_run: systems that could not be built, with the reason.
         left_out: questions and parts of the data that were left out, by data set and setting, by reason; what was
             given and the limit are named too where they make a difference.
     """
@@ -150,12 +138,7 @@ class GridResult:
 
 
 def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridRun]:
-    """Every run once, those on the same documents together, so that their memories are shared.
-
-    Args:
-        blocks: of a grid.
-        limit: most questions a data set, whatever a block says; None is no limit.
-    """
+    """Every run once, with at most ``limit`` questions; those on the same documents together, to share memories."""
     found: dict[GridRun, None] = {}
     for block in blocks:
         most = block.limit if limit is None else min(limit, block.limit or limit)
@@ -169,11 +152,7 @@ def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridR
 
 
 def check_systems(runs: Sequence[GridRun], systems: Mapping[str, Build]) -> None:
-    """Refuse systems that do not exist, all at once.
-
-    Raises:
-        ConfigError: names them.
-    """
+    """Refuse systems that do not exist, all at once, by a ``ConfigError``."""
     unknown = sorted({run.system for run in runs} - systems.keys())
     if unknown:
         raise ConfigError(f"no such system: {', '.join(unknown)}; there are {', '.join(sorted(systems))}")
@@ -190,13 +169,8 @@ def run_system(
 ) -> Result:
     """Ask a system what its journal does not hold yet, and score all its predictions.
 
-    Args:
-        system: under measurement.
-        task: the questions.
-        settings: how they are asked.
-        rate: what the system was built with.
-        scoring: how predictions are scored.
-        on_progress: called after each batch with the questions asked in this process, and those found in the journal.
+    ``rate`` is what it was built with; ``on_progress`` is called after each batch with the questions asked in this
+    process, and those found in the journal.
 
     Raises:
         InputError: the journal cannot be used.
@@ -314,11 +288,7 @@ def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
 
 
 def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
-    """Refuse a system that would stand twice in one place of a table, as with two limits.
-
-    Raises:
-        ConfigError: names it.
-    """
+    """Refuse a system that would stand twice in one place of a table, as with two limits."""
     seen: dict[tuple[Group, str], GridRun] = {}
     for run, task in asked:
         other = seen.setdefault((task.group, run.label), run)
@@ -359,10 +329,7 @@ def _without_needless_rates(runs: Sequence[GridRun], builder: _Builder) -> list[
 
 
 class _Builder:
-    """Builds the system of a run; one that cannot be built is tried once.
-
-    A system is built anew for each run, which costs little: loaded models stay in the settings' cache.
-    """
+    """Builds systems anew for each run (loaded models stay in the cache); one that cannot be built is tried once."""
 
     def __init__(self, systems: Mapping[str, Build], settings: SystemSettings) -> None:
         self._systems = systems
@@ -420,11 +387,9 @@ class _Pace:
         return on_batch
 
     def skip(self, place: int) -> None:
-        """A run that cannot be made."""
         self._totals[place] = self._done[place] = 0
 
     def finish(self, place: int) -> None:
-        """A run whose questions are all done."""
         self._done[place] = self._totals[place]
 
     def _left(self) -> float | None:

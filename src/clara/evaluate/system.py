@@ -73,7 +73,6 @@ class Prediction:
     """A system's output for one question.
 
     Attributes:
-        text: the answer; None from a system that only ranks.
         ranking: indices into ``Query.docs``, best first; None where the system does not rank.
         used: indices of the documents that the answer was made from, in prompt order.
         context_tokens: tokens or memory vectors of context that the generator read.
@@ -110,10 +109,8 @@ class SystemSettings:
     """What the command line fixes for all systems of a run.
 
     Attributes:
-        batch_size: questions generated together.
         model: the checkpoint under test, loaded once and shared; its base weights are every system's backbone.
         options: folders of readers and checkpoints of single systems (``reader``, ``dro``, ``pisco``, …).
-        reader_dtype: of the base weights of readers.
         timed: how many questions each system times one by one: the first it is given.
         quoted: constrain answers to spans of the documents that are read.
     """
@@ -197,10 +194,7 @@ class Answering:
 def answer_all(
     answerer: _Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
 ) -> list[Generation | Failure]:
-    """Answers in the order of ``contexts``, generated in batches of like size, the longest first.
-
-    So little is padded, and a prompt that does not fit in memory is found at once.
-    """
+    """Answers in the order of ``contexts``, in batches of like size, the longest first: what is too long shows first."""
     answers: dict[int, Generation | Failure] = {}
     sound: dict[int, Context] = {}
     for place, context in enumerate(contexts):
