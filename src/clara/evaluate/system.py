@@ -194,7 +194,7 @@ class Answering:
 def answer_all(
     answerer: _Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
 ) -> list[Generation | Failure]:
-    """Answers in the order of ``contexts``, in batches of like size, the longest first: what is too long shows first."""
+    """Answers in the order of ``contexts``; in batches of like size, longest first: what is too long shows first."""
     answers: dict[int, Generation | Failure] = {}
     sound: dict[int, Context] = {}
     for place, context in enumerate(contexts):
