@@ -238,8 +238,6 @@ def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -
         axes.xaxis.set_major_locator(_integers())
     left.set_title(f"Selection (dotted: uniform; helpful by chance: {chance:.2f})", fontsize=10)
     right.set_title("Straight-through gradient, sign turned", fontsize=10)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -257,7 +255,6 @@ def _draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
             f"{name}{weight}\nMSE {made.mse:.3g}, cosine {made.cosine:.2f}, mixing {made.mixing:.2f}", fontsize=9
         )
         axes.set(xticks=[], yticks=[])
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -317,7 +314,6 @@ def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path
             axes.set_xticks(places, [row.condition.replace(" ", "\n", 1) for row in rows], fontsize=8)
         axes.set(xlabel=_LABELS[kind], ylabel="F1", ylim=(0, None))
         axes.set_title(f"n = {max((row.n for row in reports[0][1].of(kind)), default=0)}", fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -325,22 +321,13 @@ def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: 
     """Shares of answer tokens in cited and in foreign text, for right and wrong answers."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
-    for place, ((name, report), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
-        bars = {
-            "cited text": report.found,
-            "every token\nin cited text": report.whole,
-            "wrong answers,\ncited text": report.wrong_found or 0.0,
-            "another question's\ntext": report.by_chance,
-        }
-        width = 0.8 / len(reports)
-        drawn = axes.bar(
-            [i + place * width for i in range(len(bars))], list(bars.values()), width, color=colour, label=name
-        )
-        axes.bar_label(drawn, fmt="%.2f", fontsize=8)
-        axes.set_xticks([i + width * (len(reports) - 1) / 2 for i in range(len(bars))], list(bars), fontsize=8)
+    labels = ("cited text", "every token\nin cited text", "wrong answers,\ncited text", "another question's\ntext")
+    for place, (name, report) in enumerate(reports):
+        heights = (report.found, report.whole, report.wrong_found or 0.0, report.by_chance)
+        axes.bar_label(_bars(axes, place, len(reports), heights, name), fmt="%.2f", fontsize=8)
+    _label_bars(axes, labels, len(reports))
     axes.set(ylabel="share of answer tokens (of answers)", ylim=(0, 1.05))
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -348,19 +335,26 @@ def _draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
     """How often the lens names what is in gold passages, against other passages."""
     figure = _figure(5.4, 4)
     axes = figure.subplots()
-    width = 0.8 / len(reports)
-    for place, ((name, made), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
+    for place, (name, made) in enumerate(reports):
         shares, intervals = (made.gold, made.other), (made.gold_ci95, made.other_ci95)
-        spread = [
-            [share - i.low for share, i in zip(shares, intervals, strict=True)],
-            [i.high - share for share, i in zip(shares, intervals, strict=True)],
-        ]
-        axes.bar([i + place * width for i in (0, 1)], shares, width, yerr=spread, capsize=3, color=colour, label=name)
-    axes.set_xticks([i + width * (len(reports) - 1) / 2 for i in (0, 1)], ["gold passages", "other candidates"])
+        below = [share - i.low for share, i in zip(shares, intervals, strict=True)]
+        above = [i.high - share for share, i in zip(shares, intervals, strict=True)]
+        _bars(axes, place, len(reports), shares, name, yerr=[below, above], capsize=3)
+    _label_bars(axes, ("gold passages", "other candidates"), len(reports))
     axes.set(ylabel="share of the lens' words that are in")
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
+
+
+def _bars(axes: Any, place: int, of: int, heights: Sequence[float], name: str, **style: Any) -> Any:  # noqa: ANN401
+    """The bars of one checkpoint ``of`` several, side by side."""
+    width = 0.8 / of
+    places = [i + place * width for i in range(len(heights))]
+    return axes.bar(places, heights, width, color=_COLOURS[place % len(_COLOURS)], label=name, **style)
+
+
+def _label_bars(axes: Any, labels: Sequence[str], of: int) -> None:  # noqa: ANN401
+    axes.set_xticks([i + 0.4 * (of - 1) / of for i in range(len(labels))], labels, fontsize=8)
 
 
 DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = MappingProxyType(
@@ -402,4 +396,6 @@ def _integers() -> Any:  # noqa: ANN401 - matplotlib is optional
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib is optional
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
+        if not figure.legends and axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)
