@@ -19,7 +19,7 @@ from bag_model import BagModel
 from clara.config import check
 from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
 from clara.evaluate.cache import Failure
-from clara.evaluate.journal import Provenance, provenance
+from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
 from clara.evaluate.questions import Task, TaskLoader
 from clara.evaluate.report import GridReport, make_report, write_page, write_report
@@ -205,7 +205,7 @@ def test_kept_benefit_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
-    origin = provenance(["clara", "eval"], model="bag", checkpoint=BagModel().fingerprint, seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint=BagModel().fingerprint, seed=0, device="cpu")
     outcome = compare(
         tmp_path / "journals",
         [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}],
@@ -234,7 +234,7 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
 
 
 def origin_of_tests() -> Provenance:
-    return provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    return Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
 
 
 def page(report: GridReport, note: str = "") -> str:
@@ -344,7 +344,7 @@ def test_replies_of_changed_files_are_told_from_those_of_the_commit(tmp_path: Pa
 
 
 def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:
-    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
     outcome = compare(tmp_path, [{"systems": ("words", "nothing"), "limit": 3}])
     report = make_report(outcome, origin, Scoring(), [PAIR])
     write_page(report, tmp_path / "docs" / "results.md", note="From dev sets.\n")
@@ -373,7 +373,7 @@ def test_the_results_page_ranks_on_the_questions_that_all_ranked(
 
     systems: dict[str, Build] = {**SYSTEMS, "near": lambda s: Ranks("near", s), "far": lambda s: Ranks("far", s)}
     outcome = compare(tmp_path, [{"systems": ("near", "words")}, {"systems": ("far",), "limit": 3}], systems)
-    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
     text = page(make_report(outcome, origin, Scoring()))
     assert "compare them with care" in text
     table = text.split("on the questions that all of these ranked (multi_hop 3):\n\n")[1].split("\n\n")[0]

@@ -201,11 +201,12 @@ def system_settings(
 
 def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
     """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
-    from clara.evaluate.journal import provenance  # noqa: PLC0415
+    from clara.evaluate.journal import Provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     weights = whole_identity(model) if checkpoint is None else checkpoint
-    return provenance(["clara", *sys.argv[1:]], model=model.name, checkpoint=weights, seed=seed, device=device)
+    command = " ".join(["clara", *sys.argv[1:]])
+    return Provenance(command=command, model=model.name, checkpoint=weights, seed=seed, device=device)
 
 
 def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:

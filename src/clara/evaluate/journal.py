@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -173,55 +173,6 @@ def _decoded(line: bytes, path: Path, number: int) -> dict[str, Any]:
 _SECONDS_FOR_GIT = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """One run of the command.
-
-    Attributes:
-        commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
-            installed package.
-        checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
-            generator is not in the fingerprint).
-        seed: of bootstrap and permutation tests; answers are greedy and need none.
-        cores: processors this process may use.
-        device: where the model ran.
-        started: UTC, ISO 8601.
-    """
-
-    command: str
-    commit: str
-    model: str
-    checkpoint: str
-    seed: int
-    cpu: str
-    cores: int
-    device: str
-    torch: str
-    python: str
-    started: str
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
-
-
-def provenance(command: Sequence[str], *, model: str, checkpoint: str, seed: int, device: str) -> Provenance:
-    """The provenance of a run that starts now, here."""
-    return Provenance(
-        command=" ".join(command),
-        commit=_commit(),
-        model=model,
-        checkpoint=checkpoint,
-        seed=seed,
-        cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        device=device,
-        torch=_version("torch"),
-        python=platform.python_version(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
 def _commit() -> str:
     """The commit that this package's files are of, or the version of the installed package."""
     folder = Path(__file__).parent
@@ -265,3 +216,38 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """A run of the command that starts now, here.
+
+    Attributes:
+        commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
+            installed package.
+        checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
+            generator is not in the fingerprint).
+        seed: of bootstrap and permutation tests; answers are greedy and need none.
+        cores: processors this process may use.
+        device: where the model ran.
+    """
+
+    command: str
+    commit: str = field(default_factory=_commit)
+    model: str
+    checkpoint: str
+    seed: int
+    cpu: str = field(default_factory=_cpu_name)
+    cores: int = field(default_factory=_cores)
+    device: str
+    torch: str = field(default_factory=lambda: _version("torch"))
+    python: str = field(default_factory=platform.python_version)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
