@@ -16,17 +16,8 @@ import pytest
 from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
-from clara.evaluate.corpus import (
-    Corpus,
-    CorpusPassage,
-    CorpusSearch,
-    FirstStageName,
-    beir_questions,
-    pooled,
-    read_corpus,
-    settled,
-)
-from clara.evaluate.questions import Candidacy, TaskLoader
+from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, pooled, read_corpus
+from clara.evaluate.questions import Candidacy, CorpusSearch, TaskLoader, _FirstStageName, _settled
 from clara.records import FloatArray
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -153,7 +144,7 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
-def test_first_stages_find_what_shares_words(kind: FirstStageName) -> None:
+def test_first_stages_find_what_shares_words(kind: _FirstStageName) -> None:
     stage = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
     found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
     assert found[0][0].doc.title == "Tarn Bridge"
@@ -171,7 +162,7 @@ def test_vectors_need_an_encoder() -> None:
 
 def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
     stage = CorpusSearch(pooled(OWN.questions), "bm25")
-    made = settled(OWN.questions, stage, oracle=False, candidates=1).questions
+    made = _settled(OWN.questions, stage, oracle=False, candidates=1).questions
     for before, after in zip(OWN.questions, made, strict=True):
         texts = {before.docs[index] for index in before.gold}
         assert {after.docs[index] for index in after.gold} == texts & set(after.docs)
@@ -182,7 +173,7 @@ def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
 
 def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
     stage = CorpusSearch(pooled(OWN.questions), "bm25")
-    whole = settled(OWN.questions, stage, oracle=True, candidates=4)
+    whole = _settled(OWN.questions, stage, oracle=True, candidates=4)
     made = whole.questions
     assert dict(whole.without) == {
         "questions of which no gold document is known, as --setting oracle needs (give --setting normal)": 1
@@ -192,7 +183,7 @@ def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
         assert {after.docs[index] for index in after.gold} == {before.docs[index] for index in before.gold}
         assert len(set(after.docs)) == len(after.docs) <= 4
     assert len({question.gold for question in made if len(question.gold) == 1}) > 1
-    assert made == settled(OWN.questions, stage, oracle=True, candidates=4).questions
+    assert made == _settled(OWN.questions, stage, oracle=True, candidates=4).questions
 
 
 class Found:
@@ -216,7 +207,7 @@ def test_gold_by_id_by_text_and_by_title() -> None:
     def gold(question: Question, passage: CorpusPassage, relevant: str = "") -> tuple[int, ...]:
         qrels = {"q": frozenset({relevant})} if relevant else {}
         corpus = Corpus("judged", (passage,), {}, qrels)
-        return settled([question], Found(passage), oracle=False, corpus=corpus).questions[0].gold
+        return _settled([question], Found(passage), oracle=False, corpus=corpus).questions[0].gold
 
     assert gold(question, window) == (0,)
     assert gold(question, replace(window, doc=DocText("Other", window.doc.text))) == ()
@@ -229,7 +220,7 @@ def test_gold_by_id_by_text_and_by_title() -> None:
 def test_nothing_found_is_counted() -> None:
     corpus = Corpus("one", (CorpusPassage("1", DocText("", "nothing in common")),), {}, {})
     question = Question("q", "s", "Skerry?", ("a",), (), ())
-    made = settled([question], CorpusSearch(corpus, "bm25"), oracle=False)
+    made = _settled([question], CorpusSearch(corpus, "bm25"), oracle=False)
     assert made.questions == ()
     assert made.without == {"questions for which the first stage found nothing": 1}
 
@@ -302,7 +293,7 @@ def test_a_title_stands_for_the_passage_with_an_answer() -> None:
 
     def supplied(ref: GoldRef, *answers: str) -> tuple[DocText, ...]:
         question = Question("q", "s", "q?", answers, (), (), elsewhere=(ref,))
-        made = settled([question], Found(nothing), oracle=True, candidates=1, corpus=corpus)
+        made = _settled([question], Found(nothing), oracle=True, candidates=1, corpus=corpus)
         return made.questions[0].docs if made.questions else ()
 
     assert supplied(GoldRef("Skerry Light"), "moira calder") == (named[1].doc,)

