@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
 from clara.data import DataRecord, PassageQA, QAPair
-from clara.model import packing
+from clara.model import ClaraModel, packing
 from clara.model.checkpoint import read_manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
-from clara.model.decode_loop import DecodeLoop, DecodingRow
-from clara.records import Generation, GenerationRequest, Memory, QueryMemory
+from clara.model.decode_loop import DecodingRow
+from clara.records import GenerationRequest, Memory
 from clara.similarity import ranking
 from clara.train.data import PlannedBatches, TrainingData, divide
 from clara.train.loop import StageModule, optimizer
@@ -56,20 +56,6 @@ _STRIDE_WORDS = 25
 """Words between the beginnings of made passages: a few pages of text give enough different ones."""
 _POOL = 3
 """Records to draw for each candidate of a question."""
-
-
-class _SpeedModel(Protocol):
-    """What the benchmarks ask of a model; ``ClaraModel`` is one."""
-
-    @property
-    def default_rate(self) -> int: ...
-    def decoder(self, request: GenerationRequest) -> DecodeLoop: ...
-    def compress(
-        self, texts: Sequence[str], *, rate: int | None = None, progress: Callable[[int], None] | None = None
-    ) -> list[Memory]: ...
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]: ...
-    def compression_flops(self, token_count: int, *, rate: int | None = None) -> int: ...
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +126,7 @@ class _CandidateSpeed:
 
 
 def bench_compress(
-    model: _SpeedModel,
+    model: ClaraModel,
     texts: Sequence[str],
     *,
     rate: int | None = None,
@@ -171,7 +157,7 @@ def bench_compress(
 
 
 def bench_ask(
-    model: _SpeedModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
+    model: ClaraModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
 ) -> _AskSpeed:
     """Time to the first token from memories against the full text, same questions, same passages, same backbone.
 
@@ -202,7 +188,7 @@ def bench_ask(
     )
 
 
-def _bench_decode(model: _SpeedModel, rows: int) -> _DecodeSpeed:
+def _bench_decode(model: ClaraModel, rows: int) -> _DecodeSpeed:
     """A token's time by our loop against ``transformers.generate``, with the weights that read memories.
 
     Prompts and answers mean nothing: they are of equal length on both sides, and only the seconds count.
@@ -252,7 +238,7 @@ class _Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped her
 
 
 def bench_candidates(
-    model: _SpeedModel,
+    model: ClaraModel,
     questions: Sequence[str],
     candidates: Sequence[Sequence[str]],
     *,

@@ -38,7 +38,7 @@ from clara.analysis.harness import (
 from clara.data import DataRecord, DocText, MultiHop
 from clara.evaluate.cache import Failure, each, unwrap
 from clara.evaluate.system import AnswerModel
-from clara.metrics import Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
+from clara.metrics import AnswerScores, Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
 from clara.prompts import passage_text
 from clara.records import Generation
 
@@ -67,14 +67,14 @@ class _PerturbedPrompt:
     """One prompt.
 
     Attributes:
-        recall: share of the gold documents in it; None where all are.
+        recall: share of the gold documents in it.
         wrong: the wrong answer that a poisoned passage gives; also of the clean prompt it is compared with.
     """
 
     kind: _Disturbance
     condition: str
     docs: tuple[DocText, ...]
-    recall: float | None = None
+    recall: float = 1.0
     wrong: str | None = None
 
 
@@ -244,17 +244,14 @@ def _poisoned(
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    em: float
-    f1: float
-    cover_em: float
+    answer: AnswerScores
     recall: float
     wrong_f1: float | None
 
 
 def _scored(question: MultiHop, prompt: _PerturbedPrompt, answer: Generation) -> _Scored:
-    scores = score_answer(answer.text, question.answers)
     wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
-    return _Scored(scores.em, scores.f1, scores.cover_em, 1.0 if prompt.recall is None else prompt.recall, wrong)
+    return _Scored(score_answer(answer.text, question.answers), prompt.recall, wrong)
 
 
 def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
@@ -264,10 +261,10 @@ def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: 
         condition=name[1],
         n=len(rows),
         errors=errors,
-        em=mean([row.em for row in rows]),
-        f1=mean([row.f1 for row in rows]),
-        cover_em=mean([row.cover_em for row in rows]),
-        f1_ci95=bootstrap_interval([row.f1 for row in rows] or [0.0], seed=seed),
+        em=mean([row.answer.em for row in rows]),
+        f1=mean([row.answer.f1 for row in rows]),
+        cover_em=mean([row.answer.cover_em for row in rows]),
+        f1_ci95=bootstrap_interval([row.answer.f1 for row in rows] or [0.0], seed=seed),
         recall=mean([row.recall for row in rows]),
         wrong_f1=mean(wrong) if wrong else None,
     )

@@ -27,7 +27,14 @@ Ranking: TypeAlias = tuple[int, ...]
 """Indices into ``Query.docs``, best first, every document once."""
 
 
-class AnswerModel(Protocol):
+class _Answerer(Protocol):
+    """Writes answers: the model under test, or a LoRA reader."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """One greedy answer a request, in order."""
+
+
+class AnswerModel(_Answerer, Protocol):
     """A model that compresses texts and questions, and answers from memories, texts or nothing."""
 
     @property
@@ -54,9 +61,6 @@ class AnswerModel(Protocol):
 
     def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """One query memory a question, in the space of ``compress`` at the same rate."""
-
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
-        """One greedy answer a request, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +176,6 @@ class ContextMaker:
 
     fingerprint: str
     make: Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]
-
-
-class _Answerer(Protocol):
-    """Writes answers: the model under test, or a LoRA reader."""
-
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
-        """One greedy answer a request, in order."""
 
 
 @dataclass(frozen=True, slots=True)
