@@ -17,7 +17,7 @@ from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, pooled, read_corpus
-from clara.evaluate.questions import Candidacy, CorpusSearch, TaskLoader, _FirstStageName, _settled
+from clara.evaluate.questions import Candidacy, FirstStage, TaskLoader, _FirstStageName, _settled, corpus_search
 from clara.records import FloatArray
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -145,23 +145,23 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
 def test_first_stages_find_what_shares_words(kind: _FirstStageName) -> None:
-    stage = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+    stage = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
     found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
     assert found[0][0].doc.title == "Tarn Bridge"
     assert found[1][0].doc.title == "Holm herring"
     assert all(len(row) <= 3 for row in found)
     assert stage.search(["xyzzy"], 3)[0] == [] if kind == "bm25" else True
-    again = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+    again = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
     assert again.search(["How many arches has Tarn Bridge?"], 3)[0] == found[0]
 
 
 def test_vectors_need_an_encoder() -> None:
     with pytest.raises(InputError, match="--first-stage dense"):
-        CorpusSearch(pooled(OWN.questions), "dense")
+        corpus_search(pooled(OWN.questions), "dense")
 
 
 def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
-    stage = CorpusSearch(pooled(OWN.questions), "bm25")
+    stage = corpus_search(pooled(OWN.questions), "bm25")
     made = _settled(OWN.questions, stage, oracle=False, candidates=1).questions
     for before, after in zip(OWN.questions, made, strict=True):
         texts = {before.docs[index] for index in before.gold}
@@ -172,7 +172,7 @@ def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
 
 
 def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
-    stage = CorpusSearch(pooled(OWN.questions), "bm25")
+    stage = corpus_search(pooled(OWN.questions), "bm25")
     whole = _settled(OWN.questions, stage, oracle=True, candidates=4)
     made = whole.questions
     assert dict(whole.without) == {
@@ -186,16 +186,9 @@ def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
     assert made == _settled(OWN.questions, stage, oracle=True, candidates=4).questions
 
 
-class Found:
+def found(*passages: CorpusPassage) -> FirstStage:
     """A first stage that finds the same for every question."""
-
-    name = "found"
-
-    def __init__(self, *passages: CorpusPassage) -> None:
-        self.passages = list(passages)
-
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        return [self.passages[:k] for _ in questions]
+    return FirstStage("found", lambda questions, k: [list(passages[:k]) for _ in questions])
 
 
 def test_gold_by_id_by_text_and_by_title() -> None:
@@ -207,7 +200,7 @@ def test_gold_by_id_by_text_and_by_title() -> None:
     def gold(question: Question, passage: CorpusPassage, relevant: str = "") -> tuple[int, ...]:
         qrels = {"q": frozenset({relevant})} if relevant else {}
         corpus = Corpus("judged", (passage,), {}, qrels)
-        return _settled([question], Found(passage), oracle=False, corpus=corpus).questions[0].gold
+        return _settled([question], found(passage), oracle=False, corpus=corpus).questions[0].gold
 
     assert gold(question, window) == (0,)
     assert gold(question, replace(window, doc=DocText("Other", window.doc.text))) == ()
@@ -220,7 +213,7 @@ def test_gold_by_id_by_text_and_by_title() -> None:
 def test_nothing_found_is_counted() -> None:
     corpus = Corpus("one", (CorpusPassage("1", DocText("", "nothing in common")),), {}, {})
     question = Question("q", "s", "Skerry?", ("a",), (), ())
-    made = _settled([question], CorpusSearch(corpus, "bm25"), oracle=False)
+    made = _settled([question], corpus_search(corpus, "bm25"), oracle=False)
     assert made.questions == ()
     assert made.without == {"questions for which the first stage found nothing": 1}
 
@@ -293,7 +286,7 @@ def test_a_title_stands_for_the_passage_with_an_answer() -> None:
 
     def supplied(ref: GoldRef, *answers: str) -> tuple[DocText, ...]:
         question = Question("q", "s", "q?", answers, (), (), elsewhere=(ref,))
-        made = _settled([question], Found(nothing), oracle=True, candidates=1, corpus=corpus)
+        made = _settled([question], found(nothing), oracle=True, candidates=1, corpus=corpus)
         return made.questions[0].docs if made.questions else ()
 
     assert supplied(GoldRef("Skerry Light"), "moira calder") == (named[1].doc,)

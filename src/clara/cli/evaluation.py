@@ -234,10 +234,10 @@ def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, op
 def _store(path: Path, first_stage: Literal["bm25", "dense", "hybrid"], model: ClaraModel) -> Iterator[FirstStage]:
     """A store as first stage, with the model under test where it is searched by memory."""
     from clara.cli.session import without_model  # noqa: PLC0415
-    from clara.evaluate.questions import StoreSearch  # noqa: PLC0415
+    from clara.evaluate.questions import store_search  # noqa: PLC0415
     from clara.pipeline import Clara  # noqa: PLC0415
 
     mode = _SEARCH_MODES[first_stage]
     with without_model(path) if first_stage == "bm25" else Clara.open(path, model=model, create=False) as rag:
         label = f"{path} ({rag.store.count()} passages)"
-        yield StoreSearch(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)
+        yield store_search(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)

