@@ -11,7 +11,7 @@ from system_cases import ASKS, LONG, replies, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from clara.errors import ModelError
-from clara.evaluate.lingua import ClassifierCompressor, PerplexityCompressor, TokenCounter, _PairCache
+from clara.evaluate.lingua import TokenCounter, _PairCache, classifier_compressor, perplexity_compressor
 from clara.evaluate.rankers import _minilm_folder
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
@@ -42,7 +42,7 @@ def test_a_text_is_read_on_from_pairs_as_in_one_piece(tiny_base: Path) -> None:
 def test_llmlingua_keeps_the_tokens_that_are_hardest_to_guess(tiny_base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
-    compressor = PerplexityCompressor(tiny_base, "cpu", dtype=torch.float32)
+    compressor = perplexity_compressor(tiny_base, "cpu", dtype=torch.float32)
     text = LONG.text[:400]
     ids = TokenCounter(tokenizer).encode(text)
     target = len(ids) // 3
@@ -54,10 +54,10 @@ def test_llmlingua_keeps_the_tokens_that_are_hardest_to_guess(tiny_base: Path) -
     threshold = sorted(surprise, reverse=True)[int(len(surprise) * ratio) - 1]
     # It reads the loss of a token's successor as the token's own.
     kept = [token for token, value in zip(ids, surprise, strict=False) if value > threshold]
-    short = TokenCounter(tokenizer).encode(compressor.compress(text, target))
+    short = TokenCounter(tokenizer).encode(compressor(text, target))
     assert abs(len(short) - target) <= math.ceil(0.2 * target)
     assert len(set(short) & set(kept)) >= 0.8 * len(set(kept))
-    assert compressor.compress("Salt.", 16) == "Salt."
+    assert compressor("Salt.", 16) == "Salt."
 
 
 @pytest.mark.parametrize("rate", [4, 16])
@@ -99,8 +99,8 @@ def test_llmlingua2_keeps_the_likeliest_words(classifier: Path, tiny_base: Path)
     text = "bakers call every clay oven kindly since snow foxes visit their northern harbour town near salty canals"
     seed = torch.initial_seed()
     counter = TokenCounter(AutoTokenizer.from_pretrained(tiny_base))
-    compressor = ClassifierCompressor(classifier, counter, "cpu")
-    short = compressor.compress(text, len(counter.encode(text)) // 2).split()
+    compressor = classifier_compressor(classifier, counter, "cpu")
+    short = compressor(text, len(counter.encode(text)) // 2).split()
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     model = BertForTokenClassification.from_pretrained(classifier).eval()
     encoded = tokenizer(text, return_tensors="pt")

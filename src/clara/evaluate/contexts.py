@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from clara.data import DocText
 from clara.errors import ConfigError, DocumentError, MemoryMismatchError
 from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.lingua import Shorten, TokenCounter, classifier_compressor, perplexity_compressor
 from clara.evaluate.system import AnswerModel, Context, ContextMaker, Query, Ranking, SystemSettings, digest
 from clara.evaluate.weights import base_folder, base_identity, hub_folder, manifest_of, rate_of, weights_hash
 from clara.ingest import make_document
@@ -23,7 +24,6 @@ from clara.records import GenerationRequest, Memory, QueryMemory
 from clara.similarity import ranking
 
 _Weights: TypeAlias = Literal["generator", "base"]
-_Shorten: TypeAlias = Callable[[str, int], str]
 
 _LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
 
@@ -152,29 +152,24 @@ def make_context(name: str, reader: _Weights, settings: SystemSettings, model: A
     return _shortened_context(shorten, fingerprint, target=target, model=settings.model, cache=settings.cache)
 
 
-def _llmlingua(settings: SystemSettings) -> tuple[_Shorten, str]:
+def _llmlingua(settings: SystemSettings) -> tuple[Shorten, str]:
     """LLMLingua on the run's own base weights."""
-
-    def load() -> _Shorten:
-        from clara.evaluate.lingua import PerplexityCompressor  # noqa: PLC0415 - slow
-
-        return PerplexityCompressor(base_folder(settings), settings.device).compress
-
     name = base_identity(settings.model)
-    return settings.cache.opened("llmlingua", name, load), name
+    made = settings.cache.opened(
+        "llmlingua", name, lambda: perplexity_compressor(base_folder(settings), settings.device)
+    )
+    return made, name
 
 
-def _llmlingua2(settings: SystemSettings) -> tuple[_Shorten, str]:
+def _llmlingua2(settings: SystemSettings) -> tuple[Shorten, str]:
     """LLMLingua-2's published encoder, from the hub or the option ``llmlingua2``."""
     folder = hub_folder(_LLMLINGUA2, settings.options.get("llmlingua2"), option="llmlingua2")
 
-    def load() -> _Shorten:
+    def load() -> Shorten:
         from transformers import AutoTokenizer  # noqa: PLC0415 - slow
 
-        from clara.evaluate.lingua import ClassifierCompressor, TokenCounter  # noqa: PLC0415 - slow
-
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings), local_files_only=True)
-        return ClassifierCompressor(folder, TokenCounter(tokenizer), settings.device).compress
+        return classifier_compressor(folder, TokenCounter(tokenizer), settings.device)
 
     return settings.cache.opened("llmlingua2", str(folder), load), weights_hash(folder)
 
@@ -224,7 +219,7 @@ def _memory_context(model: AnswerModel, rate: int, cache: Cache, reader: _Weight
 
 
 def _shortened_context(
-    shorten: _Shorten, fingerprint: str, *, target: int, model: AnswerModel, cache: Cache
+    shorten: Shorten, fingerprint: str, *, target: int, model: AnswerModel, cache: Cache
 ) -> ContextMaker:
     """Documents shortened as text to the tokens that their memories would take, each window by itself.
 
