@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,6 @@ from clara.prompts import passage_text
 from clara.records import Generation
 
 _Disturbance = Literal["k", "order", "poison", "distractors"]
-_DISTURBANCES: tuple[_Disturbance, ...] = ("k", "order", "poison", "distractors")
 _NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
 _NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
 
@@ -56,7 +55,7 @@ class RobustnessSettings(AskSettings):
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
 
-    vary: tuple[_Disturbance, ...] = _DISTURBANCES
+    vary: tuple[_Disturbance, ...] = ("k", "order", "poison", "distractors")
     ks: tuple[int, ...] = tuple(range(1, 11))
     counts: tuple[int, ...] = (0, 1, 2, 4, 8)
     around: int = 4
@@ -143,7 +142,7 @@ def robustness(
         return len(prompts)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
-    names = sorted({*scored, *failed}, key=lambda name: (_DISTURBANCES.index(name[0]), _place(name, settings)))
+    names = [name for name in _names(settings) if name in scored or name in failed]
     return RobustnessReport(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -270,17 +269,15 @@ def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: 
     )
 
 
-_WORDS = ("gold first", "gold in the middle", "gold last", "shuffled", "none", "added first", "added last")
-
-
-def _place(name: tuple[_Disturbance, str], settings: RobustnessSettings) -> int:
-    """Where a condition stands among those of its kind."""
-    kind, condition = name
-    if kind == "k":
-        return settings.ks.index(int(condition))
-    if kind == "distractors":
-        return settings.counts.index(int(condition))
-    return _WORDS.index(condition) if condition in _WORDS else len(_WORDS)
+def _names(settings: RobustnessSettings) -> list[tuple[_Disturbance, str]]:
+    """All conditions, in the order of the table."""
+    conditions: dict[_Disturbance, Iterable[object]] = {
+        "k": settings.ks,
+        "order": ("gold first", "gold in the middle", "gold last", "shuffled"),
+        "poison": ("none", "added first", "added last", "instead of gold"),
+        "distractors": settings.counts,
+    }
+    return list(dict.fromkeys((kind, str(condition)) for kind, own in conditions.items() for condition in own))
 
 
 def _shuffled(docs: Sequence[DocText], rng: np.random.Generator) -> list[DocText]:
