@@ -430,8 +430,6 @@ def bench_train(
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """Seconds of the phases of a step, and what it read."""
-
     data: float
     forward: float
     backward: float
@@ -446,8 +444,6 @@ class _Times:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A stage ready to train."""
-
     loaded: Loaded[Any, Any]
     data: TrainingData
     stage: Stage

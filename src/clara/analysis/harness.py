@@ -76,7 +76,6 @@ class _Measured(Generic[_RowT]):
     unusable: Counter[str]
 
     def facts(self, model: AnswerModel) -> dict[str, Any]:
-        """The fields of ``AnalysisReport``."""
         return {
             "model": model.name,
             "fingerprint": model.fingerprint,
@@ -90,7 +89,6 @@ class _Measured(Generic[_RowT]):
         return mean([value(row) for row in self.rows])
 
     def interval(self, value: Callable[[_RowT], float], seed: int) -> Interval:
-        """Its 95 % bootstrap interval."""
         return bootstrap_interval([value(row) for row in self.rows] or [0.0], seed=seed)
 
 

@@ -69,7 +69,6 @@ class _EvidenceSpan:
     end: int
 
     def overlaps(self, hit: Hit) -> bool:
-        """Whether a hit's passage holds a part of it."""
         passage = hit.passage
         return passage.document == self.document and passage.start < self.end and self.start < passage.end
 

@@ -160,7 +160,6 @@ class _Exact:
         self.near: list[list[Ranked]] = [[] for _ in queries]
 
     def see(self, rows: Sequence[IndexRow]) -> None:
-        """Take passages into account."""
         flat = np.stack([row.memory.values.reshape(-1) for row in rows])
         scores = (self._vectors @ flat.T) / np.maximum(np.linalg.norm(flat, axis=1), np.float32(1e-30))
         for i, line in enumerate(scores):
@@ -212,7 +211,6 @@ def _rows(plan: StoreBench, size: int) -> Iterator[list[IndexRow]]:
 
 
 def _row(model: StoreModel, number: int, text: str, values: FloatArray) -> IndexRow:
-    """A passage of a made-up document."""
     document, place = divmod(number, _PASSAGES_A_DOCUMENT)
     uri = f"/corpus/{document:07}.txt"
     start = 2000 * place
@@ -396,7 +394,6 @@ def _request(record: MultiHop, kept: Mapping[DocText, tuple[Memory, ...]]) -> Ge
 
 
 def _f1(model: ClaraModel, requests: Sequence[GenerationRequest], records: Sequence[MultiHop]) -> list[float]:
-    """F1 of each answer."""
     scores: list[float] = []
     for start in range(0, len(requests), _ANSWERED_AT_ONCE):
         batch = slice(start, start + _ANSWERED_AT_ONCE)

@@ -175,7 +175,6 @@ def _llmlingua2(settings: SystemSettings) -> tuple[Shorten, str]:
 
 
 def _no_context(reader: _Weights) -> ContextMaker:
-    """The questions alone."""
 
     def make(queries: Sequence[Query], _: Sequence[Ranking]) -> list[Context | Failure]:
         return [Context(GenerationRequest(query.question, reader=reader), tokens=0) for query in queries]

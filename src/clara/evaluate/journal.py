@@ -185,7 +185,6 @@ def _commit() -> str:
 
 
 def _cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -175,7 +175,6 @@ def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  
 
 
 def _first_token(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
-    """F1 against the time to the first token, a point a system."""
     timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
     return _panels(timed, names, _draw_first_token)
 
@@ -196,7 +195,6 @@ def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> No
 
 
 def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[_Panel]:
-    """Kept benefit as bars, a panel a data set and pair."""
     found: dict[str, list[KeptBenefit]] = {}
     for item in kept:
         if item.kept is not None:
@@ -242,7 +240,6 @@ def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -
 
 
 def _draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
-    """A t-SNE map a checkpoint."""
     figure = _figure(5.2 * len(maps), 4.8)
     for axes, (name, made) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         for label, points, colour in (
@@ -294,7 +291,6 @@ def _draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) 
 
 
 def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path) -> None:
-    """F1 with its interval under each condition, a panel a disturbance."""
     kinds = [kind for kind in _LABELS if any(report.of(kind) for _, report in reports)]
     figure = _figure(5.2 * min(2, len(kinds)), 3.9 * ((len(kinds) + 1) // 2))
     panels = figure.subplots((len(kinds) + 1) // 2, min(2, len(kinds)), squeeze=False).flatten()
@@ -318,7 +314,6 @@ def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path
 
 
 def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: Path) -> None:
-    """Shares of answer tokens in cited and in foreign text, for right and wrong answers."""
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     labels = ("cited text", "every token\nin cited text", "wrong answers,\ncited text", "another question's\ntext")

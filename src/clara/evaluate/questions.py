@@ -243,7 +243,6 @@ class TaskLoader:
 
 
 def _unusable(found: QuestionSet, corpus: Corpus | None) -> Counter[str]:
-    """Faults of a file and of the corpus that is searched for it, by reason."""
     counted = Counter(found.rejected) + Counter(found.left_out)
     if corpus is not None:
         for reason, count in corpus.rejected.items():

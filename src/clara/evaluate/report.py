@@ -162,7 +162,6 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
-    """The report as one page."""
     names = report.names
     parts = ["# Evaluation\n", _origin(report.provenance, report.scoring)]
     for group, own in grouped(report.grid.results).items():
@@ -236,7 +235,6 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
 
 
 def _left_out(report: GridReport) -> list[str]:
-    """What the tables do not hold: systems that were not run, what of the data was left out."""
     same: dict[str, list[str]] = {}
     for name, reason in report.grid.not_run.items():
         same.setdefault(reason, []).append(name)
@@ -263,7 +261,6 @@ def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
 
 
 def _page(report: GridReport, *, note: str = "") -> str:
-    """The page as Markdown."""
     origin = report.provenance
     results = report.grid.results
     names = report.names
@@ -296,7 +293,6 @@ def _page(report: GridReport, *, note: str = "") -> str:
 
 
 def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
-    """Results of one setting, given the same, with the same k."""
     first = results[0]
     what = "the gold documents only" if first.given == "gold" else "all candidates"
     parts = [
@@ -386,7 +382,6 @@ def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *,
 
 
 def _costs(results: Sequence[Result]) -> str:
-    """Context read and time to the first token, averaged over the data sets."""
     by_label: dict[str, list[Result]] = {}
     for result in results:
         if result.n:
@@ -409,7 +404,6 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str]]) -> str:
-    """A Markdown table with a row an item; each column says how it shows one."""
     return _markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
 
 
@@ -437,7 +431,6 @@ def _compressed(share: float | None) -> str:
 
 
 def _answers_table(results: Sequence[Result]) -> str:
-    """Answer scores, context and time of the systems on one data set."""
     columns: dict[str, Callable[[Result], str]] = {
         "system": lambda result: result.label,
         "n": lambda result: f"{result.n:,}",
@@ -456,7 +449,6 @@ def _answers_table(results: Sequence[Result]) -> str:
 
 
 def _retrieval_table(results: Sequence[Result]) -> str | None:
-    """Rankings of the systems on one data set; None if nothing was ranked."""
     ranked = [result for result in results if result.retrieval is not None]
     shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
     headings = [name.replace("R@", "Recall@").replace("P@", "Precision@").replace("RR", "MRR") for name in shown]
@@ -474,7 +466,6 @@ def _retrieval_table(results: Sequence[Result]) -> str | None:
 
 
 def _abstention_table(results: Sequence[Result]) -> str | None:
-    """Abstentions against unanswerable questions; None if there are none."""
     found = [(result.label, result.abstention) for result in results if result.abstention is not None]
     columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
         "system": lambda item: item[0],
@@ -487,7 +478,6 @@ def _abstention_table(results: Sequence[Result]) -> str | None:
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """Pairs of systems, the clear differences in bold."""
     columns: dict[str, Callable[[Comparison], str]] = {
         "pair": lambda found: f"{found.first} – {found.second}",
         "n": lambda found: f"{found.n:,}",
@@ -501,7 +491,6 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
-    """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
     columns: dict[str, Callable[[KeptBenefit], str]] = {
         "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
         "between": lambda item: item.pair,

@@ -268,7 +268,6 @@ def _ranking_values(
 
 
 def _mean_scores(scored: Sequence[dict[str, float]]) -> dict[str, float] | None:
-    """Means over the questions; None without questions."""
     if not scored:
         return None
     return {name: fmean(values[name] for values in scored) for name in _MEASURES}

@@ -118,7 +118,6 @@ SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for
 
 
 def _model(name: str, parts: _SystemParts, settings: SystemSettings) -> AnswerModel:
-    """The model that compresses, ranks and answers."""
     if parts.option is None or parts.stage is None:
         return settings.model
     model = open_checkpoint(settings, parts.option, parts.stage, label=name)

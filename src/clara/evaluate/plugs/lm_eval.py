@@ -150,7 +150,6 @@ def _limit(request: Instance) -> int:
 
 
 def _until(text: str, until: str | Sequence[str]) -> str:
-    """The text up to the first of its stop strings."""
     stops = (until,) if isinstance(until, str) else until
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
