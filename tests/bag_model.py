@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clara.errors import ConfigError, ModelError
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory, TokenCounts
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory, TokenCounts
 
 STOP_WORDS = frozenset(["a", "an", "the", "is", "was", "of", "in", "on", "at", "it", "and", "by", "what", "who", "how"])
 HIDDEN = 64
@@ -89,14 +89,3 @@ class BagModel:
         found = [word for word in words(best) if word not in asked or request.reader == "base"]
         counts = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=len(found))
         return Generation(" ".join(found), tuple(range(len(found))), counts, "stop")
-
-
-def sentence_split(document: Document, token_spans: object, /, *, max_tokens: int) -> list[Passage]:
-    """One passage a sentence: another way to cut than the project's own."""
-    assert callable(token_spans)
-    assert max_tokens > 0
-    spans = [match.span() for match in re.finditer(r"[^.]+\.?\s*", document.text)]
-    return [
-        Passage(f"{document.uri}#{start}", document.uri, document.title, document.text[start:end], start, end)
-        for start, end in spans
-    ]

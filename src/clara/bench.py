@@ -1,31 +1,49 @@
 """Speed, as ratios with both sides measured in one run.
 
 Bulk compression against the machine's own peak; the time to the first token from memories against the same passages as
-text; and from candidates whose memories an index holds against candidates that are compressed when asked. Absolute
-seconds are given beside the ratios because they are cheap, not because they compare between machines.
+text; and from candidates whose memories an index holds against candidates that are compressed when asked. Training is
+measured stage by stage, with the same batches, losses and optimiser as a run's, without the Trainer around them; end to
+end on both sides in turn: candidates' memories read from the cache, and the same step with the candidates encoded.
+Absolute seconds are given beside the ratios because they are cheap, not because they compare between machines.
 """
 
 from __future__ import annotations
 
+import gc
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
-from typing import Protocol
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
 from transformers.generation import BaseStreamer
 
-from clara.model.generator import DecodeLoop, DecodingRow
-from clara.records import Generation, GenerationRequest, Memory, QueryMemory
+from clara.data import DataRecord, PassageQA, QAPair
+from clara.model import ClaraModel
+from clara.model.attention import enable_packing
+from clara.model.checkpoint import read_manifest
+from clara.model.clara_model import find_checkpoint
+from clara.model.create import Loaded
+from clara.model.generator import DecodingRow
+from clara.records import GenerationRequest, Memory
 from clara.similarity import ranking
+from clara.train.data import PlannedBatches, TrainingData, divide
+from clara.train.loop import StageModule
+from clara.train.processes import check_device
+from clara.train.stages import stage_class
+from clara.train.stages.base import Stage
+from clara.train.stages.selecting import EndToEndStage
 
-PEAK_SIZE = 2048
+_PEAK_SIZE = 2048
 """Side of the square matrices whose product stands for the machine's peak: large enough to be bound by arithmetic."""
 
-PEAK_SECONDS = 1.0
+_PEAK_SECONDS = 1.0
 
 _DECODED_ROWS = (1, 8)
 _DECODED_TOKENS = 24
@@ -33,30 +51,12 @@ _DECODED_TIMES = 3
 """How often the sides are measured in turn."""
 _PROMPT_POSITIONS = 64
 
-
-class _SpeedModel(Protocol):
-    """What the benchmarks ask of a model."""
-
-    @property
-    def default_rate(self) -> int:
-        """The rate used when none is asked for."""
-
-    def decoder(self, request: GenerationRequest) -> DecodeLoop:
-        """What writes with the weights of a request's reader."""
-
-    def compress(
-        self, texts: Sequence[str], *, rate: int | None = None, progress: Callable[[int], None] | None = None
-    ) -> list[Memory]:
-        """One memory a text."""
-
-    def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
-        """One memory a question, in the space of the texts'."""
-
-    def compression_flops(self, token_count: int, *, rate: int | None = None) -> int:
-        """Arithmetic of compressing one text."""
-
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 64) -> list[Generation]:
-        """One greedy answer a request."""
+_PASSAGE_WORDS = 110
+"""Words of a made passage: some 150 tokens, between Wikipedia's mean (clara.md section 2) and a whole window."""
+_STRIDE_WORDS = 25
+"""Words between the beginnings of made passages: a few pages of text give enough different ones."""
+_POOL = 3
+"""Records to draw for each candidate of a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,8 @@ class _CompressSpeed:
     """Result of ``bench_compress``.
 
     Attributes:
-        passages: texts compressed.
-        tokens: their tokens.
-        rate: compression rate.
-        seconds: wall clock.
-        tokens_per_second: text tokens.
         gflops: model arithmetic a second, useful work only: no padding, no masked attention.
         peak_gflops: matrix product of the same process, median of a measurement before and one after.
-        share_of_peak: ``gflops / peak_gflops``.
-        threads: torch threads.
     """
 
     passages: int
@@ -88,15 +81,7 @@ class _CompressSpeed:
 
 @dataclass(frozen=True, slots=True)
 class _DecodeSpeed:
-    """Result of ``_bench_decode``: medians over the tokens after the first, the sides measured in turn.
-
-    Attributes:
-        rows: answers written together.
-        prompt: positions before them.
-        token_ms: milliseconds from one token of all rows to the next.
-        transformers_ms: the same by ``transformers.generate``.
-        ratio: transformers' time / ours.
-    """
+    """A token's time with ``rows`` answers at once, after prompts of so many positions; medians, sides in turn."""
 
     rows: int
     prompt: int
@@ -109,16 +94,7 @@ class _DecodeSpeed:
 class _AskSpeed:
     """Result of ``bench_ask``: medians over the questions, the sides measured in turn.
 
-    Attributes:
-        questions: questions asked.
-        passages: passages a question.
-        rate: compression rate of the memories.
-        memory_seconds: to the first token from memories.
-        text_seconds: to the first token from the text of the same passages.
-        memory_prompt: prompt positions with memories.
-        text_prompt: prompt positions with text.
-        ratio: text seconds / memory seconds.
-        decoding: a token's time, for some numbers of rows.
+    Seconds are to the first token from ``passages`` of a question, prompts in positions; ratio is text / memory.
     """
 
     questions: int
@@ -136,15 +112,8 @@ class _AskSpeed:
 class _CandidateSpeed:
     """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
 
-    Attributes:
-        questions: questions asked.
-        candidates: passages that each question is to choose from.
-        k: passages that it chooses.
-        rate: compression rate.
-        docs_per_second: candidates compressed a second, all questions together.
-        indexed_seconds: to the first token where the candidates' memories are there already.
-        compressed_seconds: to the first token where they are compressed first, as one call.
-        ratio: compressed seconds / indexed seconds.
+    Seconds are to the first token where the candidates' memories are there already (indexed), or are compressed first,
+    as one call; ratio is compressed / indexed. ``docs_per_second`` are candidates compressed, all questions together.
     """
 
     questions: int
@@ -158,22 +127,14 @@ class _CandidateSpeed:
 
 
 def bench_compress(
-    model: _SpeedModel,
+    model: ClaraModel,
     texts: Sequence[str],
     *,
     rate: int | None = None,
     dtype: torch.dtype = torch.bfloat16,
     progress: Callable[[int], None] | None = None,
 ) -> _CompressSpeed:
-    """Compress texts and compare the arithmetic done a second with the machine's peak.
-
-    Args:
-        model: warmed up here with a few of the texts.
-        texts: each fits the model's window.
-        rate: compression rate; the model's default when None.
-        dtype: of the peak's matrices; that of the model's weights.
-        progress: called with the number of texts that each batch finished.
-    """
+    """Compress texts, each in the model's window, and compare the arithmetic done a second with the machine's peak."""
     rate = rate or model.default_rate
     model.compress(texts[:8], rate=rate)
     before = _matmul_peak(dtype)
@@ -197,17 +158,12 @@ def bench_compress(
 
 
 def bench_ask(
-    model: _SpeedModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
+    model: ClaraModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
 ) -> _AskSpeed:
     """Time to the first token from memories against the full text, same questions, same passages, same backbone.
 
     Memories are made beforehand, as an index does; both readers run as merged weights or the bare backbone.
 
-    Args:
-        model: the model.
-        questions: at least one.
-        passages: the texts each question is answered from.
-        rate: compression rate of the memories.
     """
 
     def side(request: GenerationRequest) -> tuple[float, int]:
@@ -233,14 +189,10 @@ def bench_ask(
     )
 
 
-def _bench_decode(model: _SpeedModel, rows: int) -> _DecodeSpeed:
+def _bench_decode(model: ClaraModel, rows: int) -> _DecodeSpeed:
     """A token's time by our loop against ``transformers.generate``, with the weights that read memories.
 
     Prompts and answers mean nothing: they are of equal length on both sides, and only the seconds count.
-
-    Args:
-        model: the model.
-        rows: answers written together.
     """
     decoder = model.decoder(GenerationRequest(""))
     ours: list[float] = []
@@ -279,16 +231,15 @@ class _Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped her
         self.at: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Take a token of each row."""
         del value
         self.at.append(time.perf_counter())
 
     def end(self) -> None:
-        """There are no more."""
+        pass
 
 
 def bench_candidates(
-    model: _SpeedModel,
+    model: ClaraModel,
     questions: Sequence[str],
     candidates: Sequence[Sequence[str]],
     *,
@@ -299,14 +250,7 @@ def bench_candidates(
 
     Both sides encode the question, rank the candidates by cosine and answer from the best ``k``; they differ in when
     the candidates are compressed. That is done without padding and in batches on either side, so the ratio is what an
-    index saves, not what a slow loop would add.
-
-    Args:
-        model: the model.
-        questions: at least one.
-        candidates: the passages of each question.
-        k: passages to answer from.
-        rate: compression rate; the model's default when None.
+    index saves, not what a slow loop would add. ``rate`` None is the model's default.
     """
     rate = rate or model.default_rate
 
@@ -344,12 +288,279 @@ def _after_a_warm_up(questions: Sequence[str], texts: Sequence[Sequence[str]]) -
 
 def _matmul_peak(dtype: torch.dtype) -> float:
     """Billions of floating-point operations a second of a large square matrix product, median over a second."""
-    a, b = torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype), torch.randn(PEAK_SIZE, PEAK_SIZE).to(dtype)
+    a, b = torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype), torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype)
     torch.mm(a, b)
     rates: list[float] = []
-    until = time.perf_counter() + PEAK_SECONDS
+    until = time.perf_counter() + _PEAK_SECONDS
     while time.perf_counter() < until:
         started = time.perf_counter()
         torch.mm(a, b)
-        rates.append(2 * PEAK_SIZE**3 / (time.perf_counter() - started) / 1e9)
+        rates.append(2 * _PEAK_SIZE**3 / (time.perf_counter() - started) / 1e9)
     return median(rates)
+
+
+@dataclass(frozen=True, slots=True)
+class _StageSpeed:
+    """Training speed of one stage: medians over the measured steps, and shares of the time.
+
+    Attributes:
+        tokens_per_second: tokens and memory slots read.
+        data: the batch is made.
+        forward: the loss included.
+        optimiser: clipping, AdamW's step and freeing the gradients.
+    """
+
+    stage: str
+    seconds: float
+    tokens_per_second: float
+    samples_per_second: float
+    data: float
+    forward: float
+    backward: float
+    optimiser: float
+
+
+@dataclass(frozen=True, slots=True)
+class _CacheGain:
+    """End-to-end training with cached memories against the same step that encodes its candidates; one run, in turn.
+
+    Attributes:
+        cached_seconds: of a step with the memories computed before, median.
+        encoded_seconds: of the same step with the candidates encoded by the frozen compressor.
+        trained_seconds: of the same step with gradients to the compressor (``train_compressor``); None if left out.
+    """
+
+    candidates: int
+    cached_seconds: float
+    encoded_seconds: float
+    ratio: float
+    trained_seconds: float | None
+    trained_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainSpeed:
+    """Result of ``bench_train``; ``cache`` is of stage ``end-to-end``, None if it was not measured."""
+
+    stages: tuple[_StageSpeed, ...]
+    cache: _CacheGain | None
+    batch_size: int
+    steps: int
+    rate: int
+    dtype: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBench:
+    """What to measure.
+
+    Attributes:
+        start: checkpoint that every stage starts from; ``rate`` is one of its rates.
+        candidates: passages a question in the stages that select.
+        train_compressor: measure end-to-end with gradients to the compressor too; takes the memory of a forward pass
+            over all candidates of a batch.
+    """
+
+    stages: Sequence[str]
+    start: str
+    rate: int
+    steps: int
+    batch_size: int
+    candidates: int = 20
+    train_compressor: bool = False
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    device: str = "cpu"
+
+
+def made_records(texts: Sequence[str]) -> list[DataRecord]:
+    """Records for a measurement without a data file: passages of running text, each with three made questions.
+
+    Lengths are like those of the training sets; what they say means nothing.
+    """
+    words = " ".join(texts).split()
+    records: list[DataRecord] = []
+    for first in range(0, max(1, len(words) - _PASSAGE_WORDS + 1), _STRIDE_WORDS):
+        passage = words[first : first + _PASSAGE_WORDS]
+        pairs = tuple(
+            QAPair(f"Which words follow “{' '.join(passage[i : i + 4])}”?", (" ".join(passage[i + 4 : i + 7]),))
+            for i in range(0, len(passage) - 8, max(1, len(passage) // 3))
+        )
+        records.append(PassageQA(f"made-{first}", "made", f"Words {first}", " ".join(passage), pairs))
+    return records
+
+
+def bench_train(
+    records: Sequence[DataRecord],
+    bench: TrainBench,
+    *,
+    cache: Path,
+    progress: Callable[[str], None] | None = None,
+) -> _TrainSpeed:
+    """Measure every stage on the same records, and the gain of cached memories.
+
+    ``cache`` is the folder of base weights; memories go to a folder that is removed again.
+
+    Raises:
+        TrainingError: the records are too few, or a stage has no use for any.
+        ConfigError: the device is none to train on.
+    """
+    check_device(bench.device)
+    speeds: list[_StageSpeed] = []
+    gain = None
+    for name in bench.stages:
+        if progress is not None:
+            progress(name)
+        with tempfile.TemporaryDirectory() as scratch:
+            job = _job(name, records, bench, cache, Path(scratch))
+            speeds.append(_speed(name, [job.step(number) for number in range(bench.steps + 1)][1:]))
+            if isinstance(job.stage, EndToEndStage):
+                gain = _gain(job, bench)
+        del job
+        gc.collect()
+    return _TrainSpeed(
+        stages=tuple(speeds),
+        cache=gain,
+        batch_size=bench.batch_size,
+        steps=bench.steps,
+        rate=bench.rate,
+        dtype=bench.dtype,
+        threads=torch.get_num_threads(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    data: float
+    forward: float
+    backward: float
+    optimiser: float
+    tokens: int
+    samples: int
+
+    @property
+    def seconds(self) -> float:
+        return self.data + self.forward + self.backward + self.optimiser
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    loaded: Loaded[Any, Any]
+    data: TrainingData
+    stage: Stage
+    batches: PlannedBatches
+    module: StageModule
+    optimizer: torch.optim.Optimizer
+
+    def step(self, number: int, batches: PlannedBatches | None = None) -> _Times:
+        """One optimisation step, timed; on batches of another making where they are given."""
+        device = self.loaded.network.adapters.bare().device
+        marks = [_now(device)]
+        batch = (batches or self.batches)[number].to(device)
+        marks.append(_now(device))
+        losses = self.module(batch)
+        marks.append(_now(device))
+        losses.total.backward()
+        marks.append(_now(device))
+        trained = [p for p in self.module.parameters() if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, self.stage.config.max_grad_norm)
+        self.optimizer.step()
+        self.module.zero_grad(set_to_none=True)
+        marks.append(_now(device))
+        data, forward, backward, optimiser = (after - before for before, after in pairwise(marks))
+        return _Times(data, forward, backward, optimiser, batch.tokens(), len(batch.decoder_ids))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Path, scratch: Path) -> _Job:
+    stage = _stage(name, bench)
+    data = divide(records, stage)
+    loaded = stage.network(data, cache, bench.device, None)
+    stage = stage.as_loaded(loaded)
+    documents = stage.documents(loaded, scratch)
+    batches = PlannedBatches(data, stage, stage.collator(loaded, documents, scratch))
+    if documents is not None:  # before the first step, as in a run
+        shown = (
+            text for number in range(bench.steps + 1) for one in batches.examples(number) for text in one.compressed
+        )
+        documents.prepare({bench.rate: list(dict.fromkeys(shown))})
+    enable_packing(loaded.network.adapters.bare())  # as in a run
+    module = StageModule(loaded.network, stage)
+    module.train()
+    return _Job(loaded, data, stage, batches, module, stage.optimizer(loaded.network))
+
+
+def _stage(name: str, bench: TrainBench) -> Stage:
+    """A stage with the settings that the measurement asks for, as far as it has them."""
+    manifest = read_manifest(find_checkpoint(bench.start))
+    rates = manifest.compression.rates
+    manifest.compression.memory_tokens(bench.rate)  # refuses a rate that the checkpoint does not serve
+    values = {
+        "base": manifest.base_model,
+        "start": bench.start,
+        "compression": manifest.compression,
+        "lora": manifest.lora,
+        # A run tops candidates up from the records that it draws: enough of them for different questions.
+        "steps": max(bench.steps + 1, -(-_POOL * bench.candidates // bench.batch_size)),
+        "batch_size": bench.batch_size,
+        "rate_weights": tuple(float(rate == bench.rate) for rate in rates),
+        "candidates": bench.candidates,
+        "top_k": min(5, bench.candidates),
+        "held_out": 0,
+        "dtype": bench.dtype,
+    }
+    kind = stage_class(name)
+    return kind(kind.Config.model_validate({key: values[key] for key in values if key in kind.Config.model_fields}))
+
+
+def _speed(name: str, times: Sequence[_Times]) -> _StageSpeed:
+    whole = sum(one.seconds for one in times)
+    return _StageSpeed(
+        stage=name,
+        seconds=median(one.seconds for one in times),
+        tokens_per_second=median(one.tokens / one.seconds for one in times),
+        samples_per_second=median(one.samples / one.seconds for one in times),
+        data=sum(one.data for one in times) / whole,
+        forward=sum(one.forward for one in times) / whole,
+        backward=sum(one.backward for one in times) / whole,
+        optimiser=sum(one.optimiser for one in times) / whole,
+    )
+
+
+def _gain(job: _Job, bench: TrainBench) -> _CacheGain:
+    """The ways to have a candidate's memory, step by step in turn, on the same questions and candidates."""
+    texts = PlannedBatches(job.data, job.stage, job.stage.collator(job.loaded, None))
+    cached, encoded, trained = [], [], []
+    for number in range(bench.steps + 1):
+        cached.append(job.step(number).seconds)
+        encoded.append(job.step(number, texts).seconds)
+        if bench.train_compressor:
+            with _compressor_under_gradient(job.loaded):
+                trained.append(job.step(number, texts).seconds)
+    for times in (cached, encoded, trained):
+        del times[:1]  # warms up
+    return _CacheGain(
+        candidates=bench.candidates,
+        cached_seconds=median(cached),
+        encoded_seconds=median(encoded),
+        ratio=median(slow / fast for slow, fast in zip(encoded, cached, strict=True)),
+        trained_seconds=median(trained) if trained else None,
+        trained_ratio=median(slow / fast for slow, fast in zip(trained, cached, strict=True)) if trained else None,
+    )
+
+
+@contextmanager
+def _compressor_under_gradient(loaded: Loaded) -> Iterator[None]:
+    parameters = [*loaded.network.adapters.parameters_of("compressor"), *loaded.network.table.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad = True
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad = False

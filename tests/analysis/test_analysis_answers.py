@@ -10,23 +10,22 @@ import numpy as np
 import pytest
 
 from bag_model import BagModel
-from clara.analysis import faithfulness as faith
-from clara.analysis.faithfulness import FaithfulnessSettings, faithfulness
-from clara.analysis.harness import Asker, distractors
-from clara.analysis.robustness import (
-    NO_WRONG,
-    NOT_LITERAL,
+from clara.analysis.answers import (
+    FaithfulnessSettings,
     RobustnessSettings,
-    poisoned_copy,
-    ranked_prompts,
+    _faith_row,
+    _poisoned_copy,
+    _ranked_prompts,
+    _static_prompts,
+    _wrong_answer,
+    faithfulness,
     robustness,
-    static_prompts,
-    wrong_answer,
 )
+from clara.analysis.harness import Asker, distractors
 from clara.data import DocText, MultiHop, read_records
 from clara.errors import ConfigError
-from clara.evaluate import plots
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
+from clara.evaluate.plots import DRAW_ANALYSIS
 from clara.metrics import normalize_answer, score_answer
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -42,22 +41,22 @@ def hand(question: str, answer: str, *texts: str, gold: tuple[int, ...] = (0,)) 
 
 def test_a_poisoned_copy_replaces_whole_answers() -> None:
     doc = DocText("T", "Ann met Anna. ANN's house; Ann Lee left.")
-    assert poisoned_copy(doc, ("Ann", "Ann Lee"), r"\1 Bo") == DocText(
+    assert _poisoned_copy(doc, ("Ann", "Ann Lee"), r"\1 Bo") == DocText(
         "T", r"\1 Bo met Anna. \1 Bo's house; \1 Bo left."
     )
-    assert poisoned_copy(doc, ("Lea",), "Bo") is None
+    assert _poisoned_copy(doc, ("Lea",), "Bo") is None
 
 
 def test_wrong_answers_stand_for_their_kind_and_share_no_word() -> None:
     made = [hand(str(i), answer, "x") for i, answer in enumerate(["1913", "Ann Lee", "The Ann", "in 1913", "2001"])]
-    assert [wrong_answer(made, place) for place in range(5)] == ["2001", None, None, "2001", "1913"]
+    assert [_wrong_answer(made, place) for place in range(5)] == ["2001", None, None, "2001", "1913"]
 
 
 def test_orders_poisons_and_distractors_of_one_question() -> None:
     question = hand("q", "Ann", "By Ann.", "b", "c", "d", gold=(0,))
     settings = RobustnessSettings(counts=(0, 2, 9), around=2)
     unusable: Counter[str] = Counter()
-    trials = static_prompts(question, "Bo", settings, np.random.default_rng(0), unusable)
+    trials = _static_prompts(question, "Bo", settings, np.random.default_rng(0), unusable)
     shown = {
         (t.kind, t.condition): ["".join(doc.text for doc in t.docs[i : i + 1]) for i in range(len(t.docs))]
         for t in trials
@@ -78,15 +77,18 @@ def test_orders_poisons_and_distractors_of_one_question() -> None:
     assert not unusable
     silent = replace(question, answers=("Eve",))
     assert not [
-        t for t in static_prompts(silent, "Bo", settings, np.random.default_rng(0), unusable) if t.kind == "poison"
+        t for t in _static_prompts(silent, "Bo", settings, np.random.default_rng(0), unusable) if t.kind == "poison"
     ]
-    static_prompts(question, None, settings, np.random.default_rng(0), unusable)
-    assert dict(unusable) == {NOT_LITERAL: 1, NO_WRONG: 1}
+    _static_prompts(question, None, settings, np.random.default_rng(0), unusable)
+    assert dict(unusable) == {
+        "questions for poison: no gold passage holds an answer literally": 1,
+        "questions for poison: no other question has a wrong answer of the same kind": 1,
+    }
 
 
 def test_ranked_prompts_know_their_recall() -> None:
     question = hand("q", "Ann", "a", "b", "c", gold=(0, 2))
-    trials = ranked_prompts(question, (1, 2, 0), (1, 2, 3, 4))
+    trials = _ranked_prompts(question, (1, 2, 0), (1, 2, 3, 4))
     assert [(t.condition, t.recall, [d.text for d in t.docs]) for t in trials] == [
         ("1", 0.0, ["b"]),
         ("2", 0.5, ["b", "c"]),
@@ -125,7 +127,7 @@ def test_robustness_of_a_model_that_can_be_followed(tmp_path: Path) -> None:
     assert clean is not None
     assert swapped > clean, "a model that reads its passages repeats what they say"
     assert robustness(BagModel(), RECORDS, settings) == report, "one seed, one table"
-    plots.draw_robustness([("bag", report)], tmp_path / "r.png")
+    DRAW_ANALYSIS["robustness"]([("bag", report)], tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(PNG)
     only = robustness(BagModel(), RECORDS, RobustnessSettings(vary=("order",)))
     assert {row.kind for row in only.conditions} == {"order"}
@@ -173,7 +175,7 @@ def test_a_document_is_compressed_once_a_question() -> None:
 def test_faith_by_hand(prediction: str, found: float, by_chance: float, missing: tuple[str, ...]) -> None:
     question = hand("q", "Calder", "x")
     cited = [DocText("Moira Calder", "Moira Calder (1829-1901), an engineer of Ullmere.")]
-    row = faith.row_of(question, prediction, cited, [DocText("", "The end of all.")])
+    row = _faith_row(question, prediction, cited, [DocText("", "The end of all.")])
     assert row.found == pytest.approx(found)
     assert row.by_chance == pytest.approx(by_chance)
     assert row.missing == missing
@@ -187,8 +189,8 @@ def test_faithfulness_of_a_model_that_copies(tmp_path: Path) -> None:
         text = normalize_answer(" ".join(f"{record.docs[i].title} {record.docs[i].text}" for i in record.gold)).split()
         tokens = normalize_answer(row.prediction).split()
         assert row.found == pytest.approx(sum(token in text for token in tokens) / len(tokens))
-    plots.draw_faithfulness([("bag", report)], tmp_path / "f.png")
+    DRAW_ANALYSIS["faithfulness"]([("bag", report)], tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(PNG)
     silent = hand("What does T0 do?", "x", "It is.")  # the model answers with what the question does not hold: nothing
     counted = faithfulness(BagModel(), [*WITH_GOLD[:1], silent], FaithfulnessSettings())
-    assert (counted.n, counted.errors) == (1, {faith.EMPTY: 1})
+    assert (counted.n, counted.errors) == (1, {"answers without a word": 1})

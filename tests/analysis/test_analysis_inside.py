@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clara.analysis import attention
-from clara.analysis.attention import AttentionSettings, answer_attention
-from clara.analysis.embedding_map import embedding_map, means, mixing, project_groups
-from clara.analysis.gradients import GradientSettings, helpful, push_of, selection_gradients
+from clara.analysis.embedding_map import _means, _mixing, embedding_map, project_groups
 from clara.analysis.harness import first_windows
+from clara.analysis.inside import (
+    AttentionSettings,
+    GradientSettings,
+    _attention_row,
+    _helpful,
+    _push_row,
+    answer_attention,
+    selection_gradients,
+)
 from clara.data import MultiHop, read_records
 from clara.errors import InputError
-from clara.evaluate import plots
+from clara.evaluate.plots import DRAW_ANALYSIS
 from clara.model import ClaraModel
 from clara.model.inspection import AnswerAttention, SelectionGradient, States
 from clara.prompts import passage_text
@@ -35,7 +41,7 @@ def test_helpful_is_above_the_mean_probability(shift: float) -> None:
     chances = [0.5, 0.2, 0.1, 0.3]
     mean = sum(chances) / len(chances)
     likelihood = floats(*(math.log(chance) + shift for chance in chances))
-    assert helpful(likelihood).tolist() == [chance > mean for chance in chances]
+    assert _helpful(likelihood).tolist() == [chance > mean for chance in chances]
 
 
 def test_pushes_by_hand() -> None:
@@ -46,7 +52,7 @@ def test_pushes_by_hand() -> None:
         likelihood=floats(-5, -1, -9),  # only the second is above the mean
         selected=(1,),
     )
-    row = push_of("q", found, [True, False, True])
+    row = _push_row("q", found, [True, False, True])
     assert row.helpful == pytest.approx(1 / 3)
     assert row.probability_helpful == pytest.approx(0.5)
     assert row.probability_gold == pytest.approx(0.5)
@@ -54,7 +60,7 @@ def test_pushes_by_hand() -> None:
     assert row.probability == pytest.approx((0.5, 0.2, 0.3))  # by likelihood: second, first, third
     assert row.push == pytest.approx((3 / 5, -1 / 5, 1 / 5))
     still = SelectionGradient(found.scores, found.probability, floats(0, 0, 0), found.likelihood, (1,))
-    assert push_of("q", still, [True, False, True]).push_helpful is None
+    assert _push_row("q", still, [True, False, True]).push_helpful is None
 
 
 def test_a_projection_shows_where_groups_differ_and_places_what_is_new() -> None:
@@ -93,7 +99,7 @@ def test_gradients_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> 
         assert len(row.probability) >= len(record.docs)
         assert 0 < row.helpful < 1
     assert len(report.by_rank("push")) == min(len(row.push) for row in report.rows)
-    plots.draw_gradients([("before", report), ("after", report)], tmp_path / "g.png")
+    DRAW_ANALYSIS["gradient"]([("before", report), ("after", report)], tmp_path / "g.png")
     assert (tmp_path / "g.png").read_bytes().startswith(PNG)
 
 
@@ -111,15 +117,15 @@ def slow_mixing(first: list[list[float]], second: list[list[float]], neighbours:
 def test_mixing_equals_a_loop(neighbours: int) -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(7, 3)), rng.normal(loc=0.8, size=(6, 3))
-    found = mixing(first.astype(np.float32), second.astype(np.float32), neighbours=neighbours)
+    found = _mixing(first.astype(np.float32), second.astype(np.float32), neighbours=neighbours)
     near = min(neighbours, 12)
     assert found == pytest.approx(slow_mixing(first.tolist(), second.tolist(), near))
-    assert mixing(first.astype(np.float32), (first + 100).astype(np.float32), neighbours=3) == 0
+    assert _mixing(first.astype(np.float32), (first + 100).astype(np.float32), neighbours=3) == 0
 
 
 def test_means_are_what_the_mse_term_compares() -> None:
     state = States(floats(1, 2), np.array([[1, 0], [3, 4]], np.float32), np.zeros((2, 2), np.float32))
-    document, memory = means([state])
+    document, memory = _means([state])
     assert document.tolist() == [[1, 2]]
     assert memory.tolist() == [[2, 2]], "of the last hidden states, not of the memory after its gain"
 
@@ -137,7 +143,7 @@ def test_a_map_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None
     states = tiny_model.inspector().states(texts, role="compressor", rate=16)
     gaps = [float(((s.text_mean - s.hidden.mean(axis=0)) ** 2).mean()) for s in states]
     assert made.mse == pytest.approx(sum(gaps) / 6, rel=1e-4)
-    plots.draw_maps([("with", made), ("without", made)], tmp_path / "m.png")
+    DRAW_ANALYSIS["tsne"]([("with", made), ("without", made)], tmp_path / "m.png")
     assert (tmp_path / "m.png").read_bytes().startswith(PNG)
     with pytest.raises(InputError, match="at least 4 texts, got 3"):
         embedding_map(tiny_model.inspector(), texts[:3], **how)  # type: ignore[arg-type]
@@ -151,7 +157,7 @@ def test_attention_shares_by_hand() -> None:
     part = np.array([[0.2], [0.1]], np.float32)
     seen = AnswerAttention(memories, question=part, before=part * 0, rest=part, first=(part / 2).astype(np.float32))
     record = MultiHop("q", "hand", "Q?", ("Ann",), WITH_GOLD[0].docs, (0,))
-    row = attention.row_of(record, "Ann Calder", seen, owner=[0, 0, 1], gold=[True, False])
+    row = _attention_row(record, "Ann Calder", seen, owner=[0, 0, 1], gold=[True, False])
     assert row.gold == pytest.approx((0.4, 0.2))
     assert row.other == pytest.approx((0.1, 0.6))
     assert row.rest == pytest.approx((0.1, 0.05))
@@ -159,7 +165,7 @@ def test_attention_shares_by_hand() -> None:
     assert row.chance == pytest.approx(2 / 3)
     assert row.passages[0] == pytest.approx((0.3, 0.35))
     assert row.f1 == pytest.approx(2 / 3)
-    alone = attention.row_of(record, "Ann", seen, owner=[0, 0, 0], gold=[True])
+    alone = _attention_row(record, "Ann", seen, owner=[0, 0, 0], gold=[True])
     assert alone.other == ()
     assert alone.gold_share == pytest.approx(1)
 
@@ -173,5 +179,5 @@ def test_attention_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> 
         assert sum(row.is_gold) >= 1
         assert len(row.gold) == len(row.question) == 2
         assert 0 < row.gold_share < 1
-    plots.draw_attention([("tiny", report)], tmp_path / "a.png")
+    DRAW_ANALYSIS["attention"]([("tiny", report)], tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bag_model import BagModel
-from clara.analysis.fidelity import bert_score, entities_of, kept_entities, measure_fidelity, rouge_scorer
+from clara.analysis.fidelity import _bert_score, _entities_of, _kept_entities, _rouge_scorer, measure_fidelity
 from clara.errors import ModelError, RecordError
 from clara.records import FloatArray
 
@@ -41,7 +41,7 @@ def slow_rouge(reference: list[str], candidate: list[str]) -> tuple[float, float
 def test_rouge_is_that_of_the_definition(restated: str) -> None:
     # Words that stemming leaves alone, so that the definition can be applied to them as they stand.
     reference = "skerri light tower 1868 in was calder the on"
-    assert rouge_scorer()(reference, restated.replace("skerry", "skerri")) == pytest.approx(
+    assert _rouge_scorer()(reference, restated.replace("skerry", "skerri")) == pytest.approx(
         slow_rouge(reference.split(), stemless(restated.replace("skerry", "skerri"))), abs=1e-9
     )
 
@@ -52,18 +52,18 @@ def stemless(text: str) -> list[str]:
 
 
 def test_entities_by_rule() -> None:
-    assert entities_of(TEXT) == {"skerry light", "brannoch", "1868", "moira calder", "tarn bridge"} - {
+    assert _entities_of(TEXT) == {"skerry light", "brannoch", "1868", "moira calder", "tarn bridge"} - {
         "skerry light"
     } | {"light"}
-    assert entities_of("The light. It shone.") == frozenset()
-    assert entities_of("In Ullmere, Brannoch and Holm met 3.5 times. Ullmere won.") == {
+    assert _entities_of("The light. It shone.") == frozenset()
+    assert _entities_of("In Ullmere, Brannoch and Holm met 3.5 times. Ullmere won.") == {
         "ullmere",
         "brannoch",
         "holm",
         "3.5",
     }
-    assert kept_entities(TEXT, "moira calder built it in 1868 on brannoch") == pytest.approx(3 / 5)
-    assert kept_entities("no names here", "x") is None
+    assert _kept_entities(TEXT, "moira calder built it in 1868 on brannoch") == pytest.approx(3 / 5)
+    assert _kept_entities("no names here", "x") is None
 
 
 def test_bert_score_is_that_of_the_definition() -> None:
@@ -75,9 +75,9 @@ def test_bert_score_is_that_of_the_definition() -> None:
 
     precision = sum(max(cosine(a, b) for b in right) for a in left) / 4
     recall = sum(max(cosine(a, b) for a in left) for b in right) / 6
-    assert bert_score(left, right) == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-6)
-    assert bert_score(left, left) == pytest.approx(1.0, abs=1e-6)
-    assert bert_score(left[:0], right) == 0.0
+    assert _bert_score(left, right) == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-6)
+    assert _bert_score(left, left) == pytest.approx(1.0, abs=1e-6)
+    assert _bert_score(left[:0], right) == 0.0
 
 
 def test_a_model_that_says_what_it_read() -> None:

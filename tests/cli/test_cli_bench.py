@@ -15,8 +15,8 @@ pytest_plugins = ["cli_fixtures"]
 
 @pytest.fixture(autouse=True)
 def _short_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "PEAK_SECONDS", 0.01)
-    monkeypatch.setattr(bench, "PEAK_SIZE", 128)
+    monkeypatch.setattr(bench, "_PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(bench, "_PEAK_SIZE", 128)
 
 
 def test_compress_counts_tokens_and_relates_them_to_the_peak(clara: Clara, tiny_checkpoint: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clara.evaluate.bench_store import StoreBench, measure
+from clara.evaluate.bench_store import StoreBench, _measure
 from clara.index import LanceStore, StoreModel
 
 MODEL = StoreModel("c" * 64, "tiny", 16, 4, 32, "mean")
@@ -28,8 +28,8 @@ def plan(*, late: bool, codec: str = "fp16") -> StoreBench:
 
 @pytest.mark.parametrize("late", [True, False])
 def test_a_store_is_filled_and_measured(late: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
-    speed = measure(plan(late=late), tmp_path / "store")
-    assert json.loads(json.dumps(speed.to_json())).keys() == {
+    speed = _measure(plan(late=late), tmp_path / "store")
+    assert json.loads(json.dumps(asdict(speed))).keys() == {
         *("passages", "bytes_per_passage", "add_seconds", "index_seconds", "rss_bytes"),
         *("latent_ms", "text_ms", "hybrid_ms", "recall_at_10"),
     }
@@ -46,7 +46,7 @@ def test_a_store_is_filled_and_measured(late: bool, tmp_path: Path) -> None:  # 
 
 def test_smaller_codecs_take_fewer_bytes(tmp_path: Path) -> None:
     sizes = [
-        measure(replace(plan(late=True), codec=codec), tmp_path / codec).bytes_per_passage
+        _measure(replace(plan(late=True), codec=codec), tmp_path / codec).bytes_per_passage
         for codec in ("fp16", "residual")
     ]
     assert sizes[1] < sizes[0] - 100

@@ -16,9 +16,8 @@ import pytest
 from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
-from clara.evaluate.corpus import Corpus, CorpusPassage, GoldFinder, GoldSupply, beir_questions, pooled, read_corpus
-from clara.evaluate.first_stage import UNKNOWN_GOLD, CorpusSearch, FirstStageName, settled
-from clara.evaluate.questions import Candidacy, TaskLoader
+from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, pooled, read_corpus
+from clara.evaluate.questions import Candidacy, FirstStage, TaskLoader, _FirstStageName, _settled, corpus_search
 from clara.records import FloatArray
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -47,7 +46,7 @@ def test_pooled_corpus_holds_each_text_once() -> None:
     corpus = pooled(OWN.questions)
     texts = [passage.doc for passage in corpus.passages]
     assert len(texts) == len(set(texts)) == len({doc for q in OWN.questions for doc in q.docs})
-    assert corpus.sha256() == pooled(OWN.questions).sha256() != pooled(OWN.questions[:1]).sha256()
+    assert corpus == pooled(OWN.questions) != pooled(OWN.questions[:1])
     with pytest.raises(RecordError, match="no passage"):
         pooled([])
 
@@ -145,25 +144,25 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
-def test_first_stages_find_what_shares_words(kind: FirstStageName) -> None:
-    stage = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+def test_first_stages_find_what_shares_words(kind: _FirstStageName) -> None:
+    stage = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
     found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
     assert found[0][0].doc.title == "Tarn Bridge"
     assert found[1][0].doc.title == "Holm herring"
     assert all(len(row) <= 3 for row in found)
     assert stage.search(["xyzzy"], 3)[0] == [] if kind == "bm25" else True
-    again = CorpusSearch(pooled(OWN.questions), kind, encoder=Hashed())
+    again = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
     assert again.search(["How many arches has Tarn Bridge?"], 3)[0] == found[0]
 
 
 def test_vectors_need_an_encoder() -> None:
     with pytest.raises(InputError, match="--first-stage dense"):
-        CorpusSearch(pooled(OWN.questions), "dense")
+        corpus_search(pooled(OWN.questions), "dense")
 
 
 def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
-    stage = CorpusSearch(pooled(OWN.questions), "bm25")
-    made = settled(OWN.questions, stage, oracle=False, candidates=1).questions
+    stage = corpus_search(pooled(OWN.questions), "bm25")
+    made = _settled(OWN.questions, stage, oracle=False, candidates=1).questions
     for before, after in zip(OWN.questions, made, strict=True):
         texts = {before.docs[index] for index in before.gold}
         assert {after.docs[index] for index in after.gold} == texts & set(after.docs)
@@ -173,16 +172,23 @@ def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
 
 
 def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
-    stage = CorpusSearch(pooled(OWN.questions), "bm25")
-    whole = settled(OWN.questions, stage, oracle=True, candidates=4)
+    stage = corpus_search(pooled(OWN.questions), "bm25")
+    whole = _settled(OWN.questions, stage, oracle=True, candidates=4)
     made = whole.questions
-    assert dict(whole.without) == {UNKNOWN_GOLD: 1}
+    assert dict(whole.without) == {
+        "questions of which no gold document is known, as --setting oracle needs (give --setting normal)": 1
+    }
     assert all(not question.elsewhere for question in made)
     for before, after in zip((question for question in OWN.questions if question.gold), made, strict=True):
         assert {after.docs[index] for index in after.gold} == {before.docs[index] for index in before.gold}
         assert len(set(after.docs)) == len(after.docs) <= 4
     assert len({question.gold for question in made if len(question.gold) == 1}) > 1
-    assert made == settled(OWN.questions, stage, oracle=True, candidates=4).questions
+    assert made == _settled(OWN.questions, stage, oracle=True, candidates=4).questions
+
+
+def found(*passages: CorpusPassage) -> FirstStage:
+    """A first stage that finds the same for every question."""
+    return FirstStage("found", lambda questions, k: [list(passages[:k]) for _ in questions])
 
 
 def test_gold_by_id_by_text_and_by_title() -> None:
@@ -190,18 +196,24 @@ def test_gold_by_id_by_text_and_by_title() -> None:
     question = Question(
         "q", "s", "q?", ("a",), (DocText("Skerry Light", "A lighthouse. It was built by Moira Calder."),), (0,)
     )
-    assert GoldFinder(question).covered(window) == [0]
-    assert GoldFinder(question).covered(replace(window, doc=DocText("Other", window.doc.text))) == []
-    assert GoldFinder(question, {"q": frozenset({"9"})}).covered(window) == [0]
-    assert GoldFinder(question, {"q": frozenset({"8"})}).covered(window) == []
+
+    def gold(question: Question, passage: CorpusPassage, relevant: str = "") -> tuple[int, ...]:
+        qrels = {"q": frozenset({relevant})} if relevant else {}
+        corpus = Corpus("judged", (passage,), {}, qrels)
+        return _settled([question], found(passage), oracle=False, corpus=corpus).questions[0].gold
+
+    assert gold(question, window) == (0,)
+    assert gold(question, replace(window, doc=DocText("Other", window.doc.text))) == ()
+    assert gold(question, window, "9") == (0,)
+    assert gold(question, window, "8") == ()
     titled = replace(question, docs=(), gold=(), elsewhere=(GoldRef("Skerry Light"),))
-    assert GoldFinder(titled).covered(window) == [0]
+    assert gold(titled, window) == (0,)
 
 
 def test_nothing_found_is_counted() -> None:
     corpus = Corpus("one", (CorpusPassage("1", DocText("", "nothing in common")),), {}, {})
     question = Question("q", "s", "Skerry?", ("a",), (), ())
-    made = settled([question], CorpusSearch(corpus, "bm25"), oracle=False)
+    made = _settled([question], corpus_search(corpus, "bm25"), oracle=False)
     assert made.questions == ()
     assert made.without == {"questions for which the first stage found nothing": 1}
 
@@ -269,8 +281,15 @@ def test_a_title_stands_for_the_passage_with_an_answer() -> None:
         CorpusPassage("2", DocText("skerry_light", "Moira  Calder built it.")),
         CorpusPassage("3", DocText("Other", "Moira Calder.")),
     ]
-    supply = GoldSupply(named)
-    assert supply.find(GoldRef("Skerry Light"), ["moira calder"]) == named[1]
-    assert supply.find(GoldRef("Skerry Light"), ["nobody"]) == named[0]
-    assert supply.find(GoldRef("Skerry Light", "Moira Calder built it."), []) == named[1]
-    assert (supply.find(GoldRef(id="3"), []), supply.find(GoldRef(id="4"), [])) == (named[2], None)
+    corpus = Corpus("named", tuple(named), {}, {})
+    nothing = CorpusPassage("0", DocText("Nothing", "of it"))
+
+    def supplied(ref: GoldRef, *answers: str) -> tuple[DocText, ...]:
+        question = Question("q", "s", "q?", answers, (), (), elsewhere=(ref,))
+        made = _settled([question], found(nothing), oracle=True, candidates=1, corpus=corpus)
+        return made.questions[0].docs if made.questions else ()
+
+    assert supplied(GoldRef("Skerry Light"), "moira calder") == (named[1].doc,)
+    assert supplied(GoldRef("Skerry Light"), "nobody") == (named[0].doc,)
+    assert supplied(GoldRef("Skerry Light", "Moira Calder built it."), "x") == (named[1].doc,)
+    assert (supplied(GoldRef(id="3"), "x"), supplied(GoldRef(id="4"), "x")) == ((named[2].doc,), ())

@@ -17,8 +17,8 @@ import pytest
 from bag_model import BagModel
 from clara.data import MultiHop, Question, read_records
 from clara.errors import ConfigError, MemoryMismatchError, ModelError, RecordError
-from clara.evaluate.questions import Task, TaskLoader, askable
-from clara.evaluate.report import model_rows, model_summary
+from clara.evaluate.questions import Task, TaskLoader, _askable
+from clara.evaluate.report import _model_rows, model_summary
 from clara.evaluate.results import Result
 from clara.evaluate.run import RunSettings, run_system
 from clara.evaluate.system import AnswerModel, SystemSettings
@@ -35,7 +35,7 @@ KEYS = ["n", "em", "f1", "cover_em", "recall_at_5", "errors", "ci95", "context",
 
 
 def task_of(records: Sequence[MultiHop], settings: SystemSettings, limit: int | None = None) -> Task:
-    questions, left_out = askable([Question.of(record) for record in records[:limit]], settings.given)
+    questions, left_out = _askable([Question.of(record) for record in records[:limit]], settings.given)
     return Task(
         "sample",
         READING.sha256,
@@ -108,7 +108,7 @@ def test_means_intervals_and_keys_follow_from_the_rows() -> None:
 
 def test_a_known_answer() -> None:
     result = run(BagModel(), limit=1)
-    (shown,) = model_rows(task_of(RECORDS[:1], settings_of(BagModel())), result)
+    (shown,) = _model_rows(task_of(RECORDS[:1], settings_of(BagModel())), result)
     wanted = {
         "id": "sample:0",
         "prediction": "moira calder 1829 1901 ullmere",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ from word_system import SYSTEMS, WordSystem, make_settings
 from bag_model import BagModel
 from clara.config import check
 from clara.errors import ClaraError, ConfigError, InputError, MissingExtraError, RecordError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
+from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
-from clara.evaluate.provenance import Provenance, provenance
 from clara.evaluate.questions import Task, TaskLoader
-from clara.evaluate.report import make_report, page, runs_table, to_markdown, write_page, write_report
+from clara.evaluate.report import GridReport, make_report, write_page, write_report
 from clara.evaluate.results import Scoring
 from clara.evaluate.run import (
     Grid,
@@ -30,7 +31,6 @@ from clara.evaluate.run import (
     GridResult,
     GridRun,
     RunSettings,
-    capped,
     plan,
     run_grid,
     run_system,
@@ -151,9 +151,9 @@ def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
 
 
 def test_a_trial_caps_every_block() -> None:
-    runs = [GridBlock(data=("a",), systems=("x",), limit=limit) for limit in (None, 1, 5)]
-    assert [run.limit for run in capped(runs, 2)] == [2, 1, 2]
-    assert capped(runs, None) == tuple(runs)
+    runs = [GridBlock(data=(str(limit),), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    assert [run.limit for run in plan(runs, limit=2)] == [2, 1, 2]
+    assert [run.limit for run in plan(runs)] == [None, 1, 5]
 
 
 def test_a_system_that_minds_no_rate_is_asked_once(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_kept_benefit_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
-    origin = provenance(["clara", "eval"], model="bag", checkpoint=BagModel().fingerprint, seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint=BagModel().fingerprint, seed=0, device="cpu")
     outcome = compare(
         tmp_path / "journals",
         [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}],
@@ -234,7 +234,19 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
 
 
 def origin_of_tests() -> Provenance:
-    return provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    return Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
+
+
+def page(report: GridReport, note: str = "") -> str:
+    with TemporaryDirectory() as folder:
+        write_page(report, Path(folder) / "page.md", note=note)
+        return (Path(folder) / "page.md").read_text("utf-8")
+
+
+def markdown(report: GridReport) -> str:
+    with TemporaryDirectory() as folder:
+        write_report(report, Path(folder))
+        return (Path(folder) / "report.md").read_text("utf-8")
 
 
 def test_data_sets_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,13 +261,14 @@ def test_data_sets_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytes
     found = report.to_json()["comparisons"]
     assert isinstance(found, dict)
     assert list(found) == [f"{name} oracle candidates" for name in (here, there)]
-    sections = to_markdown(report).split("\n## ")
+    whole = markdown(report)
+    sections = whole.split("\n## ")
     for name, own in ((here, outcome.results[:3]), (there, outcome.results[3:])):
         section = next(text for text in sections if text.startswith(f"{name}, oracle, given candidates\n"))
         difference = 100 * ((own[0].f1 or 0) - (own[1].f1 or 0))
         line = next(line for line in section.splitlines() if line.startswith("| words – nothing |"))
         assert f"{difference:+.1f}" in line, "each has the tests of its own questions"
-        assert f"| {name} oracle, candidates | plain | every 2x |" in to_markdown(report)
+        assert f"| {name} oracle, candidates | plain | every 2x |" in whole
     text = page(report)
     assert text.count("### Oracle") == 1
     assert f"| system | n | {here} | {there} | mean |" in text
@@ -325,12 +338,13 @@ def test_replies_of_changed_files_are_told_from_those_of_the_commit(tmp_path: Pa
     sha = "a1b2c3d4" * 5
     commits = (f"{sha}+changes", sha, "version 0.30.0.dev12+local")
     (result,) = compare(tmp_path, [{"systems": ("words",)}]).results
-    shown = runs_table([replace(result, origins=tuple({"commit": commit} for commit in commits))])
+    told = replace(result, origins=tuple({"commit": commit} for commit in commits))
+    shown = page(make_report(GridResult((told,), {}, {}), origin_of_tests(), Scoring()))
     assert "| a1b2c3d4a1b2+changes, a1b2c3d4a1b2, version 0.30.0.dev12+local |" in shown
 
 
 def test_the_results_page_keeps_the_paper_apart(tmp_path: Path) -> None:
-    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
     outcome = compare(tmp_path, [{"systems": ("words", "nothing"), "limit": 3}])
     report = make_report(outcome, origin, Scoring(), [PAIR])
     write_page(report, tmp_path / "docs" / "results.md", note="From dev sets.\n")
@@ -359,7 +373,7 @@ def test_the_results_page_ranks_on_the_questions_that_all_ranked(
 
     systems: dict[str, Build] = {**SYSTEMS, "near": lambda s: Ranks("near", s), "far": lambda s: Ranks("far", s)}
     outcome = compare(tmp_path, [{"systems": ("near", "words")}, {"systems": ("far",), "limit": 3}], systems)
-    origin = provenance(["clara", "eval"], model="bag", checkpoint="bag-1", seed=0, device="cpu")
+    origin = Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
     text = page(make_report(outcome, origin, Scoring()))
     assert "compare them with care" in text
     table = text.split("on the questions that all of these ranked (multi_hop 3):\n\n")[1].split("\n\n")[0]

@@ -14,7 +14,7 @@ import pytest
 
 from clara.data import DocText
 from clara.errors import InputError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
 from clara.evaluate.journal import Entry, Journal, query_hash
 from clara.evaluate.system import Prediction, Query
 

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bag_model import BagModel, sentence_split
+from bag_model import BagModel
 from clara.config import check
 from clara.data import DocText
 from clara.errors import ConfigError, ModelError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.run import GridBlock
 from clara.evaluate.system import Context, answer_all
 from clara.records import GenerationRequest, Memory, QueryMemory
@@ -100,12 +99,14 @@ def test_a_document_is_compressed_again_only_after_the_cache_dropped_it() -> Non
     assert model.compressed.count("A\nalpha beta.") == 3
 
 
-def test_another_splitter_can_be_given() -> None:
-    model = BagModel()
-    docs = [DocText("First", "One fact. Another one."), DocText("Next", "A third.")]
-    found = DocumentMemories(model, None, Cache(), sentence_split).of(docs)
-    assert sorted(model.compressed) == sorted(["First\nOne fact. ", "First\nAnother one.", "Next\nA third."])
-    assert [len(windows) for windows in found if not isinstance(windows, Failure)] == [2, 1]
+def test_a_document_longer_than_the_window_has_a_memory_for_each_part() -> None:
+    model = BagModel(window_tokens=16)
+    docs = [DocText("First", "One fact. Another one. " * 6), DocText("Next", "A third.")]
+    found = DocumentMemories(model, None, Cache()).of(docs)
+    counts = [len(windows) for windows in found if not isinstance(windows, Failure)]
+    assert counts[0] > counts[1] == 1
+    assert sorted(text.partition("\n")[0] for text in model.compressed) == ["First"] * counts[0] + ["Next"]
+    assert max(len(model.token_spans(text)) for text in model.compressed) <= 16
 
 
 VECTOR = st.lists(st.integers(-4, 4), min_size=4, max_size=4)

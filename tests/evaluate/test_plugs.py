@@ -154,7 +154,7 @@ def test_lm_eval_model_reads_as_it_is_told(tiny_model: ClaraModel) -> None:
     pytest.importorskip("lm_eval", reason="pip install 'clara-rag[lm-eval]'")
     from lm_eval.api.instance import Instance  # noqa: PLC0415 - optional
 
-    from clara.evaluate.plugs.lm_eval import ClaraLM, at_last_question  # noqa: PLC0415 - optional
+    from clara.evaluate.plugs.lm_eval import ClaraLM, _at_last_question  # noqa: PLC0415 - optional
 
     background = "The harbour of Velden was dug in 1611. " * 9
     prompt = f"Passage: {background}\nQ: old?\nA: yes\n\nQuestion: Who dug it?\nAnswer:"
@@ -166,7 +166,7 @@ def test_lm_eval_model_reads_as_it_is_told(tiny_model: ClaraModel) -> None:
     def wanted(request: GenerationRequest) -> str:
         return tiny_model.generate_many([request], max_new_tokens=6)[0].text
 
-    asked = at_last_question(prompt)
+    asked = _at_last_question(prompt)
     assert (asked.background[-11:], asked.question) == ("old?\nA: yes", "Who dug it?")
     document = make_document("x", "", asked.background)
     windows = [p.text for p in split(document, tiny_model.token_spans, max_tokens=64)]

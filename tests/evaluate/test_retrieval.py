@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.evaluate.results import MEASURES, mean_scores, score_rankings
-from clara.evaluate.statistics import compare_all, holm, paired_p
+from clara.evaluate.results import _MEASURES, _mean_scores, _ranking_values
+from clara.evaluate.statistics import _holm, _paired_p, compare_all
 from clara.metrics import recall_at_k
 
 
@@ -20,7 +20,7 @@ def slow(ranking: list[int], gold: set[int], missing: int) -> dict[str, float]:
     """Each measure from its definition, rank by rank."""
     total = len(gold) + missing
     found: dict[str, float] = {}
-    for name in MEASURES:
+    for name in _MEASURES:
         kind, _, depth = name.partition("@")
         top = ranking[: int(depth or len(ranking))]
         hits = [index in gold for index in top]
@@ -47,23 +47,23 @@ def test_rankings_against_the_definitions() -> None:
         rankings.append(order)
         golds.append(gold)
         missing.append(rng.randint(0 if gold else 1, 2))
-    scored = score_rankings(rankings, golds, missing=missing)
+    scored = _ranking_values(rankings, golds, missing)
     for values, order, gold, away in zip(scored, rankings, golds, missing, strict=True):
         assert values == pytest.approx(slow(order, gold, away)), (order, gold, away)
         if not away:
             assert values["R@5"] == pytest.approx(recall_at_k(order, gold, 5))
             assert values["P@3"] == pytest.approx(len(gold & set(order[:3])) / 3)
-    means = mean_scores(scored)
+    means = _mean_scores(scored)
     assert means is not None
     assert means["RR"] == pytest.approx(sum(values["RR"] for values in scored) / 60)
-    assert mean_scores([]) is None
+    assert _mean_scores([]) is None
 
 
 def test_rankings_that_have_no_score_are_refused() -> None:
     with pytest.raises(ValueError, match="leave the question out"):
-        score_rankings([[0]], [set()])
+        _ranking_values([[0]], [set()], [0])
     with pytest.raises(ValueError, match="once"):
-        score_rankings([[0, 0]], [{0}])
+        _ranking_values([[0, 0]], [{0}], [0])
 
 
 def slow_p(first: list[float], second: list[float]) -> float:
@@ -84,8 +84,8 @@ def slow_p(first: list[float], second: list[float]) -> float:
 )
 def test_p_is_that_of_every_exchange(pairs: list[tuple[float, float]]) -> None:
     first, second = [a for a, _ in pairs], [b for _, b in pairs]
-    assert paired_p(first, second) == pytest.approx(slow_p(first, second), abs=1e-9)
-    assert paired_p(first, second) == pytest.approx(paired_p(second, first), abs=1e-9)
+    assert _paired_p(first, second) == pytest.approx(slow_p(first, second), abs=1e-9)
+    assert _paired_p(first, second) == pytest.approx(_paired_p(second, first), abs=1e-9)
 
 
 def test_p_of_many_questions_is_near_that_of_the_t_test() -> None:
@@ -95,16 +95,16 @@ def test_p_of_many_questions_is_near_that_of_the_t_test() -> None:
     second = first + rng.normal(0.04, 0.3, 300)
     expected = float(stats.ttest_rel(first, second).pvalue)
     assert 0.002 < expected < 0.1
-    assert paired_p(list(first), list(second)) == pytest.approx(expected, abs=0.005)
-    assert paired_p(list(first), list(first)) == 1.0
+    assert _paired_p(list(first), list(second)) == pytest.approx(expected, abs=0.005)
+    assert _paired_p(list(first), list(first)) == 1.0
     with pytest.raises(ValueError, match="same questions"):
-        paired_p([1.0], [])
+        _paired_p([1.0], [])
 
 
 def test_holm_by_hand_and_comparisons_on_shared_questions() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert _holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert _holm([0.5, 0.9]) == [1.0, 1.0]
+    assert _holm([]) == []
     scores = {"a": {"1": 1.0, "2": 0.5}, "b": {"2": 0.0, "3": 1.0}, "c": {"9": 1.0}}
     found = compare_all(scores)
     assert [(item.first, item.second, item.n, item.difference) for item in found] == [("a", "b", 1, 0.5)]

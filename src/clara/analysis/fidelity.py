@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from clara.errors import MissingExtraError, ModelError, RecordError
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.cache import Failure, each
 from clara.evaluate.results import plain
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, bootstrap_interval
@@ -33,16 +33,12 @@ _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 @dataclass(frozen=True, slots=True)
 class _FidelityRow:
-    """One passage, told again from its memory.
+    """One passage, told again from its memory; after an error all is None but that.
 
     Attributes:
-        id: the passage's identifier.
-        text: the restatement; None after an error.
         rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
-        rouge_l: None after an error, as the others.
         entities: share of the passage's entities in the restatement; None where it has none.
         bert_score: F-measure; None without an encoder.
-        error: kind and message, None if there was none.
     """
 
     id: str
@@ -61,14 +57,8 @@ class Fidelity:
     Attributes:
         n: passages in the means.
         rate: compression rate of the memories; None is the model's default.
-        rouge1: mean F-measure of ROUGE-1, with its 95 % bootstrap interval; the others likewise.
-        rouge1_ci95: the interval.
-        rouge_l: of ROUGE-L.
-        rouge_l_ci95: the interval.
         entities: mean share of entities kept, over the passages that have some; None if none has.
-        bert_score: None without an encoder.
         errors: passages that gave an error; they are in no mean.
-        rows: one a passage.
     """
 
     n: int
@@ -98,15 +88,8 @@ def measure_fidelity(
 ) -> Fidelity:
     """Compress passages, let the model say them in other words from memory, compare.
 
-    The instruction is that of training, put in the place of the question.
-
-    Args:
-        model: compresses and restates.
-        passages: identifier and text of each; a text fits the model's window.
-        rate: compression rate; None is the model's default.
-        vectors: token vectors, for BERTScore.
-        batch_size: passages restated together.
-        on_progress: called with passages done and passages in all.
+    The instruction is that of training, put in the place of the question. Passages are (identifier, text in the model's
+    window); ``vectors`` of their tokens are for BERTScore.
 
     Raises:
         RecordError: there is no passage.
@@ -116,7 +99,7 @@ def measure_fidelity(
     """
     if not passages:
         raise RecordError("fidelity needs at least one passage, got none")
-    scorer = rouge_scorer()
+    scorer = _rouge_scorer()
     rows: list[_FidelityRow] = []
     for start in range(0, len(passages), batch_size):
         batch = passages[start : start + batch_size]
@@ -125,19 +108,15 @@ def measure_fidelity(
                 rows.append(_FidelityRow(name, None, None, None, None, None, restated.reason))
                 continue
             rouge = scorer(text, restated)
-            bert = bert_score(*vectors([restated, text])) if vectors is not None else None
-            rows.append(_FidelityRow(name, restated, *rouge, kept_entities(text, restated), bert, None))
+            bert = _bert_score(*vectors([restated, text])) if vectors is not None else None
+            rows.append(_FidelityRow(name, restated, *rouge, _kept_entities(text, restated), bert, None))
         if on_progress is not None:
             on_progress(len(rows), len(passages))
     return _summary(rows, rate)
 
 
-def rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
-    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed.
-
-    Raises:
-        MissingExtraError: rouge-score is not installed.
-    """
+def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
+    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed."""
     try:
         from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
     except ImportError:
@@ -151,7 +130,7 @@ def rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     return score
 
 
-def entities_of(text: str) -> frozenset[str]:
+def _entities_of(text: str) -> frozenset[str]:
     """Names and numbers of an English text, in lower case, by rule: no model is needed, and none is claimed.
 
     A number is any word with a digit. A name is a run of words with a capital letter that does not stand at the
@@ -176,23 +155,19 @@ def entities_of(text: str) -> frozenset[str]:
     return frozenset(found | ({" ".join(run)} if run else set()))
 
 
-def kept_entities(text: str, restated: str) -> float | None:
+def _kept_entities(text: str, restated: str) -> float | None:
     """Share of the entities of ``text`` whose words occur together in ``restated``; None if there are none."""
-    wanted = entities_of(text)
+    wanted = _entities_of(text)
     if not wanted:
         return None
     words = f" {' '.join(match.group().lower() for match in _WORD.finditer(restated))} "
     return sum(f" {entity} " in words for entity in wanted) / len(wanted)
 
 
-def bert_score(candidate: FloatArray, reference: FloatArray) -> float:
-    """F-measure of BERTScore: each token meets its nearest on the other side by cosine (arXiv 1904.09675).
+def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
+    """F-measure of BERTScore [tokens, width]: each token meets its nearest of the others by cosine (arXiv 1904.09675).
 
     Without weights by inverse document frequency and without rescaling.
-
-    Args:
-        candidate: vectors of the restatement's tokens, [tokens, width].
-        reference: vectors of the passage's tokens, [tokens, width].
     """
     if not len(candidate) or not len(reference):
         return 0.0
@@ -204,11 +179,7 @@ def bert_score(candidate: FloatArray, reference: FloatArray) -> float:
 
 
 def token_vectors(folder: Path, *, device: str = "cpu") -> TokenVectors:
-    """A function from texts to the last hidden states of their tokens, special tokens left out.
-
-    Args:
-        folder: an encoder in Hugging Face format, with its tokenizer; safetensors only.
-        device: torch device.
+    """Texts to last hidden states of their tokens, special ones left out, by an encoder in HF format (safetensors).
 
     Raises:
         ModelError: there is no such encoder.

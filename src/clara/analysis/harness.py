@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -14,16 +14,14 @@ from pydantic import Field
 from clara.config import Settings
 from clara.data import DataRecord, DocText, MultiHop
 from clara.errors import RecordError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.evaluate.memories import DocumentMemories, rank_documents
+from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Context, answer_all
 from clara.ingest import make_document
 from clara.ingest.split import split
 from clara.metrics import Interval, bootstrap_interval
-from clara.model.inspection import AnswerAttention, EncoderRole, Lens, SelectionGradient, Space, States
 from clara.prompts import passage_text
-from clara.records import FloatArray, Generation, GenerationRequest, Memory, QueryMemory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 _RowT = TypeVar("_RowT")
 
@@ -33,50 +31,10 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 _CACHE_BYTES = 50_000_000  # the candidates of a few questions; analyses take question after question
 
 
-class Insight(Protocol):
-    """Hidden states, logit lens, attention and gradients of one model; see ``model.inspection.Inspector`` for each."""
-
-    def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
-        """Last hidden states and memories of texts."""
-
-    def lens(self, text: str, *, role: EncoderRole, rate: int, space: Space = "hidden", top: int = 5) -> Lens:
-        """Top tokens of each memory vector of a text."""
-
-    def log_likelihood(self, question: str, contexts: Sequence[Sequence[Memory]], answer: str) -> FloatArray:
-        """Log-likelihood of an answer under each context."""
-
-    def selection_gradient(
-        self,
-        question: str,
-        query: QueryMemory,
-        candidates: Sequence[Memory],
-        answer: str,
-        *,
-        k: int,
-        temperature: float,
-    ) -> SelectionGradient:
-        """The straight-through selector on one question."""
-
-    def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
-        """Attention while an answer is written."""
-
-
-class InspectableModel(AnswerModel, Protocol):
-    """An ``AnswerModel`` whose inside can be seen; ``ClaraModel`` is one."""
-
-    @property
-    def mse_weight(self) -> float | None:
-        """Weight of the MSE term that it was trained with, if it says."""
-
-    def inspector(self) -> Insight:
-        """Its hidden states, attention and gradients."""
-
-
 class AnalysisSettings(Settings):
     """Settings of every analysis.
 
     Attributes:
-        rate: compression rate; None is the model's default.
         limit: records, counted from the first of the file; None is all.
         seed: of every draw (order of passages, choice of distractors, bootstrap).
     """
@@ -87,12 +45,7 @@ class AnalysisSettings(Settings):
 
 
 class AskSettings(AnalysisSettings):
-    """Settings of an analysis that generates answers.
-
-    Attributes:
-        batch_size: prompts generated together.
-        max_new_tokens: longest answer, in tokens.
-    """
+    """Settings of an analysis that generates answers."""
 
     batch_size: int = Field(default=8, ge=1)
     max_new_tokens: int = Field(default=32, ge=1)
@@ -103,9 +56,6 @@ class AnalysisReport:
     """The result of an analysis of one checkpoint.
 
     Attributes:
-        model: its name.
-        fingerprint: of the model.
-        n: questions measured.
         errors: questions that gave an error, or nothing to measure, by reason.
         unusable: records that could not be asked, by reason.
     """
@@ -118,21 +68,14 @@ class AnalysisReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured(Generic[_RowT]):
-    """Rows of the questions that could be measured, and the others counted.
-
-    Attributes:
-        rows: in record order.
-        errors: questions that gave no row, by reason.
-        unusable: records that could not be asked, by reason.
-    """
+class _Measured(Generic[_RowT]):
+    """Rows of the questions that could be measured, in record order, and the others counted as in the report."""
 
     rows: tuple[_RowT, ...]
     errors: Counter[str]
     unusable: Counter[str]
 
     def facts(self, model: AnswerModel) -> dict[str, Any]:
-        """The fields of ``AnalysisReport``."""
         return {
             "model": model.name,
             "fingerprint": model.fingerprint,
@@ -146,7 +89,6 @@ class Measured(Generic[_RowT]):
         return mean([value(row) for row in self.rows])
 
     def interval(self, value: Callable[[_RowT], float], seed: int) -> Interval:
-        """Its 95 % bootstrap interval."""
         return bootstrap_interval([value(row) for row in self.rows] or [0.0], seed=seed)
 
 
@@ -157,23 +99,14 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Questions that an analysis can use, and what it leaves out.
-
-    Attributes:
-        questions: at least one.
-        unusable: records left out, by reason.
-    """
+    """Questions that an analysis can use, at least one, and the records that it leaves out by reason."""
 
     questions: tuple[MultiHop, ...]
     unusable: Counter[str]
 
 
 def choose(records: Sequence[DataRecord], limit: int | None) -> _Chosen:
-    """The first ``limit`` records that ask a question with a gold document.
-
-    Raises:
-        RecordError: nothing is left.
-    """
+    """The first ``limit`` records that ask a question with a gold document."""
     unusable: Counter[str] = Counter()
     questions = []
     for record in records[:limit]:
@@ -194,14 +127,10 @@ def measure_questions(
     limit: int | None,
     measure: Callable[[int, MultiHop], _RowT | str],
     on_progress: OnProgress | None = None,
-) -> Measured[_RowT]:
+) -> _Measured[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
-    Args:
-        records: of which the questions with a gold document are measured.
-        limit: records, counted from the first; None is all.
-        measure: gives the row of the question in a place, or the reason why there is none.
-        on_progress: called after each question.
+    ``measure`` gives the row of the question in a place, or the reason why there is none.
 
     Raises:
         RecordError: no question can be asked.
@@ -219,7 +148,7 @@ def measure_questions(
             rows.append(found)
         if on_progress is not None:
             on_progress(done, len(chosen.questions))
-    return Measured(tuple(rows), errors, chosen.unusable)
+    return _Measured(tuple(rows), errors, chosen.unusable)
 
 
 class Asker:
@@ -236,11 +165,7 @@ class Asker:
         return cls(model, rate=settings.rate, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
 
     def windows(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...]]:
-        """Memories of each document, one a window.
-
-        Raises:
-            Exception: a document cannot be compressed.
-        """
+        """Memories of each document, one a window."""
         return unwrap(self._memories.of(docs))
 
     def query(self, question: str) -> QueryMemory:
@@ -252,12 +177,7 @@ class Asker:
         return rank_documents(self.query(question), self.windows(docs))
 
     def answers(self, question: str, prompts: Sequence[Sequence[DocText]]) -> list[Generation | Failure]:
-        """An answer for each choice of documents.
-
-        Args:
-            question: the question.
-            prompts: the documents of each prompt, in prompt order.
-        """
+        """An answer for each choice of documents, in prompt order."""
         docs = list(dict.fromkeys(doc for prompt in prompts for doc in prompt))
         memories = dict(zip(docs, self._memories.of(docs), strict=True))
 
@@ -272,13 +192,7 @@ class Asker:
 def first_windows(records: Sequence[DataRecord], model: AnswerModel, limit: int | None) -> list[tuple[str, str]]:
     """What the compressor reads of passages and gold documents: the first window of each, each text once.
 
-    Args:
-        records: of either kind.
-        model: cuts documents.
-        limit: texts, from the first record; None is all.
-
-    Returns:
-        Identifier and text of each: the record's, with the document's index for a question's.
+    By identifier: the record's, with the document's index for a question's. ``limit`` counts texts.
     """
     found: dict[str, str] = {}
     for record in records:

@@ -10,23 +10,20 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from clara.analysis.harness import (
-    AnalysisReport,
-    AnalysisSettings,
-    Insight,
-    InspectableModel,
-    OnProgress,
-    distractors,
-    measure_questions,
-)
+from clara.analysis.harness import AnalysisReport, AnalysisSettings, OnProgress, distractors, measure_questions
 from clara.data import DataRecord, MultiHop
 from clara.metrics import Interval
 from clara.model.inspection import EncoderRole, Lens, Space
 from clara.prompts import passage_text
+
+if TYPE_CHECKING:
+    from clara.model import ClaraModel
+    from clara.model.inspection import Inspector
 
 REFERENCES = (
     "What is it?",
@@ -51,7 +48,6 @@ class LensWord:
     Attributes:
         word: in its most frequent spelling.
         slots: memory vectors that have it among their top tokens.
-        score: its best score.
     """
 
     word: str
@@ -61,19 +57,14 @@ class LensWord:
 
 @dataclass(frozen=True, slots=True)
 class LensView:
-    """The lens of one text with its condensed view.
-
-    Attributes:
-        lens: top tokens a memory vector.
-        words: words that are not in the text, those of most slots first.
-    """
+    """The lens of one text, and its words that are not in the text, those of most slots first."""
 
     lens: Lens
     words: tuple[LensWord, ...]
 
 
 def view(
-    insight: Insight,
+    insight: Inspector,
     text: str,
     *,
     role: EncoderRole,
@@ -81,15 +72,7 @@ def view(
     space: Space = "hidden",
     top: int = 5,
 ) -> LensView:
-    """Look at a text; the references are looked at the same way.
-
-    Args:
-        insight: the model.
-        text: a question or a passage.
-        role: who reads it.
-        rate: compression rate.
-        space: see ``Inspector.lens``.
-        top: tokens a memory vector.
+    """Look at a text, a question or a passage; the references are looked at the same way (``Inspector.lens``).
 
     Raises:
         InputError: the text is empty or too long.
@@ -110,14 +93,6 @@ def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, .
 
     Left out: what is in the text as a whole or as a part of a word; longer forms of the text's words; what the lens
     shows for any text (``common``); later pieces of words; tokens with fewer than two letters or digits.
-
-    Args:
-        lens: of the text.
-        text: what was read.
-        common: from ``common_words``.
-
-    Returns:
-        Words by slots, then by score.
     """
     lower = text.lower()
     stems = tuple(word for word in re.findall(r"\w+", lower) if len(word) >= _STEM)
@@ -141,12 +116,7 @@ def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, .
 
 
 class LensSettings(AnalysisSettings):
-    """Settings of ``lens_hits``.
-
-    Attributes:
-        words: condensed words a question that are looked up.
-        top: tokens a memory vector.
-    """
+    """``words``: condensed words a question that are looked up; ``top``: tokens a memory vector."""
 
     words: int = Field(default=10, ge=1)
     top: int = Field(default=5, ge=1)
@@ -162,8 +132,6 @@ class LensHits(AnalysisReport):
     Attributes:
         gold: mean share of a question's words that are in its gold passages.
         other: the same in as many passages that are not gold, of the same candidates.
-        gold_ci95: bootstrap interval of ``gold``.
-        other_ci95: of ``other``.
         examples: the first questions with their words found in gold passages and nowhere in the question.
     """
 
@@ -183,17 +151,12 @@ class _Hits:
 
 
 def lens_hits(
-    model: InspectableModel,
+    model: ClaraModel,
     records: Sequence[DataRecord],
     settings: LensSettings,
     on_progress: OnProgress | None = None,
 ) -> LensHits:
-    """Look the words of each question's lens up in its gold passages, and in others for comparison.
-
-    Raises:
-        RecordError: no question can be used.
-        ConfigError: the rate is not served.
-    """
+    """Look the words of each question's lens up in its gold passages, and in others for comparison."""
     insight, rng = model.inspector(), np.random.default_rng(settings.seed)
     rate = settings.rate or model.default_rate
 

@@ -156,13 +156,13 @@ def _measure(
     kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.journal import Provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     loaded = load_model(choice)
-    command = ["clara", *sys.argv[1:]]
-    source = provenance(
-        command, model=choice.model, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
+    command = " ".join(["clara", *sys.argv[1:]])
+    source = Provenance(
+        command=command, model=choice.model, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
     ).to_json()
     with bar(label) as show:
         report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))

@@ -203,7 +203,7 @@ def train(
     step, the phases are shares of the time, cache is null unless end-to-end was measured, and trained_seconds and
     trained_ratio are null without --train-compressor, which takes several GB.
     """
-    from clara.evaluate.train_speed import TrainBench, bench_train  # noqa: PLC0415
+    from clara.bench import TrainBench, bench_train  # noqa: PLC0415
     from clara.model.checkpoint import read_manifest  # noqa: PLC0415
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
     from clara.train.stages import STAGES  # noqa: PLC0415
@@ -227,7 +227,7 @@ def train(
     )
     speed = bench_train(_records(data), plan, cache=cache_folder(cache), progress=lambda name: note(f"{name} …"))
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     for one in speed.stages:
         write(
@@ -276,7 +276,7 @@ def store(
     with TemporaryDirectory(prefix="clara-bench-") as folder:
         speed = bench_store(plan, Path(folder) / "store")
     if as_json:
-        print_json(speed.to_json())
+        print_json(asdict(speed))
         return
     write(
         f"{speed.passages:,} passages at {rate}x as {codec}: {speed.bytes_per_passage:,.0f} bytes each; added in "
@@ -368,7 +368,7 @@ def codecs(
     bootstrap interval of f1_difference.
     """
     from clara.data import MultiHop, read_records  # noqa: PLC0415
-    from clara.evaluate.bench_codecs import bench_codecs  # noqa: PLC0415
+    from clara.evaluate.bench_store import bench_codecs  # noqa: PLC0415
 
     records: list[MultiHop] = []
     for path in data:
@@ -390,8 +390,8 @@ def codecs(
 
 def _records(data: Path | None) -> list[DataRecord]:
     """Records to train on for a measurement: those of a file, or made from the sample documents."""
+    from clara.bench import made_records  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
-    from clara.evaluate.train_speed import made_records  # noqa: PLC0415
     from clara.ingest import Reader, find_files  # noqa: PLC0415
     from clara.samples import sample_folder  # noqa: PLC0415
 

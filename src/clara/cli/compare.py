@@ -112,7 +112,7 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
         ClaraError: something the user gave cannot be used; said before the first question where it can be known.
     """
     from clara.evaluate.report import write_page, write_report  # noqa: PLC0415
-    from clara.evaluate.run import capped, check_systems, plan  # noqa: PLC0415
+    from clara.evaluate.run import check_systems, plan  # noqa: PLC0415
     from clara.evaluate.systems import SYSTEMS  # noqa: PLC0415
 
     if asked.recipe is not None:
@@ -124,7 +124,7 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
     if asked.recipe is None and (not asked.systems or not asked.data):
         raise InputError(f"give --data and --system NAME; systems: {', '.join(sorted(SYSTEMS))}")
     grid = _grid(asked)
-    runs = plan(capped(grid.runs, asked.limit))
+    runs = plan(grid.runs, limit=asked.limit)
     check_systems(runs, SYSTEMS)
     try:
         report = _run(asked, choice, grid, runs)

@@ -35,7 +35,7 @@ from clara.cli.terminal import bar, console, note, print_json, table
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.provenance import Provenance
+    from clara.evaluate.journal import Provenance
     from clara.evaluate.questions import Task
     from clara.evaluate.results import Result
     from clara.records import ContextKind

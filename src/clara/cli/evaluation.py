@@ -16,9 +16,8 @@ from clara.cli.session import cache_folder
 from clara.errors import InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.first_stage import FirstStage
-    from clara.evaluate.provenance import Provenance
-    from clara.evaluate.questions import Candidacy
+    from clara.evaluate.journal import Provenance
+    from clara.evaluate.questions import Candidacy, FirstStage
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.system import SystemSettings
     from clara.metrics import ScoringName
@@ -201,11 +200,12 @@ def system_settings(
 
 def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
     """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
+    from clara.evaluate.journal import Provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
     weights = whole_identity(model) if checkpoint is None else checkpoint
-    return provenance(["clara", *sys.argv[1:]], model=model.name, checkpoint=weights, seed=seed, device=device)
+    command = " ".join(["clara", *sys.argv[1:]])
+    return Provenance(command=command, model=model.name, checkpoint=weights, seed=seed, device=device)
 
 
 def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:
@@ -234,10 +234,10 @@ def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, op
 def _store(path: Path, first_stage: Literal["bm25", "dense", "hybrid"], model: ClaraModel) -> Iterator[FirstStage]:
     """A store as first stage, with the model under test where it is searched by memory."""
     from clara.cli.session import without_model  # noqa: PLC0415
-    from clara.evaluate.first_stage import StoreSearch  # noqa: PLC0415
+    from clara.evaluate.questions import store_search  # noqa: PLC0415
     from clara.pipeline import Clara  # noqa: PLC0415
 
     mode = _SEARCH_MODES[first_stage]
     with without_model(path) if first_stage == "bm25" else Clara.open(path, model=model, create=False) as rag:
         label = f"{path} ({rag.store.count()} passages)"
-        yield StoreSearch(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)
+        yield store_search(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)

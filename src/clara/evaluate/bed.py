@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from clara.metrics import is_abstention, normalize_answer, score_answer
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.prompts import passage_text
-from clara.records import Answer, Document, GenerationRequest, Hit, SearchMode
+from clara.records import Document, GenerationRequest, Hit, SearchMode
 
 _Half = Literal["tuning", "reporting"]
 _Verdict = Literal["right", "wrong", "abstained"]
@@ -37,27 +38,25 @@ _SIGNS = regex.compile(r"\p{P}")
 _ANSWER_TOKENS = 64  # as `clara ask`
 
 
-class Evidence(Settings):
+class _Evidence(Settings):
     """The stretch of a document that holds the answer, word for word; signs and white space between do not count."""
 
     document: str
     text: str
 
 
-class BedQuestion(Settings):
-    """One question.
+class _BedQuestion(Settings):
+    """One question; its id is collection, hyphen, number.
 
     Attributes:
-        id: collection, hyphen, number.
         answers: accepted forms, the shortest exact one first; empty if the collection does not answer the question.
-        evidence: None if there is no answer.
         half: for choosing rules and thresholds, or for reporting what they give.
     """
 
     id: str
     question: str
     answers: tuple[str, ...]
-    evidence: Evidence | None
+    evidence: _Evidence | None
     half: _Half
 
 
@@ -70,7 +69,6 @@ class _EvidenceSpan:
     end: int
 
     def overlaps(self, hit: Hit) -> bool:
-        """Whether a hit's passage holds a part of it."""
         passage = hit.passage
         return passage.document == self.document and passage.start < self.end and self.start < passage.end
 
@@ -81,7 +79,7 @@ class _BedCollection:
 
     name: str
     folder: Path
-    questions: tuple[tuple[BedQuestion, _EvidenceSpan | None], ...]
+    questions: tuple[tuple[_BedQuestion, _EvidenceSpan | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +87,7 @@ class _BedRow:
     """One question, one system.
 
     Attributes:
-        exact: the normal form of the answer is an accepted one.
         found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``; None if none does.
-        prompt_tokens: positions that the generator read.
         seconds: from the question to its answer, the model being loaded.
         hits: what the system's search found, best first, for choosing rules without asking again.
         reply: all else that the system says of its answer.
@@ -122,7 +118,6 @@ class BedScore:
         exact: right by strict exact match.
         anywhere: an accepted form stands in an answer that was given, however long it is; what a system that writes
             paragraphs is to be compared by.
-        refused: unanswerable questions that were abstained from.
         found: answerable questions whose evidence is among the first 1, 3 and 5 hits; None without a search.
         prompt_tokens, seconds: means over all questions.
     """
@@ -143,12 +138,7 @@ class BedScore:
 
 
 def read_bed(folder: Path, documents: Path, *, half: _Half | None = None) -> list[_BedCollection]:
-    """Read a bed and check it against its documents.
-
-    Args:
-        folder: the bed; its questions are in ``questions/COLLECTION.jsonl``.
-        documents: what ``fetch.py`` of the bed brought: a folder a collection.
-        half: only the questions of one half.
+    """Read a bed (``questions/COLLECTION.jsonl``) and check it against its documents, a folder a collection.
 
     Raises:
         InputError: there are no questions, or a collection's documents are not there.
@@ -168,13 +158,17 @@ def read_bed(folder: Path, documents: Path, *, half: _Half | None = None) -> lis
 
 
 def _read_collection(file: Path, documents: Path, half: _Half | None) -> _BedCollection:
-    texts = _Texts(documents)
-    placed: list[tuple[BedQuestion, _EvidenceSpan | None]] = []
+
+    @cache
+    def read(name: str) -> list[Document]:
+        return [item for item in read_file(documents / name) if isinstance(item, Document)]
+
+    placed: list[tuple[_BedQuestion, _EvidenceSpan | None]] = []
     faults: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            question = BedQuestion.model_validate_json(line)
-            placed.append((question, _place(question, texts)))
+            question = _BedQuestion.model_validate_json(line)
+            placed.append((question, _place(question, read)))
         except ValidationError as error:
             faults.append(f"line {number}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}")
         except InputError as error:
@@ -187,20 +181,7 @@ def _read_collection(file: Path, documents: Path, half: _Half | None) -> _BedCol
     return _BedCollection(file.stem, documents, tuple(chosen))
 
 
-class _Texts:
-    """The documents of a collection as ingest reads them, each read once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._read: dict[str, list[Document]] = {}
-
-    def of(self, name: str) -> list[Document]:
-        if name not in self._read:
-            self._read[name] = [item for item in read_file(self._folder / name) if isinstance(item, Document)]
-        return self._read[name]
-
-
-def _place(question: BedQuestion, texts: _Texts) -> _EvidenceSpan | None:
+def _place(question: _BedQuestion, read: Callable[[str], list[Document]]) -> _EvidenceSpan | None:
     evidence = question.evidence
     if evidence is None or not question.answers:
         if evidence is not None or question.answers:
@@ -213,7 +194,7 @@ def _place(question: BedQuestion, texts: _Texts) -> _EvidenceSpan | None:
     pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
     places = [
         _EvidenceSpan(document.uri, match.start(), match.end())
-        for document in texts.of(evidence.document)
+        for document in read(evidence.document)
         for match in pattern.finditer(document.text)
     ]
     if len(places) != 1:
@@ -228,10 +209,8 @@ def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> _Ver
     whole tokens with at most ``_MOST_MORE_TOKENS`` others; ``yes`` and ``no`` have to be its first token. What is not
     right and says of itself that there is no answer is an abstention, all else wrong.
 
-    Args:
-        answer: what the system said.
-        answers: accepted forms; empty for an unanswerable question, which no answer meets.
-        answered: false if the system marks its answer as none.
+    No answer meets an unanswerable question, which has no accepted forms. ``answered`` is false if the system marks its
+    answer as none.
     """
     if answered and any(_meets(answer, form) for form in answers):
         return "right"
@@ -261,8 +240,6 @@ def _anywhere(row: _BedRow) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """A system's answer and what it cost."""
-
     text: str
     prompt_tokens: int
     seconds: float
@@ -281,13 +258,10 @@ class _System:
 def _shipped(**how: Any) -> _System:  # noqa: ANN401 - options of ``Clara.ask``
     def ask(rag: Clara, question: str) -> _Said:
         answer = rag.ask(question, **how)
-        return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, _facts(answer), answer.answered)
+        facts = {name: value for name, value in asdict(answer).items() if name not in {"text", "citations"}}
+        return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, facts, answer.answered)
 
     return _System(ask, lambda rag, question: rag.search(question, _DEPTH))
-
-
-def _facts(answer: Answer) -> dict[str, Any]:
-    return {name: value for name, value in asdict(answer).items() if name not in {"text", "citations"}}
 
 
 def _plain(mode: SearchMode | None) -> _System:
@@ -323,14 +297,10 @@ def run_bed(
     *,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[_BedRow]:
-    """Index each collection and ask its questions of each system.
+    """Index each collection and ask its questions of each system, named as in ``SYSTEMS``.
 
-    Args:
-        collections: from ``read_bed``.
-        model: fills the stores and answers.
-        stores: folder for a store a collection; one that is there already is brought up to date.
-        systems: names out of ``SYSTEMS``.
-        on_progress: told (done, total, words) before each step.
+    ``stores`` is a folder for a store a collection; one that is there already is brought up to date. ``on_progress`` is
+    told (done, total, words) before each step.
 
     Raises:
         InputError: there is no such system; said before anything is indexed.
@@ -362,7 +332,7 @@ def _rows(
                     done += 1
 
 
-def _row(rag: Clara, name: str, collection: str, question: BedQuestion, place: _EvidenceSpan | None) -> _BedRow:
+def _row(rag: Clara, name: str, collection: str, question: _BedQuestion, place: _EvidenceSpan | None) -> _BedRow:
     system = SYSTEMS[name]
     said = system.ask(rag, question.question)
     hits = system.search(rag, question.question) if system.search is not None else []
@@ -412,6 +382,10 @@ def _score(rows: Sequence[_BedRow]) -> BedScore:
     asked = [row for row in rows if row.answers]
     verdicts = [row.verdict for row in asked]
     ranks = [row.found or _DEPTH + 1 for row in asked]
+
+    def within(depth: int) -> int:
+        return sum(rank <= depth for rank in ranks)
+
     return BedScore(
         system=rows[0].system,
         collection=rows[0].collection,
@@ -423,13 +397,7 @@ def _score(rows: Sequence[_BedRow]) -> BedScore:
         anywhere=sum(row.verdict == "right" or (row.verdict == "wrong" and _anywhere(row)) for row in asked),
         unanswerable=len(rows) - len(asked),
         refused=sum(row.verdict == "abstained" for row in rows if not row.answers),
-        found=None
-        if SYSTEMS[rows[0].system].search is None
-        else (_within(ranks, 1), _within(ranks, 3), _within(ranks, 5)),
+        found=None if SYSTEMS[rows[0].system].search is None else (within(1), within(3), within(5)),
         prompt_tokens=sum(row.prompt_tokens for row in rows) / len(rows),
         seconds=sum(row.seconds for row in rows) / len(rows),
     )
-
-
-def _within(ranks: Sequence[int], depth: int) -> int:
-    return sum(rank <= depth for rank in ranks)

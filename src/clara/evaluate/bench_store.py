@@ -1,8 +1,12 @@
-"""What a store of many passages costs: time to fill, bytes, memory, and milliseconds and recall of its searches.
+"""What a store costs: a large one's time, bytes, memory and recall; and each codec's bytes, answers, recall and time.
 
-The memories are drawn from a Gaussian fitted to real ones, with the real ones among them, and their texts from the real
-texts' words: compressing a million passages would take days, and a store does not see the difference. Everything that
-is measured runs in a process of its own, so that its memory is the store's and not the model's.
+The memories of a large store are drawn from a Gaussian fitted to real ones, with the real ones among them, and their
+texts from the real texts' words: compressing a million passages would take days, and a store does not see the
+difference. Everything that is measured of it runs in a process of its own, so that its memory is the store's and not
+the model's.
+
+For the codecs memories are compressed once; each codec then stores and reads them again, and the same questions are
+ranked and answered, extractively from the memories of their gold documents, and compared one by one with fp16's.
 """
 
 from __future__ import annotations
@@ -12,21 +16,30 @@ import multiprocessing
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from clara.data import DocText, MultiHop
+from clara.errors import InputError
+from clara.evaluate.cache import Cache, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
+from clara.index.codecs import CODECS, DEFAULT_CODEC, make_codec
 from clara.index.ranking import Ranked, best, best_together, late_depth
+from clara.metrics import bootstrap_interval, recall_at_k, score_answer
 from clara.pipeline import filled_by
-from clara.records import FloatArray, Memory, Passage, QueryMemory
+from clara.prompts import passage_text
+from clara.records import FloatArray, GenerationRequest, Memory, Passage, QueryMemory
 from clara.similarity import token_matches
 
 if TYPE_CHECKING:
     from clara.model import ClaraModel
+
 
 _PASSAGES_A_DOCUMENT = 10
 _WORDS_A_PASSAGE = 120
@@ -51,17 +64,13 @@ class _Milliseconds:
 
 @dataclass(frozen=True, slots=True)
 class _StoreSpeed:
-    """What was measured.
+    """What was measured of a store; searches are for ten passages.
 
     Attributes:
-        passages: passages in the store.
         bytes_per_passage: of the whole folder after the run.
         add_seconds: in calls that add passages and record documents.
         index_seconds: in the call that ends the run: compaction and indexes.
         rss_bytes: peak of the process that did all of it.
-        latent_ms: search by memory, for ten passages.
-        text_ms: search by words.
-        hybrid_ms: search by both.
         recall_at_10: share of the ten passages that an exact search finds by memory, mean of the questions.
     """
 
@@ -75,23 +84,14 @@ class _StoreSpeed:
     hybrid_ms: _Milliseconds
     recall_at_10: float
 
-    def to_json(self) -> dict[str, object]:
-        """As ``clara bench store --json`` prints it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoreBench:
     """What a measurement starts from.
 
     Attributes:
-        model: the model that made the memories.
-        codec: how the store keeps them.
-        passages: how many the store is to hold.
-        texts: real passages.
-        values: their memories, float32 [T, N, H].
-        questions: real questions.
-        asked: them as memories, float32 [Q, N, H].
+        values: the memories of ``texts``, real passages, float32 [T, N, H].
+        asked: real questions as memories, float32 [Q, N, H].
         centre: float32 [H], of the questions; None without late interaction.
     """
 
@@ -122,17 +122,12 @@ class StoreBench:
 
 
 def bench_store(plan: StoreBench, folder: Path) -> _StoreSpeed:
-    """Fill and search a store in a process of its own.
-
-    Args:
-        plan: what it is to hold.
-        folder: empty; the store is made in it.
-    """
+    """Fill and search a store in a process of its own, in a folder that is empty."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (plan, folder))
+        return pool.apply(_measure, (plan, folder))
 
 
-def measure(plan: StoreBench, folder: Path) -> _StoreSpeed:
+def _measure(plan: StoreBench, folder: Path) -> _StoreSpeed:
     """As :func:`bench_store`, in this process."""
     add_seconds, index_seconds, exact = _fill(plan, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -165,7 +160,6 @@ class _Exact:
         self.near: list[list[Ranked]] = [[] for _ in queries]
 
     def see(self, rows: Sequence[IndexRow]) -> None:
-        """Take passages into account."""
         flat = np.stack([row.memory.values.reshape(-1) for row in rows])
         scores = (self._vectors @ flat.T) / np.maximum(np.linalg.norm(flat, axis=1), np.float32(1e-30))
         for i, line in enumerate(scores):
@@ -217,7 +211,6 @@ def _rows(plan: StoreBench, size: int) -> Iterator[list[IndexRow]]:
 
 
 def _row(model: StoreModel, number: int, text: str, values: FloatArray) -> IndexRow:
-    """A passage of a made-up document."""
     document, place = divmod(number, _PASSAGES_A_DOCUMENT)
     uri = f"/corpus/{document:07}.txt"
     start = 2000 * place
@@ -231,12 +224,7 @@ def _content_hash(uri: str) -> str:
 
 
 def _fitted(values: FloatArray, rng: np.random.Generator) -> Callable[[int], FloatArray]:
-    """A function that draws memories as real ones are: passages differ, and the memory tokens of each from its mean.
-
-    Args:
-        values: real memories, float32 [T, N, H].
-        rng: what they are drawn with.
-    """
+    """Draws memories as real ones [T, N, H] are: passages differ, and the memory tokens of each from its mean."""
     tokens, width = values.shape[1:]
     means = values.mean(axis=1)
     between = _root(means)
@@ -290,3 +278,127 @@ def _recall(store: LanceStore, queries: Sequence[QueryMemory], exact: _Exact) ->
         found = {hit.passage.id for hit in store.search_latent(query, _K)}
         shares.append(len(found & wanted) / len(wanted))
     return float(np.mean(shares))
+
+
+_Progress: TypeAlias = Callable[[str], None]
+
+_RECALL_AT = 5
+_ANSWERED_AT_ONCE = 8
+_MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _CodecCost:
+    """What one codec costs at one rate.
+
+    Attributes:
+        recall_at_5: share of the gold documents among the five ranked first, mean of the questions.
+        f1_difference: mean difference of F1 from fp16's, question by question; low and high end its 95 % bootstrap
+            interval.
+    """
+
+    codec: str
+    bytes_per_passage: int
+    recall_at_5: float
+    f1: float
+    f1_difference: float
+    f1_low: float
+    f1_high: float
+    encode_per_second: float
+    decode_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Memories as a codec gives them back, documents as they were."""
+
+    documents: list[tuple[Memory, ...]]
+    memory_bytes: int
+    encode_seconds: float
+    decode_seconds: float
+
+
+def bench_codecs(
+    model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: _Progress | None = None
+) -> list[_CodecCost]:
+    """Measure every codec at one rate; the codebook of ``residual`` is learnt from the questions' documents.
+
+    Raises:
+        InputError: no question has a gold document.
+    """
+    asked = [record for record in records if record.gold]
+    if not asked:
+        raise InputError("no question of the data names a gold document; give records with docs and gold")
+    tell = progress or (lambda _: None)
+    tell(f"compressing the documents of {len(asked)} questions at {rate}x")
+    docs = list(dict.fromkeys(doc for record in asked for doc in record.docs))
+    memories = unwrap(DocumentMemories(model, rate, Cache()).of(docs))
+    queries = model.encode_queries([record.question for record in asked], rate=rate)
+    scores: dict[str, list[float]] = {}
+    costs: list[_CodecCost] = []
+    for codec in CODECS:
+        tell(f"answering from {codec}")
+        stored = _stored(codec, memories)
+        kept = dict(zip(docs, stored.documents, strict=True))
+        orders = [
+            rank_documents(query, [kept[doc] for doc in record.docs])
+            for query, record in zip(queries, asked, strict=True)
+        ]
+        recall = [recall_at_k(order, record.gold, _RECALL_AT) for order, record in zip(orders, asked, strict=True)]
+        requests = [_request(record, kept) for record in asked]
+        scores[codec] = _f1(model, requests, asked)
+        apart = np.array(scores[codec]) - np.array(scores[DEFAULT_CODEC])
+        interval = bootstrap_interval(apart)
+        count = sum(map(len, memories))
+        costs.append(
+            _CodecCost(
+                codec=codec,
+                bytes_per_passage=stored.memory_bytes,
+                recall_at_5=float(np.mean(recall)),
+                f1=float(np.mean(scores[codec])),
+                f1_difference=float(apart.mean()),
+                f1_low=interval.low,
+                f1_high=interval.high,
+                encode_per_second=count / stored.encode_seconds,
+                decode_per_second=count / stored.decode_seconds,
+            )
+        )
+    return costs
+
+
+def _stored(name: str, documents: Sequence[tuple[Memory, ...]]) -> _Stored:
+    """Documents' memories after a codec has stored and read them."""
+    windows = [memory for document in documents for memory in document]
+    values: FloatArray = np.stack([memory.values for memory in windows])
+    with TemporaryDirectory(prefix="clara-bench-") as folder:
+        codec = make_codec(name, (values.shape[1], values.shape[2]), Path(folder))
+        codec.prepare(values)
+        begun = time.perf_counter()
+        stored = codec.encode(values)
+        encoded = time.perf_counter()
+        decoded = codec.decode(stored)
+        done = time.perf_counter()
+    read = iter(replace(memory, values=one.copy()) for memory, one in zip(windows, decoded, strict=True))
+    again = [tuple(next(read) for _ in document) for document in documents]
+    return _Stored(again, codec.memory_bytes, encoded - begun, done - encoded)
+
+
+def _request(record: MultiHop, kept: Mapping[DocText, tuple[Memory, ...]]) -> GenerationRequest:
+    """A question with the memories of its gold documents, answered by a span of their texts."""
+    gold = [record.docs[place] for place in record.gold]
+    return GenerationRequest(
+        record.question,
+        memories=tuple(memory for doc in gold for memory in kept[doc]),
+        quote_from=tuple(passage_text(doc.title, doc.text) for doc in gold),
+    )
+
+
+def _f1(model: ClaraModel, requests: Sequence[GenerationRequest], records: Sequence[MultiHop]) -> list[float]:
+    scores: list[float] = []
+    for start in range(0, len(requests), _ANSWERED_AT_ONCE):
+        batch = slice(start, start + _ANSWERED_AT_ONCE)
+        answers = model.generate_many(requests[batch], max_new_tokens=_MAX_NEW_TOKENS)
+        scores += [
+            score_answer(answer.text, record.answers).f1 for answer, record in zip(answers, records[batch], strict=True)
+        ]
+    return scores

@@ -1,46 +1,103 @@
-"""The cache of one run: memories, embeddings, token counts and loaded models that its systems share.
+"""What the systems of one run share, and failures that stay with the item they belong to.
 
-Without it a comparison of ten systems would compress and embed every document ten times.
+Without the cache a comparison of ten systems would compress and embed every document ten times. A batch that raises is
+halved until the faulty items are alone, so the others keep their results; a batch that is too large for the machine's
+memory gets through in the same way.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from clara.evaluate.failures import Failure, each
+from clara.errors import ConfigError, MemoryMismatchError, ModelError
 from clara.records import Memory, QueryMemory
 
 _T = TypeVar("_T")
-_ItemT = TypeVar("_ItemT", bound=Hashable)
+_ItemT = TypeVar("_ItemT")
+_KeyT = TypeVar("_KeyT", bound=Hashable)
 
+_REASON_LENGTH = 200
 _BUDGET_BYTES = 1_500_000_000
 """The memories of 10,000 documents of SmolLM2-135M at 4x."""
-
 _ITEMS_A_CALL = 64
 _SMALL = 64
 
 
-class Cache:
-    """Derived values with a budget in bytes (least recently used is dropped first), and loaded models without one.
+@dataclass(frozen=True, slots=True, eq=False)
+class Failure:
+    """An item that gave an error instead of a result.
 
-    Args:
-        budget_bytes: of derived values; loaded models are not counted and stay.
+    Attributes:
+        error: the exception, without its traceback: that would keep the batch's arrays alive.
     """
+
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        """Kind of error and the first line of its message: countable, and readable in a report."""
+        first_line = str(self.error).partition("\n")[0][:_REASON_LENGTH]
+        return f"{type(self.error).__name__}: {first_line}" if first_line else type(self.error).__name__
+
+
+class _WrongCountError(ModelError):
+    """A batch gave another number of results than items: a fault of the model's code, of no single item."""
+
+
+def each(items: Sequence[_ItemT], work: Callable[[Sequence[_ItemT]], Sequence[_T]]) -> list[_T | Failure]:
+    """``work(items)``, one result an item in order, with a ``Failure`` for each item that it cannot do even alone.
+
+    Raises:
+        ConfigError: settings are wrong for every item alike.
+        MemoryMismatchError: so are memories of another model.
+        ModelError: ``work`` gave another number of results than items.
+    """
+    if not items:
+        return []
+    try:
+        results = work(items)
+    except (ConfigError, MemoryMismatchError, _WrongCountError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any fault of one question is reported with that question
+        failure = Failure(error.with_traceback(None))
+    else:
+        if len(results) != len(items):
+            raise _WrongCountError(f"the model gave {len(results)} results for a batch of {len(items)}")
+        return list(results)
+    if len(items) == 1:
+        return [failure]
+    # Outside the handler: the failed batch's frames, and the tensors they hold, are gone by now.
+    middle = len(items) // 2
+    return each(items[:middle], work) + each(items[middle:], work)
+
+
+def unwrap(found: Iterable[_T | Failure]) -> list[_T]:
+    """The results, if there is no failure among them.
+
+    Raises:
+        Exception: the error of the first failure.
+    """
+    results: list[_T] = []
+    for result in found:
+        if isinstance(result, Failure):
+            raise result.error
+        results.append(result)
+    return results
+
+
+class Cache:
+    """Derived values with a budget in bytes (least recently used is dropped first), and loaded models without one."""
 
     def __init__(self, *, budget_bytes: int = _BUDGET_BYTES) -> None:
         self._budget = budget_bytes
         self._kept: OrderedDict[tuple[str, Hashable], object] = OrderedDict()
         self._opened: dict[tuple[str, Hashable], object] = {}
-        self._bytes = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the derived values held now."""
-        return self._bytes
+        self.bytes = 0  # of the derived values held now
 
     def opened(self, kind: str, name: Hashable, make: Callable[[], _T]) -> _T:
         """The value that ``make`` gave the first time it was called for ``kind`` and ``name``."""
@@ -49,7 +106,7 @@ class Cache:
         return cast("_T", self._opened[kind, name])
 
     def derived(
-        self, maker: str, items: Sequence[_ItemT], make: Callable[[Sequence[_ItemT]], Sequence[_T | Failure]]
+        self, maker: str, items: Sequence[_KeyT], make: Callable[[Sequence[_KeyT]], Sequence[_T | Failure]]
     ) -> list[_T | Failure]:
         """One result an item, in order; missing ones are made now, and one that cannot be made is its ``Failure``.
 
@@ -58,8 +115,8 @@ class Cache:
             items: may repeat.
             make: gives one result an item, in order.
         """
-        found: dict[_ItemT, _T | Failure] = {}
-        missing: list[_ItemT] = []
+        found: dict[_KeyT, _T | Failure] = {}
+        missing: list[_KeyT] = []
         for item in dict.fromkeys(items):
             if (maker, item) in self._kept:
                 self._kept.move_to_end((maker, item))
@@ -75,10 +132,10 @@ class Cache:
 
     def _keep(self, key: tuple[str, Hashable], value: object) -> None:
         self._kept[key] = value
-        self._bytes += _size(value)
-        while self._bytes > self._budget and len(self._kept) > 1:
+        self.bytes += _size(value)
+        while self.bytes > self._budget and len(self._kept) > 1:
             _, old = self._kept.popitem(last=False)
-            self._bytes -= _size(old)
+            self.bytes -= _size(old)
 
 
 def _size(value: object) -> int:

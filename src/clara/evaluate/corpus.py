@@ -1,7 +1,6 @@
-"""Corpora that candidate documents come from in the ``normal`` setting: read, or pooled from the questions themselves.
+"""Corpora that candidates come from: BEIR, DPR, KILT or our own passages, or pooled from the questions themselves.
 
-Knows passages and files, not how they are searched (``first_stage``). A LanceDB store is not read into memory: it is
-a first stage of its own.
+Knows passages and files, not how they are searched (``questions``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO, cast
 
-from clara.data import DocText, GoldRef, Question
+from clara.data import DocText, GoldRef, Question, QuestionSet, sha256_of
 from clara.data.records import UnusableRecordError
 from clara.errors import RecordError
 
@@ -39,9 +38,6 @@ class Corpus:
     """Passages to search.
 
     Attributes:
-        name: what reports call it.
-        passages: at least one.
-        rejected: entries that gave no passage, by reason.
         qrels: ids of relevant passages by question id, where the corpus brings such judgements (BEIR); else empty.
     """
 
@@ -53,13 +49,6 @@ class Corpus:
     def __post_init__(self) -> None:
         if not self.passages:
             raise RecordError(f"the corpus {self.name} holds no passage; rejected: {dict(self.rejected)}")
-
-    def sha256(self) -> str:
-        """Of ids, titles and texts, hex."""
-        digest = hashlib.sha256()
-        for passage in self.passages:
-            digest.update(json.dumps([passage.id, passage.doc.title, passage.doc.text]).encode())
-        return digest.hexdigest()
 
 
 def pooled(questions: Iterable[Question], *, name: str = "pool") -> Corpus:
@@ -102,11 +91,7 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
-    """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance.
-
-    Raises:
-        RecordError: a line is not ``query-id, corpus-id, score``.
-    """
+    """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance."""
     found: dict[str, set[str]] = {}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         with _opened(path) as file:
@@ -120,20 +105,7 @@ def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
     return {question: frozenset(ids) for question, ids in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The judged questions of a BEIR folder.
-
-    Attributes:
-        questions: at least one.
-        rejected: entries of ``queries.jsonl`` that gave no question, by reason.
-    """
-
-    questions: tuple[Question, ...]
-    rejected: Mapping[str, int]
-
-
-def beir_questions(folder: Path) -> _Judged:
+def beir_questions(folder: Path) -> QuestionSet:
     """Read the judged questions of a BEIR folder.
 
     Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
@@ -158,7 +130,16 @@ def beir_questions(folder: Path) -> _Judged:
         raise RecordError(
             f"{folder} has no judged question: expected queries.jsonl and qrels/*.tsv that name the same{counted}"
         )
-    return _Judged(tuple(questions), MappingProxyType(dict(rejected)))
+    files = sorted((*folder.glob("*.jsonl*"), *folder.glob("qrels/*.tsv")))
+    return QuestionSet(
+        name=folder.name,
+        path=folder,
+        format="beir",
+        questions=tuple(questions),
+        rejected=MappingProxyType(dict(rejected)),
+        left_out=MappingProxyType({}),
+        sha256=hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest(),
+    )
 
 
 def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str) -> Question:
@@ -173,71 +154,6 @@ def _judged(value: Mapping[str, object], relevant: Iterable[str], *, source: str
         gold=(),
         elsewhere=tuple(GoldRef(id=passage) for passage in sorted(relevant)),
     )
-
-
-class GoldFinder:
-    """Tells which passages support a question's answer.
-
-    A passage supports it if it is a gold reference by id; if both have the same title and one text holds the other
-    (windows of an article, articles of a window); or, where only a title is known, by title. Titles are compared
-    without case and underscores, texts without differences of white space.
-    """
-
-    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]] = MappingProxyType({})) -> None:
-        refs = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
-        ids = qrels.get(question.id)
-        self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
-
-    def known(self) -> bool:
-        """Whether it is known at all what supports the answer."""
-        return bool(self.refs)
-
-    def covered(self, passage: CorpusPassage) -> list[int]:
-        """Indices into ``refs`` of what the passage supports."""
-        return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
-
-
-class GoldSupply:
-    """Passages of a corpus by identifier and by title: what an oracle needs of it.
-
-    Args:
-        passages: of the corpus.
-    """
-
-    def __init__(self, passages: Iterable[CorpusPassage] = ()) -> None:
-        self._by_id: dict[str, CorpusPassage] = {}
-        self._by_title: dict[str, list[CorpusPassage]] = {}
-        for passage in passages:
-            self._by_id.setdefault(passage.id, passage)
-            self._by_title.setdefault(_title(passage.doc.title), []).append(passage)
-
-    def find(self, ref: GoldRef, answers: Sequence[str]) -> CorpusPassage | None:
-        """The passage that a reference means; of a title alone, the first that holds an answer, else the first."""
-        if ref.id is not None:
-            return self._by_id.get(ref.id)
-        titled = [passage for passage in self._by_title.get(_title(ref.title), []) if _is(passage, ref)]
-        wanted = [_plain(answer).lower() for answer in answers]
-        holding = (passage for passage in titled if any(word in _plain(passage.doc.text).lower() for word in wanted))
-        return next(holding, titled[0] if titled else None)
-
-
-def _is(passage: CorpusPassage, ref: GoldRef) -> bool:
-    if ref.id is not None:
-        return passage.id == ref.id
-    if _title(passage.doc.title) != _title(ref.title):
-        return False
-    if ref.text is None:
-        return True
-    here, there = _plain(passage.doc.text), _plain(ref.text)
-    return here in there or there in here
-
-
-def _title(title: str) -> str:
-    return " ".join(title.replace("_", " ").lower().split())
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _dpr(path: Path, rejected: Counter[str]) -> Iterator[CorpusPassage]:

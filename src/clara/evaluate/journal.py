@@ -2,7 +2,8 @@
 
 One file of JSON Lines: a header with the key of the run, the origin of the predictions that follow, then one line a
 question, on disk before the next batch is asked. A line is found by a hash of the query, so a run with more questions
-resumes too. Scores are not kept: they are computed anew from the predictions.
+resumes too. Scores are not kept: they are computed anew from the predictions. Each number's origin is a
+``Provenance``: command, commit, checkpoint, seed and machine.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,7 +25,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from clara.errors import InputError
-from clara.evaluate.failures import Failure
+from clara.evaluate.cache import Failure
 from clara.evaluate.system import Prediction, Query
 
 _FORMAT_VERSION = 1
@@ -27,12 +33,7 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The outcome of one question.
-
-    Attributes:
-        prediction: None after an error.
-        error: kind and message, None after a prediction.
-    """
+    """The outcome of one question: a prediction, or the kind and message of its error."""
 
     prediction: Prediction | None
     error: str | None
@@ -42,11 +43,6 @@ def query_hash(query: Query) -> str:
     """16 hex digits of what a system sees of a question."""
     seen = [query.id, query.question, [[doc.title, doc.text] for doc in query.docs]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
-
-
-def run_key(parts: Mapping[str, object]) -> str:
-    """16 hex digits of all that decides the predictions of a run: data, system, settings."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -172,3 +168,85 @@ def _decoded(line: bytes, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}:{number} is damaged; remove the file, its questions are then asked again")
     return value
+
+
+_SECONDS_FOR_GIT = 10
+
+
+def _commit() -> str:
+    """The commit that this package's files are of, or the version of the installed package."""
+    folder = Path(__file__).parent
+    found = _git(folder, "rev-parse", "HEAD")
+    # A package installed below some other repository is not of that repository's commit.
+    if found is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return f"version {_version('clara-rag')}"
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
+    return found + ("+changes" if changed else "")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    program = shutil.which("git")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            [program, "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_FOR_GIT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """A run of the command that starts now, here.
+
+    Attributes:
+        commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
+            installed package.
+        checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
+            generator is not in the fingerprint).
+        seed: of bootstrap and permutation tests; answers are greedy and need none.
+        cores: processors this process may use.
+        device: where the model ran.
+    """
+
+    command: str
+    commit: str = field(default_factory=_commit)
+    model: str
+    checkpoint: str
+    seed: int
+    cpu: str = field(default_factory=_cpu_name)
+    cores: int = field(default_factory=_cores)
+    device: str
+    torch: str = field(default_factory=lambda: _version("torch"))
+    python: str = field(default_factory=platform.python_version)
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)

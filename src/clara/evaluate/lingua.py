@@ -2,23 +2,26 @@
 
 The package was written for transformers 4 and for machines with a network. What stands between it and today, and
 nothing more, is here: its constructor fetches a tokenizer of OpenAI's only to count (``TokenCounter`` counts instead),
-it hands key-value caches around as lists of pairs (``PairCache`` turns them into transformers' cache and back), and it
+it hands key-value caches around as lists of pairs (``_PairCache`` turns them into transformers' cache and back), and it
 seeds every random generator of the process for LLMLingua-2, which draws nothing. Its compression code runs as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clara.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+Shorten: TypeAlias = Callable[[str, int], str]
+"""A text to about so many tokens of the generator; as it is where it has no more than that."""
 
 _MAX_CLASSIFIER_TOKENS = 512
 """Longest input of the published encoders, and the length that the package cuts texts into."""
@@ -40,7 +43,7 @@ class TokenCounter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PairCache:
+class _PairCache:
     """A causal LM called as the package calls it, with key-value caches as lists of (keys, values)."""
 
     model: Any
@@ -64,47 +67,38 @@ class PairCache:
         return out
 
 
-class PerplexityCompressor:
-    """LLMLingua: keeps the tokens that a causal LM finds hardest to guess.
+def perplexity_compressor(folder: Path, device: str, *, dtype: torch.dtype | None = None) -> Shorten:
+    """LLMLingua: keeps the tokens that a causal LM, in Hugging Face format, finds hardest to guess.
 
     Its token-level filter alone: each text is compressed by itself to its own target, so there is no budget to divide
-    among texts, and the sentence filter needs a file of NLTK's from the network.
-
-    Args:
-        folder: the causal LM in Hugging Face format.
-        device: for it.
-        dtype: of its weights; None is bf16 where the device multiplies it faster, else fp32.
+    among texts, and the sentence filter needs a file of NLTK's from the network. ``dtype`` None is bf16 where the
+    device multiplies it faster, else fp32.
 
     Raises:
         MissingExtraError: llmlingua is not installed.
     """
+    import torch  # noqa: PLC0415 - slow
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
 
-    def __init__(self, folder: Path, device: str, *, dtype: torch.dtype | None = None) -> None:
-        import torch  # noqa: PLC0415 - slow
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
+    from clara.model.placement import natural_dtype  # noqa: PLC0415 - slow
 
-        from clara.model.placement import natural_dtype  # noqa: PLC0415 - slow
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or natural_dtype(device), local_files_only=True)
+    model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    counter = TokenCounter(tokenizer)
+    inner = _blank(str(folder), tokenizer, counter, device)
+    inner.model = _PairCache(model)
+    inner.max_position_embeddings = int(model.config.max_position_embeddings)
+    inner.use_llmlingua2 = False
 
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or natural_dtype(device), local_files_only=True
-        )
-        model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._counter = TokenCounter(tokenizer)
-        self._inner = _blank(str(folder), tokenizer, self._counter, device)
-        self._inner.model = PairCache(model)
-        self._inner.max_position_embeddings = int(model.config.max_position_embeddings)
-        self._inner.use_llmlingua2 = False
-
-    def compress(self, text: str, target: int) -> str:
-        """The text in about ``target`` tokens of the causal LM; as it is where it has no more than that."""
-        count = len(self._counter.encode(text))
+    def shorten(text: str, target: int) -> str:
+        count = len(counter.encode(text))
         if count <= target:
             return text
         # One step over the whole text: the package leaves what remains after its last full step uncompressed. Its
         # threshold is strict, so that the token at the threshold is lost.
-        steps = math.ceil(count / (self._inner.max_position_embeddings // 2))
-        made = self._inner.compress_prompt(
+        steps = math.ceil(count / (inner.max_position_embeddings // 2))
+        made = inner.compress_prompt(
             [text],
             target_token=target,
             iterative_size=count // steps,
@@ -114,45 +108,40 @@ class PerplexityCompressor:
         )
         return str(made["compressed_prompt"]).strip()
 
+    return shorten
 
-class ClassifierCompressor:
-    """LLMLingua-2: keeps the words that a trained token classifier says to keep.
 
-    Args:
-        folder: the published encoder.
-        counter: counts targets, in tokens of the generator.
-        device: for the encoder.
+def classifier_compressor(folder: Path, counter: TokenCounter, device: str) -> Shorten:
+    """LLMLingua-2: keeps the words that a trained token classifier, the published encoder, says to keep.
 
     Raises:
         MissingExtraError: llmlingua is not installed.
         ModelError: the folder holds another kind of model.
     """
+    import torch  # noqa: PLC0415 - slow
+    from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer  # noqa: PLC0415 - slow
 
-    def __init__(self, folder: Path, counter: TokenCounter, device: str) -> None:
-        import torch  # noqa: PLC0415 - slow
-        from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer  # noqa: PLC0415 - slow
+    kind = str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
+    if kind not in _CLASSIFIERS:
+        known = ", ".join(_CLASSIFIERS)
+        raise ModelError(f"{folder} is a {kind} model; LLMLingua-2's published encoders are of kind {known}")
+    model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    inner = _blank(_CLASSIFIERS[kind], tokenizer, counter, device)
+    inner.model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
+    inner.use_llmlingua2 = True
+    inner.max_batch_size = 8
+    inner.max_seq_len = _MAX_CLASSIFIER_TOKENS
+    inner.max_force_token = 0  # no token is forced, so the package's extra tokens are not needed
+    inner.added_tokens = []
+    inner.special_tokens = set(tokenizer.all_special_tokens)
 
-        kind = str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
-        if kind not in _CLASSIFIERS:
-            known = ", ".join(_CLASSIFIERS)
-            raise ModelError(f"{folder} is a {kind} model; LLMLingua-2's published encoders are of kind {known}")
-        model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._counter = counter
-        self._inner = _blank(_CLASSIFIERS[kind], tokenizer, counter, device)
-        self._inner.model = model.to(torch.device(device)).eval().requires_grad_(requires_grad=False)
-        self._inner.use_llmlingua2 = True
-        self._inner.max_batch_size = 8
-        self._inner.max_seq_len = _MAX_CLASSIFIER_TOKENS
-        self._inner.max_force_token = 0  # no token is forced, so the package's extra tokens are not needed
-        self._inner.added_tokens = []
-        self._inner.special_tokens = set(tokenizer.all_special_tokens)
-
-    def compress(self, text: str, target: int) -> str:
-        """The text in about ``target`` tokens of the generator; as it is where it has no more than that."""
-        if len(self._counter.encode(text)) <= target:
+    def shorten(text: str, target: int) -> str:
+        if len(counter.encode(text)) <= target:
             return text
-        return str(self._inner.compress_prompt([text], target_token=target)["compressed_prompt"]).strip()
+        return str(inner.compress_prompt([text], target_token=target)["compressed_prompt"]).strip()
+
+    return shorten
 
 
 def _blank(name: str, tokenizer: Any, counter: TokenCounter, device: str) -> Any:  # noqa: ANN401 - untyped library

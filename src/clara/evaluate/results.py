@@ -27,7 +27,7 @@ from clara.metrics import (
     scoring_rule,
 )
 
-MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
+_MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 """As ir-measures spells them; ``RR`` averages to MRR."""
 
 
@@ -46,13 +46,7 @@ def plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How predictions are scored.
-
-    Attributes:
-        rule: as ``metrics.score_answer`` names them; ``official`` is that of each question's data set.
-        resamples: of the bootstrap.
-        seed: of the bootstrap and of the permutation tests.
-    """
+    """How predictions are scored: a rule of ``metrics.score_answer``, the bootstrap, seed also of permutation tests."""
 
     rule: ScoringName = "squad"
     resamples: int = 2000
@@ -61,18 +55,13 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One question.
+    """One question; what a ``Prediction`` has too is as there.
 
     Attributes:
-        id: the question's identifier.
         prediction: None after an error, or from a system that only ranks.
-        scores: of the prediction; None where there is none, or no gold answer to compare it with.
+        scores: None without a prediction, or without a gold answer to compare it with.
         ranking: value of each retrieval measure; None where nothing was ranked or nothing is gold.
-        used: indices of the documents that the answer was made from.
         unanswerable: whether the right answer is that there is none.
-        context_tokens: positions of context that were read.
-        first_token_seconds: None where it was not timed.
-        compressed_to: share of the documents' tokens that the context takes; None where nothing is compressed.
         error: kind and message, None if there was none.
     """
 
@@ -90,45 +79,30 @@ class _Row:
     def to_json(self) -> dict[str, object]:
         """One flat object; scores are null where there are none."""
         scores = asdict(self.scores) if self.scores else dict.fromkeys(("em", "f1", "cover_em"))
-        named = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         flat: dict[str, object] = {}
-        for name, value in named.items():
-            flat.update(scores if name == "scores" else {name: value})
+        for field in fields(self):
+            flat.update(scores if field.name == "scores" else {field.name: plain(getattr(self, field.name))})
         return flat
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One system on one task: means over the questions that were answered.
+    """One system on one task: means over the questions that were answered; the task's fields are as in ``Task``.
 
     Attributes:
-        data: as in ``questions.Task``, like the next four and ``max_new_tokens``.
-        data_sha256: of its file.
-        setting: ``oracle`` or ``normal``.
-        candidates: where the candidate documents came from.
-        given: what the system saw of them.
-        system: the system's name.
-        fingerprint: of its weights and settings.
         rate: compression rate that was asked for; None is the model's default, or no compression.
-        k: documents in the prompt.
-        max_new_tokens: longest answer.
         key: of the run's journal.
         n: answers scored; 0 for a system that only ranks.
         em: mean over answerable questions, None if none was scored; ``f1`` and ``cover_em`` likewise.
-        f1: mean token F1.
-        cover_em: mean cover-EM.
         ci95: bootstrap intervals of the three means, by name.
-        retrieval: mean of each of ``MEASURES`` over the ranked questions; None if there are none.
+        retrieval: mean of each measure over the ranked questions; None if there are none.
         ranked: questions in ``retrieval``.
         without_gold: ranked questions that it leaves out because no document is known to be gold.
         abstention: against the unanswerable questions; None where all questions have an answer.
         errors: questions that gave an error; they are in no mean.
-        error_reasons: the same by reason.
-        context_tokens: mean positions of context.
-        compressed_to: mean share of the documents' tokens.
+        context_tokens: mean positions of context; ``compressed_to``: mean share of the documents' tokens.
         first_token_seconds: median time to the first token, where it was timed.
         origins: command, commit and machine of the predictions, one for each process that made some.
-        rows: one a question, in order.
     """
 
     data: str
@@ -189,18 +163,7 @@ def score(
     scoring: Scoring,
     origins: tuple[Mapping[str, object], ...] = (),
 ) -> Result:
-    """Score the outcome of a run.
-
-    Args:
-        task: as it was asked.
-        entries: the outcome of each of its questions.
-        system: the system's name.
-        fingerprint: of the system.
-        rate: compression rate that was asked for.
-        key: of the run's journal.
-        scoring: how predictions are scored.
-        origins: of the entries.
-    """
+    """Score the outcome of a run: an entry for each question of the task; the rest is as in ``Result``."""
     rankings, without_gold = _score_rankings(task, entries)
     rows = [
         _row(question, entry, ranking, rule=scoring_rule(scoring.rule, question.source))
@@ -233,7 +196,7 @@ def score(
         )
         if scores
         else None,
-        retrieval=mean_scores([dict(row.ranking) for row in rows if row.ranking is not None]),
+        retrieval=_mean_scores([dict(row.ranking) for row in rows if row.ranking is not None]),
         ranked=sum(row.ranking is not None for row in rows),
         without_gold=without_gold,
         abstention=_abstention(rows),
@@ -265,19 +228,16 @@ def grouped(results: Sequence[Result]) -> dict[Group, list[Result]]:
     return found
 
 
-def score_rankings(
-    rankings: Sequence[Sequence[int]], gold: Sequence[Collection[int]], *, missing: Sequence[int] | None = None
+def _ranking_values(
+    rankings: Sequence[Sequence[int]], gold: Sequence[Collection[int]], missing: Sequence[int]
 ) -> list[dict[str, float]]:
-    """Score each question's ranking.
+    """The value of every measure, 0 to 1, for each question's ranking.
 
     Args:
         rankings: for each question indices of its candidates, best first, each once.
         gold: for each question the indices that are relevant.
         missing: for each question how many relevant documents are not among the candidates, which counts against
-            recall; none by default. A question needs at least one relevant document in all.
-
-    Returns:
-        For each question the value of every measure in ``MEASURES``, 0 to 1.
+            recall. A question needs at least one relevant document in all.
 
     Raises:
         MissingExtraError: ir-measures is not installed.
@@ -288,8 +248,7 @@ def score_rankings(
     except ImportError:
         raise MissingExtraError("ir-measures", "eval") from None
     qrels, run = [], []
-    absent = missing if missing is not None else [0] * len(rankings)
-    for number, (ranking, relevant, away) in enumerate(zip(rankings, gold, absent, strict=True)):
+    for number, (ranking, relevant, away) in enumerate(zip(rankings, gold, missing, strict=True)):
         if not relevant and not away:
             raise ValueError(
                 "a ranking can only be scored with relevant documents: leave the question out and count it"
@@ -301,18 +260,17 @@ def score_rankings(
         qrels += [ir_measures.Qrel(name, f"missing-{index}", 1) for index in range(away)]
         # Scores fall with the rank, so that nothing is left to how ties are broken.
         run += [ir_measures.ScoredDoc(name, str(index), -float(place)) for place, index in enumerate(ranking)]
-    measures = [ir_measures.parse_measure(name) for name in MEASURES]
-    scored: list[dict[str, float]] = [dict.fromkeys(MEASURES, 0.0) for _ in rankings]
+    measures = [ir_measures.parse_measure(name) for name in _MEASURES]
+    scored: list[dict[str, float]] = [dict.fromkeys(_MEASURES, 0.0) for _ in rankings]
     for metric in ir_measures.iter_calc(measures, qrels, run):
         scored[int(metric.query_id)][str(metric.measure)] = float(metric.value)
     return scored
 
 
-def mean_scores(scored: Sequence[dict[str, float]]) -> dict[str, float] | None:
-    """Means over the questions; None without questions."""
+def _mean_scores(scored: Sequence[dict[str, float]]) -> dict[str, float] | None:
     if not scored:
         return None
-    return {name: fmean(values[name] for values in scored) for name in MEASURES}
+    return {name: fmean(values[name] for values in scored) for name in _MEASURES}
 
 
 def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[str, float] | None], int]:
@@ -327,10 +285,10 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
     }
     usable = [place for place in ranked if task.questions[place].gold or task.questions[place].elsewhere]
     if usable:
-        scored = score_rankings(
+        scored = _ranking_values(
             [ranked[place] for place in usable],
             [task.questions[place].gold for place in usable],
-            missing=[len(task.questions[place].elsewhere) for place in usable],
+            [len(task.questions[place].elsewhere) for place in usable],
         )
         for place, value in zip(usable, scored, strict=True):
             values[place] = MappingProxyType(value)
@@ -338,19 +296,19 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
 
 
 def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> _Row:
-    found = entry.prediction
-    text = found.text if found is not None else None
-    answers = question.answers
+    found, answers = entry.prediction, question.answers
+    if found is None:
+        return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry.error)
     return _Row(
         id=question.id,
-        prediction=text,
-        scores=score_answer(text, answers, rule=rule) if text is not None and answers else None,
+        prediction=found.text,
+        scores=score_answer(found.text, answers, rule=rule) if found.text is not None and answers else None,
         ranking=ranking,
-        used=found.used if found is not None else (),
+        used=found.used,
         unanswerable=question.unanswerable,
-        context_tokens=found.context_tokens if found is not None else None,
-        first_token_seconds=found.first_token_seconds if found is not None else None,
-        compressed_to=found.compressed_to if found is not None else None,
+        context_tokens=found.context_tokens,
+        first_token_seconds=found.first_token_seconds,
+        compressed_to=found.compressed_to,
         error=entry.error,
     )
 

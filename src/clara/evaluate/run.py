@@ -5,10 +5,12 @@ A system that is killed goes on after its last batch, and nothing is asked twice
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -17,8 +19,8 @@ from pydantic import Field, model_validator
 
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError, ModelError
-from clara.evaluate.failures import Failure, each
-from clara.evaluate.journal import Journal, query_hash, run_key
+from clara.evaluate.cache import Failure, each
+from clara.evaluate.journal import Journal, query_hash
 from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
 from clara.evaluate.results import Result, Scoring, score
 from clara.evaluate.statistics import Benefit
@@ -27,16 +29,12 @@ from clara.metrics import ScoringName
 
 
 class GridBlock(Settings):
-    """One block of a grid: every system on every data set in every setting at every rate.
+    """One block of a grid: every system on every data set (a name or a file) in every setting at every rate.
 
     Attributes:
-        data: names of data sets, or files.
-        settings: ``oracle`` and/or ``normal``.
-        systems: names of systems.
         rates: compression rates; empty for systems that compress nothing.
         given: ``candidates``: systems rank and read their best ``k``; ``gold``: they read the gold documents.
         limit: questions a data set, counted from the first; None is all.
-        k: documents in the prompt.
     """
 
     data: tuple[str, ...] = Field(min_length=1)
@@ -52,15 +50,9 @@ class Grid(Settings):
     """A recipe of ``clara compare --recipe``.
 
     Attributes:
-        runs: the blocks, in the order in which they are run.
         model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
         options: folders of single systems, by option name (a reader's adapter and the like).
-        benefit: pairs that kept benefit is measured between.
-        scoring: whose rule answers are scored by, as ``metrics.score_answer`` names them.
-        max_new_tokens: longest answer.
-        batch_size: questions asked together.
         timed: questions of each run that are timed to the first token.
-        seed: of the bootstrap and the permutation tests.
         page: Markdown page to write for the documentation, or None.
         note: what a reader of the page has to know of its data.
     """
@@ -108,10 +100,7 @@ class RunSettings:
     """How the questions of a run are asked.
 
     Attributes:
-        folder: of the journals.
         batch_size: questions asked, and kept, together: what a kill can lose.
-        retry_errors: ask again what gave an error.
-        origin: command, commit and machine, kept beside the predictions.
         precision: of the base weights (``bf16``, ``int4``, …): predictions in another are another run's.
         strict: a system that cannot be built ends the run; else it is left out, with the reason.
     """
@@ -126,14 +115,7 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class GridProgress:
-    """Progress of a grid.
-
-    Attributes:
-        label: of the run that is asked now.
-        done: questions done in all, those of earlier processes included.
-        total: questions in all.
-        seconds_left: estimated from the pace of each system so far; None before there is any.
-    """
+    """The run that is asked now, questions done (those of earlier processes included) and, once known, seconds left."""
 
     label: str
     done: int
@@ -146,8 +128,6 @@ class GridResult:
     """The result of a grid.
 
     Attributes:
-        results: one a run, in the order of the plan.
-        not_run: systems that could not be built, with the reason.
         left_out: questions and parts of the data that were left out, by data set and setting, by reason; what was
             given and the limit are named too where they make a difference.
     """
@@ -157,32 +137,22 @@ class GridResult:
     left_out: Mapping[str, Mapping[str, int]]
 
 
-def capped(blocks: Sequence[GridBlock], limit: int | None) -> tuple[GridBlock, ...]:
-    """The blocks with at most ``limit`` questions a data set; as they are where it is None."""
-    if limit is None:
-        return tuple(blocks)
-    return tuple(block.model_copy(update={"limit": min(limit, block.limit or limit)}) for block in blocks)
-
-
-def plan(blocks: Sequence[GridBlock]) -> list[GridRun]:
-    """Every run once, those on the same documents together, so that their memories are shared."""
+def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridRun]:
+    """Every run once, with at most ``limit`` questions; those on the same documents together, to share memories."""
     found: dict[GridRun, None] = {}
     for block in blocks:
+        most = block.limit if limit is None else min(limit, block.limit or limit)
         for data in block.data:
             for setting in block.settings:
                 for rate in block.rates or (None,):
                     for system in block.systems:
-                        found[GridRun(data, setting, block.given, block.k, block.limit, system, rate)] = None
+                        found[GridRun(data, setting, block.given, block.k, most, system, rate)] = None
     groups = list(dict.fromkeys((run.data, run.setting) for run in found))
     return sorted(found, key=lambda run: groups.index((run.data, run.setting)))
 
 
 def check_systems(runs: Sequence[GridRun], systems: Mapping[str, Build]) -> None:
-    """Refuse systems that do not exist, all at once.
-
-    Raises:
-        ConfigError: names them.
-    """
+    """Refuse systems that do not exist, all at once, by a ``ConfigError``."""
     unknown = sorted({run.system for run in runs} - systems.keys())
     if unknown:
         raise ConfigError(f"no such system: {', '.join(unknown)}; there are {', '.join(sorted(systems))}")
@@ -199,13 +169,8 @@ def run_system(
 ) -> Result:
     """Ask a system what its journal does not hold yet, and score all its predictions.
 
-    Args:
-        system: under measurement.
-        task: the questions.
-        settings: how they are asked.
-        rate: what the system was built with.
-        scoring: how predictions are scored.
-        on_progress: called after each batch with the questions asked in this process, and those found in the journal.
+    ``rate`` is what it was built with; ``on_progress`` is called after each batch with the questions asked in this
+    process, and those found in the journal.
 
     Raises:
         InputError: the journal cannot be used.
@@ -224,7 +189,8 @@ def run_system(
         "k": task.k,
         "max_new_tokens": task.max_new_tokens,
     }
-    key = run_key(parts)
+    # All that decides the predictions of a run: data, system, settings.
+    key = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     queries = task.queries()
     path = settings.folder / f"{key}.jsonl"
     with Journal(path, parts, origin=settings.origin, retry_errors=settings.retry_errors) as journal:
@@ -273,16 +239,7 @@ def run_grid(
     """Run a plan, each run from where its journal stands.
 
     All data is read before the first question is asked. A system that is the same at every rate is asked once, and
-    its result names no rate.
-
-    Args:
-        runs: in the order in which they are run.
-        systems: makers of systems, by name.
-        settings: of all systems; ``k``, ``rate`` and ``given`` come from the run.
-        loader: of the tasks.
-        how: questions are asked.
-        scoring: how predictions are scored.
-        on_progress: called after each batch.
+    its result names no rate. The settings' ``k``, ``rate`` and ``given`` are the run's.
 
     Raises:
         ConfigError: there is no such system, a rate is not served, or a system is to be asked the same questions twice.
@@ -331,11 +288,7 @@ def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
 
 
 def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
-    """Refuse a system that would stand twice in one place of a table, as with two limits.
-
-    Raises:
-        ConfigError: names it.
-    """
+    """Refuse a system that would stand twice in one place of a table, as with two limits."""
     seen: dict[tuple[Group, str], GridRun] = {}
     for run, task in asked:
         other = seen.setdefault((task.group, run.label), run)
@@ -376,10 +329,7 @@ def _without_needless_rates(runs: Sequence[GridRun], builder: _Builder) -> list[
 
 
 class _Builder:
-    """Builds the system of a run; one that cannot be built is tried once.
-
-    A system is built anew for each run, which costs little: loaded models stay in the settings' cache.
-    """
+    """Builds systems anew for each run (loaded models stay in the cache); one that cannot be built is tried once."""
 
     def __init__(self, systems: Mapping[str, Build], settings: SystemSettings) -> None:
         self._systems = systems
@@ -437,11 +387,9 @@ class _Pace:
         return on_batch
 
     def skip(self, place: int) -> None:
-        """A run that cannot be made."""
         self._totals[place] = self._done[place] = 0
 
     def finish(self, place: int) -> None:
-        """A run whose questions are all done."""
         self._done[place] = self._totals[place]
 
     def _left(self) -> float | None:

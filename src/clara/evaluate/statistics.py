@@ -28,13 +28,7 @@ _RESAMPLES = 9999
 
 
 class Benefit(Settings):
-    """A pair of systems between which kept benefit is measured (docs/evaluation.md).
-
-    Attributes:
-        name: of the pair, in reports.
-        none: system that reads nothing.
-        text: system that reads the full text.
-    """
+    """A pair of systems, one reading nothing and one the full text, that kept benefit is measured between."""
 
     name: str
     none: str
@@ -43,12 +37,9 @@ class Benefit(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems on the questions that both answered.
+    """Two systems, by label, on the ``n`` questions that both answered.
 
     Attributes:
-        first: label of one system.
-        second: label of the other.
-        n: questions in common.
         difference: mean of first minus mean of second.
         p: two-sided, of the single comparison.
         p_holm: the same, corrected by Holm's method for the number of comparisons made together.
@@ -64,16 +55,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class KeptBenefit:
-    """One system between the two ends of a pair, on one data set.
+    """One system between the two ends of a pair, on one data set and the ``n`` questions that all three answered.
 
     Attributes:
-        pair: name of the pair.
-        group: the task.
-        system: label of the system.
-        n: questions that all three answered.
-        none: F1 of the system that reads nothing, on these questions; ``text`` and ``memory`` likewise.
-        text: of the system that reads the full text.
-        memory: of the system itself.
+        none: F1 of the system that reads nothing; ``text`` and ``memory`` (the system itself) likewise.
         kept: the ratio; None where full text does not help on these questions.
         ci95: bootstrap interval of the ratio, questions drawn together for the three; None with ``kept``, and where
             full text does not help in more than one draw of forty.
@@ -96,15 +81,11 @@ class KeptBenefit:
         return {**values.pop("group"), **values}
 
 
-def paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
+def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
     """Two-sided p of the hypothesis that both lists have the same mean.
 
-    Exact where there are few enough questions to try every exchange, else from 9,999 random ones.
-
-    Args:
-        first: one value a question.
-        second: the other system's, same questions, same order.
-        seed: of the random exchanges.
+    Exact where there are few enough questions to try every exchange, else from 9,999 random ones. One value a question,
+    same questions in the same order.
 
     Raises:
         MissingExtraError: scipy is not installed.
@@ -137,14 +118,11 @@ def paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) 
 
 
 def compare_all(scores: Mapping[str, Mapping[str, float]], *, seed: int = 0) -> list[Comparison]:
-    """Compare every pair of systems, by label.
+    """Compare every pair of systems with at least one question in common, in the order of ``scores``.
 
     Args:
-        scores: for each system the score of each question that it answered, by question.
+        scores: by the system's label the score of each question that it answered, by question.
         seed: of the random exchanges.
-
-    Returns:
-        One comparison a pair with at least one question in common, in the order of ``scores``.
     """
     made = []
     for first, second in combinations(scores, 2):
@@ -153,13 +131,13 @@ def compare_all(scores: Mapping[str, Mapping[str, float]], *, seed: int = 0) -> 
             continue
         left = [scores[first][question] for question in shared]
         right = [scores[second][question] for question in shared]
-        p = paired_p(left, right, seed=seed)
+        p = _paired_p(left, right, seed=seed)
         made.append(Comparison(first, second, len(shared), float(np.mean(left) - np.mean(right)), p, p))
-    corrected = holm([comparison.p for comparison in made])
+    corrected = _holm([comparison.p for comparison in made])
     return [replace(comparison, p_holm=p) for comparison, p in zip(made, corrected, strict=True)]
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def _holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values, in their own order."""
     corrected = [0.0] * len(values)
     highest = 0.0
@@ -172,13 +150,7 @@ def holm(values: Sequence[float]) -> list[float]:
 def kept_benefits(
     results: Sequence[Result], pairs: Sequence[Benefit], *, resamples: int = 2000, seed: int = 0
 ) -> list[KeptBenefit]:
-    """The kept benefit of every other system between the systems of each pair.
-
-    Args:
-        results: of any tasks; only those of the same questions are compared.
-        pairs: names of the two ends; a pair whose systems were not run on a task gives nothing there.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+    """The kept benefit of every other system between the systems of each pair, where both were run on the same task.
 
     Raises:
         InputError: two results are of one system on the same questions.

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from clara.data import DocText
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import Failure, each, unwrap
-from clara.ingest import TokenSpans
+from clara.evaluate.cache import Cache, Failure, each, unwrap
 from clara.prompts import passage_text
-from clara.records import Document, Generation, GenerationRequest, Memory, Passage, QueryMemory
+from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 Given: TypeAlias = Literal["gold", "candidates"]
 """What systems see of a question's documents: the gold ones, all read in order, or the candidates, to be ranked."""
@@ -29,7 +27,14 @@ Ranking: TypeAlias = tuple[int, ...]
 """Indices into ``Query.docs``, best first, every document once."""
 
 
-class AnswerModel(Protocol):
+class _Answerer(Protocol):
+    """Writes answers: the model under test, or a LoRA reader."""
+
+    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
+        """One greedy answer a request, in order."""
+
+
+class AnswerModel(_Answerer, Protocol):
     """A model that compresses texts and questions, and answers from memories, texts or nothing."""
 
     @property
@@ -57,26 +62,10 @@ class AnswerModel(Protocol):
     def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
         """One query memory a question, in the space of ``compress`` at the same rate."""
 
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
-        """One greedy answer a request, in order."""
-
-
-class Splitter(Protocol):
-    """Cuts a document into passages that fit a model's window; ``clara.ingest.split`` is one."""
-
-    def __call__(self, document: Document, token_spans: TokenSpans, /, *, max_tokens: int) -> Sequence[Passage]:
-        """The passages in order; ``passage_text`` of each has at most ``max_tokens`` tokens."""
-
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question as a system sees it; nothing in it says which documents are gold, unless only those are given.
-
-    Attributes:
-        id: the record's identifier.
-        question: as asked.
-        docs: candidate documents, in the record's order.
-    """
+    """One question with its candidates as a system sees it: not which are gold, unless only those are given."""
 
     id: str
     question: str
@@ -88,7 +77,6 @@ class Prediction:
     """A system's output for one question.
 
     Attributes:
-        text: the answer; None from a system that only ranks.
         ranking: indices into ``Query.docs``, best first; None where the system does not rank.
         used: indices of the documents that the answer was made from, in prompt order.
         context_tokens: tokens or memory vectors of context that the generator read.
@@ -125,18 +113,9 @@ class SystemSettings:
     """What the command line fixes for all systems of a run.
 
     Attributes:
-        k: documents in the prompt.
-        rate: compression rate; None is the model's default.
-        given: what systems see of the documents.
-        max_new_tokens: longest answer.
-        batch_size: questions generated together.
         model: the checkpoint under test, loaded once and shared; its base weights are every system's backbone.
         options: folders of readers and checkpoints of single systems (``reader``, ``dro``, ``pisco``, …).
-        weights_cache: folder for downloaded and derived weights.
-        device: for models that a system loads itself.
-        reader_dtype: of the base weights of readers.
         timed: how many questions each system times one by one: the first it is given.
-        cache: shared by the systems of a run.
         quoted: constrain answers to spans of the documents that are read.
     """
 
@@ -159,15 +138,17 @@ Build: TypeAlias = Callable[[SystemSettings], System]
 """Makes a system; raises ClaraError, with the remedy, where what it needs (an extra, a folder) is missing."""
 
 
-class Ranker(Protocol):
-    """Orders the candidate documents of a question."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranker:
+    """Orders the candidate documents of questions.
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that decides an order."""
+    Attributes:
+        fingerprint: changes with all that decides an order.
+        rank: all candidates of each question, best first; of equal ones the first comes first.
+    """
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """All candidates of each question, best first; of equal ones the first comes first."""
+    fingerprint: str
+    rank: Callable[[Sequence[Query]], list[Ranking | Failure]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +156,6 @@ class Context:
     """What a question is answered from.
 
     Attributes:
-        request: for the reader.
         tokens: tokens or memory vectors of context in it.
         source_tokens: tokens of the documents that they stand for; None where nothing is compressed.
     """
@@ -185,48 +165,33 @@ class Context:
     source_tokens: int | None = None
 
 
-class ContextMaker(Protocol):
-    """Turns chosen documents into what a reader reads."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ContextMaker:
+    """Turns chosen documents into what a reader reads.
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that decides a context."""
+    Attributes:
+        fingerprint: changes with all that decides a context.
+        make: one context a question, of the documents that were chosen for it, in that order.
+    """
 
-    def contexts(self, queries: Sequence[Query], used: Sequence[Ranking]) -> list[Context | Failure]:
-        """One context a question, of the documents ``used``, in that order."""
-
-
-class Answerer(Protocol):
-    """Writes answers: the model under test, or a LoRA reader."""
-
-    def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
-        """One greedy answer a request, in order."""
+    fingerprint: str
+    make: Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who answers from what.
-
-    Attributes:
-        maker: makes the contexts.
-        answerer: reads them.
-        fingerprint: of the answerer's weights.
-        documents: whether documents are chosen for it at all; a closed-book system gets none.
-    """
+    """Who answers from what; a closed-book system gets no documents. The fingerprint is the answerer's."""
 
     maker: ContextMaker
-    answerer: Answerer
+    answerer: _Answerer
     fingerprint: str
     documents: bool = True
 
 
 def answer_all(
-    answerer: Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
+    answerer: _Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
 ) -> list[Generation | Failure]:
-    """Answers in the order of ``contexts``, generated in batches of like size, the longest first.
-
-    So little is padded, and a prompt that does not fit in memory is found at once.
-    """
+    """Answers in the order of ``contexts``; in batches of like size, longest first: what is too long shows first."""
     answers: dict[int, Generation | Failure] = {}
     sound: dict[int, Context] = {}
     for place, context in enumerate(contexts):
@@ -244,16 +209,10 @@ def answer_all(
 
 
 class RagSystem:
-    """A ranker, a context and a reader.
+    """A ranker (None: nothing is ranked), a context and a reader (None: a system that only ranks).
 
     Documents' memories, embeddings and shortened texts are made before the clock starts, as a deployment would have
     them; the question's own encoding, the ranking and the first token are timed.
-
-    Args:
-        name: as in ``--system``.
-        settings: of the run.
-        ranker: orders candidates; None for a system that never ranks.
-        reading: None for a system that only ranks.
     """
 
     def __init__(self, name: str, settings: SystemSettings, ranker: Ranker | None, reading: Answering | None) -> None:
@@ -276,22 +235,25 @@ class RagSystem:
             batch_size=self._settings.batch_size,
             max_new_tokens=self._settings.max_new_tokens,
         )
-        predictions: list[Prediction | Failure] = []
-        for query, order, context, answer in zip(queries, orders, contexts, answers, strict=True):
-            if isinstance(order, Failure) or isinstance(context, Failure) or isinstance(answer, Failure):
-                predictions.append(next(part for part in (order, context, answer) if isinstance(part, Failure)))
-                continue
-            predictions.append(
-                Prediction(
-                    text=answer.text,
-                    ranking=order if self._ranker is not None else None,
-                    used=self._used(order),
-                    context_tokens=context.tokens,
-                    first_token_seconds=self._first_token_seconds(query),
-                    compressed_to=context.tokens / context.source_tokens if context.source_tokens else None,
-                )
-            )
-        return predictions
+        return [self._prediction(*parts) for parts in zip(queries, orders, contexts, answers, strict=True)]
+
+    def _prediction(
+        self, query: Query, order: Ranking | Failure, context: Context | Failure, answer: Generation | Failure
+    ) -> Prediction | Failure:
+        if isinstance(order, Failure):
+            return order
+        if isinstance(context, Failure):
+            return context
+        if isinstance(answer, Failure):
+            return answer
+        return Prediction(
+            text=answer.text,
+            ranking=order if self._ranker is not None else None,
+            used=self._used(order),
+            context_tokens=context.tokens,
+            first_token_seconds=self._first_token_seconds(query),
+            compressed_to=context.tokens / context.source_tokens if context.source_tokens else None,
+        )
 
     def _orders(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
         """Rankings; where nothing is ranked, the documents as they stand."""
@@ -310,7 +272,7 @@ class RagSystem:
             (query, order) for query, order in zip(queries, orders, strict=True) if not isinstance(order, Failure)
         ]
         used = [self._used(order) for _, order in ranked]
-        contexts = self._reading.maker.contexts([query for query, _ in ranked], used)
+        contexts = self._reading.maker.make([query for query, _ in ranked], used)
         if self._settings.quoted:
             parts = zip(contexts, ranked, used, strict=True)
             contexts = [_quoted(context, query, own) for context, (query, _), own in parts]

@@ -5,40 +5,20 @@ A system is built when it is asked for; only then are its optional packages and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from clara.errors import ConfigError
-from clara.evaluate.contexts import MemoryContext, NoContext, ShortenedContext, TextCompressor, TextContext, Weights
-from clara.evaluate.rankers import Bm25, Dense, Latent, bge, bge_reranker, dro_selector, minilm
-from clara.evaluate.system import (
-    Answerer,
-    Answering,
-    AnswerModel,
-    Build,
-    ContextMaker,
-    RagSystem,
-    Ranker,
-    SystemSettings,
-    digest,
-)
-from clara.evaluate.weights import (
-    base_folder,
-    base_identity,
-    has_query_reasoner,
-    hub_folder,
-    identity,
-    manifest_of,
-    open_checkpoint,
-    open_reader,
-    option,
-    rate_of,
-    weights_hash,
-)
+from clara.evaluate.contexts import make_context
+from clara.evaluate.rankers import make_ranker
+from clara.evaluate.system import Answering, AnswerModel, Build, RagSystem, SystemSettings, digest
+from clara.evaluate.weights import base_identity, identity, open_checkpoint, open_reader, option
 
-_LLMLINGUA2 = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
+if TYPE_CHECKING:
+    from clara.model.reader import TextReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +92,7 @@ def _build(name: str, settings: SystemSettings) -> RagSystem:
         settings = replace(settings, options={**settings.options, "dro_reader": folder / "reader"})
     model = _model(name.removesuffix("-quoted"), parts, settings)
     reading = _reading(parts, settings, model)
-    return RagSystem(name, settings, _ranker(parts.ranker, settings, model), reading)
+    return RagSystem(name, settings, make_ranker(parts.ranker, settings, model), reading)
 
 
 def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagSystem:
@@ -130,7 +110,7 @@ def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagS
         raise ConfigError("with context none there is nothing to quote; use wording free")
     parts = _SystemParts("latent", context, reader)
     reading = _reading(parts, settings, settings.model, documents=True)
-    return RagSystem("model", settings, _ranker(parts.ranker, settings, settings.model), reading)
+    return RagSystem("model", settings, make_ranker(parts.ranker, settings, settings.model), reading)
 
 
 SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for name in _TABLE})
@@ -138,7 +118,6 @@ SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for
 
 
 def _model(name: str, parts: _SystemParts, settings: SystemSettings) -> AnswerModel:
-    """The model that compresses, ranks and answers."""
     if parts.option is None or parts.stage is None:
         return settings.model
     model = open_checkpoint(settings, parts.option, parts.stage, label=name)
@@ -153,30 +132,12 @@ def _model(name: str, parts: _SystemParts, settings: SystemSettings) -> AnswerMo
     return model
 
 
-def _ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> Ranker | None:
-    if name == "reasoner":
-        # Without a reasoner BM25 ranks, as the paper gives a retriever's order to the models of its compression tables.
-        name = "latent" if has_query_reasoner(model) else "bm25"
-    if name is None:
-        return None
-    make: dict[str, Callable[[], Ranker]] = {
-        "bm25": lambda: Bm25(settings.cache),
-        "minilm": lambda: Dense(minilm(settings), settings.cache),
-        "bge": lambda: Dense(bge(settings), settings.cache),
-        "bge-reranker": lambda: bge_reranker(settings),
-        "latent": lambda: Latent(model, rate_of(settings, model), settings.cache),
-        "dro": lambda: dro_selector(settings, settings.options["dro"] / "selector"),
-    }
-    return make[name]()
-
-
 def _reading(
     parts: _SystemParts, settings: SystemSettings, model: AnswerModel, *, documents: bool | None = None
 ) -> Answering | None:
     if parts.context is None:
         return None
-    weights: Weights = "generator" if parts.reader == "generator" else "base"
-    answerer: Answerer = model
+    answerer: AnswerModel | TextReader = model
     if parts.reader == "generator" or parts.context == "memory":
         fingerprint = identity(settings, model)
     elif parts.reader == "base":
@@ -184,59 +145,5 @@ def _reading(
     else:
         reader = open_reader(settings, parts.reader, "none" if parts.context == "none" else "text")
         answerer, fingerprint = reader, reader.fingerprint
-    maker = _context(parts.context, weights, settings, model)
+    maker = make_context(parts.context, "generator" if parts.reader == "generator" else "base", settings, model)
     return Answering(maker, answerer, fingerprint, parts.context != "none" if documents is None else documents)
-
-
-def _context(name: str, reader: Weights, settings: SystemSettings, model: AnswerModel) -> ContextMaker:
-    if name == "none":
-        return NoContext(reader)
-    if name == "text":
-        return TextContext(settings.model, settings.cache, reader)
-    if name == "memory":
-        return MemoryContext(model, rate_of(settings, model), settings.cache, reader)
-    return _llmlingua2(settings) if name == "llmlingua2" else _llmlingua(settings)
-
-
-def _llmlingua(settings: SystemSettings) -> ContextMaker:
-    """Text shortened by LLMLingua on the run's own base weights."""
-
-    def load() -> TextCompressor:
-        from clara.evaluate.lingua import PerplexityCompressor  # noqa: PLC0415 - slow
-
-        return PerplexityCompressor(base_folder(settings), settings.device)
-
-    name = base_identity(settings.model)
-    return _shortened(settings, settings.cache.opened("llmlingua", name, load), name)
-
-
-def _llmlingua2(settings: SystemSettings) -> ContextMaker:
-    """Text shortened by LLMLingua-2's published encoder, from the hub or the option ``llmlingua2``."""
-    folder = hub_folder(_LLMLINGUA2, settings.options.get("llmlingua2"), option="llmlingua2")
-
-    def load() -> TextCompressor:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - slow
-
-        from clara.evaluate.lingua import ClassifierCompressor, TokenCounter  # noqa: PLC0415 - slow
-
-        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings), local_files_only=True)
-        return ClassifierCompressor(folder, TokenCounter(tokenizer), settings.device)
-
-    return _shortened(settings, settings.cache.opened("llmlingua2", str(folder), load), weights_hash(folder))
-
-
-def _shortened(settings: SystemSettings, compressor: TextCompressor, fingerprint: str) -> ShortenedContext:
-    target = _window_memory(settings)
-    return ShortenedContext(compressor, fingerprint, target=target, model=settings.model, cache=settings.cache)
-
-
-def _window_memory(settings: SystemSettings) -> int:
-    """Memory tokens of a window at the run's rate: the budget of shortened text.
-
-    Raises:
-        ConfigError: the model does not serve the rate, or comes from no checkpoint.
-    """
-    manifest = manifest_of(settings.model)
-    if manifest is None:
-        raise ConfigError(f"{settings.model.name} comes from no checkpoint: the size of its memories is not known")
-    return manifest.compression.memory_tokens(rate_of(settings, settings.model))

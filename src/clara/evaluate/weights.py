@@ -10,22 +10,16 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clara.data import sha256_of
 from clara.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from clara.evaluate.cache import Cache
     from clara.evaluate.system import AnswerModel, SystemSettings
     from clara.model import ClaraModel
     from clara.model.checkpoint import Manifest
     from clara.model.reader import ReaderContext, TextReader
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(folder: Path, *, without: str | None = None) -> str:
@@ -71,40 +65,6 @@ def identity(settings: SystemSettings, model: AnswerModel) -> str:
     return settings.cache.opened("identity", model.name, lambda: whole_identity(model))
 
 
-def compressor_identity(cache: Cache, model: AnswerModel) -> str:
-    """Identity of all that decides a document's memory.
-
-    Checkpoints that differ in generator or query reasoner alone share it, so the documents of a retriever trained on a
-    frozen compressor are compressed already.
-    """
-    manifest = manifest_of(model)
-    if manifest is None:
-        return model.fingerprint
-
-    def parts() -> str:
-        # Slow to import, and a model is loaded already.
-        import torch  # noqa: PLC0415
-        from safetensors.torch import load_file  # noqa: PLC0415
-
-        from clara.model import checkpoint  # noqa: PLC0415
-        from clara.model.backbone import ADAPTER  # noqa: PLC0415
-        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
-
-        folder = find_checkpoint(model.name)
-        files = (folder / "adapters" / "compressor" / ADAPTER, folder / checkpoint.MEMORY)
-        if manifest.official is not None or not all(path.is_file() for path in files):
-            return model.fingerprint
-        found = hashlib.sha256(f"{manifest.base_identity} {manifest.compression.model_dump_json()}".encode())
-        for path in files:
-            for name, value in sorted(load_file(path).items()):
-                if not name.startswith("query_"):  # of the memory table: the questions' read-out
-                    found.update(f"{path.name}/{name} {value.dtype} {tuple(value.shape)};".encode())
-                    found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:16]
-
-    return cache.opened("compressor", model.name, parts)
-
-
 def rate_of(settings: SystemSettings, model: AnswerModel) -> int:
     """The run's compression rate, or the model's default.
 
@@ -117,12 +77,6 @@ def rate_of(settings: SystemSettings, model: AnswerModel) -> int:
         served = ", ".join(f"{known}x" for known in manifest.compression.rates)
         raise ConfigError(f"{model.name} serves the rates {served}, not {rate}x")
     return rate
-
-
-def has_query_reasoner(model: AnswerModel) -> bool:
-    """Whether a model has a query reasoner of its own; without one the compressor encodes questions."""
-    manifest = manifest_of(model)
-    return manifest is None or "query_reasoner" in manifest.roles
 
 
 def option(settings: SystemSettings, name: str, what: str) -> Path:
@@ -139,12 +93,6 @@ def option(settings: SystemSettings, name: str, what: str) -> Path:
 
 def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: str | None = None) -> ClaraModel:
     """The checkpoint of an option, which must be of a stage and on the backbone of the run.
-
-    Args:
-        settings: of the run.
-        name: of the option.
-        stage: that its last training stage must be.
-        label: the system's name, where the option is not it.
 
     Raises:
         ConfigError: the option was not given, or the checkpoint is of another stage or on another backbone.
@@ -220,11 +168,6 @@ def base_folder(settings: SystemSettings) -> Path:
 
 def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
     """Folder of a published model: the one given, else the hub's.
-
-    Args:
-        name: hub id.
-        given: the user's folder for it.
-        option: what the user's folder is called in ``SystemSettings.options``.
 
     Raises:
         ModelError: there is no such folder, and the hub cannot be reached.

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clara.data import DocText
 from clara.errors import ConfigError, MissingExtraError
-from clara.evaluate.cache import Cache
-from clara.evaluate.failures import unwrap
-from clara.evaluate.memories import DocumentMemories
+from clara.evaluate.cache import Cache, unwrap
+from clara.evaluate.contexts import DocumentMemories
 from clara.evaluate.system import AnswerModel
 from clara.records import ContextKind, GenerationRequest
 
@@ -47,18 +46,13 @@ _BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \
 
 @dataclass(frozen=True, slots=True)
 class _SplitPrompt:
-    """A prompt in its two parts.
-
-    Attributes:
-        background: what the answer is read from; may be empty.
-        question: what is asked.
-    """
+    """A prompt in its two parts; the background may be empty."""
 
     background: str
     question: str
 
 
-def at_last_question(prompt: str) -> _SplitPrompt:
+def _at_last_question(prompt: str) -> _SplitPrompt:
     """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
     places = list(_QUESTION.finditer(prompt))
     if not places:
@@ -79,7 +73,6 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         reader: weights that read: by default ``generator`` for memories, else ``base``, as ``clara eval`` has it.
         batch_size: prompts answered together.
         device: torch device, for a model that is loaded here.
-        cut: cuts prompts.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -95,7 +88,6 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         reader: str | None = None,
         batch_size: int | str | None = None,
         device: str | None = None,
-        cut: Callable[[str], _SplitPrompt] = at_last_question,
         **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
     ) -> None:
         super().__init__()
@@ -105,7 +97,6 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         self._memories = DocumentMemories(self._model, None if rate is None else int(rate), Cache())
         self._reader = reader or ("generator" if context == "memory" else "base")
         self._batch = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else _BATCH
-        self._cut = cut
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002, FBT001, FBT002
         """One answer a prompt, cut at the first of its stop strings.
@@ -114,34 +105,25 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
             ConfigError: a task wants sampling.
         """
         answers: list[str] = []
-        for limit, group in itertools.groupby(requests, lambda request: _wanted(request).max_new_tokens):
+        for limit, group in itertools.groupby(requests, _limit):
             same = list(group)
             for start in range(0, len(same), self._batch):
                 answers.extend(self._answers(same[start : start + self._batch], limit))
         return answers
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> NoReturn:  # noqa: ANN401
-        """Not served.
+        """Not served: always a ``ConfigError``."""
+        task = requests[0].task_name if requests else "this task"
+        raise ConfigError(f"task {task} asks for log-likelihoods; this model answers generate_until tasks only")
 
-        Raises:
-            ConfigError: always.
-        """
-        _refuse(requests)
-
-    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> NoReturn:  # noqa: ANN401
-        """Not served.
-
-        Raises:
-            ConfigError: always.
-        """
-        _refuse(requests)
+    loglikelihood_rolling = loglikelihood
 
     def _answers(self, requests: Sequence[Instance], max_new_tokens: int) -> list[str]:
-        asked = [self._request(self._cut(request.args[0])) for request in requests]
+        asked = [self._request(_at_last_question(request.args[0])) for request in requests]
         made = self._model.generate_many(asked, max_new_tokens=max_new_tokens)
         texts = []
         for request, generation in zip(requests, made, strict=True):
-            text = _until(generation.text, _wanted(request).until)
+            text = _until(generation.text, _settings(request).get("until") or ())
             self.cache_hook.add_partial("generate_until", request.args, text)
             texts.append(text)
         return texts
@@ -156,31 +138,21 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         return GenerationRequest(asked.question, memories=memories, reader=reader)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a task asks of a generation."""
-
-    until: tuple[str, ...]
-    max_new_tokens: int
-
-
-def _wanted(request: Instance) -> _Wanted:
+def _settings(request: Instance) -> Mapping[str, Any]:
     settings: Mapping[str, Any] = request.args[1] if len(request.args) > 1 else {}
     if settings.get("do_sample") or settings.get("temperature"):
         raise ConfigError(f"task {request.task_name} wants sampling; this model answers greedily (do_sample: false)")
-    until = settings.get("until") or ()
-    stops = (until,) if isinstance(until, str) else tuple(until)
-    return _Wanted(stops, int(settings.get("max_gen_toks", _MAX_NEW_TOKENS)))
+    return settings
 
 
-def _until(text: str, stops: Sequence[str]) -> str:
+def _limit(request: Instance) -> int:
+    return int(_settings(request).get("max_gen_toks", _MAX_NEW_TOKENS))
+
+
+def _until(text: str, until: str | Sequence[str]) -> str:
+    stops = (until,) if isinstance(until, str) else until
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
-
-
-def _refuse(requests: Sequence[Instance]) -> NoReturn:
-    task = requests[0].task_name if requests else "this task"
-    raise ConfigError(f"task {task} asks for log-likelihoods; this model answers generate_until tasks only")
 
 
 def _loaded(name: str | Path, device: str) -> AnswerModel:

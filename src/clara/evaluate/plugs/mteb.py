@@ -85,22 +85,14 @@ class LatentEncoder:
         self,
         inputs: Iterable[Mapping[str, Sequence[str]]],
         *,
-        task_metadata: object = None,
-        hf_split: str = "",
-        hf_subset: str = "",
         prompt_type: str | None = None,
-        **_: Any,  # noqa: ANN401 - batch size and progress bars, which the model has its own of
+        **_: Any,  # noqa: ANN401 - the task, which is not looked at; batch size and progress bars are the model's own
     ) -> FloatArray:
         """Vectors of MTEB's batches: float32 [texts, N * H].
 
-        Args:
-            inputs: batches; a document's ``title`` and ``body`` are read where they are given, else ``text``.
-            task_metadata: not looked at.
-            hf_split: not looked at.
-            hf_subset: not looked at.
-            prompt_type: ``query`` for questions; all else is compressed as documents are.
+        A document's ``title`` and ``body`` are read where they are given, else ``text``; a ``prompt_type`` other than
+        ``query`` is compressed as documents are.
         """
-        del task_metadata, hf_split, hf_subset
         if prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == _QUERY:
             return self.encode_queries([text for batch in inputs for text in batch["text"]])
         return self._vectors([text for batch in inputs for text in _documents(batch)], queries=False)

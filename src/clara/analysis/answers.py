@@ -1,6 +1,6 @@
-"""How answers bear other passages: more of them, another order, one that lies, ones that do not matter.
+"""How robust answers are to perturbed context, and whether their words are in the text that they cite.
 
-Four kinds of disturbance, each a row of conditions measured on the same questions:
+Robustness has four kinds of disturbance, each a row of conditions measured on the same questions:
 
     k            the model's own best k of the candidates, k = 1 to 10
     order        gold passages and distractors, the gold ones first, in the middle, last, or all shuffled
@@ -9,17 +9,21 @@ Four kinds of disturbance, each a row of conditions measured on the same questio
     distractors  gold passages with 0 to 8 others around them, shuffled
 
 A poisoned passage takes its wrong answer from another question, numbers for numbers and words for words.
+
+Faithfulness: a model that reads memories never sees the text that it cites. Tokens are those of SQuAD's normal form; a
+token can be in a text by chance, so the same answer is also looked up in as many passages of another question.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from clara.analysis.harness import (
     AnalysisReport,
@@ -32,28 +36,26 @@ from clara.analysis.harness import (
     measure_questions,
 )
 from clara.data import DataRecord, DocText, MultiHop
-from clara.evaluate.failures import Failure, each
+from clara.evaluate.cache import Failure, each, unwrap
 from clara.evaluate.system import AnswerModel
-from clara.metrics import Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
+from clara.metrics import AnswerScores, Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
+from clara.prompts import passage_text
 from clara.records import Generation
 
-Disturbance = Literal["k", "order", "poison", "distractors"]
-_DISTURBANCES: tuple[Disturbance, ...] = ("k", "order", "poison", "distractors")
-NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
-NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
+_Disturbance = Literal["k", "order", "poison", "distractors"]
+_NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
+_NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
 
 
 class RobustnessSettings(AskSettings):
     """Settings of the analysis.
 
     Attributes:
-        vary: the disturbances to measure.
-        ks: passages of the model's own ranking.
         counts: distractors beside the gold passages.
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
 
-    vary: tuple[Disturbance, ...] = _DISTURBANCES
+    vary: tuple[_Disturbance, ...] = ("k", "order", "poison", "distractors")
     ks: tuple[int, ...] = tuple(range(1, 11))
     counts: tuple[int, ...] = (0, 1, 2, 4, 8)
     around: int = 4
@@ -64,38 +66,27 @@ class _PerturbedPrompt:
     """One prompt.
 
     Attributes:
-        kind: of disturbance.
-        condition: as in the report.
-        docs: in prompt order.
-        recall: share of the gold documents in it; None where all are.
+        recall: share of the gold documents in it.
         wrong: the wrong answer that a poisoned passage gives; also of the clean prompt it is compared with.
     """
 
-    kind: Disturbance
+    kind: _Disturbance
     condition: str
     docs: tuple[DocText, ...]
-    recall: float | None = None
+    recall: float = 1.0
     wrong: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """One row of the table.
+    """One row of the table: means over the ``n`` questions scored.
 
     Attributes:
-        kind: of disturbance.
-        condition: its value.
-        n: questions scored.
-        errors: questions that gave an error.
-        em: mean exact match; ``f1`` and ``cover_em`` likewise.
-        f1: mean token F1 with the gold answers.
-        cover_em: mean cover-EM.
-        f1_ci95: bootstrap interval.
         recall: mean share of the gold documents in the prompt.
         wrong_f1: mean token F1 with the poisoned passage's answer; None but for ``poison``.
     """
 
-    kind: Disturbance
+    kind: _Disturbance
     condition: str
     n: int
     errors: int
@@ -109,15 +100,11 @@ class _Condition:
 
 @dataclass(frozen=True, slots=True)
 class RobustnessReport(AnalysisReport):
-    """The table of one model; its errors count prompts.
-
-    Attributes:
-        conditions: rows, by disturbance.
-    """
+    """The table of one model, its rows by disturbance; its errors count prompts."""
 
     conditions: tuple[_Condition, ...]
 
-    def of(self, kind: Disturbance) -> list[_Condition]:
+    def of(self, kind: str) -> list[_Condition]:
         """The rows of one disturbance."""
         return [row for row in self.conditions if row.kind == kind]
 
@@ -128,30 +115,23 @@ def robustness(
     settings: RobustnessSettings,
     on_progress: OnProgress | None = None,
 ) -> RobustnessReport:
-    """Ask every question under every condition.
-
-    Raises:
-        RecordError: no question can be asked.
-        ConfigError: the rate is not served.
-    """
-    asker, pool = (
-        Asker.of(model, settings),
-        choose(records, None).questions,
-    )  # it begins with the questions that are asked
-    scored: defaultdict[tuple[Disturbance, str], list[_Scored]] = defaultdict(list)
+    """Ask every question under every condition."""
+    asker = Asker.of(model, settings)
+    pool = choose(records, None).questions  # it begins with the questions that are asked
+    scored: defaultdict[tuple[_Disturbance, str], list[_Scored]] = defaultdict(list)
     errors, unusable = Counter[str](), Counter[str]()
-    failed: Counter[tuple[Disturbance, str]] = Counter()
+    failed: Counter[tuple[_Disturbance, str]] = Counter()
 
     def measure(place: int, question: MultiHop) -> int:
         rng = np.random.default_rng([settings.seed, place])
-        prompts = static_prompts(question, wrong_answer(pool, place), settings, rng, unusable)
+        prompts = _static_prompts(question, _wrong_answer(pool, place), settings, rng, unusable)
         if "k" in settings.vary:
             ranking = each([question], lambda some: [asker.ranking(one.question, one.docs) for one in some])[0]
             if isinstance(ranking, Failure):
                 errors[ranking.reason] += len(settings.ks)
                 failed.update(("k", str(k)) for k in settings.ks)
             else:
-                prompts = [*ranked_prompts(question, ranking, settings.ks), *prompts]
+                prompts = [*_ranked_prompts(question, ranking, settings.ks), *prompts]
         answers = asker.answers(question.question, [prompt.docs for prompt in prompts])
         for prompt, answer in zip(prompts, answers, strict=True):
             if isinstance(answer, Failure):
@@ -162,7 +142,7 @@ def robustness(
         return len(prompts)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
-    names = sorted({*scored, *failed}, key=lambda name: (_DISTURBANCES.index(name[0]), _place(name, settings)))
+    names = [name for name in _names(settings) if name in scored or name in failed]
     return RobustnessReport(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -173,7 +153,7 @@ def robustness(
     )
 
 
-def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[_PerturbedPrompt]:
+def _ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[_PerturbedPrompt]:
     """The best k for each k that there are candidates for."""
     return [
         _PerturbedPrompt(
@@ -187,22 +167,14 @@ def ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]
     ]
 
 
-def static_prompts(
+def _static_prompts(
     question: MultiHop,
     wrong: str | None,
     settings: RobustnessSettings,
     rng: np.random.Generator,
     unusable: Counter[str],
 ) -> list[_PerturbedPrompt]:
-    """The prompts that need no ranking.
-
-    Args:
-        question: with gold documents.
-        wrong: what a poisoned passage answers; None if there is nothing.
-        settings: which disturbances.
-        rng: of the question's draws.
-        unusable: counts why ``poison`` leaves the question out.
-    """
+    """The prompts that need no ranking."""
     gold = [question.docs[i] for i in sorted(question.gold)]
     others = distractors(question, max(settings.around, *settings.counts), rng)
     prompts: list[_PerturbedPrompt] = []
@@ -226,11 +198,8 @@ def static_prompts(
     return prompts
 
 
-def wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
-    """The first answer of the nearest later question (then from the start) that can pass for one and shares no word.
-
-    Numbers stand for numbers, words for words.
-    """
+def _wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
+    """The nearest later answer (then from the start) that can pass for one and shares no word; numbers for numbers."""
     own = questions[place].answers
     words = {word for answer in own for word in normalize_answer(answer).split()}
     numeric = any(map(str.isdigit, own[0]))
@@ -242,7 +211,7 @@ def wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
     return None
 
 
-def poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText | None:
+def _poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText | None:
     """The document with every answer replaced, whatever its case; None if its text holds none as whole words."""
     longest = sorted(answers, key=len, reverse=True)
     pattern = r"(?<!\w)(?:" + "|".join(re.escape(answer.strip()) for answer in longest) + r")(?!\w)"
@@ -254,12 +223,12 @@ def _poisoned(
     question: MultiHop, wrong: str | None, gold: Sequence[DocText], around: Sequence[DocText], unusable: Counter[str]
 ) -> list[_PerturbedPrompt]:
     if wrong is None:
-        unusable[NO_WRONG] += 1
+        unusable[_NO_WRONG] += 1
         return []
-    copies = [poisoned_copy(doc, question.answers, wrong) for doc in gold]
+    copies = [_poisoned_copy(doc, question.answers, wrong) for doc in gold]
     poison = next((copy for copy in copies if copy is not None), None)
     if poison is None:
-        unusable[NOT_LITERAL] += 1
+        unusable[_NOT_LITERAL] += 1
         return []
     clean = [*gold, *around]
     replaced = [copy or doc for copy, doc in zip(copies, gold, strict=True)]
@@ -274,47 +243,141 @@ def _poisoned(
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    em: float
-    f1: float
-    cover_em: float
+    answer: AnswerScores
     recall: float
     wrong_f1: float | None
 
 
 def _scored(question: MultiHop, prompt: _PerturbedPrompt, answer: Generation) -> _Scored:
-    scores = score_answer(answer.text, question.answers)
     wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
-    return _Scored(scores.em, scores.f1, scores.cover_em, 1.0 if prompt.recall is None else prompt.recall, wrong)
+    return _Scored(score_answer(answer.text, question.answers), prompt.recall, wrong)
 
 
-def _condition(name: tuple[Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
+def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
     wrong = [row.wrong_f1 for row in rows if row.wrong_f1 is not None]
     return _Condition(
         kind=name[0],
         condition=name[1],
         n=len(rows),
         errors=errors,
-        em=mean([row.em for row in rows]),
-        f1=mean([row.f1 for row in rows]),
-        cover_em=mean([row.cover_em for row in rows]),
-        f1_ci95=bootstrap_interval([row.f1 for row in rows] or [0.0], seed=seed),
+        em=mean([row.answer.em for row in rows]),
+        f1=mean([row.answer.f1 for row in rows]),
+        cover_em=mean([row.answer.cover_em for row in rows]),
+        f1_ci95=bootstrap_interval([row.answer.f1 for row in rows] or [0.0], seed=seed),
         recall=mean([row.recall for row in rows]),
         wrong_f1=mean(wrong) if wrong else None,
     )
 
 
-_WORDS = ("gold first", "gold in the middle", "gold last", "shuffled", "none", "added first", "added last")
-
-
-def _place(name: tuple[Disturbance, str], settings: RobustnessSettings) -> int:
-    """Where a condition stands among those of its kind."""
-    kind, condition = name
-    if kind == "k":
-        return settings.ks.index(int(condition))
-    if kind == "distractors":
-        return settings.counts.index(int(condition))
-    return _WORDS.index(condition) if condition in _WORDS else len(_WORDS)
+def _names(settings: RobustnessSettings) -> list[tuple[_Disturbance, str]]:
+    """All conditions, in the order of the table."""
+    conditions: dict[_Disturbance, Iterable[object]] = {
+        "k": settings.ks,
+        "order": ("gold first", "gold in the middle", "gold last", "shuffled"),
+        "poison": ("none", "added first", "added last", "instead of gold"),
+        "distractors": settings.counts,
+    }
+    return list(dict.fromkeys((kind, str(condition)) for kind, own in conditions.items() for condition in own))
 
 
 def _shuffled(docs: Sequence[DocText], rng: np.random.Generator) -> list[DocText]:
     return [docs[i] for i in rng.permutation(len(docs))]
+
+
+_EMPTY = "answers without a word"
+
+
+class FaithfulnessSettings(AskSettings):
+    """``distractors``: passages that are not gold, in the prompt and cited beside the gold ones."""
+
+    distractors: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _QuestionFaith:
+    """One question.
+
+    Attributes:
+        found: share of its tokens that are in the cited passages.
+        by_chance: share that is in as many passages of the next question.
+    """
+
+    id: str
+    prediction: str
+    f1: float
+    found: float
+    by_chance: float
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FaithfulnessReport(AnalysisReport):
+    """Means over the questions.
+
+    Attributes:
+        found: mean share of answer tokens in the cited text.
+        whole: share of answers with every token in the cited text.
+        wrong_found: mean ``found`` of the answers that share no token with a gold answer; None if there is none. High:
+            the model reads the wrong place; low: it invents.
+    """
+
+    found: float
+    by_chance: float
+    whole: float
+    wrong_found: float | None
+    ci95: Interval
+    rows: tuple[_QuestionFaith, ...]
+
+
+def faithfulness(
+    model: AnswerModel,
+    records: Sequence[DataRecord],
+    settings: FaithfulnessSettings,
+    on_progress: OnProgress | None = None,
+) -> FaithfulnessReport:
+    """Answer questions from memories and look the answers up in the passages' text."""
+    asker, rng = Asker.of(model, settings), np.random.default_rng(settings.seed)
+    shown = [_cited(question, settings.distractors, rng) for question in choose(records, settings.limit).questions]
+
+    def measure(place: int, question: MultiHop) -> _QuestionFaith | str:
+        answer = unwrap(asker.answers(question.question, [shown[place]]))[0]
+        if not normalize_answer(answer.text):
+            return _EMPTY
+        return _faith_row(question, answer.text, shown[place], shown[(place + 1) % len(shown)])
+
+    measured = measure_questions(records, settings.limit, measure, on_progress)
+    wrong = [row.found for row in measured.rows if row.f1 == 0]
+    return FaithfulnessReport(
+        **measured.facts(model),
+        found=measured.mean(lambda row: row.found),
+        by_chance=measured.mean(lambda row: row.by_chance),
+        whole=measured.mean(lambda row: float(not row.missing)),
+        wrong_found=mean(wrong) if wrong else None,
+        ci95=measured.interval(lambda row: row.found, settings.seed),
+        rows=measured.rows,
+    )
+
+
+def _faith_row(
+    question: MultiHop, prediction: str, cited: Sequence[DocText], others: Sequence[DocText]
+) -> _QuestionFaith:
+    """One question's shares, of an answer with at least one token."""
+    tokens = normalize_answer(prediction).split()
+    text, other = _tokens(cited), _tokens(others)
+    return _QuestionFaith(
+        id=question.id,
+        prediction=prediction,
+        f1=score_answer(prediction, question.answers).f1,
+        found=sum(token in text for token in tokens) / len(tokens),
+        by_chance=sum(token in other for token in tokens) / len(tokens),
+        missing=tuple(token for token in tokens if token not in text),
+    )
+
+
+def _cited(question: MultiHop, count: int, rng: np.random.Generator) -> list[DocText]:
+    docs = [question.docs[i] for i in sorted(question.gold)] + distractors(question, count, rng)
+    return [docs[i] for i in rng.permutation(len(docs))] if count else docs
+
+
+def _tokens(docs: Sequence[DocText]) -> frozenset[str]:
+    return frozenset(token for doc in docs for token in normalize_answer(passage_text(doc.title, doc.text)).split())
