@@ -28,47 +28,34 @@ def analyse(
         typer.Argument(help="Analysis."),
     ],
     *,
-    data: Annotated[Path, typer.Option("--data", help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for KIND.png and KIND.json.")],
+    data: Annotated[Path, typer.Option(help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
+    out: Annotated[Path, typer.Option(help="Folder for KIND.png and KIND.json.")],
     compare: Annotated[
         str | None,
-        typer.Option(
-            "--compare", help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."
-        ),
+        typer.Option(help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."),
     ] = None,
     rate: Annotated[
         list[int] | None,
-        typer.Option("--rate", min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
+        typer.Option(min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Only the first questions (tsne, fidelity: passages).")
-    ] = 50,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of every draw; 0 by default.")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, help="gradient: passages selected; 5 by default.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", help="gradient: tau of the selection; 0.02 by default.")
-    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first questions (tsne, fidelity: passages).")] = 50,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of every draw; 0 by default.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="gradient: passages selected; 5 by default.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="gradient: tau of the selection; 0.02 by default.")] = None,
     vary: Annotated[
-        list[str] | None,
-        typer.Option("--vary", help="robustness: only k, order, poison or distractors; may be given again."),
+        list[str] | None, typer.Option(help="robustness: only k, order, poison or distractors; may be given again.")
     ] = None,
     distractors: Annotated[
         int | None,
-        typer.Option(
-            "--distractors", min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."
-        ),
+        typer.Option(min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."),
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
-    encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="fidelity: folder of an encoder for BERTScore.")
-    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="fidelity: folder of an encoder for BERTScore.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="attention, robustness, faithfulness: prompts generated together."),
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: prompts generated together.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", min=1, help="attention, robustness, faithfulness: longest answer, in tokens."),
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: longest answer, in tokens.")
     ] = None,
     as_json: JsonOption = False,
     choice: NamedModel,

@@ -53,12 +53,7 @@ class ShownAnswer:
 
 @contextmanager
 def open_to_answer(
-    store: Path,
-    choice: ModelChoice,
-    asked: AnswerChoice,
-    options: AnswerOptions,
-    *,
-    once: bool = False,
+    store: Path, choice: ModelChoice, asked: AnswerChoice, options: AnswerOptions, *, once: bool = False
 ) -> Iterator[Clara]:
     """Open a store with what answers: its own model, or a language model behind a server; for one question or more.
 

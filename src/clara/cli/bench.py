@@ -67,7 +67,7 @@ _WARM_SECONDS = 3.0
 def compress(
     *,
     data: _DataOption = None,
-    passages: Annotated[int, typer.Option("--passages", min=1, help="Passages to compress.")] = 2000,
+    passages: Annotated[int, typer.Option(min=1, help="Passages to compress.")] = 2000,
     rate: RateOption = None,
     as_json: JsonOption = False,
     choice: _BenchModel,
@@ -106,9 +106,9 @@ def compress(
 def ask(
     *,
     data: _DataOption = None,
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 10,
-    k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
-    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions to ask.")] = 10,
+    k: Annotated[int, typer.Option(min=1, help="Passages a question.")] = 5,
+    rate: Annotated[int, typer.Option(min=1, help="Compression rate of the memories.")] = 16,
     as_json: JsonOption = False,
     choice: _BenchModel,
 ) -> None:
@@ -142,7 +142,7 @@ def ask(
 def candidates(
     *,
     data: _DataOption = None,
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 5,
+    questions: Annotated[int, typer.Option(min=1, help="Questions to ask.")] = 5,
     count: Annotated[int, typer.Option("--candidates", min=1, help="Passages a question chooses from.")] = 20,
     k: KOption = None,
     rate: RateOption = None,
@@ -176,12 +176,10 @@ def candidates(
 def train(
     *,
     data: _DataOption = None,
-    stage: Annotated[
-        list[str] | None, typer.Option("--stage", help="Stage to measure, again for each; all by default.")
-    ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Measured steps a stage, after one to warm up.")] = 5,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a step.")] = 4,
-    candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages a question chooses among.")] = 20,
+    stage: Annotated[list[str] | None, typer.Option(help="Stage to measure, again for each; all by default.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps a stage, after one to warm up.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
+    candidates: Annotated[int, typer.Option(min=2, help="Passages a question chooses among.")] = 20,
     train_compressor: Annotated[
         bool, typer.Option("--train-compressor", help="Measure end-to-end with gradients to the compressor too.")
     ] = False,
@@ -189,9 +187,7 @@ def train(
     as_json: JsonOption = False,
     model: _ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "cpu",
-    dtype: Annotated[Literal["bf16", "fp32"], typer.Option("--dtype", help="Of the base and of matrix products.")] = (
-        "bf16"
-    ),
+    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of the base and of matrix products.")] = ("bf16"),
     cache: CacheOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -247,13 +243,13 @@ def train(
 def store(
     *,
     data: _DataOption = None,
-    passages: Annotated[int, typer.Option("--passages", min=10, help="Passages of the store.")] = 10_000,
-    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    passages: Annotated[int, typer.Option(min=10, help="Passages of the store.")] = 10_000,
+    rate: Annotated[int, typer.Option(min=1, help="Compression rate of the memories.")] = 16,
     codec: Annotated[
-        Literal["fp16", "int8", "int4", "residual"], typer.Option("--codec", help="How the store keeps memories.")
+        Literal["fp16", "int8", "int4", "residual"], typer.Option(help="How the store keeps memories.")
     ] = "fp16",
     real: Annotated[
-        int, typer.Option("--real", min=16, help="Real passages that are compressed, and that the others are like.")
+        int, typer.Option(min=16, help="Real passages that are compressed, and that the others are like.")
     ] = 256,
     as_json: JsonOption = False,
     choice: _BenchModel,
@@ -290,24 +286,22 @@ def store(
 def serve(
     *,
     clients: Annotated[
-        list[int] | None,
-        typer.Option("--clients", min=1, help="Clients at once; again for each; 1, 4, 16 by default."),
+        list[int] | None, typer.Option(min=1, help="Clients at once; again for each; 1, 4, 16 by default.")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="For each number of clients.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For each number of clients.")] = 60.0,
     url: Annotated[
         str | None,
         typer.Option(
-            "--url",
             help="A server that runs, with --store of its stores and the key CLARA_API_KEY; by default one is started "
-            "over the sample documents.",
+            "over the sample documents."
         ),
     ] = None,
-    store: Annotated[str | None, typer.Option("--store", help="A store of --url; its only one by default.")] = None,
+    store: Annotated[str | None, typer.Option(help="A store of --url; its only one by default.")] = None,
     question: Annotated[
-        list[str] | None, typer.Option("--question", help="May be given again; about the sample documents by default.")
+        list[str] | None, typer.Option(help="May be given again; about the sample documents by default.")
     ] = None,
     context: ContextOption = "auto",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
     choice: _BenchModel,
 ) -> None:
@@ -351,9 +345,9 @@ def _load_line(run: LoadResult) -> str:
 def codecs(
     *,
     data: Annotated[
-        list[Path], typer.Option("--data", help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
+        list[Path], typer.Option(help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
     ],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Questions of each file.")] = 32,
+    limit: Annotated[int, typer.Option(min=1, help="Questions of each file.")] = 32,
     rate: RateOption = None,
     as_json: JsonOption = False,
     choice: _BenchModel,

@@ -19,17 +19,14 @@ def calibrate(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint: folder, hub id or embedded model. It stays as it is.")],
     *,
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="FILE", help="Records (.jsonl, .jsonl.gz); may be given again."),
+        list[Path] | None, typer.Option(metavar="FILE", help="Records (.jsonl, .jsonl.gz); may be given again.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", parser=given_path, help="Folder of the result; without it nothing is written."),
+        Path | None, typer.Option(parser=given_path, help="Folder of the result; without it nothing is written.")
     ] = None,
     only: Annotated[
         str | None,
         typer.Option(
-            "--only",
             metavar="PART,…",
             help="Of queries, spans, latent-weight, rerank, contrast, wording, reading, evidence; by default all but "
             "spans that the checkpoint supports, and queries only where it has no query side.",
@@ -38,10 +35,9 @@ def calibrate(
     other: Annotated[
         str | None, typer.Option("--from", metavar="OTHER", help="Average the adapters with this checkpoint's.")
     ] = None,
-    share: Annotated[float, typer.Option("--share", min=0, max=1, help="Share of OTHER in the mean.")] = 0.5,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of OTHER in the mean.")] = 0.5,
     reader: Annotated[
-        Path | None,
-        typer.Option("--reader", metavar="DIR", parser=given_path, help="Attach this reader (clara train reader)."),
+        Path | None, typer.Option(metavar="DIR", parser=given_path, help="Attach this reader (clara train reader).")
     ] = None,
     late: Annotated[
         bool | None,
@@ -50,11 +46,9 @@ def calibrate(
             help="How questions are compared by queries: memory token by memory token, or by their mean.",
         ),
     ] = None,
-    keep: Annotated[
-        float, typer.Option("--keep", min=0, max=1, help="Share of the right answers that evidence keeps.")
-    ] = 0.95,
-    limit: Annotated[int, typer.Option("--limit", min=2, help="Most questions that are asked.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sample of questions.")] = 0,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the right answers that evidence keeps.")] = 0.95,
+    limit: Annotated[int, typer.Option(min=2, help="Most questions that are asked.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the sample of questions.")] = 0,
     as_json: JsonOption = False,
     base: BaseOption = None,
     device: DeviceOption = "cpu",

@@ -31,11 +31,7 @@ _COMMAND = re.compile(r"/[\w-]*")
 
 
 def chat(
-    *,
-    store: StoreOption = DEFAULT_STORE,
-    choice: AnsweringModel,
-    asked: AnswerChoice,
-    as_json: JsonOption = False,
+    *, store: StoreOption = DEFAULT_STORE, choice: AnsweringModel, asked: AnswerChoice, as_json: JsonOption = False
 ) -> None:
     """Answer questions from stdin, one a line, until /quit or the end of the input.
 
@@ -106,11 +102,7 @@ class _Conversation:
         within = manual_of(document, self._rag.store.documents()) if document else None
         more: dict[str, Any] = {}
         if understood.made_from:
-            more["understood"] = {
-                "question": understood.question,
-                "made_from": understood.made_from,
-                "within": within,
-            }
+            more["understood"] = {"question": understood.question, "made_from": understood.made_from, "within": within}
             if not self._as_json:
                 place_of = f" (in {shown(within)})" if within is not None else ""
                 write(f"understood as: {understood.question}{place_of}")

@@ -56,21 +56,19 @@ def compare(
     setting: evaluation.SettingOption = None,
     given: Annotated[
         Literal["gold", "candidates"] | None,
-        typer.Option("--given", help="The k ranked first among the candidates (default), or the gold documents."),
+        typer.Option(help="The k ranked first among the candidates (default), or the gold documents."),
     ] = None,
     rate: evaluation.RatesOption = None,
     limit: evaluation.LimitOption = None,
     k: evaluation.PassagesOption = 5,
-    reader: Annotated[
-        str | None, typer.Option("--reader", metavar="DIR", help="The same as --option reader=DIR.")
-    ] = None,
+    reader: Annotated[str | None, typer.Option(metavar="DIR", help="The same as --option reader=DIR.")] = None,
     option: evaluation.FolderOption = None,
     pool: PoolChoice,
     batch_size: evaluation.BatchOption = 8,
     max_new_tokens: evaluation.LengthOption = 32,
     scores: ScoreChoice,
     seed: evaluation.SeedOption = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for report, results, rows and journals.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report, results, rows and journals.")] = None,
     as_json: JsonOption = False,
     choice: NamedModel,
 ) -> None:

@@ -18,7 +18,7 @@ def convert(
         typer.Argument(metavar="FOLDER", parser=given_path, help="Checkpoint in Apple's format: folder or hub id."),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the native checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder of the native checkpoint.")],
     base: BaseOption = None,
     cache: CacheOption = None,
     as_json: JsonOption = False,

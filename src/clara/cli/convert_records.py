@@ -16,7 +16,7 @@ def convert_records(
     *,
     to: Annotated[
         Literal["official", "records"],
-        typer.Option("--to", help="official: rows of Apple's published code; records: what clara train scp reads."),
+        typer.Option(help="official: rows of Apple's published code; records: what clara train scp reads."),
     ],
 ) -> None:
     """Turn training records into the rows of Apple's published code, or back."""

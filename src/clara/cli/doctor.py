@@ -33,12 +33,7 @@ _NAMED = ("torch", "transformers", "peft", "lancedb", "numpy")
 _FREE_BYTES = 1_000_000_000  # for one embedded base model while it is made, with room to spare
 
 
-def doctor(
-    *,
-    store: StoreOption = DEFAULT_STORE,
-    choice: ModelChoice,
-    as_json: JsonOption = False,
-) -> None:
+def doctor(*, store: StoreOption = DEFAULT_STORE, choice: ModelChoice, as_json: JsonOption = False) -> None:
     """Check the installation, the model and the store; say what to do about what is wrong.
 
     Downloads nothing. Ends with exit code 1 if a check fails; a warning is not a failure.

@@ -61,8 +61,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     debug: Annotated[
-        bool,
-        typer.Option("--debug", envvar="CLARA_DEBUG", help="Show tracebacks and warnings; may stand anywhere."),
+        bool, typer.Option("--debug", envvar="CLARA_DEBUG", help="Show tracebacks and warnings; may stand anywhere.")
     ] = False,
 ) -> None:
     """Compress documents once into memory tokens; search them and answer from them, offline."""

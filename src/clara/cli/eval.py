@@ -56,16 +56,14 @@ def evaluate(
     given: Annotated[
         Literal["gold", "candidates"] | None,
         typer.Option(
-            "--given",
-            help="The gold documents (default), or the k ranked first among the candidates (default with --system).",
+            help="The gold documents (default), or the k ranked first among the candidates (default with --system)."
         ),
     ] = None,
     context: Annotated[
         Literal["memory", "text", "none"] | None,
         typer.Option(
-            "--context",
             help="What is read of the passages: their memories, their text, or nothing. Default memory; a --system "
-            "has its own.",
+            "has its own."
         ),
     ] = None,
     rate: evaluation.RatesOption = None,
@@ -74,17 +72,13 @@ def evaluate(
     reader: Annotated[
         str | None,
         typer.Option(
-            "--reader",
             metavar="generator|base|DIR",
             help="What reads: by default generator for memory, else base; or a folder of clara train reader.",
         ),
     ] = None,
     wording: Annotated[
         Literal["free", "quoted"],
-        typer.Option(
-            "--wording",
-            help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted.",
-        ),
+        typer.Option(help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted."),
     ] = "free",
     batch_size: evaluation.BatchOption = 8,
     max_new_tokens: evaluation.LengthOption = 32,
@@ -94,15 +88,13 @@ def evaluate(
     pool: PoolChoice,
     scores: ScoreChoice,
     fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False,
-    encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
-    ] = None,
+    encoder: Annotated[Path | None, typer.Option(help="Of --fidelity: folder of an encoder for BERTScore.")] = None,
     bed: BedChoice,
     recipe: evaluation.RecipeOption = None,
     seed: evaluation.SeedOption = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
+        typer.Option(help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
     ] = None,
     as_json: JsonOption = False,
     choice: NamedModel,
@@ -171,13 +163,7 @@ def evaluate(
 
 
 def _measure(
-    asked: EvalChoice,
-    choice: ModelChoice,
-    context: ContextKind,
-    reader: str | None,
-    *,
-    quoted: bool,
-    as_json: bool,
+    asked: EvalChoice, choice: ModelChoice, context: ContextKind, reader: str | None, *, quoted: bool, as_json: bool
 ) -> None:
     """Measure one model and show its scores."""
     from clara.evaluate.report import model_summary, write_model_report  # noqa: PLC0415

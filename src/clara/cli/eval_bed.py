@@ -28,22 +28,20 @@ class BedChoice:
     """What the user said about the test bed."""
 
     bed: Annotated[
-        bool,
-        typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder."),
+        bool, typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder.")
     ] = False
     bed_docs: Annotated[
-        Path, typer.Option("--bed-docs", metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
+        Path, typer.Option(metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
     ] = Path(".bed")
     bed_system: Annotated[
         list[str] | None,
         typer.Option(
-            "--bed-system",
             metavar="NAME",
             help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
         ),
     ] = None
     half: Annotated[
-        Literal["tuning", "reporting", "all"], typer.Option("--half", help="Of --bed: which half of the questions.")
+        Literal["tuning", "reporting", "all"], typer.Option(help="Of --bed: which half of the questions.")
     ] = "reporting"
 
 

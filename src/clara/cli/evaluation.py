@@ -73,21 +73,17 @@ class PoolChoice:
     """Where the user said that candidates come from."""
 
     data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz."),
+        Path | None, typer.Option(envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz.")
     ] = None
     corpus: Annotated[
         str | None,
         typer.Option(
-            "--corpus",
             metavar="PATH|pool",
             help="Where candidates come from: a store, a BEIR folder, a passage file, or the file's own pooled.",
         ),
     ] = None
-    first_stage: Annotated[
-        Literal["bm25", "dense", "hybrid"], typer.Option("--first-stage", help="How a corpus is searched.")
-    ] = "bm25"
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Documents a question from a corpus.")] = 20
+    first_stage: Annotated[Literal["bm25", "dense", "hybrid"], typer.Option(help="How a corpus is searched.")] = "bm25"
+    candidates: Annotated[int, typer.Option(min=1, help="Documents a question from a corpus.")] = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +93,12 @@ class ScoreChoice:
     scoring: Annotated[
         Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
         typer.Option(
-            "--scoring",
             help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the "
-            "CLaRa paper's release, or official: that of each question's data set.",
+            "CLaRa paper's release, or official: that of each question's data set."
         ),
     ] = "squad"
     yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False
-    timed: Annotated[
-        int, typer.Option("--timed", min=0, help="Questions of each run that are timed to the first token.")
-    ] = 8
+    timed: Annotated[int, typer.Option(min=0, help="Questions of each run that are timed to the first token.")] = 8
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
     ] = False

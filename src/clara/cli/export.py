@@ -15,7 +15,7 @@ from clara.cli.terminal import download_progress, print_json, write
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=given_path, help="Native checkpoint.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; must be new or empty.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     to: Annotated[Literal["official"], typer.Option("--format", help="official: Apple's.")] = "official",
     base: BaseOption = None,
     cache: CacheOption = None,

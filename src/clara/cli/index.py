@@ -42,32 +42,24 @@ def index(
     store: StoreOption = DEFAULT_STORE,
     choice: FittingModel,
     rate: Annotated[
-        int | None, typer.Option("--rate", min=1, help="Compression rate of a new store; the model's by default.")
+        int | None, typer.Option(min=1, help="Compression rate of a new store; the model's by default.")
     ] = None,
     codec: Annotated[
         Literal["fp16", "int8", "int4", "residual"] | None,
-        typer.Option("--codec", help="How a new store keeps memories; fp16 by default (docs/scale.md)."),
+        typer.Option(help="How a new store keeps memories; fp16 by default (docs/scale.md)."),
     ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what came from these paths and is there no more, or empty.")
     ] = False,
     shard: Annotated[
-        str | None,
-        typer.Option("--shard", metavar="I/N", help="Take the I-th of N parts of the files (clara merge joins them)."),
+        str | None, typer.Option(metavar="I/N", help="Take the I-th of N parts of the files (clara merge joins them).")
     ] = None,
-    max_file_mb: Annotated[
-        float, typer.Option("--max-file-mb", min=0, help="Larger files (MiB) are skipped and reported.")
-    ] = 64,
+    max_file_mb: Annotated[float, typer.Option(min=0, help="Larger files (MiB) are skipped and reported.")] = 64,
     max_memory_mb: Annotated[
-        int,
-        typer.Option("--max-memory-mb", min=256, max=2**30, help="Files whose parser needs more (MiB) are skipped."),
+        int, typer.Option(min=256, max=2**30, help="Files whose parser needs more (MiB) are skipped.")
     ] = 2048,
-    max_seconds: Annotated[
-        int, typer.Option("--max-seconds", min=1, help="Files that take longer to read are skipped.")
-    ] = 120,
-    max_characters: Annotated[
-        int, typer.Option("--max-characters", min=1, help="Documents with a longer text are skipped.")
-    ] = 2**26,
+    max_seconds: Annotated[int, typer.Option(min=1, help="Files that take longer to read are skipped.")] = 120,
+    max_characters: Annotated[int, typer.Option(min=1, help="Documents with a longer text are skipped.")] = 2**26,
     ocr: Annotated[
         bool,
         typer.Option("--ocr", help="Read pages of PDFs that hold no text by OCR (clara-rag[ocr]); seconds a page."),

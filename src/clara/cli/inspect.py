@@ -25,17 +25,15 @@ _WORDS = 12
 def inspect(
     question: Annotated[str | None, typer.Argument(help="The question, in quotes.")] = None,
     *,
-    text: Annotated[str | None, typer.Option("--text", help="Look at the memory of this text instead.")] = None,
-    document: Annotated[
-        Path | None, typer.Option("--document", help="Look at the memory of a passage of this file instead.")
-    ] = None,
-    passage: Annotated[int, typer.Option("--passage", min=1, help="Which passage of --document.")] = 1,
+    text: Annotated[str | None, typer.Option(help="Look at the memory of this text instead.")] = None,
+    document: Annotated[Path | None, typer.Option(help="Look at the memory of a passage of this file instead.")] = None,
+    passage: Annotated[int, typer.Option(min=1, help="Which passage of --document.")] = 1,
     rate: RateOption = None,
     space: Annotated[
         Literal["hidden", "memory"],
-        typer.Option("--space", help="hidden: last hidden states, LM head; memory: nearest token embeddings."),
+        typer.Option(help="hidden: last hidden states, LM head; memory: nearest token embeddings."),
     ] = "hidden",
-    top: Annotated[int, typer.Option("--top", min=1, help="Tokens a memory vector.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Tokens a memory vector.")] = 5,
     as_json: JsonOption = False,
     choice: NamedModel,
 ) -> None:

@@ -33,7 +33,6 @@ def mcp(
     http: Annotated[
         str | None,
         typer.Option(
-            "--http",
             metavar="HOST:PORT",
             help="Serve streamable HTTP at http://HOST:PORT/mcp, for this machine alone; stdin and stdout by default.",
         ),
@@ -42,7 +41,7 @@ def mcp(
         bool, typer.Option("--allow-write", help="Let agents add files below --root, and remove documents.")
     ] = False,
     root: Annotated[
-        Path, typer.Option("--root", exists=True, file_okay=False, help="Agents may add files below this folder.")
+        Path, typer.Option(exists=True, file_okay=False, help="Agents may add files below this folder.")
     ] = Path(),
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,

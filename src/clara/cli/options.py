@@ -47,8 +47,7 @@ def _at_home(path: Path) -> Path:
 
 
 StoreOption = Annotated[
-    Path,
-    typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store."),
+    Path, typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store.")
 ]
 BaseOption = Annotated[
     str | None,
@@ -117,7 +116,6 @@ class ModelChoice:
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
             envvar="CLARA_MODEL",
             help=(
                 "Embedded model, checkpoint folder (native or Apple's) or hub id; the one that filled the store by "
@@ -130,8 +128,7 @@ class ModelChoice:
     dtype: Annotated[
         _Dtype,
         typer.Option(
-            "--dtype",
-            help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
+            help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes."
         ),
     ] = "auto"
     cache: CacheOption = None
@@ -144,9 +141,9 @@ class ModelChoice:
 class NamedModel(ModelChoice):
     """Where no store says which model."""
 
-    model: Annotated[
-        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
-    ] = DEFAULT_MODEL
+    model: Annotated[str, typer.Option(envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")] = (
+        DEFAULT_MODEL
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +165,7 @@ class AnsweringModel(FittingModel):
     """Where prompts are read."""
 
     attention: Annotated[
-        _Attention,
-        typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
+        _Attention, typer.Option(help="How prompts are read; auto is torch's own kernels, flash needs flash-attn.")
     ] = "auto"
 
 
@@ -183,15 +179,13 @@ class AnswerChoice:
     wording: Annotated[
         Literal["auto", "free", "quoted"],
         typer.Option(
-            "--wording",
             help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
-            "where it reads with trained weights, else free.",
+            "where it reads with trained weights, else free."
         ),
     ] = "auto"
     latent_weight: Annotated[
         float | None,
         typer.Option(
-            "--latent-weight",
             min=0,
             help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
         ),
@@ -199,7 +193,6 @@ class AnswerChoice:
     rerank: Annotated[
         int | None,
         typer.Option(
-            "--rerank",
             min=0,
             help="Best passages found that are put in order by how likely the question is after the memory of each; 0 "
             "for none; as the checkpoint says.",
@@ -210,10 +203,7 @@ class AnswerChoice:
         typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
     ] = False
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens", min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False)
     ] = None
     llm: LLMOption = None
     llm_model: LLMModelOption = None
@@ -229,14 +219,7 @@ class AnswerChoice:
 
             longest = DEFAULT_TOKENS
         return AnswerOptions(
-            self.k,
-            self.mode,
-            self.context,
-            worded,
-            longest,
-            self.always_answer,
-            self.latent_weight,
-            rerank=self.rerank,
+            self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight, rerank=self.rerank
         )
 
 

@@ -18,9 +18,9 @@ def pull(
     ],
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for a copy; the hub's own cache keeps the files by default.")
+        Path | None, typer.Option(help="Folder for a copy; the hub's own cache keeps the files by default.")
     ] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a checkpoint from the hub, so that it works without a network from then on; whole or not at all.

@@ -16,11 +16,11 @@ def push(
     repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="Repository on the hub: owner/name.")],
     *,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch; main by default, made if new.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; main by default, made if new.")] = None,
     base: Annotated[
-        str | None, typer.Option("--base", help="Hub id of the base model, where the checkpoint names a folder.")
+        str | None, typer.Option(help="Hub id of the base model, where the checkpoint names a folder.")
     ] = None,
-    message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send a checkpoint with its model card to the hub, as one commit; base weights are never sent.

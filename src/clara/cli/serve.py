@@ -40,56 +40,42 @@ def serve(
     store: Annotated[
         list[str] | None,
         typer.Option(
-            "--store",
             envvar="CLARA_STORE",
             metavar="[NAME=]DIR",
             help="A store, made if there is none; may be given again. Clients call it by NAME, else by its folder's.",
         ),
     ] = None,
     choice: AnsweringModel,
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; any but loopback needs a key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[
         str | None,
-        typer.Option(
-            "--api-key", envvar="CLARA_API_KEY", help="A key for everything; other users of the machine see arguments."
-        ),
+        typer.Option(envvar="CLARA_API_KEY", help="A key for everything; other users of the machine see arguments."),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="Keys with their stores and rights (docs/serve.md).")
+        Path | None, typer.Option(help="Keys with their stores and rights (docs/serve.md).")
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="A name that the Host header may hold; may be given again.")
+        list[str] | None, typer.Option(help="A name that the Host header may hold; may be given again.")
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(
-            "--cors-origin", help="An origin whose pages may use the server; may be given again. None by default."
-        ),
+        typer.Option(help="An origin whose pages may use the server; may be given again. None by default."),
     ] = None,
-    max_waiting: Annotated[int, typer.Option("--max-waiting", min=1, help="Questions that wait at once.")] = 16,
-    max_together: Annotated[
-        int, typer.Option("--max-together", min=1, help="Of them, those answered side by side.")
-    ] = 8,
-    max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of a request that is no upload (MiB).")] = 1,
-    max_file_mb: Annotated[int, typer.Option("--max-file-mb", min=1, help="Of one uploaded file (MiB).")] = 64,
-    max_files: Annotated[int, typer.Option("--max-files", min=1, help="Of one upload.")] = 100,
-    max_question: Annotated[int, typer.Option("--max-question", min=1, help="Characters of a question.")] = 16_000,
-    rate_limit: Annotated[
-        int, typer.Option("--rate-limit", min=0, help="Requests a minute of one key; 0 for any number.")
-    ] = 0,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Of one question.")] = 300,
-    link_minutes: Annotated[
-        int, typer.Option("--link-minutes", min=1, help="That a citation's address opens without a key.")
-    ] = 60,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Questions that wait at once.")] = 16,
+    max_together: Annotated[int, typer.Option(min=1, help="Of them, those answered side by side.")] = 8,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Of a request that is no upload (MiB).")] = 1,
+    max_file_mb: Annotated[int, typer.Option(min=1, help="Of one uploaded file (MiB).")] = 64,
+    max_files: Annotated[int, typer.Option(min=1, help="Of one upload.")] = 100,
+    max_question: Annotated[int, typer.Option(min=1, help="Characters of a question.")] = 16_000,
+    rate_limit: Annotated[int, typer.Option(min=0, help="Requests a minute of one key; 0 for any number.")] = 0,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Of one question.")] = 300,
+    link_minutes: Annotated[int, typer.Option(min=1, help="That a citation's address opens without a key.")] = 60,
     log_content: Annotated[
         bool, typer.Option("--log-content", help="Write questions and answers into the log.")
     ] = False,
     engine: Annotated[
-        Engine,
-        typer.Option("--engine", help="What decodes answers: torch, or vLLM (free wording only; extra vllm, a GPU)."),
+        Engine, typer.Option(help="What decodes answers: torch, or vLLM (free wording only; extra vllm, a GPU).")
     ] = "torch",
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,

@@ -45,33 +45,31 @@ def synth(
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Records to write (.jsonl).")],
-    llm: Annotated[
-        str | None, typer.Option("--llm", help="OpenAI-compatible server, such as http://host:8000/v1.")
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")] = None,
+    out: Annotated[Path, typer.Option(help="Records to write (.jsonl).")],
+    llm: Annotated[str | None, typer.Option(help="OpenAI-compatible server, such as http://host:8000/v1.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
     automatic: Annotated[
         bool, typer.Option("--automatic", help="Tasks made of the text itself, without a language model.")
     ] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings (TOML); options win over them.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings (TOML); options win over them.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that is there.")] = False,
     judge: Annotated[
-        Literal["both", "llm", "lexical"] | None, typer.Option("--judge", help="Who judges; both by default.")
+        Literal["both", "llm", "lexical"] | None, typer.Option(help="Who judges; both by default.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds before a passage is dropped.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests under way at once.")] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for one reply.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the drafts.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Budget: prompt and reply tokens.")] = None,
-    max_cost: Annotated[float | None, typer.Option("--max-cost", help="Budget: money; needs the prices.")] = None,
-    price_in: Annotated[float | None, typer.Option("--price-in", help="Price of a million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option("--price-out", help="Price of a million reply tokens.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first passages.")] = None,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Reply cache [OUT.cache.sqlite3].")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="Folder of prompt templates of your own.")] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", hidden=True, callback=_without_ray)] = "local",
-    workers: Annotated[int | None, typer.Option("--workers", hidden=True, callback=_without_ray)] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the table (.md) and a plot beside it.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds before a passage is dropped.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at once.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for one reply.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the drafts.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Budget: prompt and reply tokens.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Budget: money; needs the prices.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="Price of a million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="Price of a million reply tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first passages.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Reply cache [OUT.cache.sqlite3].")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Folder of prompt templates of your own.")] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(hidden=True, callback=_without_ray)] = "local",
+    workers: Annotated[int | None, typer.Option(hidden=True, callback=_without_ray)] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the table (.md) and a plot beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`.

@@ -37,18 +37,12 @@ def train(
     *,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help="Records or a public format (docs/evaluation.md); several, or again.",
-        ),
+        typer.Option(metavar="FILE", help="Records or a public format (docs/evaluation.md); several, or again."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; its checkpoint is DIR/checkpoint.")],
-    config: Annotated[Path, typer.Option("--config", help="Recipe (TOML); unknown keys are errors.")],
-    start: Annotated[
-        str | None, typer.Option("--start", help="Checkpoint to go on from, instead of the recipe's.")
-    ] = None,
-    base: Annotated[str | None, typer.Option("--base", help="Base model, instead of the recipe's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; its checkpoint is DIR/checkpoint.")],
+    config: Annotated[Path, typer.Option(help="Recipe (TOML); unknown keys are errors.")],
+    start: Annotated[str | None, typer.Option(help="Checkpoint to go on from, instead of the recipe's.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model, instead of the recipe's.")] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     cache: CacheOption = None,

@@ -20,7 +20,7 @@ def upgrade(
     *,
     codec: Annotated[
         Literal["fp16", "int8", "int4", "residual"] | None,
-        typer.Option("--codec", help="Keep memories in another way (docs/scale.md); as they are by default."),
+        typer.Option(help="Keep memories in another way (docs/scale.md); as they are by default."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
