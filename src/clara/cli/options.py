@@ -230,16 +230,23 @@ _LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_c
 def takes_records(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer takes it: in place of each parameter that is a record, an option for each field that is one.
 
-    Typer has no such thing itself; it reads a command's signature, so this one is written out for it.
+    Typer has no such thing itself; it reads a command's signature, so this one is written out for it. Options stand in
+    the order of parameters and fields, unless a record's ``ORDER`` names another.
     """
     hints = get_type_hints(command, include_extras=True)
     records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     offered = {name: _offered(kind) for name, kind in records.items()}
+    order = " ".join(getattr(kind, "ORDER", "") for kind in records.values()).split()
     taken: list[Parameter] = []
     for name, parameter in signature(command).parameters.items():
         taken += offered.get(name, [parameter.replace(annotation=hints[name])])
+
+    def place(parameter: Parameter) -> tuple[bool, bool, int]:
+        at = order.index(parameter.name) if parameter.name in order else len(order)
+        return parameter.kind is Parameter.KEYWORD_ONLY, parameter.name in _LAST, at
+
     if records:
-        taken.sort(key=lambda parameter: parameter.name in _LAST)
+        taken.sort(key=place)
 
     @wraps(command)
     def run(**given: Any) -> None:  # noqa: ANN401 - of every command
@@ -260,3 +267,12 @@ def _offered(record: type[Any]) -> list[Parameter]:
         for each in fields(record)
         if any(isinstance(extra, OptionInfo) for extra in getattr(hints[each.name], "__metadata__", ()))
     ]
+
+
+def given_options(ctx: typer.Context, *sources: str) -> dict[str, str]:
+    """Options that come from these of click's sources, as they are typed, by name of their parameter."""
+    return {
+        option.name or "": option.opts[0]
+        for option in ctx.command.params
+        if str(ctx.get_parameter_source(option.name or "")).endswith(sources)
+    }
