@@ -8,7 +8,7 @@ from threading import Thread
 
 from serving import Running, Serve
 
-from clara.serve.limits import Limits
+from clara.serve.access import Limits
 
 pytest_plugins = ["server_fixtures"]
 

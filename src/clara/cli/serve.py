@@ -109,10 +109,8 @@ def serve(
             raise MissingExtraError(package, "serve")
     import uvicorn  # noqa: PLC0415
 
-    from clara.serve.access import checked_origins  # noqa: PLC0415
-    from clara.serve.app import check_address, create_app  # noqa: PLC0415
-    from clara.serve.connections import server_config  # noqa: PLC0415
-    from clara.serve.limits import Limits  # noqa: PLC0415
+    from clara.serve.access import Limits, check_address, checked_origins  # noqa: PLC0415
+    from clara.serve.app import create_app, server_config  # noqa: PLC0415
 
     keys = _keys(api_key, api_key_file)
     check_address(host, keys)

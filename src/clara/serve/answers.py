@@ -19,9 +19,9 @@ from clara.llm_answering import DEFAULT_TOKENS as LLM_TOKENS
 from clara.llm_answering import check_options, reply_tokens, without_thoughts
 from clara.messages import Conversation
 from clara.records import Citation, ContextChoice, Quote, SearchMode, TokenCounts, Wording
+from clara.serve.access import Limits
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore
-from clara.serve.limits import Limits
 
 if TYPE_CHECKING:
     from clara.llm.client import LLM

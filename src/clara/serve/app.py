@@ -1,28 +1,31 @@
-"""Puts the server together: stores, routes, access, and what happens at its start and end."""
+"""Puts the server together: stores, routes, access, what happens at its start and end, and how uvicorn runs it."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clara.errors import ConfigError
-from clara.serve.access import LOOPBACK, KeyEntry, Keyring, checked_origins
-from clara.serve.api import chat, completions, documents, embeddings, explore, health, models, page, responses, search
+from clara.serve.access import KeyEntry, Keyring, Limits, Links, check_address, checked_origins, named_hosts
+from clara.serve.api import answers, documents, overview, page, search
 from clara.serve.batching import ModelQueue
 from clara.serve.gate import REQUEST_ID, Gate, install_handlers
 from clara.serve.library import Library, ServedStore
-from clara.serve.limits import Limits
-from clara.serve.links import Links
-from clara.serve.metrics import Metrics
-from clara.serve.state import ServerState
+from clara.serve.state import Metrics, ServerState
 from clara.serve.uploads import Uploads
 
+HEAD_SECONDS = 30.0
+"""Within which the head of a request must come; a client that sends it by single bytes is closed then."""
+
 _METHODS = ("GET", "POST", "DELETE")
-_FAMILIES = (models, chat, completions, responses, embeddings, search, documents, explore, health)
+_FAMILIES = (overview, answers, search, documents)
 
 
 def create_app(
@@ -63,7 +66,7 @@ def create_app(
         uploads=Uploads(limits),
         keys=ring,
         links=Links(library.all(), seconds=limits.link_seconds, requests_a_minute=limits.requests_a_minute),
-        hosts=_hosts(host, allowed_hosts),
+        hosts=named_hosts(host, allowed_hosts),
         origins=checked_origins(cors_origins),
         log_content=log_content,
         limits=limits,
@@ -98,20 +101,46 @@ def create_app(
     return app
 
 
-def check_address(host: str, keys: Sequence[KeyEntry]) -> None:
-    """Refuse to listen beyond this machine without keys.
+class _PatientProtocol(H11Protocol):
+    """HTTP/1.1; uvicorn's own would wait for the head of a request for ever."""
 
-    Raises:
-        ConfigError: with the remedy.
-    """
-    if host.lower() not in LOOPBACK and not keys:
-        raise ConfigError(
-            f"--host {host} is reached from other machines; give --api-key or --api-key-file, or listen on 127.0.0.1"
-        )
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_head()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._due is None:
+            self._due = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
 
-def _hosts(host: str, allowed: Sequence[str]) -> frozenset[str]:
-    """Names that ``Host`` may hold: on loopback only its own, so that no foreign name can be pointed at it."""
-    if host.lower() in LOOPBACK:
-        return LOOPBACK | {name.lower() for name in allowed}
-    return frozenset(name.lower() for name in (*allowed, host)) if allowed else frozenset()
+def server_config(app: FastAPI, *, host: str, port: int, shutdown_seconds: int) -> uvicorn.Config:
+    """The settings of a server of ours: no log of uvicorn's own, and answers are waited for at the end, so long."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=_PatientProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=shutdown_seconds,
+    )

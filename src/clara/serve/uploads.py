@@ -23,24 +23,58 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
-from clara.serve.batching import trying
+from clara.serve.access import Limits
 from clara.serve.faults import ApiError, api_error
 from clara.serve.library import ServedDocument, ServedStore, filename_of
-from clara.serve.limits import Limits
 
-INCOMING = ".incoming"
+_INCOMING = ".incoming"
 """Uploads that are not indexed yet, a folder each; a name that indexing passes over."""
 
 _JOB_FILE = ".job.json"  # no upload has such a name
 _MOST_ATTEMPTS = 3  # of one job: what ends a server each time shall not do so for ever
 _KEPT_JOBS = 256
 _LONGEST_NAME = 200  # bytes; file systems take 255
+_MOST_FIELDS = 16
 _log = getLogger("clara.serve")
 
-Status = Literal["queued", "running", "done", "failed"]
+
+async def read_form(request: Request, limits: Limits) -> FormData:
+    """The fields and files of a request; close it. A file beyond the limit is refused before it is kept.
+
+    Raises:
+        ApiError: it is no multipart form, or goes beyond the limits.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise ApiError(400, "missing_files", "send a multipart form with the field files", param="files")
+    parser = _Measured(request, limits)
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(400, "invalid_value", f"the form cannot be read: {error.message}", param="files") from None
+
+
+class _Measured(MultiPartParser):
+    def __init__(self, request: Request, limits: Limits) -> None:
+        super().__init__(request.headers, request.stream(), max_files=limits.files, max_fields=_MOST_FIELDS)
+        self._most = limits.file_bytes
+        self._taken = 0
+
+    def on_part_begin(self) -> None:
+        self._taken = 0
+        super().on_part_begin()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._taken += end - start
+        if self._taken > self._most:
+            raise ApiError(413, "file_too_large", f"a file is larger than {self._most} bytes", param="files")
+        super().on_part_data(data, start, end)
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: the server ends, and the job goes on in the next
@@ -48,13 +82,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: the server ends, and the jo
 
 
 class _Promise(BaseModel):
-    """A job as it is written down.
-
-    Attributes:
-        created: Unix seconds.
-        files: names, in the order of the upload.
-        attempts: how often it was begun.
-    """
+    """A job as it is written down: its files' names in the order of the upload, how often it was begun."""
 
     created: int
     files: list[str]
@@ -66,16 +94,12 @@ class Job:
     """One indexing job.
 
     Attributes:
-        id: public.
-        store: where to.
-        folder: the upload's own folder, until the job has ended.
-        files: the files, in the store's folder of uploads.
+        folder: the upload's own, until the job has ended.
+        files: in the store's folder of uploads.
         created: Unix seconds.
         attempts: how often it was begun, in this server and those before it.
-        status: how far.
         progress: the last that indexing told.
         report: at the end.
-        error: why it failed.
     """
 
     id: str
@@ -84,7 +108,7 @@ class Job:
     files: tuple[Path, ...]
     created: int
     attempts: int = 0
-    status: Status = "queued"
+    status: Literal["queued", "running", "done", "failed"] = "queued"
     progress: AddProgress | None = None
     report: AddReport | None = None
     error: ApiError | None = None
@@ -126,11 +150,7 @@ class Job:
 
 @dataclass(slots=True)
 class Uploads:
-    """Takes files in and indexes them, one job after another.
-
-    Attributes:
-        limits: how many and how large.
-    """
+    """Takes files in and indexes them, one job after another."""
 
     limits: Limits
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
@@ -145,7 +165,7 @@ class Uploads:
 
     def begin(self, store: ServedStore) -> Path:
         """A folder for one upload; ``submit`` or ``discard`` it."""
-        folder = store.uploads / INCOMING / f"job-{secrets.token_hex(12)}"
+        folder = store.uploads / _INCOMING / f"job-{secrets.token_hex(12)}"
         folder.mkdir(parents=True)
         return folder
 
@@ -184,7 +204,7 @@ class Uploads:
     def resume(self, store: ServedStore) -> None:
         """Go on with what an earlier server promised, oldest first; delete what it had only half taken in."""
         found: list[Job] = []
-        incoming = store.uploads / INCOMING
+        incoming = store.uploads / _INCOMING
         for folder in sorted(incoming.iterdir()) if incoming.is_dir() else []:
             try:
                 promise = _Promise.model_validate_json((folder / _JOB_FILE).read_bytes())
@@ -217,11 +237,15 @@ class Uploads:
         """
         busy = ApiError(409, "store_busy", "documents are being added; try again when the job has ended", retry_after=5)
         store = document.store
-        with trying(store.writing, busy):
+        if not store.writing.acquire(blocking=False):
+            raise busy
+        try:
             store.rag.remove(document.uri)
             path = Path(document.uri)
             if path.parent == store.uploads.resolve():
                 path.unlink(missing_ok=True)
+        finally:
+            store.writing.release()
 
     def _run(self, job: Job) -> None:
         def tell(progress: AddProgress) -> None:

@@ -43,14 +43,14 @@ _TYPES: Final = {
 }
 
 
-@router.get(ROOT)
-async def page() -> HTMLResponse:
+@router.get(ROOT, name="page")
+async def _page() -> HTMLResponse:
     """The page."""
     return HTMLResponse(_read("index.html"), headers={"content-security-policy": POLICY, "cache-control": "no-cache"})
 
 
-@router.get(FILES + "{name}")
-async def page_file(request: Request, name: str) -> Response:
+@router.get(FILES + "{name}", name="page_file")
+async def _page_file(request: Request, name: str) -> Response:
     """One of the page's files; asked for again, only whether it is still the same.
 
     Raises:
