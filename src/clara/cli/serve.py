@@ -181,11 +181,7 @@ def _keys(api_key: str | None, api_key_file: Path | None) -> list[KeyEntry]:
 
 
 def _named(given: Sequence[str]) -> dict[str, Path]:
-    """Folders by the names that clients use.
-
-    Raises:
-        ConfigError: a name cannot be one, or stands for two stores.
-    """
+    """Folders by the names that clients use (ConfigError: a name cannot be one, or stands for two stores)."""
     named: dict[str, Path] = {}
     for each in given:
         name, equals, folder = each.partition("=")
@@ -307,11 +303,7 @@ class _Opening:
 
 
 def _loopback_address(text: str) -> tuple[str, int]:
-    """Host and port.
-
-    Raises:
-        ConfigError: there is none, or the host is not this machine's own.
-    """
+    """Host and port (ConfigError: there is none, or the host is not this machine's own)."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port

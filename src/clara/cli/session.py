@@ -32,11 +32,7 @@ _OPTIONAL = ("scipy", "sklearn", "PIL")  # what transformers uses where it is in
 
 
 def check_question(question: str) -> str:
-    """A question as it was given.
-
-    Raises:
-        InputError: it is empty, or its bytes are not UTF-8.
-    """
+    """A question as it was given (InputError: it is empty, or its bytes are not UTF-8)."""
     if not question.strip():
         raise InputError("the question is empty")
     try:
@@ -47,11 +43,7 @@ def check_question(question: str) -> str:
 
 
 def open_store(path: Path) -> LanceStore:
-    """Open a store without its model.
-
-    Raises:
-        StoreError: there is none, or it cannot be read.
-    """
+    """Open a store without its model (StoreError: there is none, or it cannot be read)."""
     from clara.index import LanceStore  # noqa: PLC0415
 
     return LanceStore.open(path, None)
@@ -158,11 +150,7 @@ def cache_folder(given: Path | None) -> Path:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder of ``--out``, before the work and not after it.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+    """Make the folder of ``--out``, before the work and not after it (InputError: it cannot be made)."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,37 +33,21 @@ _DOCUMENT = re.compile(r"(?:/v1)?/documents/(doc-[0-9a-f]+)(?:/.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a server.
+    """What one client may take of the server: sizes, counts, rates, seconds."""
 
-    Attributes:
-        body_bytes: of a request that is no upload.
-        file_bytes: of one uploaded file.
-        files: of one upload.
-        question_characters: of a question, and of a text to embed.
-        answer_tokens: longest answer that may be asked for; a client that asks for more gets this.
-        requests_a_minute: of one key whose entry says nothing else; 0 for any number.
-        waiting: questions that wait for the model, those it answers included.
-        together: questions that are answered side by side, sharing decode steps.
-        jobs: indexing jobs that wait, the running one included.
-        seconds: that a question may take, waiting included.
-        silence: seconds within which more of a body must come.
-        link_seconds: that the address of a citation opens without a key.
-        k: most passages of one search.
-    """
-
-    body_bytes: int = 1 << 20
+    body_bytes: int = 1 << 20  # of a request that is no upload
     file_bytes: int = 64 << 20
-    files: int = 100
-    question_characters: int = 16_000
-    answer_tokens: int = 512
-    requests_a_minute: int = 0
-    waiting: int = 16
-    together: int = 8
-    jobs: int = 32
-    seconds: float = 300.0
-    silence: float = 30.0
-    link_seconds: int = 3600
-    k: int = 100
+    files: int = 100  # of one upload
+    question_characters: int = 16_000  # and of a text to embed
+    answer_tokens: int = 512  # a client that asks for more gets this
+    requests_a_minute: int = 0  # of one key whose entry says nothing else; 0 for any number
+    waiting: int = 16  # questions, those that are answered included
+    together: int = 8  # questions that are answered side by side, sharing decode steps
+    jobs: int = 32  # indexing, the running one included
+    seconds: float = 300.0  # of a question, waiting included
+    silence: float = 30.0  # seconds within which more of a body must come
+    link_seconds: int = 3600  # that the address of a citation opens without a key
+    k: int = 100  # passages of one search
 
 
 @dataclass(slots=True)
@@ -82,11 +66,7 @@ class Caller:
         return self.stores is None or store in self.stores
 
     def count_request(self) -> None:
-        """Take one request off its rate: a bucket that fills evenly.
-
-        Raises:
-            ApiError: it is empty.
-        """
+        """Take one request off its rate: a bucket that fills evenly (ApiError: it is empty)."""
         if not self.requests_a_minute:
             return
         now, most = time.monotonic(), float(self.requests_a_minute)
@@ -125,9 +105,7 @@ class _KeyFile(BaseModel):
 class Keyring:
     """The keys of a server; without any, everybody who reaches it may do everything.
 
-    Args:
-        entries: the keys.
-        requests_a_minute: of a key that says nothing else, and of everybody together where there is no key.
+    ``requests_a_minute`` is of a key that says nothing else, and of everybody together where there is no key.
     """
 
     def __init__(self, entries: Sequence[KeyEntry] = (), *, requests_a_minute: int = 0) -> None:
@@ -176,11 +154,7 @@ class Links:
 
     A browser that follows a link sends no ``Authorization`` header. Who made the link could read the document, so the
     link says that its bearer may too, until it expires. The key of the signatures is drawn at each start of the server.
-
-    Args:
-        stores: the names of those that are served.
-        seconds: that a link is good for.
-        requests_a_minute: of all links to a store together; 0 for any number.
+    ``requests_a_minute`` is of all links to a store together, 0 for any number.
     """
 
     def __init__(self, stores: Iterable[str], *, seconds: int, requests_a_minute: int = 0) -> None:
@@ -242,11 +216,7 @@ def read_keys(path: Path) -> list[KeyEntry]:
 
 
 def check_address(host: str, keys: Sequence[KeyEntry]) -> None:
-    """Refuse to listen beyond this machine without keys.
-
-    Raises:
-        ConfigError: with the remedy.
-    """
+    """Refuse with a ConfigError to listen beyond this machine without keys."""
     if host.lower() not in _LOOPBACK and not keys:
         raise ConfigError(
             f"--host {host} is reached from other machines; give --api-key or --api-key-file, or listen on 127.0.0.1"
@@ -261,16 +231,13 @@ def named_hosts(host: str, allowed: Sequence[str]) -> frozenset[str]:
 
 
 def check_origin(host: str, origin: str | None, allowed: Collection[str], origins: Collection[str] = ()) -> None:
-    """Refuse what a page of another site sends: a foreign Origin, or a name that was pointed at this server.
+    """Refuse with an ApiError what a page of another site sends: a foreign Origin, or a name pointed at this server.
 
     Args:
         host: the ``Host`` header.
         origin: the ``Origin`` header.
         allowed: names that ``Host`` may hold; empty for any.
         origins: of pages that may use this server, beside its own.
-
-    Raises:
-        ApiError: it is refused.
     """
     if allowed and _name_of(f"//{host}") not in allowed:
         raise ApiError(403, "forbidden_host", "this server does not answer to that Host; name it with --allow-host")
@@ -281,11 +248,7 @@ def check_origin(host: str, origin: str | None, allowed: Collection[str], origin
 
 
 def checked_origins(given: Sequence[str]) -> frozenset[str]:
-    """Origins of ``--cors-origin``, as browsers send them.
-
-    Raises:
-        ConfigError: one is none.
-    """
+    """Origins of ``--cors-origin``, as browsers send them (ConfigError: one is none)."""
     origins = frozenset(each.lower().rstrip("/") for each in given)
     for origin in sorted(origins):
         try:

@@ -29,12 +29,7 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks.
-
-    Attributes:
-        name: what its questions are counted by.
-        gone: whether it has gone.
-    """
+    """Who asks: a name by which its questions are counted, and whether it has gone."""
 
     name: str
     gone: Callable[[], Awaitable[bool]]
@@ -73,13 +68,7 @@ class _Asked(Generic[_T]):
 
 
 class ModelQueue:
-    """Questions that wait for the model, and those that it answers.
-
-    Args:
-        waiting: most of them, those that are answered included.
-        together: most that are answered side by side.
-        seconds: that one may take, waiting included.
-    """
+    """Questions that wait for the model, and those that it answers; the arguments are as in ``Limits``."""
 
     def __init__(self, *, waiting: int, together: int, seconds: float) -> None:
         self._most = waiting

@@ -1,7 +1,7 @@
 """What every request passes before its route: an id, who it is from, how large it may be; and a line in the log after.
 
 The log holds ids, routes, times and the names of keys. It holds no question, answer, file name, address or key; what
-is asked and answered, where that is wanted, ``api/messages`` writes.
+is asked and answered, where that is wanted, ``api/answers`` writes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clara.errors import ClaraError
 from clara.serve.access import Caller, check_origin
 from clara.serve.api.page import FILES, ROOT
 from clara.serve.batching import ClientGoneError
@@ -28,7 +31,7 @@ from clara.serve.faults import ApiError, api_error, error_response
 from clara.serve.state import ServerState
 
 REQUEST_ID = "x-request-id"
-OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz", ROOT})
+_OPEN_ROUTES = frozenset({"/healthz", "/readyz", "/v1/healthz", "/v1/readyz", ROOT})
 """Routes that need no key: they say nothing but that the server is there. Files of the page, ``FILES``, need none."""
 
 _ENDING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
@@ -100,18 +103,14 @@ class Gate:
             receiving = self._admit(scope, receive, seen)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
-            return
-        await self._app(scope, receiving, send)
+        else:
+            await self._app(scope, receiving, send)
 
     def _admit(self, scope: Scope, receive: Receive, seen: _Seen) -> Receive:
-        """Check a request's headers; returns how its body is received, up to the limit.
-
-        Raises:
-            ApiError: it is refused.
-        """
+        """Check a request's headers; returns how its body is received, up to the limit (ApiError: it is refused)."""
         headers = Headers(scope=scope)
         check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts, self._server.origins)
-        if scope["path"] not in OPEN_ROUTES and not scope["path"].startswith(FILES):
+        if scope["path"] not in _OPEN_ROUTES and not scope["path"].startswith(FILES):
             caller = self._caller(scope, headers.get("authorization"))
             seen.caller = caller.name
             caller.count_request()
@@ -208,10 +207,6 @@ def _too_large(most: int) -> ApiError:
 
 def install_handlers(app: FastAPI) -> None:
     """Errors of routes in OpenAI's shape."""
-    from fastapi.exceptions import RequestValidationError  # noqa: PLC0415 - beside its only use
-    from starlette.exceptions import HTTPException  # noqa: PLC0415 - as above
-
-    from clara.errors import ClaraError  # noqa: PLC0415 - as above
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: object, error: RequestValidationError) -> object:

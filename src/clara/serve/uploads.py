@@ -20,10 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -163,43 +163,40 @@ class Uploads:
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def begin(self, store: ServedStore) -> Path:
-        """A folder for one upload; ``submit`` or ``discard`` it."""
+    def take(self, store: ServedStore, uploaded: Sequence[UploadFile]) -> Job:
+        """Keep the files of an upload, all or none, and index them when it is their turn.
+
+        Raises:
+            ApiError: there is none, a name cannot be, or too many jobs wait.
+        """
+        if not uploaded:
+            message = "no file came; send a multipart form with the field files"
+            raise ApiError(400, "missing_files", message, param="files")
+        names = [safe_name(each.filename) for each in uploaded]
+        if len(set(names)) < len(names):
+            raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
         folder = store.uploads / _INCOMING / f"job-{secrets.token_hex(12)}"
         folder.mkdir(parents=True)
-        return folder
+        try:
+            for name, each in zip(names, uploaded, strict=True):
+                with (folder / name).open("xb") as target:
+                    shutil.copyfileobj(each.file, target)
+            files = tuple(store.uploads / name for name in names)
+            job = Job(folder.name, store, folder, files, int(time.time()))
+            self._promise(job)
+        except BaseException:
+            _discard(folder)
+            raise
+        return job
 
-    def keep(self, folder: Path, name: str, source: BinaryIO) -> None:
-        """Copy a file of an upload.
-
-        Args:
-            folder: the upload's.
-            name: checked by ``safe_name``.
-            source: its bytes.
-
-        Raises:
-            ApiError: it is larger than the limit.
-        """
-        with (folder / name).open("xb") as target:
-            _copy(source, target, name, self.limits.file_bytes)
-
-    def submit(self, store: ServedStore, folder: Path, names: Sequence[str]) -> Job:
-        """Index an upload when it is its turn.
-
-        Raises:
-            ApiError: too many jobs wait; the files are deleted then.
-        """
-        files = tuple(store.uploads / name for name in names)
-        job = Job(folder.name, store, folder, files, int(time.time()))
+    def _promise(self, job: Job) -> None:
         with self._turn:
             waiting = sum(not each.ended for each in self._jobs.values())
             if waiting >= self.limits.jobs:
-                discard(folder)
                 message = f"{waiting} indexing jobs are waiting, no more may; try again later"
                 raise ApiError(429, "queue_full", message, retry_after=30)
             job.write_down()
-            self._take(job)
-        return job
+            self._queue(job)
 
     def resume(self, store: ServedStore) -> None:
         """Go on with what an earlier server promised, oldest first; delete what it had only half taken in."""
@@ -210,15 +207,15 @@ class Uploads:
                 promise = _Promise.model_validate_json((folder / _JOB_FILE).read_bytes())
                 files = tuple(store.uploads / safe_name(name) for name in promise.files)
             except (OSError, ValidationError, ApiError):
-                discard(folder)
+                _discard(folder)
                 continue
             found.append(Job(folder.name, store, folder, files, promise.created, promise.attempts))
         with self._turn:
             for job in sorted(found, key=lambda each: each.created):
                 _log.info("indexing resumed", extra={"fields": {"job": job.id, "attempts": job.attempts}})
-                self._take(job)
+                self._queue(job)
 
-    def _take(self, job: Job) -> None:
+    def _queue(self, job: Job) -> None:
         self._jobs[job.id] = job
         ended = [job_id for job_id, each in self._jobs.items() if each.ended]
         for job_id in ended[: max(0, len(self._jobs) - _KEPT_JOBS)]:
@@ -270,17 +267,13 @@ class Uploads:
                 _log.debug("indexing failed", exc_info=error)
         else:
             job.status = "done"
-        discard(job.folder)
+        _discard(job.folder)
         code = None if job.error is None else job.error.code
         fields = {"job": job.id, "status": job.status, "files": len(job.files), "code": code}
         _log.info("indexing ended", extra={"fields": fields})
 
     def _begin(self, job: Job) -> None:
-        """Move the files of an upload to where they stay.
-
-        Raises:
-            ApiError: the job was begun too often.
-        """
+        """Move the files of an upload to where they stay (ApiError: the job was begun too often)."""
         if job.attempts >= _MOST_ATTEMPTS:
             message = f"the server ended {job.attempts} times while it indexed these files; upload them one by one"
             raise ApiError(500, "job_failed", message)
@@ -291,14 +284,7 @@ class Uploads:
                 (job.folder / target.name).replace(target)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, name: str, most: int) -> None:
-    while piece := source.read(1 << 20):
-        target.write(piece)
-        if target.tell() > most:
-            raise ApiError(413, "file_too_large", f"{name} is larger than {most} bytes")
-
-
-def discard(folder: Path) -> None:
+def _discard(folder: Path) -> None:
     """Delete an upload's folder."""
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -35,17 +35,18 @@ _log = getLogger("clara.serve")
 
 
 class Message(BaseModel):
-    """A message of a conversation: a text, or a list of parts of which the texts are read."""
+    """A message of a conversation; what else stands in it is passed over.
+
+    Attributes:
+        role: who said it.
+        content: a text, or a list of parts of which the texts are read.
+    """
 
     role: str
     content: str | list[dict[str, Any]] | None = None
 
     def said(self) -> Said:
-        """Its role and text.
-
-        Raises:
-            ApiError: a part is not text.
-        """
+        """Its role and text (ApiError: a part is not text)."""
         if not isinstance(self.content, list):
             return Said(self.role, self.content or "")
         texts: list[str] = []
@@ -77,20 +78,20 @@ class _CompletionFields(_AnswerFields):
 
 
 class ChatRequest(_CompletionFields):
-    """The body of ``/chat/completions``."""
+    """The body; unknown fields are passed over."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
 
 class CompletionRequest(_CompletionFields):
-    """The body of ``/completions``."""
+    """The body; unknown fields are passed over."""
 
     prompt: str | list[str]
 
 
 class ResponsesRequest(_AnswerFields):
-    """The body of ``/responses``."""
+    """The body; unknown fields are passed over."""
 
     input: str | list[Message]
     max_output_tokens: int | None = Field(default=None, ge=1)
@@ -308,11 +309,7 @@ def _conversation(messages: list[Message]) -> Conversation | None:
 
 
 def _asked(request: Request, fields: _AnswerFields, conversation: Conversation | None, max_tokens: int | None) -> Ask:
-    """A question that may wait for the model.
-
-    Raises:
-        ApiError: it is refused.
-    """
+    """A question that may wait for the model (ApiError: it is refused)."""
     state = state_of(request)
     store = state.library.store(caller_of(request), fields.model)
     if conversation is None:

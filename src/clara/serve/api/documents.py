@@ -18,9 +18,9 @@ from clara.ingest import location_of, page_breaks
 from clara.records import DocumentSize
 from clara.serve.api.page import document_page
 from clara.serve.faults import ApiError
-from clara.serve.library import ServedDocument, ServedStore
-from clara.serve.state import ServerState, caller_of, log_event, state_of
-from clara.serve.uploads import Job, discard, read_form, safe_name
+from clara.serve.library import ServedDocument
+from clara.serve.state import caller_of, log_event, state_of
+from clara.serve.uploads import Job, read_form
 
 router = APIRouter()
 _DOCUMENTS: Final = ["documents"]
@@ -59,7 +59,7 @@ async def _upload(request: Request, store: Annotated[str | None, Query()] = None
         named = form.get("store")
         served = state.library.to_write(caller_of(request), store or (named if isinstance(named, str) else None))
         files = [each for each in (*form.getlist("files"), *form.getlist("file")) if isinstance(each, UploadFile)]
-        job = await run_in_threadpool(_take, state, served, files)
+        job = await run_in_threadpool(state.uploads.take, served, files)
     finally:
         await form.close()
     log_event(request, "upload", job=job.id, store=served.name, files=len(files))
@@ -172,29 +172,8 @@ def _delete_document(request: Request, document_id: str) -> dict[str, Any]:
     return {"id": document.id, "object": "document.deleted", "deleted": True}
 
 
-def _take(state: ServerState, served: ServedStore, files: list[UploadFile]) -> Job:
-    """Keep the files and queue the job; all of them or none."""
-    if not files:
-        raise ApiError(400, "missing_files", "no file came; send a multipart form with the field files", param="files")
-    names = [safe_name(each.filename) for each in files]
-    if len(set(names)) < len(names):
-        raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
-    folder = state.uploads.begin(served)
-    try:
-        for name, each in zip(names, files, strict=True):
-            state.uploads.keep(folder, name, each.file)
-        return state.uploads.submit(served, folder, names)
-    except BaseException:
-        discard(folder)
-        raise
-
-
 def _job(request: Request, job_id: str) -> Job:
-    """A job on a store that the caller may use.
-
-    Raises:
-        ApiError: there is none.
-    """
+    """A job on a store that the caller may use (ApiError: there is none)."""
     job = state_of(request).uploads.job(job_id)
     if job is None or not caller_of(request).may_use(job.store.name):
         raise ApiError(404, "job_not_found", "there is no such job, or it ended long ago")

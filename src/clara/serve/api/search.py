@@ -23,7 +23,11 @@ _MOST_TEXTS = 256
 
 
 class SearchFields(BaseModel):
-    """The object ``clara`` of a search."""
+    """The object ``clara`` of a search.
+
+    Attributes:
+        mode: ``hybrid``, ``latent`` (by memories) or ``text`` (BM25).
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -136,7 +140,11 @@ def _place(hit: Hit) -> dict[str, str | int]:
 
 
 class EmbeddingFields(BaseModel):
-    """The object ``clara`` of the body; a ``question`` has a vector of its own in the space of passages."""
+    """The object ``clara`` of the body.
+
+    Attributes:
+        kind: what the texts are: a ``question`` has a vector of its own in the space of passages.
+    """
 
     kind: Literal["question", "passage"] = "question"
 
