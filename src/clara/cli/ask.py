@@ -127,11 +127,7 @@ def _show_found(found: Sequence[Citation]) -> None:
 
 
 def chat(
-    *,
-    store: StoreOption = DEFAULT_STORE,
-    choice: AnsweringModel,
-    asked: AnswerChoice,
-    as_json: JsonOption = False,
+    *, store: StoreOption = DEFAULT_STORE, choice: AnsweringModel, asked: AnswerChoice, as_json: JsonOption = False
 ) -> None:
     """Answer questions from stdin, one a line, until /quit or the end of the input.
 

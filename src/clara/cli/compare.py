@@ -93,8 +93,7 @@ class EvalChoice:
         list[str] | None, typer.Option(metavar="NAME=DIR", help="Folder that a system needs; may be given again.")
     ] = None
     data_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz."),
+        Path | None, typer.Option(envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz.")
     ] = None
     corpus: Annotated[
         str | None,
@@ -111,7 +110,7 @@ class EvalChoice:
         Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
         typer.Option(
             help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the "
-            "CLaRa paper's release, or official: that of each question's data set.",
+            "CLaRa paper's release, or official: that of each question's data set."
         ),
     ] = "squad"
     yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.abc import Loader, MetaPathFinder
@@ -73,12 +73,9 @@ def without_model(path: Path) -> Clara:
 
 
 def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
-    """Open a store that is there with its model; what is wrong with it is said before the model is loaded.
+    """Open a store that is there with its own model, or the user's; what is wrong is said before that is loaded.
 
-    Args:
-        path: the store's folder.
-        choice: the user's choice of model; the store's own model unless he names one.
-        once: for one question: what only pays with more is left out.
+    ``once``, for one question, leaves out what only pays with more.
 
     Raises:
         StoreError: there is none, or one that does not fit.
@@ -99,13 +96,7 @@ def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara
 def load_model(
     choice: ModelChoice, name: str | None = None, *, merge: bool = True, engine: Engine = "torch"
 ) -> ClaraModel:
-    """Load the model of a name as the user chose: that name, else his choice, else the default.
-
-    Args:
-        choice: the user's.
-        name: of the model.
-        merge: see ``ClaraModel.load``.
-        engine: what decodes answers.
+    """Load the model of a name, else the user's choice or the default; ``merge`` as in ``ClaraModel.load``.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -244,27 +235,45 @@ def import_libraries() -> None:
     try:
         _import_parts()
     except (ImportError, AttributeError, TypeError):
-        for package in ("lancedb", "transformers", _COMPILER):
+        for package in ("lancedb", _CATALOGUE, "transformers", _COMPILER):
             _forget(package)
 
 
 def _import_parts() -> None:
     if "lancedb" not in sys.modules:
-        with _absent("pandas"):
+        with _finder(_NoPandas()):
             importlib.import_module("pyarrow.dataset")
-        with _catalogue():
+        with _finder(_CatalogueFinder()):
             importlib.import_module("lancedb")
+        _forget(_CATALOGUE)
     if "transformers.modeling_utils" not in sys.modules:
         import torch  # noqa: PLC0415
 
         _leave_compiler_out()
-        with _absent(*_OPTIONAL), _one_machine(torch.distributed):
+        with _absent(_OPTIONAL), _one_machine(torch.distributed):
             importlib.import_module("transformers.modeling_utils")
             importlib.import_module("transformers.generation.utils")
 
 
 @contextmanager
-def _absent(*names: str) -> Iterator[None]:
+def _finder(finder: MetaPathFinder) -> Iterator[None]:
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NoPandas(MetaPathFinder):
+    """Says that pandas is not installed. pyarrow asks by importing it, in C, which takes None for a module."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(f"{fullname} is left out of this command", name=fullname)
+
+
+@contextmanager
+def _absent(names: Sequence[str]) -> Iterator[None]:
     """Packages that are not imported yet look as if they were not installed."""
     hidden: dict[str, Any] = {name: None for name in names if name not in sys.modules}
     sys.modules.update(hidden)
@@ -287,7 +296,7 @@ class _Names(ModuleType):
 
 
 class _CatalogueFinder(MetaPathFinder, Loader):
-    """Gives ``_Names`` for the catalogue's client and all of its modules."""
+    """Stand-ins for the client of a remote catalogue: 160 modules of data classes, for stores that are not folders."""
 
     def find_spec(self, fullname: str, _path: object, _target: object = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self, is_package=True) if _belongs(fullname, _CATALOGUE) else None
@@ -297,18 +306,6 @@ class _CatalogueFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """There is nothing to run."""
-
-
-@contextmanager
-def _catalogue() -> Iterator[None]:
-    """Stand-ins for the client of a remote catalogue: 160 modules of data classes, for stores that are not folders."""
-    finder = _CatalogueFinder()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        _forget(_CATALOGUE)
 
 
 @contextmanager

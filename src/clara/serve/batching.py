@@ -11,8 +11,8 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -108,12 +108,14 @@ class ModelQueue:
 
     async def first(self, work: Callable[[], Generator[_T | None, None, None]], client: Client) -> _T:
         """The first event of work, which is ended then; errors as ``stream``."""
-        async with closing_stream(await self.stream(work, client)) as results:
+        async with aclosing(await self.stream(work, client)) as results:
             async for result in results:
                 return result
         raise AssertionError("work that gave no result")  # pragma: no cover
 
-    async def stream(self, work: Callable[[], Generator[_T | None, None, None]], client: Client) -> AsyncIterator[_T]:
+    async def stream(
+        self, work: Callable[[], Generator[_T | None, None, None]], client: Client
+    ) -> AsyncGenerator[_T, None]:
         """The events of work; returns once the first is there, so that an error before it is raised here.
 
         Args:
@@ -134,7 +136,9 @@ class ModelQueue:
             raise
         return self._events(asked, first, deadline)
 
-    async def _events(self, asked: _Asked[_T], event: _T | BaseException | None, deadline: float) -> AsyncIterator[_T]:
+    async def _events(
+        self, asked: _Asked[_T], event: _T | BaseException | None, deadline: float
+    ) -> AsyncGenerator[_T, None]:
         try:
             while event is not None:
                 if isinstance(event, BaseException):
@@ -206,18 +210,3 @@ class ModelQueue:
                 self._lines[name] = line
             self._answered[name] += 1
             return asked
-
-
-class closing_stream(Generic[_T]):  # noqa: N801 - a context manager named as contextlib's own
-    """Closes an asynchronous stream at the end, whether it was read to its end or not."""
-
-    def __init__(self, stream: AsyncIterator[_T]) -> None:
-        self._stream = stream
-
-    async def __aenter__(self) -> AsyncIterator[_T]:
-        return self._stream
-
-    async def __aexit__(self, *_: object) -> None:
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()

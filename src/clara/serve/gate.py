@@ -14,6 +14,7 @@ import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from traceback import extract_tb
 from typing import Any
 
 from fastapi import FastAPI
@@ -170,11 +171,7 @@ def _trace(record: logging.LogRecord) -> list[str]:
     lines: list[str] = []
     while error is not None:
         lines.append(type(error).__name__)
-        trace = error.__traceback__
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
-            trace = trace.tb_next
+        lines += [f"{at.filename}:{at.lineno} {at.name}" for at in extract_tb(error.__traceback__)]
         error = error.__cause__
     return lines
 

@@ -116,8 +116,7 @@ _PassageCount = Annotated[
     Field(ge=1, le=_MOST_PASSAGES, description="Passages to find; null for what measured best for the store's model."),
 ]
 _Mode = Annotated[
-    SearchMode,
-    Field(description="latent by meaning (memories), text by words (BM25), hybrid by both: the best."),
+    SearchMode, Field(description="latent by meaning (memories), text by words (BM25), hybrid by both: the best.")
 ]
 
 
@@ -231,8 +230,7 @@ class StoreTools:
         )
 
     def remove(
-        self,
-        documents: Annotated[list[str], Field(min_length=1, description="Names as list_documents gives them.")],
+        self, documents: Annotated[list[str], Field(min_length=1, description="Names as list_documents gives them.")]
     ) -> Removed:
         """Remove documents from the store; their files are not touched. One unknown name, and nothing is removed."""
         with self._turn() as rag:

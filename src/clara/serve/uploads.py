@@ -127,9 +127,7 @@ class Job:
             "passages": progress.passages if progress is not None else 0,
             "passages_expected": progress.passages_expected if progress is not None else None,
             "seconds_left": progress.seconds_left if progress is not None else None,
-            "added": report.added if report is not None else None,
-            "updated": report.updated if report is not None else None,
-            "unchanged": report.unchanged if report is not None else None,
+            **{name: getattr(report, name, None) for name in ("added", "updated", "unchanged")},
             "failures": [] if report is None else _failures(report, self.store.uploads),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
         }

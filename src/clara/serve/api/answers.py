@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Any, Final
@@ -22,7 +23,7 @@ from sse_starlette import EventSourceResponse
 from clara.messages import Conversation, Said, conversation_of
 from clara.records import ContextChoice
 from clara.serve.answers import Ask, ClaraFields, Told, usage
-from clara.serve.batching import ClientGoneError, closing_stream
+from clara.serve.batching import ClientGoneError
 from clara.serve.faults import ApiError, api_error, error_body
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, log_event, state_of
@@ -175,7 +176,9 @@ async def _completion(request: Request, body: _CompletionFields, ask: Ask, shape
         told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
         _record(request, ask, told)
         return JSONResponse(shape.whole(told))
-    events: AsyncIterator[str | Told] = await state.queue.stream(lambda: ask.pieces(state.limits), client_of(request))
+    events: AsyncGenerator[str | Told, None] = await state.queue.stream(
+        lambda: ask.pieces(state.limits), client_of(request)
+    )
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     async def chunks() -> AsyncIterator[str]:
@@ -264,7 +267,7 @@ async def _compare(request: Request, body: CompareRequest) -> Response:
     readings = [replace(ask, fields=_read_as(ask, context)) for context in _READINGS]
     first = await _reading(request, readings[0])
 
-    async def chunks() -> AsyncIterator[str]:
+    async def chunks() -> AsyncGenerator[str, None]:
         yield first
         for reading in readings[1:]:
             yield await _reading(request, reading)
@@ -359,7 +362,9 @@ def _url_citations(request: Request, store: ServedStore, told: Told) -> list[dic
     ]
 
 
-def _answer_stream(request: Request, chunks: AsyncIterator[str], events: AsyncIterator[object]) -> EventSourceResponse:
+def _answer_stream(
+    request: Request, chunks: AsyncIterator[str], events: AsyncGenerator[object, None]
+) -> EventSourceResponse:
     """The chunks as events, then the end that OpenAI's clients wait for.
 
     A client that goes ends the answer too; a server that ends finishes it first. An error after the first chunk becomes
@@ -367,7 +372,7 @@ def _answer_stream(request: Request, chunks: AsyncIterator[str], events: AsyncIt
     """
 
     async def sent() -> AsyncIterator[dict[str, str]]:
-        async with closing_stream(events):
+        async with aclosing(events):
             try:
                 async for chunk in chunks:
                     yield {"data": chunk}
