@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -164,7 +164,7 @@ class _Conversation:
         self._options = options
         self._as_json = as_json
         self._turns: list[Turn] = []
-        self._said: _ShownAnswer | None = None
+        self._said: Answer | None = None
 
     def take(self, line: str) -> None:
         """Do what a line asks for; raises ClaraError where it cannot be done."""
@@ -202,7 +202,8 @@ class _Conversation:
                 write(f"understood as: {understood.question}{f' (in {shown(within)})' if within is not None else ''}")
         options = replace(self._options, within=within)
         self._said = _answer(self._rag, understood.question, options, as_json=self._as_json, more=more)
-        self._turns.append(understood.turn(self._said.text, self._said.document, answered=self._said.answered))
+        source = _document_of(self._said)
+        self._turns.append(understood.turn(self._said.text, source, answered=self._said.answered))
         if not self._as_json:
             write()
 
@@ -288,64 +289,41 @@ def _open_to_answer(
         yield rag
 
 
-@dataclass(frozen=True, slots=True)
-class _ShownAnswer:
-    """An answer that was shown, with the passages found for it."""
-
-    text: str
-    citations: tuple[Citation, ...]
-    quote: Quote | None
-
-    @property
-    def answered(self) -> bool:
-        """Whether it is an answer, not the sentence that none was found."""
-        from clara.llm_answering import is_not_found  # noqa: PLC0415 - loads the model's libraries
-
-        return not is_not_found(self.text)
-
-    @property
-    def document(self) -> str:
-        """The document it was taken from, as far as can be told; empty without passages."""
-        if self.quote is not None:
-            return self.quote.document
-        read = [cited for cited in self.citations if cited.read_as is not None] or list(self.citations)
-        return read[0].document if read else ""
-
-
 def _answer(
     rag: Clara, question: str, options: AnswerOptions, *, as_json: bool, more: Mapping[str, Any] | None = None
-) -> _ShownAnswer:
+) -> Answer:
     """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
 
-    Args:
-        rag: the store.
-        question: self-contained.
-        options: how to answer.
-        as_json: print an object.
-        more: further keys of it.
+    ``more`` are further keys of the object.
 
     Raises:
         ClaraError: it cannot be answered; nothing has been printed then.
     """
-    if sys.stdout.isatty() and not as_json:
+    if as_json:
+        made = rag.ask(question, options=options)
+        print_json({**_answer_object(made), **(more or {})})
+        return made
+    if sys.stdout.isatty():
         stream = rag.stream(question, options=options)
-        said = ""
         with closing(stream.pieces) as pieces:
             for piece in pieces:
-                said += piece
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         write()
-        result = _ShownAnswer(said.strip(), stream.citations, stream.quote())
+        made = stream.whole()
     else:
         made = rag.ask(question, options=options)
-        result = _ShownAnswer(made.text, made.citations, made.quote)
-        if as_json:
-            print_json({**_answer_object(made), **(more or {})})
-            return result
         write(made.text)
-    _show_sources(result.citations, result.quote)
-    return result
+    _show_sources(made.citations, made.quote)
+    return made
+
+
+def _document_of(made: Answer) -> str:
+    """The document that an answer was taken from, as far as can be told; empty without passages."""
+    if made.quote is not None:
+        return made.quote.document
+    read = [cited for cited in made.citations if cited.read_as is not None] or list(made.citations)
+    return read[0].document if read else ""
 
 
 def _answer_object(made: Answer) -> dict[str, Any]:
