@@ -22,9 +22,8 @@ from serving import Running, Serve
 from clara import errors
 from clara.errors import ClaraError, ConfigError
 from clara.serve.access import Caller, KeyEntry, Keyring, Limits, Links, check_origin, read_keys
-from clara.serve.app import create_app
+from clara.serve.app import JsonLines, create_app
 from clara.serve.faults import ApiError, fault_of
-from clara.serve.gate import JsonLines
 from clara.serve.uploads import safe_name
 
 pytest_plugins = ["server_fixtures"]

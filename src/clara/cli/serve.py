@@ -156,7 +156,7 @@ def _start_log() -> None:
     """Write the server's log on stderr, one JSON object a line."""
     import logging  # noqa: PLC0415
 
-    from clara.serve.gate import JsonLines  # noqa: PLC0415
+    from clara.serve.app import JsonLines  # noqa: PLC0415
 
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
