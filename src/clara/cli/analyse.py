@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,6 +33,30 @@ _WORDS = 12
 """Condensed words that ``inspect`` shows on a terminal."""
 
 
+@dataclass(frozen=True, slots=True)
+class _AnalysisChoice:
+    """Options that some of the analyses have; each refuses those of others."""
+
+    seed: Annotated[int | None, typer.Option(min=0, help="Of every draw; 0 by default.")] = None
+    k: Annotated[int | None, typer.Option(min=1, help="gradient: passages selected; 5 by default.")] = None
+    temperature: Annotated[float | None, typer.Option(help="gradient: tau of the selection; 0.02 by default.")] = None
+    vary: Annotated[
+        list[str] | None, typer.Option(help="robustness: only k, order, poison or distractors; may be given again.")
+    ] = None
+    distractors: Annotated[
+        int | None,
+        typer.Option(min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."),
+    ] = None
+    top: Annotated[int | None, typer.Option(min=1, help="lens: tokens a memory vector; 5 by default.")] = None
+    encoder: Annotated[Path | None, typer.Option(help="fidelity: folder of an encoder for BERTScore.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: prompts generated together.")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: longest answer, in tokens.")
+    ] = None
+
+
 def analyse(
     kind: Annotated[
         Literal["lens", "gradient", "tsne", "attention", "robustness", "faithfulness", "fidelity"],
@@ -51,24 +74,7 @@ def analyse(
         typer.Option(min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Only the first questions (tsne, fidelity: passages).")] = 50,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of every draw; 0 by default.")] = None,
-    k: Annotated[int | None, typer.Option(min=1, help="gradient: passages selected; 5 by default.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="gradient: tau of the selection; 0.02 by default.")] = None,
-    vary: Annotated[
-        list[str] | None, typer.Option(help="robustness: only k, order, poison or distractors; may be given again.")
-    ] = None,
-    distractors: Annotated[
-        int | None,
-        typer.Option(min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."),
-    ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="fidelity: folder of an encoder for BERTScore.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: prompts generated together.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: longest answer, in tokens.")
-    ] = None,
+    given: _AnalysisChoice,
     as_json: JsonOption = False,
     choice: NamedModel,
 ) -> None:
@@ -87,28 +93,22 @@ def analyse(
     reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.analysis.kinds import KINDS  # noqa: PLC0415
+    from clara.config import check  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import plots  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
 
-    given = {
-        "seed": seed,
-        "encoder": encoder,
-        "k": k,
-        "temperature": temperature,
-        "vary": vary,
-        "distractors": distractors,
-        "top": top,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-    }
+    options = asdict(given)
     if kind == "fidelity":
-        _refuse(kind, {**given, "compare": compare}, frozenset({"encoder"}))
-        measure_fidelity(data, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
+        _refuse(kind, {**options, "compare": compare}, frozenset({"encoder"}))
+        measure_fidelity(data, rate or (), limit=limit, encoder=given.encoder, out=out, choice=choice, as_json=as_json)
         return
     if len(rate or ()) > 1:
         raise InputError(f"clara analyse {kind} takes one --rate; fidelity takes several")
-    settings = _settings(kind, KINDS[kind], {"rate": rate[0] if rate else None, "limit": limit, **given})
+    options = {"rate": rate[0] if rate else None, "limit": limit, **options}
+    _refuse(kind, options, frozenset(KINDS[kind].settings.model_fields))
+    wanted = {option: value for option, value in options.items() if value is not None}
+    settings = check(KINDS[kind].settings, wanted, source="command line")
     plots.check()
     reading = read_records(data)
     note(reading.summary())
@@ -134,15 +134,6 @@ def analyse(
     write(f"{figure} and {target.name}")
 
 
-def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
-    from clara.config import check  # noqa: PLC0415
-
-    _refuse(name, given, frozenset(kind.settings.model_fields))
-    return check(
-        kind.settings, {option: value for option, value in given.items() if value is not None}, source="command line"
-    )
-
-
 def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> None:
     """Refuse options that the analysis does not have."""
     if foreign := sorted({option for option, value in given.items() if value is not None} - allowed):
@@ -154,14 +145,8 @@ def _measure(
     kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.provenance import provenance  # noqa: PLC0415
-    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
-
     loaded = load_model(choice)
-    command = ["clara", *sys.argv[1:]]
-    source = provenance(
-        command, model=choice.model, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
-    ).to_json()
+    source = replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model).to_json()
     with bar(label) as show:
         report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))
     del loaded
