@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -139,11 +139,10 @@ def evaluate(ctx: typer.Context, *, asked: _ModelEvalChoice, as_json: JsonOption
         _ask_bed(asked, choice, as_json=as_json)
     elif asked.fidelity:
         refuse_foreign(ctx, _FIDELITY, "with --fidelity")
-        if len(asked.data or ()) != 1:
+        if asked.data is None or len(asked.data) != 1:
             raise InputError("--fidelity reads the passages of one --data FILE")
-        path = Path((asked.data or [""])[0])
         measure_fidelity(
-            path,
+            Path(asked.data[0]),
             asked.rate or (),
             limit=asked.limit,
             encoder=asked.encoder,
@@ -313,10 +312,12 @@ def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
         make_folder(out)
     choice = resolved(choice)
     model = load_model(choice)
-    with _bed_folder(out) as kept, (kept / "rows.jsonl").open("w", encoding="utf-8") as file, bar("answers") as show:
+    with ExitStack() as opened:
+        kept = out or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="clara-bed-")))
+        file = opened.enter_context((kept / "rows.jsonl").open("w", encoding="utf-8"))
+        show = opened.enter_context(bar("answers"))
         rows = []
-        stores = kept / "stores"
-        for row in run_bed(collections, model, stores, asked.bed_system or tuple(SYSTEMS), on_progress=show):
+        for row in run_bed(collections, model, kept / "stores", asked.bed_system or tuple(SYSTEMS), on_progress=show):
             rows.append(row)
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has
@@ -331,15 +332,6 @@ def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
         print_json(value)
     else:
         _show_bed(scores)
-
-
-@contextmanager
-def _bed_folder(out: Path | None) -> Iterator[Path]:
-    if out is not None:
-        yield out
-        return
-    with tempfile.TemporaryDirectory(prefix="clara-bed-") as scratch:
-        yield Path(scratch)
 
 
 def _show_bed(scores: Sequence[BedScore]) -> None:
