@@ -6,7 +6,7 @@ Options and progress; the stages are in ``clara.train``, the measurements in ``c
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ class _TrainJob:
         """Train a stage; what ``--json`` prints of it."""
         from clara.train.run import train as run  # noqa: PLC0415
 
-        last: TrainProgress | None = None
+        said: deque[TrainProgress] = deque(maxlen=1)
         rejected = Counter(self.rejected)
         say = note if self.speaks else _silence
 
@@ -138,8 +138,7 @@ class _TrainJob:
             with _progress() if self.speaks else nullcontext(_silence) as say_step:
 
                 def on_progress(progress: TrainProgress) -> None:
-                    nonlocal last
-                    last = progress
+                    said.append(progress)
                     say_step(progress)
 
                 folder = run(
@@ -156,6 +155,7 @@ class _TrainJob:
         except KeyboardInterrupt:
             note("clara: interrupted; the same command goes on from the last checkpoint")
             raise typer.Exit(INTERRUPTED) from None
+        last = said[0] if said else None
         return {
             "checkpoint": str(folder),
             "steps": last.steps if last is not None else stage.config.steps,

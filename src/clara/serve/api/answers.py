@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from enum import Enum
 from logging import getLogger
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ from clara.serve.state import caller_of, client_of, log_event, state_of
 
 router = APIRouter()
 
-_ANSWERS: Final = ["answers"]
+_ANSWERS: Final[list[str | Enum]] = ["answers"]
 _READINGS: Final[tuple[ContextChoice, ...]] = ("memory", "text", "none")
 _log = getLogger("clara.serve")
 
@@ -237,7 +238,7 @@ async def _responses(request: Request, body: ResponsesRequest) -> dict[str, Any]
 
 def _output(store: ServedStore, told: Told) -> list[dict[str, Any]]:
     """The search, where there was one, and the message."""
-    annotations, results = [], []
+    annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
     for source in told.sources:
         file = {"file_id": document_id(store.name, source.document), "filename": filename_of(source.document)}
         annotations.append({"type": "file_citation", **file, "index": len(told.text)})

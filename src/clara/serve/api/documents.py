@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Annotated, Any, Final
 
 from anyio import Event
@@ -23,7 +24,7 @@ from clara.serve.state import caller_of, log_event, state_of
 from clara.serve.uploads import Job, read_form
 
 router = APIRouter()
-_DOCUMENTS: Final = ["documents"]
+_DOCUMENTS: Final[list[str | Enum]] = ["documents"]
 
 _LOOK_SECONDS = 0.2
 _MOST_PASSAGES = 400  # of one request

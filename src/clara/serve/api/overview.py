@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -27,9 +28,9 @@ from clara.serve.state import caller_of, client_of, state_of
 
 router = APIRouter()
 
-_MODELS: Final = ["models"]
-_EXPLORING: Final = ["exploring"]
-_OPERATION: Final = ["operation"]
+_MODELS: Final[list[str | Enum]] = ["models"]
+_EXPLORING: Final[list[str | Enum]] = ["exploring"]
+_OPERATION: Final[list[str | Enum]] = ["operation"]
 _StoreName = Annotated[str | None, Query()]
 _Question = Annotated[str, Query()]
 
