@@ -170,7 +170,11 @@ def _readyz(request: Request) -> Response:
 
 @router.get("/metrics", name="metrics", tags=_OPERATION)
 async def _metrics(request: Request) -> Response:
-    """Counts of the whole server, so only for keys that may use every store (ApiError: the key may not)."""
+    """Counts of the whole server, so only for keys that may use every store.
+
+    Raises:
+        ApiError: the key may not.
+    """
     if caller_of(request).stores is not None:
         raise ApiError(403, "forbidden", "the counts of all stores are for keys that may use every store")
     return Response(state_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
