@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from calling import Clara
 
-from clara.cli import info
+from clara.cli import store as store_commands
 from clara.errors import StoreError
 
 pytest_plugins = ["cli_fixtures"]
@@ -168,7 +168,7 @@ def test_an_unexpected_exception_is_called_a_bug(clara: Clara, monkeypatch: pyte
     def broken(_path: Path) -> None:
         raise ZeroDivisionError("one\ntwo")
 
-    monkeypatch.setattr(info, "open_store", broken)
+    monkeypatch.setattr(store_commands, "open_store", broken)
     called = clara("info")
     assert called.code == 1
     assert one_line(called.err)
@@ -181,7 +181,7 @@ def test_an_interrupted_command_says_so_in_one_line(clara: Clara, monkeypatch: p
     def interrupted(_path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(info, "open_store", interrupted)
+    monkeypatch.setattr(store_commands, "open_store", interrupted)
     called = clara("info")
     assert called.code == 130
     assert called.err == "clara: interrupted\n"
@@ -191,7 +191,7 @@ def test_a_message_of_several_lines_becomes_one(clara: Clara, monkeypatch: pytes
     def failing(_path: Path) -> None:
         raise StoreError("first\n   second\r\nthird")
 
-    monkeypatch.setattr(info, "open_store", failing)
+    monkeypatch.setattr(store_commands, "open_store", failing)
     assert clara("info").err == "clara: first second third\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clara.cli.llm import api_key, language_model
+from clara.cli.session import api_key, language_model
 from clara.errors import ConfigError, LLMError
 from llm_server import LLMServer, always, serving
 

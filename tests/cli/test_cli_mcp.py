@@ -114,14 +114,14 @@ def test_nothing_but_protocol_reaches_stdout(store: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from clara.cli import main, session
+from clara.cli import main, serve
 
-loaded = session.load_model
+loaded = serve.load_model
 def load(*arguments, **options):
     while not Path(sys.argv[1]).exists():
         time.sleep(0.05)
     return loaded(*arguments, **options)
-session.load_model = load
+serve.load_model = load
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -11,7 +11,7 @@ import pytest
 from calling import Called, Clara, on_a_terminal
 
 from clara.cli import main
-from clara.cli.terminal import SNIPPET, bar, write_emphasised
+from clara.cli.terminal import bar, write_emphasised
 from clara.index import LanceStore
 
 pytest_plugins = ["cli_fixtures"]
@@ -120,7 +120,7 @@ def test_a_quotation_is_bold_on_a_terminal_and_marked_elsewhere(
     text = "It was \x1b[2Jbuilt in 1889 by him."
     write_emphasised(text, 11, 24)
     assert "\x1b" not in capsys.readouterr().out.replace("\\x1b", "")
-    monkeypatch.setattr("clara.cli.info.open_store", lambda _: write_emphasised(text, text.index("built"), len(text)))
+    monkeypatch.setattr("clara.cli.store.open_store", lambda _: write_emphasised(text, text.index("built"), len(text)))
     monkeypatch.delenv("NO_COLOR", raising=False)
     live = on_a_terminal(monkeypatch, "stdout", "info")
     assert live.out.startswith("    It was \\x1b[2J\x1b[1mbuilt in 1889 by him.\x1b[0m")
@@ -151,7 +151,7 @@ def test_where_nobody_looks_a_name_stays_on_one_line(
     lines = clara("search", "turbine", "--store", tmp_path / "s", "--mode", "text", "--k", 1).out.splitlines()
     assert len(lines) == 2
     assert name in lines[1]
-    assert len(lines[1].rstrip()) > SNIPPET
+    assert len(lines[1].rstrip()) > 160
     assert str(tmp_path / "s") in clara("info", "--store", tmp_path / "s").out.splitlines()[0]
 
 

@@ -14,10 +14,9 @@ from serving import Running, running
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder
-from clara.serve.access import KeyEntry
+from clara.serve.access import KeyEntry, Limits
 from clara.serve.app import create_app
 from clara.serve.library import ServedStore
-from clara.serve.limits import Limits
 
 MODEL = "smollm2-135m"
 PATIENCE = 180_000  # ms that a busy machine may take for an answer

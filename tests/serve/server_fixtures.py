@@ -14,10 +14,9 @@ from clara.llm import LLM
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder
-from clara.serve.access import KeyEntry
+from clara.serve.access import KeyEntry, Limits
 from clara.serve.app import create_app
 from clara.serve.library import ServedStore
-from clara.serve.limits import Limits
 
 DOCUMENTS = ("chess.txt", "eiffel-tower.md", "coffee.html")
 

@@ -13,7 +13,7 @@ import httpx2 as httpx
 import uvicorn
 from fastapi import FastAPI
 
-from clara.serve.connections import server_config
+from clara.serve.app import server_config
 
 WAIT = 30.0
 

@@ -21,8 +21,8 @@ from statistics import median
 import httpx2 as httpx
 import psutil
 
+from clara.cli.bench import sample_server
 from clara.cli.options import ModelChoice
-from clara.cli.sample_server import sample_server
 
 QUESTIONS = (
     "Who discovered penicillin?",

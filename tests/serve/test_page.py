@@ -20,8 +20,7 @@ from serving import WAIT, Running
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.records import Hit, SearchMode
-from clara.serve.access import KeyEntry
-from clara.serve.limits import Limits
+from clara.serve.access import KeyEntry, Limits
 
 CHROMIUM = find_browser()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)

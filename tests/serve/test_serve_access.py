@@ -21,12 +21,9 @@ from serving import Running, Serve
 
 from clara import errors
 from clara.errors import ClaraError, ConfigError
-from clara.serve.access import Caller, KeyEntry, Keyring, check_origin, read_keys
-from clara.serve.app import create_app
+from clara.serve.access import Caller, KeyEntry, Keyring, Limits, Links, check_origin, read_keys
+from clara.serve.app import JsonLines, create_app
 from clara.serve.faults import ApiError, fault_of
-from clara.serve.gate import JsonLines
-from clara.serve.limits import Limits
-from clara.serve.links import Links
 from clara.serve.uploads import safe_name
 
 pytest_plugins = ["server_fixtures"]
@@ -147,7 +144,7 @@ def test_a_link_expires_and_is_one_servers(monkeypatch: pytest.MonkeyPatch) -> N
         others.caller("/documents/doc-1f", query)
     assert foreign.value.code == "link_expired"
     now = time.time()
-    monkeypatch.setattr("clara.serve.links.time.time", lambda: now + 62)
+    monkeypatch.setattr("clara.serve.access.time.time", lambda: now + 62)
     with pytest.raises(ApiError) as expired:
         links.caller("/documents/doc-1f", query)
     assert (expired.value.status_code, expired.value.code) == (401, "link_expired")

@@ -12,7 +12,7 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from serving import Running, Serve
 
-from clara.serve.limits import Limits
+from clara.serve.access import Limits
 
 pytest_plugins = ["server_fixtures"]
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import pytest
 from serving import Running, Serve
 
+from clara.serve.access import Limits
 from clara.serve.batching import Client, ClientGoneError, ModelQueue
 from clara.serve.faults import ApiError
-from clara.serve.limits import Limits
 
 pytest_plugins = ["server_fixtures"]
 

@@ -8,7 +8,7 @@ from threading import Thread
 
 from serving import Running, Serve
 
-from clara.serve.limits import Limits
+from clara.serve.access import Limits
 
 pytest_plugins = ["server_fixtures"]
 
@@ -77,7 +77,8 @@ def test_a_job_that_the_server_did_not_end_is_ended_by_the_next(serve: Serve) ->
             first.client.post("/v1/documents", files={"files": (name, f"{name} tells of Oslo.".encode())}).json()
             for name in ("a.txt", "b.txt")
         )
-        half = uploads.begin(store)  # an upload whose client has left
+        half = store.uploads / ".incoming" / "job-0f"  # an upload whose client has left
+        half.mkdir()
         (half / "c.txt").write_text("never whole")
         closing = Thread(target=uploads.close)
         closing.start()

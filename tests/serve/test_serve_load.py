@@ -8,7 +8,7 @@ import pytest
 from serving import Running, Serve
 
 from clara.cli import main
-from clara.serve.limits import Limits
+from clara.serve.access import Limits
 from clara.serve.load import LoadQuestions, Quantiles, measure_load
 
 pytest_plugins = ["server_fixtures"]

@@ -1,6 +1,7 @@
-"""The command line: one file a command. The only room that prints, reads arguments and environment, picks a device.
+"""The command line. The only room that prints, reads arguments and environment, picks a device.
 
-``entry`` joins the commands and words every error; ``options`` holds the options that commands share.
+Commands that belong together share a file; ``entry`` joins them and words every error, ``options`` holds the options
+that they share, ``session`` opens models and stores, ``terminal`` prints.
 """
 
 from clara.cli.entry import application, main

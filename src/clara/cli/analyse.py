@@ -1,25 +1,60 @@
-"""``clara analyse``: why a model answers as it does, drawn and in JSON. Formulas: ``clara.analysis``."""
+"""``clara analyse`` and ``inspect``: why a model answers as it does, and what its memories say.
+
+Options, figures, JSON and tables; the formulas are in ``clara.analysis``.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.options import JsonOption, NamedModel
-from clara.cli.session import load_model, make_folder
-from clara.cli.terminal import bar, console, note, print_json, table, write
-from clara.errors import ConfigError, InputError
+from clara.cli.compare import origin_of
+from clara.cli.options import JsonOption, ModelChoice, NamedModel, RateOption
+from clara.cli.session import check_question, load_model, make_folder, resolved
+from clara.cli.terminal import bar, console, counted, note, print_json, snippet, table, write
+from clara.errors import ConfigError, DocumentError, InputError
 
 if TYPE_CHECKING:
+    from clara.analysis.fidelity import Fidelity
     from clara.analysis.harness import AnalysisSettings
     from clara.analysis.kinds import Analysis
+    from clara.analysis.logit_lens import LensView
+    from clara.model import ClaraModel
+    from clara.records import Document
+
+_WORDS = 12
+"""Condensed words that ``inspect`` shows on a terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AnalysisChoice:
+    """Options that some of the analyses have; each refuses those of others."""
+
+    seed: Annotated[int | None, typer.Option(min=0, help="Of every draw; 0 by default.")] = None
+    k: Annotated[int | None, typer.Option(min=1, help="gradient: passages selected; 5 by default.")] = None
+    temperature: Annotated[float | None, typer.Option(help="gradient: tau of the selection; 0.02 by default.")] = None
+    vary: Annotated[
+        list[str] | None, typer.Option(help="robustness: only k, order, poison or distractors; may be given again.")
+    ] = None
+    distractors: Annotated[
+        int | None,
+        typer.Option(min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."),
+    ] = None
+    top: Annotated[int | None, typer.Option(min=1, help="lens: tokens a memory vector; 5 by default.")] = None
+    encoder: Annotated[Path | None, typer.Option(help="fidelity: folder of an encoder for BERTScore.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: prompts generated together.")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="attention, robustness, faithfulness: longest answer, in tokens.")
+    ] = None
 
 
 def analyse(
@@ -28,48 +63,18 @@ def analyse(
         typer.Argument(help="Analysis."),
     ],
     *,
-    data: Annotated[Path, typer.Option("--data", help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for KIND.png and KIND.json.")],
+    data: Annotated[Path, typer.Option(help="Questions with candidate documents (.jsonl, .jsonl.gz).")],
+    out: Annotated[Path, typer.Option(help="Folder for KIND.png and KIND.json.")],
     compare: Annotated[
         str | None,
-        typer.Option(
-            "--compare", help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."
-        ),
+        typer.Option(help="A second checkpoint beside it: before training (gradient), without the MSE term (tsne)."),
     ] = None,
     rate: Annotated[
         list[int] | None,
-        typer.Option("--rate", min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
+        typer.Option(min=1, help="Compression rate; the model's by default. fidelity: may be given again."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Only the first questions (tsne, fidelity: passages).")
-    ] = 50,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of every draw; 0 by default.")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, help="gradient: passages selected; 5 by default.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", help="gradient: tau of the selection; 0.02 by default.")
-    ] = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option("--vary", help="robustness: only k, order, poison or distractors; may be given again."),
-    ] = None,
-    distractors: Annotated[
-        int | None,
-        typer.Option(
-            "--distractors", min=0, help="attention, faithfulness: passages beside the gold ones; 4 and 0 by default."
-        ),
-    ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="lens: tokens a memory vector; 5 by default.")] = None,
-    encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="fidelity: folder of an encoder for BERTScore.")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="attention, robustness, faithfulness: prompts generated together."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", min=1, help="attention, robustness, faithfulness: longest answer, in tokens."),
-    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first questions (tsne, fidelity: passages).")] = 50,
+    given: _AnalysisChoice,
     as_json: JsonOption = False,
     choice: NamedModel,
 ) -> None:
@@ -88,29 +93,22 @@ def analyse(
     reports without their rows; KIND.json holds them whole, with command, commit, checkpoint and machine.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
     from clara.analysis.kinds import KINDS  # noqa: PLC0415
-    from clara.cli import fidelity  # noqa: PLC0415
+    from clara.config import check  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import plots  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
 
-    given = {
-        "seed": seed,
-        "encoder": encoder,
-        "k": k,
-        "temperature": temperature,
-        "vary": vary,
-        "distractors": distractors,
-        "top": top,
-        "batch_size": batch_size,
-        "max_new_tokens": max_new_tokens,
-    }
+    options = asdict(given)
     if kind == "fidelity":
-        _refuse(kind, {**given, "compare": compare}, frozenset({"encoder"}))
-        fidelity.measure(data, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
+        _refuse(kind, {**options, "compare": compare}, frozenset({"encoder"}))
+        measure_fidelity(data, rate or (), limit=limit, encoder=given.encoder, out=out, choice=choice, as_json=as_json)
         return
     if len(rate or ()) > 1:
         raise InputError(f"clara analyse {kind} takes one --rate; fidelity takes several")
-    settings = _settings(kind, KINDS[kind], {"rate": rate[0] if rate else None, "limit": limit, **given})
+    options = {"rate": rate[0] if rate else None, "limit": limit, **options}
+    _refuse(kind, options, frozenset(KINDS[kind].settings.model_fields))
+    wanted = {option: value for option, value in options.items() if value is not None}
+    settings = check(KINDS[kind].settings, wanted, source="command line")
     plots.check()
     reading = read_records(data)
     note(reading.summary())
@@ -136,15 +134,6 @@ def analyse(
     write(f"{figure} and {target.name}")
 
 
-def _settings(name: str, kind: Analysis, given: Mapping[str, object]) -> AnalysisSettings:
-    from clara.config import check  # noqa: PLC0415
-
-    _refuse(name, given, frozenset(kind.settings.model_fields))
-    return check(
-        kind.settings, {option: value for option, value in given.items() if value is not None}, source="command line"
-    )
-
-
 def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> None:
     """Refuse options that the analysis does not have."""
     if foreign := sorted({option for option, value in given.items() if value is not None} - allowed):
@@ -156,14 +145,8 @@ def _measure(
     kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
-    from clara.evaluate.journal import Provenance  # noqa: PLC0415
-    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
-
     loaded = load_model(choice)
-    command = " ".join(["clara", *sys.argv[1:]])
-    source = Provenance(
-        command=command, model=choice.model, checkpoint=whole_identity(loaded), seed=settings.seed, device=choice.device
-    ).to_json()
+    source = replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model).to_json()
     with bar(label) as show:
         report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))
     del loaded
@@ -208,3 +191,193 @@ def _flat(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         else:
             rows.append((key, f"{value:.3f}" if isinstance(value, float) else str(value)))
     return rows
+
+
+def measure_fidelity(
+    data: Path,
+    rates: Sequence[int],
+    *,
+    limit: int | None,
+    encoder: Path | None,
+    out: Path | None,
+    choice: ModelChoice,
+    as_json: bool,
+) -> None:
+    """Measure how much of each passage its memory keeps, at each rate, into ``fidelity.json`` and ``.jsonl``.
+
+    Args:
+        data: passages (our records or plain ones), or questions, whose gold documents are then the passages.
+        rates: compression rates; empty is the model's default.
+        limit: only the first passages.
+        encoder: folder of an encoder for BERTScore.
+        out: the files' folder.
+        choice: the model.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        ClaraError: something the user gave cannot be used.
+    """
+    from clara.analysis import fidelity  # noqa: PLC0415
+    from clara.analysis.harness import first_windows  # noqa: PLC0415
+    from clara.data import read_records, write_jsonl  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
+
+    if out is None:
+        raise InputError("--fidelity needs --out DIR for the restatements")
+    reading = read_records(data, plain_passages=True)
+    note(reading.summary())
+    make_folder(out)
+    choice = resolved(choice)
+    model = load_model(choice)
+    for served in rates:
+        model.memory_tokens(served)  # refuses what the model does not serve, before the first rate is measured
+    passages = first_windows(reading.records, model, limit)
+    vectors = fidelity.token_vectors(encoder, device=choice.device) if encoder is not None else None
+    results: list[Fidelity] = []
+    for rate in rates or (None,):
+        with bar("passages") as show:
+            found = fidelity.measure_fidelity(
+                model, passages, rate=rate, vectors=vectors, on_progress=lambda done, total: show(done, total, "")
+            )
+        results.append(found)
+    origin = origin_of(model, choice.device)
+    subject = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
+    value = {**subject, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
+    rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
+    write_jsonl(out / "fidelity.jsonl", rows)
+    write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    if as_json:
+        print_json(value)
+    else:
+        _show_fidelity(results)
+
+
+def _show_fidelity(results: Sequence[Fidelity]) -> None:
+    shown = table("rate", "passages", "errors", "ROUGE-1", "ROUGE-L", "entities", "BERTScore")
+    for result in results:
+        shown.add_row(
+            f"{result.rate}x" if result.rate is not None else "default",
+            f"{result.n:,}",
+            f"{result.errors:,}",
+            f"{result.rouge1:.3f}",
+            f"{result.rouge_l:.3f}",
+            f"{result.entities:.3f}" if result.entities is not None else "",
+            f"{result.bert_score:.3f}" if result.bert_score is not None else "",
+        )
+    console().print(shown)
+
+
+def inspect(
+    question: Annotated[str | None, typer.Argument(help="The question, in quotes.")] = None,
+    *,
+    text: Annotated[str | None, typer.Option(help="Look at the memory of this text instead.")] = None,
+    document: Annotated[Path | None, typer.Option(help="Look at the memory of a passage of this file instead.")] = None,
+    passage: Annotated[int, typer.Option(min=1, help="Which passage of --document.")] = 1,
+    rate: RateOption = None,
+    space: Annotated[
+        Literal["hidden", "memory"],
+        typer.Option(help="hidden: last hidden states, LM head; memory: nearest token embeddings."),
+    ] = "hidden",
+    top: Annotated[int, typer.Option(min=1, help="Tokens a memory vector.")] = 5,
+    as_json: JsonOption = False,
+    choice: NamedModel,
+) -> None:
+    """Show the top tokens of each memory vector: the logit lens.
+
+    First the words that vectors point at and the text does not hold, those of most vectors first; then each vector's
+    top tokens, neighbours with the same first token together.
+
+    --space hidden reads the last hidden states through the LM head, as the paper does. --space memory reads what the
+    generator is given: the memory after its affine read-out, compared with token embeddings.
+
+    --json prints one object:
+
+    \b
+    {"text", "role", "weights", "model", "fingerprint", "rate", "memory_tokens",
+     "space", "score",                                 score: logit or cosine
+     "words": [{"word", "slots", "score"}],
+     "slots": [[{"token", "score", "begins_word"}]]}   one list a memory vector
+
+    weights names the adapter that read: a checkpoint without a query reasoner of its own reads questions with the
+    compressor's, which is where a reasoner starts from.
+    """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    from clara.analysis import logit_lens  # noqa: PLC0415
+
+    if sum(given is not None for given in (question, text, document)) != 1:
+        raise ConfigError("give one of a question, --text TEXT and --document FILE")
+    read = _document(document) if document is not None else None
+    loaded = load_model(choice)
+    role: Literal["compressor", "query_reasoner"] = "compressor" if question is None else "query_reasoner"
+    if read is not None:
+        chosen = _passage(read, loaded, passage)
+    elif question is not None:
+        chosen = check_question(question)
+    else:
+        chosen = text or ""
+    at = loaded.default_rate if rate is None else rate
+    seen = logit_lens.view(loaded.inspector(), chosen, role=role, rate=at, space=space, top=top)
+    shown = _lens_object(seen, chosen, role, at, loaded)
+    if as_json:
+        print_json(shown)
+    else:
+        _show_lens(shown, seen)
+
+
+def _document(path: Path) -> Document:
+    """The first document of a file."""
+    from clara.ingest import Reader, find_files  # noqa: PLC0415
+
+    reader = Reader(find_files([path]))
+    for found in reader.documents():
+        return found
+    skipped = reader.report().skipped
+    raise DocumentError(skipped[0].message if skipped else f"{path} holds no document")
+
+
+def _passage(document: Document, model: ClaraModel, number: int) -> str:
+    """What the compressor reads of a document's passage."""
+    from clara.ingest.split import split  # noqa: PLC0415
+    from clara.prompts import passage_text  # noqa: PLC0415
+
+    passages = split(document, model.token_spans, max_tokens=model.window_tokens)
+    if number > len(passages):
+        raise InputError(f"--passage {number}: {document.uri} has {counted(len(passages), 'passage')}")
+    return passage_text(passages[number - 1].title, passages[number - 1].text)
+
+
+def _lens_object(
+    seen: LensView, text: str, role: Literal["compressor", "query_reasoner"], rate: int, model: ClaraModel
+) -> dict[str, Any]:
+    return {
+        "text": text,
+        "role": role,
+        "weights": model.inspector().weights_of(role),
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "rate": rate,
+        "memory_tokens": len(seen.lens.slots),
+        "space": seen.lens.space,
+        "score": seen.lens.score,
+        "words": [asdict(word) for word in seen.words],
+        "slots": [[asdict(token) for token in slot] for slot in seen.lens.slots],
+    }
+
+
+def _show_lens(shown: dict[str, Any], seen: LensView) -> None:
+    own = shown["role"] == shown["weights"]
+    reader = shown["role"].replace("_", " ") + (
+        "" if own else " (untrained: the compressor's weights read the question)"
+    )
+    write(snippet(shown["text"]))
+    write(f"{shown['model']}, {shown['rate']}x: {counted(shown['memory_tokens'], 'memory vector')}; {reader}")
+    write()
+    words = [f"{word.word} ({word.slots})" for word in seen.words[:_WORDS]]
+    write("not in the text (vectors): " + (", ".join(words) or "nothing"))
+    write()
+    numbered = list(enumerate(seen.lens.slots, start=1))
+    for _, run in groupby(numbered, key=lambda item: item[1][0].token):
+        places = list(run)
+        first, last = places[0][0], places[-1][0]
+        label = str(first) if first == last else f"{first}-{last}"
+        tokens = "  ".join(f"{item.token.strip() or '[white space]'} {item.score:.3g}" for item in places[0][1])
+        write(f"{label:>7}  {tokens}")

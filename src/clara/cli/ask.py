@@ -1,15 +1,48 @@
-"""``clara ask``: one question, one cited answer."""
+"""``clara ask``, ``search`` and ``chat``: what is asked of a store, and how passages and answers are shown."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from clara.cli.answers import answer, open_to_answer
-from clara.cli.light import import_libraries
-from clara.cli.options import DEFAULT_STORE, AnswerChoice, AnsweringModel, JsonOption, StoreOption
-from clara.cli.session import check_question
+from clara.cli.options import (
+    DEFAULT_K,
+    DEFAULT_STORE,
+    AnswerChoice,
+    AnsweringModel,
+    FittingModel,
+    JsonOption,
+    KOption,
+    ModelChoice,
+    ModeOption,
+    StoreOption,
+)
+from clara.cli.session import check_question, import_libraries, language_model, open_filled, without_model
+from clara.cli.terminal import console, note, plain, print_json, print_result, shown, snippet, write, write_emphasised
+from clara.errors import ClaraError, InputError
+from clara.records import Answer, Citation, Quote
+
+if TYPE_CHECKING:
+    from clara.answering import AnswerOptions
+    from clara.conversation import Turn
+    from clara.pipeline import Clara
+
+_OF_AN_ANSWER = frozenset({"read_as", "tokens"})
+_QUIT = frozenset({"/quit", "/exit", "/q"})
+_HELP = """\
+/help     this list
+/sources  the passages found for the last answer, whole, with their places
+/quit     the end (also /exit and /q)
+Any other line is a question. A follow-up ("and the Birch pump?", "when was it installed?") is completed from the last
+question, says how it is understood, and is answered from the same manual; where it is not sure, you are asked back."""
+_COMMAND = re.compile(r"/[\w-]*")
 
 
 def ask(
@@ -42,5 +75,295 @@ def ask(
     check_question(question)
     import_libraries()
     options = asked.options()
-    with open_to_answer(store, choice, asked, options, once=True) as rag:
-        answer(rag, question, options, as_json=as_json)
+    with _open_to_answer(store, choice, asked, options, once=True) as rag:
+        _answer(rag, question, options, as_json=as_json)
+
+
+def search(
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    *,
+    store: StoreOption = DEFAULT_STORE,
+    choice: FittingModel,
+    k: KOption = None,
+    mode: ModeOption = "hybrid",
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best passages for a question.
+
+    --mode text loads no model. --json prints a list, best first:
+
+    \b
+    [{"passage_id", "document", "start", "end", "score", "text"}]
+
+    Higher scores are better: cosine or late interaction (latent), BM25 (text), reciprocal rank fusion (hybrid).
+    """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
+    check_question(question)
+    by_words = mode == "text"
+    import_libraries()
+    from clara.answering import citation  # noqa: PLC0415
+
+    with without_model(store) if by_words else open_filled(store, choice, once=True) as rag:
+        hits = rag.search(question, k or (DEFAULT_K if by_words else rag.model.default_k), mode=mode)
+    found = [citation(hit) for hit in hits]
+    if as_json:
+        print_json([{name: value for name, value in asdict(one).items() if name not in _OF_AN_ANSWER} for one in found])
+    elif found:
+        _show_found(found)
+    else:
+        write("no passage was found; ask in other words, or use --mode hybrid")
+
+
+def _show_found(found: Sequence[Citation]) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("passage", overflow="fold")
+    table.add_column("text", overflow="fold", ratio=1)
+    for number, hit in enumerate(found, start=1):
+        table.add_row(str(number), f"{hit.score:.3f}", _place(hit.document, hit.start, hit.end), snippet(hit.text))
+    console().print(table)
+
+
+def chat(
+    *, store: StoreOption = DEFAULT_STORE, choice: AnsweringModel, asked: AnswerChoice, as_json: JsonOption = False
+) -> None:
+    """Answer questions from stdin, one a line, until /quit or the end of the input.
+
+    A follow-up is completed from the last question (by rules for English, by the model with --llm), says how it is
+    understood, and is answered from the manual of the last answer alone. Where it is not sure what it refers to, you
+    are asked back. /help lists the commands. A question that cannot be answered is said on stderr and the next one
+    follows.
+
+    --json prints one object a line: for a question what ask prints, for a follow-up also "understood": {"question",
+    "made_from", "within"}, where within is the file or folder of its manual; or {"ask_back"}, {"sources"}, {"help"},
+    {"error"}.
+    """
+    options = asked.options()
+    with _open_to_answer(store, choice, asked, options) as rag:
+        # On a terminal stdout shows the prompt too, unless it is to hold JSON alone.
+        prompt = sys.stdout if sys.stdout.isatty() and not as_json else sys.stderr
+        conversation = _Conversation(rag, options, as_json=as_json)
+        for line in _lines(prompt):
+            try:
+                conversation.take(line)
+            except ClaraError as error:
+                if as_json:
+                    print_json({"error": str(error)})
+                else:
+                    note(f"clara: {error}")
+            sys.stdout.flush()  # whoever feeds questions through a pipe waits for the answer
+
+
+class _Conversation:
+    """What was said so far, and what the next line does."""
+
+    def __init__(self, rag: Clara, options: AnswerOptions, *, as_json: bool) -> None:
+        self._rag = rag
+        self._options = options
+        self._as_json = as_json
+        self._turns: list[Turn] = []
+        self._said: Answer | None = None
+
+    def take(self, line: str) -> None:
+        """Do what a line asks for; raises ClaraError where it cannot be done."""
+        name, *rest = line.split(maxsplit=1)
+        if not _COMMAND.fullmatch(name):  # /etc/hosts is the beginning of a question
+            self._answer(line)
+            return
+        if name not in {"/help", "/sources"} | _QUIT:
+            raise InputError(f"there is no command {name}; there are /help, /sources and /quit")
+        if rest:
+            raise InputError(f"{name} takes nothing after it, got {rest[0]!r}")
+        if name == "/help":
+            print_result({"help": _HELP}, _HELP, as_json=self._as_json)
+        else:
+            self._show_passages()
+
+    def _answer(self, message: str) -> None:
+        from clara.conversation import AskBack, rewrite, understand  # noqa: PLC0415 - only a question needs them
+        from clara.messages import manual_of  # noqa: PLC0415 - as above
+
+        check_question(message)
+        llm = self._rag.llm
+        understood = rewrite(llm, self._turns, message) if llm is not None else understand(self._turns, message)
+        if isinstance(understood, AskBack):
+            self._turns.append(understood.turn())
+            print_result({"ask_back": understood.question}, understood.question, as_json=self._as_json)
+            return
+        document = understood.document
+        within = manual_of(document, self._rag.store.documents()) if document else None
+        more: dict[str, Any] = {}
+        if understood.made_from:
+            facts = {"question": understood.question, "made_from": understood.made_from, "within": within}
+            more["understood"] = facts
+            if not self._as_json:
+                write(f"understood as: {understood.question}{f' (in {shown(within)})' if within is not None else ''}")
+        options = replace(self._options, within=within)
+        self._said = _answer(self._rag, understood.question, options, as_json=self._as_json, more=more)
+        source = _document_of(self._said)
+        self._turns.append(understood.turn(self._said.text, source, answered=self._said.answered))
+        if not self._as_json:
+            write()
+
+    def _show_passages(self) -> None:
+        """Show the passages of the last answer, whole.
+
+        Raises:
+            InputError: there is no answer yet.
+            StoreError: one of them is in the store no more.
+        """
+        if self._said is None:
+            raise InputError("there is no answer yet whose sources could be shown; ask a question first")
+        from clara.ingest import location_of  # noqa: PLC0415 - loads the formats' libraries
+
+        cited = self._said.citations
+        rows = self._rag.store.get([citation.passage_id for citation in cited])
+        found = [(c, location_of(row.metadata, row.passage.start)) for c, row in zip(cited, rows, strict=True)]
+        objects = [
+            {"document": c.document, "start": c.start, "end": c.end, **asdict(where), "text": c.text}
+            for c, where in found
+        ]
+        texts = [
+            f"[{number}] {_place(c.document, c.start, c.end, where.page, where.heading)}\n{c.text.strip()}\n"
+            for number, (c, where) in enumerate(found, start=1)
+        ]
+        text = "\n".join(texts) or "no passage was found for the last answer\n"
+        print_result({"sources": objects}, text, as_json=self._as_json)
+
+
+def _lines(prompt: TextIO) -> Iterator[str]:
+    """Lines that are not blank, until one that asks to leave."""
+    for line in _typed(prompt) if sys.stdin.isatty() else _piped():
+        text = line.strip()
+        if text in _QUIT:
+            return
+        if text:
+            yield text
+
+
+def _piped() -> Iterator[str]:
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are refused, not replaced
+    # readline, not iteration: an answer is due after each line, not after a buffer of them.
+    return iter(sys.stdin.readline, "")
+
+
+def _typed(prompt: TextIO) -> Iterator[str]:
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401, PLC0415 - gives input() its line editing and history
+
+    note("Ask a question; /help lists the commands, /quit ends.")
+    while True:
+        try:
+            if prompt is sys.stdout:
+                yield input("> ")
+            else:
+                prompt.write("> ")
+                prompt.flush()
+                yield input()
+        except EOFError:
+            return
+
+
+@contextmanager
+def _open_to_answer(
+    store: Path, choice: ModelChoice, asked: AnswerChoice, options: AnswerOptions, *, once: bool = False
+) -> Iterator[Clara]:
+    """Open a store with what answers: its own model, or a language model behind a server; for one question or more.
+
+    Raises:
+        ClaraError: one of them cannot be had, or cannot do what the options ask for.
+    """
+    server = language_model(asked.llm, asked.llm_model)
+    if server is None:
+        with open_filled(store, choice, once=once) as rag:
+            yield rag
+        return
+    from clara.llm_answering import check_options  # noqa: PLC0415 - loads the model's libraries
+
+    check_options(options)
+    with server, without_model(store) if options.mode == "text" else open_filled(store, choice, once=once) as rag:
+        rag.llm = server
+        yield rag
+
+
+def _answer(
+    rag: Clara, question: str, options: AnswerOptions, *, as_json: bool, more: Mapping[str, Any] | None = None
+) -> Answer:
+    """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
+
+    ``more`` are further keys of the object.
+
+    Raises:
+        ClaraError: it cannot be answered; nothing has been printed then.
+    """
+    if as_json:
+        made = rag.ask(question, options=options)
+        print_json({**_answer_object(made), **(more or {})})
+        return made
+    if sys.stdout.isatty():
+        stream = rag.stream(question, options=options)
+        with closing(stream.pieces) as pieces:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        write()
+        made = stream.whole()
+    else:
+        made = rag.ask(question, options=options)
+        write(made.text)
+    _show_sources(made.citations, made.quote)
+    return made
+
+
+def _document_of(made: Answer) -> str:
+    """The document that an answer was taken from, as far as can be told; empty without passages."""
+    if made.quote is not None:
+        return made.quote.document
+    read = [cited for cited in made.citations if cited.read_as is not None] or list(made.citations)
+    return read[0].document if read else ""
+
+
+def _answer_object(made: Answer) -> dict[str, Any]:
+    """The object that ``clara ask --json`` prints: these keys and no others."""
+    return {
+        "answer": made.text,
+        "answered": made.answered,
+        "quote": None if made.quote is None else asdict(made.quote),
+        "citations": [asdict(citation) for citation in made.citations],
+        "tokens": asdict(made.tokens),
+        "seconds": asdict(made.seconds),
+        "context": made.context,
+    }
+
+
+def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
+    """Print the sentence that an answer stands in, then the passages found for it, numbered, with what was read."""
+    if not citations:
+        return
+    write()
+    if quote is not None:
+        start = quote.start - quote.sentence_start
+        write_emphasised(quote.sentence, start, start + quote.end - quote.start)
+    for number, cited in enumerate(citations, start=1):
+        if quote is not None and cited.passage_id == quote.passage_id:
+            where = _place(quote.document, quote.start, quote.end, quote.page, quote.heading)
+            write(f"[{number}] {where} (quoted; {_how_read(cited)})")
+        else:
+            write(f"[{number}] {_place(cited.document, cited.start, cited.end)} ({_how_read(cited)})")
+            write(f"    {snippet(cited.text)}")
+
+
+def _place(document: str, start: int, end: int, page: int | None = None, heading: str = "") -> str:
+    """Where something stands: document, characters, page or heading."""
+    on_page = f", page {page}" if page is not None else ""
+    below = f", {plain(heading)}" if heading else ""
+    return f"{shown(document)}:{start}-{end}{on_page}{below}"
+
+
+def _how_read(cited: Citation) -> str:
+    if cited.read_as is None:
+        return "not read"
+    return f"read as {cited.read_as}" + (f", {cited.tokens} tokens" if cited.tokens else "")

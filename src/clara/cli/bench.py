@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -25,9 +29,8 @@ from clara.cli.options import (
     ThreadsOption,
     takes_records,
 )
-from clara.cli.sample_server import sample_server
 from clara.cli.session import cache_folder, load_model, prepare_torch
-from clara.cli.terminal import bar, megabytes, note, print_json, write
+from clara.cli.terminal import bar, megabytes, note, print_json, print_result, write
 from clara.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,12 +65,13 @@ _SERVED_QUESTIONS = (
     "How long is the Amazon river?",
 )
 _WARM_SECONDS = 3.0
+_ADDRESS = re.compile(r"http://[^/\s]+")
 
 
-def compress(
+def _compress(
     *,
     data: _DataOption = None,
-    passages: Annotated[int, typer.Option("--passages", min=1, help="Passages to compress.")] = 2000,
+    passages: Annotated[int, typer.Option(min=1, help="Passages to compress.")] = 2000,
     rate: RateOption = None,
     as_json: JsonOption = False,
     choice: _BenchModel,
@@ -90,25 +94,22 @@ def compress(
             show(done, len(texts), "passages")
 
         speed = bench_compress(loaded, texts, rate=rate, progress=progress)
-    if as_json:
-        print_json(asdict(speed))
-        return
-    write(
+    print_result(
+        asdict(speed),
         f"{speed.passages} passages, {speed.tokens} tokens at {speed.rate}x on {speed.threads} threads: "
-        f"{speed.tokens_per_second:,.0f} tokens/s in {speed.seconds:.1f} s"
-    )
-    write(
+        f"{speed.tokens_per_second:,.0f} tokens/s in {speed.seconds:.1f} s",
         f"{speed.gflops:.0f} of {speed.peak_gflops:.0f} GFLOP/s, the bf16 matrix-product peak measured in this run: "
-        f"{speed.share_of_peak:.0%}"
+        f"{speed.share_of_peak:.0%}",
+        as_json=as_json,
     )
 
 
-def ask(
+def _ask(
     *,
     data: _DataOption = None,
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 10,
-    k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
-    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    questions: Annotated[int, typer.Option(min=1, help="Questions to ask.")] = 10,
+    k: Annotated[int, typer.Option(min=1, help="Passages a question.")] = 5,
+    rate: Annotated[int, typer.Option(min=1, help="Compression rate of the memories.")] = 16,
     as_json: JsonOption = False,
     choice: _BenchModel,
 ) -> None:
@@ -124,25 +125,24 @@ def ask(
     loaded = load_model(choice)
     texts = cycle(_windows(_texts(data, loaded), loaded))
     speed = bench_ask(loaded, [_QUESTION] * questions, [list(islice(texts, k)) for _ in range(questions)], rate=rate)
-    if as_json:
-        print_json(asdict(speed))
-        return
-    write(
+    print_result(
+        asdict(speed),
         f"first token, median of {speed.questions} questions: {speed.memory_seconds:.2f} s from {speed.rate}x memories "
         f"of {speed.passages} passages ({speed.memory_prompt:.0f} positions), {speed.text_seconds:.2f} s from their "
-        f"text ({speed.text_prompt:.0f} positions): {speed.ratio:.1f} times faster"
-    )
-    for one in speed.decoding:
-        write(
+        f"text ({speed.text_prompt:.0f} positions): {speed.ratio:.1f} times faster",
+        *(
             f"a token of {one.rows} {'answer' if one.rows == 1 else 'answers'} at once: {one.token_ms:.0f} ms, "
             f"{one.transformers_ms:.0f} ms by transformers.generate: {one.ratio:.2f} times as fast"
-        )
+            for one in speed.decoding
+        ),
+        as_json=as_json,
+    )
 
 
-def candidates(
+def _candidates(
     *,
     data: _DataOption = None,
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions to ask.")] = 5,
+    questions: Annotated[int, typer.Option(min=1, help="Questions to ask.")] = 5,
     count: Annotated[int, typer.Option("--candidates", min=1, help="Passages a question chooses from.")] = 20,
     k: KOption = None,
     rate: RateOption = None,
@@ -163,25 +163,22 @@ def candidates(
     texts = cycle(_windows(_texts(data, loaded), loaded))
     passages = [list(islice(texts, count)) for _ in range(questions)]
     speed = bench_candidates(loaded, [_QUESTION] * questions, passages, k=k or loaded.default_k, rate=rate)
-    if as_json:
-        print_json(asdict(speed))
-        return
-    write(
+    print_result(
+        asdict(speed),
         f"compression: {speed.docs_per_second:.2f} passages/s; first token, median of {speed.questions} questions with "
         f"{speed.candidates} candidates, {speed.k} of them read at {speed.rate}x: {speed.indexed_seconds:.2f} s "
-        f"indexed, {speed.compressed_seconds:.2f} s compressed when asked: {speed.ratio:.1f} times faster"
+        f"indexed, {speed.compressed_seconds:.2f} s compressed when asked: {speed.ratio:.1f} times faster",
+        as_json=as_json,
     )
 
 
-def train(
+def _train(
     *,
     data: _DataOption = None,
-    stage: Annotated[
-        list[str] | None, typer.Option("--stage", help="Stage to measure, again for each; all by default.")
-    ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Measured steps a stage, after one to warm up.")] = 5,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a step.")] = 4,
-    candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages a question chooses among.")] = 20,
+    stage: Annotated[list[str] | None, typer.Option(help="Stage to measure, again for each; all by default.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps a stage, after one to warm up.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
+    candidates: Annotated[int, typer.Option(min=2, help="Passages a question chooses among.")] = 20,
     train_compressor: Annotated[
         bool, typer.Option("--train-compressor", help="Measure end-to-end with gradients to the compressor too.")
     ] = False,
@@ -189,9 +186,7 @@ def train(
     as_json: JsonOption = False,
     model: _ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "cpu",
-    dtype: Annotated[Literal["bf16", "fp32"], typer.Option("--dtype", help="Of the base and of matrix products.")] = (
-        "bf16"
-    ),
+    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of the base and of matrix products.")] = ("bf16"),
     cache: CacheOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -244,16 +239,16 @@ def train(
         write(f"with gradients to the compressor: {gain.trained_seconds:.2f} s, {gain.trained_ratio:.1f} times")
 
 
-def store(
+def _store(
     *,
     data: _DataOption = None,
-    passages: Annotated[int, typer.Option("--passages", min=10, help="Passages of the store.")] = 10_000,
-    rate: Annotated[int, typer.Option("--rate", min=1, help="Compression rate of the memories.")] = 16,
+    passages: Annotated[int, typer.Option(min=10, help="Passages of the store.")] = 10_000,
+    rate: Annotated[int, typer.Option(min=1, help="Compression rate of the memories.")] = 16,
     codec: Annotated[
-        Literal["fp16", "int8", "int4", "residual"], typer.Option("--codec", help="How the store keeps memories.")
+        Literal["fp16", "int8", "int4", "residual"], typer.Option(help="How the store keeps memories.")
     ] = "fp16",
     real: Annotated[
-        int, typer.Option("--real", min=16, help="Real passages that are compressed, and that the others are like.")
+        int, typer.Option(min=16, help="Real passages that are compressed, and that the others are like.")
     ] = 256,
     as_json: JsonOption = False,
     choice: _BenchModel,
@@ -275,39 +270,39 @@ def store(
     plan = StoreBench.of(loaded, texts, questions, passages=passages, rate=rate, codec=codec)
     with TemporaryDirectory(prefix="clara-bench-") as folder:
         speed = bench_store(plan, Path(folder) / "store")
-    if as_json:
-        print_json(asdict(speed))
-        return
-    write(
+    searches = (("latent", speed.latent_ms), ("text", speed.text_ms), ("hybrid", speed.hybrid_ms))
+    print_result(
+        asdict(speed),
         f"{speed.passages:,} passages at {rate}x as {codec}: {speed.bytes_per_passage:,.0f} bytes each; added in "
-        f"{speed.add_seconds:.1f} s, indexed in {speed.index_seconds:.1f} s, peak memory {megabytes(speed.rss_bytes)}"
+        f"{speed.add_seconds:.1f} s, indexed in {speed.index_seconds:.1f} s, peak memory {megabytes(speed.rss_bytes)}",
+        *(
+            f"{name}: {one.p50:.1f} ms of CPU a question, one in twenty {one.p95:.1f} ms or more"
+            for name, one in searches
+        ),
+        f"recall at 10 against an exact search: {speed.recall_at_10:.3f}",
+        as_json=as_json,
     )
-    for name, one in (("latent", speed.latent_ms), ("text", speed.text_ms), ("hybrid", speed.hybrid_ms)):
-        write(f"{name}: {one.p50:.1f} ms of CPU a question, one in twenty {one.p95:.1f} ms or more")
-    write(f"recall at 10 against an exact search: {speed.recall_at_10:.3f}")
 
 
-def serve(
+def _serve(
     *,
     clients: Annotated[
-        list[int] | None,
-        typer.Option("--clients", min=1, help="Clients at once; again for each; 1, 4, 16 by default."),
+        list[int] | None, typer.Option(min=1, help="Clients at once; again for each; 1, 4, 16 by default.")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="For each number of clients.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For each number of clients.")] = 60.0,
     url: Annotated[
         str | None,
         typer.Option(
-            "--url",
             help="A server that runs, with --store of its stores and the key CLARA_API_KEY; by default one is started "
-            "over the sample documents.",
+            "over the sample documents."
         ),
     ] = None,
-    store: Annotated[str | None, typer.Option("--store", help="A store of --url; its only one by default.")] = None,
+    store: Annotated[str | None, typer.Option(help="A store of --url; its only one by default.")] = None,
     question: Annotated[
-        list[str] | None, typer.Option("--question", help="May be given again; about the sample documents by default.")
+        list[str] | None, typer.Option(help="May be given again; about the sample documents by default.")
     ] = None,
     context: ContextOption = "auto",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
     choice: _BenchModel,
 ) -> None:
@@ -330,11 +325,8 @@ def serve(
         for number in numbers:
             note(f"{number} clients …")
             runs.append(measure_load(address, questions, clients=number, seconds=seconds, key=key))
-    if as_json:
-        print_json({"max_new_tokens": max_new_tokens, "context": context, "runs": [asdict(run) for run in runs]})
-    else:
-        for run in runs:
-            write(_load_line(run))
+    value = {"max_new_tokens": max_new_tokens, "context": context, "runs": [asdict(run) for run in runs]}
+    print_result(value, *map(_load_line, runs), as_json=as_json)
     if any(run.errors for run in runs):
         raise typer.Exit(1)
 
@@ -348,12 +340,67 @@ def _load_line(run: LoadResult) -> str:
     return line + (f" ({faults})" if faults else "")
 
 
-def codecs(
+@contextmanager
+def sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
+    """Index the sample documents into a store that is deleted at the end, and serve it by a process of its own.
+
+    Args:
+        choice: of the model.
+        waiting: questions that may wait at once.
+
+    Yields:
+        The server's address, on a free port.
+
+    Raises:
+        InputError: it did not start.
+    """
+    from clara.samples import sample_folder  # noqa: PLC0415
+
+    given = {
+        "--model": choice.model,
+        "--base": choice.base,
+        "--device": choice.device,
+        "--dtype": choice.dtype,
+        "--cache": choice.cache,
+        "--threads": choice.threads,
+    }
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    clara = [sys.executable, "-m", "clara.cli"]
+    with TemporaryDirectory(prefix="clara-bench-") as folder:
+        options += ["--store", str(Path(folder) / "store")]
+        done = subprocess.run(  # noqa: S603 - ourselves
+            [*clara, "index", str(sample_folder()), *options], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise InputError(done.stderr[-500:].strip().removeprefix("clara: "))
+        serving = [*clara, "serve", "--port", "0", "--max-waiting", str(waiting), *options]
+        with subprocess.Popen(  # noqa: S603 - ourselves
+            serving, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as served:
+            try:
+                yield _address(served)
+            finally:
+                served.terminate()
+
+
+def _address(served: subprocess.Popen[str]) -> str:
+    assert served.stderr is not None  # noqa: S101 - a pipe
+    said = []
+    for line in served.stderr:
+        said.append(line)
+        found = _ADDRESS.search(line)
+        if found is not None:
+            Thread(target=served.stderr.read, daemon=True).start()  # a full pipe would stop it
+            return found[0]
+    raise InputError(f"clara serve did not start: {' '.join(said)[-500:].strip()}")
+
+
+def _codecs(
     *,
     data: Annotated[
-        list[Path], typer.Option("--data", help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
+        list[Path], typer.Option(help="Questions with docs, gold and answers (.jsonl, .jsonl.gz); repeat it.")
     ],
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Questions of each file.")] = 32,
+    limit: Annotated[int, typer.Option(min=1, help="Questions of each file.")] = 32,
     rate: RateOption = None,
     as_json: JsonOption = False,
     choice: _BenchModel,
@@ -377,21 +424,20 @@ def codecs(
     loaded = load_model(choice)
     chosen = rate or loaded.default_rate
     costs = bench_codecs(loaded, records, rate=chosen, progress=lambda step: note(f"{step} …"))
-    if as_json:
-        print_json({"questions": len(records), "rate": chosen, "codecs": [asdict(cost) for cost in costs]})
-        return
-    for cost in costs:
-        write(
-            f"{cost.codec}: {cost.bytes_per_passage:,} bytes a passage at {chosen}x; Recall@5 {cost.recall_at_5:.3f}; "
-            f"F1 {cost.f1:.3f}, {cost.f1_difference:+.3f} ({cost.f1_low:+.3f} to {cost.f1_high:+.3f}) from fp16; "
-            f"{cost.encode_per_second:,.0f} encoded and {cost.decode_per_second:,.0f} decoded a second"
-        )
+    lines = [
+        f"{cost.codec}: {cost.bytes_per_passage:,} bytes a passage at {chosen}x; Recall@5 {cost.recall_at_5:.3f}; "
+        f"F1 {cost.f1:.3f}, {cost.f1_difference:+.3f} ({cost.f1_low:+.3f} to {cost.f1_high:+.3f}) from fp16; "
+        f"{cost.encode_per_second:,.0f} encoded and {cost.decode_per_second:,.0f} decoded a second"
+        for cost in costs
+    ]
+    value = {"questions": len(records), "rate": chosen, "codecs": [asdict(cost) for cost in costs]}
+    print_result(value, *lines, as_json=as_json)
 
 
 def _records(data: Path | None) -> list[DataRecord]:
     """Records to train on for a measurement: those of a file, or made from the sample documents."""
-    from clara.bench import made_records  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
+    from clara.bench import made_records  # noqa: PLC0415
     from clara.ingest import Reader, find_files  # noqa: PLC0415
     from clara.samples import sample_folder  # noqa: PLC0415
 
@@ -430,6 +476,5 @@ def _windows(texts: list[str], model: ClaraModel) -> list[str]:
 
 
 bench = typer.Typer(help="Measure speed, as ratios with both sides in one run.", no_args_is_help=True)
-_COMMANDS: tuple[Callable[..., None], ...] = (compress, ask, candidates, train, store, serve, codecs)
-for _command in _COMMANDS:
-    bench.command()(takes_records(_command))
+for _command in (_compress, _ask, _candidates, _train, _store, _serve, _codecs):
+    bench.command(_command.__name__.removeprefix("_"))(takes_records(_command))

@@ -1,42 +1,39 @@
-"""``clara compare``: several systems on the same questions, from options or a recipe.
+"""``clara compare``: several systems on the same questions, from options or a recipe; and what ``clara eval`` shares.
 
 What a grid does is in ``clara.evaluate.run``; what it writes, in ``clara.evaluate.report``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clara.cli import evaluation
-from clara.cli.evaluation import (
-    SHOWN_REASONS,
-    EvalChoice,
-    PoolChoice,
-    ScoreChoice,
-    candidacy,
-    folders,
-    given_options,
-    origin_of,
-    refuse_foreign,
-    system_settings,
-)
-from clara.cli.options import DEFAULT_MODEL, JsonOption, ModelChoice, NamedModel
-from clara.cli.session import load_model, resolved
-from clara.cli.terminal import Tell, bar_or_lines, clock, console, note, print_json, table, write
+from clara.cli.options import DEFAULT_MODEL, JsonOption, ModelChoice, NamedModel, given_options
+from clara.cli.session import cache_folder, load_model, resolved, without_model
+from clara.cli.terminal import INTERRUPTED, Tell, bar_or_lines, clock, console, note, print_json, table, write
 from clara.errors import InputError
 
 if TYPE_CHECKING:
+    from clara.evaluate.questions import FirstStage
+    from clara.evaluate.journal import Provenance
+    from clara.evaluate.questions import Candidacy
+    from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.report import GridReport
     from clara.evaluate.run import Grid, GridProgress, GridRun
+    from clara.evaluate.system import Given, SystemSettings
+    from clara.metrics import ScoringName
+    from clara.model import ClaraModel
 
-_INTERRUPTED = 130
+SHOWN_REASONS = 5
 ALWAYS = frozenset({"limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
+"""Parameters that every kind of evaluation reads."""
+
 _SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "candidates", "retry_errors"})
 _RECIPE = ALWAYS | _SOURCES | {"recipe", "data", "system"}
 _SYSTEMS = (
@@ -45,35 +42,94 @@ _SYSTEMS = (
     | {"data", "system", "setting", "given", "rate", "k", "batch_size", "max_new_tokens", "seed", "timed"}
     | {"scoring", "yes_no"}
 )
+_PAIRS = (
+    {"name": "trained readers", "none": "closed-book-reader", "text": "reader-bm25"},
+    {"name": "zero-shot", "none": "closed-book", "text": "text-bm25"},
+)
+_OF_SEARCH = {"first_stage": "--first-stage", "candidates": "--candidates"}
+_SEARCH_MODES: dict[str, Literal["latent", "text", "hybrid"]] = {"bm25": "text", "dense": "latent", "hybrid": "hybrid"}
+_READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "bf16": "bf16", "fp32": "fp32"}
 
 
-def compare(
-    ctx: typer.Context,
-    *,
-    data: evaluation.DataOption = None,
-    system: evaluation.SystemOption = None,
-    recipe: evaluation.RecipeOption = None,
-    setting: evaluation.SettingOption = None,
+@dataclass(frozen=True, slots=True)
+class EvalChoice:
+    """What the user said about questions, systems and scores; as options in the order of ``clara compare``.
+
+    Attributes:
+        chosen: names of the options that the user gave, as against defaults of the same value.
+        folders: those of single systems, by name.
+    """
+
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Questions: a file of our own records or of a public format, a name (nq, hotpotqa, musique, 2wiki, "
+            "squad), or a BEIR folder. Several systems may be given several.",
+        ),
+    ] = None
+    system: Annotated[list[str] | None, typer.Option(metavar="NAME", help="System to compare; may be given again.")] = (
+        None
+    )
+    recipe: Annotated[Path | None, typer.Option(help="A grid of data sets, settings, rates and systems (TOML).")] = None
+    setting: Annotated[
+        Literal["oracle", "normal"] | None,
+        typer.Option(help="The gold documents are surely among the candidates (oracle, default), or as retrieved."),
+    ] = None
     given: Annotated[
         Literal["gold", "candidates"] | None,
-        typer.Option("--given", help="The k ranked first among the candidates (default), or the gold documents."),
-    ] = None,
-    rate: evaluation.RatesOption = None,
-    limit: evaluation.LimitOption = None,
-    k: evaluation.PassagesOption = 5,
-    reader: Annotated[
-        str | None, typer.Option("--reader", metavar="DIR", help="The same as --option reader=DIR.")
-    ] = None,
-    option: evaluation.FolderOption = None,
-    pool: PoolChoice,
-    batch_size: evaluation.BatchOption = 8,
-    max_new_tokens: evaluation.LengthOption = 32,
-    scores: ScoreChoice,
-    seed: evaluation.SeedOption = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for report, results, rows and journals.")] = None,
-    as_json: JsonOption = False,
-    choice: NamedModel,
-) -> None:
+        typer.Option(help="The k ranked first among the candidates (default), or the gold documents."),
+    ] = None
+    rate: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Compression rate; the model's by default. Of systems it may be given again."),
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first questions; of a recipe at most so many of each block.")
+    ] = None
+    k: Annotated[int, typer.Option(min=1, help="Documents in the prompt with --given candidates.")] = 5
+    reader: Annotated[str | None, typer.Option(metavar="DIR", help="The same as --option reader=DIR.")] = None
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="Folder that a system needs; may be given again.")
+    ] = None
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="CLARA_DATA", help="Folder of the named data sets: NAME.SETTING.jsonl.gz.")
+    ] = None
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|pool",
+            help="Where candidates come from: a store, a BEIR folder, a passage file, or the file's own pooled.",
+        ),
+    ] = None
+    first_stage: Annotated[Literal["bm25", "dense", "hybrid"], typer.Option(help="How a corpus is searched.")] = "bm25"
+    candidates: Annotated[int, typer.Option(min=1, help="Documents a question from a corpus.")] = 20
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32
+    scoring: Annotated[
+        Literal["squad", "hotpotqa", "triviaqa", "paper", "official"],
+        typer.Option(
+            help="Whose rule answers are scored by: SQuAD 2.0, HotpotQA (yes and no count only whole), TriviaQA, the "
+            "CLaRa paper's release, or official: that of each question's data set."
+        ),
+    ] = "squad"
+    yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False
+    timed: Annotated[int, typer.Option(min=0, help="Questions of each run that are timed to the first token.")] = 8
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
+    ] = False
+    seed: Annotated[int, typer.Option(min=0, help="Of bootstrap and permutation tests.")] = 0
+    out: Annotated[Path | None, typer.Option(help="Folder for report, results, rows and journals.")] = None
+    chosen: frozenset[str] = frozenset()
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> ScoringName:
+        """The rule of scoring."""
+        return "hotpotqa" if self.yes_no else self.scoring
+
+
+def compare(ctx: typer.Context, *, asked: EvalChoice, as_json: JsonOption = False, choice: NamedModel) -> None:
     """Compare systems on the same questions: scores, intervals, paired tests, rankings, times (docs/systems.md).
 
     \b
@@ -84,24 +140,6 @@ def compare(
     resumes after an interruption or a kill and asks nothing twice. A trial of a recipe with --limit leaves its page in
     OUT. --json prints what results.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    asked = EvalChoice(
-        chosen=frozenset(given_options(ctx, "COMMANDLINE", "ENVIRONMENT")),
-        data=tuple(data or ()),
-        setting=setting or "oracle",
-        systems=tuple(system or ()),
-        rates=tuple(rate or ()),
-        given=given or "candidates",
-        limit=limit,
-        k=k,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        options=folders(option, reader),
-        pool=pool,
-        scores=scores,
-        recipe=recipe,
-        seed=seed,
-        out=out,
-    )
     run_comparison(ctx, asked, choice, as_json=as_json)
 
 
@@ -119,9 +157,10 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
         refuse_foreign(ctx, _RECIPE, "with --recipe, which says it")
     else:
         refuse_foreign(ctx, _SYSTEMS, "with --system")
+    asked = replace(asked, chosen=chosen_options(ctx), folders=_folders(asked.option, asked.reader))
     if asked.out is None:
         raise InputError("a comparison needs --out DIR: its journals make it resumable, its report stands there")
-    if asked.recipe is None and (not asked.systems or not asked.data):
+    if asked.recipe is None and (not asked.system or not asked.data):
         raise InputError(f"give --data and --system NAME; systems: {', '.join(sorted(SYSTEMS))}")
     grid = _grid(asked)
     runs = plan(grid.runs, limit=asked.limit)
@@ -130,7 +169,7 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
         report = _run(asked, choice, grid, runs)
     except KeyboardInterrupt:
         note("clara: interrupted; the same command goes on after the last batch")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     _say_left_out(report)
     written = write_report(report, asked.out)
     if grid.page is not None:
@@ -146,37 +185,31 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
             write(str(path))
 
 
-_PAIRS = (
-    {"name": "trained readers", "none": "closed-book-reader", "text": "reader-bm25"},
-    {"name": "zero-shot", "none": "closed-book", "text": "text-bm25"},
-)
-
-
 def _grid(asked: EvalChoice) -> Grid:
     """The grid of the recipe, or of the options alone."""
     from clara.config import check, read_toml  # noqa: PLC0415
     from clara.evaluate.run import Grid  # noqa: PLC0415
 
     if asked.recipe is not None:
-        if asked.systems or asked.data:
+        if asked.system or asked.data:
             raise InputError("--recipe says which data and systems; leave --data and --system out, or the recipe")
         return check(Grid, read_toml(asked.recipe), source=str(asked.recipe))
     block = {
         "data": asked.data,
-        "settings": (asked.setting,),
-        "systems": asked.systems,
-        "rates": asked.rates,
-        "given": asked.given,
+        "settings": (asked.setting or "oracle",),
+        "systems": asked.system,
+        "rates": asked.rate or (),
+        "given": asked.given or "candidates",
         "limit": asked.limit,
         "k": asked.k,
     }
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "scoring": asked.scores.rule,
+        "scoring": asked.rule,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
-        "timed": asked.scores.timed,
+        "timed": asked.timed,
         "seed": asked.seed,
     }
     return check(Grid, values, source="command line")
@@ -194,7 +227,7 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
     choice = resolved(choice)
     name = choice.model if "model" in asked.chosen or grid.model is None else grid.model
     model = load_model(choice, name or DEFAULT_MODEL)
-    settings = system_settings(asked, choice, model)
+    settings = system_settings(asked, choice, model, given=asked.given or "candidates")
     settings = replace(
         settings,
         max_new_tokens=grid.max_new_tokens,
@@ -207,14 +240,14 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
     how = RunSettings(
         folder=(asked.out or Path()) / "journals",
         batch_size=grid.batch_size,
-        retry_errors=asked.scores.retry_errors,
+        retry_errors=asked.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
     )
     scoring = Scoring(rule=grid.scoring, seed=grid.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
+        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
         tell = opened.enter_context(bar_or_lines("questions"))
         found = run_grid(runs, SYSTEMS, settings, loader, how, scoring=scoring, on_progress=_telling(tell))
     return make_report(found, origin, scoring, grid.benefit)
@@ -265,3 +298,100 @@ def _show(report: GridReport) -> None:
 
 def _three(value: float | None) -> str:
     return f"{value:.3f}" if value is not None else ""
+
+
+def chosen_options(ctx: typer.Context) -> frozenset[str]:
+    """Names of the options that the user gave, typed or by the environment."""
+    return frozenset(given_options(ctx, "COMMANDLINE", "ENVIRONMENT"))
+
+
+def refuse_foreign(ctx: typer.Context, allowed: frozenset[str], what: str) -> None:
+    """Refuse what was typed and would not be looked at: a number must not depend on an option that was dropped.
+
+    Raises:
+        InputError: names all of it.
+    """
+    foreign = [option for name, option in given_options(ctx, "COMMANDLINE").items() if name not in allowed]
+    if foreign:
+        raise InputError(f"{', '.join(foreign)} has no meaning {what}; leave it out")
+
+
+def _folders(given: list[str] | None, reader: str | None) -> dict[str, Path]:
+    """The folders of single systems, by name."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        name, sign, folder = text.partition("=")
+        if not sign or not name or not folder:
+            raise InputError(f"--option {text!r} must be NAME=DIR, for example reader=runs/reader/reader")
+        found[name] = Path(folder).expanduser()
+    if reader in {"generator", "base"}:
+        raise InputError(f"--reader {reader} is for a single model; with --system it is the folder of a reader")
+    if reader is not None:
+        found["reader"] = Path(reader).expanduser()
+    return found
+
+
+def system_settings(
+    asked: EvalChoice, choice: ModelChoice, model: ClaraModel, *, given: Given, quoted: bool = False
+) -> SystemSettings:
+    """Settings of the systems of a run, as far as the options say them."""
+    from clara.evaluate.system import SystemSettings  # noqa: PLC0415
+
+    return SystemSettings(
+        k=asked.k,
+        rate=asked.rate[0] if asked.rate is not None and len(asked.rate) == 1 else None,
+        given=given,
+        max_new_tokens=asked.max_new_tokens,
+        batch_size=asked.batch_size,
+        model=model,
+        weights_cache=cache_folder(choice.cache),
+        options={**({"base": Path(choice.base)} if choice.base else {}), **asked.folders},
+        device=choice.device,
+        reader_dtype=_READER_DTYPES.get(choice.dtype, "auto"),
+        timed=asked.timed,
+        quoted=quoted,
+    )
+
+
+def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
+    """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
+    from clara.evaluate.journal import Provenance  # noqa: PLC0415
+    from clara.evaluate.weights import whole_identity  # noqa: PLC0415
+
+    weights = whole_identity(model) if checkpoint is None else checkpoint
+    command = " ".join(["clara", *sys.argv[1:]])
+    return Provenance(command=command, model=model.name, checkpoint=weights, seed=seed, device=device)
+
+
+def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:
+    """Where candidates come from; a store stays open as long as ``opened``."""
+    from clara.evaluate.questions import Candidacy  # noqa: PLC0415
+
+    stage: FirstStage | None = None
+    encoder: TextEncoder | None = None
+    if asked.corpus is not None and (Path(asked.corpus) / "store.json").is_file():
+        stage = opened.enter_context(_store(Path(asked.corpus), asked.first_stage, model))
+    elif asked.first_stage != "bm25":
+        from clara.evaluate.rankers import minilm  # noqa: PLC0415
+
+        encoder = minilm(settings)
+    return Candidacy(
+        corpus=asked.corpus,
+        stage=stage,
+        first_stage=asked.first_stage,
+        candidates=asked.candidates,
+        encoder=encoder,
+        typed=tuple(text for name, text in _OF_SEARCH.items() if name in asked.chosen),
+    )
+
+
+@contextmanager
+def _store(path: Path, first_stage: Literal["bm25", "dense", "hybrid"], model: ClaraModel) -> Iterator[FirstStage]:
+    """A store as first stage, with the model under test where it is searched by memory."""
+    from clara.evaluate.questions import store_search  # noqa: PLC0415
+    from clara.pipeline import Clara  # noqa: PLC0415
+
+    mode = _SEARCH_MODES[first_stage]
+    with without_model(path) if first_stage == "bm25" else Clara.open(path, model=model, create=False) as rag:
+        label = f"{path} ({rag.store.count()} passages)"
+        yield store_search(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)

@@ -33,12 +33,7 @@ _NAMED = ("torch", "transformers", "peft", "lancedb", "numpy")
 _FREE_BYTES = 1_000_000_000  # for one embedded base model while it is made, with room to spare
 
 
-def doctor(
-    *,
-    store: StoreOption = DEFAULT_STORE,
-    choice: ModelChoice,
-    as_json: JsonOption = False,
-) -> None:
+def doctor(*, store: StoreOption = DEFAULT_STORE, choice: ModelChoice, as_json: JsonOption = False) -> None:
     """Check the installation, the model and the store; say what to do about what is wrong.
 
     Downloads nothing. Ends with exit code 1 if a check fails; a warning is not a failure.
@@ -46,66 +41,58 @@ def doctor(
     --json prints {"ok", "checks": [{"name", "status", "detail", "remedy"}]}, status being ok, warn or fail.
     """
     found = []
-    for check in _run_checks(store, choice):
-        found.append(check)
+    for name, check in _run_checks(store, choice):
+        found.append({"name": name, **asdict(check)})
         if not as_json:
-            write(f"{check.status:<4}  {check.name}: {check.detail}")
+            write(f"{check.status:<4}  {name}: {check.detail}")
             if check.remedy:
                 write(f"      -> {check.remedy}")
-    failed = any(check.status == "fail" for check in found)
+    failed = any(check["status"] == "fail" for check in found)
     if as_json:
-        print_json({"ok": not failed, "checks": [asdict(check) for check in found]})
+        print_json({"ok": not failed, "checks": found})
     if failed:
         raise typer.Exit(_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One thing looked at.
+    """One thing looked at, what was found, and what to do about it."""
 
-    Attributes:
-        name: in a word or two.
-        status: ``ok``, ``warn`` (works, but) or ``fail``.
-        detail: what was found.
-        remedy: what to do about it; empty where there is nothing to do.
-    """
-
-    name: str
     status: Literal["ok", "warn", "fail"]
     detail: str
     remedy: str = ""
 
 
-def _run_checks(store: Path, choice: ModelChoice) -> Iterator[_Check]:
-    """All checks, one after the other; a check that cannot be made fails, and those that need it are left out."""
-    yield _python()
-    yield _guarded("packages", _packages, _REINSTALL)
-    hardware = _guarded("torch", lambda: _torch(choice), _REINSTALL)
-    yield hardware
-    yield _guarded("number format", lambda: _number_format(choice), _REINSTALL)
-    yield _guarded("disk", lambda: _disk(choice), "free some space, or name another folder with --cache")
+def _run_checks(store: Path, choice: ModelChoice) -> Iterator[tuple[str, _Check]]:
+    """All checks by name, one after the other; one that cannot be made fails, and those that need it are left out."""
+    yield "python", _python()
+    yield "packages", _guarded(_packages)
+    hardware = _guarded(lambda: _torch(choice))
+    yield "torch", hardware
+    yield "number format", _guarded(lambda: _number_format(choice))
+    yield "disk", _guarded(lambda: _disk(choice), "free some space, or name another folder with --cache")
     subject = _Subject(store, choice)
-    for name, work in (("checkpoint", subject.checkpoint), ("base model", subject.base)):
-        yield _guarded(name, work, _REINSTALL)
+    yield "checkpoint", _guarded(subject.checkpoint)
+    yield "base model", _guarded(subject.base)
     if subject.ready and hardware.status != "fail":
-        yield _guarded("end to end", subject.end_to_end, "run with --debug and report what it says")
-    yield _guarded("store", subject.check_store, "index the documents again into another --store")
+        yield "end to end", _guarded(subject.end_to_end, "run with --debug and report what it says")
+    yield "store", _guarded(subject.check_store, "index the documents again into another --store")
 
 
-def _guarded(name: str, work: Callable[[], _Check], remedy: str) -> _Check:
+def _guarded(work: Callable[[], _Check], remedy: str = _REINSTALL) -> _Check:
     try:
         return work()
     except ClaraError as error:  # its message has the remedy
-        return _Check(name, "fail", str(error))
+        return _Check("fail", str(error))
     except Exception as error:  # noqa: BLE001 - a broken installation can raise anything, and is what is looked for
-        return _Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
+        return _Check("fail", f"{type(error).__name__}: {error}", remedy)
 
 
 def _python() -> _Check:
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _PYTHON:
-        return _Check("python", "fail", found, "clara needs Python 3.11 or newer; make a new environment with it")
-    return _Check("python", "ok", found)
+        return _Check("fail", found, "clara needs Python 3.11 or newer; make a new environment with it")
+    return _Check("ok", found)
 
 
 def _packages() -> _Check:
@@ -126,9 +113,9 @@ def _packages() -> _Check:
         if not wanted.specifier.contains(found, prereleases=True):
             faults.append(f"{wanted.name} {found} (needs {wanted.specifier})")
     if faults:
-        return _Check("packages", "fail", "; ".join(faults), _REINSTALL)
+        return _Check("fail", "; ".join(faults), _REINSTALL)
     named = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
-    return _Check("packages", "ok", f"{count} as required ({named})")
+    return _Check("ok", f"{count} as required ({named})")
 
 
 def _torch(choice: ModelChoice) -> _Check:
@@ -138,16 +125,16 @@ def _torch(choice: ModelChoice) -> _Check:
     from clara.model.placement import SPREAD  # noqa: PLC0415
 
     if device in SPREAD:
-        return _Check("torch", "ok", f"{device}: {counted(torch.cuda.device_count(), 'GPU')}")
+        return _Check("ok", f"{device}: {counted(torch.cuda.device_count(), 'GPU')}")
     if torch.device(device).type == "cuda":
-        return _Check("torch", "ok", f"{device}: {torch.cuda.get_device_name(device)}")
+        return _Check("ok", f"{device}: {torch.cuda.get_device_name(device)}")
     threads, cores = torch.get_num_threads(), _cores()
     detail = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
     if threads > cores:
-        return _Check("torch", "warn", detail, f"more threads than cores slow each other down: --threads {cores}")
+        return _Check("warn", detail, f"more threads than cores slow each other down: --threads {cores}")
     if torch.cuda.is_available() and choice.device == "cpu":
-        return _Check("torch", "warn", f"{detail}; there is a GPU", "--device auto uses it")
-    return _Check("torch", "ok", detail)
+        return _Check("warn", f"{detail}; there is a GPU", "--device auto uses it")
+    return _Check("ok", detail)
 
 
 def _cores() -> int:
@@ -161,11 +148,9 @@ def _number_format(choice: ModelChoice) -> _Check:
 
     device = prepare_torch(choice.device, choice.threads)
     if natural_dtype(device) is torch.bfloat16:
-        return _Check("number format", "ok", "bf16 is multiplied faster than fp32")
+        return _Check("ok", "bf16 is multiplied faster than fp32")
     remedy = "" if choice.dtype != "bf16" else "--dtype auto is faster here"
-    return _Check(
-        "number format", "warn", "bf16 would be multiplied slower: fp32 is used, with twice the memory", remedy
-    )
+    return _Check("warn", "bf16 would be multiplied slower: fp32 is used, with twice the memory", remedy)
 
 
 def _disk(choice: ModelChoice) -> _Check:
@@ -174,11 +159,11 @@ def _disk(choice: ModelChoice) -> _Check:
     free = shutil.disk_usage(place).free
     detail = f"{megabytes(free)} free for base weights in {cache}"
     if not os.access(place, os.W_OK):
-        return _Check("disk", "warn", f"{cache} cannot be written", "name another folder with --cache or CLARA_CACHE")
+        return _Check("warn", f"{cache} cannot be written", "name another folder with --cache or CLARA_CACHE")
     if free < _FREE_BYTES:
         remedy = f"free some space ({megabytes(_FREE_BYTES)}), or name another folder with --cache or CLARA_CACHE"
-        return _Check("disk", "warn", detail, remedy)
-    return _Check("disk", "ok", detail)
+        return _Check("warn", detail, remedy)
+    return _Check("ok", detail)
 
 
 class _Subject:
@@ -208,14 +193,14 @@ class _Subject:
             found = apple_format.read(folder)
             named, rate = found.config.decoder_model_name, found.config.compr_rate
             detail = f"{self._name()}: Apple's format, rate {rate}x, stage {found.stage}, on {named}"
-            return _Check("checkpoint", "ok", detail)
+            return _Check("ok", detail)
         manifest = checkpoint.read_manifest(folder)
         self._manifest = manifest
         rates = ", ".join(f"{rate}x" for rate in manifest.compression.rates)
         detail = f"{self._name()}: rates {rates}, stage {manifest.stage}, on {manifest.base_model}"
         if manifest.stage == "untrained":
-            return _Check("checkpoint", "warn", detail, "train it: clara train scp")
-        return _Check("checkpoint", "ok", detail)
+            return _Check("warn", detail, "train it: clara train scp")
+        return _Check("ok", detail)
 
     def base(self) -> _Check:
         """Are the base weights here, and the ones the checkpoint was trained on?"""
@@ -225,12 +210,12 @@ class _Subject:
         files = _files_here(name, cache_folder(self._choice.cache))
         if files is None:
             remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
-            return _Check("base model", "warn", f"{name} is not on this machine yet", remedy)
+            return _Check("warn", f"{name} is not on this machine yet", remedy)
         found = identity(files)
         if self._manifest is not None and found != self._manifest.base_identity:
             detail = f"{name} ({found}) is not what the checkpoint was trained on"
             remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
-            return _Check("base model", "fail", detail, remedy)
+            return _Check("fail", detail, remedy)
         self._base_present = True
         return self._memory(name, files, found)
 
@@ -242,7 +227,7 @@ class _Subject:
 
         detail = f"{name} (identity {found})"
         if self._folder is None:
-            return _Check("base model", "ok", detail)
+            return _Check("ok", detail)
         device = prepare_torch(self._choice.device, self._choice.threads)
         where = placement(self._choice.dtype, device)
         if self._manifest is not None:
@@ -253,10 +238,8 @@ class _Subject:
         needed, free = create.need(files, where, size), available(where)
         detail += f"; takes about {needed}, {gigabytes(free)} are free on {device}"
         if needed.total - needed.merged > free:
-            return _Check(
-                "base model", "fail", detail, "--dtype int8 or int4, another --device, or a smaller base model"
-            )
-        return _Check("base model", "ok", detail)
+            return _Check("fail", detail, "--dtype int8 or int4, another --device, or a smaller base model")
+        return _Check("ok", detail)
 
     def end_to_end(self) -> _Check:
         """Compress a sentence, encode a question, answer it."""
@@ -268,13 +251,13 @@ class _Subject:
         generation = model.generate("Where did the cat sit?", [memory], max_new_tokens=4)
         seconds = time.perf_counter() - ready
         detail = f"loaded in {ready - started:.1f} s; compressed and answered in {seconds:.1f} s"
-        return _Check("end to end", "ok", f"{detail} ({counted(generation.tokens.memory, 'memory token')} read)")
+        return _Check("ok", f"{detail} ({counted(generation.tokens.memory, 'memory token')} read)")
 
     def check_store(self) -> _Check:
         """Can the store be opened, is it whole, and is it this model's?"""
         filled_by = stored_model(self._store)
         if filled_by is None:
-            return _Check("store", "ok", f"none at {self._store} yet; clara index PATH makes one")
+            return _Check("ok", f"none at {self._store} yet; clara index PATH makes one")
         with open_store(self._store) as store:
             documents, unfinished, passages = len(store.documents()), len(store.unfinished()), store.count()
             other = self._model is not None and self._model.fingerprint != filled_by.fingerprint
@@ -285,16 +268,16 @@ class _Subject:
         )
         if other:
             remedy = f"use --model {filled_by.name}, or index the documents again into another --store"
-            return _Check("store", "fail", f"{detail}; filled by another model than {self._name()}", remedy)
+            return _Check("fail", f"{detail}; filled by another model than {self._name()}", remedy)
         if damaged:
             names = sorted({document for _, document in damaged})
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             remedy = f"clara remove {shown(names[0])}{more}, then clara index them again; the disk may be failing"
-            return _Check("store", "fail", f"{detail}; {counted(len(damaged), 'passage')} damaged on disk", remedy)
+            return _Check("fail", f"{detail}; {counted(len(damaged), 'passage')} damaged on disk", remedy)
         if unfinished:
             remedy = "run the same clara index again; it finishes them"
-            return _Check("store", "warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)
-        return _Check("store", "ok", detail)
+            return _Check("warn", f"{detail}; {counted(unfinished, 'document')} unfinished", remedy)
+        return _Check("ok", detail)
 
     def _base_name(self) -> str:
         if self._choice.base is not None:

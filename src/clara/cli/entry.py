@@ -61,8 +61,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
     debug: Annotated[
-        bool,
-        typer.Option("--debug", envvar="CLARA_DEBUG", help="Show tracebacks and warnings; may stand anywhere."),
+        bool, typer.Option("--debug", envvar="CLARA_DEBUG", help="Show tracebacks and warnings; may stand anywhere.")
     ] = False,
 ) -> None:
     """Compress documents once into memory tokens; search them and answer from them, offline."""
@@ -71,33 +70,33 @@ def _root(
         sys.stdout.write(ctx.get_help() + "\n")
 
 
-_COMMANDS = (
-    "index",
-    "ask",
-    "search",
-    "chat",
-    "serve",
-    "mcp",
-    "remove",
-    "merge",
-    "upgrade",
-    "info",
-    "doctor",
-    "train",
-    "calibrate",
-    "eval",
-    "compare",
-    "inspect",
-    "analyse",
-    "bench",
-    "synth",
-    "convert-records",
-    "convert",
-    "export",
-    "push",
-    "pull",
-)
-"""Each is a function of a file of this room, both of that name; ``eval`` is the name of another function already."""
+_COMMANDS = {
+    "index": "store",
+    "ask": "ask",
+    "search": "ask",
+    "chat": "ask",
+    "serve": "serve",
+    "mcp": "serve",
+    "remove": "store",
+    "merge": "store",
+    "upgrade": "store",
+    "info": "store",
+    "doctor": "doctor",
+    "train": "train",
+    "calibrate": "train",
+    "eval": "eval",
+    "compare": "compare",
+    "inspect": "analyse",
+    "analyse": "analyse",
+    "bench": "bench",
+    "synth": "records",
+    "convert-records": "records",
+    "convert": "checkpoints",
+    "export": "checkpoints",
+    "push": "checkpoints",
+    "pull": "checkpoints",
+}
+"""The file of this room that each is a function of, by its name; ``eval`` is the name of another function already."""
 
 
 def application(command: str | None = None) -> typer.Typer:
@@ -105,8 +104,8 @@ def application(command: str | None = None) -> typer.Typer:
     app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_root)
     for name in (command,) if command in _COMMANDS else _COMMANDS:
-        file = name.replace("-", "_")
-        made = getattr(import_module(f"clara.cli.{file}"), "evaluate" if name == "eval" else file)
+        function = "evaluate" if name == "eval" else name.replace("-", "_")
+        made = getattr(import_module(f"clara.cli.{_COMMANDS[name]}"), function)
         if isinstance(made, typer.Typer):
             app.add_typer(made, name=name)
         else:

@@ -1,32 +1,32 @@
-"""``clara eval``: one model's answers on questions with gold answers.
+"""``clara eval``: one model's answers on questions with gold answers, or with ``--bed`` on people's documents.
 
 ``clara compare`` measures several systems by the same engine (``clara.evaluate.run``); ``--system`` and ``--recipe``
-stay here as an alias of it, ``--fidelity`` as one of ``clara analyse fidelity``.
+stay here as an alias of it, ``--fidelity`` as one of ``clara analyse fidelity``. What is right on the test bed is
+``clara.evaluate.bed``'s.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
-from clara.cli import evaluation
-from clara.cli.compare import ALWAYS, run_comparison
-from clara.cli.eval_bed import BedChoice, ask_bed
-from clara.cli.evaluation import (
+from clara.cli.analyse import measure_fidelity
+from clara.cli.compare import (
+    ALWAYS,
     SHOWN_REASONS,
     EvalChoice,
-    PoolChoice,
-    ScoreChoice,
     candidacy,
-    folders,
-    given_options,
+    chosen_options,
     origin_of,
     refuse_foreign,
+    run_comparison,
     system_settings,
 )
 from clara.cli.options import JsonOption, ModelChoice, NamedModel
@@ -35,11 +35,13 @@ from clara.cli.terminal import bar, console, note, print_json, table
 from clara.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from clara.evaluate.bed import BedScore
     from clara.evaluate.journal import Provenance
     from clara.evaluate.questions import Task
     from clara.evaluate.results import Result
     from clara.records import ContextKind
 
+_DEFAULT_BED = Path("benchmarks/manuals")
 _FIDELITY = ALWAYS | {"data", "rate", "fidelity", "encoder"}
 _BED = (ALWAYS - {"limit"}) | {"data", "bed", "bed_docs", "bed_system", "half"}
 _SINGLE = (
@@ -49,64 +51,65 @@ _SINGLE = (
 )
 
 
-def evaluate(
-    ctx: typer.Context,
-    *,
-    data: evaluation.DataOption = None,
+@dataclass(frozen=True, slots=True)
+class _ModelEvalChoice(EvalChoice):
+    """What the user said about one model, with the options of systems and of the test bed."""
+
+    ORDER: ClassVar[str] = (
+        "data given context rate limit k reader wording batch_size max_new_tokens setting system option data_dir "
+        "corpus first_stage candidates scoring yes_no timed retry_errors fidelity encoder bed bed_docs bed_system half "
+        "recipe seed out"
+    )
+
     given: Annotated[
         Literal["gold", "candidates"] | None,
         typer.Option(
-            "--given",
-            help="The gold documents (default), or the k ranked first among the candidates (default with --system).",
+            help="The gold documents (default), or the k ranked first among the candidates (default with --system)."
         ),
-    ] = None,
-    context: Annotated[
-        Literal["memory", "text", "none"] | None,
-        typer.Option(
-            "--context",
-            help="What is read of the passages: their memories, their text, or nothing. Default memory; a --system "
-            "has its own.",
-        ),
-    ] = None,
-    rate: evaluation.RatesOption = None,
-    limit: evaluation.LimitOption = None,
-    k: evaluation.PassagesOption = 5,
+    ] = None
     reader: Annotated[
         str | None,
         typer.Option(
-            "--reader",
             metavar="generator|base|DIR",
             help="What reads: by default generator for memory, else base; or a folder of clara train reader.",
         ),
-    ] = None,
-    wording: Annotated[
-        Literal["free", "quoted"],
-        typer.Option(
-            "--wording",
-            help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted.",
-        ),
-    ] = "free",
-    batch_size: evaluation.BatchOption = 8,
-    max_new_tokens: evaluation.LengthOption = 32,
-    setting: evaluation.SettingOption = None,
-    system: evaluation.SystemOption = None,
-    option: evaluation.FolderOption = None,
-    pool: PoolChoice,
-    scores: ScoreChoice,
-    fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False,
-    encoder: Annotated[
-        Path | None, typer.Option("--encoder", help="Of --fidelity: folder of an encoder for BERTScore.")
-    ] = None,
-    bed: BedChoice,
-    recipe: evaluation.RecipeOption = None,
-    seed: evaluation.SeedOption = 0,
+    ] = None
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
-    ] = None,
-    as_json: JsonOption = False,
-    choice: NamedModel,
-) -> None:
+        typer.Option(help="Folder for results.json, rows, provenance and the journal that a rerun resumes."),
+    ] = None
+    context: Annotated[
+        Literal["memory", "text", "none"] | None,
+        typer.Option(
+            help="What is read of the passages: their memories, their text, or nothing. Default memory; a --system "
+            "has its own."
+        ),
+    ] = None
+    wording: Annotated[
+        Literal["free", "quoted"],
+        typer.Option(help="Answers in any words, or held to those of the documents given. With --system: NAME-quoted."),
+    ] = "free"
+    fidelity: Annotated[bool, typer.Option("--fidelity", help="The same as clara analyse fidelity.")] = False
+    encoder: Annotated[Path | None, typer.Option(help="Of --fidelity: folder of an encoder for BERTScore.")] = None
+    bed: Annotated[
+        bool, typer.Option("--bed", help="Index a test bed's documents and ask its questions: --data is its folder.")
+    ] = False
+    bed_docs: Annotated[
+        Path, typer.Option(metavar="DIR", help="Of --bed: the documents that its fetch.py brought.")
+    ] = Path(".bed")
+    bed_system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of --bed: default, memory, text, bm25-plain, closed-book; may be given again. All by default.",
+        ),
+    ] = None
+    half: Annotated[
+        Literal["tuning", "reporting", "all"], typer.Option(help="Of --bed: which half of the questions.")
+    ] = "reporting"
+
+
+def evaluate(ctx: typer.Context, *, asked: _ModelEvalChoice, as_json: JsonOption = False, choice: NamedModel) -> None:
     """Measure one model's answers: exact match, token F1, cover-EM and Recall@5, with 95 % bootstrap intervals.
 
     clara eval --data FILE --json prints one object:
@@ -128,74 +131,52 @@ def evaluate(
     abstained answers, where the evidence was found, tokens read and seconds, by collection and system. DIR then holds
     bed.json, rows.jsonl (an answer a line) and the stores. --json prints what bed.json holds.
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
-    systems = bool(system or recipe)
-    if systems and context is not None:
+    systems = bool(asked.system or asked.recipe)
+    if systems and asked.context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
-    if bed.bed:
+    if asked.bed:
         refuse_foreign(ctx, _BED, "with --bed")
-        ask_bed(bed, data[0] if data else None, out=out, choice=choice, as_json=as_json)
-        return
-    if fidelity:
-        from clara.cli.fidelity import measure  # noqa: PLC0415
-
+        _ask_bed(asked, choice, as_json=as_json)
+    elif asked.fidelity:
         refuse_foreign(ctx, _FIDELITY, "with --fidelity")
-        if len(data or ()) != 1:
+        if asked.data is None or len(asked.data) != 1:
             raise InputError("--fidelity reads the passages of one --data FILE")
-        path = Path((data or [""])[0])
-        measure(path, rate or (), limit=limit, encoder=encoder, out=out, choice=choice, as_json=as_json)
-        return
-    if not systems:
-        refuse_foreign(ctx, _SINGLE, "for a single model (give --system or --fidelity)")
-    asked = EvalChoice(
-        chosen=frozenset(given_options(ctx, "COMMANDLINE", "ENVIRONMENT")),
-        data=tuple(data or ()),
-        setting=setting or "oracle",
-        systems=tuple(system or ()),
-        rates=tuple(rate or ()),
-        given=given or ("candidates" if systems else "gold"),
-        limit=limit,
-        k=k,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        options=folders(option, reader if systems else None),
-        pool=pool,
-        scores=scores if systems else replace(scores, timed=0),
-        recipe=recipe,
-        seed=seed,
-        out=out,
-    )
-    if systems:
+        measure_fidelity(
+            Path(asked.data[0]),
+            asked.rate or (),
+            limit=asked.limit,
+            encoder=asked.encoder,
+            out=asked.out,
+            choice=choice,
+            as_json=as_json,
+        )
+    elif systems:
         run_comparison(ctx, asked, choice, as_json=as_json)
     else:
-        _measure(asked, choice, context or "memory", reader, quoted=wording == "quoted", as_json=as_json)
+        refuse_foreign(ctx, _SINGLE, "for a single model (give --system or --fidelity)")
+        _measure(replace(asked, chosen=chosen_options(ctx)), choice, as_json=as_json)
 
 
-def _measure(
-    asked: EvalChoice,
-    choice: ModelChoice,
-    context: ContextKind,
-    reader: str | None,
-    *,
-    quoted: bool,
-    as_json: bool,
-) -> None:
+def _measure(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
     """Measure one model and show its scores."""
     from clara.evaluate.report import model_summary, write_model_report  # noqa: PLC0415
 
-    if len(asked.data) != 1 or len(asked.rates) > 1:
+    if len(asked.data or ()) != 1 or len(asked.rate or ()) > 1:
         raise InputError("one model is measured on one --data at one --rate; give --system to compare on several")
-    if asked.scores.retry_errors and asked.out is None:
+    if asked.retry_errors and asked.out is None:
         raise InputError("--retry-errors needs the --out DIR of the earlier run: its journal stands there")
-    folder = None if reader in {None, "generator", "base"} else _reader_folder(str(reader), context, choice)
-    if folder is not None:
-        asked = replace(asked, options={"reader": folder})
-    weights = "reader" if folder is not None else reader or ("generator" if context == "memory" else "base")
+    context: ContextKind = asked.context or "memory"
+    reader = asked.reader or ("generator" if context == "memory" else "base")
+    folder = None
+    if reader not in {"generator", "base"}:
+        folder = _reader_folder(reader, context, choice)
+        asked, reader = replace(asked, folders={"reader": folder}), "reader"
     if asked.out is not None:
         make_folder(asked.out)  # before the work, not after it
     choice = resolved(choice)
     with ExitStack() as opened:
-        journals = asked.out / "journals" if asked.out else Path(opened.enter_context(TemporaryDirectory()))
-        run = _run(asked, choice, journals, context, weights, quoted=quoted)
+        journals = asked.out / "journals" if asked.out else Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        run = _run(asked, choice, journals, context, reader)
     name = str(folder or choice.model)
     summary = model_summary(run.result, model=name, context=context, rate=run.rate)
     _say_left_out(run.task, run.result)
@@ -217,9 +198,7 @@ class _ModelRun:
     rate: int | None
 
 
-def _run(
-    asked: EvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str, *, quoted: bool
-) -> _ModelRun:
+def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str) -> _ModelRun:
     """Ask one model what its journal does not hold yet."""
     from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
@@ -229,7 +208,9 @@ def _run(
     from clara.model.placement import placement  # noqa: PLC0415
 
     model = load_model(choice)
-    settings = system_settings(asked, choice, model, quoted=quoted)
+    given = asked.given or "gold"
+    settings = system_settings(asked, choice, model, given=given, quoted=asked.wording == "quoted")
+    settings = replace(settings, timed=0)
     system = model_system(settings, context=context, reader=reader)
     own = reader != "reader"
     weights = (
@@ -241,17 +222,17 @@ def _run(
     how = RunSettings(
         folder=journals,
         batch_size=asked.batch_size,
-        retry_errors=asked.scores.retry_errors,
+        retry_errors=asked.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
     )
-    scoring = Scoring(rule=asked.scores.rule, seed=asked.seed)
+    scoring = Scoring(rule=asked.rule, seed=asked.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.pool.data_dir, candidacy(asked, settings, model, opened))
+        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
         task = loader.load(
-            asked.data[0],
-            asked.setting,
-            given=asked.given,
+            (asked.data or [""])[0],
+            asked.setting or "oracle",
+            given=given,
             k=asked.k,
             max_new_tokens=asked.max_new_tokens,
             limit=asked.limit,
@@ -266,7 +247,7 @@ def _run(
             scoring=scoring,
             on_progress=lambda done, known: show(done + known, len(task.questions), ""),
         )
-    compressed = context == "memory" or asked.given == "candidates"
+    compressed = context == "memory" or given == "candidates"
     return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
 
 
@@ -312,4 +293,59 @@ def _show(result: Result) -> None:
         found = result.abstention
         shown.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
     shown.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
+    console().print(shown)
+
+
+def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
+    """Ask a bed's questions and print how many answers are right.
+
+    With ``--out`` the stores stay there, which the next run then need not fill, beside ``bed.json`` and ``rows.jsonl``
+    (a line an answer, as they come).
+    """
+    from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
+    from clara.evaluate.report import write_whole  # noqa: PLC0415
+
+    half, out = asked.half, asked.out
+    folder = Path(asked.data[0]) if asked.data else _DEFAULT_BED
+    collections = read_bed(folder, asked.bed_docs, half=None if half == "all" else half)
+    if out is not None:
+        make_folder(out)
+    choice = resolved(choice)
+    model = load_model(choice)
+    with ExitStack() as opened:
+        kept = out or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="clara-bed-")))
+        file = opened.enter_context((kept / "rows.jsonl").open("w", encoding="utf-8"))
+        show = opened.enter_context(bar("answers"))
+        rows = []
+        for row in run_bed(collections, model, kept / "stores", asked.bed_system or tuple(SYSTEMS), on_progress=show):
+            rows.append(row)
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            file.flush()  # a run of an hour that is stopped keeps what it has
+    scores = score_bed(rows)
+    origin = origin_of(model, choice.device).to_json()
+    counts = [asdict(score) for score in scores]
+    value = {"half": half, "model": model.name, "provenance": origin, "scores": counts}
+    if out is not None:
+        write_whole(out / "bed.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        note(f"answers: {out / 'rows.jsonl'}")
+    if as_json:
+        print_json(value)
+    else:
+        _show_bed(scores)
+
+
+def _show_bed(scores: Sequence[BedScore]) -> None:
+    counted = ["right", "wrong", "abstained", "of", "exact", "anywhere", "refused", "of"]
+    shown = table("system", "collection", *counted, "found 1/3/5", "tokens", "seconds", words=2)
+    for score in scores:
+        counts = (score.right, score.wrong, score.abstained, score.answerable, score.exact, score.anywhere)
+        shown.add_row(
+            score.system,
+            score.collection,
+            *map(str, (*counts, score.refused, score.unanswerable)),
+            "" if score.found is None else "/".join(map(str, score.found)),
+            f"{score.prompt_tokens:,.0f}",
+            f"{score.seconds:.1f}",
+            end_section=score.collection == "total",
+        )
     console().print(shown)

@@ -47,8 +47,7 @@ def _at_home(path: Path) -> Path:
 
 
 StoreOption = Annotated[
-    Path,
-    typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store."),
+    Path, typer.Option("--store", envvar="CLARA_STORE", callback=_at_home, help="Folder of the store.")
 ]
 BaseOption = Annotated[
     str | None,
@@ -117,7 +116,6 @@ class ModelChoice:
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
             envvar="CLARA_MODEL",
             help=(
                 "Embedded model, checkpoint folder (native or Apple's) or hub id; the one that filled the store by "
@@ -130,8 +128,7 @@ class ModelChoice:
     dtype: Annotated[
         _Dtype,
         typer.Option(
-            "--dtype",
-            help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes.",
+            help="Of the base weights; auto is bf16 where the device multiplies it faster; int8, int4 by bitsandbytes."
         ),
     ] = "auto"
     cache: CacheOption = None
@@ -144,9 +141,9 @@ class ModelChoice:
 class NamedModel(ModelChoice):
     """Where no store says which model."""
 
-    model: Annotated[
-        str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")
-    ] = DEFAULT_MODEL
+    model: Annotated[str, typer.Option(envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")] = (
+        DEFAULT_MODEL
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +165,7 @@ class AnsweringModel(FittingModel):
     """Where prompts are read."""
 
     attention: Annotated[
-        _Attention,
-        typer.Option("--attention", help="How prompts are read; auto is torch's own kernels, flash needs flash-attn."),
+        _Attention, typer.Option(help="How prompts are read; auto is torch's own kernels, flash needs flash-attn.")
     ] = "auto"
 
 
@@ -183,15 +179,13 @@ class AnswerChoice:
     wording: Annotated[
         Literal["auto", "free", "quoted"],
         typer.Option(
-            "--wording",
             help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
-            "where it reads with trained weights, else free.",
+            "where it reads with trained weights, else free."
         ),
     ] = "auto"
     latent_weight: Annotated[
         float | None,
         typer.Option(
-            "--latent-weight",
             min=0,
             help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
         ),
@@ -199,7 +193,6 @@ class AnswerChoice:
     rerank: Annotated[
         int | None,
         typer.Option(
-            "--rerank",
             min=0,
             help="Best passages found that are put in order by how likely the question is after the memory of each; 0 "
             "for none; as the checkpoint says.",
@@ -210,10 +203,7 @@ class AnswerChoice:
         typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
     ] = False
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens", min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False)
     ] = None
     llm: LLMOption = None
     llm_model: LLMModelOption = None
@@ -229,14 +219,7 @@ class AnswerChoice:
 
             longest = DEFAULT_TOKENS
         return AnswerOptions(
-            self.k,
-            self.mode,
-            self.context,
-            worded,
-            longest,
-            self.always_answer,
-            self.latent_weight,
-            rerank=self.rerank,
+            self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight, rerank=self.rerank
         )
 
 
@@ -247,16 +230,23 @@ _LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_c
 def takes_records(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer takes it: in place of each parameter that is a record, an option for each field that is one.
 
-    Typer has no such thing itself; it reads a command's signature, so this one is written out for it.
+    Typer has no such thing itself; it reads a command's signature, so this one is written out for it. Options stand in
+    the order of parameters and fields, unless a record's ``ORDER`` names another.
     """
     hints = get_type_hints(command, include_extras=True)
     records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     offered = {name: _offered(kind) for name, kind in records.items()}
+    order = " ".join(getattr(kind, "ORDER", "") for kind in records.values()).split()
     taken: list[Parameter] = []
     for name, parameter in signature(command).parameters.items():
         taken += offered.get(name, [parameter.replace(annotation=hints[name])])
+
+    def place(parameter: Parameter) -> tuple[bool, bool, int]:
+        at = order.index(parameter.name) if parameter.name in order else len(order)
+        return parameter.kind is Parameter.KEYWORD_ONLY, parameter.name in _LAST, at
+
     if records:
-        taken.sort(key=lambda parameter: parameter.name in _LAST)
+        taken.sort(key=place)
 
     @wraps(command)
     def run(**given: Any) -> None:  # noqa: ANN401 - of every command
@@ -277,3 +267,12 @@ def _offered(record: type[Any]) -> list[Parameter]:
         for each in fields(record)
         if any(isinstance(extra, OptionInfo) for extra in getattr(hints[each.name], "__metadata__", ()))
     ]
+
+
+def given_options(ctx: typer.Context, *sources: str) -> dict[str, str]:
+    """Options that come from these of click's sources, as they are typed, by name of their parameter."""
+    return {
+        option.name or "": option.opts[0]
+        for option in ctx.command.params
+        if str(ctx.get_parameter_source(option.name or "")).endswith(sources)
+    }

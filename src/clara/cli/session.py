@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from clara.cli.options import DEFAULT_MODEL, Engine, ModelChoice
 from clara.cli.terminal import download_progress
@@ -18,13 +24,26 @@ if TYPE_CHECKING:
     from clara.model import ClaraModel
     from clara.pipeline import Clara
 
+_KEY_VARIABLES = ("CLARA_LLM_API_KEY", "OPENAI_API_KEY")
+_COMPILER = "torch._dynamo"
+_TRACING = f"{_COMPILER}._trace_wrapped_higher_order_op"
+_CATALOGUE = "lance_namespace_urllib3_client"
+_OPTIONAL = ("scipy", "sklearn", "PIL")  # what transformers uses where it is installed, for what is not done here
+
+
+def check_question(question: str) -> str:
+    """A question as it was given (InputError: it is empty, or its bytes are not UTF-8)."""
+    if not question.strip():
+        raise InputError("the question is empty")
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise InputError("the question is not valid UTF-8; check the terminal's encoding") from None
+    return question
+
 
 def open_store(path: Path) -> LanceStore:
-    """Open a store without its model.
-
-    Raises:
-        StoreError: there is none, or it cannot be read.
-    """
+    """Open a store without its model (StoreError: there is none, or it cannot be read)."""
     from clara.index import LanceStore  # noqa: PLC0415
 
     return LanceStore.open(path, None)
@@ -53,34 +72,10 @@ def without_model(path: Path) -> Clara:
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
-def open_rag(path: Path, choice: ModelChoice, *, rate: int | None = None, codec: str | None = None) -> Clara:
-    """Open a store with its model, or make one; what is wrong with it is said before the model is loaded.
-
-    Args:
-        path: the store's folder.
-        choice: the user's choice of model; the store's own model unless he names one.
-        rate: compression rate of a new store.
-        codec: how a new store keeps memories.
-
-    Raises:
-        StoreError: a store that does not fit.
-        ModelError: the model cannot be loaded.
-        ConfigError: the device, the rate or the codec cannot be had.
-    """
-    stored = stored_model(path)
-    model = load_model(choice, choice.model or (stored.name if stored is not None else None))
-    from clara.pipeline import Clara  # noqa: PLC0415
-
-    return Clara.open(path, model=model, rate=rate, codec=codec)
-
-
 def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
-    """Open a store that is there with its model; what is wrong with it is said before the model is loaded.
+    """Open a store that is there with its own model, or the user's; what is wrong is said before that is loaded.
 
-    Args:
-        path: the store's folder.
-        choice: the user's choice of model; the store's own model unless he names one.
-        once: for one question: what only pays with more is left out.
+    ``once``, for one question, leaves out what only pays with more.
 
     Raises:
         StoreError: there is none, or one that does not fit.
@@ -98,53 +93,10 @@ def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara
         raise
 
 
-@contextmanager
-def open_rags(
-    named: Mapping[str, Path], choice: ModelChoice, llm: LLM | None, *, create: bool, engine: Engine = "torch"
-) -> Iterator[dict[str, Clara]]:
-    """Open stores to serve them; what is wrong with one is said before a model is loaded, and each is loaded once.
-
-    Args:
-        named: their folders.
-        choice: the user's choice of model; each store's own model unless he names one.
-        llm: the language model that answers; None for the store's own model.
-        create: make a store if there is none.
-        engine: what decodes answers.
-
-    Raises:
-        ClaraError: as ``open_rag``.
-    """
-    stored = {name: stored_model(path) for name, path in named.items()}
-    for name, path in named.items():
-        if stored[name] is None and not create:
-            open_store(path)  # says what is wrong
-    from clara.pipeline import Clara  # noqa: PLC0415
-
-    models: dict[str, ClaraModel] = {}
-    with ExitStack() as stack:
-        if llm is not None:
-            stack.enter_context(llm)
-        opened = {}
-        for name, path in named.items():
-            filled_by = stored[name]
-            wanted = choice.model or (filled_by.name if filled_by is not None else DEFAULT_MODEL)
-            if wanted not in models:
-                models[wanted] = load_model(choice, wanted, engine=engine)
-            opened[name] = stack.enter_context(Clara.open(path, model=models[wanted], create=create))
-            opened[name].llm = llm
-        yield opened
-
-
 def load_model(
     choice: ModelChoice, name: str | None = None, *, merge: bool = True, engine: Engine = "torch"
 ) -> ClaraModel:
-    """Load the model of a name as the user chose.
-
-    Args:
-        choice: the user's.
-        name: of the model; the user's choice, or the default.
-        merge: see ``ClaraModel.load``.
-        engine: what decodes answers.
+    """Load the model of a name, else the user's choice or the default; ``merge`` as in ``ClaraModel.load``.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -173,27 +125,6 @@ def load_model(
         )
 
 
-def make_folder(out: Path) -> None:
-    """Make the folder of ``--out``, before the work and not after it.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
-
-
-def resolved(choice: ModelChoice) -> ModelChoice:
-    """The choice with the device that ``auto`` stands for here, for what is not loaded by ``load_model``.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    return replace(choice, device=prepare_torch(choice.device, choice.threads))
-
-
 def _lasting_name(name: str) -> str:
     """A name that still leads to the model from another working folder: the store keeps it."""
     from clara.model.hub.base import EMBEDDED  # noqa: PLC0415
@@ -207,6 +138,23 @@ def cache_folder(given: Path | None) -> Path:
     from clara.model import default_cache  # noqa: PLC0415
 
     return given.expanduser() if given is not None else default_cache()
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of ``--out``, before the work and not after it (InputError: it cannot be made)."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror or error}") from None
+
+
+def resolved(choice: ModelChoice) -> ModelChoice:
+    """The choice with the device that ``auto`` stands for here, for what is not loaded by ``load_model``.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    return replace(choice, device=prepare_torch(choice.device, choice.threads))
 
 
 def prepare_torch(device: str, threads: int | None) -> str:
@@ -248,16 +196,161 @@ def prepare_torch(device: str, threads: int | None) -> str:
     return device
 
 
-def check_question(question: str) -> str:
-    """A question as it was given.
+def api_key() -> str:
+    """The key of a language model's server, from the environment; empty if there is none."""
+    return next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
+
+
+def language_model(url: str | None, model: str | None) -> LLM | None:
+    """The model that ``--llm`` and ``--llm-model`` name, or None where neither is given.
 
     Raises:
-        InputError: it is empty, or its bytes are not UTF-8.
+        ConfigError: one of the two is missing, or the address is none.
+        MissingExtraError: the extra ``llm`` is not installed.
     """
-    if not question.strip():
-        raise InputError("the question is empty")
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise ConfigError(
+            f"--llm URL and --llm-model NAME go together; {'--llm' if url is None else '--llm-model'} is missing"
+        )
+    from clara.config import check  # noqa: PLC0415
+    from clara.config import LLMSettings  # noqa: PLC0415
+
+    settings = check(LLMSettings, {"url": url, "model": model}, source="command line")
+    from clara.llm import LLM  # noqa: PLC0415 - takes a second, and is an extra
+
+    return LLM(settings, api_key=api_key())
+
+
+def import_libraries() -> None:
+    """Import torch, transformers and LanceDB without what they import and one question does not use.
+
+    Half of a cold ``clara ask`` was spent on a compiler (torch._dynamo), tensors spread over machines, computer
+    algebra, object detection's SciPy, pandas, and the client of a remote catalogue. For the process of one command
+    alone: what is left out here is missing from these libraries until it ends. Whatever is asked of a stand-in that it
+    does not know is answered by the module itself, and a version of theirs that does not bear it is imported whole, by
+    whoever needs it. Does nothing for libraries that are imported already.
+    """
     try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise InputError("the question is not valid UTF-8; check the terminal's encoding") from None
-    return question
+        _import_parts()
+    except (ImportError, AttributeError, TypeError):
+        for package in ("lancedb", _CATALOGUE, "transformers", _COMPILER):
+            _forget(package)
+
+
+def _import_parts() -> None:
+    if "lancedb" not in sys.modules:
+        with _finder(_NoPandas()):
+            importlib.import_module("pyarrow.dataset")
+        with _finder(_CatalogueFinder()):
+            importlib.import_module("lancedb")
+        _forget(_CATALOGUE)
+    if "transformers.modeling_utils" not in sys.modules:
+        import torch  # noqa: PLC0415
+
+        _leave_compiler_out()
+        with _absent(_OPTIONAL), _one_machine(torch.distributed):
+            importlib.import_module("transformers.modeling_utils")
+            importlib.import_module("transformers.generation.utils")
+
+
+@contextmanager
+def _finder(finder: MetaPathFinder) -> Iterator[None]:
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NoPandas(MetaPathFinder):
+    """Says that pandas is not installed. pyarrow asks by importing it, in C, which takes None for a module."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(f"{fullname} is left out of this command", name=fullname)
+
+
+@contextmanager
+def _absent(names: Sequence[str]) -> Iterator[None]:
+    """Packages that are not imported yet look as if they were not installed."""
+    hidden: dict[str, Any] = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+class _Names(ModuleType):
+    """A module each of whose names is a plain record."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any name of a module
+        if name.startswith("__"):
+            raise AttributeError(name)
+        made = type(name, (SimpleNamespace,), {"__module__": self.__name__})
+        setattr(self, name, made)
+        return made
+
+
+class _CatalogueFinder(MetaPathFinder, Loader):
+    """Stand-ins for the client of a remote catalogue: 160 modules of data classes, for stores that are not folders."""
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if _belongs(fullname, _CATALOGUE) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Names(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to run."""
+
+
+@contextmanager
+def _one_machine(distributed: ModuleType) -> Iterator[None]:
+    """Torch as it is built without tensors that are spread over machines."""
+    available = distributed.is_available
+    distributed.is_available = lambda: False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        distributed.is_available = available  # type: ignore[attr-defined]
+
+
+def _leave_compiler_out() -> None:
+    """A stand-in for torch's compiler, whose decorators give back what they decorate.
+
+    It stays: making a model asks for a decorator again.
+    """
+    if _COMPILER in sys.modules:
+        return
+
+    def the_compiler(name: str) -> Any:  # noqa: ANN401 - any name of a module
+        _forget(_COMPILER)
+        return getattr(importlib.import_module(_COMPILER), name)
+
+    def index_of_tensor() -> Any:  # noqa: ANN401 - torch's own, a context manager
+        _forget(_COMPILER)
+        return importlib.import_module(_TRACING).TransformGetItemToIndex()
+
+    compiler, tracing = ModuleType(_COMPILER), ModuleType(_TRACING)
+    own = {"__path__": [], "disable": _as_it_is, "allow_in_graph": _as_it_is, "assume_constant_result": _as_it_is}
+    vars(compiler).update(own, __getattr__=the_compiler)
+    vars(tracing)["TransformGetItemToIndex"] = index_of_tensor
+    sys.modules.update({_COMPILER: compiler, _TRACING: tracing})
+
+
+def _as_it_is(decorated: Callable[..., Any] | None = None, *_: object, **__: object) -> Callable[..., Any]:
+    """A decorator without effect, with arguments or without."""
+    return decorated if decorated is not None else _as_it_is
+
+
+def _forget(package: str) -> None:
+    for name in [name for name in sys.modules if _belongs(name, package)]:
+        del sys.modules[name]
+
+
+def _belongs(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")

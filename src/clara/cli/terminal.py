@@ -22,17 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-SNIPPET = 160
-"""Characters of a passage shown on a terminal."""
-
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells report it."""
 
 SECONDS_A_LINE = 30.0
 """Between the lines that stand for a bar."""
 
+_SNIPPET = 160  # characters of a passage shown on a terminal
 _DownloadProgress = Callable[[str, int, int], None]
-
 
 # C0, DEL and C1 steer a terminal; the others make letters that follow run the other way, which disguises a name.
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -116,6 +113,14 @@ def plain(text: str) -> str:
     return text.translate(_SHOWN_AS)
 
 
+def print_result(value: object, *lines: str, as_json: bool) -> None:
+    """Print what a command did on stdout: one JSON value, or lines for people."""
+    if as_json:
+        print_json(value)
+    else:
+        write("\n".join(lines))
+
+
 def print_json(value: object) -> None:
     """Print one JSON value as one line on stdout."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
@@ -165,7 +170,7 @@ def _columns() -> int:
 def snippet(text: str) -> str:
     """The beginning of a text on one line."""
     line = plain(" ".join(text.split()))
-    return line if len(line) <= SNIPPET else line[: SNIPPET - 1].rstrip() + "…"
+    return line if len(line) <= _SNIPPET else line[: _SNIPPET - 1].rstrip() + "…"
 
 
 def write_emphasised(text: str, start: int, end: int) -> None:

@@ -1,20 +1,33 @@
-"""``clara train``: data files and a recipe into a checkpoint. Options and progress; stages are in ``clara.train``."""
+"""``clara train`` and ``calibrate``: records and a recipe into a checkpoint, and what is measured of it afterwards.
+
+Options and progress; the stages are in ``clara.train``, the measurements in ``clara.calibrate``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from clara.cli.options import CacheOption, DeviceOption, JsonOption, ThreadsOption
+from clara.cli.options import BaseOption, CacheOption, DeviceOption, JsonOption, ThreadsOption, given_path
 from clara.cli.session import cache_folder, make_folder, prepare_torch
-from clara.cli.terminal import bar_or_lines, clock, download_lines, note, print_json, write
+from clara.cli.terminal import (
+    INTERRUPTED,
+    bar_or_lines,
+    clock,
+    download_lines,
+    note,
+    plain,
+    print_json,
+    print_result,
+    write,
+)
 from clara.errors import InputError
 from clara.train.stages import CALIBRATE, CHAIN, StageName
 
@@ -23,10 +36,8 @@ if TYPE_CHECKING:
     from clara.train.chain import Calibration, Chain
     from clara.train.log import TrainProgress
     from clara.train.stages.base import Stage
-    from clara.train.validation import Validation
 
 _EVAL_FOLDER = "eval"
-_INTERRUPTED = 130
 
 
 def train(
@@ -37,18 +48,12 @@ def train(
     *,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help="Records or a public format (docs/evaluation.md); several, or again.",
-        ),
+        typer.Option(metavar="FILE", help="Records or a public format (docs/evaluation.md); several, or again."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; its checkpoint is DIR/checkpoint.")],
-    config: Annotated[Path, typer.Option("--config", help="Recipe (TOML); unknown keys are errors.")],
-    start: Annotated[
-        str | None, typer.Option("--start", help="Checkpoint to go on from, instead of the recipe's.")
-    ] = None,
-    base: Annotated[str | None, typer.Option("--base", help="Base model, instead of the recipe's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; its checkpoint is DIR/checkpoint.")],
+    config: Annotated[Path, typer.Option(help="Recipe (TOML); unknown keys are errors.")],
+    start: Annotated[str | None, typer.Option(help="Checkpoint to go on from, instead of the recipe's.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model, instead of the recipe's.")] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "cpu",
     cache: CacheOption = None,
@@ -81,7 +86,7 @@ def train(
     paths = [*(data or ()), *(files or ())]
     if not paths:
         raise InputError("nothing to train on: give --data FILE")
-    refuse_eval(paths)
+    _refuse_eval(paths)
     given = {name: value for name, value in (("start", start), ("base", base)) if value is not None}
     chain = None
     if stage == CHAIN:
@@ -93,7 +98,7 @@ def train(
         chosen_stage = stage_of(stage, recipe | given, source=str(config))
     stages = [chosen_stage] if chain is None else [run.stage for run in chain.runs]
     speaks = _first_process()
-    records, rejected = read_all(
+    records, rejected = _read_all(
         paths, plain=any(one.restates_passages for one in stages), say=note if speaks else _silence
     )
     make_folder(out)
@@ -102,25 +107,13 @@ def train(
         _train_chain(chain, job, paths, as_json=as_json)
         return
     report = job.train(chosen_stage, out)
-    if not speaks:
-        return
-    if as_json:
-        print_json(report)
-    else:
-        write(f"checkpoint: {report['checkpoint']}")
+    if speaks:
+        print_result(report, f"checkpoint: {report['checkpoint']}", as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
 class _TrainJob:
-    """What all runs of a command have in common.
-
-    Attributes:
-        records: to train on.
-        rejected: lines that gave none, counted by reason.
-        cache: folder of base weights and memories.
-        device: of the model.
-        speaks: whether this process does.
-    """
+    """What all runs of a command have in common; ``rejected`` counts lines without a record by reason."""
 
     records: Sequence[DataRecord]
     rejected: Counter[str]
@@ -132,29 +125,44 @@ class _TrainJob:
         """Train a stage; what ``--json`` prints of it."""
         from clara.train.run import train as run  # noqa: PLC0415
 
-        last, rejected = _Last(), Counter(self.rejected)
+        said: deque[TrainProgress] = deque(maxlen=1)
+        rejected = Counter(self.rejected)
         say = note if self.speaks else _silence
+
+        def on_unused(unused: Mapping[str, int]) -> None:
+            rejected.update(unused)
+            if unused:
+                say("not used: " + ", ".join(f"{count} x {reason}" for reason, count in unused.items()))
+
         try:
             with _progress() if self.speaks else nullcontext(_silence) as say_step:
-                last.then = say_step
+
+                def on_progress(progress: TrainProgress) -> None:
+                    said.append(progress)
+                    say_step(progress)
+
                 folder = run(
                     stage,
                     self.records,
                     out,
                     cache=self.cache,
                     device=self.device,
-                    on_progress=last,
+                    on_progress=on_progress,
                     hub_progress=download_lines() if self.speaks else None,
-                    on_unused=_Unused(rejected, say=say),
+                    on_unused=on_unused,
                     on_notice=say,
                 )
         except KeyboardInterrupt:
             note("clara: interrupted; the same command goes on from the last checkpoint")
-            raise typer.Exit(_INTERRUPTED) from None
-        steps = last.progress.steps if last.progress is not None else stage.config.steps
-        counts = {"steps": steps, "records": len(self.records), "rejected": dict(rejected)}
-        losses = {name: getattr(last.progress, name, None) for name in ("cross_entropy", "mse", "held_out")}
-        return {"checkpoint": str(folder), **counts, **losses}
+            raise typer.Exit(INTERRUPTED) from None
+        last = said[0] if said else None
+        return {
+            "checkpoint": str(folder),
+            "steps": last.steps if last is not None else stage.config.steps,
+            "records": len(self.records),
+            "rejected": dict(rejected),
+            **{name: getattr(last, name, None) for name in ("cross_entropy", "mse", "held_out")},
+        }
 
 
 def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json: bool) -> None:
@@ -177,10 +185,8 @@ def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json
     if chain.calibration is not None and not chain.result.is_dir():
         note(f"calibrating {chain.calibration.of}")
         _calibrate(chain, chain.calibration, job, paths)
-    if as_json:
-        print_json({"checkpoint": str(chain.result), "runs": reports})
-    else:
-        write(f"checkpoint: {chain.result}")
+    made = {"checkpoint": str(chain.result), "runs": reports}
+    print_result(made, f"checkpoint: {chain.result}", as_json=as_json)
 
 
 def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequence[Path]) -> None:
@@ -205,10 +211,10 @@ def _first_process() -> bool:
 
 
 def _silence(_: object) -> None:
-    """Says nothing."""
+    """Where another process speaks."""
 
 
-def refuse_eval(paths: Sequence[Path]) -> None:
+def _refuse_eval(paths: Sequence[Path]) -> None:
     """Refuse data to measure on, whatever name leads to it."""
     for path in paths:
         folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
@@ -219,7 +225,7 @@ def refuse_eval(paths: Sequence[Path]) -> None:
             )
 
 
-def read_all(
+def _read_all(
     paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]
 ) -> tuple[list[DataRecord], Counter[str]]:
     """All records, and the counts of lines that gave none; says both."""
@@ -235,31 +241,6 @@ def read_all(
     return records, rejected
 
 
-@dataclass(frozen=True, slots=True)
-class _Unused:
-    """Adds what the stage cannot use to what could not be read, and says it."""
-
-    rejected: Counter[str]
-    say: Callable[[str], None]
-
-    def __call__(self, unused: Mapping[str, int]) -> None:
-        self.rejected.update(unused)
-        if unused:
-            self.say("not used: " + ", ".join(f"{count} x {reason}" for reason, count in unused.items()))
-
-
-@dataclass(slots=True)
-class _Last:
-    """Keeps the last thing the run said, and passes it on."""
-
-    progress: TrainProgress | None = None
-    then: Callable[[TrainProgress], None] = field(default=lambda _: None)
-
-    def __call__(self, progress: TrainProgress) -> None:
-        self.progress = progress
-        self.then(progress)
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[TrainProgress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
@@ -267,9 +248,14 @@ def _progress() -> Iterator[Callable[[TrainProgress], None]]:
         measured: list[str] = []
 
         def say_step(progress: TrainProgress) -> None:
-            if progress.validation is not None:
-                measured[:] = _measured(progress.validation)
-            words = _words(progress, measured)
+            found = progress.validation
+            if found is not None:
+                named = {"F1": found.f1, "Recall@5": found.recall_at_5}
+                scores = (f"{name} {value:.3f}" for name, value in named.items() if value is not None)
+                measured[:] = [f"held out {found.default_loss:.3f}", *scores]
+            parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}", *measured]
+            parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
+            words = ", ".join([*parts, f"{clock(progress.seconds_left)} left"])
             now = progress.held_out is not None or progress.step == progress.steps
             line = f"step {progress.step}/{progress.steps}: {words}"
             tell(progress.step, progress.steps, words, line, now=now)
@@ -277,16 +263,97 @@ def _progress() -> Iterator[Callable[[TrainProgress], None]]:
         yield say_step
 
 
-def _words(progress: TrainProgress, measured: Sequence[str]) -> str:
-    parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}", *measured]
-    parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
-    return ", ".join([*parts, f"{clock(progress.seconds_left)} left"])
+def calibrate(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint: folder, hub id or embedded model. It stays as it is.")],
+    *,
+    data: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Records (.jsonl, .jsonl.gz); may be given again.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=given_path, help="Folder of the result; without it nothing is written.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART,…",
+            help="Of queries, spans, latent-weight, rerank, contrast, wording, reading, evidence; by default all but "
+            "spans that the checkpoint supports, and queries only where it has no query side.",
+        ),
+    ] = None,
+    other: Annotated[
+        str | None, typer.Option("--from", metavar="OTHER", help="Average the adapters with this checkpoint's.")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of OTHER in the mean.")] = 0.5,
+    reader: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=given_path, help="Attach this reader (clara train reader).")
+    ] = None,
+    late: Annotated[
+        bool | None,
+        typer.Option(
+            "--late-interaction/--mean",
+            help="How questions are compared by queries: memory token by memory token, or by their mean.",
+        ),
+    ] = None,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the right answers that evidence keeps.")] = 0.95,
+    limit: Annotated[int, typer.Option(min=2, help="Most questions that are asked.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the sample of questions.")] = 0,
+    as_json: JsonOption = False,
+    base: BaseOption = None,
+    device: DeviceOption = "cpu",
+    cache: CacheOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Set by measurement what a checkpoint does not learn: how it searches, how it reads, when it withholds an answer.
+
+    Passages of the records are searched and answered from as clara ask would. A value changes where another one is
+    better by more than the standard error. Queries, spans, --from and --reader make weights without a training step.
+    Files under a folder named eval are refused.
+
+    The result has the record in its clara.json (trained.calibrated) and in its card.
+
+    --json prints {"checkpoint", "calibrated": {part: {"value", "was", "metric", "candidates", "questions", "passages",
+    "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
+    """
+    from clara.calibrate.run import Part, Wanted  # noqa: PLC0415 - imports torch
+    from clara.calibrate.run import calibrate as run  # noqa: PLC0415
+    from clara.calibrate.run import CheckpointLoader  # noqa: PLC0415
+
+    paths = data or []
+    _refuse_eval(paths)
+    parts = None if only is None else frozenset(name.strip() for name in only.split(",") if name.strip())
+    if parts is not None and (unknown := parts - set(get_args(Part))):
+        raise InputError(f"--only: there is no {', '.join(sorted(unknown))}; give some of {', '.join(get_args(Part))}")
+    wanted = Wanted(
+        None if parts is None else cast("frozenset[Part]", parts), other, share, reader, late, keep, limit, seed
+    )
+    records, _ = _read_all(paths, plain=True, say=note)
+    chosen = prepare_torch(device, threads)
+    with bar_or_lines("calibrating", at_once=False) as tell:
+        made = run(
+            checkpoint,
+            records,
+            wanted,
+            CheckpointLoader(cache_folder(cache), base, chosen, download_lines()),
+            out=out,
+            data=[path.name for path in paths],
+            tell=lambda what, done, total: tell(done, total, what, f"{what}: {done}/{total}"),
+            notice=note,
+        )
+    if as_json:
+        print_json({"checkpoint": None if out is None else str(out), "calibrated": dict(made.measured)})
+        return
+    for part, entry in made.measured.items():
+        _show_measured(part, entry)
+    write(f"checkpoint: {plain(str(out))}" if out is not None else "nothing was written; give --out DIR")
 
 
-def _measured(found: Validation) -> list[str]:
-    """What was measured on held-out records, in words."""
-    named = {"F1": found.f1, "Recall@5": found.recall_at_5}
-    return [
-        f"held out {found.default_loss:.3f}",
-        *(f"{name} {value:.3f}" for name, value in named.items() if value is not None),
-    ]
+def _show_measured(name: str, entry: Mapping[str, Any]) -> None:
+    if "value" in entry:
+        was = f" (before: {entry['was']})" if "was" in entry else ""
+        figures = ", ".join(f"{one}: {figure:.3f}" for one, figure in entry.get("candidates", {}).items())
+        write(f"{name}: {entry['value']}{was}{'; ' + entry['metric'] + ' ' + figures if figures else ''}")
+    elif "from" in entry:
+        write(f"{name}: {plain(str(entry['from']))}")
+    for key, one in entry.items():
+        if isinstance(one, dict) and "value" in one:
+            _show_measured(f"{name}, {key}", one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from clara.errors import InputError, MissingExtraError
 
@@ -12,8 +12,9 @@ try:
     from langchain_core.callbacks import CallbackManagerForLLMRun, CallbackManagerForRetrieverRun
     from langchain_core.documents import Document
     from langchain_core.language_models import BaseChatModel
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, UsageMetadata
-    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+    from langchain_core.language_models.chat_models import generate_from_stream
+    from langchain_core.messages import AIMessageChunk, BaseMessage, UsageMetadata
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.retrievers import BaseRetriever
     from openai import OpenAI
     from pydantic import Field, SecretStr, model_validator
@@ -27,9 +28,6 @@ from clara.messages import Said, conversation_of
 from clara.pipeline import Clara
 from clara.records import Answer, ContextChoice, SearchMode, Wording
 
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
-
 _ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
@@ -37,7 +35,6 @@ class ClaraRetriever(BaseRetriever):
     """Passages of an open store as LangChain documents, best first; the metadata holds the score too.
 
     Attributes:
-        rag: the store with its model.
         k: passages to find; None for what measured best for the model.
         mode: how they are found, see ``Clara.search``.
     """
@@ -117,9 +114,8 @@ class ChatClara(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - as the framework has it
     ) -> ChatResult:
-        del stop, run_manager, kwargs
-        message = self._served(messages) if self.rag is None else _answered(self.rag, messages, self._options())
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        del run_manager  # tokens are for whoever streams
+        return generate_from_stream(self._stream(messages, stop, **kwargs))
 
     def _stream(
         self,
@@ -130,54 +126,27 @@ class ChatClara(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         del stop, kwargs
         if self.rag is None:
-            chunks = self._served_stream(messages)
+            chunks = self._served(messages)
         else:
-            whole = _answered(self.rag, messages, self._options())
-            chunks = iter([AIMessageChunk(**whole.model_dump(exclude={"type"}))])
+            options = AnswerOptions(**self._fields(), max_new_tokens=self.max_tokens)
+            chunks = iter([_answered(self.rag, messages, options)])
         for chunk in chunks:
             if run_manager is not None and chunk.text:
                 run_manager.on_llm_new_token(chunk.text, chunk=ChatGenerationChunk(message=chunk))
             yield ChatGenerationChunk(message=chunk)
 
-    def _options(self) -> AnswerOptions:
-        return AnswerOptions(
-            k=self.k,
-            mode=self.mode,
-            context=self.context,
-            wording=self.wording,
-            max_new_tokens=self.max_tokens,
-            always_answer=self.always_answer,
-        )
-
-    def _client(self) -> OpenAI:
-        return OpenAI(base_url=self.base_url, api_key=self.api_key.get_secret_value())
-
-    def _request(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
-        said = [{"role": each.role, "content": each.text} for each in _said(messages)]
+    def _served(self, messages: Sequence[BaseMessage]) -> Iterator[AIMessageChunk]:
+        said: Any = [{"role": each.role, "content": each.text} for each in _said(messages)]
         # A store's name may be left out, but the client's types know no request without a model.
-        named = {"model": self.model} if self.model else {"model": None}
-        return {**named, "messages": said, "max_tokens": self.max_tokens, "extra_body": {"clara": self._fields()}}
-
-    def _served(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        with self._client() as client:
-            made: ChatCompletion = client.chat.completions.create(**self._request(messages))
-        choice = made.choices[0]
-        usage = made.usage
-        return AIMessage(
-            choice.message.content or "",
-            response_metadata={
-                "answered": (made.model_extra or {})["clara"]["answered"],
-                "citations": [note.url_citation.model_dump() for note in choice.message.annotations or ()],
-                "finish_reason": choice.finish_reason,
-                "model_name": made.model,
-            },
-            usage_metadata=None if usage is None else _usage(usage.prompt_tokens, usage.completion_tokens),
-        )
-
-    def _served_stream(self, messages: Sequence[BaseMessage]) -> Iterator[AIMessageChunk]:
-        with self._client() as client:
-            stream: Iterator[ChatCompletionChunk] = client.chat.completions.create(
-                **self._request(messages), stream=True, stream_options={"include_usage": True}
+        name: Any = self.model or None
+        with OpenAI(base_url=self.base_url, api_key=self.api_key.get_secret_value()) as client:
+            stream = client.chat.completions.create(
+                model=name,
+                messages=said,
+                max_tokens=self.max_tokens,
+                extra_body={"clara": self._fields()},
+                stream=True,
+                stream_options={"include_usage": True},
             )
             for chunk in stream:
                 if chunk.usage is not None:
@@ -202,24 +171,20 @@ def _said(messages: Sequence[BaseMessage]) -> list[Said]:
     return [Said(_ROLES.get(message.type, message.type), message.text) for message in messages]
 
 
-def _answered(rag: Clara, messages: Sequence[BaseMessage], options: AnswerOptions) -> AIMessage:
-    """An answer of a store of this process.
-
-    Raises:
-        InputError: no message asks anything.
-    """
+def _answered(rag: Clara, messages: Sequence[BaseMessage], options: AnswerOptions) -> AIMessageChunk:
+    """An answer of a store of this process (InputError: no message asks anything)."""
     conversation = conversation_of(_said(messages))
     if conversation is None:
         raise InputError("there is no human message with a text")
     with TURN:
         understood = conversation.understood(rag.llm)
         if isinstance(understood, AskBack):
-            return AIMessage(
+            return AIMessageChunk(
                 understood.question, response_metadata={"answered": False, "citations": [], "finish_reason": "stop"}
             )
         within = conversation.manual(rag, understood) if options.context != "none" else None
         made = rag.ask(understood.question, options=replace(options, within=within))
-    return AIMessage(
+    return AIMessageChunk(
         made.text,
         response_metadata={
             "answered": made.answered,

@@ -1,4 +1,4 @@
-"""Who may do what: keys with their stores and rights, their rates, and which Host and Origin a request may name.
+"""Who may do what: keys and signed links with their stores and rights, limits, and which Host and Origin may be named.
 
 Keys are kept as digests, and compared in constant time. A key can name only stores that it may use: a store of another
 key and a store that there is not are the same to it.
@@ -8,42 +8,56 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Literal
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clara.errors import ConfigError
 from clara.serve.faults import ApiError
 
-Right = Literal["read", "write"]
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names of this machine that no other machine's page can have."""
 
 _MINUTE = 60.0
 _LEAST_KEY = 8  # characters; shorter ones are guessed
-T = TypeVar("T")
+_DOCUMENT = re.compile(r"(?:/v1)?/documents/(doc-[0-9a-f]+)(?:/.*)?")
+"""What belongs to a document has an address below its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take of the server: sizes, counts, rates, seconds."""
+
+    body_bytes: int = 1 << 20  # of a request that is no upload
+    file_bytes: int = 64 << 20
+    files: int = 100  # of one upload
+    question_characters: int = 16_000  # and of a text to embed
+    answer_tokens: int = 512  # a client that asks for more gets this
+    requests_a_minute: int = 0  # of one key whose entry says nothing else; 0 for any number
+    waiting: int = 16  # questions, those that are answered included
+    together: int = 8  # questions that are answered side by side, sharing decode steps
+    jobs: int = 32  # indexing, the running one included
+    seconds: float = 300.0  # of a question, waiting included
+    silence: float = 30.0  # seconds within which more of a body must come
+    link_seconds: int = 3600  # that the address of a citation opens without a key
+    k: int = 100  # passages of one search
 
 
 @dataclass(slots=True)
 class Caller:
-    """Who makes a request.
-
-    Attributes:
-        name: for the log.
-        stores: the names of those it may use; None for all.
-        write: whether it may add and remove documents.
-        requests_a_minute: 0 for any number.
-    """
+    """Who makes a request: a name for the log, the stores it may use (None for all), whether it may change them."""
 
     name: str
     stores: frozenset[str] | None = None
     write: bool = True
-    requests_a_minute: int = 0
+    requests_a_minute: int = 0  # for any number
     _left: float = field(default=0.0, repr=False)
     _counted: float = field(default=0.0, repr=False)
 
@@ -52,11 +66,7 @@ class Caller:
         return self.stores is None or store in self.stores
 
     def count_request(self) -> None:
-        """Take one request off its rate: a bucket that fills evenly.
-
-        Raises:
-            ApiError: it is empty.
-        """
+        """Take one request off its rate: a bucket that fills evenly (ApiError: it is empty)."""
         if not self.requests_a_minute:
             return
         now, most = time.monotonic(), float(self.requests_a_minute)
@@ -75,22 +85,14 @@ class Caller:
 
 
 class KeyEntry(BaseModel):
-    """A key of ``--api-key-file``.
-
-    Attributes:
-        key: the secret.
-        name: for the log.
-        stores: names of those it may use; ``["*"]`` for all.
-        rights: ``read`` to ask and search, ``write`` to add and remove documents.
-        requests_a_minute: None for the server's own limit.
-    """
+    """A key of ``--api-key-file``: ``stores`` may be ``["*"]`` for all; no rate is the server's own."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     key: str = Field(min_length=_LEAST_KEY, pattern=r"^[\x21-\x7e]+$", repr=False)
     name: str = Field(min_length=1)
     stores: list[str] = Field(min_length=1)
-    rights: list[Right] = Field(default=["read"], min_length=1)
+    rights: list[Literal["read", "write"]] = Field(default=["read"], min_length=1)
     requests_a_minute: int | None = Field(default=None, ge=0)
 
 
@@ -103,9 +105,7 @@ class _KeyFile(BaseModel):
 class Keyring:
     """The keys of a server; without any, everybody who reaches it may do everything.
 
-    Args:
-        entries: the keys.
-        requests_a_minute: of a key that says nothing else, and of everybody together where there is no key.
+    ``requests_a_minute`` is of a key that says nothing else, and of everybody together where there is no key.
     """
 
     def __init__(self, entries: Sequence[KeyEntry] = (), *, requests_a_minute: int = 0) -> None:
@@ -149,6 +149,54 @@ class Keyring:
         return known[0]
 
 
+class Links:
+    """Addresses of citations that open without a key: signed, for one stretch of one document, for a while.
+
+    A browser that follows a link sends no ``Authorization`` header. Who made the link could read the document, so the
+    link says that its bearer may too, until it expires. The key of the signatures is drawn at each start of the server.
+    ``requests_a_minute`` is of all links to a store together, 0 for any number.
+    """
+
+    def __init__(self, stores: Iterable[str], *, seconds: int, requests_a_minute: int = 0) -> None:
+        self._key = secrets.token_bytes(32)
+        self._seconds = seconds
+        self._callers = {
+            name: Caller("link", frozenset({name}), write=False, requests_a_minute=requests_a_minute) for name in stores
+        }
+
+    def query(self, store: str, document: str, start: int, end: int) -> str:
+        """The query of an address that opens characters ``start`` to ``end`` of a document of a store."""
+        char, expires = f"{start},{end}", str(int(time.time()) + self._seconds)
+        signature = self._signature(store, document, char, expires)
+        return urlencode({"char": char, "expires": expires, "signature": signature}, safe=",")
+
+    def caller(self, path: str, query: bytes) -> Caller | None:
+        """Who follows a link: somebody who may read the store it was made for. None for what is no link.
+
+        Raises:
+            ApiError: it has expired, or is not one of this server's.
+        """
+        fields = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
+        place = _DOCUMENT.fullmatch(path)
+        if "signature" not in fields or place is None:
+            return None
+        char, expires = fields.get("char", ""), fields.get("expires", "")
+        given = fields["signature"].encode("utf-8", "replace")
+        # All are compared, whichever fits, so that the time says nothing.
+        made_for = [
+            caller
+            for store, caller in self._callers.items()
+            if hmac.compare_digest(self._signature(store, place[1], char, expires).encode(), given)
+        ]
+        if not made_for or not expires.isdigit() or int(expires) < time.time():
+            raise ApiError(401, "link_expired", "this link has expired or is not this server's; ask again")
+        return made_for[0]
+
+    def _signature(self, store: str, document: str, char: str, expires: str) -> str:
+        signed = "\0".join((store, document, char, expires)).encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, signed, hashlib.sha256).hexdigest()
+
+
 def read_keys(path: Path) -> list[KeyEntry]:
     """The keys of a file: ``{"keys": [{"key", "name", "stores", "rights", "requests_a_minute"}]}``.
 
@@ -167,17 +215,29 @@ def read_keys(path: Path) -> list[KeyEntry]:
     return entries
 
 
+def check_address(host: str, keys: Sequence[KeyEntry]) -> None:
+    """Refuse with a ConfigError to listen beyond this machine without keys."""
+    if host.lower() not in _LOOPBACK and not keys:
+        raise ConfigError(
+            f"--host {host} is reached from other machines; give --api-key or --api-key-file, or listen on 127.0.0.1"
+        )
+
+
+def named_hosts(host: str, allowed: Sequence[str]) -> frozenset[str]:
+    """Names that ``Host`` may hold: on loopback only its own, so that no foreign name can be pointed at it."""
+    if host.lower() in _LOOPBACK:
+        return _LOOPBACK | {name.lower() for name in allowed}
+    return frozenset(name.lower() for name in (*allowed, host)) if allowed else frozenset()
+
+
 def check_origin(host: str, origin: str | None, allowed: Collection[str], origins: Collection[str] = ()) -> None:
-    """Refuse what a page of another site sends: a foreign Origin, or a name that was pointed at this server.
+    """Refuse with an ApiError what a page of another site sends: a foreign Origin, or a name pointed at this server.
 
     Args:
         host: the ``Host`` header.
         origin: the ``Origin`` header.
         allowed: names that ``Host`` may hold; empty for any.
         origins: of pages that may use this server, beside its own.
-
-    Raises:
-        ApiError: it is refused.
     """
     if allowed and _name_of(f"//{host}") not in allowed:
         raise ApiError(403, "forbidden_host", "this server does not answer to that Host; name it with --allow-host")
@@ -188,11 +248,7 @@ def check_origin(host: str, origin: str | None, allowed: Collection[str], origin
 
 
 def checked_origins(given: Sequence[str]) -> frozenset[str]:
-    """Origins of ``--cors-origin``, as browsers send them.
-
-    Raises:
-        ConfigError: one is none.
-    """
+    """Origins of ``--cors-origin``, as browsers send them (ConfigError: one is none)."""
     origins = frozenset(each.lower().rstrip("/") for each in given)
     for origin in sorted(origins):
         try:

@@ -19,14 +19,14 @@ from clara.llm_answering import DEFAULT_TOKENS as LLM_TOKENS
 from clara.llm_answering import check_options, reply_tokens, without_thoughts
 from clara.messages import Conversation
 from clara.records import Citation, ContextChoice, Quote, SearchMode, TokenCounts, Wording
+from clara.serve.access import Limits
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore
-from clara.serve.limits import Limits
 
 if TYPE_CHECKING:
     from clara.llm import LLM
 
-DEFAULT_TOKENS = 64
+_DEFAULT_TOKENS = 64
 _NO_TOKENS = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=0)
 
 
@@ -56,18 +56,8 @@ class ClaraFields(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What an answer was taken from.
-
-    Attributes:
-        document: uri.
-        start: first character in the document.
-        end: one past the last.
-        text: of the passage, or the sentence quoted.
-        score: of the search.
-        page: from 1; None where there is none, or it is not known.
-        quoted: whether the answer stands there word for word.
-    """
+class _Source:
+    """What an answer was taken from: a passage, or the sentence that is quoted; ``document`` is a uri."""
 
     document: str
     start: int
@@ -75,7 +65,6 @@ class Source:
     text: str
     score: float
     page: int | None = None
-    quoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +72,7 @@ class Told:
     """The end of an answer.
 
     Attributes:
-        text: the whole answer.
-        tokens: counts.
-        finish_reason: ``stop``, or ``length`` where it was cut off.
+        finish_reason: ``length`` where it was cut off.
         answered: false where the documents hold no answer.
         sources: what it was taken from, the quotation first.
         question: as it was understood.
@@ -97,7 +84,7 @@ class Told:
     tokens: TokenCounts = _NO_TOKENS
     finish_reason: Literal["stop", "length"] = "stop"
     answered: bool = True
-    sources: tuple[Source, ...] = ()
+    sources: tuple[_Source, ...] = ()
     question: str = ""
     made_from: str = ""
     asked_back: bool = False
@@ -116,14 +103,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question to a store.
-
-    Attributes:
-        store: the store.
-        conversation: the question, with what was said before.
-        fields: how to answer.
-        max_tokens: longest answer; None for the default.
-    """
+    """A question to a store, with what was said before."""
 
     store: ServedStore
     conversation: Conversation
@@ -138,7 +118,10 @@ class Ask:
             InputError: the language model behind a server cannot do it.
         """
         check_length(self.conversation.message, limits)
-        check_rate(self.store, self.fields.rate)
+        rate = self.store.rag.rate
+        if self.fields.rate not in {None, rate}:
+            message = f"{self.store.name!r} is compressed {rate}x, not {self.fields.rate}x; leave clara.rate out"
+            raise ApiError(400, "invalid_value", message, param="clara.rate")
         check_k(self.fields.k, limits)
         if self.store.rag.llm is not None and not self.conversation.is_task:
             check_options(self._options(limits))
@@ -167,7 +150,7 @@ class Ask:
             stream = self.store.rag.stream(understood.question, options=options)
         except NothingFoundError:
             yield NOT_FOUND
-            yield _nothing(understood)
+            yield Told(NOT_FOUND, answered=False, question=understood.question, made_from=understood.made_from)
             return
         with closing(stream.pieces) as pieces:
             for piece in pieces:
@@ -193,7 +176,7 @@ class Ask:
 
     def _options(self, limits: Limits) -> AnswerOptions:
         fields = self.fields
-        default = DEFAULT_TOKENS if self.store.rag.llm is None else LLM_TOKENS
+        default = _DEFAULT_TOKENS if self.store.rag.llm is None else LLM_TOKENS
         return AnswerOptions(
             k=fields.k,
             mode=fields.mode,
@@ -217,11 +200,7 @@ class Ask:
 
 
 def check_length(text: str, limits: Limits) -> None:
-    """Refuse a question without text or beyond the limit.
-
-    Raises:
-        ApiError: it is one.
-    """
+    """Refuse with an ApiError a question without text or beyond the limit."""
     if not text.strip():
         raise ApiError(400, "empty_question", "the question is empty")
     if len(text) > limits.question_characters:
@@ -233,33 +212,14 @@ def check_length(text: str, limits: Limits) -> None:
 
 
 def check_filled(store: ServedStore) -> None:
-    """Refuse to search an empty store.
-
-    Raises:
-        ApiError: it is empty.
-    """
+    """Refuse with an ApiError to search an empty store."""
     if store.rag.store.count() == 0:
         message = f"{store.name!r} holds no documents yet; upload some first: POST /v1/documents"
         raise ApiError(409, "store_empty", message)
 
 
-def check_rate(store: ServedStore, rate: int | None) -> None:
-    """Refuse a rate that the store does not have.
-
-    Raises:
-        ApiError: it is another.
-    """
-    if rate is not None and rate != store.rag.rate:
-        message = f"{store.name!r} is compressed {store.rag.rate}x, not {rate}x; leave clara.rate out"
-        raise ApiError(400, "invalid_value", message, param="clara.rate")
-
-
 def check_k(k: int | None, limits: Limits) -> None:
-    """Refuse more passages than the limit.
-
-    Raises:
-        ApiError: they are more.
-    """
+    """Refuse with an ApiError more passages than the limit."""
     if k is not None and not 1 <= k <= limits.k:
         raise ApiError(400, "invalid_value", f"the number of passages must be 1 to {limits.k}, got {k}", param="k")
 
@@ -280,27 +240,11 @@ def usage(tokens: TokenCounts) -> dict[str, Any]:
     }
 
 
-def _nothing(understood: Understood) -> Told:
-    return Told(NOT_FOUND, answered=False, question=understood.question, made_from=understood.made_from)
-
-
-def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[Source, ...]:
+def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[_Source, ...]:
     """The quotation, then the passages that were read beside it."""
-    scores = {cited.passage_id: cited.score for cited in citations}
-    first = (
-        []
-        if quote is None
-        else [
-            Source(
-                quote.document,
-                quote.start,
-                quote.end,
-                quote.sentence,
-                scores.get(quote.passage_id, 0.0),
-                quote.page,
-                quoted=True,
-            )
-        ]
-    )
     read = [c for c in citations if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
-    return tuple(first + [Source(c.document, c.start, c.end, c.text, c.score) for c in read])
+    sources = [_Source(c.document, c.start, c.end, c.text, c.score) for c in read]
+    if quote is not None:
+        score = next((cited.score for cited in citations if cited.passage_id == quote.passage_id), 0.0)
+        sources.insert(0, _Source(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
+    return tuple(sources)

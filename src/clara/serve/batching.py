@@ -11,14 +11,14 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from clara.serve.faults import ApiError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _LOOK_SECONDS = 0.2  # between looks whether a client is still there
 _RECENT = 0.2  # weight of the last answer in the mean of their seconds
 
@@ -29,28 +29,23 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks.
-
-    Attributes:
-        name: what its questions are counted by.
-        gone: whether it has gone.
-    """
+    """Who asks: a name by which its questions are counted, and whether it has gone."""
 
     name: str
     gone: Callable[[], Awaitable[bool]]
 
 
 @dataclass(slots=True, eq=False)
-class _Asked(Generic[T]):
+class _Asked(Generic[_T]):
     """What waits for the model, and whether anybody waits for it."""
 
     client: Client
-    work: Callable[[], Generator[T | None, None, None]]
+    work: Callable[[], Generator[_T | None, None, None]]
     loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[T | BaseException | None] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[_T | BaseException | None] = field(default_factory=asyncio.Queue)
     left: threading.Event = field(default_factory=threading.Event)
 
-    def tell(self, event: T | BaseException | None) -> None:
+    def tell(self, event: _T | BaseException | None) -> None:
         """Hand an event over to the loop; one that is closed has no clients left."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
@@ -73,13 +68,7 @@ class _Asked(Generic[T]):
 
 
 class ModelQueue:
-    """Questions that wait for the model, and those that it answers.
-
-    Args:
-        waiting: most of them, those that are answered included.
-        together: most that are answered side by side.
-        seconds: that one may take, waiting included.
-    """
+    """Questions that wait for the model, and those that it answers; the arguments are as in ``Limits``."""
 
     def __init__(self, *, waiting: int, together: int, seconds: float) -> None:
         self._most = waiting
@@ -109,22 +98,24 @@ class ModelQueue:
         for thread in self._threads:
             thread.join()
 
-    async def call(self, work: Callable[[], T], client: Client) -> T:
+    async def call(self, work: Callable[[], _T], client: Client) -> _T:
         """The result of one piece of work; errors as ``stream``."""
 
-        def once() -> Generator[T, None, None]:
+        def once() -> Generator[_T, None, None]:
             yield work()
 
         return await self.first(once, client)
 
-    async def first(self, work: Callable[[], Generator[T | None, None, None]], client: Client) -> T:
+    async def first(self, work: Callable[[], Generator[_T | None, None, None]], client: Client) -> _T:
         """The first event of work, which is ended then; errors as ``stream``."""
-        async with closing_stream(await self.stream(work, client)) as results:
+        async with aclosing(await self.stream(work, client)) as results:
             async for result in results:
                 return result
         raise AssertionError("work that gave no result")  # pragma: no cover
 
-    async def stream(self, work: Callable[[], Generator[T | None, None, None]], client: Client) -> AsyncIterator[T]:
+    async def stream(
+        self, work: Callable[[], Generator[_T | None, None, None]], client: Client
+    ) -> AsyncGenerator[_T, None]:
         """The events of work; returns once the first is there, so that an error before it is raised here.
 
         Args:
@@ -135,7 +126,7 @@ class ModelQueue:
             ApiError: the queue is full, or the time is up.
             ClientGoneError: nobody waits any more.
         """
-        asked = _Asked[T](client, work, asyncio.get_running_loop())
+        asked = _Asked[_T](client, work, asyncio.get_running_loop())
         self._join(asked)
         deadline = time.monotonic() + self._seconds
         try:
@@ -145,7 +136,9 @@ class ModelQueue:
             raise
         return self._events(asked, first, deadline)
 
-    async def _events(self, asked: _Asked[T], event: T | BaseException | None, deadline: float) -> AsyncIterator[T]:
+    async def _events(
+        self, asked: _Asked[_T], event: _T | BaseException | None, deadline: float
+    ) -> AsyncGenerator[_T, None]:
         try:
             while event is not None:
                 if isinstance(event, BaseException):
@@ -155,7 +148,7 @@ class ModelQueue:
         finally:
             self._leave(asked)
 
-    async def _next(self, asked: _Asked[T], deadline: float) -> T | BaseException | None:
+    async def _next(self, asked: _Asked[_T], deadline: float) -> _T | BaseException | None:
         while True:
             try:
                 event = await asyncio.wait_for(asked.events.get(), _LOOK_SECONDS)
@@ -217,29 +210,3 @@ class ModelQueue:
                 self._lines[name] = line
             self._answered[name] += 1
             return asked
-
-
-class closing_stream(Generic[T]):  # noqa: N801 - a context manager named as contextlib's own
-    """Closes an asynchronous stream at the end, whether it was read to its end or not."""
-
-    def __init__(self, stream: AsyncIterator[T]) -> None:
-        self._stream = stream
-
-    async def __aenter__(self) -> AsyncIterator[T]:
-        return self._stream
-
-    async def __aexit__(self, *_: object) -> None:
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()
-
-
-@contextmanager
-def trying(lock: threading.Lock, refusal: ApiError) -> Iterator[None]:
-    """Hold a lock that is free, or refuse."""
-    if not lock.acquire(blocking=False):
-        raise refusal
-    try:
-        yield
-    finally:
-        lock.release()

@@ -12,17 +12,14 @@ from starlette.exceptions import HTTPException
 from clara import errors
 from clara.errors import ClaraError
 
-GENERIC = "the server could not do this; its log says why under this request's id"
+_GENERIC = "the server could not do this; its log says why under this request's id"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """How an error is told to a client.
+class _Fault:
+    """How an error is told to a client: status of HTTP, a code for programs, and whether its own message is told.
 
-    Attributes:
-        status: of HTTP.
-        code: stable, for programs.
-        told: whether the error's own message is; those about the server's own files and models are not.
+    Messages about the server's own files and models are not.
     """
 
     status: int
@@ -30,18 +27,18 @@ class Fault:
     told: bool = False
 
 
-TABLE: dict[type[ClaraError], Fault] = {
-    errors.ClaraError: Fault(500, "server_error"),
-    errors.InputError: Fault(400, "invalid_value", told=True),
-    errors.DocumentError: Fault(422, "unreadable_document"),
-    errors.TooLongError: Fault(400, "context_length_exceeded", told=True),
-    errors.NothingFoundError: Fault(404, "nothing_found"),
-    errors.ModelError: Fault(500, "model_error"),
-    errors.MemoryShortageError: Fault(503, "out_of_memory"),
-    errors.StoreError: Fault(500, "store_error"),
-    errors.LLMError: Fault(502, "upstream_error"),
-    errors.LLMUnavailableError: Fault(503, "upstream_unavailable"),
-    errors.MissingExtraError: Fault(501, "not_installed"),
+_TABLE: dict[type[ClaraError], _Fault] = {
+    errors.ClaraError: _Fault(500, "server_error"),
+    errors.InputError: _Fault(400, "invalid_value", told=True),
+    errors.DocumentError: _Fault(422, "unreadable_document"),
+    errors.TooLongError: _Fault(400, "context_length_exceeded", told=True),
+    errors.NothingFoundError: _Fault(404, "nothing_found"),
+    errors.ModelError: _Fault(500, "model_error"),
+    errors.MemoryShortageError: _Fault(503, "out_of_memory"),
+    errors.StoreError: _Fault(500, "store_error"),
+    errors.LLMError: _Fault(502, "upstream_error"),
+    errors.LLMUnavailableError: _Fault(503, "upstream_unavailable"),
+    errors.MissingExtraError: _Fault(501, "not_installed"),
 }
 """By the nearest class of the tree; those that are not here are told as the class above them."""
 
@@ -67,9 +64,9 @@ class ApiError(HTTPException):
         self.retry_after = retry_after
 
 
-def fault_of(error: ClaraError) -> Fault:
-    """The entry of the nearest class in ``TABLE``."""
-    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
+def fault_of(error: ClaraError) -> _Fault:
+    """The entry of the nearest class in ``_TABLE``."""
+    return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
 
 
 def api_error(error: Exception) -> ApiError:
@@ -81,8 +78,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(error.status_code, code, str(error.detail))
     if isinstance(error, ClaraError):
         fault = fault_of(error)
-        return ApiError(fault.status, fault.code, str(error) if fault.told else GENERIC)
-    return ApiError(500, "server_error", GENERIC)
+        return ApiError(fault.status, fault.code, str(error) if fault.told else _GENERIC)
+    return ApiError(500, "server_error", _GENERIC)
 
 
 def error_body(error: ApiError) -> dict[str, Any]:

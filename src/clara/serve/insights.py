@@ -1,6 +1,6 @@
 """What the page shows of a store and its model: words that a question's memory points at, and a map of the memories.
 
-Both are computed where the analyses are; here is what a server needs of them, and what it keeps between requests.
+Both are computed by ``clara.analysis``; here is what a server needs of them, and what it keeps between requests.
 """
 
 from __future__ import annotations
@@ -27,22 +27,12 @@ _TOP = 5  # tokens a memory vector, as ``clara inspect`` shows
 _READ_AT_ONCE = 128  # memories of 64 memory tokens are 10 MB
 _SNIPPET = 160  # characters
 
-Version = frozenset[tuple[str, str]]
+_Version = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class MapPoint:
-    """A passage on a map.
-
-    Attributes:
-        passage_id: the passage.
-        document: its uri.
-        start: its first character in the document.
-        end: one past the last.
-        text: how it begins.
-        x: from 0 to 1.
-        y: likewise.
-    """
+    """A passage on a map, at ``x`` and ``y`` from 0 to 1; ``text`` is how it begins."""
 
     passage_id: str
     document: str
@@ -54,14 +44,8 @@ class MapPoint:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoreMap:
-    """A map of a store.
-
-    Attributes:
-        points: its passages, or a part of them.
-        passages: how many there are.
-        projection: from the mean of a memory to the map.
-    """
+class _StoreMap:
+    """A map of a store's passages, or of a part of them; the projection is from the mean of a memory to the map."""
 
     points: tuple[MapPoint, ...]
     passages: int
@@ -73,7 +57,7 @@ class Insights:
 
     def __init__(self) -> None:
         self._common: WeakKeyDictionary[Clara, dict[str, frozenset[str]]] = WeakKeyDictionary()
-        self._maps: WeakKeyDictionary[Clara, tuple[Version, StoreMap]] = WeakKeyDictionary()
+        self._maps: WeakKeyDictionary[Clara, tuple[_Version, _StoreMap]] = WeakKeyDictionary()
 
     def unseen(self, rag: Clara) -> list[str]:
         """The questions about nothing that are to be looked at before ``words``, so that none takes long."""
@@ -97,14 +81,14 @@ class Insights:
         lens = rag.model.inspector().lens(question, role=_ROLE, rate=rag.rate, top=_TOP)
         return condense(lens, question, common)[:WORDS]
 
-    def map(self, rag: Clara) -> StoreMap:
+    def map(self, rag: Clara) -> _StoreMap:
         """The map of a store; made anew when its documents have changed.
 
         Raises:
             InputError: the store holds too few passages.
         """
         entries = rag.store.documents()
-        version: Version = frozenset((entry.uri, entry.content_hash) for entry in entries.values())
+        version: _Version = frozenset((entry.uri, entry.content_hash) for entry in entries.values())
         kept = self._maps.get(rag)
         if kept is None or kept[0] != version:
             kept = self._maps[rag] = (version, _draw(rag, sorted(entries)))
@@ -121,7 +105,7 @@ class Insights:
         return float(place[0]), float(place[1])
 
 
-def _draw(rag: Clara, documents: Sequence[str]) -> StoreMap:
+def _draw(rag: Clara, documents: Sequence[str]) -> _StoreMap:
     ids = [passage_id for uri in documents for passage_id in sorted(rag.store.passage_ids(uri))]
     step = max(1.0, len(ids) / MOST_POINTS)
     chosen = [ids[int(place * step)] for place in range(min(len(ids), MOST_POINTS))]
@@ -132,7 +116,7 @@ def _draw(rag: Clara, documents: Sequence[str]) -> StoreMap:
     means = np.stack([mean for _, mean in read]) if read else np.zeros((0, rag.model.width), dtype=np.float32)
     projection = project_groups(means, [passage.document for passage, _ in read])
     places = projection.places(means)
-    return StoreMap(
+    return _StoreMap(
         points=tuple(_point(passage, place) for (passage, _), place in zip(read, places, strict=True)),
         passages=len(ids),
         projection=projection,

@@ -27,7 +27,6 @@ class ServedStore:
 
     Attributes:
         name: what clients call it: a model, and a vector store.
-        rag: the store with its model.
         uploads: the folder of its uploaded files.
         created: Unix seconds.
         writing: held while documents are added or removed.
@@ -42,14 +41,7 @@ class ServedStore:
 
 @dataclass(frozen=True, slots=True)
 class ServedDocument:
-    """A document of a store that is served.
-
-    Attributes:
-        store: its store.
-        uri: its name in the store, which is a path of this machine.
-        id: its public name.
-        passages: how many passages it has.
-    """
+    """A document of a store that is served; its ``uri`` is a path of this machine, its ``id`` is for clients."""
 
     store: ServedStore
     uri: str
@@ -60,10 +52,6 @@ class ServedDocument:
     def filename(self) -> str:
         """The file's own name."""
         return filename_of(self.uri)
-
-    def text(self) -> str:
-        """Its text, as offsets of citations count in it."""
-        return self.store.rag.document_text(self.uri)
 
 
 class Library:
@@ -99,11 +87,7 @@ class Library:
         return found
 
     def to_write(self, caller: Caller, name: str | None) -> ServedStore:
-        """As ``store``, for a caller that may write.
-
-        Raises:
-            ApiError: as ``store``, or the caller may not.
-        """
+        """As ``store``, for a caller that may write (ApiError: as ``store``, or the caller may not)."""
         found = self.store(caller, name, param="store")
         if not caller.write:
             raise ApiError(403, "read_only_key", "this key may read, not write")
@@ -116,11 +100,7 @@ class Library:
         return sorted(found, key=lambda document: (document.filename, document.id))
 
     def document(self, caller: Caller, public_id: str) -> ServedDocument:
-        """A document by its public id.
-
-        Raises:
-            ApiError: there is none in the stores that the caller may use.
-        """
+        """A document by its public id (ApiError: there is none in the stores that the caller may use)."""
         for store in self.visible(caller):
             for entry in store.rag.store.documents().values():
                 if document_id(store.name, entry.uri) == public_id:

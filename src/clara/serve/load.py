@@ -42,17 +42,10 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """How a number of clients was answered.
+    """How a number of clients was answered, each of which asked its next question when it had its answer.
 
-    Attributes:
-        clients: that asked, each its next question when it had its answer.
-        seconds: of the measurement.
-        answers: whole ones.
-        answers_per_minute: of all clients together.
-        total: seconds of a whole answer; None without any.
-        first_token: seconds to the first piece of its text; None without any.
-        errors: how many questions were not answered.
-        faults: those by kind.
+    ``total`` is of whole answers, ``first_token`` of the first pieces of their text; None without any. ``faults``
+    counts questions without an answer by kind.
     """
 
     clients: int
@@ -67,14 +60,7 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class LoadQuestions:
-    """What clients ask.
-
-    Attributes:
-        store: whom; None for the only one.
-        texts: asked in turn.
-        max_tokens: longest answer.
-        fields: the object ``clara`` of a request.
-    """
+    """What clients ask in turn, of which store (None for the only one); ``fields`` are the object ``clara``."""
 
     store: str | None
     texts: Sequence[str]

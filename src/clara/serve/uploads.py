@@ -20,27 +20,61 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
-from clara.serve.batching import trying
+from clara.serve.access import Limits
 from clara.serve.faults import ApiError, api_error
 from clara.serve.library import ServedDocument, ServedStore, filename_of
-from clara.serve.limits import Limits
 
-INCOMING = ".incoming"
+_INCOMING = ".incoming"
 """Uploads that are not indexed yet, a folder each; a name that indexing passes over."""
 
 _JOB_FILE = ".job.json"  # no upload has such a name
 _MOST_ATTEMPTS = 3  # of one job: what ends a server each time shall not do so for ever
 _KEPT_JOBS = 256
 _LONGEST_NAME = 200  # bytes; file systems take 255
+_MOST_FIELDS = 16
 _log = getLogger("clara.serve")
 
-Status = Literal["queued", "running", "done", "failed"]
+
+async def read_form(request: Request, limits: Limits) -> FormData:
+    """The fields and files of a request; close it. A file beyond the limit is refused before it is kept.
+
+    Raises:
+        ApiError: it is no multipart form, or goes beyond the limits.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise ApiError(400, "missing_files", "send a multipart form with the field files", param="files")
+    parser = _Measured(request, limits)
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(400, "invalid_value", f"the form cannot be read: {error.message}", param="files") from None
+
+
+class _Measured(MultiPartParser):
+    def __init__(self, request: Request, limits: Limits) -> None:
+        super().__init__(request.headers, request.stream(), max_files=limits.files, max_fields=_MOST_FIELDS)
+        self._most = limits.file_bytes
+        self._taken = 0
+
+    def on_part_begin(self) -> None:
+        self._taken = 0
+        super().on_part_begin()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._taken += end - start
+        if self._taken > self._most:
+            raise ApiError(413, "file_too_large", f"a file is larger than {self._most} bytes", param="files")
+        super().on_part_data(data, start, end)
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: the server ends, and the job goes on in the next
@@ -48,13 +82,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: the server ends, and the jo
 
 
 class _Promise(BaseModel):
-    """A job as it is written down.
-
-    Attributes:
-        created: Unix seconds.
-        files: names, in the order of the upload.
-        attempts: how often it was begun.
-    """
+    """A job as it is written down: its files' names in the order of the upload, how often it was begun."""
 
     created: int
     files: list[str]
@@ -66,16 +94,12 @@ class Job:
     """One indexing job.
 
     Attributes:
-        id: public.
-        store: where to.
-        folder: the upload's own folder, until the job has ended.
-        files: the files, in the store's folder of uploads.
+        folder: the upload's own, until the job has ended.
+        files: in the store's folder of uploads.
         created: Unix seconds.
         attempts: how often it was begun, in this server and those before it.
-        status: how far.
         progress: the last that indexing told.
         report: at the end.
-        error: why it failed.
     """
 
     id: str
@@ -84,7 +108,7 @@ class Job:
     files: tuple[Path, ...]
     created: int
     attempts: int = 0
-    status: Status = "queued"
+    status: Literal["queued", "running", "done", "failed"] = "queued"
     progress: AddProgress | None = None
     report: AddReport | None = None
     error: ApiError | None = None
@@ -103,9 +127,7 @@ class Job:
             "passages": progress.passages if progress is not None else 0,
             "passages_expected": progress.passages_expected if progress is not None else None,
             "seconds_left": progress.seconds_left if progress is not None else None,
-            "added": report.added if report is not None else None,
-            "updated": report.updated if report is not None else None,
-            "unchanged": report.unchanged if report is not None else None,
+            **{name: getattr(report, name, None) for name in ("added", "updated", "unchanged")},
             "failures": [] if report is None else _failures(report, self.store.uploads),
             "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
         }
@@ -126,11 +148,7 @@ class Job:
 
 @dataclass(slots=True)
 class Uploads:
-    """Takes files in and indexes them, one job after another.
-
-    Attributes:
-        limits: how many and how large.
-    """
+    """Takes files in and indexes them, one job after another."""
 
     limits: Limits
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
@@ -143,62 +161,59 @@ class Uploads:
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def begin(self, store: ServedStore) -> Path:
-        """A folder for one upload; ``submit`` or ``discard`` it."""
-        folder = store.uploads / INCOMING / f"job-{secrets.token_hex(12)}"
+    def take(self, store: ServedStore, uploaded: Sequence[UploadFile]) -> Job:
+        """Keep the files of an upload, all or none, and index them when it is their turn.
+
+        Raises:
+            ApiError: there is none, a name cannot be, or too many jobs wait.
+        """
+        if not uploaded:
+            message = "no file came; send a multipart form with the field files"
+            raise ApiError(400, "missing_files", message, param="files")
+        names = [safe_name(each.filename) for each in uploaded]
+        if len(set(names)) < len(names):
+            raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
+        folder = store.uploads / _INCOMING / f"job-{secrets.token_hex(12)}"
         folder.mkdir(parents=True)
-        return folder
+        try:
+            for name, each in zip(names, uploaded, strict=True):
+                with (folder / name).open("xb") as target:
+                    shutil.copyfileobj(each.file, target)
+            files = tuple(store.uploads / name for name in names)
+            job = Job(folder.name, store, folder, files, int(time.time()))
+            self._promise(job)
+        except BaseException:
+            _discard(folder)
+            raise
+        return job
 
-    def keep(self, folder: Path, name: str, source: BinaryIO) -> None:
-        """Copy a file of an upload.
-
-        Args:
-            folder: the upload's.
-            name: checked by ``safe_name``.
-            source: its bytes.
-
-        Raises:
-            ApiError: it is larger than the limit.
-        """
-        with (folder / name).open("xb") as target:
-            _copy(source, target, name, self.limits.file_bytes)
-
-    def submit(self, store: ServedStore, folder: Path, names: Sequence[str]) -> Job:
-        """Index an upload when it is its turn.
-
-        Raises:
-            ApiError: too many jobs wait; the files are deleted then.
-        """
-        files = tuple(store.uploads / name for name in names)
-        job = Job(folder.name, store, folder, files, int(time.time()))
+    def _promise(self, job: Job) -> None:
         with self._turn:
             waiting = sum(not each.ended for each in self._jobs.values())
             if waiting >= self.limits.jobs:
-                discard(folder)
                 message = f"{waiting} indexing jobs are waiting, no more may; try again later"
                 raise ApiError(429, "queue_full", message, retry_after=30)
             job.write_down()
-            self._take(job)
-        return job
+            self._queue(job)
 
     def resume(self, store: ServedStore) -> None:
         """Go on with what an earlier server promised, oldest first; delete what it had only half taken in."""
         found: list[Job] = []
-        incoming = store.uploads / INCOMING
+        incoming = store.uploads / _INCOMING
         for folder in sorted(incoming.iterdir()) if incoming.is_dir() else []:
             try:
                 promise = _Promise.model_validate_json((folder / _JOB_FILE).read_bytes())
                 files = tuple(store.uploads / safe_name(name) for name in promise.files)
             except (OSError, ValidationError, ApiError):
-                discard(folder)
+                _discard(folder)
                 continue
             found.append(Job(folder.name, store, folder, files, promise.created, promise.attempts))
         with self._turn:
             for job in sorted(found, key=lambda each: each.created):
                 _log.info("indexing resumed", extra={"fields": {"job": job.id, "attempts": job.attempts}})
-                self._take(job)
+                self._queue(job)
 
-    def _take(self, job: Job) -> None:
+    def _queue(self, job: Job) -> None:
         self._jobs[job.id] = job
         ended = [job_id for job_id, each in self._jobs.items() if each.ended]
         for job_id in ended[: max(0, len(self._jobs) - _KEPT_JOBS)]:
@@ -217,11 +232,15 @@ class Uploads:
         """
         busy = ApiError(409, "store_busy", "documents are being added; try again when the job has ended", retry_after=5)
         store = document.store
-        with trying(store.writing, busy):
+        if not store.writing.acquire(blocking=False):
+            raise busy
+        try:
             store.rag.remove(document.uri)
             path = Path(document.uri)
             if path.parent == store.uploads.resolve():
                 path.unlink(missing_ok=True)
+        finally:
+            store.writing.release()
 
     def _run(self, job: Job) -> None:
         def tell(progress: AddProgress) -> None:
@@ -246,17 +265,13 @@ class Uploads:
                 _log.debug("indexing failed", exc_info=error)
         else:
             job.status = "done"
-        discard(job.folder)
+        _discard(job.folder)
         code = None if job.error is None else job.error.code
         fields = {"job": job.id, "status": job.status, "files": len(job.files), "code": code}
         _log.info("indexing ended", extra={"fields": fields})
 
     def _begin(self, job: Job) -> None:
-        """Move the files of an upload to where they stay.
-
-        Raises:
-            ApiError: the job was begun too often.
-        """
+        """Move the files of an upload to where they stay (ApiError: the job was begun too often)."""
         if job.attempts >= _MOST_ATTEMPTS:
             message = f"the server ended {job.attempts} times while it indexed these files; upload them one by one"
             raise ApiError(500, "job_failed", message)
@@ -267,14 +282,7 @@ class Uploads:
                 (job.folder / target.name).replace(target)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, name: str, most: int) -> None:
-    while piece := source.read(1 << 20):
-        target.write(piece)
-        if target.tell() > most:
-            raise ApiError(413, "file_too_large", f"{name} is larger than {most} bytes")
-
-
-def discard(folder: Path) -> None:
+def _discard(folder: Path) -> None:
     """Delete an upload's folder."""
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,11 +1,12 @@
-"""``/documents``: upload, list, delete, the jobs that index; and a document's text with a stretch highlighted."""
+"""``/documents``: upload, list, delete, the jobs that index; a document's text, highlighted or passage by passage."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from enum import Enum
+from typing import Annotated, Any, Final
 
 from anyio import Event
 from fastapi import APIRouter, Query, Request
@@ -14,17 +15,21 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from clara.ingest import location_of, page_breaks
 from clara.records import DocumentSize
 from clara.serve.api.page import document_page
 from clara.serve.faults import ApiError
-from clara.serve.forms import read_form
-from clara.serve.library import ServedDocument, ServedStore
-from clara.serve.state import ServerState, caller_of, log_event, state_of
-from clara.serve.uploads import Job, discard, safe_name
+from clara.serve.library import ServedDocument
+from clara.serve.state import caller_of, log_event, state_of
+from clara.serve.uploads import Job, read_form
 
-router = APIRouter(tags=["documents"])
+router = APIRouter()
+_DOCUMENTS: Final[list[str | Enum]] = ["documents"]
 
 _LOOK_SECONDS = 0.2
+_MOST_PASSAGES = 400  # of one request
+_BEFORE = 8  # passages shown above the one that was asked for
+_Char = Annotated[str | None, Query(pattern=r"^\d{1,12},\d{1,12}$")]
 _FORM = {
     "requestBody": {
         "required": True,
@@ -44,8 +49,8 @@ _FORM = {
 }
 
 
-@router.post("/documents", status_code=202, openapi_extra=_FORM)
-async def upload(request: Request, store: Annotated[str | None, Query()] = None) -> JSONResponse:
+@router.post("/documents", name="upload", tags=_DOCUMENTS, status_code=202, openapi_extra=_FORM)
+async def _upload(request: Request, store: Annotated[str | None, Query()] = None) -> JSONResponse:
     """Take files in and index them; the answer is the job."""
     state = state_of(request)
     if store is not None:
@@ -55,15 +60,15 @@ async def upload(request: Request, store: Annotated[str | None, Query()] = None)
         named = form.get("store")
         served = state.library.to_write(caller_of(request), store or (named if isinstance(named, str) else None))
         files = [each for each in (*form.getlist("files"), *form.getlist("file")) if isinstance(each, UploadFile)]
-        job = await run_in_threadpool(_take, state, served, files)
+        job = await run_in_threadpool(state.uploads.take, served, files)
     finally:
         await form.close()
     log_event(request, "upload", job=job.id, store=served.name, files=len(files))
     return JSONResponse(job.told(), 202)
 
 
-@router.get("/documents")
-def list_documents(
+@router.get("/documents", name="list_documents", tags=_DOCUMENTS)
+def _list_documents(
     request: Request,
     store: Annotated[str | None, Query()] = None,
     after: Annotated[str | None, Query()] = None,
@@ -85,14 +90,14 @@ def list_documents(
     }
 
 
-@router.get("/documents/jobs/{job_id}")
-async def get_job(request: Request, job_id: str) -> dict[str, Any]:
+@router.get("/documents/jobs/{job_id}", name="get_job", tags=_DOCUMENTS)
+async def _get_job(request: Request, job_id: str) -> dict[str, Any]:
     """How far an indexing job is."""
     return _job(request, job_id).told()
 
 
-@router.get("/documents/jobs/{job_id}/events")
-async def watch_job(request: Request, job_id: str) -> Response:
+@router.get("/documents/jobs/{job_id}/events", name="watch_job", tags=_DOCUMENTS)
+async def _watch_job(request: Request, job_id: str) -> Response:
     """How far an indexing job is, as server-sent events, until it ends."""
     job = _job(request, job_id)
     closing = Event()
@@ -112,10 +117,8 @@ async def watch_job(request: Request, job_id: str) -> Response:
     return EventSourceResponse(events(), sep="\n", shutdown_event=closing, shutdown_grace_period=5 * _LOOK_SECONDS)
 
 
-@router.get("/documents/{document_id}", response_class=HTMLResponse)
-def read_document(
-    request: Request, document_id: str, char: Annotated[str | None, Query(pattern=r"^\d{1,12},\d{1,12}$")] = None
-) -> HTMLResponse:
+@router.get("/documents/{document_id}", name="read_document", tags=_DOCUMENTS, response_class=HTMLResponse)
+def _read_document(request: Request, document_id: str, char: _Char = None) -> HTMLResponse:
     """The text of a document, characters ``char=START,END`` highlighted."""
     document = state_of(request).library.document(caller_of(request), document_id)
     start, end = (int(number) for number in (char or "0,0").split(","))
@@ -124,8 +127,44 @@ def read_document(
     return document_page(document.filename, texts, start, end, root="../" * folders)
 
 
-@router.delete("/documents/{document_id}")
-def delete_document(request: Request, document_id: str) -> dict[str, Any]:
+@router.get("/documents/{document_id}/passages", name="read_passages", tags=["exploring"])
+def _read_passages(
+    request: Request,
+    document_id: str,
+    char: _Char = None,
+    first: Annotated[int | None, Query(ge=0)] = None,
+    limit: Annotated[int, Query(ge=1, le=_MOST_PASSAGES)] = 40,
+) -> dict[str, Any]:
+    """A document's passages from the one numbered ``first``; else those around the character where ``char`` begins."""
+    document = state_of(request).library.document(caller_of(request), document_id)
+    passages = document.store.rag.store.texts(document.uri)
+    if first is None:
+        start = int((char or "0").partition(",")[0])
+        at = next((place for place, each in enumerate(passages) if start < each.passage.end), 0)
+        first = max(0, at - (_BEFORE if limit > _BEFORE else 0))
+    return {
+        "object": "list",
+        "id": document.id,
+        "filename": document.filename,
+        "store": document.store.name,
+        "total": len(passages),
+        "first": first,
+        "passages": [
+            {
+                "start": each.passage.start,
+                "end": each.passage.end,
+                "text": each.passage.text,
+                "page": location_of(each.metadata, each.passage.start).page,
+                "heading": location_of(each.metadata, each.passage.start).heading,
+                "breaks": page_breaks(each.metadata),
+            }
+            for each in passages[first : first + limit]
+        ],
+    }
+
+
+@router.delete("/documents/{document_id}", name="delete_document", tags=_DOCUMENTS)
+def _delete_document(request: Request, document_id: str) -> dict[str, Any]:
     """Remove a document, and its file where it was uploaded."""
     state, caller = state_of(request), caller_of(request)
     document = state.library.document(caller, document_id)
@@ -134,29 +173,8 @@ def delete_document(request: Request, document_id: str) -> dict[str, Any]:
     return {"id": document.id, "object": "document.deleted", "deleted": True}
 
 
-def _take(state: ServerState, served: ServedStore, files: list[UploadFile]) -> Job:
-    """Keep the files and queue the job; all of them or none."""
-    if not files:
-        raise ApiError(400, "missing_files", "no file came; send a multipart form with the field files", param="files")
-    names = [safe_name(each.filename) for each in files]
-    if len(set(names)) < len(names):
-        raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
-    folder = state.uploads.begin(served)
-    try:
-        for name, each in zip(names, files, strict=True):
-            state.uploads.keep(folder, name, each.file)
-        return state.uploads.submit(served, folder, names)
-    except BaseException:
-        discard(folder)
-        raise
-
-
 def _job(request: Request, job_id: str) -> Job:
-    """A job on a store that the caller may use.
-
-    Raises:
-        ApiError: there is none.
-    """
+    """A job on a store that the caller may use (ApiError: there is none)."""
     job = state_of(request).uploads.job(job_id)
     if job is None or not caller_of(request).may_use(job.store.name):
         raise ApiError(404, "job_not_found", "there is no such job, or it ended long ago")

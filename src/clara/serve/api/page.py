@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -36,30 +36,26 @@ _PAGE: Final = '<p class="page-mark">Page {}</p>'
 # A line of a printed page that goes on in the next one; a blank in its place leaves every offset as it is.
 _FLOWING: Final = re.compile(r"(?<=[^\n]{60})\n(?=\S)")
 # By name and not by the machine's table, which may call a script plain text.
-_TYPES: Final = {
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
+_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 
 
-@router.get(ROOT)
-async def page() -> HTMLResponse:
+@router.get(ROOT, name="page")
+async def _page() -> HTMLResponse:
     """The page."""
-    return HTMLResponse(_read("index.html"), headers={"content-security-policy": POLICY, "cache-control": "no-cache"})
+    headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
+    return HTMLResponse(_contents()["index.html"], headers=headers)
 
 
-@router.get(FILES + "{name}")
-async def page_file(request: Request, name: str) -> Response:
+@router.get(FILES + "{name}", name="page_file")
+async def _page_file(request: Request, name: str) -> Response:
     """One of the page's files; asked for again, only whether it is still the same.
 
     Raises:
         ApiError: there is none of that name.
     """
-    kind = _TYPES.get(name.rpartition(".")[2])
-    if kind is None or name not in _names():
+    kind, content = _TYPES.get(name.rpartition(".")[2]), _contents().get(name)
+    if kind is None or content is None:
         raise ApiError(404, "not_found", "the page has no such file")
-    content = _read(name)
     headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
@@ -123,11 +119,6 @@ def _marked(texts: Sequence[StoredText], start: int, end: int) -> str:
     return f'<div class="passages passage">{"".join(shown)}</div>'
 
 
-@lru_cache(maxsize=32)
-def _read(name: str) -> bytes:
-    return (files("clara.serve") / "page" / name).read_bytes()
-
-
 @lru_cache(maxsize=1)
-def _names() -> frozenset[str]:
-    return frozenset(each.name for each in (files("clara.serve") / "page").iterdir())
+def _contents() -> Mapping[str, bytes]:
+    return {each.name: each.read_bytes() for each in (files("clara.serve") / "page").iterdir()}

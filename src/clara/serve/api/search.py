@@ -1,21 +1,25 @@
-"""Search without an answer: ``/search`` as plain JSON, ``/vector_stores`` in OpenAI's shape."""
+"""Without an answer: ``/search`` as plain JSON, ``/vector_stores`` in OpenAI's shape, ``/embeddings`` of texts."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import base64
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from clara.errors import NothingFoundError
 from clara.ingest import location_of
 from clara.records import Hit, SearchMode
 from clara.serve.answers import check_filled, check_k, check_length
-from clara.serve.api.messages import document_address
+from clara.serve.api.answers import document_address
+from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, state_of
 
 router = APIRouter(tags=["search"])
+_MOST_TEXTS = 256
 
 
 class SearchFields(BaseModel):
@@ -47,8 +51,8 @@ class VectorStoreSearch(BaseModel):
     clara: SearchFields | None = None
 
 
-@router.get("/search")
-async def search_by_address(
+@router.get("/search", name="search_by_address")
+async def _search_by_address(
     request: Request,
     query: Annotated[str, Query()],
     store: Annotated[str | None, Query()] = None,
@@ -59,14 +63,14 @@ async def search_by_address(
     return await _results(request, SearchRequest(query=query, store=store, k=k, clara=SearchFields(mode=mode)))
 
 
-@router.post("/search")
-async def search(request: Request, body: SearchRequest) -> dict[str, Any]:
+@router.post("/search", name="search")
+async def _search(request: Request, body: SearchRequest) -> dict[str, Any]:
     """The best passages for a question."""
     return await _results(request, body)
 
 
-@router.post("/vector_stores/{name}/search")
-async def search_vector_store(request: Request, name: str, body: VectorStoreSearch) -> dict[str, Any]:
+@router.post("/vector_stores/{name}/search", name="search_vector_store")
+async def _search_vector_store(request: Request, name: str, body: VectorStoreSearch) -> dict[str, Any]:
     """The best passages for a question, in OpenAI's shape."""
     query = body.query if isinstance(body.query, str) else " ".join(body.query)
     served = state_of(request).library.store(caller_of(request), name, param="vector_store_id")
@@ -133,3 +137,55 @@ def _place(hit: Hit) -> dict[str, str | int]:
     where = location_of(hit.metadata, hit.passage.start)
     place: dict[str, str | int] = {"heading": where.heading} if where.heading else {}
     return place if where.page is None else {**place, "page": where.page}
+
+
+class EmbeddingFields(BaseModel):
+    """The object ``clara`` of the body.
+
+    Attributes:
+        kind: what the texts are: a ``question`` has a vector of its own in the space of passages.
+    """
+
+    kind: Literal["question", "passage"] = "question"
+
+
+class EmbeddingRequest(BaseModel):
+    """The body; unknown fields are passed over."""
+
+    model: str | None = None
+    input: str | list[str] = Field(min_length=1)
+    encoding_format: Literal["float", "base64"] = "float"
+    clara: EmbeddingFields | None = None
+
+
+@router.post("/embeddings", name="embeddings")
+async def _embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
+    """The vectors, of unit length."""
+    state = state_of(request)
+    store = state.library.store(caller_of(request), body.model)
+    texts = [body.input] if isinstance(body.input, str) else body.input[: _MOST_TEXTS + 1]
+    if len(texts) > _MOST_TEXTS:
+        raise ApiError(400, "invalid_value", f"at most {_MOST_TEXTS} texts a request", param="input")
+    for text in texts:
+        check_length(text, state.limits)
+    kind = (body.clara or EmbeddingFields()).kind
+    made = await state.queue.call(lambda: _vectors(store, texts, kind), client_of(request))
+    tokens = sum(count for _, count in made)
+    data = [
+        {"object": "embedding", "index": i, "embedding": _encoded(vector, body.encoding_format)}
+        for i, (vector, _) in enumerate(made)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": store.name, "usage": usage}
+
+
+def _vectors(store: ServedStore, texts: list[str], kind: str) -> list[tuple[np.ndarray[Any, Any], int]]:
+    model, rate = store.rag.model, store.rag.rate
+    made = model.encode_queries(texts, rate=rate) if kind == "question" else model.compress(texts, rate=rate)
+    return [(memory.search_vector(), memory.token_count) for memory in made]
+
+
+def _encoded(vector: np.ndarray[Any, Any], form: str) -> list[float] | str:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return [float(number) for number in vector]

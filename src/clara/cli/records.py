@@ -1,20 +1,19 @@
-"""``clara synth``: documents in, verified training records out.
+"""``clara synth`` and ``convert-records``: documents to training records, and records to other rows and back.
 
-Only the command line: options to settings, progress and tables to the terminal. What is done is in ``clara.synth``.
+Options to settings, progress and tables to the terminal; what is done is in ``clara.synth`` and ``clara.data``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clara.cli.llm import api_key
-from clara.cli.options import JsonOption, given_path
-from clara.cli.terminal import bar, clock, console, counted, note, print_json, write
+from clara.cli.options import JsonOption, given_options, given_path
+from clara.cli.session import api_key
+from clara.cli.terminal import INTERRUPTED, bar, clock, console, counted, note, print_json, write
 from clara.config import check, read_toml
 from clara.errors import ConfigError
 
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from clara.synth.sources import Sources
 
 _UNFINISHED_EXIT = 1
-_INTERRUPTED_EXIT = 130  # as shells report a process ended by Ctrl-C
+_AUTOMATIC = frozenset({"docs", "out", "automatic", "config", "limit", "as_json", "engine", "workers"})
+"""Parameters that have a use without a language model; the last two are refused, or have none at all."""
+
 _SHOWN_MESSAGES = 5
 
 
@@ -39,6 +40,7 @@ def _without_ray(value: str | int | None) -> str | int | None:
 
 
 def synth(
+    ctx: typer.Context,
     docs: Annotated[
         list[Path],
         typer.Argument(
@@ -46,33 +48,31 @@ def synth(
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Records to write (.jsonl).")],
-    llm: Annotated[
-        str | None, typer.Option("--llm", help="OpenAI-compatible server, such as http://host:8000/v1.")
-    ] = None,
-    llm_model: Annotated[str | None, typer.Option("--llm-model", help="Model name, as the server knows it.")] = None,
+    out: Annotated[Path, typer.Option(help="Records to write (.jsonl).")],
+    llm: Annotated[str | None, typer.Option(help="OpenAI-compatible server, such as http://host:8000/v1.")] = None,
+    llm_model: Annotated[str | None, typer.Option(help="Model name, as the server knows it.")] = None,
     automatic: Annotated[
         bool, typer.Option("--automatic", help="Tasks made of the text itself, without a language model.")
     ] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings (TOML); options win over them.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings (TOML); options win over them.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an output that is there.")] = False,
     judge: Annotated[
-        Literal["both", "llm", "lexical"] | None, typer.Option("--judge", help="Who judges; both by default.")
+        Literal["both", "llm", "lexical"] | None, typer.Option(help="Who judges; both by default.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds before a passage is dropped.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests under way at once.")] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait for one reply.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Of the drafts.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Budget: prompt and reply tokens.")] = None,
-    max_cost: Annotated[float | None, typer.Option("--max-cost", help="Budget: money; needs the prices.")] = None,
-    price_in: Annotated[float | None, typer.Option("--price-in", help="Price of a million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option("--price-out", help="Price of a million reply tokens.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first passages.")] = None,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Reply cache [OUT.cache.sqlite3].")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="Folder of prompt templates of your own.")] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option("--engine", hidden=True, callback=_without_ray)] = "local",
-    workers: Annotated[int | None, typer.Option("--workers", hidden=True, callback=_without_ray)] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the table (.md) and a plot beside it.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds before a passage is dropped.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at once.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for one reply.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the drafts.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Budget: prompt and reply tokens.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Budget: money; needs the prices.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="Price of a million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(help="Price of a million reply tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first passages.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Reply cache [OUT.cache.sqlite3].")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Folder of prompt templates of your own.")] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(hidden=True, callback=_without_ray)] = "local",
+    workers: Annotated[int | None, typer.Option(hidden=True, callback=_without_ray)] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the table (.md) and a plot beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write verified question-answer pairs and paraphrases about documents, for `clara train scp`.
@@ -82,33 +82,19 @@ def synth(
     --config, --limit and --json are read then; --json prints {"records", "tasks": {kind: count}, "without"}.
     """
     if automatic:
-        _refuse_server(
-            {
-                "--llm": llm,
-                "--llm-model": llm_model,
-                "--resume": resume or None,
-                "--judge": judge,
-                "--rounds": rounds,
-                "--concurrency": concurrency,
-                "--timeout": timeout,
-                "--temperature": temperature,
-                "--max-tokens": max_tokens,
-                "--max-cost": max_cost,
-                "--price-in": price_in,
-                "--price-out": price_out,
-                "--cache": cache,
-                "--prompts": prompts,
-                "--report": report,
-            }
-        )
+        useless = [option for name, option in given_options(ctx, "COMMANDLINE").items() if name not in _AUTOMATIC]
+        if useless:
+            raise ConfigError(
+                f"--automatic asks no language model and has no use for {', '.join(useless)}; leave them out"
+            )
         _write_automatic(docs, out, config, limit, as_json=as_json)
         return
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
-    from clara.synth.drafts import read_templates  # noqa: PLC0415
     from clara.synth.output import write_report  # noqa: PLC0415
     from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
+    from clara.synth.drafts import read_templates  # noqa: PLC0415
 
     del engine, workers
     given: dict[str, Any] = {
@@ -136,7 +122,7 @@ def synth(
             result = synthesize(sources, settings, job)
         except KeyboardInterrupt:
             note("interrupted; go on with --resume")
-            raise typer.Exit(_INTERRUPTED_EXIT) from None
+            raise typer.Exit(INTERRUPTED) from None
     if report is not None:
         table, plot = write_report(result, report)
         note(f"report: {table}, {plot}")
@@ -163,18 +149,10 @@ def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _note_messages(sources: Sources) -> None:
-    """What could not be read."""
     for message in sources.messages[:_SHOWN_MESSAGES]:
         note(message)
     if len(sources.messages) > _SHOWN_MESSAGES:
         note(f"… and {len(sources.messages) - _SHOWN_MESSAGES} more (all with --json)")
-
-
-def _refuse_server(given: Mapping[str, object]) -> None:
-    """Refuse options that only a language model has a use for."""
-    named = [option for option, value in given.items() if value is not None]
-    if named:
-        raise ConfigError(f"--automatic asks no language model and has no use for {', '.join(named)}; leave them out")
 
 
 def _write_automatic(docs: list[Path], out: Path, config: Path | None, limit: int | None, *, as_json: bool) -> None:
@@ -227,3 +205,25 @@ def _show(result: SynthReport, *, as_json: bool) -> None:
     for name, value in result.rows():
         table.add_row(name, value)
     console().print(table)
+
+
+def convert_records(
+    source: Annotated[Path, typer.Argument(help="File to read (.jsonl; records may be .jsonl.gz).")],
+    target: Annotated[Path, typer.Argument(help="File to write (.jsonl, .jsonl.gz).")],
+    *,
+    to: Annotated[
+        Literal["official", "records"],
+        typer.Option(help="official: rows of Apple's published code; records: what clara train scp reads."),
+    ],
+) -> None:
+    """Turn training records into the rows of Apple's published code, or back."""
+    from clara.data.official_rows import export_official, import_official  # noqa: PLC0415
+
+    if to == "official":
+        count, reading = export_official(source, target)
+        note(reading.summary())
+        if reading.multi_hop:
+            note(f"left out: {counted(len(reading.multi_hop), 'question')} over several documents, which have no rows")
+    else:
+        count = import_official(source, target)
+    write(f"{counted(count, 'row' if to == 'official' else 'record')} written to {target}")
