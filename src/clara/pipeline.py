@@ -43,7 +43,7 @@ from clara.records import (
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
-    from clara.indexing import AddProgress, AddReport, Shard
+    from clara.indexing import AddProgress, AddReport, Engine, Shard
     from clara.ingest import ReadLimits
     from clara.llm.client import LLM, Reply
     from clara.llm_answering import LLMReading
@@ -131,6 +131,7 @@ class Clara:
         max_bytes: int | None = None,
         limits: ReadLimits | None = None,
         shard: Shard | None = None,
+        engine: Engine | None = None,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -144,6 +145,7 @@ class Clara:
             limits: what reading one file may take; files that need more are skipped and reported.
                 ``ingest.DEFAULT_LIMITS`` when None.
             shard: take the files of this part alone; ``clara.index.merge`` joins the stores of all parts.
+            engine: what reads and compresses, such as ``ray_engine.RayEngine``; this process when None.
             progress: told after each file and each commit.
 
         Raises:
@@ -160,6 +162,7 @@ class Clara:
                 max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
                 limits=limits or DEFAULT_LIMITS,
                 shard=shard,
+                engine=engine,
                 progress=progress,
             )
         except BaseException:
