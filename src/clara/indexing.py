@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from clara import prompts
 from clara.errors import InputError, StoreError
@@ -18,6 +19,7 @@ from clara.ingest import (
     DEFAULT_LIMITS,
     DEFAULT_MAX_BYTES,
     TEXTLESS,
+    FileListing,
     IngestReport,
     Reader,
     ReadLimits,
@@ -131,6 +133,55 @@ class Shard:
         return zlib.crc32(document_uri(path).encode("utf-8", "surrogateescape")) % self.count == self.number - 1
 
 
+class Source(Protocol):
+    """Where a run's documents and the memories of their passages come from."""
+
+    def __enter__(self) -> Source: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def read(self, path: Path) -> Iterator[Document]:
+        """The documents of the next file of the listing."""
+
+    def compress(self, texts: Sequence[str]) -> list[Memory]:
+        """Memories of texts of the documents read last."""
+
+    def report(self) -> IngestReport:
+        """What was read so far."""
+
+
+class Engine(Protocol):
+    """Opens a source that is not this process."""
+
+    def open(
+        self,
+        listing: FileListing,
+        model: ClaraModel,
+        *,
+        rate: int,
+        known: Collection[str],
+        max_bytes: int,
+        limits: ReadLimits,
+    ) -> Source:
+        """Begin with the files of a listing; ``known`` are content hashes of documents that need no compressing."""
+
+
+class _Here(Reader):
+    """This process, with the model that it has."""
+
+    def __init__(
+        self, listing: FileListing, model: ClaraModel, *, rate: int, max_bytes: int, limits: ReadLimits
+    ) -> None:
+        super().__init__(listing, max_bytes=max_bytes, limits=limits)
+        self._model, self._rate = model, rate
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def compress(self, texts: Sequence[str]) -> list[Memory]:
+        """Memories of texts."""
+        return self._model.compress(texts, rate=self._rate)
+
+
 class Indexer:
     """One run of ``Clara.add``: what it reads goes into the store."""
 
@@ -138,7 +189,7 @@ class Indexer:
         self._store = store
         self._model = model
         self._counts = _Counts()
-        self._batch = _Batch(store, model, self._counts)
+        self._batch = _Batch(store, self._counts)
         self._extent = _Extent((), 0, self._counts, None)
         self._sources: dict[str, str] = {}  # uri of a document in the store by its content hash
 
@@ -150,6 +201,7 @@ class Indexer:
         max_bytes: int | None,
         limits: ReadLimits | None,
         shard: Shard | None,
+        engine: Engine | None,
         progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
@@ -164,13 +216,14 @@ class Indexer:
         self._store.begin()
         known = self._store.documents()
         self._sources = {entry.content_hash: entry.uri for entry in known.values()}
-        with Reader(listing, max_bytes=max_bytes, limits=limits or DEFAULT_LIMITS) as reader:
+        with self._source(listing, engine, max_bytes=max_bytes, limits=limits or DEFAULT_LIMITS) as reader:
+            self._batch.compress = reader.compress
             for number, path in enumerate(listing.files, start=1):
                 for document in reader.read(path):
                     seen.add(document.uri)
                     self._take(document, known.get(document.uri))
                 extent.end_file(number)
-        self._batch.commit()
+            self._batch.commit()
         extent.report()
         pruned = (
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
@@ -187,6 +240,12 @@ class Indexer:
             seconds=time.perf_counter() - started,
             ingest=reader.report(),
         )
+
+    def _source(self, listing: FileListing, engine: Engine | None, *, max_bytes: int, limits: ReadLimits) -> Source:
+        rate = self._store.model.rate
+        if engine is None:
+            return _Here(listing, self._model, rate=rate, max_bytes=max_bytes, limits=limits)
+        return engine.open(listing, self._model, rate=rate, known=self._sources, max_bytes=max_bytes, limits=limits)
 
     def _take(self, document: Document, known: DocumentEntry | None) -> None:
         batch, counts = self._batch, self._counts
@@ -259,11 +318,16 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
 
 
 class _Batch:
-    """Passages on their way into the store: taken, given a memory, then committed with the documents that are whole."""
+    """Passages on their way into the store: taken, given a memory, then committed with the documents that are whole.
 
-    def __init__(self, store: LanceStore, model: ClaraModel, counts: _Counts) -> None:
+    Attributes:
+        compress: makes memories of texts; set before the first passage is taken.
+    """
+
+    compress: Callable[[Sequence[str]], list[Memory]]
+
+    def __init__(self, store: LanceStore, counts: _Counts) -> None:
         self._store = store
-        self._model = model
         self._counts = counts
         self._taken: list[tuple[Passage, Document]] = []
         self._sources: set[str] = set()  # ids of passages whose memories may be wanted again
@@ -312,7 +376,7 @@ class _Batch:
         self._keep()
         texts = [prompts.passage_text(passage.title, passage.text) for passage, _ in self._taken]
         new = [text for text in texts if text not in self._kept]
-        made = self._model.compress(new, rate=self._store.model.rate) if new else []
+        made = self.compress(new) if new else []
         unused = iter(made)
         for text, (passage, document) in zip(texts, self._taken, strict=True):
             memory = self._kept[text] if text in self._kept else next(unused)

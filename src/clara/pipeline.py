@@ -18,7 +18,7 @@ from clara.records import Answer, Hit, Passage, SearchMode
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
-    from clara.indexing import AddProgress, AddReport, Shard
+    from clara.indexing import AddProgress, AddReport, Engine, Shard
     from clara.ingest import ReadLimits
     from clara.llm import LLM
     from clara.llm_answering import LLMAnswerStream
@@ -107,6 +107,7 @@ class Clara:
         max_bytes: int | None = None,
         limits: ReadLimits | None = None,
         shard: Shard | None = None,
+        engine: Engine | None = None,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -120,6 +121,7 @@ class Clara:
             limits: what reading one file may take; files that need more are skipped and reported.
                 ``ingest.DEFAULT_LIMITS`` when None.
             shard: take the files of this part alone; ``clara.index.rewrite`` joins the stores of all parts.
+            engine: what reads and compresses, such as ``ray_engine.RayEngine``; this process when None.
             progress: told after each file and each commit.
 
         Raises:
@@ -130,7 +132,13 @@ class Clara:
 
         try:
             return Indexer(self.store, self.model).add(
-                paths, prune=prune, max_bytes=max_bytes, limits=limits, shard=shard, progress=progress
+                paths,
+                prune=prune,
+                max_bytes=max_bytes,
+                limits=limits,
+                shard=shard,
+                engine=engine,
+                progress=progress,
             )
         except BaseException:
             # Whoever comes next may write: what is stored so far is whole documents, and marked where not.

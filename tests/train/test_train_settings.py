@@ -18,8 +18,8 @@ from train_cases import made, passages, questions
 from clara.data import DataRecord, PassageQA, QAPair, write_records
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint
-from clara.model.attention import enable_packing
 from clara.model.apple.write import export
+from clara.model.attention import enable_packing
 from clara.train.backbones import training_memory
 from clara.train.data import PlannedBatches, TrainingData, divide
 from clara.train.loop import StageModule

@@ -25,14 +25,13 @@ from clara.data import DataRecord
 from clara.data.neighbours import passages_of
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
-from clara.model.backbone import plain_ids
+from clara.model.backbone import ADAPTER, plain_ids, read_tensors
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.hub.base import Progress
 from clara.model.placement import natural_dtype
 from clara.model.reader import read_reader_manifest
-from clara.model.backbone import ADAPTER, read_tensors
 from clara.train.data import Window, questions_of, within_window
 from clara.train.start import WHITENING_DOCUMENTS, WHITENING_QUESTIONS, whiten_anew, whitening_needs
 

@@ -436,8 +436,8 @@ def _codecs(
 
 def _records(data: Path | None) -> list[DataRecord]:
     """Records to train on for a measurement: those of a file, or made from the sample documents."""
-    from clara.data import read_records  # noqa: PLC0415
     from clara.bench import made_records  # noqa: PLC0415
+    from clara.data import read_records  # noqa: PLC0415
     from clara.ingest import Reader, find_files  # noqa: PLC0415
     from clara.samples import sample_folder  # noqa: PLC0415
 

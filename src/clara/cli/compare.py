@@ -20,9 +20,8 @@ from clara.cli.terminal import INTERRUPTED, Tell, bar_or_lines, clock, console, 
 from clara.errors import InputError
 
 if TYPE_CHECKING:
-    from clara.evaluate.questions import FirstStage
     from clara.evaluate.journal import Provenance
-    from clara.evaluate.questions import Candidacy
+    from clara.evaluate.questions import Candidacy, FirstStage
     from clara.evaluate.rankers import TextEncoder
     from clara.evaluate.report import GridReport
     from clara.evaluate.run import Grid, GridProgress, GridRun

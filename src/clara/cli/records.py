@@ -90,11 +90,11 @@ def synth(
         _write_automatic(docs, out, config, limit, as_json=as_json)
         return
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
+    from clara.synth.drafts import read_templates  # noqa: PLC0415
     from clara.synth.output import write_report  # noqa: PLC0415
     from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
-    from clara.synth.drafts import read_templates  # noqa: PLC0415
 
     del engine, workers
     given: dict[str, Any] = {

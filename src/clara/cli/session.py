@@ -214,8 +214,7 @@ def language_model(url: str | None, model: str | None) -> LLM | None:
         raise ConfigError(
             f"--llm URL and --llm-model NAME go together; {'--llm' if url is None else '--llm-model'} is missing"
         )
-    from clara.config import check  # noqa: PLC0415
-    from clara.config import LLMSettings  # noqa: PLC0415
+    from clara.config import LLMSettings, check  # noqa: PLC0415
 
     settings = check(LLMSettings, {"url": url, "model": model}, source="command line")
     from clara.llm import LLM  # noqa: PLC0415 - takes a second, and is an extra

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from clara.indexing import AddProgress, AddReport, Shard
     from clara.ingest import IngestReport, Skipped
     from clara.pipeline import Clara
+    from clara.ray_engine import RayEngine
     from clara.records import QuerySpace
 
 _SHOWN_A_REASON = 10
@@ -61,6 +62,20 @@ def index(
     ] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Take the I-th of N parts of the files (clara merge joins them).")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="What reads and compresses: this process, or the workers of a Ray cluster."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --engine ray: models that compress; one a core or GPU by default.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --engine ray: the cluster; RAY_ADDRESS by default, or else this machine.",
+        ),
     ] = None,
     max_file_mb: Annotated[float, typer.Option(min=0, help="Larger files (MiB) are skipped and reported.")] = 64,
     max_memory_mb: Annotated[
@@ -97,14 +112,25 @@ def index(
 
     check_paths(paths)  # before the model is loaded
     part = _shard(shard)
+    if engine == "local" and (workers is not None or ray_address is not None):
+        raise InputError("--workers and --ray-address say how a cluster compresses; give --engine ray with them")
     if ocr:
         check_ocr()
     limits = ReadLimits(max_memory_mb, max_seconds, max_characters, ocr=ocr)
     size = int(min(max_file_mb, _MOST_MB) * 2**20)
     with _open(store, choice, rate, codec) as rag:
+        spread = _cluster(rag, choice, workers, ray_address) if engine == "ray" else None
         try:
             with bar_or_lines("passages", at_once=False) as tell:
-                report = rag.add(paths, prune=prune, max_bytes=size, limits=limits, shard=part, progress=_telling(tell))
+                report = rag.add(
+                    paths,
+                    prune=prune,
+                    max_bytes=size,
+                    limits=limits,
+                    shard=part,
+                    engine=spread,
+                    progress=_telling(tell),
+                )
         except (Exception, KeyboardInterrupt) as error:
             if not interrupted(error):
                 raise
@@ -143,6 +169,13 @@ def _shard(given: str | None) -> Shard | None:
     if not (number.isdecimal() and count.isdecimal()):
         raise InputError(f"a shard is I/N with I from 1 to N, as 1/4, got {given!r}")
     return Shard(int(number), int(count))
+
+
+def _cluster(rag: Clara, choice: ModelChoice, workers: int | None, address: str | None) -> RayEngine:
+    from clara.ray_engine import RayEngine  # noqa: PLC0415
+
+    load = {"base": choice.base, "device": choice.device, "dtype": choice.dtype, "cache": choice.cache}
+    return RayEngine(rag.model.name, load, workers=workers, threads=choice.threads or 1, address=address)
 
 
 def _telling(tell: Tell) -> Callable[[AddProgress], None]:

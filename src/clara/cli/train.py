@@ -314,9 +314,12 @@ def calibrate(
     --json prints {"checkpoint", "calibrated": {part: {"value", "was", "metric", "candidates", "questions", "passages",
     "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
     """
-    from clara.calibrate.run import Part, Wanted  # noqa: PLC0415 - imports torch
+    from clara.calibrate.run import (  # noqa: PLC0415 - imports torch
+        CheckpointLoader,
+        Part,
+        Wanted,
+    )
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
-    from clara.calibrate.run import CheckpointLoader  # noqa: PLC0415
 
     paths = data or []
     _refuse_eval(paths)

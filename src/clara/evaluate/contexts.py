@@ -91,8 +91,8 @@ def _compressor_identity(cache: Cache, model: AnswerModel) -> str:
         from safetensors.torch import load_file  # noqa: PLC0415
 
         from clara.model import checkpoint  # noqa: PLC0415
-        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
         from clara.model.backbone import ADAPTER  # noqa: PLC0415
+        from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
 
         folder = find_checkpoint(model.name)
         files = (folder / "adapters" / "compressor" / ADAPTER, folder / checkpoint.MEMORY)

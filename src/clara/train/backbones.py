@@ -19,9 +19,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from clara.errors import BaseModelError, ConfigError
 from clara.model.backbone import load_tokenizer
-from clara.model.placement import QUANTISED_BYTES, available, gigabytes, shapes_of
 from clara.model.hub.base import find_base
-from clara.model.placement import Placement, placement
+from clara.model.placement import QUANTISED_BYTES, Placement, available, gigabytes, placement, shapes_of
 from clara.model.prompting import Prompter
 from clara.train.data import TrainingData
 from clara.train.examples import Example

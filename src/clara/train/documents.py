@@ -26,9 +26,9 @@ from clara.errors import TrainingError
 from clara.model import checkpoint
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
+from clara.model.decoder import RoleWeights
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import encode_documents, read_outs
-from clara.model.decoder import RoleWeights
 from clara.train.batch import padded_texts
 from clara.train.processes import ALONE, Processes
 

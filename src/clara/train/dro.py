@@ -20,10 +20,9 @@ from torch.nn import functional
 from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import BaseModel
+from clara.model.backbone import ADAPTER, BaseModel, read_object
 from clara.model.decoder import Decoder
 from clara.model.prompting import Prompter
-from clara.model.backbone import ADAPTER, read_object
 from clara.train.batch import decoder_attention, padded
 
 MANIFEST, HEAD = "selector.json", "head.safetensors"

@@ -17,11 +17,10 @@ from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, place_checkpoint, rebuilt
-from clara.model.decoder import Decoder
+from clara.model.decoder import Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
-from clara.model.decoder import Role
 from clara.train.batch import padded_texts
 from clara.train.config import MemoryConfig
 from clara.train.data import TrainingData

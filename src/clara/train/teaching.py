@@ -30,14 +30,13 @@ from clara import prompts
 from clara.errors import ClaraError, TrainingError
 from clara.model import checkpoint
 from clara.model.adapters import load_adapter
+from clara.model.backbone import ADAPTER
 from clara.model.create import Loaded
-from clara.model.generator import DecodeLoop
-from clara.model.generator import Generator, Sampling
+from clara.model.decoder import AdapterName
+from clara.model.generator import DecodeLoop, Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
-from clara.model.decoder import AdapterName
-from clara.model.backbone import ADAPTER
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.examples import CandidateExample, Example, Target

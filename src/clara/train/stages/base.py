@@ -26,11 +26,10 @@ from clara.model import checkpoint
 from clara.model.checkpoint import Manifest, memory_fingerprint
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded
-from clara.model.decoder import Decoder
+from clara.model.decoder import Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import BITS
-from clara.model.decoder import Role
 from clara.model.table import MemoryTable
 from clara.train.batch import Batch, Collate, Memories
 from clara.train.card import model_card

@@ -43,11 +43,10 @@ from clara.data.neighbours import Neighbours
 from clara.errors import TrainingError
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
-from clara.model.losses import candidate_kl, contrastive
+from clara.model.decoder import Role
+from clara.model.losses import candidate_kl, contrastive, select, straight_through_top_k
 from clara.model.network import Network
 from clara.model.prompting import Prompter
-from clara.model.decoder import Role
-from clara.model.losses import select, straight_through_top_k
 from clara.model.table import MemoryTable
 from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
 from clara.train.config import MemoryConfig

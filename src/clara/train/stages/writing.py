@@ -30,17 +30,15 @@ from clara.data import DataRecord, MultiHop
 from clara.data.neighbours import Neighbours
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import load_base
+from clara.model.backbone import ADAPTER, load_base
 from clara.model.create import Loaded
-from clara.model.decoder import Decoder
+from clara.model.decoder import AdapterName, Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, check_base, read_reader_manifest, save_reader
-from clara.model.decoder import AdapterName, Role
 from clara.model.table import MemoryTable
-from clara.model.backbone import ADAPTER
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
 from clara.train.config import MemoryConfig, TrainConfig
