@@ -180,12 +180,13 @@ def _answered(rag: Clara, messages: Sequence[BaseMessage], options: AnswerOption
         understood = conversation.understood(rag.llm)
         if isinstance(understood, AskBack):
             return AIMessageChunk(
-                understood.question, response_metadata={"answered": False, "citations": [], "finish_reason": "stop"}
+                content=understood.question,
+                response_metadata={"answered": False, "citations": [], "finish_reason": "stop"},
             )
         within = conversation.manual(rag, understood) if options.context != "none" else None
         made = rag.ask(understood.question, options=replace(options, within=within))
     return AIMessageChunk(
-        made.text,
+        content=made.text,
         response_metadata={
             "answered": made.answered,
             "citations": _citations(made),

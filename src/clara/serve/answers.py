@@ -56,7 +56,7 @@ class ClaraFields(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _AnswerSource:
     """What an answer was taken from: a passage, or the sentence that is quoted; ``document`` is a uri."""
 
     document: str
@@ -84,7 +84,7 @@ class Told:
     tokens: TokenCounts = _NO_TOKENS
     finish_reason: Literal["stop", "length"] = "stop"
     answered: bool = True
-    sources: tuple[_Source, ...] = ()
+    sources: tuple[_AnswerSource, ...] = ()
     question: str = ""
     made_from: str = ""
     asked_back: bool = False
@@ -240,11 +240,11 @@ def usage(tokens: TokenCounts) -> dict[str, Any]:
     }
 
 
-def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[_Source, ...]:
+def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[_AnswerSource, ...]:
     """The quotation, then the passages that were read beside it."""
     read = [c for c in citations if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
-    sources = [_Source(c.document, c.start, c.end, c.text, c.score) for c in read]
+    sources = [_AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
     if quote is not None:
         score = next((cited.score for cited in citations if cited.passage_id == quote.passage_id), 0.0)
-        sources.insert(0, _Source(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
+        sources.insert(0, _AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
     return tuple(sources)
