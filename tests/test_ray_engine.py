@@ -19,16 +19,17 @@ pytestmark = pytest.mark.enable_socket  # the nodes talk over loopback
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head with two processors and a second node with two."""
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """A cluster of a head with two processors and a second node with two, and that node."""
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "180")  # of a busy machine
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**28})
-    made.second = made.add_node(num_cpus=2, object_store_memory=2**28)
+    second = made.add_node(num_cpus=2, object_store_memory=2**28)
     made.wait_for_nodes()
-    yield made
-    ray.shutdown()
+    yield made, second
+    ray.shutdown()  # type: ignore[no-untyped-call]
     made.shutdown()
 
 
@@ -51,8 +52,8 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def _engine(checkpoint: Path, cluster: Any) -> RayEngine:  # noqa: ANN401 - Ray's, without types
-    return RayEngine(str(checkpoint), {"dtype": "fp32"}, workers=2, address=cluster.address)
+def _engine(checkpoint: Path, nodes: Any) -> RayEngine:  # noqa: ANN401 - Ray's, without types
+    return RayEngine(str(checkpoint), {"dtype": "fp32"}, workers=2, address=nodes.address)
 
 
 def _content(path: Path, model: ClaraModel) -> dict[str, tuple[str, np.ndarray]]:
@@ -69,24 +70,21 @@ def _assert_same(one: Path, other: Path, model: ClaraModel) -> None:
 
 
 def test_a_node_that_dies_in_the_middle_leaves_the_store_of_one_process(
-    cluster: Any,  # noqa: ANN401 - as above
-    documents: Path,
-    tiny_checkpoint: Path,
-    tiny_model: ClaraModel,
-    tmp_path: Path,
+    cluster: tuple[Any, Any], documents: Path, tiny_checkpoint: Path, tiny_model: ClaraModel, tmp_path: Path
 ) -> None:
     with Clara.open(tmp_path / "alone", model=tiny_model) as rag:
         alone = rag.add(documents)
+    nodes, second = cluster
     killed = threading.Event()
 
     def kill(_: object) -> None:
         if not killed.is_set():
             killed.set()
-            cluster.remove_node(cluster.second, allow_graceful=False)
+            nodes.remove_node(second, allow_graceful=False)
 
     with Clara.open(tmp_path / "spread", model=tiny_model) as rag:
-        spread = rag.add(documents, engine=_engine(tiny_checkpoint, cluster), progress=kill)
-        again = rag.add(documents, engine=_engine(tiny_checkpoint, cluster))
+        spread = rag.add(documents, engine=_engine(tiny_checkpoint, nodes), progress=kill)
+        again = rag.add(documents, engine=_engine(tiny_checkpoint, nodes))
     assert killed.is_set()
     _assert_same(tmp_path / "alone", tmp_path / "spread", tiny_model)
     assert (spread.added, spread.passages, spread.ingest) == (alone.added, alone.passages, alone.ingest)

@@ -186,7 +186,7 @@ class Reading:
 class Found:
     """Hits, and the seconds that the query and the search took."""
 
-    hits: Sequence[Hit]
+    hits: list[Hit]
     query: float
     search: float
 

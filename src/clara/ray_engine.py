@@ -7,10 +7,11 @@ compressing (two pools of actors), and come back in the order of the listing.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def _ray(address: str | None) -> Any:  # noqa: ANN401 - Ray has no types to spea
         raise MissingExtraError("ray", "scale") from None
     if not ray.is_initialized():
         try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             raise ConfigError(f"the Ray cluster cannot be reached ({error}); give --ray-address HOST:PORT") from None
     return ray
@@ -234,7 +235,7 @@ class _RaySource:
         self._parts.close()
 
     @staticmethod
-    def _coming(parts: Any) -> Iterator[_Part]:  # noqa: ANN401 - a Ray dataset
+    def _coming(parts: Any) -> Generator[_Part]:  # noqa: ANN401 - a Ray dataset
         for batch in parts.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
             for payload in batch["part"].to_pylist():
                 yield pickle.loads(payload)  # noqa: S301 - our own workers wrote it

@@ -257,6 +257,18 @@ class OfficialPrompter(Prompter):
         """The prompt for a question with an empty background."""
         return self.from_passages(question, ())
 
+    def restate(self, instruction: str, sizes: Sequence[int]) -> Prompt:
+        """The prompt that asks for the documents in other words.
+
+        Args:
+            instruction: a sentence with ``{docs}`` where the documents go.
+            sizes: memory tokens of each document.
+        """
+        before, after = self._around(prompts.OFFICIAL_PARAPHRASE_SYSTEM)
+        return self._with_slots(
+            self._special(before + instruction.replace("{docs}", self._documents(len(sizes))) + after)
+        )
+
     def _around(self, system: str) -> tuple[str, str]:
         before, after = self._render(system).split(BODY)
         return before, after
