@@ -29,8 +29,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
     second = made.add_node(num_cpus=2, object_store_memory=2**28)
     made.wait_for_nodes()
     yield made, second
-    ray.shutdown()  # type: ignore[no-untyped-call]
-    made.shutdown()
+    ray.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
