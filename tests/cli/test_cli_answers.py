@@ -140,7 +140,7 @@ def test_ask_loads_only_what_one_question_needs(store: Path, context: str) -> No
     assert done.returncode == 0, done.stderr
     *_, loaded, files = done.stdout.splitlines()
     assert loaded == "loaded []"
-    assert int(files.split()[1]) <= 64, "packages included"
+    assert int(files.split()[1]) <= 39, "packages included"
 
 
 def test_ask_opens_its_store_once(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

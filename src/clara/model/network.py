@@ -23,7 +23,6 @@ from clara.config import CompressionConfig
 from clara.errors import ConfigError
 from clara.model.attention import Packing, takes_packed
 from clara.model.decoder import Decoder, Role, StoredAdapters
-from clara.model.losses import cosine_matrix, late_matrix
 from clara.model.spans import Spans, additive, right_padded
 from clara.model.table import LayerMix, MemoryTable
 
@@ -429,5 +428,7 @@ class Network(Decoder):
 
         Of queries [B, N, H] and memories [U, N, H] of one rate: float32 [B, U].
         """
+        from clara.model.losses import cosine_matrix, late_matrix  # noqa: PLC0415 - to answer needs no formula of training
+
         centre = self.table.passage_centre(rate)
         return cosine_matrix(queries, memories) if centre is None else late_matrix(queries, memories, centre)
