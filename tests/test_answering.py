@@ -262,7 +262,7 @@ def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: Cla
     assert made.evidence is not None
     assert made.evidence == pytest.approx(sum(logs) / len(logs), abs=1e-3)
     reading = Reading(request, [HITS[0]], ["memory"])
-    assert reading.evidence(made) == pytest.approx(made.evidence + 0.4)
+    assert reading.evidence(tiny_model, made) == pytest.approx(made.evidence + 0.4)
     assert _covered("Who owns the Fir pump?", ["The Birch pumps"]) == pytest.approx(1 / 3)
     assert _covered("What is it?", ["The Birch pump"]) == 1
 

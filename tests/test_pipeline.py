@@ -246,8 +246,8 @@ def test_a_run_leaves_no_second_copy_and_an_unchanged_one_touches_nothing(
         rag.add([folder])
         table = rag.store._table
         assert table.fragments() <= 10
-        # Besides the tenth, manifests of some kB: a second copy would be 150.
-        assert table.bytes_on_disk() <= 1.1 * table.live_bytes() + 64 * 1024
+        # Besides the tenth, manifests, of which a busy machine leaves up to 75 kB: a second copy would be 150.
+        assert table.bytes_on_disk() <= 1.1 * table.live_bytes() + 100 * 1024
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
     refreshed = 0
     refresh = PassageTable.refresh

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator as Pieces
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
@@ -41,8 +41,6 @@ NOT_FOUND = "Not found in your documents."
 """The text of an answer that was withheld for want of evidence."""
 
 _CUT = " …"  # stands behind a quotation that breaks off in mid-sentence
-# What the share of the question's words in the passages counts in the evidence, beside the model's own share.
-_COVERAGE_WEIGHT = 0.4
 _WORDS = re.compile(r"[^\W_]+")
 _ASKED = re.compile(
     r"\W*(?:(?:about|at|by|for|from|in|into|of|on|since|through|to|under|until|with)\s+)?"
@@ -155,26 +153,30 @@ class Reading:
         """
         if self.lacks_name or model.refused(generation):
             return True
-        wanted, found = self.evidence_wanted(model), self.evidence(generation)
+        wanted, found = self.evidence_wanted(model), self.evidence(model, generation)
         return wanted is not None and found is not None and found < wanted
 
-    def evidence(self, generation: Generation) -> float | None:
+    def evidence(self, model: ClaraModel, generation: Generation) -> float | None:
         """How sure it is that the passages read hold the answer; None for a free answer, and where it was not scored.
 
-        The model's own inclination to quote (``Generation.evidence``) plus a share of the question's words in the
-        passages. Together they tell right answers from unanswerable questions better than either, and than retrieval
-        scores (LOG.md, 2026-11-29).
+        What the model thinks of its answer (``Generation.evidence``), and the share of the question's words that the
+        passages have, weighted. Together they tell right answers from unanswerable questions better than either, and
+        than retrieval scores (LOG.md, 2026-11-29).
         """
         if generation.evidence is None or not self.request.quote_from:
             return None
-        return generation.evidence + _COVERAGE_WEIGHT * _covered(self.request.question, self.request.quote_from)
+        covered = _covered(self.request.question, self.request.quote_from)
+        return generation.evidence + model.reading.coverage_weight * covered
 
     def evidence_wanted(self, model: ClaraModel) -> float | None:
         """Evidence below which an answer is withheld; None withholds none."""
         if not self.request.quote_from:
             return None
         if "text" in self.read_as:
-            return model.reading.text_evidence if self.request.reader == model.text_role != "base" else None
+            if self.request.reader == "base" or self.request.reader != model.text_role:
+                return None
+            wanted = model.reading.text_evidence
+            return 0.0 if wanted is None and model.manifest.refuses else wanted
         return model.reading.memory_evidence if "memory" in self.read_as else None
 
     def read(self) -> list[Hit]:
@@ -212,20 +214,10 @@ def reranked(model: ClaraModel, question: str, hits: Sequence[Hit], depth: int) 
     return [*(hits[place] for place in order), *hits[depth:]]
 
 
-def _plan_readings(model: ClaraModel, question: str, hits: Sequence[Hit], options: AnswerOptions) -> Iterator[Reading]:
-    """What is read of the passages found, one reading after another until an answer is not withheld; at least one.
-
-    Each is planned when it is asked for. With ``always_answer`` the last is the first again, which may not refuse.
-    """
+def _tries(model: ClaraModel, hits: Sequence[Hit], options: AnswerOptions) -> int:
+    """The number of readings, one after another, until an answer is not withheld."""
     goes_on = options.context == "auto" and model.reads_text and not model.mixed
-    tries = min(model.reading.auto_tries, len(hits)) if goes_on else 1
-    first = plan_reading(model, question, hits, options)
-    if not options.always_answer or (tries > 1 and not first.lacks_name):
-        yield first
-        for place in range(1, tries):
-            yield plan_reading(model, question, hits, options, first=place)
-    if options.always_answer:
-        yield replace(first, request=replace(first.request, refusing=False))
+    return max(1, min(model.reading.auto_tries, len(hits))) if goes_on else 1
 
 
 def plan_reading(
@@ -262,17 +254,17 @@ def plan_reading(
 
 
 def _generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pieces[str, None, Generation]:
-    """The model's answer in pieces (``ClaraModel.stream``), scored where it may be withheld; returns it whole.
+    """The model's answer in pieces (``ClaraModel.stream``), scored; returns it whole.
 
     A quotation that only repeats the question answers nothing: in its place the best one without it is taken, and its
     pieces follow. The evidence stays the first one's: what the repetition took was an inclination to quote as well.
     """
-    chosen, scored = sampling(max_new_tokens=options.max_new_tokens), reading.request.refusing
-    made = yield from model.stream(reading.request, chosen, scored=scored)
+    chosen = sampling(max_new_tokens=options.max_new_tokens)
+    made = yield from model.stream(reading.request, chosen, scored=True)
     if not reading.request.quote_from or not _repeats(reading.request.question, made.text):
         return made
     left = tuple(_without(made.text, text) for text in reading.request.quote_from)
-    other = yield from model.stream(replace(reading.request, quote_from=left), chosen, scored=scored)
+    other = yield from model.stream(replace(reading.request, quote_from=left), chosen, scored=True)
     return replace(other, evidence=made.evidence)
 
 
@@ -422,14 +414,15 @@ class AnswerStream:
         Raises:
             InputError: it cannot be read.
         """
-        readings = _plan_readings(model, question, found.hits, options)
-        first = next(readings)
+        tries = _tries(model, found.hits, options)
+        first = plan_reading(model, question, found.hits, options)
+        later = (plan_reading(model, question, found.hits, options, first=place) for place in range(1, tries))
         self.citations = _cite([first], model)
         self.answer: Answer | None = None
         self._model, self._options, self._found, self._started = model, options, found, started
-        judged = first.request.refusing and first.judged(model)
+        judged = first.judged(model) and not (options.always_answer and tries == 1)
         self._held_back = bool(first.request.quote_from) or judged
-        self.pieces = self._shown(chain([first], readings))
+        self.pieces = self._shown(chain([first], later))
 
     def quote(self, _text: str | None = None) -> Quote | None:
         """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
@@ -447,15 +440,18 @@ class AnswerStream:
 
         Closed with their reader.
         """
-        before, read, counts = time.perf_counter(), list[Reading](), list[TokenCounts]()
+        before, read, written = time.perf_counter(), list[Reading](), list[Generation]()
         for reading in readings:
             made = _generate(self._model, reading, self._options)
             generation = yield from _hidden(made) if self._held_back else made
             read.append(reading)
-            counts.append(generation.tokens)
-            answered = not (reading.request.refusing and reading.withheld(self._model, generation))
+            written.append(generation)
+            answered = not reading.withheld(self._model, generation)
             if answered or reading.lacks_name:
                 break
+        if self._options.always_answer and not answered:
+            reading, generation = max(zip(read, written, strict=True), key=self._belief)
+            answered = True
         self.citations = _cite(read, self._model)
         now = time.perf_counter()
         quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None
@@ -464,7 +460,7 @@ class AnswerStream:
         self.answer = Answer(
             text=text,
             citations=self.citations,
-            tokens=TokenCounts(*map(sum, zip(*map(astuple, counts), strict=True))),
+            tokens=TokenCounts(*map(sum, zip(*(astuple(each.tokens) for each in written), strict=True))),
             seconds=Seconds(
                 search=self._found.search,
                 query=self._found.query,
@@ -477,6 +473,12 @@ class AnswerStream:
             answered=answered,
         )
         yield text if self._held_back else mark
+
+    def _belief(self, made: tuple[Reading, Generation]) -> float:
+        """The evidence for one of several answers; where there is none, whether it is one at all."""
+        reading, generation = made
+        found = reading.evidence(self._model, generation)
+        return found if found is not None else -float(self._model.refused(generation))
 
 
 def _hidden(made: Pieces[str, None, Generation]) -> Pieces[str, None, Generation]:

@@ -268,9 +268,11 @@ class Generation:
         text: the answer, special tokens removed, stripped.
         token_ids: generated ids, without the end token.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
-        evidence: of a quoted answer, the mean natural logarithm, a token, of the share of probability that went to
-            quotations before anything held it to them: near 0 where the model found its answer in the passages, far
-            below where it would have said something else. None where it was not asked for; 0 for a free answer.
+        evidence: of a quoted answer. Of a model that learnt to say that there is no answer, the log-odds (nats) of
+            the answer against beginning to say so. Of others, the mean natural logarithm, a token, of the share of
+            probability that went to quotations before anything held it to them: near 0 where the model found its answer
+            in the passages, far below where it would have said something else. None where it was not asked for; 0 for a
+            free answer.
     """
 
     text: str
@@ -312,7 +314,6 @@ class GenerationRequest:
             on text, ``base`` the backbone alone.
         quote_from: texts that the answer must be a stretch of, word for word, or "yes" or "no"; empty leaves it free.
             The model does not read them.
-        refusing: whether the answer may be that none is found, of a model that was trained to say so.
     """
 
     question: str
@@ -320,4 +321,3 @@ class GenerationRequest:
     texts: tuple[str, ...] = ()
     reader: Literal["generator", "text_reader", "base"] = "generator"
     quote_from: tuple[str, ...] = ()
-    refusing: bool = True

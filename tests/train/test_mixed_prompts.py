@@ -168,8 +168,8 @@ def test_a_refusal_may_be_quoted_and_withholds_the_answer(mixed: ClaraModel, tin
     [answer] = mixed.generate_many([request], max_new_tokens=8, scored=True)
     assert answer.tokens.memory == 3 * WINDOW // RATE
     refusal = [*Prompter(mixed._tokenizer).plain(prompts.NO_ANSWER)]
-    assert mixed._prompter.quotations(TEXTS).may_end(refusal)
-    assert not tiny_model._prompter.quotations(TEXTS).may_end(refusal)
+    assert mixed._prompter.quotations(TEXTS, refusing=True).may_end(refusal)
+    assert not tiny_model._prompter.quotations(TEXTS, refusing=True).may_end(refusal)
     told = replace(answer, text=prompts.NO_ANSWER)
     reading = plan_reading(mixed, "How high?", hits_of(mixed), AnswerOptions())
     assert reading.withheld(mixed, told)

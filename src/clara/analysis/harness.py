@@ -68,7 +68,7 @@ class AnalysisReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured(Generic[_RowT]):
+class _MeasuredQuestion(Generic[_RowT]):
     """Rows of the questions that could be measured, in record order, and the others counted as in the report."""
 
     rows: tuple[_RowT, ...]
@@ -127,7 +127,7 @@ def measure_questions(
     limit: int | None,
     measure: Callable[[int, MultiHop], _RowT | str],
     on_progress: OnProgress | None = None,
-) -> _Measured[_RowT]:
+) -> _MeasuredQuestion[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
     ``measure`` gives the row of the question in a place, or the reason why there is none.
@@ -148,7 +148,7 @@ def measure_questions(
             rows.append(found)
         if on_progress is not None:
             on_progress(done, len(chosen.questions))
-    return _Measured(tuple(rows), errors, chosen.unusable)
+    return _MeasuredQuestion(tuple(rows), errors, chosen.unusable)
 
 
 class Asker:

@@ -385,12 +385,12 @@ def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tupl
     without: list[float] = []
     for rate in bench.model.rates if options.context == "memory" else bench.model.rates[:1]:
         for q, reading, one in bench.read(list(bench.found(rate)), options, k, doing, scored=True):
-            found = reading.evidence(one)
+            found = reading.evidence(bench.model, one)
             if found is not None and _f1(q, one) >= _RIGHT:
                 right.append(found)
         elsewhere = list(bench.found_elsewhere(rate))
         answers = bench.read(elsewhere, options, k, f"{doing}, unanswerable", scored=True)
-        without += [found for _, reading, one in answers if (found := reading.evidence(one)) is not None]
+        without += [found for _, reading, one in answers if (found := reading.evidence(bench.model, one)) is not None]
     return right, without
 
 

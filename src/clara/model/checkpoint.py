@@ -63,8 +63,9 @@ class ReadingRule(Settings):
         text_k: the same of context ``text``.
         rerank: best passages found that are put in order by how likely the generator thinks the question after each
             (``ClaraModel.question_likelihoods``); 0 leaves them in the order of the search.
+        coverage_weight: what the share of a question's words that stand in the passages counts in the evidence.
         text_evidence: a quoted answer from text is withheld if its evidence (``answering.Reading.evidence``) is below
-            this; None never withholds one.
+            this; None withholds those of a model that learnt to refuse below 0, and of others none.
         memory_evidence: the same for an answer from memories.
     """
 
@@ -73,6 +74,7 @@ class ReadingRule(Settings):
     memory_k: int | None = Field(default=None, ge=1)
     text_k: int | None = Field(default=None, ge=1)
     rerank: int = Field(default=0, ge=0)
+    coverage_weight: float = Field(default=0.4, ge=0)
     text_evidence: float | None = None
     memory_evidence: float | None = None
 

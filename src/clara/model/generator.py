@@ -61,10 +61,12 @@ class DecodingRow:
         filters: what changes the scores, in this order.
         choose: the next token's id, int64 [], from its scores [V].
         scored: keep log-probabilities.
+        refusal: id that an answer which says that there is none begins with; None where the model never learnt that.
         written: ids, without the one that ended it.
         stopped: whether one of ``stops`` ended it.
         free: of each token, the one that ended it included: log-probability after the first prompt; where scored.
         held: the same among the scores that it was chosen from; where scored.
+        refused: log-probability of ``refusal`` as the first token; where scored.
     """
 
     prompts: tuple[Tensor, ...]
@@ -74,10 +76,12 @@ class DecodingRow:
     filters: tuple[_Scores, ...] = ()
     choose: Callable[[Tensor], Tensor] = lambda scores: scores.argmax(dim=-1)
     scored: bool = False
+    refusal: int | None = None
     written: list[int] = field(default_factory=list)
     stopped: bool = False
     free: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
+    refused: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -94,7 +98,10 @@ class DecodingRow:
     def write(self, token: int, logits: Tensor, scores: Tensor) -> None:
         """Take its next token."""
         if self.scored:
-            self.free.append(float(logits[0].log_softmax(dim=-1)[token]))
+            free = logits[0].log_softmax(dim=-1)
+            if self.refusal is not None and not self.free:
+                self.refused = float(free[self.refusal])
+            self.free.append(float(free[token]))
             self.held.append(float(scores.log_softmax(dim=-1)[token]))
         if token in self.stops:
             self.stopped = True
@@ -499,7 +506,8 @@ class Generator:
             row.joined = partial(_contrasted, weight=contrast.weight)
         quotations = None
         if request.quote_from:
-            quotations = self._prompter.quotations(request.quote_from, refusing=request.refusing)
+            quotations = self._prompter.quotations(request.quote_from)
+            row.refusal = self._prompter.refusal
         if quotations is not None:
             row.filters = (partial(quotations.only, stops=sorted(stops)),)
         if sampling.temperature:
@@ -528,7 +536,7 @@ class Generator:
 
     def _generation(self, answer: _Answering) -> Generation:
         row = answer.row
-        evidence = _evidence(row.free, row.held) if row.scored else None
+        evidence = _evidence(row) if row.scored else None
         return self.written(answer.request, self._kept(answer), stopped=row.stopped, evidence=evidence)
 
     def written(
@@ -569,13 +577,16 @@ def _draws(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tenso
     return choose
 
 
-def _evidence(free: Sequence[float], held: Sequence[float]) -> float:
-    """Mean log-probability, a token, that an answer which nothing held to quotations would have been one so far.
+def _evidence(row: DecodingRow) -> float:
+    """What the model thinks of its answer (``Generation.evidence``).
 
-    A token's log-probability among all tokens, less that among those allowed, is the logarithm of the share that the
-    allowed ones had. What is rare in itself, an identifier, so does not count as doubt.
+    Of one that cannot refuse, the mean log-probability, a token, that an answer which nothing held to quotations would
+    have been one so far: a token's log-probability among all tokens, less that among those allowed, is the logarithm of
+    the share that the allowed ones had. What is rare in itself, an identifier, so does not count as doubt.
     """
-    return sum(one - other for one, other in zip(free, held, strict=True)) / len(free)
+    if row.refused is not None:
+        return sum(row.free) - row.refused
+    return sum(one - other for one, other in zip(row.free, row.held, strict=True)) / len(row.free)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:

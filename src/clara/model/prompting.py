@@ -233,9 +233,14 @@ class Prompter:
         """Ids of a text in which nothing is special."""
         return plain_ids(self._tokenizer, text)
 
-    def quotations(self, texts: Sequence[str], *, refusing: bool = True) -> Quotations:
-        """What may be quoted from some texts; ``refusing``: also that none is found, where the model learnt that."""
+    def quotations(self, texts: Sequence[str], *, refusing: bool = False) -> Quotations:
+        """What may be quoted from some texts; ``refusing``: also that none is found, where the model learns that."""
         return Quotations(self._tokenizer, texts, beside=self._beside if refusing else BESIDE)
+
+    @property
+    def refusal(self) -> int | None:
+        """The first id of ``prompts.NO_ANSWER``, which no quotation is; None for a model that never says it."""
+        return self.plain(prompts.NO_ANSWER)[0] if prompts.NO_ANSWER in self._beside else None
 
     def encoder_ids(self, text: str) -> list[int]:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""

@@ -220,7 +220,7 @@ class Collator:
         allowed: list[set[int]] = []
         place = 0
         for example in examples:
-            quotations = self._prompter.quotations(example.texts)
+            quotations = self._prompter.quotations(example.texts, refusing=True)
             for target in example.targets:
                 labels = self._target(target, closed=False)[1]
                 found = quotations.alternatives(labels, end=self._prompter.eos) if target.asks else None
