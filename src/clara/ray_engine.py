@@ -133,11 +133,14 @@ class RayEngine:
 
 def _ray(address: str | None) -> Any:  # noqa: ANN401 - Ray has no types to speak of
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    # Ray warns that arguments of actors lie in its object store: they live as long as this process, which owns them.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray  # noqa: PLC0415
         import ray.data  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("ray", "scale") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # how a run goes is said by whoever called
     if not ray.is_initialized():
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
