@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from docx import Document as Word
 
+from clara import ray_engine
+from clara.ingest import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, FileListing
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.ray_engine import RayEngine
@@ -89,3 +91,24 @@ def test_a_node_that_dies_in_the_middle_leaves_the_store_of_one_process(
     _assert_same(tmp_path / "alone", tmp_path / "spread", tiny_model)
     assert (spread.added, spread.passages, spread.ingest) == (alone.added, alone.passages, alone.ingest)
     assert (again.unchanged, again.passages) == (alone.added, 0)
+
+
+def test_memories_that_went_while_others_were_waited_for_are_made_again(
+    tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_KEPT_MEMORIES", 2)
+    texts = [f"passage {number}" for number in range(5)]
+    made = tiny_model.compress(texts, rate=4)
+
+    class Parts:
+        """What the workers send: one text at a time."""
+
+        def iter_batches(self, **_: object) -> Iterator[Any]:
+            for text, memory in zip(texts, made, strict=True):
+                yield ray_engine._packed(ray_engine._Part(0, None, (text,), (memory,)))
+
+    path = Path("/documents/one.txt")
+    listing = FileListing(files=(path,), unsupported=(), skipped=(), hidden=0)
+    source = ray_engine._RaySource(listing, Parts(), tiny_model, 4, DEFAULT_MAX_BYTES, DEFAULT_LIMITS)
+    for given, memory in zip(source.compress(texts), made, strict=True):
+        np.testing.assert_allclose(given.values, memory.values, atol=1e-5)

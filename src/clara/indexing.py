@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from clara import prompts
 from clara.errors import InputError, StoreError
@@ -31,6 +31,9 @@ from clara.ingest import (
 )
 from clara.model import ClaraModel
 from clara.records import Document, Memory, Passage
+
+if TYPE_CHECKING:
+    from clara.ray_engine import RayEngine
 
 _PASSAGES_A_BATCH = 64  # passages compressed at once: enough to sort by length
 _FIRST_BATCH = 8  # passages: within seconds a run shows that it can write, and how fast it goes
@@ -149,22 +152,6 @@ class Source(Protocol):
         """What was read so far."""
 
 
-class Engine(Protocol):
-    """Opens a source that is not this process."""
-
-    def open(
-        self,
-        listing: FileListing,
-        model: ClaraModel,
-        *,
-        rate: int,
-        known: Collection[str],
-        max_bytes: int,
-        limits: ReadLimits,
-    ) -> Source:
-        """Begin with the files of a listing; ``known`` are content hashes of documents that need no compressing."""
-
-
 class _Here(Reader):
     """This process, with the model that it has."""
 
@@ -201,7 +188,7 @@ class Indexer:
         max_bytes: int | None,
         limits: ReadLimits | None,
         shard: Shard | None,
-        engine: Engine | None,
+        engine: RayEngine | None,
         progress: Callable[[AddProgress], None] | None,
     ) -> AddReport:
         """Arguments, result and errors as ``Clara.add``."""
@@ -241,7 +228,7 @@ class Indexer:
             ingest=reader.report(),
         )
 
-    def _source(self, listing: FileListing, engine: Engine | None, *, max_bytes: int, limits: ReadLimits) -> Source:
+    def _source(self, listing: FileListing, engine: RayEngine | None, *, max_bytes: int, limits: ReadLimits) -> Source:
         rate = self._store.model.rate
         if engine is None:
             return _Here(listing, self._model, rate=rate, max_bytes=max_bytes, limits=limits)

@@ -18,10 +18,11 @@ from clara.records import Answer, Hit, Passage, SearchMode
 
 # What takes files in, and what answers through a server, is imported by the calls that do: asking is to start fast.
 if TYPE_CHECKING:
-    from clara.indexing import AddProgress, AddReport, Engine, Shard
+    from clara.indexing import AddProgress, AddReport, Shard
     from clara.ingest import ReadLimits
     from clara.llm import LLM
     from clara.llm_answering import LLMAnswerStream
+    from clara.ray_engine import RayEngine
 
 _DEFAULT_OPTIONS = AnswerOptions()
 _LLM_PASSAGES = 5  # to find for a language model, where the user does not say
@@ -107,7 +108,7 @@ class Clara:
         max_bytes: int | None = None,
         limits: ReadLimits | None = None,
         shard: Shard | None = None,
-        engine: Engine | None = None,
+        engine: RayEngine | None = None,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AddReport:
         """Index files and folders; what is in the store unchanged is not touched.
@@ -121,7 +122,7 @@ class Clara:
             limits: what reading one file may take; files that need more are skipped and reported.
                 ``ingest.DEFAULT_LIMITS`` when None.
             shard: take the files of this part alone; ``clara.index.rewrite`` joins the stores of all parts.
-            engine: what reads and compresses, such as ``ray_engine.RayEngine``; this process when None.
+            engine: a cluster that reads and compresses; this process when None.
             progress: told after each file and each commit.
 
         Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ class _Part:
         document: on its first part; None on the others.
         texts: what is compressed of it, as the model reads it.
         memories: of the texts, once they have been compressed.
-        report: on a file's last part, what its reading came to.
+        report: on the last part of the files that one call reads, what their reading came to.
     """
 
     file: int
@@ -92,7 +92,8 @@ class RayEngine:
             limits: as ``Clara.add``.
 
         Raises:
-            ConfigError: Ray is not installed, or the cluster cannot be reached.
+            ConfigError: the cluster cannot be reached.
+            MissingExtraError: Ray is not installed.
         """
         ray = _ray(self.address)
         gpus = 1 if str(self.load.get("device", "cpu")).startswith("cuda") else 0
@@ -161,16 +162,15 @@ class _Read:
         self._known, self._max_bytes, self._limits = known, max_bytes, limits
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        paths = [Path(path) for path in batch["path"].to_pylist()]
+        numbers, paths = batch["file"].to_pylist(), [Path(path) for path in batch["path"].to_pylist()]
+        if not paths:
+            return
         listing = FileListing(files=tuple(paths), unsupported=(), skipped=(), hidden=0)
-        before = None
         with Reader(listing, max_bytes=self._max_bytes, limits=self._limits) as reader:
-            for number, path in zip(batch["file"].to_pylist(), paths, strict=True):
+            for number, path in zip(numbers, paths, strict=True):
                 for document in reader.read(path):
                     yield from map(_packed, self._parts(number, document))
-                report = reader.report()
-                yield _packed(_Part(number, report=report if before is None else _difference(report, before)))
-                before = report
+            yield _packed(_Part(numbers[-1], report=reader.report()))
 
     def _parts(self, number: int, document: Document) -> Iterator[_Part]:
         if document.content_hash in self._known:
@@ -227,7 +227,7 @@ class _RaySource:
         self._parts = self._coming(parts)
         self._next: _Part | None = None
         self._model, self._rate = model, rate
-        self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._memories: dict[str, Memory] = {}  # of texts that came, oldest first
         nothing = replace(listing, files=())
         self._report = Reader(nothing, max_bytes=max_bytes, limits=limits).report()
 
@@ -250,7 +250,7 @@ class _RaySource:
             return None
         self._memories.update(zip(part.texts, part.memories, strict=True))
         while len(self._memories) > _KEPT_MEMORIES:
-            self._memories.popitem(last=False)
+            del self._memories[next(iter(self._memories))]
         if part.report is not None:
             self._report = _sum(self._report, part.report)
         return part
@@ -268,42 +268,31 @@ class _RaySource:
 
     def compress(self, texts: Sequence[str]) -> list[Memory]:
         """Memories of texts whose passages were read."""
-        wanted = set(texts) - self._memories.keys()
         # The parts of a document follow its first, so whatever is wanted of it comes before the next document.
-        while wanted and self._next is None:
+        while self._next is None and not self._memories.keys() >= set(texts):
             part = self._pull()
-            if part is None or part.document is not None or part.report is not None:
+            if part is None:
+                break
+            if part.document is not None or part.report is not None:
                 self._next = part
-            wanted -= self._memories.keys()
-        made = iter(self._model.compress(sorted(wanted), rate=self._rate) if wanted else [])
-        self._memories.update(zip(sorted(wanted), made, strict=True))
-        return [self._memories[text] for text in texts]
+        # Asked for only now: what came earlier may have gone while the rest was waited for.
+        missing = [text for text in dict.fromkeys(texts) if text not in self._memories]
+        made = self._model.compress(missing, rate=self._rate) if missing else []
+        known = self._memories | dict(zip(missing, made, strict=True))
+        return [known[text] for text in texts]
 
     def report(self) -> IngestReport:
         """What was read so far."""
         return self._report
 
 
-def _difference(now: IngestReport, before: IngestReport) -> IngestReport:
-    """What one report has beyond an earlier one of the same reader."""
-    return IngestReport(
-        files=now.files - before.files,
-        documents=now.documents - before.documents,
-        characters=now.characters - before.characters,
-        hidden=0,
-        skipped=now.skipped[len(before.skipped) :],
-        left_out={kind: more for kind, count in now.left_out.items() if (more := count - before.left_out.get(kind, 0))},
-    )
-
-
 def _sum(one: IngestReport, other: IngestReport) -> IngestReport:
     """Two reports together."""
-    kinds = {*one.left_out, *other.left_out}
     return IngestReport(
         files=one.files + other.files,
         documents=one.documents + other.documents,
         characters=one.characters + other.characters,
         hidden=one.hidden + other.hidden,
         skipped=(*one.skipped, *other.skipped),
-        left_out={kind: one.left_out.get(kind, 0) + other.left_out.get(kind, 0) for kind in sorted(kinds)},
+        left_out=Counter(one.left_out) + Counter(other.left_out),
     )

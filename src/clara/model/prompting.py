@@ -222,9 +222,9 @@ class Prompter:
     markers = 0
 
     def __init__(self, tokenizer: Tokenizer, *, refuses: bool = False) -> None:
-        """Build prompts; of a model that ``refuses``, a quotation may also be that no passage holds the answer."""
+        """Build prompts, of a model that ``refuses``: learnt to say where no passage holds the answer."""
         self._tokenizer = tokenizer
-        self._beside = (*BESIDE, prompts.NO_ANSWER) if refuses else BESIDE
+        self._refuses = refuses
         self._pad = int(tokenizer.pad_token_id)
         self.eos = int(tokenizer.eos_token_id)
         self._frames: dict[str, _Frame] = {}
@@ -235,12 +235,13 @@ class Prompter:
 
     def quotations(self, texts: Sequence[str], *, refusing: bool = False) -> Quotations:
         """What may be quoted from some texts; ``refusing``: also that none is found, where the model learns that."""
-        return Quotations(self._tokenizer, texts, beside=self._beside if refusing else BESIDE)
+        beside = (*BESIDE, prompts.NO_ANSWER) if refusing and self._refuses else BESIDE
+        return Quotations(self._tokenizer, texts, beside=beside)
 
     @property
     def refusal(self) -> int | None:
         """The first id of ``prompts.NO_ANSWER``, which no quotation is; None for a model that never says it."""
-        return self.plain(prompts.NO_ANSWER)[0] if prompts.NO_ANSWER in self._beside else None
+        return self.plain(prompts.NO_ANSWER)[0] if self._refuses else None
 
     def encoder_ids(self, text: str) -> list[int]:
         """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
