@@ -9,7 +9,7 @@ Which passages answer a question is a hidden variable z, an ordered choice of k 
 of them from the selector, weighs each by how likely the reader makes the gold answer from it (importance weights, with
 the ratio of the selector as it is now to the one that drew), and moves the selector towards the choices with weight and
 the reader towards the answer given them. No relevance label is read. Selector and reader are two LoRA adapters of one
-backbone; the selector's head (``clara.train.dro``) is zero at the start: every choice is as likely as any other then.
+backbone; the selector's head (``clara.evaluate.dro``) starts at zero: every choice is equally likely then.
 Shape letters: D candidates, M samples, K chosen passages.
 """
 
@@ -36,6 +36,7 @@ from clara.config import LoraSettings, Settings, check, read_toml
 from clara.data import DataRecord, MultiHop, read_records
 from clara.data.neighbours import WordIndex
 from clara.errors import ClaraError, TrainingError
+from clara.evaluate.dro import HEAD, MANIFEST, SELECTOR, SelectorManifest, new_selector
 from clara.model import checkpoint, default_cache
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import ADAPTER, BaseModel, load_base
@@ -45,7 +46,6 @@ from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest, save_reader
 from clara.prompts import passage_text
 from clara.train.batch import Collator
-from clara.train.dro import HEAD, MANIFEST, SELECTOR, SelectorManifest, new_selector
 from clara.train.examples import Example, Target
 from clara.train.objective import reply_logits
 

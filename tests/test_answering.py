@@ -267,6 +267,21 @@ def test_evidence_is_what_went_to_quotations_and_the_words_found(tiny_model: Cla
     assert _covered("What is it?", ["The Birch pump"]) == 1
 
 
+def test_words_near_a_quotation_are_evidence_for_it(tiny_model: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    ruled(tiny_model, monkeypatch, ReadingRule(coverage_weight=2, nearness_weight=4), reads_text=False)
+    text = f"The Fir pump lifts 7 litres.{' Nothing else is known.' * 20} The owner of the Birch has 9."
+    reading = Reading(GenerationRequest("Which owner has the Fir pump?", quote_from=(text,)), [HITS[0]], ["memory"])
+
+    def evidence(answer: str) -> float | None:
+        made = Generation(answer, (1,), TokenCounts(1, 0, 1, 1), "stop", evidence=-1.0)
+        return reading.evidence(tiny_model, made)
+
+    # Of owner, Fir and pump all stand in the text, two beside the 7, one beside the 9; yes stands nowhere.
+    assert evidence("7") == pytest.approx(-1 + 2 + 4 * 2 / 3)
+    assert evidence("9") == pytest.approx(-1 + 2 + 4 * 1 / 3)
+    assert evidence("yes") == pytest.approx(-1 + 2 + 4)
+
+
 def test_options_that_cannot_be(filled: Clara) -> None:
     with pytest.raises(InputError, match="latent_weight must be at least 0, got -1"):
         filled.ask("Which?", latent_weight=-1)

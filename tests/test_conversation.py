@@ -24,6 +24,7 @@ OFFLINE = Turn("How do I enable offline mode in Alembic?", "--sql", "/m/alembic/
 LICENCE = Turn("Which licence does Nuitka use?", "Apache License 2.0", "/m/nuitka/README.md")
 COMMAND = Turn("Which command creates a new migration?", "alembic revision", "/m/alembic/tutorial.html")
 TOWER = Turn("Who built the tower in Paris?", "Gustave Eiffel", "/m/tower.txt")
+MARKED = Turn("How high is the <b>Eiffel Tower</b>?", "324 metres", "/m/tower.txt")
 BOOK = Turn("Who is the author of the Django book?", "Adrian Holovaty", "/m/django.txt")
 LIBRARY = Turn("When does the library open on Monday?", "9 a.m.", "/m/library.txt")
 GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
@@ -52,6 +53,7 @@ GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
         (FRANCE, "How many people live there?", "How many people live in the capital of France?"),
         (PARTS, "Who sells them?", "Who sells the spare parts of the Cedar pump?"),
         (TOWER, "How tall is it?", "How tall is the tower in Paris?"),
+        (MARKED, "When was it built?", "When was Eiffel Tower built?"),
         (BOOK, "When was it published?", "When was the Django book published?"),
         (BOOK, "When did he write it?", "When did Adrian Holovaty write it?"),
         (LIBRARY, "When does it close?", "When does the library close?"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator as Pieces
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
@@ -50,6 +50,7 @@ _ASKED = re.compile(
 _CHOICE = re.compile(r"\b(?:among|between|either|or|out of|whether)\b", re.IGNORECASE)
 _SENTENCE_WORDS = 6
 _ENOUGH = 5  # passages, to say that what is in none of them is not in the documents
+_NEAR = 150  # characters, about two lines: what an answer is about stands there
 _STEM = 5  # characters: "installed" is "installation", and "pumps" is "pump"
 
 
@@ -61,7 +62,7 @@ def _check_choice(name: str, value: str, kind: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """How a question is answered.
+    """Options of an answer.
 
     Attributes:
         k: passages to find; None for what measured best for the model and the context.
@@ -125,7 +126,7 @@ class AnswerKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What the model reads to answer a question.
+    """Input of the model for one question.
 
     Attributes:
         request: for the model.
@@ -143,13 +144,13 @@ class Reading:
         object.__setattr__(self, "lacks_name", _lacks_name(self.request.question, self.hits))
 
     def judged(self, model: ClaraModel) -> bool:
-        """Whether the answer may be withheld."""
+        """True if the answer may be withheld."""
         return model.manifest.refuses or self.lacks_name or self.evidence_wanted(model) is not None
 
     def withheld(self, model: ClaraModel, generation: Generation) -> bool:
-        """Whether the evidence for a quoted answer is too weak to show it, or the passages are said to hold none.
+        """True if the evidence for a quoted answer is too weak, or the passages hold no answer.
 
-        By the question, which names something that they do not, or by the model itself.
+        They hold none if the question names something that they do not, or if the model says so.
         """
         if self.lacks_name or model.refused(generation):
             return True
@@ -157,16 +158,19 @@ class Reading:
         return wanted is not None and found is not None and found < wanted
 
     def evidence(self, model: ClaraModel, generation: Generation) -> float | None:
-        """How sure it is that the passages read hold the answer; None for a free answer, and where it was not scored.
+        """Evidence that the passages read hold the answer; None for a free answer, and where it was not scored.
 
-        What the model thinks of its answer (``Generation.evidence``), and the share of the question's words that the
-        passages have, weighted. Together they tell right answers from unanswerable questions better than either, and
-        than retrieval scores (LOG.md, 2026-11-29).
+        The sum of ``Generation.evidence`` and the weighted shares of the question's words that the passages have, and
+        that stand near the quotation. Together they tell right answers from others better than each, and than
+        retrieval scores (LOG.md, 2026-11-29 and 2026-11-30).
         """
         if generation.evidence is None or not self.request.quote_from:
             return None
-        covered = _covered(self.request.question, self.request.quote_from)
-        return generation.evidence + model.reading.coverage_weight * covered
+        question, texts, rule = self.request.question, self.request.quote_from, model.reading
+        covered = _covered(question, texts)
+        around = _surroundings(generation.text, texts)
+        near = max((_covered(question, [text]) for text in around), default=covered)  # yes and no stand nowhere
+        return generation.evidence + rule.coverage_weight * covered + rule.nearness_weight * near
 
     def evidence_wanted(self, model: ClaraModel) -> float | None:
         """Evidence below which an answer is withheld; None withholds none."""
@@ -269,7 +273,7 @@ def _generate(model: ClaraModel, reading: Reading, options: AnswerOptions) -> Pi
 
 
 def _repeats(question: str, answer: str) -> bool:
-    """Whether an answer to what, which, who, where, when or how has no word that is not the question's own.
+    """True if an answer to what, which, who, where, when or how has only words of the question.
 
     Of a choice ("the Alder or the Birch?") and of yes or no, the answer does stand in the question.
     """
@@ -300,8 +304,17 @@ def _covered(question: str, texts: Sequence[str]) -> float:
     return len(asked & there) / len(asked) if asked else 1.0
 
 
+def _surroundings(answer: str, texts: Sequence[str]) -> Iterator[str]:
+    """The text around each place of an answer."""
+    if answer:
+        pattern = re.compile(_whole(answer))
+        for text in texts:
+            for match in pattern.finditer(text):
+                yield text[max(0, match.start() - _NEAR) : match.end() + _NEAR]
+
+
 def _lacks_name(question: str, hits: Sequence[Hit]) -> bool:
-    """Whether something that an English question names stands in none of the passages found, be they enough.
+    """True if an English question names something that none of the passages holds, given enough passages.
 
     Of the bed's tuning half no answerable question lacks one among its best five passages by BM25, and one of 111
     among three (LOG.md, 2026-11-29), so fewer say nothing.
@@ -319,7 +332,7 @@ def _stem(word: str) -> str:
 
 
 def find_quote(answer: str, question: str, hits: Sequence[Hit]) -> Quote | None:
-    """Where an answer stands word for word in the passages that were read.
+    """The place of an answer, word for word, in the passages read.
 
     Of several places the one whose sentence shares most words with the question, and of equals the first of the best
     passage. None for yes, no, and what stands in no passage's text (a title alone has no place in its document).
@@ -356,7 +369,7 @@ def quote_of(hit: Hit, start: int, end: int) -> Quote:
 
 
 def _cut_mark(quote: Quote | None, request: GenerationRequest) -> str:
-    """What is shown behind a quotation that begins as a sentence does and breaks off within it; empty for others.
+    """Mark behind a quotation that begins as a sentence does and breaks off within it; empty for others.
 
     A name or a number at the beginning of a sentence is an answer; from six words on it is a sentence cut short.
     """
@@ -425,7 +438,7 @@ class AnswerStream:
         self.pieces = self._shown(chain([first], later))
 
     def quote(self, _text: str | None = None) -> Quote | None:
-        """Where the answer stands word for word, once all pieces have been read; its text need not be given."""
+        """The place of the answer, word for word, once all pieces have been read; its text need not be given."""
         return None if self.answer is None else self.answer.quote
 
     def whole(self) -> Answer:

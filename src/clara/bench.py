@@ -1,10 +1,8 @@
-"""Speed, as ratios with both sides measured in one run.
+"""Speed, as ratios with both sides measured in one run, in turn; seconds do not compare between machines.
 
-Bulk compression against the machine's own peak; the time to the first token from memories against the same passages as
-text; and from candidates whose memories an index holds against candidates that are compressed when asked. Training is
-measured stage by stage, with the same batches, losses and optimiser as a run's, without the Trainer around them; end to
-end on both sides in turn: candidates' memories read from the cache, and the same step with the candidates encoded.
-Absolute seconds are given beside the ratios because they are cheap, not because they compare between machines.
+Bulk compression against the machine's peak; the first token from memories against full text, and from indexed
+candidates against candidates compressed when asked. Training stage by stage, with a run's batches, losses and optimiser
+but without its loop; end-to-end also with the candidates encoded in each step, against memories from the cache.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,14 +38,13 @@ from clara.train.stages.base import Stage
 from clara.train.stages.selecting import EndToEndStage
 
 _PEAK_SIZE = 2048
-"""Side of the square matrices whose product stands for the machine's peak: large enough to be bound by arithmetic."""
+"""Side of the square matrices whose product stands for the machine's peak: bound by arithmetic."""
 
 _PEAK_SECONDS = 1.0
 
 _DECODED_ROWS = (1, 8)
 _DECODED_TOKENS = 24
 _DECODED_TIMES = 3
-"""How often the sides are measured in turn."""
 _PROMPT_POSITIONS = 64
 
 _PASSAGE_WORDS = 110
@@ -61,10 +57,10 @@ _POOL = 3
 
 @dataclass(frozen=True, slots=True)
 class _CompressSpeed:
-    """Result of ``bench_compress``.
+    """Bulk compression.
 
     Attributes:
-        gflops: model arithmetic a second, useful work only: no padding, no masked attention.
+        gflops: model arithmetic a second, without padding and masked attention.
         peak_gflops: matrix product of the same process, median of a measurement before and one after.
     """
 
@@ -81,7 +77,7 @@ class _CompressSpeed:
 
 @dataclass(frozen=True, slots=True)
 class _DecodeSpeed:
-    """A token's time with ``rows`` answers at once, after prompts of so many positions; medians, sides in turn."""
+    """Time a token with ``rows`` answers in a batch, after prompts of so many positions; medians."""
 
     rows: int
     prompt: int
@@ -92,10 +88,7 @@ class _DecodeSpeed:
 
 @dataclass(frozen=True, slots=True)
 class _AskSpeed:
-    """Result of ``bench_ask``: medians over the questions, the sides measured in turn.
-
-    Seconds are to the first token from ``passages`` of a question, prompts in positions; ratio is text / memory.
-    """
+    """Medians over the questions: seconds to the first token, prompts in positions; ratio is text / memory."""
 
     questions: int
     passages: int
@@ -110,11 +103,7 @@ class _AskSpeed:
 
 @dataclass(frozen=True, slots=True)
 class _CandidateSpeed:
-    """Result of ``bench_candidates``: medians over the questions, the sides measured in turn.
-
-    Seconds are to the first token where the candidates' memories are there already (indexed), or are compressed first,
-    as one call; ratio is compressed / indexed. ``docs_per_second`` are candidates compressed, all questions together.
-    """
+    """Medians over the questions: seconds to the first token; ratio is compressed / indexed."""
 
     questions: int
     candidates: int
@@ -134,7 +123,7 @@ def bench_compress(
     dtype: torch.dtype = torch.bfloat16,
     progress: Callable[[int], None] | None = None,
 ) -> _CompressSpeed:
-    """Compress texts, each in the model's window, and compare the arithmetic done a second with the machine's peak."""
+    """Compress texts, each in the model's window, and compare the arithmetic a second with the machine's peak."""
     rate = rate or model.default_rate
     model.compress(texts[:8], rate=rate)
     before = _matmul_peak(dtype)
@@ -160,10 +149,9 @@ def bench_compress(
 def bench_ask(
     model: ClaraModel, questions: Sequence[str], passages: Sequence[Sequence[str]], *, rate: int = 16
 ) -> _AskSpeed:
-    """Time to the first token from memories against the full text, same questions, same passages, same backbone.
+    """Time to the first token from memories against full text: same questions, passages and backbone.
 
-    Memories are made beforehand, as an index does; both readers run as merged weights or the bare backbone.
-
+    Memories are made beforehand, as in an index; both readers run as merged weights or the bare backbone.
     """
 
     def side(request: GenerationRequest) -> tuple[float, int]:
@@ -190,10 +178,7 @@ def bench_ask(
 
 
 def _bench_decode(model: ClaraModel, rows: int) -> _DecodeSpeed:
-    """A token's time by our loop against ``transformers.generate``, with the weights that read memories.
-
-    Prompts and answers mean nothing: they are of equal length on both sides, and only the seconds count.
-    """
+    """Time a token of our loop against ``transformers.generate``, on random prompts."""
     decoder = model.decoder(GenerationRequest(""))
     ours: list[float] = []
     theirs: list[float] = []
@@ -225,7 +210,7 @@ def _bench_decode(model: ClaraModel, rows: int) -> _DecodeSpeed:
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]  # transformers is untyped here
-    """Notes when transformers' loop has a token."""
+    """Times of transformers' tokens."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -248,9 +233,8 @@ def bench_candidates(
 ) -> _CandidateSpeed:
     """Time to the first token from indexed candidates against candidates compressed at question time.
 
-    Both sides encode the question, rank the candidates by cosine and answer from the best ``k``; they differ in when
-    the candidates are compressed. That is done without padding and in batches on either side, so the ratio is what an
-    index saves, not what a slow loop would add. ``rate`` None is the model's default.
+    Both sides encode the question, rank the candidates by cosine and answer from the best ``k``, and compress without
+    padding and in batches: the ratio is what an index saves.
     """
     rate = rate or model.default_rate
 
@@ -282,12 +266,12 @@ def bench_candidates(
 
 
 def _after_a_warm_up(questions: Sequence[str], texts: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
-    """The questions with their texts, the first one twice: its first time only loads and merges weights."""
+    """The questions with their texts, the first one twice: weights are loaded and merged in its first time."""
     return [(questions[0], texts[0]), *zip(questions, texts, strict=True)]
 
 
 def _matmul_peak(dtype: torch.dtype) -> float:
-    """Billions of floating-point operations a second of a large square matrix product, median over a second."""
+    """GFLOP/s of a large square matrix product, median over a second."""
     a, b = torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype), torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(dtype)
     torch.mm(a, b)
     rates: list[float] = []
@@ -301,11 +285,10 @@ def _matmul_peak(dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _StageSpeed:
-    """Training speed of one stage: medians over the measured steps, and shares of the time.
+    """Training speed of one stage: medians over the measured steps, phases as shares of the time.
 
     Attributes:
         tokens_per_second: tokens and memory slots read.
-        data: the batch is made.
         forward: the loss included.
         optimiser: clipping, AdamW's step and freeing the gradients.
     """
@@ -322,13 +305,7 @@ class _StageSpeed:
 
 @dataclass(frozen=True, slots=True)
 class _CacheGain:
-    """End-to-end training with cached memories against the same step that encodes its candidates; one run, in turn.
-
-    Attributes:
-        cached_seconds: of a step with the memories computed before, median.
-        encoded_seconds: of the same step with the candidates encoded by the frozen compressor.
-        trained_seconds: of the same step with gradients to the compressor (``train_compressor``); None if left out.
-    """
+    """End-to-end steps with cached memories, with encoded candidates, and with gradients to the compressor."""
 
     candidates: int
     cached_seconds: float
@@ -340,7 +317,7 @@ class _CacheGain:
 
 @dataclass(frozen=True, slots=True)
 class _TrainSpeed:
-    """Result of ``bench_train``; ``cache`` is of stage ``end-to-end``, None if it was not measured."""
+    """``cache`` is of stage ``end-to-end``."""
 
     stages: tuple[_StageSpeed, ...]
     cache: _CacheGain | None
@@ -353,13 +330,12 @@ class _TrainSpeed:
 
 @dataclass(frozen=True, slots=True)
 class TrainBench:
-    """What to measure.
+    """Settings of ``bench_train``.
 
     Attributes:
         start: checkpoint that every stage starts from; ``rate`` is one of its rates.
         candidates: passages a question in the stages that select.
-        train_compressor: measure end-to-end with gradients to the compressor too; takes the memory of a forward pass
-            over all candidates of a batch.
+        train_compressor: measure end-to-end with gradients to the compressor too, over all candidates of a batch.
     """
 
     stages: Sequence[str]
@@ -374,10 +350,7 @@ class TrainBench:
 
 
 def made_records(texts: Sequence[str]) -> list[DataRecord]:
-    """Records for a measurement without a data file: passages of running text, each with three made questions.
-
-    Lengths are like those of the training sets; what they say means nothing.
-    """
+    """Records of running text, each passage with three made questions, for a measurement without a data file."""
     words = " ".join(texts).split()
     records: list[DataRecord] = []
     for first in range(0, max(1, len(words) - _PASSAGE_WORDS + 1), _STRIDE_WORDS):
@@ -395,22 +368,21 @@ def bench_train(
     bench: TrainBench,
     *,
     cache: Path,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> _TrainSpeed:
     """Measure every stage on the same records, and the gain of cached memories.
 
-    ``cache`` is the folder of base weights; memories go to a folder that is removed again.
+    ``cache`` is the folder of base weights; memories go to a temporary folder.
 
     Raises:
         TrainingError: the records are too few, or a stage has no use for any.
-        ConfigError: the device is none to train on.
+        ConfigError: the device cannot be trained on.
     """
     check_device(bench.device)
     speeds: list[_StageSpeed] = []
     gain = None
     for name in bench.stages:
-        if progress is not None:
-            progress(name)
+        progress(name)
         with tempfile.TemporaryDirectory() as scratch:
             job = _job(name, records, bench, cache, Path(scratch))
             speeds.append(_speed(name, [job.step(number) for number in range(bench.steps + 1)][1:]))
@@ -431,16 +403,15 @@ def bench_train(
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    data: float
-    forward: float
-    backward: float
-    optimiser: float
+    """Seconds of a step's phases (data, forward, backward, optimiser), and its size."""
+
+    phases: tuple[float, ...]
     tokens: int
     samples: int
 
     @property
     def seconds(self) -> float:
-        return self.data + self.forward + self.backward + self.optimiser
+        return sum(self.phases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +424,7 @@ class _Job:
     optimizer: torch.optim.Optimizer
 
     def step(self, number: int, batches: PlannedBatches | None = None) -> _Times:
-        """One optimisation step, timed; on batches of another making where they are given."""
+        """Time an optimisation step, on other ``batches`` if given."""
         device = self.loaded.network.adapters.bare().device
         marks = [_now(device)]
         batch = (batches or self.batches)[number].to(device)
@@ -467,8 +438,8 @@ class _Job:
         self.optimizer.step()
         self.module.zero_grad(set_to_none=True)
         marks.append(_now(device))
-        data, forward, backward, optimiser = (after - before for before, after in pairwise(marks))
-        return _Times(data, forward, backward, optimiser, batch.tokens(), len(batch.decoder_ids))
+        phases = tuple(after - before for before, after in pairwise(marks))
+        return _Times(phases, batch.tokens(), len(batch.decoder_ids))
 
 
 def _now(device: torch.device) -> float:
@@ -496,7 +467,7 @@ def _job(name: str, records: Sequence[DataRecord], bench: TrainBench, cache: Pat
 
 
 def _stage(name: str, bench: TrainBench) -> Stage:
-    """A stage with the settings that the measurement asks for, as far as it has them."""
+    """A stage with those of the bench's settings that it has."""
     manifest = read_manifest(find_checkpoint(bench.start))
     rates = manifest.compression.rates
     manifest.compression.memory_tokens(bench.rate)  # refuses a rate that the checkpoint does not serve
@@ -521,27 +492,29 @@ def _stage(name: str, bench: TrainBench) -> Stage:
 def _speed(name: str, times: Sequence[_Times]) -> _StageSpeed:
     whole = sum(one.seconds for one in times)
     return _StageSpeed(
-        stage=name,
-        seconds=median(one.seconds for one in times),
-        tokens_per_second=median(one.tokens / one.seconds for one in times),
-        samples_per_second=median(one.samples / one.seconds for one in times),
-        data=sum(one.data for one in times) / whole,
-        forward=sum(one.forward for one in times) / whole,
-        backward=sum(one.backward for one in times) / whole,
-        optimiser=sum(one.optimiser for one in times) / whole,
+        name,
+        median(one.seconds for one in times),
+        median(one.tokens / one.seconds for one in times),
+        median(one.samples / one.seconds for one in times),
+        *(sum(phase) / whole for phase in zip(*(one.phases for one in times), strict=True)),
     )
 
 
 def _gain(job: _Job, bench: TrainBench) -> _CacheGain:
-    """The ways to have a candidate's memory, step by step in turn, on the same questions and candidates."""
+    """Steps with cached and with encoded candidates in turn, on the same questions."""
     texts = PlannedBatches(job.data, job.stage, job.stage.collator(job.loaded, None))
+    network = job.loaded.network
+    compressor = [*network.adapters.parameters_of("compressor"), *network.table.parameters()]
     cached, encoded, trained = [], [], []
     for number in range(bench.steps + 1):
         cached.append(job.step(number).seconds)
         encoded.append(job.step(number, texts).seconds)
         if bench.train_compressor:
-            with _compressor_under_gradient(job.loaded):
-                trained.append(job.step(number, texts).seconds)
+            for parameter in compressor:
+                parameter.requires_grad = True
+            trained.append(job.step(number, texts).seconds)
+            for parameter in compressor:
+                parameter.requires_grad = False
     for times in (cached, encoded, trained):
         del times[:1]  # warms up
     return _CacheGain(
@@ -552,15 +525,3 @@ def _gain(job: _Job, bench: TrainBench) -> _CacheGain:
         trained_seconds=median(trained) if trained else None,
         trained_ratio=median(slow / fast for slow, fast in zip(trained, cached, strict=True)) if trained else None,
     )
-
-
-@contextmanager
-def _compressor_under_gradient(loaded: Loaded) -> Iterator[None]:
-    parameters = [*loaded.network.adapters.parameters_of("compressor"), *loaded.network.table.parameters()]
-    for parameter in parameters:
-        parameter.requires_grad = True
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad = False

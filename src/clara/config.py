@@ -6,6 +6,7 @@ synthesis run) live in that room.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Settings(BaseModel):
 
 
 class CompressionConfig(Settings):
-    """How a text becomes memory tokens (clara.md section 1).
+    """Settings of compression: how a text becomes memory tokens (clara.md section 1).
 
     Attributes:
         window_tokens: longest text the compressor takes, in tokens of the backbone's tokenizer.
@@ -120,7 +121,7 @@ class CompressionConfig(Settings):
 
     @property
     def mixes(self) -> bool:
-        """Whether a memory has parts of ``model.table.LayerMix``."""
+        """True if a memory has parts of ``model.table.LayerMix``."""
         return bool(self.layers or self.places)
 
     @property
@@ -218,6 +219,11 @@ def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults
     if found:
         raise ConfigError(f"{source}: {len(found)} fault(s): " + "; ".join(found))
     return made
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; macOS does not say, and gives those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_special(path: Path) -> None:

@@ -119,7 +119,7 @@ class Understood:
 
 @dataclass(frozen=True, slots=True)
 class AskBack:
-    """What to ask of the user, whose message cannot be understood surely.
+    """A question back to the user, whose message is ambiguous.
 
     Attributes:
         question: the question back.
@@ -210,12 +210,12 @@ class _Message(Sentence):
         return Word(self.text[start:end], start, "pronoun")
 
     def find(self, *wanted: str) -> int | None:
-        """Where some words stand one after another."""
+        """Position of consecutive words."""
         starts = range(len(self.lowers))
         return next((at for at in starts if self.lowers[at : at + len(wanted)] == wanted), None)
 
     def topics(self, pronoun: str = "it", words: Sequence[Word] = ()) -> list[str]:
-        """What a pronoun may refer to: one where that is sure, more to choose from, or none.
+        """Referents of a pronoun: one if it is certain, several to choose from, or none.
 
         Args:
             pronoun: in lower case.
@@ -347,7 +347,7 @@ def _asks_for(words: Sequence[Word], what: str, topics: Sequence[str]) -> str | 
 
 
 def _hangs_alike(question: str, part: NounPhrase, preposition: str) -> bool:
-    """Whether a part of a question has the preposition that was said, where one was; "for" goes with any."""
+    """True if a part of a question has the preposition that was said, if any; "for" goes with any."""
     return preposition in {"", "for"} or Sentence(question[: part.start]).lowers[-1:] == (preposition,)
 
 
@@ -420,7 +420,7 @@ def _pronoun(asked: _Message) -> _Result:
 def _candidates(
     question: Sentence, phrases: Sequence[NounPhrase], answers: Sequence[NounPhrase], *, valued: bool
 ) -> list[NounPhrase]:
-    """What the last question is about, and its answer where that competes with it."""
+    """Topic of the last question, and its answer where that competes with it."""
     words = question.words
     named = [p for p in phrases if p.named]
     subject = next((p for p in phrases if question.is_subject(p)), None)
@@ -475,7 +475,7 @@ def _thing_of(phrase: NounPhrase) -> NounPhrase | None:
 
 
 def _asks_which(question: Sentence) -> bool:
-    """Whether a question asks for a thing by its kind or name, or for a person."""
+    """True if a question asks for a thing by its kind or name, or for a person."""
     return question.asks_who() or any(
         word.lower in {"which", "what"} and after.kind in {"word", "be"} for word, after in pairwise(question.words)
     )
@@ -588,7 +588,7 @@ def _attribute(asked: _Message) -> _Result:
 
 
 def _with_less(asked: _Message, noun: Sequence[Word]) -> list[str]:
-    """What the last question says more of than this noun alone."""
+    """Modifiers of this noun in the last question."""
     if not noun or noun[0].kind != "word":
         return []
     found: list[NounPhrase] = []

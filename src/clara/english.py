@@ -90,7 +90,7 @@ _TOKEN = re.compile(
     r"""(?P<quoted>`[^`\n]+`|"[^"\n]+"|“[^”\n]+”)"""
     r"""|(?P<clitic>['’](?:s|re|ll|ve|d|t|m)\b)"""
     r"""|(?P<word>--?\w[\w.=:/+-]*\w|[\w/~][\w./:@#+=\\-]*\w(?:\(\))?|\w)"""
-    r"""|(?P<mark>[^\w\s])"""
+    r"""|(?P<mark></\w+>|[^\w\s])"""  # the "/b" of "</b>" is no path
 )
 _IDENTIFIER = re.compile(r"-{1,2}\w.*|.*[_=@#\\/:+.()].*|(?=.*\d)(?=.*[^\W\d]).*|[a-z][^\W\d_]*[A-Z].*")
 _NUMBER = re.compile(r"[\d.,:/-]+")
@@ -100,7 +100,7 @@ PRONOUNS: Mapping[str, str] = {
     **dict.fromkeys(("they", "them", "their", "theirs"), "many"),
     **dict.fromkeys(("he", "she", "him", "her", "his", "hers"), "person"),
 }
-"""What pronouns can stand for: ``thing``, ``many`` or ``person``."""
+"""Referents of pronouns: ``thing``, ``many`` or ``person``."""
 POSSESSIVES = word_set("its their his her")
 DEMONSTRATIVES = word_set("this that these those")
 _NO_PHRASE_BEGINS_WITH = word_set("tell explain describe list show give thanks hello hi yes no help")
@@ -152,7 +152,7 @@ class Word:
 
     @property
     def end(self) -> int:
-        """One past its last character."""
+        """Index one past its last character."""
         return self.start + len(self.text)
 
     @property
@@ -168,7 +168,7 @@ class Word:
 
     @property
     def plural(self) -> bool:
-        """Whether a noun has the s of a plural."""
+        """True if a noun has the s of a plural."""
         return self.singular != self.lower
 
 
@@ -191,7 +191,7 @@ class NounPhrase:
 
     @property
     def end(self) -> int:
-        """One past its last character."""
+        """Index one past its last character."""
         return self.words[-1].end
 
     @property
@@ -218,16 +218,16 @@ class NounPhrase:
 
     @property
     def named(self) -> bool:
-        """Whether a name or an identifier is in it."""
+        """True if a name or an identifier is in it."""
         return self.has("name") or self.has("identifier")
 
     @property
     def article(self) -> bool:
-        """Whether it begins with an article or another determiner."""
+        """True if it begins with an article or another determiner."""
         return self.words[0].kind == "determiner"
 
     def has(self, kind: _Kind) -> bool:
-        """Whether a word of a class is in it."""
+        """True if a word of a class is in it."""
         return any(word.kind == kind for word in self.words)
 
 
@@ -266,11 +266,11 @@ class Sentence:
         return phrases
 
     def is_english(self, but: Set[str] = frozenset()) -> bool:
-        """Whether it has a word that English alone has, some words not counted."""
+        """True if it has a word that English alone has, some words not counted."""
         return any(word in _ENGLISH and word not in but for word in self.lowers)
 
     def is_phrase(self) -> bool:
-        """Whether it is a noun phrase by itself: no verb that can be told, no question word, no pronoun."""
+        """True if it is a noun phrase by itself: no verb that can be told, no question word, no pronoun."""
         said = [word for word in self.words if word.kind not in {"mark", "clitic"}]
         kinds = {word.kind for word in said}
         outside = {"be", "do", "have", "question", "pronoun", "conjunction"}
@@ -279,22 +279,22 @@ class Sentence:
         return said[0].lower not in _NO_PHRASE_BEGINS_WITH | DEMONSTRATIVES and kinds != {"adverb"}
 
     def asks_who(self) -> bool:
-        """Whether it asks for a person."""
+        """True if it asks for a person."""
         return any(word in {"who", "whose", "whom"} for word in self.lowers)
 
     def is_subject(self, phrase: NounPhrase) -> bool:
-        """Whether one of its noun phrases follows its verb's auxiliary, as subjects of questions do."""
+        """True if one of its noun phrases follows its verb's auxiliary, as subjects of questions do."""
         place = self.words.index(phrase.words[0])
         return place > 0 and self.words[place - 1].kind in {"be", "do", "have"}
 
     def is_small(self, place: int) -> bool:
-        """Whether a word is written small, or opens the sentence; else it is part of a title, or IT."""
+        """True if a word is written small, or opens the sentence; else it is part of a title, or IT."""
         word = self.words[place].text
         opens = place == 0 or self.words[place - 1].kind in {"mark", "conjunction"}
         return word.islower() or (opens and word.istitle())
 
     def leads_out(self, place: int) -> bool:
-        """Whether a pronoun stands for something outside: neither for nothing nor for words of the sentence.
+        """True if a pronoun stands for something outside: neither for nothing nor for words of the sentence.
 
         For nothing: "is it possible to"; for its own words: "how is the pump stopped before it overheats?".
         """
@@ -324,7 +324,7 @@ class Sentence:
         return boundary < place and bool(loose)
 
     def stands_alone(self, place: int) -> bool:
-        """Whether "that" is a pronoun, neither a conjunction nor the article of a noun."""
+        """True if "that" is a pronoun, neither a conjunction nor the article of a noun."""
         before = self.words[place - 1].kind if place else "mark"
         after = self.words[place + 1] if place + 1 < len(self.words) else None
         if after is None or after.kind == "mark":
@@ -342,7 +342,7 @@ class Sentence:
 
 
 def is_foreign(words: Set[str]) -> bool:
-    """Whether a text's words, in small letters, are those of another language."""
+    """True if a text's words, in small letters, are those of another language."""
     return not words.isdisjoint(_FOREIGN) and not words >= {"the", "of"}
 
 
@@ -371,12 +371,12 @@ def _kind(match: re.Match[str]) -> _Kind:
 
 
 def _opens(kinds: Sequence[_Kind], place: int) -> bool:
-    """Whether a word opens a sentence, where any is capital."""
+    """True if a word opens a sentence, where any is capital."""
     return place == 0 or kinds[place - 1] == "mark" or (place == 1 and kinds[0] == "conjunction")
 
 
 def _run(words: Sequence[Word], start: int, *, any_word: bool = False) -> int:
-    """One past the last word of the noun phrase that begins at a word; ``start`` itself where none does."""
+    """Index one past the last word of the noun phrase that begins at a word; ``start`` itself where none does."""
     place = start
     if words[place : place + 1] and words[place].lower in {"the", "a", "an"}:
         place += 1
@@ -396,7 +396,7 @@ def _run(words: Sequence[Word], start: int, *, any_word: bool = False) -> int:
 
 
 def _without_predicate(words: Sequence[Word], start: int, end: int) -> int:
-    """Where a noun phrase ends that seems to reach as far as ``end``: its clause's verb, if lower-case, looks alike.
+    """End of a noun phrase that seems to reach as far as ``end``: its clause's verb, if lower-case, looks alike.
 
     After "does" the verb follows the subject, after "is" a participle or an adjective may.
     """
@@ -413,7 +413,7 @@ def _without_predicate(words: Sequence[Word], start: int, end: int) -> int:
 
 
 def _divides(words: Sequence[Word], place: int) -> bool:
-    """Whether a clause ends before a word. A question word that opens the message divides nothing."""
+    """True if a clause ends before a word. A question word that opens the message divides nothing."""
     word = words[place]
     if place == 0:
         return False
@@ -429,13 +429,13 @@ def _divides(words: Sequence[Word], place: int) -> bool:
 
 
 def _bare_subject(words: Sequence[Word]) -> bool:
-    """Whether a subject without an article is among the words: "did ireland gain"."""
+    """True if a subject without an article is among the words: "did ireland gain"."""
     return any(one.kind in {"do", "be", "have"} and other.kind == "word" for one, other in pairwise(words)) and words[
         -1
     ].kind not in {"do", "be", "have"}
 
 
 def _asks_for_a_person(words: Sequence[Word], place: int) -> bool:
-    """Whether the message asks who, or which coach, did something to what is his, hers or theirs."""
+    """True if the message asks who, or which coach, did something to what is his, hers or theirs."""
     opens = words[0].lower == "who" or (words[0].lower in {"which", "what"} and words[1].kind == "word")
     return opens and place > 1 and words[place - 1].kind not in {"be", "do", "have"}

@@ -15,7 +15,8 @@
     │   └── MemoryMismatchError   memories of one model given to another
     ├── StoreError
     │   ├── StoreNotFoundError    no store at that path
-    │   └── StoreModelError       a store that another model filled
+    │   ├── StoreModelError       a store that another model filled
+    │   └── StoreEmptyError       a store without documents is asked
     ├── TrainingError             a run that cannot start or go on
     ├── LLMError                  a language model's server refuses everything (key, address, model, quota)
     │   ├── LLMRefusedError       it refuses one request
@@ -101,6 +102,10 @@ class StoreNotFoundError(StoreError):
 
 class StoreModelError(StoreError):
     """The store was filled by another model than the one in use."""
+
+
+class StoreEmptyError(StoreError):
+    """The store holds no documents, so nothing can be found."""
 
 
 class TrainingError(ClaraError):

@@ -47,7 +47,7 @@ _KEPT_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class AddProgress:
-    """How far ``Clara.add`` is.
+    """Progress of ``Clara.add``.
 
     Attributes:
         files: read so far, of ``files_total``.
@@ -78,7 +78,7 @@ class AddProgress:
 
 @dataclass(frozen=True, slots=True)
 class AddReport:
-    """What ``Clara.add`` did.
+    """Result of ``Clara.add``.
 
     Attributes:
         added: documents that were not in the store.
@@ -116,7 +116,7 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of the parts into which files are divided, each for a machine with a store of its own.
+    """A part of the files, for a machine with a store of its own.
 
     A file's part follows from its path alone, so files that come or go move no others.
 
@@ -132,12 +132,12 @@ class Shard:
             raise InputError(f"a shard is I/N with I from 1 to N, as 1/4, got {self.number}/{self.count}")
 
     def holds(self, path: Path) -> bool:
-        """Whether a file is of this part."""
+        """True if a file belongs to this part."""
         return zlib.crc32(document_uri(path).encode("utf-8", "surrogateescape")) % self.count == self.number - 1
 
 
 class Source(Protocol):
-    """Where a run's documents and the memories of their passages come from."""
+    """Source of a run's documents and of the memories of their passages."""
 
     def __enter__(self) -> Source: ...
     def __exit__(self, *_: object) -> None: ...
@@ -149,7 +149,7 @@ class Source(Protocol):
         """Memories of texts of the documents read last."""
 
     def report(self) -> IngestReport:
-        """What was read so far."""
+        """Counts of what was read so far."""
 
 
 class _Here(Reader):
@@ -170,7 +170,7 @@ class _Here(Reader):
 
 
 class Indexer:
-    """One run of ``Clara.add``: what it reads goes into the store."""
+    """A run of ``Clara.add``, from files into the store."""
 
     def __init__(self, store: LanceStore, model: ClaraModel) -> None:
         self._store = store
@@ -390,7 +390,7 @@ class _Batch:
 
 
 class _Extent:
-    """How much of a run is done, by the bytes of its files, and whom to tell."""
+    """Share of a run that is done, by the bytes of its files, and its listener."""
 
     def __init__(
         self, files: Sequence[Path], max_bytes: int, counts: _Counts, tell: Callable[[AddProgress], None] | None
@@ -467,7 +467,7 @@ def _checked_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _is_there(path: str) -> bool:
-    """Whether a path exists; one that may not be looked at counts as there."""
+    """True if a path exists; one without read permission counts as existing."""
     try:
         return Path(path).exists()
     except OSError:

@@ -60,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the language model wrote; ``finish_reason`` is ``stop``, ``length``, … as the server says."""
+    """A reply of the language model; ``finish_reason`` is ``stop``, ``length``, … as the server says."""
 
     text: str
     finish_reason: str
@@ -278,7 +278,7 @@ class _Patience:
         return max(0.0, self._quiet_until - time.monotonic())
 
     def _enough(self, state: tenacity.RetryCallState) -> bool:
-        """Whether to give up; sooner when nobody has ever answered: the address is wrong, or no server is running."""
+        """True if it is time to give up; sooner if no request was ever answered: a wrong address, or no server."""
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, openai.APIStatusError) or isinstance(
             getattr(error, "__cause__", None), httpx2.ReadTimeout

@@ -34,7 +34,7 @@ _THOUGHTS_END = "</think>"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LLMReading:
-    """What a language model reads to answer a question, and what its reply comes to.
+    """Prompt of a language model for one question, and the answer made of its reply.
 
     It reads all passages found.
 
@@ -79,7 +79,7 @@ class LLMReading:
         )
 
     def quote(self, text: str) -> Quote | None:
-        """Where an answer stands: itself, or else the sentence of the first passage it cites that is most like it."""
+        """Place of an answer: its own words, or else the most similar sentence of the first passage it cites."""
         if is_not_found(text):
             return None
         hits = self.found.hits
@@ -92,7 +92,7 @@ class LLMReading:
         return _most_like(text[: first.start()], cited[0])
 
     def messages(self) -> list[dict[str, str]]:
-        """What the model is sent."""
+        """Messages to the model."""
         not_found = None if self.options.always_answer else NOT_FOUND
         return prompts.llm_answer_messages(self.question, [passage_text(hit) for hit in self.found.hits], not_found)
 
@@ -119,7 +119,7 @@ class LLMAnswerStream:
         return self._reading.answer(self._text, self._reply, time.perf_counter() - self._started)
 
     def quote(self, _text: str | None = None) -> Quote | None:
-        """Where the answer stands, once all pieces have been read; its text need not be given."""
+        """Place of the answer, once all pieces have been read; its text need not be given."""
         return self._reading.quote(self._text.strip())
 
     def _said(self, llm: LLM) -> Pieces[str, None, None]:
@@ -165,7 +165,7 @@ def reply_tokens(reply: Reply | None) -> TokenCounts:
 
 
 def is_not_found(text: str) -> bool:
-    """Whether a reply says that the passages hold no answer: the phrase, whatever comes after it."""
+    """True if a reply says that the passages hold no answer, whatever follows the phrase."""
     return text.strip("\"'“”* ").lower().startswith(NOT_FOUND.rstrip(".").lower())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clara.pipeline import Clara
 
 _TASK = "### Task:"
-"""How chat clients begin what they ask beside the conversation: a title, tags, follow-up questions."""
+"""First words of client tasks beside the conversation: a title, tags, follow-up questions."""
 
 _TURNS = 20  # earlier messages that are read: what a follow-up goes on with is never further back
 _HTML = frozenset({".html", ".htm", ".xhtml"})
@@ -38,7 +38,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a client asks.
+    """A client's request.
 
     Attributes:
         message: the last user message, as it was written.
@@ -124,7 +124,7 @@ def manual_of(document: str, documents: Collection[str]) -> str:
 
 
 def belongs_to(document: str, manual: str) -> bool:
-    """Whether a document is part of a manual of ``manual_of``."""
+    """True if a document is part of a manual of ``manual_of``."""
     source = source_of(document)
     return source.startswith(manual) if manual.endswith("/") else source == manual
 

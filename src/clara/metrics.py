@@ -1,7 +1,6 @@
-"""Scores of answers and of rankings, and how sure one can be of their means.
+"""Scores of answers and of rankings, and confidence intervals of their means.
 
-Answers are compared after SQuAD's normalisation (clara.md section 8), by the rule of a published scorer. Knows strings
-and ranks, not models, records or files; which questions are asked, and of whom, is ``evaluate``'s work.
+Answers are compared after SQuAD's normalisation (clara.md section 8), by the rule of a published scorer.
 """
 
 from __future__ import annotations
@@ -75,9 +74,8 @@ class AnswerScores:
         em: 1.0 if both have the same normal form, else 0.0.
         f1: harmonic mean of token precision and recall, tokens of the normal forms counted with their multiplicity;
             of two answers without tokens 1.0, of one 0.0 (SQuAD 2.0).
-        cover_em: 1.0 if every token of a gold answer occurs in the prediction, whole, in any order and number, else
-            0.0 (clara.md section 8). A gold answer without tokens (``The``) is covered only by a prediction without:
-            otherwise every prediction would cover it.
+        cover_em: 1.0 if every token of a gold answer occurs in the prediction, whole, in any order and number, else 0.0
+            (clara.md section 8). A gold answer without tokens (``The``) is covered only by a prediction without.
     """
 
     em: float
@@ -95,13 +93,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
-    """Abstentions against unanswerable questions.
-
-    Attributes:
-        precision: share of the abstentions whose question is unanswerable; None if nothing was abstained from.
-        recall: share of the unanswerable questions that were abstained from; None if there are none.
-        abstained, unanswerable: how many.
-    """
+    """Abstentions against unanswerable questions, as counts and as rates; a rate without a denominator is None."""
 
     precision: float | None
     recall: float | None
@@ -119,10 +111,9 @@ def normalize_answer(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a published scorer does otherwise than SQuAD 2.0's.
+    """Differences of a published scorer from SQuAD 2.0's.
 
     Attributes:
-        normal: an answer's normal form.
         yes_no: where the prediction or the gold answer is ``yes``, ``no`` or ``noanswer``, nothing but the same word
             has an F1 ("no later than May" shares no token with "no").
         cover_yes_no: the same for cover-EM.
@@ -140,12 +131,12 @@ class _Rule:
 
 
 def _triviaqa_normal(text: str) -> str:
-    """TriviaQA's normal form: punctuation and underscores part words, typographic quotation marks among them."""
+    """Punctuation and underscores separate words, typographic quotation marks too."""
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_TRIVIAQA_PUNCTUATION)).split())
 
 
 def _truth_normal(text: str) -> str:
-    """SQuAD's normal form, in which the whole answers ``True`` and ``False`` are yes and no."""
+    """SQuAD's normal form; an answer ``True`` or ``False`` is yes or no."""
     return normalize_answer(_TRUTH.get(text, text))
 
 
@@ -162,20 +153,16 @@ _RULES: Mapping[ScoringName, _Rule] = MappingProxyType(
 
 
 def scoring_rule(name: ScoringName, source: str) -> ScoringName:
-    """The rule that a question of a data set is scored by: ``official`` is that of the data set."""
+    """The rule for a question of a data set: ``official`` is that of the data set."""
     return _OFFICIAL.get(source, "squad") if name == "official" else name
 
 
 def score_answer(prediction: str, answers: Sequence[str], *, rule: ScoringName = "squad") -> AnswerScores:
     """Score a prediction, for each metric against the gold answer that favours it most.
 
-    Args:
-        prediction: the answer to score.
-        answers: gold answers, at least one.
-        rule: whose scorer: ``squad`` (2.0), ``hotpotqa`` (a yes or no counts only as a whole; 2WikiMultihopQA has the
-            same), ``triviaqa`` (punctuation parts words), ``paper`` (the CLaRa release: as HotpotQA, ``True`` and
-            ``False`` are yes and no, the first gold answer alone). ``official`` needs a question's data set
-            (``scoring_rule``) and is ``squad`` here.
+    ``rule`` names the scorer: ``squad`` (2.0), ``hotpotqa`` (a yes or no counts only as a whole; 2WikiMultihopQA has
+    the same), ``triviaqa`` (punctuation separates words), ``paper`` (the CLaRa release: as HotpotQA, ``True`` and
+    ``False`` are yes and no, the first gold answer alone). ``official`` needs ``scoring_rule`` and is ``squad`` here.
 
     Raises:
         ValueError: there is no gold answer; such a question has no score, which is not the same as 0.
@@ -193,10 +180,9 @@ def score_answer(prediction: str, answers: Sequence[str], *, rule: ScoringName =
 
 
 def is_abstention(prediction: str) -> bool:
-    """Whether an answer says that there is none.
+    """Abstention by rule: the normal form is empty, one of ``_ABSTENTIONS``, or opens as in ``ABSTENTION_OPENINGS``.
 
-    The rule: its normal form is empty, is one of ``_ABSTENTIONS``, or begins with one of ``ABSTENTION_OPENINGS`` as
-    whole words. A sentence that only mentions such words later ("an unknown sailor") is an answer.
+    A sentence that only mentions such words later ("an unknown sailor") is an answer.
     """
     plain = normalize_answer(prediction)
     return (
@@ -205,7 +191,7 @@ def is_abstention(prediction: str) -> bool:
 
 
 def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abstention:
-    """How well abstentions meet the unanswerable questions, in the same order; ValueError where lengths differ."""
+    """Abstentions against unanswerable questions in the same order (ValueError: lengths differ)."""
     abstained = [is_abstention(prediction) for prediction in predictions]
     right = sum(said and empty for said, empty in zip(abstained, unanswerable, strict=True))
     return Abstention(
@@ -217,7 +203,7 @@ def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abst
 
 
 def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) -> float:
-    """Share of the gold items that are among the first ``k`` of the ranked ones, best first.
+    """Share of the gold items among the first ``k`` ranked ones.
 
     Raises:
         ValueError: no gold item (recall is undefined), ``k`` below 1, or an id ranked twice.
@@ -239,19 +225,13 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean.
+    """Percentile bootstrap interval of the mean of finite ``values`` [questions].
 
-    Questions are drawn with replacement ``resamples`` times; the interval holds the middle ``confidence`` of the means.
     The same ``seed`` and number of values draw the same questions, so metrics of one run are resampled together.
 
-    Args:
-        values: one finite value a question, shape [questions].
-        confidence: share of the resampled means inside the interval, between 0 and 1.
-        resamples: at least 1000.
-        seed: of the draws.
-
     Raises:
-        ValueError: no values, values that are not finite or not one-dimensional, or a setting out of range.
+        ValueError: no values, values that are not finite or not one-dimensional, fewer than 1000 resamples, or a
+            confidence outside 0 and 1.
     """
     data = np.asarray(values, dtype=np.float64)
     if data.ndim != 1 or data.size == 0:

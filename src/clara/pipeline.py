@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from clara.answering import AnswerKeywords, AnswerOptions, AnswerStream, Found, passages_to_find, reranked
-from clara.errors import InputError, NothingFoundError, StoreError
+from clara.errors import InputError, NothingFoundError, StoreEmptyError
 from clara.index import LanceStore, StoreModel
 from clara.model import ClaraModel
 from clara.records import Answer, Hit, Passage, SearchMode
@@ -170,7 +170,7 @@ class Clara:
 
         Raises:
             InputError: the question is empty, ``k`` is below 1, or there is no such mode.
-            StoreError: the store is empty.
+            StoreEmptyError: the store holds no documents.
         """
         options = AnswerOptions(k=k, mode=mode, latent_weight=latent_weight)
         return self._search(question, k, options.mode, options.latent_weight).hits
@@ -193,7 +193,7 @@ class Clara:
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.
-            StoreError: the store is empty.
+            StoreEmptyError: the store holds no documents.
             LLMError: the model behind a server cannot be asked.
         """
         chosen = options.changed(k, **changes)
@@ -227,7 +227,7 @@ class Clara:
         return AnswerStream(self.model, question, options, self._found(question, options), started)
 
     def _found(self, question: str, options: AnswerOptions) -> Found:
-        """What an answer is to be read from."""
+        """Passages for an answer."""
         if options.context == "none":
             return Found([], 0.0, 0.0)
         k = passages_to_find(self.model, options) if self.llm is None else options.k or _LLM_PASSAGES
@@ -255,7 +255,7 @@ class Clara:
             raise InputError("the question is empty")
         passages = self.store.count()
         if passages == 0:
-            raise StoreError("the store is empty; add documents first: clara index PATH --store STORE")
+            raise StoreEmptyError("the store is empty; add documents first: clara index PATH --store STORE")
         k = min(k, passages)
         started = time.perf_counter()
         inside = None
@@ -282,7 +282,7 @@ def _served(model: ClaraModel, rate: int) -> int:
 
 
 def filled_by(model: ClaraModel, rate: int) -> StoreModel:
-    """What a store says of a model that fills it at a rate."""
+    """A store's record of the model that fills it at a rate."""
     return StoreModel(
         fingerprint=model.fingerprint,
         name=model.name,

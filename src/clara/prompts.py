@@ -16,7 +16,7 @@ ASK_INSTRUCTION = "\nAsk what the background answers."
 RESUME_INSTRUCTION = '\nRepeat what follows "{opening}" in the background.'
 
 NO_ANSWER = "Not found"
-"""What a generator that was trained so replies where no passage holds the answer."""
+"""Reply of a generator trained to abstain, where no passage holds the answer."""
 
 BACKGROUND = "Background:\n"
 SEPARATOR = "\n"

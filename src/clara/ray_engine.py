@@ -36,7 +36,7 @@ _KEPT_MEMORIES = 1024  # that came and were not asked for yet; one that went is 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a worker says of a file, in order: its documents, each with up to so many texts to compress at once.
+    """A worker's report of a file, in order: its documents, each with up to so many texts to compress at once.
 
     Attributes:
         file: its place in the listing.
@@ -55,7 +55,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class RayEngine:
-    """How a run is spread.
+    """Distribution of a run.
 
     Attributes:
         model: what workers load: name, folder or hub id, which every node must be able to read.
@@ -212,7 +212,7 @@ def _packed(part: _Part) -> pa.Table:
 
 
 class _RaySource:
-    """What the workers made, handed out in the order of the listing (``indexing.Source``)."""
+    """Documents and memories from the workers, in the order of the listing (``indexing.Source``)."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class _RaySource:
         return [known[text] for text in texts]
 
     def report(self) -> IngestReport:
-        """What was read so far."""
+        """Counts of what was read so far."""
         return self._report
 
 

@@ -33,7 +33,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One source document, read and turned into plain text.
+    """A source document as plain text.
 
     Attributes:
         uri: where it came from: a path relative to nothing but the current machine, or ``file.jsonl#3`` for record 3.
@@ -149,7 +149,7 @@ class QueryMemory:
             )
 
     def search_vector(self) -> FloatArray:
-        """What flattened memories are compared with by cosine: float32 [N * H], of unit length.
+        """Query vector for the cosine with flattened memories: float32 [N * H], of unit length.
 
         With late interaction each memory token is their mean: what finds the passages that late interaction then puts
         in order. Which token stands where says nothing about a passage.
@@ -176,7 +176,7 @@ def _unit(flat: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hit:
-    """One search result.
+    """A search result.
 
     Attributes:
         score: cosine for ``latent``, or late interaction (half of it only what the hits above lack); BM25 for
@@ -213,7 +213,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Where an answer stands word for word, or the sentence that an answer in other words cites.
+    """Place of an answer: its words, or the sentence that an answer in other words cites.
 
     Attributes:
         start, end: the answer, or that sentence, in the document's text, the end not included.
@@ -262,7 +262,7 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the generator wrote.
+    """Output of the generator.
 
     Attributes:
         text: the answer, special tokens removed, stripped.
@@ -305,7 +305,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """One question for the generator.
+    """A question for the generator.
 
     Attributes:
         memories: passages as memories, best first.

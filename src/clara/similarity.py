@@ -1,4 +1,4 @@
-"""How near a question's memory is to a passage's: one vector against one, or memory token against memory tokens.
+"""Similarity of a question's memory and a passage's: vector against vector, or late interaction of memory tokens.
 
 Numpy only, for the store and for evaluation; ``model.losses`` has the similarities under gradient.
 Shape letters: P passages, N memory tokens, H hidden size.
@@ -35,7 +35,7 @@ def ranking(query: QueryMemory, passages: Sequence[Memory]) -> list[int]:
 
 
 def similarities(query: QueryMemory, passages: Iterable[Memory]) -> list[float]:
-    """What passages are ranked by: late interaction for a question that asks for it, else the cosine of both, flat."""
+    """Score that ranks passages: late interaction if the question asks for it, else the cosine of both, flattened."""
     if query.centre is not None:
         return [late_interaction(query, passage.values) for passage in passages]
     vector = query.search_vector()
@@ -53,7 +53,7 @@ def late_interaction(query: QueryMemory, passage: FloatArray) -> float:
 
 
 def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
-    """What each memory token of the question adds to ``late_interaction``: of a passage [N], of several [P, N]."""
+    """Share of each memory token of the question in ``late_interaction``: of a passage [N], of several [P, N]."""
     centred = passages - (0 if query.centre is None else query.centre)
     lengths = np.sqrt(np.einsum("...nh,...nh->...n", centred, centred))
     products = centred @ query.values.T

@@ -136,9 +136,8 @@ def test_a_map_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None
     assert len(texts) == len(set(texts)) == 6
     for text in texts:
         assert any(whole.startswith(text) for whole in gold)
-    how = {"model": "tiny", "fingerprint": "f", "mse_weight": 0.1, "rate": 16}
-    made = embedding_map(tiny_model.inspector(), texts, **how)  # type: ignore[arg-type]
-    assert made == embedding_map(tiny_model.inspector(), texts, **how), "one seed, one map"  # type: ignore[arg-type]
+    made = embedding_map(tiny_model, texts, rate=16)
+    assert made == embedding_map(tiny_model, texts, rate=16), "one seed, one map"
     assert (made.texts, len(made.document), len(made.memory)) == (6, 6, 6)
     states = tiny_model.inspector().states(texts, role="compressor", rate=16)
     gaps = [float(((s.text_mean - s.hidden.mean(axis=0)) ** 2).mean()) for s in states]
@@ -146,7 +145,7 @@ def test_a_map_of_the_tiny_model(tiny_model: ClaraModel, tmp_path: Path) -> None
     DRAW_ANALYSIS["tsne"]([("with", made), ("without", made)], tmp_path / "m.png")
     assert (tmp_path / "m.png").read_bytes().startswith(PNG)
     with pytest.raises(InputError, match="at least 4 texts, got 3"):
-        embedding_map(tiny_model.inspector(), texts[:3], **how)  # type: ignore[arg-type]
+        embedding_map(tiny_model, texts[:3], rate=16)
 
 
 def test_attention_shares_by_hand() -> None:

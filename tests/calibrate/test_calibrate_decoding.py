@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from clara.calibrate import run
-from clara.calibrate.decoding import Bench, choose, draw, measure, right_answers_needed, threshold
-from clara.calibrate.run import CheckpointLoader, Wanted
+from clara.calibrate.decoding import Bench, _choose, _threshold, draw, measure, right_answers_needed
+from clara.calibrate.run import CalibrationOptions, CheckpointLoader
 from clara.cli import main
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, write_records
 from clara.model import ClaraModel, checkpoint
@@ -36,30 +36,30 @@ def quiet(*_: object) -> None:
 
 def test_a_candidate_needs_a_gain_beyond_its_standard_error() -> None:
     level = [1.0, 0.0, 1.0, 0.0]
-    kept = choose(0.5, {0.5: level, 1.0: [0.0, 1.0, 1.0, 0.1]}, "F1")
+    kept = _choose(0.5, {0.5: level, 1.0: [0.0, 1.0, 1.0, 0.1]}, "F1")
     assert (kept.value, kept.was) == (0.5, 0.5), "0.025 of gain is within the noise"
     assert kept.figures == {"0.5": 0.5, "1.0": 0.525}
-    changed = choose(0.5, {0.5: level, 1.0: [1.0, 0.9, 1.0, 0.9]}, "F1")
+    changed = _choose(0.5, {0.5: level, 1.0: [1.0, 0.9, 1.0, 0.9]}, "F1")
     assert changed.value == 1.0
-    assert choose("free", {"free": level, "quoted": level}, "F1").value == "free", "of equals the current one"
+    assert _choose("free", {"free": level, "quoted": level}, "F1").value == "free", "of equals the current one"
 
 
 def test_the_threshold_keeps_a_share_of_the_right_answers() -> None:
     right = [i / 20 for i in range(20)]
-    found = threshold(right, [-1.0, -0.5, 0.3, 0.9], keep=0.95, was=None)
+    found = _threshold(right, [-1.0, -0.5, 0.3, 0.9], keep=0.95, was=None)
     assert found.value == 0.05, "one of twenty is given up"
     assert found.figures["right answers kept"] == 0.95
     assert found.figures["answers refused that the passages do not hold"] == 0.5
-    assert threshold(right, [], keep=1.0, was=None).value == 0.0
-    assert threshold([0.123456], [], keep=0.9, was=None).value <= 0.123456, "rounded down, it is kept"
+    assert _threshold(right, [], keep=1.0, was=None).value == 0.0
+    assert _threshold([0.123456], [], keep=0.9, was=None).value <= 0.123456, "rounded down, it is kept"
 
 
 @pytest.mark.parametrize(("keep", "needed"), [(0.95, 20), (0.9, 10), (0.5, 2), (1.0, 1)])
 def test_so_many_right_answers_have_one_to_lose(keep: float, needed: int) -> None:
     assert right_answers_needed(keep) == needed
     right = [float(i) for i in range(needed)]
-    assert threshold(right, [], keep, None).value == (1.0 if keep < 1 else 0.0)
-    assert threshold(right[: needed - 1] or [0.0], [], keep, None).value == 0.0
+    assert _threshold(right, [], keep, None).value == (1.0 if keep < 1 else 0.0)
+    assert _threshold(right[: needed - 1] or [0.0], [], keep, None).value == 0.0
 
 
 def test_no_more_records_are_cut_than_are_asked(
@@ -76,9 +76,9 @@ def test_no_more_records_are_cut_than_are_asked(
     run.calibrate(
         str(tiny_checkpoint),
         one_word(),
-        Wanted(frozenset({"wording", "evidence"}), limit=3, keep=0.99),
+        CalibrationOptions(frozenset({"wording", "evidence"}), limit=3, keep=0.99),
         CheckpointLoader(tmp_path / "cache"),
-        notice=said.append,
+        on_notice=said.append,
     )
     assert cut == [3]
     assert any("to keep 0.99 of them takes at least 100: ask more questions (--limit)" in line for line in said)
@@ -108,7 +108,7 @@ def test_passages_are_found_as_a_search_finds_them(tiny_checkpoint: Path, tmp_pa
         MultiHop(f"m{i}", "m", f"Of what is tower {i}?", (WORDS[i],), docs, (i,)) for i in range(3)
     ]
     bench = Bench(model, draw(records, 3, 0), tmp_path, quiet)
-    for question, hits in bench.found(4):
+    for question, hits in bench.retrieved(4):
         assert len(hits) == 12
         for k in (1, 3, 5):
             shorter = bench._stores[4].search(question.text, k)
@@ -123,7 +123,7 @@ def test_how_many_are_ranked_again_is_measured_by_what_then_stands_first(tiny_ch
     assert measured.questions == 20, "at both rates"
     for depth, figure in measured.figures.items():
         bench.change_reading(rerank=int(depth))
-        first = [hits[0].passage.id in q.gold for rate in model.rates for q, hits in bench.found(rate)]
+        first = [hits[0].passage.id in q.gold for rate in model.rates for q, hits in bench.retrieved(rate)]
         assert figure == pytest.approx(sum(first) / 20)
     bench.close()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clara.calibrate.run import Calibrated, CheckpointLoader, Part, Wanted, calibrate
+from clara.calibrate.run import Calibrated, CalibrationOptions, CheckpointLoader, Part, calibrate
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
@@ -61,13 +61,13 @@ def reader(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def run(
-    folder: Path, out: Path, records: Sequence[DataRecord] = (), wanted: Wanted | None = None, *parts: Part
+    folder: Path, out: Path, records: Sequence[DataRecord] = (), wanted: CalibrationOptions | None = None, *parts: Part
 ) -> tuple[Calibrated, list[str]]:
     """What a call made, and what it said."""
     notices: list[str] = []
-    wanted = wanted or Wanted(only=frozenset(parts))
+    wanted = wanted or CalibrationOptions(only=frozenset(parts))
     made = calibrate(
-        str(folder), records, wanted, CheckpointLoader(out.parent / "cache"), out=out, notice=notices.append
+        str(folder), records, wanted, CheckpointLoader(out.parent / "cache"), out=out, on_notice=notices.append
     )
     return made, notices
 
@@ -80,7 +80,7 @@ def same(one: Path, two: Path) -> bool:
 @pytest.mark.parametrize("share", [0.5, 0.25])
 def test_a_mean_of_adapters(tiny_checkpoint: Path, other: Path, tmp_path: Path, share: float) -> None:
     out = tmp_path / "out"
-    run(tiny_checkpoint, out, wanted=Wanted(other=str(other), share=share))
+    run(tiny_checkpoint, out, wanted=CalibrationOptions(other=str(other), share=share))
     start, found = load_file(tiny_checkpoint / GENERATOR), load_file(out / GENERATOR)
     for name, tensor in found.items():
         assert torch.allclose(tensor.float(), start[name].float() + 0.5 * share, atol=4e-3), name
@@ -95,7 +95,7 @@ def test_a_mean_with_another_memory_table_is_refused(tiny_checkpoint: Path, othe
     table = {name: tensor + 1 for name, tensor in load_file(other / checkpoint.MEMORY).items()}
     save_file(table, other / checkpoint.MEMORY, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="expected equal memory tables"):
-        run(tiny_checkpoint, tmp_path / "out", wanted=Wanted(other=str(other)))
+        run(tiny_checkpoint, tmp_path / "out", wanted=CalibrationOptions(other=str(other)))
     assert not (tmp_path / "out").exists()
 
 
@@ -117,18 +117,18 @@ def test_a_mean_with_adapters_of_another_shape_scale_or_base_is_refused(
     manifest = json.loads((other / checkpoint.MANIFEST).read_text("utf-8"))
     (other / checkpoint.MANIFEST).write_text(json.dumps(manifest | changed), "utf-8")
     with pytest.raises(CheckpointError, match=said):
-        run(tiny_checkpoint, tmp_path / "out", wanted=Wanted(other=str(other)))
+        run(tiny_checkpoint, tmp_path / "out", wanted=CalibrationOptions(other=str(other)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_share_outside_0_to_1_is_refused(tiny_checkpoint: Path, other: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="between 0 and 1, got 1"):
-        run(tiny_checkpoint, tmp_path / "out", wanted=Wanted(other=str(other), share=1.0))
+        run(tiny_checkpoint, tmp_path / "out", wanted=CalibrationOptions(other=str(other), share=1.0))
 
 
 def test_a_reader_reads_text(tiny_checkpoint: Path, reader: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(tiny_checkpoint, out, wanted=Wanted(reader=reader))
+    run(tiny_checkpoint, out, wanted=CalibrationOptions(reader=reader))
     manifest = checkpoint.read_manifest(out)
     assert manifest.roles == ("compressor", "generator", "text_reader")
     assert manifest.trained["calibrated"]["text_reader"]["from"] == str(reader)
@@ -156,14 +156,14 @@ def test_a_reader_that_does_not_fit_is_refused(
     manifest = json.loads((reader / READER).read_text("utf-8"))
     (reader / READER).write_text(json.dumps(manifest | changed), "utf-8")
     with pytest.raises(CheckpointError, match=said):
-        run(tiny_checkpoint, tmp_path / "out", wanted=Wanted(reader=reader))
+        run(tiny_checkpoint, tmp_path / "out", wanted=CalibrationOptions(reader=reader))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_query_side_is_made_from_records_of_both_kinds(tiny_checkpoint: Path, tmp_path: Path, *, late: bool) -> None:
     records = [*passages(10), *questions(6), *questions(6)]
-    wanted = Wanted(only=frozenset({"queries"}), late=late)
+    wanted = CalibrationOptions(only=frozenset({"queries"}), late=late)
     made, notices = run(tiny_checkpoint, tmp_path / "out", records, wanted)
     assert made.measured["queries"]["passages"] == 34
     assert made.measured["queries"]["questions"] == 22
@@ -213,8 +213,10 @@ def test_a_mean_of_compressors_renews_the_query_side(tiny_checkpoint: Path, tmp_
         moved = {name: tensor * 1.5 for name, tensor in load_file(two / path).items()}
         save_file(moved, two / path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="its query side is made anew: give --data"):
-        run(tmp_path / "one", tmp_path / "out", wanted=Wanted(other=str(two)))
-    made, _ = run(tmp_path / "one", tmp_path / "out", passages(12), Wanted(only=frozenset(), other=str(two)))
+        run(tmp_path / "one", tmp_path / "out", wanted=CalibrationOptions(other=str(two)))
+    made, _ = run(
+        tmp_path / "one", tmp_path / "out", passages(12), CalibrationOptions(only=frozenset(), other=str(two))
+    )
     assert set(made.measured) == {"mean", "queries"}
     assert same(tmp_path / "out" / REASONER, tmp_path / "out" / COMPRESSOR)
 

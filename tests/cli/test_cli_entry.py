@@ -29,18 +29,21 @@ def one_line(text: str) -> bool:
 
 
 def test_help_is_fast_and_loads_no_heavy_library() -> None:
-    """Processor time, not wall-clock: other processes of the machine do not count."""
+    """The least processor time of three runs: a busy sibling thread of the core makes a run dearer, none cheaper."""
     code = (
         "import sys; sys.argv[1:] = ['--help']; from clara.cli import main; code = main(); "
         "heavy = {'torch', 'transformers', 'lancedb', 'pyarrow', 'peft'} & sys.modules.keys(); "
         "sys.exit(str(sorted(heavy)) if heavy else code)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0, done.stderr
+        assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert min(taken) < 1.0
 
 
 def test_without_a_command_the_help_is_shown(clara: Clara) -> None:

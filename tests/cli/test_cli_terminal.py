@@ -183,6 +183,15 @@ def test_streams_that_are_closed_or_full_or_unread(store: Path, redirected: str,
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["", "--help", "--version", "info --help", "train scp --help", "doctor --json"])
+def test_help_to_a_full_output_is_an_error_too(arguments: str, unbuffered: str) -> None:
+    """The library that writes the help first tries the stream, and passes over what that raises."""
+    line = f'PYTHONUNBUFFERED={unbuffered} "{sys.executable}" -m clara.cli {arguments} >/dev/full'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)  # noqa: S607
+    assert (done.returncode, done.stderr) == (2, "clara: the output cannot be written: No space left on device\n")
+
+
 @pytest.mark.parametrize("mode", ["text", "latent", "hybrid"])
 def test_more_passages_than_there_are_is_all_of_them(clara: Clara, store: Path, mode: str) -> None:
     passages = clara("info", "--store", store, "--json").json()["passages"]

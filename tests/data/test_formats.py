@@ -264,3 +264,13 @@ def test_half_a_character_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "nq.jsonl"
     path.write_text('{"question": "who \\ud800", "answer": ["x"]}\n{"question": "who", "answer": ["x"]}\n')
     assert dict(read_questions(path).rejected) == {"half a Unicode character": 1}
+
+
+def test_answers_that_are_not_published_are_rejected_by_name(tmp_path: Path) -> None:
+    """TriviaQA's test sets: scored as an answer, each question would count as wrong."""
+    line = '{"question": "Who?", "question_id": "q", "answer": {"value": "%s"}, "entity_pages": {}}'
+    path = tmp_path / "test.jsonl"
+    path.write_text("\n".join([line % "Ada", line.replace('"q"', '"r"') % "<unk>"]), encoding="utf-8")
+    report = read_questions(path)
+    assert len(report.questions) == 1
+    assert report.rejected == {"answer is not published": 1}

@@ -17,7 +17,8 @@ from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, pooled, read_corpus
-from clara.evaluate.questions import Candidacy, FirstStage, TaskLoader, _FirstStageName, _settled, corpus_search
+from clara.evaluate.questions import FirstStage, TaskLoader, _FirstStageName, _settled, corpus_search
+from clara.evaluate.rankers import TextEncoder
 from clara.records import FloatArray
 
 FIXTURES = Path(__file__).parents[1] / "data" / "fixtures"
@@ -28,9 +29,7 @@ OWN = read_questions(FIXTURES / "multi_hop.jsonl")
 class Hashed:
     """Words hashed into unit vectors."""
 
-    fingerprint = "hashed"
-
-    def documents(self, texts: Sequence[str]) -> FloatArray:
+    def encode(self, texts: Sequence[str], **_: object) -> FloatArray:
         rows = np.zeros((len(texts), 512), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in words(text):
@@ -38,8 +37,8 @@ class Hashed:
         unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         return unit
 
-    def questions(self, texts: Sequence[str]) -> FloatArray:
-        return self.documents(texts)
+
+HASHED = TextEncoder("hashed", Hashed(), "")
 
 
 def test_pooled_corpus_holds_each_text_once() -> None:
@@ -104,7 +103,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Callable[[by
     shutil.copy(FORMATS / passages.name, passages)
     damaged = passages if name == passages.name else folder / name
     damaged.write_bytes(damage(damaged.read_bytes()))
-    sources = TaskLoader(None, Candidacy(corpus=str(passages) if damaged == passages else None))
+    sources = TaskLoader(None, corpus=str(passages) if damaged == passages else None)
     with pytest.raises(RecordError, match=rf"{name} is damaged or cut off .*: fetch it anew"):
         sources.load(str(folder), "normal", given="candidates", k=2, max_new_tokens=8)
 
@@ -125,7 +124,7 @@ def test_what_cannot_be_used_of_file_and_corpus_is_counted(tmp_path: Path) -> No
     corpus = tmp_path / "passages.jsonl"
     passages = [json.dumps({"id": str(n), "title": "", "text": f"Skerry Light {n}"}) for n in range(3)]
     corpus.write_text("\n".join([*passages, *['{"text": bad'] * 4]), encoding="utf-8")
-    sources = TaskLoader(None, Candidacy(corpus=str(corpus)))
+    sources = TaskLoader(None, corpus=str(corpus))
     data = str(FORMATS / "hotpotqa_distractor.json")
     found = sources.load(data, "normal", given="candidates", k=2, max_new_tokens=8)
     assert found.left_out["entries of the corpus passages.jsonl: bad JSON"] == 4
@@ -145,13 +144,13 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
 def test_first_stages_find_what_shares_words(kind: _FirstStageName) -> None:
-    stage = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
+    stage = corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
     found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
     assert found[0][0].doc.title == "Tarn Bridge"
     assert found[1][0].doc.title == "Holm herring"
     assert all(len(row) <= 3 for row in found)
     assert stage.search(["xyzzy"], 3)[0] == [] if kind == "bm25" else True
-    again = corpus_search(pooled(OWN.questions), kind, encoder=Hashed())
+    again = corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
     assert again.search(["How many arches has Tarn Bridge?"], 3)[0] == found[0]
 
 
@@ -218,8 +217,8 @@ def test_nothing_found_is_counted() -> None:
     assert made.without == {"questions for which the first stage found nothing": 1}
 
 
-def load(name: str, setting: str = "normal", **candidacy: object) -> tuple[Question, ...]:
-    sources = TaskLoader(None, Candidacy(**candidacy))  # type: ignore[arg-type]
+def load(name: str, setting: str = "normal", **options: object) -> tuple[Question, ...]:
+    sources = TaskLoader(None, **options)  # type: ignore[arg-type]
     task = sources.load(str(FORMATS / name), setting, given="candidates", k=2, max_new_tokens=8)  # type: ignore[arg-type]
     return task.questions
 
@@ -228,7 +227,7 @@ def test_where_candidates_come_from() -> None:
     own = TaskLoader(None).load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
     assert own.candidates == "as in the file"
     assert own.questions == OWN.questions
-    sources = TaskLoader(None, Candidacy(corpus="pool", candidates=3))
+    sources = TaskLoader(None, corpus="pool", candidates=3)
     pool = sources.load(str(OWN.path), "normal", given="candidates", k=2, max_new_tokens=8)
     assert pool.candidates.startswith("first 3 of bm25 over pool of multi_hop")
     assert {len(question.docs) for question in pool.questions} <= {1, 2, 3}

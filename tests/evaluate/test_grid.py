@@ -27,7 +27,6 @@ from clara.evaluate.results import Scoring
 from clara.evaluate.run import (
     Grid,
     GridBlock,
-    GridProgress,
     GridResult,
     GridRun,
     RunSettings,
@@ -179,13 +178,15 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
 
 
 def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
-    steps: list[GridProgress] = []
+    steps: list[tuple[str, int, int, float | None]] = []
     wanted = plan([GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
-    run_grid(wanted, SYSTEMS, make_settings(), LOADER, RunSettings(tmp_path, batch_size=3), on_progress=steps.append)
-    assert [step.done for step in steps] == [3, 6, 8, 11, 14, 16]
-    assert {step.total for step in steps} == {16}
-    assert steps[-1].seconds_left == 0
-    assert all(step.seconds_left is not None and step.seconds_left >= 0 for step in steps)
+    how = RunSettings(tmp_path, batch_size=3)
+    run_grid(wanted, SYSTEMS, make_settings(), LOADER, how, on_progress=lambda *step: steps.append(step))
+    _, done, total, seconds = zip(*steps, strict=True)
+    assert done == (3, 6, 8, 11, 14, 16)
+    assert set(total) == {16}
+    assert seconds[-1] == 0
+    assert all(left is not None and left >= 0 for left in seconds)
 
 
 def test_kept_benefit_by_hand(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from system_cases import ASKS, replies, settings
 from clara.config import Settings, check, read_toml
 from clara.data import DataRecord, MultiHop
 from clara.errors import CheckpointError, ConfigError, TrainingError
+from clara.evaluate.dro import load_selector
 from clara.evaluate.systems import SYSTEMS
 from clara.model import ClaraModel
 from clara.model.backbone import BaseModel, load_base
 from clara.model.reader import TextReader
 from clara.prompts import passage_text
 from clara.records import GenerationRequest
-from clara.train.dro import load_selector
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = runpy.run_path(str(ROOT / "examples" / "train_dro.py"))

@@ -9,13 +9,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 
 from clara.errors import InputError, StoreError
 from clara.index import DocumentEntry, IndexRow, LanceStore, StoreModel
-from clara.index.ranking import Ranked, best, best_together, fusion_depth, late_depth, reciprocal_rank_fusion
+from clara.index.ranking import (
+    STOP_WORDS,
+    Ranked,
+    best,
+    best_together,
+    fusion_depth,
+    late_depth,
+    reciprocal_rank_fusion,
+)
 from clara.index.rows import lexical_text
 from clara.records import Hit, QueryMemory
 from clara.similarity import token_matches
@@ -29,8 +38,8 @@ _WORD = re.compile(r"[^\W_]+")
 class ExactIndex:
     """A passage index that holds everything in dictionaries; as :class:`clara.index.LanceStore` does on disk.
 
-    Memories are kept as given, not rounded to fp16. Text search compares lower-case words as they are: no stems, no
-    stop words.
+    Memories are kept as given, not rounded to fp16. Text search has no stems: it finds by lower-case words as they are,
+    stop words among them.
 
     Args:
         model: the model whose memories it holds.
@@ -106,9 +115,9 @@ class ExactIndex:
         return self._hits(self._latent(query, k, within))
 
     def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
-        """The ``k`` passages of highest BM25."""
+        """The ``k`` passages of highest BM25, of three kinds."""
         _check_k(k)
-        return self._hits(best(self._inside(self._bm25(words), within), k))
+        return self._hits(self._text(words, fusion_depth(k), within)[:k])
 
     def search_hybrid(
         self,
@@ -123,7 +132,7 @@ class ExactIndex:
         _check_k(k)
         self._model.check_query(query)
         depth = fusion_depth(k)
-        rankings = (self._latent(query, depth, within), best(self._inside(self._bm25(words), within), depth))
+        rankings = (self._latent(query, depth, within), self._text(words, depth, within))
         return self._hits(reciprocal_rank_fusion(rankings, weights=(latent_weight, 1.0))[:k])
 
     def settled(self) -> bool:
@@ -158,18 +167,41 @@ class ExactIndex:
             scored.append(Ranked(passage_id, float(memory @ query) / lengths if lengths > 0 else 0.0))
         return scored
 
+    def _text(self, query: str, depth: int, within: Collection[str] | None) -> list[Ranked]:
+        """Best ``depth`` by words, then in order with BM25 of words and of pairs among these ``depth`` added."""
+        found = best(self._inside(self._bm25(query), within), depth)
+        texts = {item.id: _words(self._lexical(item.id)) for item in found}
+        mean = sum(map(len, texts.values())) / max(len(texts), 1)
+        asked = _words(lexical_text(query))
+        singles = {(word,) for word in asked} - {(word,) for word in STOP_WORDS}
+        scores = {item.id: item.score for item in found}
+        pairs = {pair for pair in pairwise(asked) if not STOP_WORDS.issuperset(pair)}
+        for terms, weight in ((singles, 0.7), (pairs, 0.6)):
+            for term in terms:
+                runs = {i: list(zip(*(text[n:] for n in range(len(term))), strict=False)) for i, text in texts.items()}
+                often = {i: run.count(term) for i, run in runs.items() if term in run}
+                idf = math.log(1 + (len(texts) - len(often) + 0.5) / (len(often) + 0.5))
+                for i, count in often.items():
+                    saturated = count * 1.4 / (count + 0.4 * (0.6 + 0.4 * len(texts[i]) / mean))
+                    scores[i] += weight * idf * saturated
+        return best((Ranked(passage_id, score) for passage_id, score in scores.items()), depth)
+
+    def _lexical(self, passage_id: str) -> str:
+        passage = self._rows[passage_id].passage
+        return lexical_text(passage.text, passage.title)
+
     def _bm25(self, query: str) -> list[Ranked]:
         """Passages that share a word with the query, with the sum over its words of idf * saturated frequency.
 
         A word counts as often as it stands in the query. Passages without words are no part of the statistics, as in
         LanceDB.
         """
-        every = {i: Counter(_words(lexical_text(row.passage.text, row.passage.title))) for i, row in self._rows.items()}
+        every = {i: Counter(_words(self._lexical(i))) for i in self._rows}
         counts = {passage_id: words for passage_id, words in every.items() if words}
         lengths = {passage_id: words.total() for passage_id, words in counts.items()}
         mean = sum(lengths.values()) / len(lengths) if lengths else 0.0
         scores: dict[str, float] = {}
-        for word in _words(query):
+        for word in _words(lexical_text(query)):
             holders = [passage_id for passage_id, words in counts.items() if word in words]
             idf = math.log(1 + (len(counts) - len(holders) + 0.5) / (len(holders) + 0.5))
             for passage_id in holders:

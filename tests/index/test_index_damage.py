@@ -15,7 +15,7 @@ from index_rows import MODEL, digest, document, plain, question, row, values
 
 from clara.errors import StoreError
 from clara.index import DocumentEntry, LanceStore
-from clara.index.rows import GROUPS, checksums, damaged
+from clara.index.rows import GROUPS, checksums, damaged, is_lexical_text, lexical_text
 
 DOCUMENTS = 12
 
@@ -152,6 +152,14 @@ def test_words_of_every_language_are_found(tmp_path: Path) -> None:
         "chinese": "中国的长城始建于公元前七世纪,全长超过两万公里。北京的故宫建于1420年。",
         "japanese": "東京は日本の首都です。",
         "thai": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย",
+        "korean": "서울의 남산타워는 1969년에 완공되었다.",
+        "arabic": "القاهِرة هي عاصمة مصر.",
+        "hebrew": "ברוכים הבאים, שָׁלוֹם לכולם",
+        "greek": "Η Αθήνα και ο Ὀδυσσεύς.",
+        "russian": "Зелёный чай.",
+        "turkish": "DİYARBAKIR ve Isparta",
+        "persian": "کتاب می‌خواهم",
+        "street": "Hauptstraße 5",
         "code": "Call read_index() of package.module in e-mail.example.org.",
         "animals": "A dog and a cat.",
     }
@@ -167,6 +175,18 @@ def test_words_of_every_language_are_found(tmp_path: Path) -> None:
         "故宫": "chinese",
         "東京": "japanese",
         "เมืองหลวง": "thai",
+        "กรุงเทพ": "thai",
+        "ﾆﾎﾝ 東京": "japanese",
+        "서울": "korean",
+        "남산타워": "korean",
+        "القاهرة": "arabic",
+        "שלום": "hebrew",
+        "ΑΘΗΝΑ": "greek",
+        "Οδυσσευς": "greek",
+        "зеленый": "russian",
+        "diyarbakır": "turkish",
+        "كتاب": "persian",
+        "HAUPTSTRASSE": "street",
         "index": "code",
         "example": "code",
         "dog": "animals",
@@ -177,6 +197,15 @@ def test_words_of_every_language_are_found(tmp_path: Path) -> None:
             found = {query: [hit.passage.document for hit in store.search_text(query, 3)] for query in queries}
             assert found == {query: [name] for query, name in queries.items()}
             store.optimize()
+
+
+def test_words_of_older_stores_are_undamaged() -> None:
+    assert is_lexical_text("서울의", "서울의", "")
+    assert is_lexical_text(lexical_text("서울의"), "서울의", "")
+    assert not is_lexical_text("서울", "서울의", "")
+    assert lexical_text("Zürich’s café… 10² “Bee”", "A") == "A\nZürich’s café… 10² “Bee”", (
+        "the index folds Latin itself"
+    )
 
 
 def test_no_warning_of_the_engine_reaches_the_terminal(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from index_rows import MODEL, digest, document, plain, question, row, values
 from index_sequence import AFTER, BEFORE, bring_up_to_date, contents
 
 from clara.errors import ConfigError, StoreError, StoreModelError, StoreNotFoundError
-from clara.index import DocumentEntry, LanceStore, folder, store
+from clara.index import DocumentEntry, LanceStore, folder, store, table
 from clara.index.codecs import CODECS
 from clara.index.folder import Description, Ledger, write_description
 from clara.index.rewrite import upgrade
@@ -207,6 +207,19 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
         LanceStore.open(tmp_path / ("long" * 100), MODEL)  # the system refuses to look
 
 
+def test_an_address_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = Path("s3://bucket/store")  # which drops a slash
+    for use in (
+        lambda: LanceStore.create(address, MODEL),
+        lambda: LanceStore.open(address, None),
+        lambda: upgrade(address),
+    ):
+        with pytest.raises(StoreError, match=r"s3://bucket/store is no folder.* Index into a folder, copy it whole"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -357,6 +370,23 @@ def test_compaction_keeps_every_row_and_gives_space_back(tmp_path: Path, monkeyp
     assert fragments[1] <= 2 < fragments[0]
     assert found[0] == found[1]
     assert sizes[1] < sizes[0]
+
+
+def test_a_run_leaves_few_files_and_indexes_words_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_COMMIT_BYTES", 1)
+    monkeypatch.setattr(store, "_SMALL_ROWS", 0)
+    rows = [row("towers", "v1", number, text=f"tower {number}") for number in range(40)]
+    with LanceStore.create(tmp_path / "store", MODEL) as index:
+        index.add(rows)
+        index.finish_documents([DocumentEntry("towers", rows[0].content_hash, 40)])
+        assert index._table.fragments() == 40
+        with pytest.MonkeyPatch.context() as patched:
+            patched.delattr(PassageTable, "build_text_index")
+            index.optimize()
+        assert index._table.fragments() <= store._FRAGMENTS
+        assert index._table.unindexed("lexical") == 0
+        assert {hit.passage.id for hit in index.search_text("towers", 40)} == {one.passage.id for one in rows}
+        assert [hit.passage.text for hit in index.search_text("17", 1)] == ["tower 17"]
 
 
 def test_optimize_does_nothing_when_nothing_changed(tmp_path: Path) -> None:

@@ -247,8 +247,91 @@ def test_merged_cells_stand_in_each_row_they_reach_over(tmp_path: Path) -> None:
         f"<w:tr><w:trPr><w:del w:id='1'/></w:trPr><w:tc>{_p(_run('gone'))}</w:tc></w:tr>",
     ]
     document, left_out = _read(tmp_path, _file(f"<w:tbl>{''.join(rows)}</w:tbl>"))
-    assert document.text == "wide | Graz\na | b | Graz\nc | d | Linz"
+    assert document.text == "wide | | Graz\na | b | Graz\nc | d | Linz"
     assert left_out == {"deleted parts": 1}
+
+
+def test_cells_merged_in_the_old_way(tmp_path: Path) -> None:
+    def cell(text: str, merged: str) -> str:
+        return f"<w:tcPr><w:hMerge w:val='{merged}'/></w:tcPr>{_p(_run(text))}"
+
+    rows = _cells(cell("a", "restart"), cell("", "continue"), _p(_run("b"))) + _cells(*map(_p, map(_run, "123")))
+    assert _text(tmp_path, f"<w:tbl>{rows}</w:tbl>") == "a | | b\n1 | 2 | 3"
+
+
+_EQUATION = (
+    "<m:oMath><m:sSup><m:e><m:r><m:t>{}</m:t></m:r></m:e><m:sup><m:r><m:t>2</m:t></m:r></m:sup></m:sSup></m:oMath>"
+)
+_CHUNK = "<w:altChunk r:id='rIdChunk'/>"
+
+
+def _chunk(part: Any, content: str) -> None:  # noqa: ANN401
+    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/aFChunk"
+    taken = Part(PackURI(f"/word/{len(content)}.txt"), "text/plain", content.encode(), part.package)
+    part.rels.add_relationship(relation, taken, "rIdChunk")
+
+
+_INNER = f"<w:tbl>{_cells(_p(_run('Day')), _p(_run('12.50')))}</w:tbl>"
+
+
+def _control(content: str) -> str:
+    return f"<w:sdt><w:sdtPr/><w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "text"),
+    [
+        (f"<w:tbl>{_cells(_EQUATION.format('a') + _p(''), _p(_run('b')))}</w:tbl>", "a^2 | b"),
+        (f"<w:tbl>{_cells(_CHUNK + _p(''), _p(_run('b')))}</w:tbl>", "Taken in. | b"),
+        (f"<w:tbl>{_cells(_control(_EQUATION.format('a')) + _CHUNK)}</w:tbl>", "a^2 Taken in."),
+        (f"<w:tbl>{_control(_cells(_EQUATION.format('a'), _p(_run('b'))))}</w:tbl>", "a^2 | b"),
+        (
+            f"<w:tbl><w:tr>{_control(f'<w:tc>{_CHUNK}</w:tc>')}<w:tc>{_p(_run('b'))}</w:tc></w:tr></w:tbl>",
+            "Taken in. | b",
+        ),
+        (
+            f"<w:tbl>{_cells(_p(_run('a')), f'<w:tbl>{_cells(_EQUATION.format(1), _CHUNK)}</w:tbl>')}</w:tbl>",
+            "a | 1^2: Taken in.",
+        ),
+        (f"<w:tbl>{_cells(_p(_run('a')), _control(_INNER))}</w:tbl>", "a | Day: 12.50"),
+        (
+            _p(
+                _run("Beside")
+                + f"<w:r><w:pict><w:txbxContent>{_EQUATION.format('a')}{_CHUNK}</w:txbxContent></w:pict></w:r>"
+            ),
+            "Beside\n\na^2\n\nTaken in.",
+        ),
+        (
+            _p(
+                _run("so")
+                + f"<m:oMathPara>{_EQUATION.format('a')}{_EQUATION.format('b')}</m:oMathPara>"
+                + _run("holds")
+            ),
+            "so\na^2\nb^2\nholds",
+        ),
+    ],
+)
+def test_equations_and_parts_taken_in_stand_where_text_does(tmp_path: Path, blocks: str, text: str) -> None:
+    document, left_out = _read(tmp_path, _file(blocks, change=lambda source: _chunk(source.part, "Taken in.")))
+    assert (document.text, left_out) == (text, {})
+
+
+def test_headers_and_notes_take_in_by_their_own_references(tmp_path: Path) -> None:
+    def change(source: Any) -> None:  # noqa: ANN401
+        header = source.sections[0].header
+        header._element.extend(parse_xml(f"<w:hdr {_NAMES}>{_EQUATION.format('h')}{_CHUNK}</w:hdr>"))
+        _chunk(header.part, "Of the header.")
+        cell = f"<w:tbl>{_cells(_EQUATION.format('n'))}</w:tbl>"
+        notes = f"<w:footnotes {_NAMES}><w:footnote w:id='2'>{cell}{_CHUNK}</w:footnote></w:footnotes>"
+        _part(source, "footnotes.xml", CONTENT_TYPE.WML_FOOTNOTES, RELATIONSHIP_TYPE.FOOTNOTES, notes)
+        notes_part = next(rel.target_part for rel in source.part.rels.values() if "footnotes" in rel.reltype)
+        _chunk(notes_part, "Of a note.")
+        _chunk(source.part, "Of the body.")
+
+    mark = "<w:r><w:footnoteReference w:id='2'/></w:r>"
+    assert _text(tmp_path, _p(_run("Text") + mark), _CHUNK, change=change) == (
+        "h^2\n\nOf the header.\n\nText[1]\n[1] n^2 Of a note.\n\nOf the body."
+    )
 
 
 # Forms, ruby, hidden and deleted text, text boxes
@@ -300,6 +383,8 @@ def _field(data: str) -> str:
             "ab\n\nin a box",
             {},
         ),
+        (_run("\uf0fe", "<w:rFonts w:ascii='Wingdings'/>") + _run(" þ"), "☑ þ", {}),
+        (_run("m", "<w:rFonts w:ascii='Symbol'/>") + _run("g"), "μg", {}),
         (_run("non") + "<w:r><w:noBreakHyphen/></w:r>" + _run("Euclidean"), "non-Euclidean", {}),
     ],
 )
@@ -431,3 +516,58 @@ def test_a_document_of_pictures_alone_is_empty(tmp_path: Path) -> None:
     path.write_bytes(_file(_p("<w:r><w:drawing><pic:pic/></w:drawing></w:r>")))
     with pytest.raises(DocumentError, match="is empty"):
         list(read_file(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (
+            _run("10") + _run("6", "<w:position w:val='12'/>") + _run(" of H") + _run("2", "<w:position w:val='-6'/>"),
+            "10^6 of H2",
+        ),
+        (_run("old 1", "<w:strike/>") + _run("00", "<w:strike/>") + _run(" new 80"), "~~old 100~~ new 80"),
+        (
+            _run("3")
+            + _run("1", "<w:vertAlign w:val='superscript'/>")
+            + _run("/")
+            + _run("2", "<w:vertAlign w:val='subscript'/>"),
+            "3 1/2",
+        ),
+        (
+            "<m:oMath><m:r><m:t>3</m:t></m:r><m:f><m:num><m:r><m:t>1</m:t></m:r></m:num>"
+            "<m:den><m:r><m:t>2</m:t></m:r></m:den></m:f></m:oMath>",
+            "3 1/2",
+        ),
+    ],
+)
+def test_what_is_seen_keeps_its_value(tmp_path: Path, content: str, text: str) -> None:
+    assert _read(tmp_path, _file(_p(content)))[0].text == text
+
+
+def test_paragraphs_hidden_or_struck_by_their_style(tmp_path: Path) -> None:
+    def styles(source: Any) -> None:  # noqa: ANN401
+        for name, settings in (("Hint", "<w:vanish/>"), ("Old", "<w:strike/>")):
+            style = f"<w:name w:val='{name}'/><w:rPr>{settings}</w:rPr>"
+            source.styles.element.append(
+                parse_xml(f"<w:style {nsdecls('w')} w:type='paragraph' w:styleId='{name}'>{style}</w:style>")
+            )
+
+    hint = _p(_run("Fill in below."), "<w:pStyle w:val='Hint'/>")
+    shown = _p(_run("Seen."), "<w:pStyle w:val='Hint'/>").replace("<w:rPr>", "<w:rPr><w:vanish w:val='0'/>")
+    document, left_out = _read(
+        tmp_path, _file(hint, shown, _p(_run("5 euro"), "<w:pStyle w:val='Old'/>"), change=styles)
+    )
+    assert (document.text, left_out) == ("Seen.\n\n~~5 euro~~", {"hidden parts": 1})
+
+
+def test_large_initials_stay_with_their_word(tmp_path: Path) -> None:
+    initial = _p(_run("O"), "<w:framePr w:dropCap='drop'/>")
+    assert _read(tmp_path, _file(initial, _p(_run("nce upon a time"))))[0].text == "Once upon a time"
+
+
+def test_hidden_rows_and_empty_columns_of_tables(tmp_path: Path) -> None:
+    cells = "".join(f"<w:tc>{_p(_run(text))}</w:tc>" for text in ("a", "b"))
+    hidden = f"<w:tr><w:trPr><w:hidden/></w:trPr>{cells}</w:tr>"
+    later = f"<w:tr><w:trPr><w:gridBefore w:val='1'/></w:trPr><w:tc>{_p(_run('2'))}</w:tc></w:tr>"
+    document, left_out = _read(tmp_path, _file(f"<w:tbl><w:tr>{cells}</w:tr>{hidden}{later}</w:tbl>"))
+    assert (document.text, left_out) == ("a | b\n | 2", {"hidden parts": 1})

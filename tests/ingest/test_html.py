@@ -76,6 +76,8 @@ def test_parts_of_forms_and_pictures(tmp_path: Path) -> None:
         ("<div role=navigation>Menu 7 kg</div>", "menus"),
         ("<div class=sphinxsidebar><ul><li><a href=a>Menu 7 kg</a><li><a href=b>More</a></ul></div>", "menus"),
         ("<div class=navheader>Title <a href=a>Prev</a> <a href=b>Next</a> 7 kg</div>", "menus"),
+        ("<div><p>Next: <a rel=next href=a>7 kg</a>, Previous: <a rel=prev href=b>More</a></p></div>", "menus"),
+        ("<div class=navfooter><a accesskey=p href=a>Zurück</a> <a accesskey=n href=b></a> Kapitel 7</div>", "menus"),
         ("<div class=contents><p>Contents</p><a href='#a'>Menu 7 kg</a><a href='#b'>More</a></div>", "menus"),
         ("<p hidden>7 kg</p>", "hidden parts"),
         ("<p style='color:red; display : none'>7 kg</p>", "hidden parts"),
@@ -95,6 +97,17 @@ def test_what_is_left_out_is_counted(tmp_path: Path, page: str, kind: str) -> No
     with Reader(find_files([tmp_path])) as reader:
         assert len(list(reader.documents())) == 1
         assert reader.report().left_out == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<div>The pump weighs 7 kg.<p><a rel=next href=a>Next</a> <a rel=prev href=b>Back</a></p></div>",
+        "<p>The pump weighs 7 kg, as <a rel=next href=a>the next page</a> and <a rel=prev href=b>the last</a> say.</p>",
+    ],
+)
+def test_text_around_steps_to_other_pages_is_kept(tmp_path: Path, page: str) -> None:
+    assert "The pump weighs 7 kg" in _text(page, tmp_path)
 
 
 def test_what_was_never_meant_to_be_read_is_not_counted(tmp_path: Path) -> None:
@@ -317,3 +330,57 @@ def test_what_only_looks_like_many_attributes_is_read(tmp_path: Path) -> None:
     text = READERS[".html"](path.read_bytes(), "page.html").text
     assert text.startswith("Hello\n\nthere, it's a < b word word")
     _check_tags("<" * 1_000_000, "page.html")
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (
+            "10<span style='vertical-align: super'>6</span> of H<font style='vertical-align:sub'>2</font>O",
+            "10^6 of H2O",
+        ),
+        ("3<sup>1</sup>/<sub>2</sub> or 2 <sup>1</sup>&frasl;<sub>4</sub>", "3 1/2 or 2 1/4"),
+        ("3<math><mfrac><mn>1</mn><mn>2</mn></mfrac></math> cups", "3 1/2 cups"),
+        ("<math><mn>3</mn><mfrac><mn>1</mn><mn>2</mn></mfrac></math>", "3 1/2"),
+        ("<math><msup><mi>x</mi><mn>2</mn></msup><mn>3</mn></math>", "x^2 3"),
+        ("<math><mfrac linethickness='0'><mi>n</mi><mi>k</mi></mfrac></math>", "n¦k"),
+        ("costs $3<sup>99</sup>, 2<sup>10</sup>", "costs $3^99, 2^10"),
+        ("<ol reversed><li>c<li>b<li>a</ol>", "3. c\n2. b\n1. a"),
+        ("<ol start=39 style='list-style-type: upper-roman'><li>x<li>y</ol>", "XXXIX. x\nXL. y"),
+        ("<ol start=26 style='list-style: lower-alpha'><li>x<li>y</ol>", "z. x\naa. y"),
+        ("price <span style='text-decoration: line-through'>100</span> 80", "price ~~100~~ 80"),
+        ("<label>Name<input value=Bob></label><button>Send</button><output>21</output>", "Name Bob Send 21"),
+    ],
+)
+def test_what_is_seen_keeps_its_value(tmp_path: Path, page: str, text: str) -> None:
+    assert _text(f"<p>{page}", tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("10<sup>6</sup><b>5</b>", "10^6 5"),
+        ("10<sup>1</sup><sup>2</sup>", "10^12"),
+        ("10<sup>10<sup>2</sup></sup>", "10^(10^2)"),
+        ("10<b style='vertical-align: super'>6</b>", "10^6"),
+        ("10<span style='position: relative; top: -4pt'>6</span>", "10^6"),
+        ("10<span style='vertical-align: 30%'>6</span> a<span style='vertical-align: -2px'>1</span>1", "10^6 a_1 1"),
+        ("10<span class='c3 superscript'>6</span>, x<span class='superscript'>n+1</span>", "10^6, x^(n+1)"),
+        ("10<span class='sup'>6</span> <span class='sub'>below</span>", "10^6 below"),
+        ("<div style='vertical-align: 3px; margin-top: 4px'>10</div>", "10"),
+        ("<s>10</s><s><sup>6</sup></s>", "~~10^6~~"),
+        ("Thanks <span style='font-family: Wingdings'>J</span> <font face=Symbol>m</font>g", "Thanks ☺ μg"),
+        ("<p style='font-family: Symbol'>·<span style='font: 7pt \"Times\"'>&nbsp; a</span></p>", "• a"),
+        ("<p style='font-family: Arial, Symbol'>mg</p>", "mg"),
+        ("<s>old <span style='text-decoration: line-through'>1</span></s>", "~~old 1~~"),
+        ("10<sup style='text-decoration: line-through'>6</sup>", "10~~^6~~"),
+        ("<ul><li style='text-decoration: line-through'>salt<li>oil</ul>", "- ~~salt~~\n- oil"),
+        (
+            "<table><tr style='text-decoration: line-through'><td>a<td>1<tr><td style='text-decoration: line-through'>"
+            "b<td>2</table>",
+            "~~a~~ | ~~1~~\n~~b~~ | 2",
+        ),
+    ],
+)
+def test_what_styles_raise_and_strike(tmp_path: Path, page: str, text: str) -> None:
+    assert _text(page, tmp_path) == text

@@ -6,7 +6,7 @@ import datetime
 import io
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odt_files import make_odt
-from pptx.chart.data import CategoryChartData
+from pptx.chart.data import CategoryChartData, XyChartData
 from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
@@ -102,6 +102,13 @@ def test_programs_without_a_suffix(tmp_path: Path) -> None:
         ("a.tsv", "Country\t2019\t2020\nAustria\t8.8\t8.9\n", ["Country: Austria | 2019: 8.8 | 2020: 8.9"]),
         ("a.csv", "Pumps of 2024\n\nPump,bar\nCedar,18\n", ["Pumps of 2024", "Pump: Cedar | bar: 18"]),
         ("a.csv", "just\nwords\n", ["just", "words"]),
+        (
+            "a.csv",
+            "Name,Anna,\nTown,Graz,\nKind,Qty,Price\na,1,2.5\n",
+            ["Name | Anna", "Town | Graz", "Kind: a | Qty: 1 | Price: 2.5"],
+        ),
+        ("a.csv", "Pump,bar,\nElder,16,\nCedar,18,old\n", ["Pump: Elder | bar: 16", "Pump: Cedar | bar: 18 | old"]),
+        ("a.csv", "Name:,Anna\nBorn:,1990\n", ["Name: | Anna", "Born: | 1990"]),
         ("a.csv", "Pump,bar,bar\nCedar,18,19\n", ["Pump: Cedar | bar: 18 | bar: 19"]),
         ("a.csv", "mpg,cyl\nMazda RX4,21,6\n", ["Mazda RX4 | mpg: 21 | cyl: 6"]),
         ("a.csv", "Pump,bar,\nCedar,18,old\n", ["Pump: Cedar | bar: 18 | old"]),
@@ -111,6 +118,89 @@ def test_rows_name_their_columns(tmp_path: Path, name: str, data: str, rows: lis
     document, _ = _read(tmp_path, name, data)
     assert document.text.split("\n\n") == rows
     assert document.title == "a"
+
+
+_MERGED = (
+    [("City", 2, 1), ("2023", 1, 2), ("2024", 1, 2)],
+    [("Q1", 1, 1), ("Q2", 1, 1), ("Q1", 1, 1), ("Q2", 1, 1)],
+    [("Graz", 2, 1), ("1", 1, 1), ("2", 1, 1), ("3", 1, 1), ("4", 1, 1)],
+    [("5", 1, 2), ("7", 1, 1), ("8", 1, 1)],
+    [("Linz", 1, 1), ("x", 2, 2), ("9", 1, 1), ("", 1, 1)],
+    [("Wien", 1, 1), ("10", 1, 1), ("11", 1, 1)],
+    [("Total", 1, 4), ("99", 1, 1)],
+    [("as of May", 1, 5)],
+)
+"""Rows of a table: text of each cell, rows and columns that it reaches over."""
+_MERGED_TEXT = """City | 2023 | 2023 | 2024 | 2024
+City | Q1 | Q2 | Q1 | Q2
+Graz | 1 | 2 | 3 | 4
+Graz | 5 | 5 | 7 | 8
+Linz | x | x | 9
+Wien | x | x | 10 | 11
+Total | | | | 99
+as of May"""
+
+
+def _merged_page() -> str:
+    cells = (
+        "".join(f"<td rowspan={rows} colspan={columns}>{text}</td>" for text, rows, columns in row) for row in _MERGED
+    )
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def _merged_text() -> bytes:
+    def cell(text: str, rows: int, columns: int) -> str:
+        spans = f"table:number-rows-spanned='{rows}' table:number-columns-spanned='{columns}'"
+        return f"<table:table-cell {spans}><text:p>{text}</text:p></table:table-cell>"
+
+    rows = ("".join(cell(*each) for each in row) for row in _MERGED)
+    lines = (f"<table:table-row>{row}</table:table-row>" for row in rows)
+    return make_odt(f"<table:table>{''.join(lines)}</table:table>")
+
+
+def _merged_slides() -> bytes:
+    deck = pptx.Presentation()
+    size = len(_MERGED), 5
+    table = deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_table(*size, 0, 0, Inches(5), Inches(4)).table
+    for number, row in enumerate(_MERGED):
+        for text, rows, columns in row:
+            first = next(cell for cell in table.rows[number].cells if not (cell.is_spanned or cell.text))
+            first.text = text or " "
+            place = list(table.iter_cells()).index(first) % 5
+            if rows * columns > 1:
+                first.merge(table.cell(number + rows - 1, place + columns - 1))
+    file = io.BytesIO()
+    deck.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("a.html", _merged_page), ("a.odt", _merged_text), ("a.pptx", _merged_slides)]
+)
+def test_values_below_merged_cells_keep_their_columns(
+    tmp_path: Path, name: str, make: Callable[[], str | bytes]
+) -> None:
+    assert _read(tmp_path, name, make())[0].text == _MERGED_TEXT
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        ("<td>Name<td colspan=3>Anna Lund<tr><td>Town<td>Graz<td>Phone<td>12", ["Name | Anna Lund"]),
+        ("<td colspan=99>Rates<tr><td>a<td>b", ["Rates", "a | b"]),
+        (f"<td>a<td colspan=2>{'long ' * 30}<td>b<tr><td>1<td>2<td>3<td>4", [f"a | {'long ' * 30}| | b"]),
+        ("<td rowspan=9>a<td>b<tr><tr><td>c", ["a | b", "a | c"]),
+        ("<td><td colspan=2>x<td colspan=2>y<tr><td>k<td>1<td>2<td>3<td>4", ["| x | x | y | y"]),
+        ("<td colspan=2>x<td>y<tr><td>1<td>2<td>3", ["x | | y", "1 | 2 | 3"]),
+    ],
+)
+def test_merged_cells_are_not_repeated_for_nothing(tmp_path: Path, rows: str, lines: list[str]) -> None:
+    assert _read(tmp_path, "a.html", f"<table><tr>{rows}</table>")[0].text.split("\n")[: len(lines)] == lines
+
+
+def test_a_table_of_cells_that_reach_far_is_bounded(tmp_path: Path) -> None:
+    page = "<tr>" + "<td rowspan=99999 colspan=900>a</td>" * 300 + "</tr>" + "<tr><td>b</td></tr>" * 3000
+    assert len(_read(tmp_path, "a.html", f"<table>{page}</table>")[0].text) < 3 * len(page)
 
 
 def test_spreadsheet(tmp_path: Path) -> None:
@@ -434,3 +524,430 @@ def test_all_formats_in_one_folder_in_the_other_process(tmp_path: Path) -> None:
         texts = [document.text for document in reader.documents()]
     assert texts == ["Pump: Cedar | bar: 18", "Bees", "# Bees"]
     assert [skipped.reason for skipped in reader.report().skipped] == ["broken"]
+
+
+def test_numbers_of_opendocument(tmp_path: Path) -> None:
+    def listed(*items: str, more: str = "") -> str:
+        inner = "".join(f"<text:list-item><text:p>{item}</text:p></text:list-item>" for item in items)
+        return f"<text:list text:style-name='L1'{more}>{inner}</text:list>"
+
+    level = "<text:list-level-style-number text:level='{}' style:num-format='{}' style:num-suffix='{}' {}/>"
+    styles = f"<text:list-style style:name='L1'>{level.format(1, 'a', ')', '')}</text:list-style>"
+    styles += f"<text:outline-style>{level.format(1, 1, '', '')}"
+    styles += f"{level.format(2, 'I', '', 'text:display-levels=' + chr(39) + '2' + chr(39))}</text:outline-style>"
+    body = (
+        "<text:h text:outline-level='1'>Pumps</text:h><text:h text:outline-level='2'>Cedar</text:h>"
+        + listed("x", "y")
+        + "<text:p>then</text:p>"
+        + listed("z", more=" text:continue-numbering='true'")
+        + "<text:h text:outline-level='2'>Elder</text:h>"
+        + listed("x").replace("list-item>", "list-item text:start-value='7'>", 1)
+    )
+    text = "# 1 Pumps\n\n## 1.I Cedar\n\na) x\nb) y\n\nthen\n\nc) z\n\n## 1.II Elder\n\ng) x"
+    assert _read(tmp_path, "a.odt", make_odt(body, styles=styles))[0].text == text
+
+
+def test_parts_of_opendocument(tmp_path: Path) -> None:
+    style = "<style:style style:name='{}' style:family='text'><style:text-properties style:text-{}/></style:style>"
+    styles = style.format("S", "position='super 58%'") + style.format("K", "line-through-style='solid'")
+    cell = "<table:table-cell table:number-columns-repeated='{}'>{}</table:table-cell>"
+    row = cell.format(1, "<text:p>a</text:p>") + cell.format(2, "") + cell.format(1, "<text:p>d</text:p>")
+    rows = (
+        f"<table:table-row>{row}</table:table-row><table:table-row table:visibility='collapse'>{row}</table:table-row>"
+    )
+    body = (
+        "<text:p>10<text:span text:style-name='S'>6</text:span> <text:span text:style-name='K'>old</text:span></text:p>"
+        f"<text:section text:display='none'><text:p>hidden</text:p></text:section><table:table>{rows}</table:table>"
+        "<text:p>Agree <draw:control/><draw:image xlink:href='./ObjectReplacements/Object 1'/></text:p>"
+        "<text:p><draw:image xlink:href='Pictures/1.png'/></text:p>"
+    )
+    document, left_out = _read(tmp_path, "a.odt", make_odt(body, styles=styles))
+    assert document.text == "10^6 ~~old~~\n\na | | | d\n\nAgree"
+    assert left_out == {"hidden parts": 2, "form fields": 1, "pictures": 1}
+
+
+def test_styles_of_opendocument_that_others_are_based_on(tmp_path: Path) -> None:
+    styles = "".join(
+        f"<style:style style:family='{family}' style:name='{name}' style:parent-style-name='{parent}'>"
+        f"<style:text-properties {settings}/></style:style>"
+        for family, name, parent, settings in (
+            ("text", "Up", "", "style:text-position='super 58%'"),
+            ("text", "Bold", "Up", "fo:font-weight='bold'"),
+            ("text", "Level", "Up", "style:text-position='0% 100%'"),
+            ("text", "Old", "", "style:text-line-through-style='solid'"),
+            ("text", "OldUp", "Old", "style:text-position='33% 58%'"),
+            ("text", "Gone", "Gone", "text:display='none'"),
+            ("text", "GoneToo", "Gone", "fo:font-weight='bold'"),
+            ("paragraph", "Old", "", ""),
+            ("paragraph", "OldText", "", "style:text-line-through-style='solid'"),
+        )
+    )
+
+    def span(name: str, text: str) -> str:
+        return f"<text:span text:style-name='{name}'>{text}</text:span>"
+
+    body = (
+        f"<text:p>10{span('Up', '1')}{span('Bold', '2')}{span('Level', '5')} {span('Old', '10')}{span('OldUp', '6')}"
+        f" seen{span('GoneToo', ' hidden')}</text:p><text:p text:style-name='Old'>stands</text:p>"
+        "<text:p text:style-name='OldText'>out</text:p>"
+    )
+    document, left_out = _read(tmp_path, "a.odt", make_odt(body, styles=styles))
+    assert document.text == "10^12 5 ~~10^6~~ seen\n\nstands\n\n~~out~~"
+    assert left_out == {"hidden parts": 1}
+
+
+def test_runs_of_presentations_keep_their_values(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    frame = deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_textbox(0, 0, Inches(1), Inches(1)).text_frame
+    for text, baseline in (("10", "0"), ("1", "30000"), ("2", "30000"), ("5, a", "0"), ("1", "-25000"), ("1", "0")):
+        run = frame.paragraphs[0].add_run()
+        run.text = text
+        run.font._element.set("baseline", baseline)
+    file = io.BytesIO()
+    deck.save(file)
+    assert _read(tmp_path, "a.pptx", file.getvalue())[0].text == "10^12 5, a_1 1"
+
+
+def test_numbered_paragraphs_of_presentations(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    frame = deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_textbox(0, 0, Inches(1), Inches(1)).text_frame
+    for number, text in enumerate(("one", "two", "three")):
+        paragraph = frame.paragraphs[0] if not number else frame.add_paragraph()
+        paragraph.text = text
+        style = {"type": "alphaLcParenR"} if number < 2 else {"type": "arabicPeriod", "startAt": "7"}
+        properties = paragraph._p.get_or_add_pPr()
+        properties.append(
+            properties.makeelement("{http://schemas.openxmlformats.org/drawingml/2006/main}buAutoNum", style)
+        )
+    run = frame.paragraphs[0].add_run()
+    run.text = " (old)"
+    run.font._element.set("strike", "sngStrike")
+    file = io.BytesIO()
+    deck.save(file)
+    assert _read(tmp_path, "a.pptx", file.getvalue())[0].text == "a) one~~ (old)~~\nb) two\n7. three"
+
+
+def test_cells_as_they_are_shown(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    formats = {
+        "00000": 42,
+        '0" kg"': 5,
+        "[$€-407]#,##0.00": 12.5,
+        "[h]:mm": datetime.timedelta(hours=30),
+        "0.0%": 0.125,
+    }
+    sheet.append(["x", "y", "z", "t", "p"])
+    sheet.append(list(formats.values()))
+    for cell, number_format in zip(sheet[2], formats, strict=True):
+        cell.number_format = number_format
+    sheet["A2"].comment = openpyxl.comments.Comment("seen by nobody", "me")
+    file = io.BytesIO()
+    book.save(file)
+    document, left_out = _read(tmp_path, "a.xlsx", file.getvalue())
+    assert document.text.endswith("x: 00042 | y: 5 kg | z: €12.5 | t: 30:00 | p: 12.5%")
+    assert left_out == {"comments": 1}
+
+
+_RUNS = (
+    "<r><t>10</t></r><r><rPr><vertAlign val='superscript'/></rPr><t>1</t></r><r><rPr><b/><vertAlign val='superscript'/>"
+    "</rPr><t>2</t></r><r><t xml:space='preserve'>5 for </t></r><r><rPr><strike/></rPr><t>old_x000D_ price</t></r>"
+)
+
+
+@pytest.mark.parametrize("reference", [" r='B2'", ""])
+def test_texts_in_several_fonts_inside_a_cell(tmp_path: Path, reference: str) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(["Pump", "Cells"])
+    sheet.append(["Cedar", "here"])
+    sheet["A2"].font = openpyxl.styles.Font(strike=True)
+    file = io.BytesIO()
+    book.save(file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    plain = b'<c r="B2" t="inlineStr"><is><t>here</t></is></c>'
+    assert plain in parts[name]
+    parts[name] = parts[name].replace(plain, f"<c{reference} t='inlineStr'><is>{_RUNS}</is></c>".encode())
+    lines = _read(tmp_path, "a.xlsx", _zipped(parts))[0].text.split("\n\n")
+    assert lines[-1].split(" | ")[0].endswith("~~Cedar~~")
+    assert lines[-1].split(" | ")[1].endswith("10^12 5 for ~~old price~~")
+
+
+def test_hidden_rows_and_columns_of_sheets(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (["Pump", "Cost", "bar", "kg"], ["Cedar", 700, 18, 5], ["Elder", 900, 16, 6], ["Maple", 800, 12, 7]):
+        sheet.append(row)
+    sheet.column_dimensions["B"].hidden = True
+    sheet.column_dimensions["Z"].hidden = True
+    sheet.row_dimensions[3].hidden = True
+    sheet.row_dimensions[9].hidden = True
+    sheet.row_dimensions.group(4, 4, hidden=True)
+    sheet.column_dimensions.group("D", "D", hidden=True)
+    book.create_sheet("Very").append(["a"])
+    book["Very"].sheet_state = "veryHidden"
+    file = io.BytesIO()
+    book.save(file)
+    document, left_out = _read(tmp_path, "a.xlsx", file.getvalue())
+    assert document.text.split("\n\n")[1:] == ["Pump: Cedar | bar: 18 | kg: 5", "Pump: Maple | bar: 12 | kg: 7"]
+    assert left_out == {"hidden columns": 1, "hidden rows": 1, "hidden sheets": 1}
+
+
+def _merged_sheet(rows: Sequence[Sequence[object]], *merged: str) -> bytes:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for cells in merged:
+        book.active.merge_cells(cells)
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rows", "merged", "lines"),
+    [
+        (
+            [
+                ["Towns"],
+                ["City", "2023", None, "2024"],
+                [None, "Q1", "Q2", "Q1", "Q2"],
+                ["Graz", 1, 2, 3, 4],
+                [None, 5, None, 7, 8],
+                ["Total", None, None, None, 99],
+            ],
+            ["A1:E1", "A2:A3", "B2:C2", "D2:E2", "A4:A5", "B5:C5", "A6:D6"],
+            [
+                *["Towns", "City: Graz | 2023 Q1: 1 | 2023 Q2: 2 | 2024 Q1: 3 | 2024 Q2: 4"],
+                *["City: Graz | 2023 Q1: 5 | 2023 Q2: 5 | 2024 Q1: 7 | 2024 Q2: 8", "City: Total | 2024 Q2: 99"],
+            ],
+        ),
+        (
+            [["Region", "Sales", None], ["East", 1, 2], ["West", 3, 4]],
+            ["B1:C1"],
+            ["Region: East | Sales: 1 | Sales: 2", "Region: West | Sales: 3 | Sales: 4"],
+        ),
+        (
+            [["Pump", "bar", "kg"], ["A", 1, 2], ["B", "old"]],
+            ["B3:C3"],
+            ["Pump: A | bar: 1 | kg: 2", "Pump: B | bar: old"],
+        ),
+        (
+            [
+                *[["Lots of people"], ["put", "some", None, "notes"], ["or", "merge", None, "cells"]],
+                *[["Name", "Born", "Age", "Kids"], ["Carrie Fisher", "1956-10-21", 60, 1]],
+            ],
+            ["B3:C3"],
+            [
+                *["Lots of people", "put | some | notes", "or | merge | merge | cells"],
+                "Name: Carrie Fisher | Born: 1956-10-21 | Age: 60 | Kids: 1",
+            ],
+        ),
+        ([["Pump", "bar"], ["A" * 101, 1], [None, 2]], ["A2:A3"], [f"Pump: {'A' * 101} | bar: 1", "bar: 2"]),
+    ],
+)
+def test_merged_cells_of_sheets(tmp_path: Path, rows: list[list[object]], merged: list[str], lines: list[str]) -> None:
+    text = _read(tmp_path, "a.xlsx", _merged_sheet(rows, *merged))[0].text
+    assert text.split("\n\n")[1:] == lines
+
+
+def test_raised_signs_in_cells(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet["A1"] = "shared text"
+    file = io.BytesIO()
+    book.save(file)
+    strings = "<sst xmlns='http://schemas.openxmlformats.org/spreadsheetml/2006/main'>"
+    strings += "<si><r><t>10</t></r><r><rPr><vertAlign val='superscript'/></rPr><t>6</t></r></si></sst>"
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["xl/sharedStrings.xml"] = strings.encode()
+    name = "xl/worksheets/sheet1.xml"
+    parts[name] = parts[name].replace(b't="inlineStr"><is><t>shared text</t></is>', b't="s"><v>0</v>')
+    kind = b"application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    override = b'<Override PartName="/xl/sharedStrings.xml" ContentType="%s"/></Types>' % kind
+    parts["[Content_Types].xml"] = parts["[Content_Types].xml"].replace(b"</Types>", override)
+    assert _read(tmp_path, "a.xlsx", _zipped(parts))[0].text.endswith("10^6")
+
+
+def test_letters_keep_all_their_text(tmp_path: Path) -> None:
+    head = "From: a@x.org\nSubject: b\nMIME-Version: 1.0\nContent-Type: multipart/{}; boundary=X\n\n"
+    part = "--X\nContent-Type: {}\n\n{}\n"
+    empty = (
+        head.format("alternative") + part.format("text/plain", "") + part.format("text/html", "<p>Bees <del>x</del>")
+    )
+    document, left_out = _read(tmp_path, "a.eml", empty + "--X--\n")
+    assert (document.text.strip().splitlines()[-1], left_out) == ("Bees", {"deleted parts": 1})
+    mixed = head.format("mixed") + part.format("text/plain", "Bees") + part.format("image/png", "x")
+    document, left_out = _read(tmp_path, "b.eml", mixed + part.format("text/plain", "They fly.") + "--X--\n")
+    assert document.text.split("\n\n")[1:] == ["Bees", "They fly."]
+    assert left_out == {"attachments": 1}
+
+
+def _multipart(kind: str, boundary: str, *parts: str) -> str:
+    lines = "".join(f"--{boundary}\n{part}\n" for part in parts)
+    return f"Content-Type: multipart/{kind}; boundary={boundary}\n\n{lines}--{boundary}--\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "blocks", "kinds"),
+    [
+        (  # what a mailing list adds below
+            _multipart(
+                "mixed", "A",
+                _multipart("alternative", "B", "Content-Type: text/plain\n\nBees", "Content-Type: text/html\n\nBees"),
+                "Content-Type: text/plain\n\nThe list's footer",
+            ),
+            ["Bees", "The list's footer"],
+            {},
+        ),
+        (  # a page, a picture, a page
+            _multipart(
+                "mixed", "A",
+                "Content-Type: text/html\n\n<p>First</p>",
+                "Content-Type: image/png; name=a.png\n\nx",
+                "Content-Type: text/html\n\n<p>Second</p>",
+                "Content-Type: text/plain; name=b.txt\n\nattached",
+            ),
+            ["First", "Second"],
+            {"attachments": 2},
+        ),
+        (  # what lies in a page is attached also where the plain text is read
+            _multipart(
+                "alternative", "A",
+                "Content-Type: text/plain\n\nBees",
+                _multipart("mixed", "B", "Content-Type: text/html\n\n<i>Bees</i>", "Content-Type: image/png\n\nx"),
+            ),
+            ["Bees"],
+            {"attachments": 1},
+        ),
+        (
+            _multipart(
+                "mixed", "A",
+                "Content-Type: text/plain\n\nSee below",
+                "Content-Type: message/rfc822\n\nFrom: z@x.org\nSubject: Hive\nContent-Type: text/html\n\n<i>Wax</i>",
+            ),
+            ["See below", "From: z@x.org\nSubject: Hive", "Wax"],
+            {},
+        ),
+        (
+            _multipart("digest", "A", "\nFrom: y@x.org\n\none", "\nFrom: z@x.org\n\ntwo"),
+            ["From: y@x.org", "one", "From: z@x.org", "two"],
+            {},
+        ),
+    ],
+)  # fmt: skip
+def test_every_text_of_a_letter_is_read(tmp_path: Path, parts: str, blocks: list[str], kinds: dict[str, int]) -> None:
+    document, left_out = _read(tmp_path, "a.eml", f"From: a@x.org\nMIME-Version: 1.0\n{parts}")
+    assert [block.strip() for block in document.text.split("\n\n") if block.strip()][1:] == blocks
+    assert left_out == kinds
+
+
+def test_a_broken_part_of_a_letter_hides_no_other(tmp_path: Path) -> None:
+    broken = "Content-Type: text/html; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\n=FC"
+    alternative = _multipart("alternative", "B", "Content-Type: text/plain\n\nBees", broken)
+    forwarded = f"Content-Type: message/rfc822\n\nFrom: z@x.org\nSubject: Hive\n{broken}"
+    parts = _multipart("mixed", "A", alternative, forwarded)
+    document, left_out = _read(tmp_path, "a.eml", f"From: a@x.org\nMIME-Version: 1.0\n{parts}")
+    assert document.text.split() == ["From:", "a@x.org", "Attachment:", "Hive", "Bees"]
+    assert left_out == {"attachments": 1}
+
+
+def test_letters_within_letters_end(tmp_path: Path) -> None:
+    letter = "From: z@x.org\n\nthe last"
+    for number in range(9):
+        letter = f"From: {number}@x.org\nMIME-Version: 1.0\nContent-Type: message/rfc822\n\n{letter}"
+    document, left_out = _read(tmp_path, "a.eml", letter)
+    assert document.text.count("From: ") == 6
+    assert left_out == {"attachments": 1}
+
+
+def test_books_without_the_pages_of_print(tmp_path: Path) -> None:
+    body = "<p>the bees<span epub:type='pagebreak' id='p6'>6</span>wax <span role='doc-pagebreak'/>melts</p>"
+    page = f"<html xmlns='http://www.w3.org/1999/xhtml' xmlns:epub='http://www.idpf.org/2007/ops'>{body}</html>"
+    document, left_out = _read(tmp_path, "a.epub", _book(**{"OEBPS/one x.xhtml": page}))
+    assert document.text.startswith("the beeswax melts")
+    assert left_out["page numbers"] == 1
+
+
+def test_symbols_scatter_charts_and_hidden_shapes_of_presentations(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    paragraph = shapes.add_textbox(0, 0, Inches(1), Inches(1)).text_frame.paragraphs[0]
+    name = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+    for text, font in (("10 ", ""), ("\xe0", "sym"), (" caf\xe9 ", "sym"), ("\xfe", "latin")):
+        run = paragraph.add_run()
+        run.text = text
+        if font:
+            run.font._element.append(run.font._element.makeelement(f"{name}{font}", {"typeface": "Wingdings"}))
+    hidden = shapes.add_textbox(0, 0, Inches(1), Inches(1))
+    hidden.text_frame.text = "nobody sees"
+    hidden._element.nvSpPr.cNvPr.set("hidden", "1")
+    points = XyChartData()
+    series = points.add_series("bar")
+    series.add_data_point(1, 2)
+    series.add_data_point(3, 4.5)
+    shapes.add_chart(XL_CHART_TYPE.XY_SCATTER, 0, 0, Inches(3), Inches(2), points)
+    file = io.BytesIO()
+    deck.save(file)
+    document, left_out = _read(tmp_path, "a.pptx", file.getvalue())
+    assert document.text == "10 → café ☑\n\n| bar\n1 | 2\n3 | 4.5"
+    assert left_out == {"hidden parts": 1}
+
+
+def test_formats_that_scale_or_hide_numbers(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["k", "m", "none"])
+    book.active.append([1500, 2_500_000, 7])
+    for cell, number_format in zip(book.active[2], ('0.0,"k"', "#,##0.0,,", ";;;"), strict=True):
+        cell.number_format = number_format
+    file = io.BytesIO()
+    book.save(file)
+    document, left_out = _read(tmp_path, "a.xlsx", file.getvalue())
+    assert document.text.endswith("k: 1.5k | m: 2.5")
+    assert left_out == {"hidden cells": 1}
+
+
+_SPANS = """
++------+-------------+-------+
+| City | 2023        | Total |
+|      +------+------+       |
+|      | Q1+- | Q2   |       |
++======+======+======+=======+
+| Graz | 1    | 2    | 3     |
+|      +------+------+-------+
+|      | first half  | 7     |
++------+------+------+-------+
+| 漢字 | 8    | 9    | 4     |
++------+------+------+-------+
+
+=====  =====  =====  =====
+City   Sums          Sold
+-----  ------------  -----
+name   Q1     Q2     all
+=====  =====  =====  =====
+Graz   1      2      3
+       more
+=====  =====  =====  =====
+"""
+
+
+def test_merged_cells_of_restructured_text(tmp_path: Path) -> None:
+    assert _read(tmp_path, "a.rst", _SPANS)[0].text == (
+        "City | 2023 | 2023 | Total\nCity | Q1+- | Q2 | Total\nGraz | 1 | 2 | 3\nGraz | first half | first half | 7\n"
+        "漢字 | 8 | 9 | 4\n\nCity | Sums | Sums | Sold\nname | Q1 | Q2 | all\nGraz | 1 more | 2 | 3"
+    )
+
+
+def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
+    source = (
+        ".. |copy| unicode:: 0xA9\n.. |name| replace:: Cedar *pump*\n   3000\n\n"
+        "|name| |copy| |other|, 10\\ `6`:sup:, 10\\ :sup:`6`\\ 5\n\n"
+        "#. one\n#. two\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
+    )
+    text = _read(tmp_path, "a.rst", source)[0].text
+    assert text == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\nPumps\nName, Weight\n\nCedar, 5"

@@ -480,6 +480,57 @@ def test_file_matters(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.xls", "save it as .xlsx"),
+        ("a.DOC", "save it as .docx"),
+        ("a.txt.gz", "unpack it first"),
+    ],
+)
+def test_a_format_that_is_nearly_read_comes_with_its_remedy(tmp_path: Path, name: str, remedy: str) -> None:
+    path = _write(tmp_path, name, b"x")
+    assert _reason(path, rf"cannot read \{path.suffix.lower()}; {remedy}\Z") == "unsupported"
+    with Reader(find_files([tmp_path])) as reader:
+        assert [skipped.message.endswith(remedy) for skipped in reader.report().skipped] == [True]
+
+
+def test_a_text_without_a_suffix_has_headings(tmp_path: Path) -> None:
+    text = b"NOTE:\r\n=====\r\nDrain it.\r\n\r\nSpeed\r\n-----\r\n7 bar\r\n"
+    readme = _read(_write(tmp_path, "README", text))
+    assert [(readme.text[heading.start :][:5], heading.text) for heading in readme.headings] == [
+        ("NOTE:", "NOTE:"),
+        ("Speed", "Speed"),
+    ]
+    assert _read(_write(tmp_path, "a.py", text)).headings == ()
+
+
+def _rfc(pages: list[str]) -> bytes:
+    """Pages as RFCs set them; the first has no header."""
+    feet = [f"{page}\r\n\r\n\r\nCrocker                     [Page {number}]" for number, page in enumerate(pages, 1)]
+    return "\r\n\f\r\nRFC 10   Host Software   April 1969\r\n\r\n\r\n".join(feet).encode()
+
+
+def test_pages_of_a_text_are_read_as_one(tmp_path: Path) -> None:
+    pages = ["1. Intro\r\n\r\nThe host sends", "four bits.", "The link is 12 bits.", "It\r\nends."]
+    path = _write(tmp_path, "rfc10.txt", _rfc(pages) + b"\r\n\f\r\n")
+    document, left_out = read_file(path)
+    assert isinstance(document, Document)
+    assert document.text == "1. Intro\n\nThe host sends\nfour bits.\n\nThe link is 12 bits.\n\nIt\nends."
+    assert [document.text[start:][:3] for start in document.pages] == ["1. ", "fou", "The", "It\n"]
+    assert left_out == LeftOut(document.uri, "page headers and footers", 7)
+
+
+@pytest.mark.parametrize("section", ["Part {} ends", "Chapter {}\n\nIt weighs {} kg.", "The sum is\n\n{}{}"])
+def test_form_feeds_between_sections_are_no_pages(tmp_path: Path, section: str) -> None:
+    sections = [section.format(sign, sign) for sign in ("1", "3", "7", "20")]
+    document = _read(_write(tmp_path, "news.txt", "\n\f\n".join(sections).encode()))
+    assert [line for line in document.text.split("\n") if line] == [
+        line for part in sections for line in part.split("\n") if line
+    ]
+    assert document.pages == ()
+
+
 def test_uri_can_always_be_stored(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
     path.write_text("Text.", encoding="utf-8")

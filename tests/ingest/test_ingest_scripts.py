@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clara.ingest.scripts import subscript, superscript
+from clara.ingest.scripts import Script, spelt, subscript, superscript
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,18 @@ def test_superscript(before: str, script: str, after: str, text: str) -> None:
 )
 def test_subscript(before: str, script: str, after: str, text: str) -> None:
     assert subscript(before, script, after) == text
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["10", Script("1", raised=True), Script("2", raised=True), " cells"], "10^12 cells"),
+        (["10", Script("6", raised=True), "", "5"], "10^6 5"),
+        (["10", Script("6 ", raised=True), "5"], "10^6 5"),
+        (["10", Script("3", raised=True), Script("4", raised=False)], "10^3_4"),
+        (["~~", "10", "~~", "~~", Script("6", raised=True), "~~", "5"], "~~10^6~~5"),
+        (["a", Script(" ", raised=True), "b"], "a b"),
+    ],
+)
+def test_pieces_of_a_line(pieces: list[str | Script], text: str) -> None:
+    assert spelt(pieces) == text

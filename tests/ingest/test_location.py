@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clara.ingest import Location, location_of, make_document, page_breaks, passage_metadata
+from clara.ingest import Location, location_of, make_document, page_breaks, passage_metadata, sentence_around
 from clara.ingest.read_text import _underlined_headings, markdown_headings
 from clara.ingest.split import split
 from clara.prompts import passage_text
@@ -85,6 +85,33 @@ def test_underlined_lines_of_a_plain_text_are_headings() -> None:
         "Manual\n======\n\nSome text\nthat goes on.\n\nOptions\n-------\n-x\n---\n\na | b\n--\n\nToo long for it\n---\n"
     )
     assert [(heading.start, heading.text) for heading in _underlined_headings(text)] == [(0, "Manual"), (40, "Options")]
+
+
+@pytest.mark.parametrize("gap", ["\n", "\n\n", "\n \n"])
+def test_a_heading_is_no_part_of_the_sentence_below_it(gap: str) -> None:
+    text = f"It is old.{gap}## 7 Mapfile{gap}The map has 3 parts. One is short."
+    start = text.index("3 parts")
+    first, last = sentence_around(text, start, start + 7)
+    assert text[first:last] == "The map has 3 parts."
+    start = text.index("Mapfile")
+    first, last = sentence_around(text, start, start + 7)
+    assert text[first:last] == "## 7 Mapfile"
+
+
+def test_an_indented_item_and_a_field_are_no_part_of_their_neighbours_sentence() -> None:
+    text = "The data has\n  two fields:\n  - alcohol\n  - ash, which\n    burns\n:Samples: 178\n:Classes: 3 in all"
+    text += "\n\nStart it with\n  -d or wait for\n  18. It goes on."
+    for quote, sentence in [
+        ("alcohol", "- alcohol"),
+        ("ash", "- ash, which\n    burns"),
+        ("178", ":Samples: 178"),
+        ("3", ":Classes: 3 in all"),
+        ("two", "The data has\n  two fields:"),
+        ("-d", "Start it with\n  -d or wait for\n  18. It goes on."),
+    ]:
+        start = text.index(quote)
+        first, last = sentence_around(text, start, start + len(quote))
+        assert text[first:last] == sentence
 
 
 def test_a_passage_is_read_under_its_heading() -> None:

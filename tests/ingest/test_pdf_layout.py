@@ -37,6 +37,13 @@ def _at(x: float, y: float, text: str, size: float = 11) -> str:
     ("content", "text"),
     [
         # Drawn one after the other, as writers do: the place goes on where the last word ended.
+        ("BT /F1 11 Tf 72 760 Td (about 10) Tj 5 Ts (6) Tj 0 Ts ( cells) Tj ET", "about 10^6 cells"),
+        ("BT /F1 10 Tf 72 760 Td (x) Tj /F1 8 Tf -5 Ts (i) Tj 5 Ts (2) Tj /F1 10 Tf 0 Ts ( is) Tj ET", "x_i^2 is"),
+        (
+            "BT /F1 10 Tf 72 760 Td (3) Tj /F1 7 Tf 4 Ts (1) Tj /F1 10 Tf 0 Ts (/) Tj /F1 7 Tf -2 Ts (2) Tj "
+            "/F1 10 Tf 0 Ts ( cups) Tj ET",
+            "3 1/2 cups",
+        ),
         ("BT /F1 11 Tf 72 760 Td (about 10) Tj /F1 7 Tf 4 Ts (6) Tj /F1 11 Tf 0 Ts ( cells) Tj ET", "about 10^6 cells"),
         ("BT /F1 11 Tf 72 760 Td (about 10) Tj /F1 7 Tf 4 Ts (-4) Tj /F1 11 Tf 0 Ts (.) Tj ET", "about 10^-4."),
         ("BT /F1 11 Tf 72 760 Td (in 2019) Tj /F1 7 Tf 4 Ts (1) Tj /F1 11 Tf 0 Ts ( only) Tj ET", "in 2019[1] only"),

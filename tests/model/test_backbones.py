@@ -28,6 +28,7 @@ from clara.config import CompressionConfig, LoraSettings
 from clara.model import ClaraModel, checkpoint, create
 from clara.model.backbone import _plain, load_base
 from clara.model.create import Loaded, from_checkpoint
+from clara.model.placement import Placement
 from clara.model.prompting import Prompter
 
 MISTRAL_TEMPLATE = (
@@ -153,7 +154,7 @@ def test_apples_format_on_every_architecture(base: Path, tmp_path: Path) -> None
     made = content(base)
     folder = made.write(tmp_path / "official")
     assert ("lm_head.weight" in made.layers) is (base.name == "mistral")
-    loaded = from_checkpoint(folder, tmp_path, base_name=str(base), dtype=torch.float32)
+    loaded = from_checkpoint(folder, tmp_path, Placement(), base_name=str(base))
     embeddings = loaded.network.adapters.bare().get_input_embeddings().weight
     assert torch.equal(embeddings, made.layers["model.embed_tokens.weight"])
     head = loaded.network.adapters.bare().get_output_embeddings().weight
@@ -168,7 +169,7 @@ def test_apples_format_on_every_architecture(base: Path, tmp_path: Path) -> None
 def test_prompts_follow_the_bases_chat_template(base: Path, tmp_path: Path) -> None:
     """Where the template knows no system role, the system text and a newline come before the user's text."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    loaded = from_checkpoint(content(base).write(tmp_path / "o"), tmp_path, base_name=str(base), dtype=torch.float32)
+    loaded = from_checkpoint(content(base).write(tmp_path / "o"), tmp_path, Placement(), base_name=str(base))
     official = loaded.prompter()
     asked = {
         "llama": ("<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),

@@ -149,7 +149,7 @@ def test_stored_adapters_merge_as_peft_does(tiny_checkpoint: Path) -> None:
     """Two ways to the same weights: a checkpoint's numbers added in, and PEFT's own merge."""
     cache = default_cache()
     manifest = checkpoint.read_manifest(tiny_checkpoint)
-    whole = from_checkpoint(tiny_checkpoint, cache, dtype=torch.bfloat16)
+    whole = from_checkpoint(tiny_checkpoint, cache, Placement(dtype=torch.bfloat16))
     stored = open_checkpoint(tiny_checkpoint, cache, Placement(dtype=torch.bfloat16))
     assert isinstance(stored.network, StoredNetwork)
     assert checkpoint.fingerprint(stored.network, manifest) == checkpoint.fingerprint(whole.network, manifest)

@@ -20,6 +20,7 @@ from clara.config import CompressionConfig
 from clara.errors import BaseModelError, CheckpointError
 from clara.model import ClaraModel, checkpoint
 from clara.model.create import Loaded, from_checkpoint
+from clara.model.placement import Placement
 
 TEXTS = ["The tower is 330 metres high.", "Bees dance.", "Why?"]
 ADAPTER = "adapters/compressor/adapter_model.safetensors"
@@ -67,7 +68,7 @@ def test_saving_what_was_loaded_changes_nothing(split: bool, make_network: Make,
         with torch.no_grad():
             loaded.network.adapters.parameters_of("query_reasoner")[1].mul_(2)
     checkpoint.save(loaded.network, loaded.manifest, tmp_path / "a", card="A card.", dtype=torch.float32)
-    again = from_checkpoint(tmp_path / "a", tmp_path, dtype=torch.float32)
+    again = from_checkpoint(tmp_path / "a", tmp_path, Placement())
     checkpoint.save(again.network, again.manifest, tmp_path / "b", card="A card.", dtype=torch.float32)
     roles = ["compressor", "generator", *(["query_reasoner"] if split else [])]
     names = [f"adapters/{role}/adapter_model.safetensors" for role in roles]
@@ -92,7 +93,7 @@ def test_saving_what_was_loaded_changes_nothing(split: bool, make_network: Make,
 
 
 def test_peft_loads_an_adapter(tiny_checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
-    loaded = from_checkpoint(tiny_checkpoint, tmp_path, dtype=torch.float32)
+    loaded = from_checkpoint(tiny_checkpoint, tmp_path, Placement())
     ids = torch.tensor([[5, 80, 301, 44, 7, 599]])
     for role in ("compressor", "generator"):
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)

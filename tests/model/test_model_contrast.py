@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from clara.model import ClaraModel, Sampling
 from clara.model.checkpoint import Manifest
 from clara.model.create import from_checkpoint
+from clara.model.placement import Placement
 from clara.model.prompting import Quotations
 from clara.records import GenerationRequest, Memory
 
@@ -24,7 +25,7 @@ STRONG = 0.9
 
 def contrasted(checkpoint: Path, weights: tuple[float, ...]) -> ClaraModel:
     """The checkpoint with late interaction and some centre of passages."""
-    loaded = from_checkpoint(checkpoint, Path("unused"), dtype=torch.float32)
+    loaded = from_checkpoint(checkpoint, Path("unused"), Placement())
     table = loaded.network.table
     table.project_queries(projected=True, late=True)
     assert table.query_passage_centre is not None

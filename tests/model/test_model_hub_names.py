@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import constants
 from official_folders import Content, content
 
@@ -16,6 +15,7 @@ from clara.model.apple.write import convert
 from clara.model.hub import base as hub_base
 from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.hub.checkpoint import HubName, parse
+from clara.model.placement import Placement
 from hub_server import HubState
 
 pytest_plugins = ["hub_fixtures"]
@@ -121,8 +121,9 @@ def test_what_the_hub_does_not_have(hub_state: HubState, monkeypatch: pytest.Mon
     with pytest.raises(HubError, match="neither a local folder nor does the hub show it"):
         hub_checkpoint.fetch(HubName("someone/gone"))
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries again, and again
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match="could not be had from the hub"):
-        hub_checkpoint.fetch(HubName("someone/base"), endpoint="http://127.0.0.1:9")
+        hub_checkpoint.fetch(HubName("someone/base"))
 
 
 def test_the_papers_base_models_are_known_by_name(
@@ -131,6 +132,6 @@ def test_the_papers_base_models_are_known_by_name(
     """A published checkpoint names its base by a folder of the machine it was trained on."""
     named = content(tiny_base, decoder_model_name="/mnt/models/Mistral-7B-Instruct-v0.2").write(tmp_path / "made")
     with pytest.raises(CheckpointError, match=r"'/mnt/models/Mistral-7B-Instruct-v0\.2', which.*mistralai/Mistral-7B"):
-        create.from_checkpoint(named, tmp_path, dtype=torch.float32)
+        create.from_checkpoint(named, tmp_path, Placement())
     monkeypatch.setitem(hub_base.KNOWN_BASES, "Mistral-7B-Instruct-v0.2", str(tiny_base))
-    assert create.from_checkpoint(named, tmp_path, dtype=torch.float32).manifest.base_model == str(tiny_base)
+    assert create.from_checkpoint(named, tmp_path, Placement()).manifest.base_model == str(tiny_base)

@@ -15,6 +15,7 @@ from clara.errors import ConfigError, InputError
 from clara.model import ClaraModel, create
 from clara.model.create import Loaded
 from clara.model.inspection import EncoderRole, _centred_cosines
+from clara.model.placement import Placement
 from clara.records import FloatArray, Memory
 
 QUESTION = "Who built the tower?"
@@ -25,7 +26,7 @@ RATE = 16
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint: Path) -> Loaded:
     """The checkpoint's network, whose adapters are switched and never merged: another way to the same numbers."""
-    made = create.from_checkpoint(tiny_checkpoint, tiny_checkpoint, dtype=torch.float32)
+    made = create.from_checkpoint(tiny_checkpoint, tiny_checkpoint, Placement())
     made.network.eval()
     return made
 

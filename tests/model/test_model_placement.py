@@ -152,7 +152,7 @@ def test_a_device_map_changes_nothing(checkpoint: tuple[Path, Path]) -> None:
 
 def test_attention_is_that_of_the_role(tiny_checkpoint: Path) -> None:
     """Prompts are read with the attention asked for; compression keeps one that takes memory tokens' masks."""
-    loaded = from_checkpoint(tiny_checkpoint, default_cache(), dtype=torch.float32)
+    loaded = from_checkpoint(tiny_checkpoint, default_cache(), Placement())
     model = ClaraModel("tiny", loaded, attention="eager")
     model._weights._merge = False
     before = model._network.adapters.bare().config._attn_implementation

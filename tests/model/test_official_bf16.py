@@ -19,6 +19,7 @@ from official_folders import CASE, GOLDENS, candidate_scores, needs_goldens
 
 from clara.model import ClaraModel, create
 from clara.model.create import Loaded
+from clara.model.placement import Placement
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens
@@ -51,7 +52,7 @@ def assert_as_near(ours: Array, shipped: Array, exact: Array) -> None:
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     base = str(GOLDENS / "tiny_llama_base")
-    loaded = create.from_checkpoint(CASE / "ckpt_stage2", CASE, base_name=base, dtype=torch.bfloat16)
+    loaded = create.from_checkpoint(CASE / "ckpt_stage2", CASE, Placement(dtype=torch.bfloat16), base_name=base)
     loaded.network.eval()
     return loaded
 

@@ -30,6 +30,7 @@ from clara.model.apple.vocabulary import OfficialPrompter
 from clara.model.apple.write import convert, export
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.network import Network
+from clara.model.placement import Placement
 from clara.pipeline import Clara
 from clara.records import GenerationRequest
 from clara.train.stages import stage_class
@@ -259,7 +260,7 @@ def test_separators_stay_whatever_the_configuration_says(tiny_base: Path, tmp_pa
     prompts = []
     for sep in (True, False):
         folder = content(tiny_base, sep=sep).write(tmp_path / str(sep))
-        loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
+        loaded = from_checkpoint(folder, folder, Placement(), base_name=str(tiny_base))
         prompts.append(loaded.prompter().from_passages("Who?", [4, 4]))
     assert prompts[0] == prompts[1]
     starts = prompts[0].slots
@@ -280,7 +281,7 @@ def test_an_instruct_checkpoint_keeps_its_generator_whatever_pure_inference_says
     """The official code, without pure_inference, replaces the trained generator by a fresh one."""
     made = content(tiny_base, training_stage="stage1_2", pure_inference=False)
     folder = made.write(tmp_path / "made")
-    loaded = from_checkpoint(folder, folder, base_name=str(tiny_base), dtype=torch.float32)
+    loaded = from_checkpoint(folder, folder, Placement(), base_name=str(tiny_base))
     state = loaded.network.adapters.tensors("generator")
     for name, tensor in made.adapters["decoder_adapter"].items():
         assert torch.equal(state["base_model.model." + name], tensor)
@@ -401,7 +402,7 @@ def test_a_fault_is_named(fault: str, tiny_base: Path, tmp_path: Path) -> None:
     spoil(made)
     folder = made.write(tmp_path / "made")
     with pytest.raises(CheckpointError, match=message):
-        from_checkpoint(folder, tmp_path, base_name=str(tiny_base), dtype=torch.float32)
+        from_checkpoint(folder, tmp_path, Placement(), base_name=str(tiny_base))
 
 
 @pytest.mark.parametrize("name", ["config.json", "adapters.pth", "decoder_first_last_layers.pth"])
@@ -465,7 +466,7 @@ def test_a_head_that_is_missing_is_named(untied_base: Path, tmp_path: Path) -> N
     del made.layers["lm_head.weight"]
     folder = made.write(tmp_path / "made")
     with pytest.raises(CheckpointError, match=r"misses lm_head.weight, which the base model"):
-        from_checkpoint(folder, tmp_path, base_name=str(untied_base), dtype=torch.float32)
+        from_checkpoint(folder, tmp_path, Placement(), base_name=str(untied_base))
 
 
 def test_without_base_the_way_out_is_said(folder: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from clara.model.create import Loaded
 from clara.model.decoder import Role, splice
 from clara.model.losses import memory_mse, select, straight_through_top_k, token_cross_entropy
 from clara.model.network import Encoded
+from clara.model.placement import Placement
 from clara.records import GenerationRequest, Memory
 
 pytestmark = needs_goldens
@@ -54,7 +55,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "converted":
         folder = tmp_path_factory.mktemp("converted") / "native"
         convert(FOLDER, folder, folder.parent, base_name=str(BASE), progress=lambda *_: None)
-    loaded = create.from_checkpoint(folder, folder, base_name=str(BASE), dtype=torch.float32)
+    loaded = create.from_checkpoint(folder, folder, Placement(), base_name=str(BASE))
     loaded.network.eval()
     return loaded
 

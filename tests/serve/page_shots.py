@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from browsing import MODEL, NO_BROWSER, ask, browser, fill, find_browser, serving
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 from serving import Running
 
 from clara.model import ClaraModel
@@ -55,7 +55,7 @@ def _series(launched: Browser, server: Running, folder: Path, size: str, scheme:
         page.screenshot(path=folder / f"{name}-{size}-{scheme}.png")
 
     page.locator("#store").select_option("new")
-    expect(page.locator("#welcome-text")).to_contain_text("no documents yet")
+    expect(page.locator("#welcome-text")).to_contain_text("no documents in new yet")
     shot("empty")
     page.locator("#store").select_option("samples")
     expect(page.locator("#welcome-text")).to_contain_text("10 documents")
@@ -84,6 +84,13 @@ def _others(page: Page, shot: Shot) -> None:
     page.get_by_role("link", name="Documents", exact=True).click()
     expect(page.locator("tbody tr")).to_have_count(10)
     shot("documents")
+    fig = FilePayload(name="fig.txt", mimeType="text/plain", buffer=b"The fig is a soft fruit.")
+    page.set_input_files("#files", [fig, FilePayload(name="tool.exe", mimeType="", buffer=b"MZ")])
+    expect(page.locator(".upload.done, .upload.failed")).to_have_count(2)
+    shot("uploads")
+    page.get_by_role("button", name="Remove fig.txt").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(10)
     page.get_by_role("link", name="Map", exact=True).click()
     page.locator("#map-query").fill(HEIGHT)
     page.locator("#map-form button").click()

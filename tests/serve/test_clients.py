@@ -92,3 +92,34 @@ def test_open_webuis_own_tasks_and_sources(server: Running) -> None:
     task = {"role": "user", "content": "### Task:\nGenerate 1-3 broad tags categorizing the main themes."}
     last = list(chunks(server, address, {"model": "manuals", "messages": [task]}))[-1]
     assert last["choices"][0]["delta"]["annotations"] == []
+
+
+def test_litellm(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it fetches a table of prices when imported
+    litellm = pytest.importorskip("litellm", reason="litellm is heavy and comes with no extra; pip install litellm")
+    (entry,) = settings("LiteLLM")["model_list"]
+    entry["litellm_params"] |= {"api_base": f"{server.base}/v1", "api_key": KEY}
+    router = litellm.Router(model_list=[entry], num_retries=0)
+    ask = {"model": entry["model_name"], "messages": [{"role": "user", "content": HEIGHT}], "max_tokens": 4}
+    fields = {"extra_body": {"clara": {"always_answer": True, "mode": "text"}}}
+    made = router.completion(**ask, **fields)
+    assert made.choices[0].message.content
+    assert made.choices[0].message.annotations[0]["url_citation"]["title"] == "eiffel-tower.md"
+    assert made.usage.total_tokens > 0
+    told = list(router.completion(**ask, **fields, stream=True, stream_options={"include_usage": True}))
+    said = "".join(choice.delta.content or "" for chunk in told for choice in chunk.choices)
+    assert said.strip() == made.choices[0].message.content
+    assert told[-1].usage.total_tokens == made.usage.total_tokens
+    with pytest.raises(litellm.ContextWindowExceededError):
+        router.completion(**{**ask, "messages": [{"role": "user", "content": "word " * 500}]})
+    with pytest.raises(litellm.NotFoundError):
+        litellm.completion(**{**ask, **entry["litellm_params"], "model": "openai/other"}, num_retries=0)
+    with pytest.raises(litellm.AuthenticationError):
+        litellm.completion(**{**ask, **entry["litellm_params"], "api_key": "wrong"}, num_retries=0)
+    vectors = litellm.embedding(**entry["litellm_params"], input=[HEIGHT])
+    assert len(vectors.data[0]["embedding"]) > 1
+    answered = litellm.responses(**entry["litellm_params"], input=HEIGHT, max_output_tokens=4, **fields)
+    assert [item.type for item in answered.output] == ["file_search_call", "message"]
+    streamed = list(litellm.responses(**entry["litellm_params"], input=HEIGHT, max_output_tokens=4, stream=True))
+    assert streamed[0].type == "response.created"
+    assert streamed[-1].type in {"response.completed", "response.incomplete"}

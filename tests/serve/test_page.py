@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,13 +142,15 @@ def test_a_conversation_outlasts_a_reload(page: Page) -> None:
     expect(page.locator(".question")).to_have_text(question)
     assert page.locator("main b").count() == 0
     page.locator("#question").fill("And when was it built?")
+    page.route("**/chat/completions", lambda _: None)  # under way until the page leaves it
     with page.expect_request("**/chat/completions") as sent:
         page.keyboard.press("Enter")
     body = sent.value.post_data_json
     assert body is not None
     said = [each["content"] for each in body["messages"]]
     assert (said[0], METRES in said[1], len(said)) == (question, True, 3)
-    page.reload()  # an answer that was under way may be asked for again
+    page.reload()  # its question may be asked again
+    page.unroute("**/chat/completions")
     expect(page.locator(".turn").last).to_contain_text("Stopped. Ask again")
     expect(page.locator(".turn")).to_have_count(2)
     page.get_by_role("button", name="New conversation").click()
@@ -160,6 +165,7 @@ def test_readings_stand_beside_each_other(page: Page) -> None:
     expect(turn.locator(".cost")).to_contain_text("64 of them memory tokens")
     turn.locator(".compare").click()
     cards = turn.locator(".card")
+    expect(cards.locator("h3").first).to_be_focused()
     expect(cards.locator("h3")).to_have_text(["Memories", "Full text", "Nothing"])
     expect(cards.locator("dl")).to_have_count(3)
     memory, text, nothing = (int(each) for each in cards.locator("dl > div:first-child dd").all_inner_texts())
@@ -233,6 +239,180 @@ def test_files_are_uploaded_read_escaped_and_removed(page: Page, tmp_path: Path)
     assert blocked == "TypeError"
 
 
+def test_a_page_that_is_loaded_while_files_are_indexed_follows_them(page: Page, site: Site) -> None:
+    store = site.server.app.state.server.library.all()["samples"]
+    with store.writing:  # nothing can be indexed
+        files = [
+            ("files", ("quince.txt", b"The quince is a fruit that is hard and sour when raw.")),
+            ("files", ("broken.pdf", b"%PDF-1.4 no pages")),
+        ]
+        several = site.server.client.post("/v1/documents", files=files).json()
+        one = site.server.client.post("/v1/documents", files={"files": ("tool.exe", b"MZ\x90\x00")}).json()
+        listed = site.server.client.get("/v1/documents/jobs").json()["data"]
+        assert [(each["id"], each["filenames"]) for each in listed] == [
+            (several["id"], ["quince.txt", "broken.pdf"]),
+            (one["id"], ["tool.exe"]),
+        ]
+        page.goto(f"{site.server.base}/#documents")
+        page.reload()
+        expect(page.locator(".upload .name")).to_have_text(["tool.exe", "2 files"])
+        expect(page.locator("body")).to_have_class(re.compile("indexing"))
+        second = page.context.new_page()
+        second.goto(f"{site.server.base}/#documents")
+        expect(second.locator(".upload")).to_have_count(2)
+        assert faults(page) == []
+    for tab in (page, second):
+        expect(tab.locator(".upload.partly")).to_contain_text("1 added; left out:")
+        expect(tab.locator(".upload.partly .faults li")).to_contain_text("broken.pdf: ")
+        expect(tab.locator(".upload.failed .status")).to_contain_text("cannot read .exe; supported are .csv")
+        expect(tab.locator("tbody tr")).to_have_count(4)
+        expect(tab.locator("#said")).to_contain_text("tool.exe: cannot read")
+    assert faults(page) == []
+    assert site.server.client.get("/v1/documents/jobs").json()["data"] == []
+    # What one tab removes while the other shows it is said there, and the focus goes on.
+    second.get_by_role("button", name="quince.txt", exact=True).click()
+    expect(second.locator("#reader .passages")).to_contain_text("hard and sour")
+    page.get_by_role("button", name="Remove quince.txt").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Remove", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    expect(page.get_by_role("button", name="Remove printing-press.pdf")).to_be_focused()
+    second.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(second.locator("#reader .notice")).to_contain_text("This document has been removed.")
+    expect(second.locator("tbody tr")).to_have_count(3)
+    assert faults(second) == []
+    page.get_by_role("button", name="Clear tool.exe").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Clear 2 files")).to_be_focused()
+
+
+def test_a_job_outlasts_a_server_that_stops(site: Site) -> None:
+    def again(job: str) -> dict[str, Any]:
+        return {"id": job, "object": "clara.indexing_job", "status": "queued", "files": 1, "error": None}
+
+    context = site.browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+
+    def first_ends(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+            return
+        told = json.dumps(again(asked[0].split("/")[-2]))
+        route.fulfill(content_type="text/event-stream", body=f"event: queued\ndata: {told}\n\n")
+
+    page.route("**/jobs/*/events", first_ends)
+    page.goto(f"{site.server.base}/#documents")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    page.set_input_files("#files", {"name": "fig.txt", "mimeType": "text/plain", "buffer": b"A fig is a soft fruit."})
+    expect(page.locator(".upload .status")).to_contain_text("goes on when it is back")
+    expect(page.locator(".upload.done")).to_contain_text("added, 1 passage")
+    assert len(asked) == 2
+    page.get_by_role("button", name="Remove fig.txt").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    context.close()
+
+
+def test_a_file_that_is_being_sent_is_not_lost_unasked(page: Page) -> None:
+    held: list[Route] = []
+    leaving = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.get_by_role("link", name="Documents", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    assert not page.evaluate(leaving)
+    page.route("**/v1/documents?*", hold)
+    page.set_input_files("#files", {"name": "fig.txt", "mimeType": "text/plain", "buffer": b"A fig is a soft fruit."})
+    while not held:
+        page.wait_for_timeout(50)
+    assert page.evaluate(leaving)
+    held[0].abort()
+    expect(page.locator(".upload.failed")).to_contain_text("The connection broke off")
+    page.unroute("**/v1/documents?*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".upload.done")).to_contain_text("added, 1 passage")
+    assert not page.evaluate(leaving)
+    page.get_by_role("button", name="Remove fig.txt").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.locator("tbody tr")).to_have_count(3)
+
+
+def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(page: Page) -> None:
+    told = {"choices": [{"index": 0, "delta": {"content": "The tower is 3"}, "finish_reason": None}], "object": "x"}
+    broken = f"data: {json.dumps(told)}\n\n"
+    page.route("**/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=broken))
+    turn = ask(page, HEIGHT)
+    expect(turn.locator(".notice.bad")).to_contain_text("The answer broke off.")
+    expect(turn.locator(".said")).to_have_text("The tower is 3")
+    page.unroute("**/chat/completions")
+    turn.get_by_role("button", name="Ask again").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".question")).to_be_focused()
+    expect(page.locator(".turn .said")).to_contain_text(METRES)
+    expect(page.locator(".turn")).to_have_count(1)
+    page.route("**/v1/compare", lambda route: route.fulfill(content_type="text/event-stream", body=""))
+    page.locator(".compare").click()
+    expect(page.locator(".notice.bad")).to_contain_text("could not be reached")
+    expect(page.locator(".compare")).to_be_focused()
+
+
+def test_a_file_too_large_is_refused_with_what_to_do(site: Site) -> None:
+    with serving({site.path: site.rag}, limits=Limits(file_bytes=1000)) as server:
+        context = site.browser.new_context()
+        page = context.new_page()
+        page.goto(f"{server.base}/#documents")
+        expect(page.locator("#drop-hint")).to_contain_text("1.0 KB")
+        page.set_input_files("#files", {"name": "long.txt", "mimeType": "text/plain", "buffer": b"x" * 1500})
+        expect(page.locator(".upload.failed")).to_contain_text("1.5 KB is more than the 1.0 KB")
+        expect(page.locator(".upload.failed")).to_contain_text("Split the file")
+        assert faults(page) == []
+        context.close()
+
+
+def test_an_answer_stands_above_the_composer(page: Page) -> None:
+    ask(page, HEIGHT)
+    turn = ask(page, "Which tax rate does Peru have?")
+    guess = turn.get_by_role("button", name="Show the best guess")
+    expect(turn.locator(".chips li").first).to_be_visible()
+    page.wait_for_timeout(300)
+    top, bottom = page.locator("#banner").bounding_box(), page.locator(".composer-box").bounding_box()
+    asked, offered = turn.locator(".question").bounding_box(), guess.bounding_box()
+    assert top is not None
+    assert bottom is not None
+    assert asked is not None
+    assert offered is not None
+    assert top["y"] <= asked["y"]
+    assert offered["y"] + offered["height"] <= bottom["y"]
+
+
+def test_the_content_is_skipped_to_in_every_view(page: Page) -> None:
+    page.get_by_role("link", name="Documents", exact=True).click()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#view-documents")).to_be_visible()
+    assert page.evaluate("document.activeElement.id") == "main"
+    expect(page.locator("[aria-current]")).to_have_text("Documents")
+
+
+def test_a_document_stays_beside_the_page_when_the_window_changes(page: Page) -> None:
+    turn = ask(page, HEIGHT)
+    turn.locator(".source").first.click()
+    expect(page.locator("#reader mark")).to_be_visible()
+    for width in (800, 1280):
+        page.set_viewport_size({"width": width, "height": 850})
+        expect(page.locator("#reader:modal")).to_have_count(1 if width == 800 else 0)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.body.classList.contains('reading')")
+
+
 def test_the_keyboard_alone_is_enough(page: Page) -> None:
     expect(page.locator("#question")).to_be_focused()
     page.locator("body").press("Tab")
@@ -265,11 +445,33 @@ def test_the_map_places_a_question_and_opens_a_passage(page: Page) -> None:
     expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
     expect(page.locator(".question-mark .core")).to_be_visible()
     assert faults(page) == []
+    point = page.locator(".point").first.bounding_box()
+    assert point is not None
+    page.mouse.click(point["x"] - 8, point["y"] + point["height"] / 2)  # beside it, as a finger may be
+    expect(page.locator("#reader-title")).not_to_be_empty()
+    page.keyboard.press("Escape")
     page.get_by_role("listbox").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     expect(page.locator("#reader-title")).not_to_be_empty()
     expect(page.locator("#reader .passages")).to_be_visible()
+
+
+def test_a_later_question_on_the_map_is_not_overtaken(page: Page) -> None:
+    page.get_by_role("link", name="Map", exact=True).click()
+    expect(page.locator(".point")).not_to_have_count(0)
+    held: list[Route] = []
+    page.route("**/map/question?*", lambda route: route.continue_() if held else held.append(route))
+    for question in (HEIGHT, "What do bees make?"):
+        page.locator("#map-query").fill(question)
+        page.keyboard.press("Enter")
+        while not held:
+            page.wait_for_timeout(50)
+    expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
+    with page.expect_response("**/map/question?*"):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt", timeout=1000)
 
 
 def test_a_phone_shows_everything_in_light_and_dark(site: Site) -> None:
@@ -300,12 +502,21 @@ def test_a_phone_shows_everything_in_light_and_dark(site: Site) -> None:
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.locator(sign).first).to_be_visible()
         look()
+    heights = page.locator(".map-label").evaluate_all("all => all.map(each => each.getBoundingClientRect().height)")
     moving = page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
+    page.set_viewport_size({"width": 320, "height": 560})
+    page.get_by_role("link", name="Ask", exact=True).click()
+    cut = page.evaluate("""[...document.querySelectorAll('button, select, textarea, a')].filter(each => {
+      const box = each.getBoundingClientRect();
+      return box.width && !each.classList.contains('skip') && (box.left < 0 || box.right > 320);
+    }).map(each => each.outerHTML)""")
     context.close()
     assert seen == []
     assert widths == {375}
     assert [paper > 128 for paper in papers] == [True, False] * 4
     assert moving == 0
+    assert min(heights) >= 12  # pixels
+    assert cut == []
 
 
 def test_a_server_that_goes_away_is_said_and_comes_back(page: Page) -> None:
@@ -362,12 +573,16 @@ def test_a_key_is_asked_for_kept_in_the_tab_and_sent(site: Site) -> None:
         page.goto(server.base)
         expect(page.locator("#key-dialog")).to_be_visible()
         assert faults(page) == []
+        page.keyboard.press("Escape")
+        expect(page.locator("#banner")).to_contain_text("This server needs an API key.")
+        page.get_by_role("button", name="Enter the key").click()
         page.locator("#key").fill("not-the-right-key")
         page.keyboard.press("Enter")
         expect(page.locator("#key-problem")).to_contain_text("does not know this key")
         page.locator("#key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#welcome-text")).to_contain_text("3 documents in samples")
+        expect(page.locator("#banner")).to_be_empty()
         expect(page.locator("#store-picker")).to_be_hidden()
         turn = ask(page, HEIGHT)
         turn.locator(".cite").first.click()
@@ -391,7 +606,7 @@ def test_a_server_of_several_stores_lets_one_choose(site: Site) -> None:
         page = context.new_page()
         page.goto(server.base)
         page.locator("#store").select_option("nothing")
-        expect(page.locator("#welcome-text")).to_contain_text("nothing holds no documents yet")
+        expect(page.locator("#welcome-text")).to_contain_text("There are no documents in nothing yet")
         assert faults(page) == []
         turn = ask(page, HEIGHT)
         expect(turn.locator(".notice")).to_contain_text("nothing to search yet")
@@ -406,4 +621,10 @@ def test_a_server_of_several_stores_lets_one_choose(site: Site) -> None:
         page.locator("#store").select_option("nothing")
         page.get_by_role("link", name="Map", exact=True).click()
         expect(page.locator(".notice").last).to_contain_text("no map yet")
+        page.get_by_role("link", name="Documents", exact=True).click()
+        page.set_input_files("#files", {"name": "fig.txt", "mimeType": "text/plain", "buffer": b"A fig is soft."})
+        expect(page.locator(".upload.done")).to_be_visible()
+        page.locator("#store").select_option("samples")
+        expect(page.locator("tbody tr")).to_have_count(3)
+        expect(page.locator(".upload")).to_be_hidden()  # it went to the other store
         context.close()

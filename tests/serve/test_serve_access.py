@@ -57,6 +57,7 @@ def routes(store: str, document: str) -> dict[str, tuple[str, str, dict[str, Any
         "search": ("GET", "/search", {"params": {"store": store, "query": HEIGHT}}),
         "vector store": ("POST", f"/vector_stores/{store}/search", {"json": {"query": HEIGHT}}),
         "list": ("GET", "/documents", {"params": {"store": store}}),
+        "jobs": ("GET", "/documents/jobs", {"params": {"store": store}}),
         "upload": ("POST", "/documents", {"params": {"store": store}, "files": {"files": ("a.txt", b"text")}}),
         "upload by form": ("POST", "/documents", {"data": {"store": store}, "files": {"files": ("a.txt", b"text")}}),
         "model": ("GET", f"/models/{store}", {}),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Thread
+from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from serving import Running, Serve
 
 from clara.serve.access import Limits
+from clara.serve.faults import ApiError
 
 pytest_plugins = ["server_fixtures"]
 
@@ -50,6 +54,81 @@ def test_progress_comes_as_events(serve: Serve) -> None:
     assert done == sorted(done)
 
 
+def test_the_head_of_progress_does_not_wait_for_the_job(serve: Serve) -> None:
+    server = serve(empty=["new"])
+    store = server.app.state.server.library.all()["new"]
+    with store.writing:  # nothing can be indexed
+        job = server.client.post("/v1/documents", files={"files": ("a.txt", b"A text about Oslo.")}).json()
+        head = server.client.head(f"/v1/documents/jobs/{job['id']}/events")
+        assert head.headers["content-type"].startswith("text/event-stream")
+        assert server.client.get("/healthz").status_code == 200  # on the same connection
+    server.finished(job)
+
+
+def test_a_list_goes_on_after_a_document_and_after_no_other(serve: Serve) -> None:
+    server = serve("docs")
+    first, *others = (each["id"] for each in server.client.get("/v1/documents").json()["data"])
+    rest = server.client.get("/v1/documents", params={"after": first}).json()["data"]
+    assert [each["id"] for each in rest] == others
+    assert server.client.delete(f"/v1/documents/{first}").status_code == 200
+    gone = server.client.get("/v1/documents", params={"after": first})
+    assert (gone.status_code, gone.json()["error"]["param"]) == (400, "after")
+
+
+def test_files_that_no_document_comes_from_are_deleted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(empty=["new"])
+    store = server.app.state.server.library.all()["new"]
+
+    def uploaded(name: str, content: bytes) -> dict[str, Any]:
+        return server.finished(server.client.post("/v1/documents", files={"files": (name, content)}).json())
+
+    def kept() -> list[str]:
+        return sorted(path.name for path in store.uploads.rglob("*") if path.is_file())
+
+    assert uploaded("broken.pdf", b"%PDF-1.4 no pages")["failures"]
+    records = b"".join(json.dumps({"text": f"The river {n} is long."}).encode() + b"\n" for n in range(2))
+    uploaded("rivers.jsonl", records)
+    uploaded("oslo.txt", b"A text about Oslo.")
+    uploaded("oslo.txt", b"\0\0\0\0" * 100)  # what was read before stays, and its file with it
+    assert kept() == ["oslo.txt", "rivers.jsonl"]
+    documents = {each["filename"]: each["id"] for each in server.client.get("/v1/documents").json()["data"]}
+    for name, left in zip(sorted(documents), (["rivers.jsonl"], ["rivers.jsonl"], []), strict=True):
+        assert server.client.delete(f"/v1/documents/{documents[name]}").status_code == 200
+        assert kept() == left, name
+    monkeypatch.setattr(store.rag, "add", Mock(side_effect=RuntimeError("a bug")))
+    told = uploaded("bern.txt", b"A text about Bern.")
+    assert (told["status"], told["error"]["code"]) == ("failed", "server_error")
+    assert kept() == []
+
+
+def test_a_document_that_another_client_removed_first_is_not_found(serve: Serve) -> None:
+    server = serve("docs")
+    state = server.app.state.server
+    document = state.library.documents(state.library.all()["docs"])[0]
+    state.uploads.remove(document)
+    with pytest.raises(ApiError) as caught:  # it was looked up before the other removed it
+        state.uploads.remove(document)
+    assert (caught.value.status_code, caught.value.code) == (404, "document_not_found")
+    assert document.uri not in caught.value.message
+
+
+def test_jobs_that_have_not_ended_are_listed_in_their_order(serve: Serve) -> None:
+    server = serve(empty=["new", "other"])
+    store = server.app.state.server.library.all()["new"]
+    with store.writing:  # nothing can be indexed
+        jobs = [
+            server.client.post(f"/v1/documents?store={name}", files={"files": (file, b"A text about Oslo.")}).json()
+            for name, file in (("new", "a.txt"), ("other", "b.txt"), ("new", "c.txt"))
+        ]
+        told = server.client.get("/v1/documents/jobs", params={"store": "new"}).json()
+        assert [each["id"] for each in told["data"]] == [jobs[0]["id"], jobs[2]["id"]]
+        assert [each["filenames"] for each in told["data"]] == [["a.txt"], ["c.txt"]]
+    for job in jobs:
+        server.finished(job)
+    assert server.client.get("/v1/documents/jobs", params={"store": "new"}).json()["data"] == []
+    assert server.client.get("/v1/documents/jobs").status_code == 400  # of several stores one is named
+
+
 def test_an_upload_beyond_the_limits_leaves_nothing(serve: Serve) -> None:
     server = serve(empty=["new"], limits=Limits(file_bytes=1000, files=2))
     two = [("files", ("a.txt", b"x" * 10)), ("files", ("b.txt", b"x" * 1001))]
@@ -57,7 +136,8 @@ def test_an_upload_beyond_the_limits_leaves_nothing(serve: Serve) -> None:
     assert (large.status_code, large.json()["error"]["code"]) == (413, "file_too_large")
     assert two[1][0] in large.json()["error"]["param"]
     many = [("files", (f"{n}.txt", b"x")) for n in range(3)]
-    assert server.client.post("/v1/documents", files=many).status_code in {400, 413}
+    refused = server.client.post("/v1/documents", files=many)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_many_files")
     body = server.client.post("/v1/documents", files={"files": ("a.txt", b"x" * 50_000)})
     assert (body.status_code, body.json()["error"]["code"]) == (413, "body_too_large")
     for name in ("../../a.txt", ".a.txt"):

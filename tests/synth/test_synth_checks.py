@@ -12,7 +12,6 @@ from clara.synth.checks import (
     _check_copied,
     _content_stems,
     _language_of,
-    _longest_common_run,
     _names,
     _numbers,
     _stem,
@@ -191,26 +190,6 @@ def test_words_stems_numbers_and_names() -> None:
     assert _numbers("In 1,200 and 3.5 of 2nd x86 ten") == {"1200", "3.5", "2"}
     assert _names("The king Louis met Anna. Then NASA left. Paris is far, Paris!") == {"louis", "anna", "nasa", "paris"}
     assert sentences('One. Two! "Three?" Four.\n\nFive') == ["One.", "Two!", '"Three?"', "Four.", "Five"]
-
-
-WORD_LISTS = st.lists(st.sampled_from("abcd"), max_size=12)
-
-
-@given(left=WORD_LISTS, right=WORD_LISTS)
-def test_longest_common_run_against_the_slow_way(left: list[str], right: list[str]) -> None:
-    runs = [
-        left[i:j]
-        for i in range(len(left))
-        for j in range(i, len(left) + 1)
-        for k in range(len(right))
-        if right[k:][: j - i] == left[i:j]
-    ]
-    longest = max((len(run) for run in runs), default=0)
-    start, length = _longest_common_run(left, right)
-    assert length == longest
-    if length:
-        run = left[start : start + length]
-        assert any(right[k : k + length] == run for k in range(len(right)))
 
 
 @given(st.text(max_size=200))

@@ -18,12 +18,11 @@ from clara.synth.drafts import (
     Pair,
     Rejection,
     SourcePassage,
+    Templates,
     Verdict,
-    packaged_templates,
     parse_pairs,
     parse_paraphrase,
     parse_verdict,
-    read_templates,
 )
 from clara.synth.rounds import _Drafted, _Work, _wrong_items
 from clara.synth.settings import SynthSettings
@@ -147,7 +146,7 @@ DRAFT = Draft((Pair("Who?", "Ada"), Pair("Where?", "Turku")), (Pair("What did Ad
 
 
 def test_prompts_hold_the_passage_and_the_shape() -> None:
-    templates = packaged_templates()
+    templates = Templates.packaged()
     for kind in ("simple_qa", "complex_qa", "paraphrase"):
         system, user = templates.draft(kind, PASSAGE, Feedback())
         assert system["role"] == "system"
@@ -165,19 +164,19 @@ def test_prompts_hold_the_passage_and_the_shape() -> None:
 def test_a_further_attempt_tells_what_was_wrong() -> None:
     rejected = (Rejection("simple_qa", "Question: x Answer: y", DraftFault("length", "too short")),)
     told = Feedback(("Who?",), rejected, ("the price",))
-    prompt = packaged_templates().draft("simple_qa", PASSAGE, told)[1]["content"]
+    prompt = Templates.packaged().draft("simple_qa", PASSAGE, told)[1]["content"]
     assert all(part in prompt for part in ("further attempt", "- Who?", "too short", "- the price"))
 
 
 def test_templates_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "paraphrase.txt").write_text('${title} ${passage} {"paraphrase": "..."}')
-    own = read_templates(tmp_path)
+    own = Templates.read(tmp_path)
     assert own.draft("paraphrase", PASSAGE, Feedback())[1]["content"].startswith("(none) Ada built $100")
-    assert own.hashes["paraphrase"] != packaged_templates().hashes["paraphrase"]
-    assert own.hashes["judge"] == packaged_templates().hashes["judge"]
+    assert own.hashes["paraphrase"] != Templates.packaged().hashes["paraphrase"]
+    assert own.hashes["judge"] == Templates.packaged().hashes["judge"]
     (tmp_path / "paraphrase.txt").write_text("${text} costs $5")
     with pytest.raises(ConfigError, match=r"paraphrase\.txt"):
-        read_templates(tmp_path)
+        Templates.read(tmp_path)
 
 
 @pytest.mark.parametrize(

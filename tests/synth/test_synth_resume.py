@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from clara.errors import SynthesisError
-from clara.synth.client import ReplyCache, _request_key
+from clara.synth.client import _request_key
 from clara.synth.drafts import SourcePassage
-from clara.synth.output import Output, read_accepted, read_dropped
+from clara.synth.output import _ACCEPTED, _DROPPED, Output, _read_lines
 from clara.synth.run import SynthJob, synthesize
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
@@ -53,7 +55,7 @@ def in_one_go(folder: Path, known: dict[str, dict[str, Any]]) -> list[dict[str, 
     with serving(LLMServer(known)) as llm:
         passages = write_passages(folder / "in.jsonl", len(known))
         killable.run(passages, folder / "out.jsonl", llm.url, _CONCURRENCY, resume=False)
-    return list(read_accepted(folder / "out.jsonl"))
+    return list(_read_lines(folder / "out.jsonl", _ACCEPTED))
 
 
 def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
@@ -77,8 +79,8 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
             time.sleep(moments.random() * 0.03)
             process.kill()
             process.join()
-            with ReplyCache(tmp_path / "out.jsonl.cache.sqlite3") as cache:
-                stored.append(cache.keys())
+            with closing(sqlite3.connect(tmp_path / "out.jsonl.cache.sqlite3")) as cache:
+                stored.append({key for (key,) in cache.execute("SELECT key FROM replies")})
             marks.append(len(llm.calls))
         killable.run(passages, out, llm.url, _CONCURRENCY, resume=True)
     for keys, mark in zip(stored, marks, strict=True):
@@ -86,8 +88,8 @@ def test_killed_runs_lose_nothing_and_ask_nothing_twice(tmp_path: Path) -> None:
         assert not keys & set(asked(llm, mark)), "what was stored is not asked again"
     everything = asked(llm, 0)
     assert len(everything) - len(set(everything)) <= _KILLS * _CONCURRENCY
-    finished = list(read_accepted(tmp_path / "out.jsonl"))
-    dropped = list(read_dropped(tmp_path / "out.jsonl.dropped.jsonl"))
+    finished = list(_read_lines(tmp_path / "out.jsonl", _ACCEPTED))
+    dropped = list(_read_lines(tmp_path / "out.jsonl.dropped.jsonl", _DROPPED))
     assert sorted(record["id"] for record in finished + dropped) == sorted(f"case:{n}" for n in range(_PASSAGES))
     assert [record["id"] for record in dropped] == ["case:3"]
     assert next(record for record in finished if record["id"] == "case:5")["rounds"] == 2
@@ -108,9 +110,11 @@ def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.T
     kept = whole[: max(0, len(whole) - cut)]
     path.write_bytes(kept)
     with Output(path, resume=True) as output:
-        assert {line["id"] for line in read_accepted(path)} == {f"a{n}" for n in range(1, 1 + kept.count(b"\n"))}
+        assert {line["id"] for line in _read_lines(path, _ACCEPTED)} == {
+            f"a{n}" for n in range(1, 1 + kept.count(b"\n"))
+        }
         output.accept(record("new"))
-    assert [line["id"] for line in read_accepted(path)][-1] == "new"
+    assert [line["id"] for line in _read_lines(path, _ACCEPTED)][-1] == "new"
     assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
 
 
@@ -121,7 +125,7 @@ def test_an_output_that_is_there_needs_resume(tmp_path: Path) -> None:
     with pytest.raises(SynthesisError, match="--resume"):
         Output(path, resume=False)
     with Output(path, resume=True) as output:
-        assert {line["id"] for line in read_accepted(path)} == {"a"}
+        assert {line["id"] for line in _read_lines(path, _ACCEPTED)} == {"a"}
 
 
 def test_two_runs_cannot_write_one_output(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_changed_passage_is_not_taken_for_a_finished_one(tmp_path: Path) -> No
     settings = SynthSettings.model_validate({"server": {"url": "http://127.0.0.1:9", "model": "m"}})
     with pytest.raises(SynthesisError, match="case:0"):
         synthesize(changed, settings, SynthJob(tmp_path / "out.jsonl", resume=True))
-    assert len(list(read_accepted(tmp_path / "out.jsonl"))) == 1
+    assert len(list(_read_lines(tmp_path / "out.jsonl", _ACCEPTED))) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_a_record_without_its_counted_rejections_is_refused(tmp_path: Path) -> N
     path = tmp_path / "out.jsonl"
     path.write_text(json.dumps({**record("a"), "provenance": {}}) + "\n", "utf-8")
     with pytest.raises(SynthesisError, match=r"lacks provenance\.rejections"):
-        list(read_accepted(path))
+        list(_read_lines(path, _ACCEPTED))
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
@@ -200,4 +204,4 @@ with Output(Path({str(tmp_path / "out.jsonl")!r}), resume=False) as output:
         raise SystemExit("no error")
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
-    assert [line["id"] for line in read_accepted(tmp_path / "out.jsonl")] == ["a"]
+    assert [line["id"] for line in _read_lines(tmp_path / "out.jsonl", _ACCEPTED)] == ["a"]

@@ -16,8 +16,8 @@ from clara.data import DataRecord, write_records
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint
 from clara.train.chain import chain_of
-from clara.train.stages.selecting import EndToEndConfig
-from clara.train.stages.writing import ScpConfig
+from clara.train.stages.selecting import EndToEndStage
+from clara.train.stages.writing import ScpStage
 
 ROOT = Path(__file__).parents[2]
 RECIPE = read_toml(ROOT / "recipes" / "smollm2-135m.toml")
@@ -28,9 +28,9 @@ def test_the_chain_to_the_embedded_checkpoint() -> None:
     stages = {run.name: run.stage for run in chain.runs}
     assert list(stages) == ["read-out", "scp-16x", "scp", "instruct", "likelihoods", "end-to-end"]
     first, second, last = (stages[name].config for name in ("read-out", "scp-16x", "end-to-end"))
-    assert isinstance(first, ScpConfig)
-    assert isinstance(second, ScpConfig)
-    assert isinstance(last, EndToEndConfig)
+    assert isinstance(first, ScpStage.Config)
+    assert isinstance(second, ScpStage.Config)
+    assert isinstance(last, EndToEndStage.Config)
     assert (first.start, second.start) == (None, "runs/read-out/checkpoint")
     assert (first.freeze_encoder, second.freeze_encoder) == (True, False)
     assert second.generator_learning_rate == pytest.approx(second.learning_rate / 6, rel=0.05)

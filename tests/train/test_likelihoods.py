@@ -23,7 +23,7 @@ from clara.model.prompting import Prompter
 from clara.train.batch import Collator, padded_texts
 from clara.train.examples import CandidateExample
 from clara.train.run import train
-from clara.train.stages.selecting import CandidateCollator, query_memories
+from clara.train.stages.selecting import _CandidateCollator, query_memories
 from clara.train.teaching import AnswerLikelihoods, _KeptValues
 
 RATE, WINDOW, TAU = 16, 64, 0.05
@@ -112,7 +112,7 @@ def test_kl_and_its_gradient_equal_the_slow_version() -> None:
 
 
 def test_loss_and_gradient_of_the_reasoner_equal_the_slow_version(network: Loaded, tmp_path: Path) -> None:
-    asked = CandidateCollator(
+    asked = _CandidateCollator(
         Prompter(network.base.tokenizer),
         window_tokens=WINDOW,
         top_k=0,

@@ -82,7 +82,7 @@ def test_weights_are_the_need_of_each_token(loaded: Loaded, tmp_path: Path) -> N
 
 def test_need_is_computed_once(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = need_of(loaded, tmp_path)(EXAMPLES)
-    monkeypatch.setattr(TokenNeed, "_logprobs", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("clara.train.teaching._label_logprobs", lambda *_: pytest.fail("asked again"))
     assert need_of(loaded, tmp_path)(EXAMPLES) == first
 
 

@@ -35,9 +35,9 @@ from clara.train.run import train
 from clara.train.stages.base import Stage
 from clara.train.stages.selecting import (
     CandidateBatch,
-    CandidateCollator,
     EndToEndStage,
     RetrieverStage,
+    _CandidateCollator,
     query_memories,
 )
 from clara.train.start import _question_memories
@@ -95,7 +95,7 @@ def retrieving(temperature: float = TAU) -> RetrieverStage:
 def batch_of(loaded: Loaded, *, top_k: int = 2, answers: bool = True, cached: bool = True) -> CandidateBatch:
     memories = compressed(loaded) if cached else None
     prompter, selected = Prompter(loaded.base.tokenizer), top_k if answers else 0
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=selected, memories=memories)
+    collator = _CandidateCollator(prompter, window_tokens=WINDOW, top_k=selected, memories=memories)
     return collator(ASKED, rate=RATE)
 
 
@@ -211,7 +211,7 @@ def test_retriever_loss_equals_the_slow_version(network: Loaded) -> None:
 
 def test_a_part_of_a_batch_keeps_the_others_as_negatives(network: Loaded) -> None:
     prompter = Prompter(network.base.tokenizer)
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=0, memories=compressed(network))
+    collator = _CandidateCollator(prompter, window_tokens=WINDOW, top_k=0, memories=compressed(network))
     whole, parts = collator(ASKED, rate=RATE), [collator(ASKED, rate=RATE, asked=[i]) for i in range(3)]
     assert all(part.memories.shape == whole.memories.shape for part in parts)
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_retriever_raises_recall(network: Loaded) -> None:
 
 def test_questions_are_read_at_the_rate_of_the_memories(network: Loaded) -> None:
     prompter = Prompter(network.base.tokenizer)
-    collator = CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network))
+    collator = _CandidateCollator(prompter, window_tokens=WINDOW, top_k=1, memories=compressed(network))
     for rate in (4, RATE):
         batch = collator(ASKED, rate=rate)
         with torch.no_grad():

@@ -10,7 +10,7 @@ from train_cases import made, passages, questions
 
 from clara.data import DataRecord
 from clara.errors import ConfigError
-from clara.train.run import check_run, train
+from clara.train.run import _check_run, train
 from clara.train.stages import STAGES, stage_class, stage_of
 
 RECORDS: list[DataRecord] = [*questions(4), *passages(4)]
@@ -18,7 +18,7 @@ RECORDS: list[DataRecord] = [*questions(4), *passages(4)]
 
 def refused(name: str, base: Path, **values: Any) -> str:  # noqa: ANN401
     with pytest.raises(ConfigError) as caught:
-        check_run(made(name, base, **values), RECORDS)
+        _check_run(made(name, base, **values), RECORDS)
     return str(caught.value)
 
 
@@ -111,7 +111,7 @@ def test_another_base_than_the_starts(tiny_checkpoint: Path) -> None:
 
 
 def test_a_setting_at_its_default_is_no_fault(tiny_base: Path) -> None:
-    check_run(made("scp", tiny_base, top_k=5, reader_context="text", targets="gold"), RECORDS)
+    _check_run(made("scp", tiny_base, top_k=5, reader_context="text", targets="gold"), RECORDS)
 
 
 def test_a_refused_run_leaves_nothing(tiny_base: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from clara.errors import TrainingError
 from clara.model import ClaraModel, checkpoint
 from clara.train.log import TrainProgress
 from clara.train.loop import _last_whole_checkpoint
-from clara.train.run import claimed, train
+from clara.train.run import _claimed, train
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_folder_that_is_trained_in(tiny_base: Path, undisturbed: Path) -> None
 
 
 def test_another_lock_that_is_held_is_not_mistaken_for_the_folders(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(Timeout), claimed(tmp_path / "run", made("scp", tiny_base), passages(2)):
+    with pytest.raises(Timeout), _claimed(tmp_path / "run", made("scp", tiny_base), passages(2)):
         raise Timeout("cache.lock")
 
 

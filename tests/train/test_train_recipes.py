@@ -19,8 +19,8 @@ from clara.data import write_records
 from clara.model import checkpoint
 from clara.train.chain import chain_of
 from clara.train.stages import STAGES, stage_of
-from clara.train.stages.selecting import EndToEndConfig
-from clara.train.stages.writing import InstructConfig, ScpConfig
+from clara.train.stages.selecting import EndToEndStage
+from clara.train.stages.writing import InstructStage, ScpStage
 
 ROOT = Path(__file__).parents[2]
 MEASURING = {
@@ -73,9 +73,9 @@ def test_the_papers_settings(backbone: str) -> None:
     scp, instruct, last = (
         stage_of(name, read_toml(ROOT / "recipes" / f"{backbone}-{name}.toml"), source=name).config for name in names
     )
-    assert isinstance(scp, ScpConfig)
-    assert isinstance(instruct, InstructConfig)
-    assert isinstance(last, EndToEndConfig)
+    assert isinstance(scp, ScpStage.Config)
+    assert isinstance(instruct, InstructStage.Config)
+    assert isinstance(last, EndToEndStage.Config)
     assert scp.compression.model_dump() == {
         "window_tokens": 256,
         "rates": (16,),

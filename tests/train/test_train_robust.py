@@ -18,8 +18,8 @@ from transformers import TrainingArguments
 
 from clara.errors import ConfigError, TrainingError
 from clara.train.log import TrainProgress
-from clara.train.loop import _arguments, _last_whole_checkpoint, read_best
-from clara.train.run import check_run, train
+from clara.train.loop import Best, _arguments, _last_whole_checkpoint
+from clara.train.run import _check_run, train
 
 LARGEST = 4096
 """Bytes a file may have; the log stays below it, weights do not."""
@@ -49,14 +49,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tiny_base: Path, tmp_path: Pat
     whole = full_at - 1
     assert _last_whole_checkpoint(out) == out / f"checkpoint-{whole}"
     assert not (out / "checkpoint").exists()
-    best = read_best(out)
+    best = Best.read(out)
     assert best is None or best.step <= whole
     told: list[int] = []
     train(stage, passages(20), out, cache=tmp_path, on_progress=lambda progress: told.append(progress.step))
     assert told == list(range(whole + 1, 9))
     train(stage, passages(20), undisturbed, cache=tmp_path)
     assert losses(out) == losses(undisturbed)
-    assert read_best(out) == read_best(undisturbed)
+    assert Best.read(out) == Best.read(undisturbed)
     assert (out / "best.safetensors").read_bytes() == (undisturbed / "best.safetensors").read_bytes()
 
 
@@ -67,7 +67,7 @@ def test_a_run_that_diverges_ends_and_keeps_what_was_good(tiny_base: Path, tmp_p
     last = _last_whole_checkpoint(tmp_path / "run")
     assert last is not None
     assert all(bool(tensor.isfinite().all()) for tensor in load_file(last / "trained.safetensors").values())
-    best = read_best(tmp_path / "run")
+    best = Best.read(tmp_path / "run")
     assert best is None or best.loss < float("inf")
 
 
@@ -106,4 +106,4 @@ def test_a_service_that_is_not_installed(tiny_base: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"wandb", "trackio"} else object())
     stage = made("scp", tiny_base, report_to=["tensorboard", "wandb", "trackio"])
     with pytest.raises(ConfigError, match="report_to needs packages that are not installed: pip install wandb trackio"):
-        check_run(stage, passages(20))
+        _check_run(stage, passages(20))

@@ -23,11 +23,11 @@ from clara.records import GenerationRequest
 from clara.train.batch import Collator
 from clara.train.data import divide
 from clara.train.examples import CandidateExample, Example
-from clara.train.loop import Best, read_best
+from clara.train.loop import Best
 from clara.train.run import train
 from clara.train.stages.base import Stage
-from clara.train.stages.selecting import CandidateCollator
-from clara.train.validation import HeldOut, asked_questions, greedy, held_out, measure, rankings
+from clara.train.stages.selecting import _CandidateCollator
+from clara.train.validation import HeldOut, _greedy, _rankings, asked_questions, held_out, measure
 
 COMPRESSION = CompressionConfig(
     window_tokens=64, rates=(4, 16), residual=True, gain=True, pooled_input=True, positions="spread", attention="span"
@@ -65,7 +65,7 @@ def test_answers_are_those_of_the_finished_model(loaded: Loaded, stage: Stage, t
     assert len(examples) == 6
     for rate in (4, 16):
         batch = Collator(Prompter(loaded.base.tokenizer), window_tokens=64)(examples, rate=rate)
-        replies = greedy(loaded.network, batch, validated)
+        replies = _greedy(loaded.network, batch, validated)
         expected = []
         for example in examples:
             question = example.targets[0].instruction.removeprefix(prompts.QUESTION)
@@ -86,9 +86,9 @@ def test_rankings_are_those_of_the_finished_model(loaded: Loaded, tmp_path: Path
         CandidateExample("Is tower a1 blue?", "no", tuple(texts[:4]), positives=()),
         CandidateExample("What colour has tower a2?", "red", tuple(texts[4:]), positives=(0,)),
     ]
-    collator = CandidateCollator(Prompter(loaded.base.tokenizer), window_tokens=64, top_k=2, memories=None)
+    collator = _CandidateCollator(Prompter(loaded.base.tokenizer), window_tokens=64, top_k=2, memories=None)
     with torch.no_grad():
-        found = list(rankings(loaded.network, collator(examples, rate=rate)))
+        found = list(_rankings(loaded.network, collator(examples, rate=rate)))
     assert len(found) == 2, "a question without a labelled passage has no recall"
     memories = np.stack([memory.values.ravel() for memory in model.compress(texts, rate=rate)])
     rows = (range(7), range(4, 7))
@@ -150,7 +150,7 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
     log = log_of(tmp_path)
     best = min(log, key=lambda line: (-line["validation"]["f1"], line["validation"]["loss"]))
     assert best["step"] < 5
-    assert read_best(tmp_path) == Best(best["step"], best["validation"]["loss"], best["validation"]["f1"])
+    assert Best.read(tmp_path) == Best(best["step"], best["validation"]["loss"], best["validation"]["f1"])
     chosen = tmp_path / "best.safetensors" if keep == "best" else tmp_path / "checkpoint-5" / "trained.safetensors"
     names = {"gain": "table.gain", "tokens": "table.tokens"}
     saved, kept = load_file(folder / "memory.safetensors"), load_file(chosen)
@@ -164,7 +164,7 @@ def test_the_best_weights_are_kept(tiny_base: Path, tmp_path: Path, keep: str) -
 def test_nothing_held_out_keeps_the_last(tiny_base: Path, tmp_path: Path) -> None:
     stage = made("instruct", tiny_base, held_out=0, steps=2)
     train(stage, questions(8), tmp_path, cache=tmp_path)
-    assert read_best(tmp_path) is None
+    assert Best.read(tmp_path) is None
     assert all(line["validation"] is None for line in log_of(tmp_path))
     assert "those after the last step" in (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""How robust answers are to perturbed context, and whether their words are in the text that they cite.
+"""Robustness of answers to perturbed context, and faithfulness: are their words in the cited text?
 
-Robustness has four kinds of disturbance, each a row of conditions measured on the same questions:
+Robustness has four kinds of perturbation, each a row of conditions measured on the same questions:
 
     k            the model's own best k of the candidates, k = 1 to 10
     order        gold passages and distractors, the gold ones first, in the middle, last, or all shuffled
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,15 +34,15 @@ from clara.analysis.harness import (
     distractors,
     mean,
     measure_questions,
+    shuffled,
 )
 from clara.data import DataRecord, DocText, MultiHop
 from clara.evaluate.cache import Failure, each, unwrap
 from clara.evaluate.system import AnswerModel
 from clara.metrics import AnswerScores, Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
 from clara.prompts import passage_text
-from clara.records import Generation
 
-_Disturbance = Literal["k", "order", "poison", "distractors"]
+_Perturbation = Literal["k", "order", "poison", "distractors"]
 _NOT_LITERAL = "questions for poison: no gold passage holds an answer literally"
 _NO_WRONG = "questions for poison: no other question has a wrong answer of the same kind"
 
@@ -55,7 +55,7 @@ class RobustnessSettings(AskSettings):
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
 
-    vary: tuple[_Disturbance, ...] = ("k", "order", "poison", "distractors")
+    vary: tuple[_Perturbation, ...] = ("k", "order", "poison", "distractors")
     ks: tuple[int, ...] = tuple(range(1, 11))
     counts: tuple[int, ...] = (0, 1, 2, 4, 8)
     around: int = 4
@@ -63,14 +63,14 @@ class RobustnessSettings(AskSettings):
 
 @dataclass(frozen=True, slots=True)
 class _PerturbedPrompt:
-    """One prompt.
+    """A prompt's documents.
 
     Attributes:
         recall: share of the gold documents in it.
-        wrong: the wrong answer that a poisoned passage gives; also of the clean prompt it is compared with.
+        wrong: answer of the poisoned passage; also set on the clean prompt it is compared with.
     """
 
-    kind: _Disturbance
+    kind: _Perturbation
     condition: str
     docs: tuple[DocText, ...]
     recall: float = 1.0
@@ -79,14 +79,14 @@ class _PerturbedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """One row of the table: means over the ``n`` questions scored.
+    """Means over ``n`` scored questions.
 
     Attributes:
-        recall: mean share of the gold documents in the prompt.
-        wrong_f1: mean token F1 with the poisoned passage's answer; None but for ``poison``.
+        recall: share of the gold documents in the prompt.
+        wrong_f1: token F1 with the poisoned passage's answer; only of ``poison``.
     """
 
-    kind: _Disturbance
+    kind: _Perturbation
     condition: str
     n: int
     errors: int
@@ -100,12 +100,12 @@ class _Condition:
 
 @dataclass(frozen=True, slots=True)
 class RobustnessReport(AnalysisReport):
-    """The table of one model, its rows by disturbance; its errors count prompts."""
+    """Conditions of one model; its errors count prompts."""
 
     conditions: tuple[_Condition, ...]
 
     def of(self, kind: str) -> list[_Condition]:
-        """The rows of one disturbance."""
+        """Conditions of one perturbation."""
         return [row for row in self.conditions if row.kind == kind]
 
 
@@ -118,13 +118,13 @@ def robustness(
     """Ask every question under every condition."""
     asker = Asker.of(model, settings)
     pool = choose(records, None).questions  # it begins with the questions that are asked
-    scored: defaultdict[tuple[_Disturbance, str], list[_Scored]] = defaultdict(list)
+    scored: defaultdict[tuple[_Perturbation, str], list[_Scored]] = defaultdict(list)
     errors, unusable = Counter[str](), Counter[str]()
-    failed: Counter[tuple[_Disturbance, str]] = Counter()
+    failed: Counter[tuple[_Perturbation, str]] = Counter()
 
-    def measure(place: int, question: MultiHop) -> int:
-        rng = np.random.default_rng([settings.seed, place])
-        prompts = _static_prompts(question, _wrong_answer(pool, place), settings, rng, unusable)
+    def measure(index: int, question: MultiHop) -> int:
+        rng = np.random.default_rng([settings.seed, index])
+        prompts = _static_prompts(question, _wrong_answer(pool, index), settings, rng, unusable)
         if "k" in settings.vary:
             ranking = each([question], lambda some: [asker.ranking(one.question, one.docs) for one in some])[0]
             if isinstance(ranking, Failure):
@@ -138,29 +138,23 @@ def robustness(
                 errors[answer.reason] += 1
                 failed[prompt.kind, prompt.condition] += 1
             else:
-                scored[prompt.kind, prompt.condition].append(_scored(question, prompt, answer))
+                wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
+                row = _Scored(score_answer(answer.text, question.answers), prompt.recall, wrong)
+                scored[prompt.kind, prompt.condition].append(row)
         return len(prompts)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
     names = [name for name in _names(settings) if name in scored or name in failed]
     return RobustnessReport(
-        model=model.name,
-        fingerprint=model.fingerprint,
-        n=len(measured.rows),
-        errors=dict(errors + measured.errors),
-        unusable=dict(measured.unusable + unusable),
-        conditions=tuple(_condition(name, scored[name], failed[name], settings.seed) for name in names),
+        **replace(measured, errors=errors + measured.errors, unusable=measured.unusable + unusable).facts(model),
+        conditions=tuple(_condition(*name, scored[name], failed[name], settings.seed) for name in names),
     )
 
 
 def _ranked_prompts(question: MultiHop, ranking: Sequence[int], ks: Sequence[int]) -> list[_PerturbedPrompt]:
-    """The best k for each k that there are candidates for."""
     return [
         _PerturbedPrompt(
-            "k",
-            str(k),
-            tuple(question.docs[i] for i in ranking[:k]),
-            recall=recall_at_k(ranking, question.gold, k),
+            "k", str(k), tuple(question.docs[i] for i in ranking[:k]), recall_at_k(ranking, question.gold, k)
         )
         for k in ks
         if k <= len(question.docs)
@@ -174,7 +168,7 @@ def _static_prompts(
     rng: np.random.Generator,
     unusable: Counter[str],
 ) -> list[_PerturbedPrompt]:
-    """The prompts that need no ranking."""
+    """Prompts that need no ranking."""
     gold = [question.docs[i] for i in sorted(question.gold)]
     others = distractors(question, max(settings.around, *settings.counts), rng)
     prompts: list[_PerturbedPrompt] = []
@@ -185,7 +179,7 @@ def _static_prompts(
             "gold first": [*gold, *around],
             "gold in the middle": [*around[:half], *gold, *around[half:]],
             "gold last": [*around, *gold],
-            "shuffled": _shuffled([*gold, *around], rng),
+            "shuffled": shuffled([*gold, *around], rng),
         }
         prompts += [_PerturbedPrompt("order", name, tuple(docs)) for name, docs in orders.items()]
     if "poison" in settings.vary:
@@ -193,18 +187,18 @@ def _static_prompts(
     if "distractors" in settings.vary:
         for count in settings.counts:
             if count <= len(others):
-                docs = _shuffled([*gold, *others[:count]], rng)
+                docs = shuffled([*gold, *others[:count]], rng)
                 prompts.append(_PerturbedPrompt("distractors", str(count), tuple(docs)))
     return prompts
 
 
-def _wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
-    """The nearest later answer (then from the start) that can pass for one and shares no word; numbers for numbers."""
-    own = questions[place].answers
+def _wrong_answer(questions: Sequence[MultiHop], index: int) -> str | None:
+    """The next question's answer that shares no word and is of the same kind: with digits or without."""
+    own = questions[index].answers
     words = {word for answer in own for word in normalize_answer(answer).split()}
     numeric = any(map(str.isdigit, own[0]))
     for step in range(1, len(questions)):
-        other = questions[(place + step) % len(questions)].answers[0]
+        other = questions[(index + step) % len(questions)].answers[0]
         shared = words & set(normalize_answer(other).split())
         if not shared and normalize_answer(other) and any(map(str.isdigit, other)) == numeric:
             return other
@@ -212,7 +206,7 @@ def _wrong_answer(questions: Sequence[MultiHop], place: int) -> str | None:
 
 
 def _poisoned_copy(doc: DocText, answers: Sequence[str], wrong: str) -> DocText | None:
-    """The document with every answer replaced, whatever its case; None if its text holds none as whole words."""
+    """The document with every answer replaced, whatever its case; None if its text has none as whole words."""
     longest = sorted(answers, key=len, reverse=True)
     pattern = r"(?<!\w)(?:" + "|".join(re.escape(answer.strip()) for answer in longest) + r")(?!\w)"
     text, count = re.subn(pattern, lambda _: wrong, doc.text, flags=re.IGNORECASE)
@@ -248,16 +242,11 @@ class _Scored:
     wrong_f1: float | None
 
 
-def _scored(question: MultiHop, prompt: _PerturbedPrompt, answer: Generation) -> _Scored:
-    wrong = None if prompt.wrong is None else score_answer(answer.text, [prompt.wrong]).f1
-    return _Scored(score_answer(answer.text, question.answers), prompt.recall, wrong)
-
-
-def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
+def _condition(kind: _Perturbation, condition: str, rows: Sequence[_Scored], errors: int, seed: int) -> _Condition:
     wrong = [row.wrong_f1 for row in rows if row.wrong_f1 is not None]
     return _Condition(
-        kind=name[0],
-        condition=name[1],
+        kind=kind,
+        condition=condition,
         n=len(rows),
         errors=errors,
         em=mean([row.answer.em for row in rows]),
@@ -269,22 +258,15 @@ def _condition(name: tuple[_Disturbance, str], rows: Sequence[_Scored], errors: 
     )
 
 
-def _names(settings: RobustnessSettings) -> list[tuple[_Disturbance, str]]:
-    """All conditions, in the order of the table."""
-    conditions: dict[_Disturbance, Iterable[object]] = {
+def _names(settings: RobustnessSettings) -> list[tuple[_Perturbation, str]]:
+    """Conditions in the order of the report."""
+    conditions: dict[_Perturbation, Iterable[object]] = {
         "k": settings.ks,
         "order": ("gold first", "gold in the middle", "gold last", "shuffled"),
         "poison": ("none", "added first", "added last", "instead of gold"),
         "distractors": settings.counts,
     }
     return list(dict.fromkeys((kind, str(condition)) for kind, own in conditions.items() for condition in own))
-
-
-def _shuffled(docs: Sequence[DocText], rng: np.random.Generator) -> list[DocText]:
-    return [docs[i] for i in rng.permutation(len(docs))]
-
-
-_EMPTY = "answers without a word"
 
 
 class FaithfulnessSettings(AskSettings):
@@ -295,12 +277,7 @@ class FaithfulnessSettings(AskSettings):
 
 @dataclass(frozen=True, slots=True)
 class _QuestionFaith:
-    """One question.
-
-    Attributes:
-        found: share of its tokens that are in the cited passages.
-        by_chance: share that is in as many passages of the next question.
-    """
+    """Shares of answer tokens in the cited passages, and in as many passages of the next question (``by_chance``)."""
 
     id: str
     prediction: str
@@ -315,10 +292,9 @@ class FaithfulnessReport(AnalysisReport):
     """Means over the questions.
 
     Attributes:
-        found: mean share of answer tokens in the cited text.
-        whole: share of answers with every token in the cited text.
-        wrong_found: mean ``found`` of the answers that share no token with a gold answer; None if there is none. High:
-            the model reads the wrong place; low: it invents.
+        found: share of answer tokens in the cited text; ``whole``: share of answers with all of them.
+        wrong_found: ``found`` of answers that share no token with a gold answer. High: the model reads the wrong place;
+            low: it hallucinates.
     """
 
     found: float
@@ -335,15 +311,15 @@ def faithfulness(
     settings: FaithfulnessSettings,
     on_progress: OnProgress | None = None,
 ) -> FaithfulnessReport:
-    """Answer questions from memories and look the answers up in the passages' text."""
+    """Answer questions from memories and look the answers' tokens up in the passages' text."""
     asker, rng = Asker.of(model, settings), np.random.default_rng(settings.seed)
     shown = [_cited(question, settings.distractors, rng) for question in choose(records, settings.limit).questions]
 
-    def measure(place: int, question: MultiHop) -> _QuestionFaith | str:
-        answer = unwrap(asker.answers(question.question, [shown[place]]))[0]
+    def measure(index: int, question: MultiHop) -> _QuestionFaith | str:
+        answer = unwrap(asker.answers(question.question, [shown[index]]))[0]
         if not normalize_answer(answer.text):
-            return _EMPTY
-        return _faith_row(question, answer.text, shown[place], shown[(place + 1) % len(shown)])
+            return "answers without a word"
+        return _faith_row(question, answer.text, shown[index], shown[(index + 1) % len(shown)])
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
     wrong = [row.found for row in measured.rows if row.f1 == 0]
@@ -361,7 +337,6 @@ def faithfulness(
 def _faith_row(
     question: MultiHop, prediction: str, cited: Sequence[DocText], others: Sequence[DocText]
 ) -> _QuestionFaith:
-    """One question's shares, of an answer with at least one token."""
     tokens = normalize_answer(prediction).split()
     text, other = _tokens(cited), _tokens(others)
     return _QuestionFaith(
@@ -376,7 +351,7 @@ def _faith_row(
 
 def _cited(question: MultiHop, count: int, rng: np.random.Generator) -> list[DocText]:
     docs = [question.docs[i] for i in sorted(question.gold)] + distractors(question, count, rng)
-    return [docs[i] for i in rng.permutation(len(docs))] if count else docs
+    return shuffled(docs, rng) if count else docs
 
 
 def _tokens(docs: Sequence[DocText]) -> frozenset[str]:

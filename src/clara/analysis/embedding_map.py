@@ -1,9 +1,7 @@
-"""Mean document states against mean memory states on one map (clara.md section 7), through scikit-learn's t-SNE.
+"""t-SNE of mean document states and mean memory states (clara.md section 7), through scikit-learn.
 
-``project_groups`` maps the passages of a store, a linear projection on which a question can be placed too.
-
-The MSE term of stage ``scp`` pulls the two together. A map shows whether they mingle; ``mse``, ``cosine`` and
-``mixing``, computed on the states themselves, say how much. Knows arrays, not how they are drawn.
+Stage ``scp``'s MSE term pulls the two together: ``mse``, ``cosine`` and ``mixing``, of the states themselves, say how
+far. ``project_groups`` maps the passages of a store, by a linear projection that can place a question too.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from clara.records import FloatArray
 
 if TYPE_CHECKING:
     from clara.model import ClaraModel
-    from clara.model.inspection import Inspector
 
 _NEIGHBOURS = 10
 _MIN_TEXTS = 4
@@ -36,11 +33,10 @@ class EmbeddingMap:
     """The states of one checkpoint.
 
     Attributes:
-        mse_weight: lambda that it was trained with; None where the checkpoint does not say.
+        mse_weight: the MSE term's in training; None where the checkpoint does not say.
         mse: mean squared distance of a document's mean state and its mean memory state: the MSE term.
-        mixing: mean share of a state's nearest neighbours, by distance, that are of the other kind; 0 where the two
-            kinds lie apart, about 0.5 where they cannot be told apart.
-        document: for each text its point (x, y) on the map; ``memory`` likewise.
+        mixing: mean share of a state's nearest neighbours of the other kind; about 0.5 where they cannot be told apart.
+        document: a point (x, y) a text; ``memory`` likewise.
     """
 
     model: str
@@ -62,49 +58,31 @@ def document_map(
 ) -> EmbeddingMap:
     """Map the passages and gold documents of records; raises as ``embedding_map``."""
     texts = [text for _, text in first_windows(records, model, settings.limit)]
-    return embedding_map(
-        model.inspector(),
-        texts,
-        model=model.name,
-        fingerprint=model.fingerprint,
-        mse_weight=model.mse_weight,
-        rate=settings.rate or model.default_rate,
-        seed=settings.seed,
-    )
+    return embedding_map(model, texts, rate=settings.rate, seed=settings.seed)
 
 
-def embedding_map(
-    insight: Inspector,
-    texts: Sequence[str],
-    *,
-    model: str,
-    fingerprint: str,
-    mse_weight: float | None,
-    rate: int,
-    seed: int = 0,
-) -> EmbeddingMap:
-    """Map what the compressor makes of texts, each in one window; names and lambda are for the record.
+def embedding_map(model: ClaraModel, texts: Sequence[str], *, rate: int | None = None, seed: int = 0) -> EmbeddingMap:
+    """Map the compressor's states of texts, each in one window.
 
     Raises:
-        InputError: there are too few texts.
+        InputError: fewer than four texts.
         MissingExtraError: scikit-learn is not installed.
     """
     if len(texts) < _MIN_TEXTS:
         raise InputError(f"a map needs at least {_MIN_TEXTS} texts, got {len(texts)}; raise --limit")
-    states = insight.states(texts, role="compressor", rate=rate)
+    states = model.inspector().states(texts, role="compressor", rate=rate or model.default_rate)
     document, memory = _means(states)
-    points = _tsne(np.concatenate([document, memory]), seed=seed)
-    places = [(float(x), float(y)) for x, y in points]
+    points = [(float(x), float(y)) for x, y in _tsne(np.concatenate([document, memory]), seed=seed)]
     return EmbeddingMap(
-        model=model,
-        fingerprint=fingerprint,
-        mse_weight=mse_weight,
+        model=model.name,
+        fingerprint=model.fingerprint,
+        mse_weight=model.mse_weight,
         texts=len(texts),
         mse=float(((document - memory) ** 2).mean()),
         cosine=_cosine(document, memory),
         mixing=_mixing(document, memory),
-        document=tuple(places[: len(texts)]),
-        memory=tuple(places[len(texts) :]),
+        document=tuple(points[: len(texts)]),
+        memory=tuple(points[len(texts) :]),
     )
 
 
@@ -113,10 +91,10 @@ class Projection:
     """A linear map from vectors to two dimensions.
 
     Attributes:
-        centre: float64 [H], taken off first.
+        centre: float64 [H], subtracted first.
         axes: float64 [H, 2].
-        low: float64 [2], the least of what it was made of, which becomes 0.
-        high: float64 [2], the most, which becomes 1.
+        low: float64 [2], mapped to 0.
+        high: float64 [2], mapped to 1.
     """
 
     centre: npt.NDArray[np.float64]
@@ -125,7 +103,7 @@ class Projection:
     high: npt.NDArray[np.float64]
 
     def places(self, vectors: FloatArray) -> FloatArray:
-        """Two dimensions of ``vectors`` [P, H], held within 0 and 1: float32 [P, 2]."""
+        """Two dimensions of ``vectors`` [P, H], clipped to 0 and 1: float32 [P, 2]."""
         flat = _directions(vectors, self.centre) @ self.axes
         placed: FloatArray = np.clip((flat - self.low) / np.maximum(self.high - self.low, 1e-9), 0, 1).astype(
             np.float32
@@ -134,10 +112,9 @@ class Projection:
 
 
 def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
-    """The two directions in which groups of vectors differ most, by the principal components of their means.
+    """The two principal components of group means, or with fewer than four groups of the vectors themselves.
 
-    Where there are fewer than four groups, the directions in which the vectors differ most. Needs no library and puts
-    a new vector where it belongs, which t-SNE cannot.
+    Needs no library and can map new vectors, which t-SNE cannot.
 
     Raises:
         InputError: there are fewer than three vectors.
@@ -150,7 +127,7 @@ def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
     of = np.array([names.index(group) for group in groups])
     compared = directions
     if len(names) >= _MIN_GROUPS:
-        compared = np.stack([directions[of == place].mean(axis=0) for place in range(len(names))])
+        compared = np.stack([directions[of == index].mean(axis=0) for index in range(len(names))])
     _, _, components = np.linalg.svd(compared - compared.mean(axis=0), full_matrices=False)
     axes = components[:2].T
     flat = directions @ axes
@@ -158,26 +135,22 @@ def project_groups(vectors: FloatArray, groups: Sequence[str]) -> Projection:
 
 
 def _directions(vectors: FloatArray, centre: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Vectors from the centre at unit length, so that no long one takes the whole map: float64 [P, H]."""
+    """Unit vectors from the centre, so that no long one takes the whole map: float64 [P, H]."""
     centred = vectors.astype(np.float64) - centre
     directions: npt.NDArray[np.float64] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     return directions
 
 
 def _means(states: Sequence[States]) -> tuple[FloatArray, FloatArray]:
-    """What the MSE term compares: mean text states and means of the last hidden states at the memory, each [texts, H].
+    """Mean text states and mean last hidden states at the memory tokens, each [texts, H], as in the MSE term.
 
-    Before the affine read-out, as in training: after it a memory is no last hidden state and the distance means
-    nothing.
+    Before the affine read-out, as in training: a memory after it is not comparable with hidden states.
     """
     return np.stack([s.text_mean for s in states]), np.stack([s.hidden.mean(axis=0) for s in states])
 
 
 def _mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBOURS) -> float:
-    """Mean share of the nearest neighbours of each point that are of the other set.
-
-    Both are float [points, H]; a point is no neighbour of itself, and has at most all others.
-    """
+    """Mean share of each point's nearest neighbours that are of the other set; both float [points, H]."""
     points = np.concatenate([first, second]).astype(np.float64)
     kind = np.arange(len(points)) >= len(first)
     squares = (points**2).sum(axis=1)

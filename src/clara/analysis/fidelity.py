@@ -1,7 +1,7 @@
-"""How much of a passage its memory keeps: the model restates it from memory, and the words are compared.
+"""Fidelity of memories: the model paraphrases a passage from its memory, and the two are compared.
 
-ROUGE-1 and ROUGE-L through rouge-score; the share of the passage's names and numbers that come back; BERTScore where
-an encoder is at hand (clara.md section 7). Knows texts and memories, not where passages come from.
+By ROUGE-1 and ROUGE-L (rouge-score), the share of the passage's names and numbers that return, and BERTScore where
+there is an encoder (clara.md section 7).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clara.metrics import Interval, bootstrap_interval
 from clara.prompts import PARAPHRASE_INSTRUCTION
 from clara.records import FloatArray, GenerationRequest, Memory
 
-TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
+_TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
 """Texts to contextual vectors of their tokens: float32 [tokens, width] each."""
 
 _MAX_NEW_TOKENS = 256
@@ -33,11 +33,11 @@ _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 @dataclass(frozen=True, slots=True)
 class _FidelityRow:
-    """One passage, told again from its memory; after an error all is None but that.
+    """A passage and its paraphrase; after an error all is None but that.
 
     Attributes:
         rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
-        entities: share of the passage's entities in the restatement; None where it has none.
+        entities: share of the passage's entities in the paraphrase; None where it has none.
         bert_score: F-measure; None without an encoder.
     """
 
@@ -52,13 +52,11 @@ class _FidelityRow:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Means over the passages that were told again.
+    """Means over the ``n`` passages without an error.
 
     Attributes:
-        n: passages in the means.
         rate: compression rate of the memories; None is the model's default.
-        entities: mean share of entities kept, over the passages that have some; None if none has.
-        errors: passages that gave an error; they are in no mean.
+        entities: over the passages that have some.
     """
 
     n: int
@@ -82,11 +80,11 @@ def measure_fidelity(
     passages: Sequence[tuple[str, str]],
     *,
     rate: int | None = None,
-    vectors: TokenVectors | None = None,
+    vectors: _TokenVectors | None = None,
     batch_size: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Fidelity:
-    """Compress passages, let the model say them in other words from memory, compare.
+    """Compress passages, let the model paraphrase them from memory, compare.
 
     The instruction is that of training, put in the place of the question. Passages are (identifier, text in the model's
     window); ``vectors`` of their tokens are for BERTScore.
@@ -116,7 +114,7 @@ def measure_fidelity(
 
 
 def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
-    """A function of passage and restatement that gives the F-measures of ROUGE-1 and ROUGE-L, words stemmed."""
+    """F-measures of ROUGE-1 and ROUGE-L, words stemmed, of passage and paraphrase."""
     try:
         from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
     except ImportError:
@@ -124,48 +122,48 @@ def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
     def score(text: str, restated: str) -> tuple[float, float]:
-        found = scorer.score(text, restated)
-        return float(found["rouge1"].fmeasure), float(found["rougeL"].fmeasure)
+        scores = scorer.score(text, restated)
+        return float(scores["rouge1"].fmeasure), float(scores["rougeL"].fmeasure)
 
     return score
 
 
 def _entities_of(text: str) -> frozenset[str]:
-    """Names and numbers of an English text, in lower case, by rule: no model is needed, and none is claimed.
+    """Names and numbers of an English text, in lower case, by rules.
 
-    A number is any word with a digit. A name is a run of words with a capital letter that does not stand at the
-    beginning of a sentence, or stands there and comes back elsewhere in the text with its capital.
+    A number is any word with a digit. A name is a run of capitalised words that does not begin a sentence, or occurs
+    elsewhere in the text with its capital.
     """
     matches = list(_WORD.finditer(text))
     inner = {match.group() for match in matches if not _begins_sentence(text, match.start())}
-    found: set[str] = set()
+    entities: set[str] = set()
     run: list[str] = []
     last_end = 0
     for match in matches:
         word = match.group()
         named = word[0].isupper() and (word in inner or not _begins_sentence(text, match.start()))
         if run and (not named or text[last_end : match.start()].strip()):
-            found.add(" ".join(run))
+            entities.add(" ".join(run))
             run = []
         if named:
             run.append(word.lower())
         elif any(character.isdigit() for character in word):
-            found.add(word.lower())
+            entities.add(word.lower())
         last_end = match.end()
-    return frozenset(found | ({" ".join(run)} if run else set()))
+    return frozenset(entities | ({" ".join(run)} if run else set()))
 
 
 def _kept_entities(text: str, restated: str) -> float | None:
     """Share of the entities of ``text`` whose words occur together in ``restated``; None if there are none."""
-    wanted = _entities_of(text)
-    if not wanted:
+    entities = _entities_of(text)
+    if not entities:
         return None
     words = f" {' '.join(match.group().lower() for match in _WORD.finditer(restated))} "
-    return sum(f" {entity} " in words for entity in wanted) / len(wanted)
+    return sum(f" {entity} " in words for entity in entities) / len(entities)
 
 
 def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
-    """F-measure of BERTScore [tokens, width]: each token meets its nearest of the others by cosine (arXiv 1904.09675).
+    """F-measure of BERTScore [tokens, width], each token greedily matched by cosine (arXiv 1904.09675).
 
     Without weights by inverse document frequency and without rescaling.
     """
@@ -178,12 +176,8 @@ def _bert_score(candidate: FloatArray, reference: FloatArray) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def token_vectors(folder: Path, *, device: str = "cpu") -> TokenVectors:
-    """Texts to last hidden states of their tokens, special ones left out, by an encoder in HF format (safetensors).
-
-    Raises:
-        ModelError: there is no such encoder.
-    """
+def token_vectors(folder: Path, *, device: str = "cpu") -> _TokenVectors:
+    """Texts to last hidden states of their tokens by an encoder in HF format (ModelError: the folder has none)."""
     import torch  # noqa: PLC0415 - slow
     from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 - slow
 
@@ -195,14 +189,14 @@ def token_vectors(folder: Path, *, device: str = "cpu") -> TokenVectors:
         raise ModelError(f"{folder} holds no encoder for BERTScore ({reason}): give a folder in HF format") from None
 
     def vectors(texts: Sequence[str]) -> list[FloatArray]:
-        found: list[FloatArray] = []
+        states: list[FloatArray] = []
         for text in texts:
             batch = tokenizer(text, return_tensors="pt", truncation=True, return_special_tokens_mask=True)
             special = batch.pop("special_tokens_mask")[0].bool()
             with torch.inference_mode():
                 hidden = model(**batch.to(device)).last_hidden_state[0]
-            found.append(hidden[~special].float().cpu().numpy())
-        return found
+            states.append(hidden[~special].float().cpu().numpy())
+        return states
 
     return vectors
 
@@ -218,10 +212,10 @@ def _restate(model: AnswerModel, passages: Sequence[tuple[str, str]], rate: int 
 
 
 def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
-    ones = [row.rouge1 for row in rows if row.rouge1 is not None]
-    longest = [row.rouge_l for row in rows if row.rouge_l is not None]
-    entities = [row.entities for row in rows if row.entities is not None]
-    berts = [row.bert_score for row in rows if row.bert_score is not None]
+    def known(name: str) -> list[float]:
+        return [value for row in rows if (value := getattr(row, name)) is not None]
+
+    ones, longest, entities, berts = map(known, ("rouge1", "rouge_l", "entities", "bert_score"))
     if not ones:
         raise ModelError(f"none of {len(rows)} passages could be told again: {rows[0].error}")
     return Fidelity(

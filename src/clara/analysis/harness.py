@@ -1,4 +1,4 @@
-"""What the analyses share: the loop over questions with its counted errors, a model to look into, prompts to ask."""
+"""Shared by the analyses: the loop over questions with its counted errors, and prompts from memories."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AnalysisSettings(Settings):
     """Settings of every analysis.
 
     Attributes:
-        limit: records, counted from the first of the file; None is all.
+        limit: first records of the file; None is all.
         seed: of every draw (order of passages, choice of distractors, bootstrap).
     """
 
@@ -53,7 +53,7 @@ class AskSettings(AnalysisSettings):
 
 @dataclass(frozen=True, slots=True)
 class AnalysisReport:
-    """The result of an analysis of one checkpoint.
+    """An analysis of one checkpoint.
 
     Attributes:
         errors: questions that gave an error, or nothing to measure, by reason.
@@ -68,8 +68,8 @@ class AnalysisReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _MeasuredQuestion(Generic[_RowT]):
-    """Rows of the questions that could be measured, in record order, and the others counted as in the report."""
+class _MeasuredQuestions(Generic[_RowT]):
+    """Rows of the measured questions, in record order, and counts as in ``AnalysisReport``."""
 
     rows: tuple[_RowT, ...]
     errors: Counter[str]
@@ -85,7 +85,6 @@ class _MeasuredQuestion(Generic[_RowT]):
         }
 
     def mean(self, value: Callable[[_RowT], float]) -> float:
-        """Mean of a value over the rows; 0 without rows."""
         return mean([value(row) for row in self.rows])
 
     def interval(self, value: Callable[[_RowT], float], seed: int) -> Interval:
@@ -99,7 +98,7 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Questions that an analysis can use, at least one, and the records that it leaves out by reason."""
+    """Usable questions, at least one, and counts of the other records by reason."""
 
     questions: tuple[MultiHop, ...]
     unusable: Counter[str]
@@ -127,32 +126,32 @@ def measure_questions(
     limit: int | None,
     measure: Callable[[int, MultiHop], _RowT | str],
     on_progress: OnProgress | None = None,
-) -> _MeasuredQuestion[_RowT]:
+) -> _MeasuredQuestions[_RowT]:
     """Measure question by question; an error stays with its question and is counted.
 
-    ``measure`` gives the row of the question in a place, or the reason why there is none.
+    ``measure`` gets a question and its index, and gives a row, or the reason for having none.
 
     Raises:
         RecordError: no question can be asked.
         ConfigError: a setting is wrong for every question alike.
     """
-    chosen = choose(records, limit)
+    usable = choose(records, limit)
     rows, errors = list[_RowT](), Counter[str]()
-    for done, item in enumerate(enumerate(chosen.questions), start=1):
-        found = each([item], lambda some: [measure(*pair) for pair in some])[0]
-        if isinstance(found, Failure):
-            errors[found.reason] += 1
-        elif isinstance(found, str):
-            errors[found] += 1
+    for done, item in enumerate(enumerate(usable.questions), start=1):
+        row = each([item], lambda some: [measure(*pair) for pair in some])[0]
+        if isinstance(row, Failure):
+            errors[row.reason] += 1
+        elif isinstance(row, str):
+            errors[row] += 1
         else:
-            rows.append(found)
+            rows.append(row)
         if on_progress is not None:
-            on_progress(done, len(chosen.questions))
-    return _MeasuredQuestion(tuple(rows), errors, chosen.unusable)
+            on_progress(done, len(usable.questions))
+    return _MeasuredQuestions(tuple(rows), errors, usable.unusable)
 
 
 class Asker:
-    """Compresses documents and asks the model from their memories; a fault stays with the prompt that has it."""
+    """Compresses documents and generates answers from their memories; an error stays with its prompt."""
 
     def __init__(self, model: AnswerModel, *, rate: int | None, batch_size: int = 1, max_new_tokens: int = 1) -> None:
         self._model = model
@@ -161,7 +160,7 @@ class Asker:
 
     @classmethod
     def of(cls, model: AnswerModel, settings: AskSettings) -> Asker:
-        """As the settings say."""
+        """An asker with these settings."""
         return cls(model, rate=settings.rate, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
 
     def windows(self, docs: Sequence[DocText]) -> list[tuple[Memory, ...]]:
@@ -173,45 +172,47 @@ class Asker:
         return self._model.encode_queries([question], rate=self._rate)[0]
 
     def ranking(self, question: str, docs: Sequence[DocText]) -> tuple[int, ...]:
-        """Indices of documents as the model itself ranks them, best first."""
+        """Indices of documents in the model's own ranking."""
         return rank_documents(self.query(question), self.windows(docs))
 
     def answers(self, question: str, prompts: Sequence[Sequence[DocText]]) -> list[Generation | Failure]:
-        """An answer for each choice of documents, in prompt order."""
+        """An answer for each list of documents."""
         docs = list(dict.fromkeys(doc for prompt in prompts for doc in prompt))
         memories = dict(zip(docs, self._memories.of(docs), strict=True))
 
         def context(prompt: Sequence[DocText]) -> Context:
-            found = tuple(memory for windows in unwrap(memories[doc] for doc in prompt) for memory in windows)
-            return Context(GenerationRequest(question, memories=found), sum(len(memory.values) for memory in found))
+            read = tuple(memory for windows in unwrap(memories[doc] for doc in prompt) for memory in windows)
+            return Context(GenerationRequest(question, memories=read), sum(len(memory.values) for memory in read))
 
         contexts = each(prompts, lambda some: [context(prompt) for prompt in some])
         return answer_all(self._model, contexts, batch_size=self._batch_size, max_new_tokens=self._max_new_tokens)
 
 
 def first_windows(records: Sequence[DataRecord], model: AnswerModel, limit: int | None) -> list[tuple[str, str]]:
-    """What the compressor reads of passages and gold documents: the first window of each, each text once.
+    """First windows of passages and of questions' gold documents, each text once, as (identifier, text).
 
-    By identifier: the record's, with the document's index for a question's. ``limit`` counts texts.
+    The identifier is the record's, with the document's index for a question's. ``limit`` counts texts.
     """
-    found: dict[str, str] = {}
+    ids: dict[str, str] = {}
     for record in records:
         if isinstance(record, MultiHop):
             docs = [(f"{record.id}#{i}", record.docs[i].title, record.docs[i].text) for i in record.gold]
         else:
             docs = [(record.id, record.title, record.text)]
         for name, title, text in docs:
-            passages = split(
-                make_document(f"analysis:{title}", title, text), model.token_spans, max_tokens=model.window_tokens
-            )
-            for passage in passages[:1]:
-                found.setdefault(passage_text(passage.title, passage.text), name)
-        if limit is not None and len(found) >= limit:
+            document = make_document(f"analysis:{title}", title, text)
+            for passage in split(document, model.token_spans, max_tokens=model.window_tokens)[:1]:
+                ids.setdefault(passage_text(passage.title, passage.text), name)
+        if limit is not None and len(ids) >= limit:
             break
-    return [(name, text) for text, name in found.items()][:limit]
+    return [(name, text) for text, name in ids.items()][:limit]
 
 
 def distractors(question: MultiHop, count: int, rng: np.random.Generator) -> list[DocText]:
     """``count`` documents that are not gold, drawn without replacement; fewer where there are fewer."""
-    others = [doc for index, doc in enumerate(question.docs) if index not in question.gold]
-    return [others[i] for i in rng.permutation(len(others))[:count]]
+    return shuffled([doc for index, doc in enumerate(question.docs) if index not in question.gold], rng)[:count]
+
+
+def shuffled(docs: Sequence[DocText], rng: np.random.Generator) -> list[DocText]:
+    """The documents in an order drawn at random."""
+    return [docs[i] for i in rng.permutation(len(docs))]

@@ -1,11 +1,10 @@
-"""What goes on inside a model: where the generator looks while it answers, and what training tells the selection.
+"""Attention of the generator while it answers, and the selection's gradient.
 
-Attention: each prompt holds the gold passages and some others, in random order, as memories; the answer is the model's
-own. Does it look at the passage that holds the answer, the others, or neither?
+Attention: each prompt holds the gold passages and distractors, shuffled, as memories; the answer is the model's own.
 
 Gradients (clara.md section 7): a document is *helpful* if the answer is likelier with it alone in the prompt than with
-a candidate drawn at random; nobody's relevance labels enter. For a checkpoint this gives the probability that the
-selection puts on helpful documents, and whether the gradient of the straight-through selector would raise it.
+a candidate drawn at random; no relevance labels are used. Reported is the selection's probability of helpful
+documents, and whether the gradient of the straight-through selector would raise it.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ class AttentionSettings(AskSettings):
 
 @dataclass(frozen=True, slots=True)
 class _QuestionAttention:
-    """One question; ``gold`` to ``first`` are attention by layer.
+    """Attention at a question's answer; ``gold`` to ``first`` are by layer.
 
     Attributes:
-        gold: mean to a gold passage's memory; ``other``: to another passage's, empty without others.
+        gold: mean to a gold passage's memory; ``other``: to a distractor's, empty without any.
         rest: to the words around the memories, the first position left out.
         first: to the first position (the attention sink).
-        gold_share: of the attention that memories get over all layers, what gold passages get.
+        gold_share: of the attention to memories over all layers, the gold passages' share.
         chance: gold passages' share of the memory vectors.
         passages: attention to each passage's memory, in prompt order, by answer token: the mean over layers.
     """
@@ -73,12 +72,7 @@ class _QuestionAttention:
 
 @dataclass(frozen=True, slots=True)
 class AttentionReport(AnalysisReport):
-    """Means over the questions.
-
-    Attributes:
-        gold_share: mean share of gold passages in the attention that memories get.
-        chance: mean share if attention did not tell passages apart.
-    """
+    """Means over the questions; ``gold_share`` and ``chance`` as of a question."""
 
     gold_share: float
     chance: float
@@ -97,7 +91,7 @@ def answer_attention(
     settings: AttentionSettings,
     on_progress: OnProgress | None = None,
 ) -> AttentionReport:
-    """Answer questions, and look where the generator looked; raises as ``measure_questions``."""
+    """Answer questions and record the generator's attention; raises as ``measure_questions``."""
     asker, rng, insight = Asker.of(model, settings), np.random.default_rng(settings.seed), model.inspector()
 
     def measure(_: int, question: MultiHop) -> _QuestionAttention | str:
@@ -108,8 +102,8 @@ def answer_attention(
         if not answer.token_ids:
             return "answers without a token"
         windows = asker.windows(shown)
-        owner = [place for place, found in enumerate(windows) for _ in found]
-        memories = [memory for found in windows for memory in found]
+        owner = [index for index, own in enumerate(windows) for _ in own]
+        memories = [memory for own in windows for memory in own]
         seen = insight.attention(question.question, memories, answer.token_ids)
         return _attention_row(question, answer.text, seen, owner, gold)
 
@@ -126,11 +120,10 @@ def answer_attention(
 def _attention_row(
     question: MultiHop, prediction: str, seen: AnswerAttention, owner: Sequence[int], gold: Sequence[bool]
 ) -> _QuestionAttention:
-    """One question's parts; ``owner`` says of each memory which passage it is a window of."""
     windows = seen.memories.sum(axis=3)  # [layers, T, memories]
     passages = np.stack([windows[:, :, np.asarray(owner) == p].sum(axis=2) for p in range(len(gold))], axis=2)
     layers, right = passages.mean(axis=1), np.asarray(gold)  # [layers, passages]
-    held = np.asarray([gold[place] for place in owner])
+    held = np.asarray([gold[index] for index in owner])
     return _QuestionAttention(
         id=question.id,
         prediction=prediction,
@@ -152,7 +145,7 @@ def _listed(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> tuple[
 
 
 class GradientSettings(AnalysisSettings):
-    """``k``: slots of the selection, in the prompt together; ``temperature``: its tau."""
+    """``k``: passages selected together; ``temperature``: tau of the selection."""
 
     k: int = Field(default=5, ge=1)
     temperature: float = Field(default=0.02, gt=0)
@@ -160,14 +153,14 @@ class GradientSettings(AnalysisSettings):
 
 @dataclass(frozen=True, slots=True)
 class _QuestionPush:
-    """One question.
+    """Selection probability and gradient of a question's candidates.
 
     Attributes:
-        helpful: share of candidates that are helpful: what chance gives.
-        probability_helpful: selection probability on helpful candidates together.
-        probability_gold: on the windows of gold documents together.
+        helpful: share of candidates that are helpful: the level of chance.
+        probability_helpful: selection probability of helpful candidates together.
+        probability_gold: of the windows of gold documents together.
         push_helpful: share of the gradient's upward push that falls on helpful candidates; None if it pushes nothing.
-        probability: by candidate, the one with the likeliest answer first.
+        probability: by candidate, likeliest answer first.
         push: minus the gradient, over its sum of absolute values, in the same order.
     """
 
@@ -185,7 +178,7 @@ class GradientReport(AnalysisReport):
     """Means over the questions of one checkpoint.
 
     Attributes:
-        helpful: mean share of helpful candidates: what chance gives for the two that follow.
+        helpful: mean share of helpful candidates: the level of chance.
         ci95: bootstrap intervals of ``probability_helpful``, ``push_helpful`` and ``probability_gold``.
     """
 
@@ -208,13 +201,13 @@ def selection_gradients(
     settings: GradientSettings,
     on_progress: OnProgress | None = None,
 ) -> GradientReport:
-    """Measure one checkpoint; a document longer than the window gives a candidate a window."""
+    """Measure one checkpoint; every window of a document is a candidate."""
     asker, insight = Asker(model, rate=settings.rate), model.inspector()
 
     def measure(_: int, question: MultiHop) -> _QuestionPush:
         query, windows = asker.query(question.question), asker.windows(question.docs)
-        memories = [memory for found in windows for memory in found]
-        gold = [index in question.gold for index, found in enumerate(windows) for _ in found]
+        memories = [memory for own in windows for memory in own]
+        gold = [index in question.gold for index, own in enumerate(windows) for _ in own]
         k = min(settings.k, len(memories))
         gradient = insight.selection_gradient(
             question.question, query, memories, question.answers[0], k=k, temperature=settings.temperature
@@ -240,26 +233,25 @@ def selection_gradients(
 
 
 def _helpful(likelihood: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which candidates make the answer likelier than the mean over all: log-likelihoods [D] to bool [D]."""
+    """Candidates under which the answer is likelier than on average: log-likelihoods [D] to bool [D]."""
     values = likelihood.astype(np.float64)
     top = values.max()
     mean = top + np.log(np.exp(values - top).mean())
-    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = values > mean
-    return found
+    helpful: np.ndarray[tuple[int], np.dtype[np.bool_]] = values > mean
+    return helpful
 
 
-def _push_row(row_id: str, found: SelectionGradient, gold: Sequence[bool]) -> _QuestionPush:
-    """One question's shares; ``gold`` says of each candidate whether it is of a gold document."""
-    raises = _helpful(found.likelihood)
-    push = -found.gradient.astype(np.float64)
+def _push_row(row_id: str, gradient: SelectionGradient, gold: Sequence[bool]) -> _QuestionPush:
+    raises = _helpful(gradient.likelihood)
+    push = -gradient.gradient.astype(np.float64)
     total, upward = np.abs(push).sum(), np.clip(push, 0, None)
-    order = np.argsort(-found.likelihood, kind="stable")
+    order = np.argsort(-gradient.likelihood, kind="stable")
     return _QuestionPush(
         id=row_id,
         helpful=float(raises.mean()),
-        probability_helpful=float(found.probability[raises].sum()),
-        probability_gold=float(found.probability[np.asarray(gold)].sum()),
+        probability_helpful=float(gradient.probability[raises].sum()),
+        probability_gold=float(gradient.probability[np.asarray(gold)].sum()),
         push_helpful=float(upward[raises].sum() / upward.sum()) if upward.sum() > 0 else None,
-        probability=tuple(found.probability[order].tolist()),
+        probability=tuple(gradient.probability[order].tolist()),
         push=tuple((push[order] / (total or 1.0)).tolist()),
     )

@@ -1,6 +1,6 @@
-"""What the memory vectors of a question say that the question does not (clara.md section 7, the logit lens).
+"""The logit lens on memory vectors: words that they point at and the question does not contain (clara.md section 7).
 
-``condense`` turns the top tokens of all slots into a short list of words; ``lens_hits`` measures over a data set
+``condense`` turns the top tokens of all vectors into a short list of words; ``lens_hits`` measures over a data set
 whether those words are in the supporting passages. Knows tokens as text, no tensors.
 """
 
@@ -43,12 +43,7 @@ _STEM = 4
 
 @dataclass(frozen=True, slots=True)
 class LensWord:
-    """A word that memory vectors point at.
-
-    Attributes:
-        word: in its most frequent spelling.
-        slots: memory vectors that have it among their top tokens.
-    """
+    """A word that memory vectors point at; ``slots``: vectors with it among their top tokens."""
 
     word: str
     slots: int
@@ -72,7 +67,7 @@ def view(
     space: Space = "hidden",
     top: int = 5,
 ) -> LensView:
-    """Look at a text, a question or a passage; the references are looked at the same way (``Inspector.lens``).
+    """Lens of a question or passage; that of ``REFERENCES`` is taken with the same options (``Inspector.lens``).
 
     Raises:
         InputError: the text is empty or too long.
@@ -84,22 +79,22 @@ def view(
 
 
 def common_words(lenses: Iterable[Lens]) -> frozenset[str]:
-    """All words, in lower case, that lenses show."""
+    """All words of lenses, in lower case."""
     return frozenset(_plain(item.token) for lens in lenses for slot in lens.slots for item in slot)
 
 
 def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, ...]:
-    """The words of a lens that its text does not hold.
+    """The words of a lens that its text does not contain.
 
-    Left out: what is in the text as a whole or as a part of a word; longer forms of the text's words; what the lens
-    shows for any text (``common``); later pieces of words; tokens with fewer than two letters or digits.
+    Left out: words and parts of words of the text, and their longer forms; words of any text's lens (``common``); later
+    pieces of words; tokens with fewer than two letters or digits.
     """
     lower = text.lower()
     stems = tuple(word for word in re.findall(r"\w+", lower) if len(word) >= _STEM)
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     scores: defaultdict[str, list[float]] = defaultdict(list)
-    places: defaultdict[str, set[int]] = defaultdict(set)
-    for place, slot in enumerate(lens.slots):
+    slots: defaultdict[str, set[int]] = defaultdict(set)
+    for index, slot in enumerate(lens.slots):
         for item in slot:
             word = _plain(item.token)
             letters = sum(map(str.isalnum, word))
@@ -107,9 +102,9 @@ def condense(lens: Lens, text: str, common: frozenset[str]) -> tuple[LensWord, .
                 continue
             spellings[word].append(item.token.strip())
             scores[word].append(item.score)
-            places[word].add(place)
+            slots[word].add(index)
     words = [
-        LensWord(max(set(s), key=lambda x: (s.count(x), x)), len(places[w]), max(scores[w]))
+        LensWord(max(set(s), key=lambda x: (s.count(x), x)), len(slots[w]), max(scores[w]))
         for w, s in spellings.items()
     ]
     return tuple(sorted(words, key=lambda word: (-word.slots, -word.score, word.word)))
@@ -127,12 +122,12 @@ _SILENT = "questions whose lens shows no word of its own"
 
 @dataclass(frozen=True, slots=True)
 class LensHits(AnalysisReport):
-    """How often the lens of a question names what is in its supporting passages.
+    """Share of lens words in a question's supporting passages.
 
     Attributes:
         gold: mean share of a question's words that are in its gold passages.
         other: the same in as many passages that are not gold, of the same candidates.
-        examples: the first questions with their words found in gold passages and nowhere in the question.
+        examples: the first questions with their words in gold passages.
     """
 
     gold: float
@@ -156,7 +151,7 @@ def lens_hits(
     settings: LensSettings,
     on_progress: OnProgress | None = None,
 ) -> LensHits:
-    """Look the words of each question's lens up in its gold passages, and in others for comparison."""
+    """Look up the words of each question's lens in its gold passages, and in others for comparison."""
     insight, rng = model.inspector(), np.random.default_rng(settings.seed)
     rate = settings.rate or model.default_rate
 
@@ -175,8 +170,8 @@ def lens_hits(
             return _SILENT
         texts = [_words(passage_text(question.docs[i].title, question.docs[i].text)) for i in question.gold]
         others = [_words(passage_text(d.title, d.text)) for d in distractors(question, len(question.gold), rng)]
-        found = tuple(word for word in words if any(word in text for text in texts))
-        return _Hits(question.question, _share(words, texts), _share(words, others), found)
+        hits = tuple(word for word in words if any(word in text for text in texts))
+        return _Hits(question.question, _share(words, texts), _share(words, others), hits)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
     return LensHits(

@@ -1,22 +1,22 @@
-"""How passages are found and read, measured on a sample of questions as ``Clara.ask`` would answer them.
+"""Retrieval and reading settings, measured on a sample of questions as ``Clara.ask`` would answer them.
 
-One setting after another, each with those before it as they were chosen. Another value takes the place of the current
-one only where its gain is more than the gain's own standard error: on a sample, the best of several is not always
-better.
+One setting after another, each with the earlier choices. Another value replaces the current one only where its gain is
+more than the gain's own standard error: on a sample, the best of several is not always better.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from clara.answering import AnswerOptions, Reading, plan_reading, reranked
-from clara.data import DataRecord, DocText, MultiHop, QAPair
+from clara.data import DataRecord, DocText
 from clara.data.neighbours import holds_answer
 from clara.index import DocumentEntry, IndexRow
 from clara.metrics import normalize_answer, recall_at_k, score_answer
@@ -36,19 +36,18 @@ _RECALL_DEPTH = 5
 _RIGHT = 0.5
 """F1 from which an answer counts as right."""
 _DEPTH = 12
-"""Passages found for each question; the first of them are what a shorter search finds (``ranking.fusion_depth``)."""
+"""Passages retrieved for each question; a shorter search finds the first of them (``ranking.fusion_depth``)."""
 _ANSWERS_AT_ONCE = 8
 
-_Found: TypeAlias = "tuple[_SampleQuestion, list[Hit]]"
-"""A question with the passages found for it, best first."""
+_Retrieved: TypeAlias = "tuple[_SampleQuestion, list[Hit]]"
+"""A question with its retrieved passages, best first."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SampleQuestion:
-    """A question with what is known of its passages.
+    """A question with its passages.
 
     Attributes:
-        text: the question.
         answers: gold answers.
         gold: ids of the passages that support them; may be empty.
         own: ids of all passages of its record.
@@ -68,7 +67,7 @@ class Sample:
     passages: Mapping[str, Passage]
 
     def answerless(self, question: _SampleQuestion) -> frozenset[str]:
-        """Passages of other records that do not hold an answer of a question: from these it cannot be answered."""
+        """Passages of other records that hold no answer of a question."""
         answers = [normalize_answer(answer) for answer in question.answers]
         others = ((name, passage) for name, passage in self.passages.items() if name not in question.own)
         return frozenset(name for name, passage in others if not holds_answer(passage.text, answers))
@@ -83,32 +82,27 @@ def draw(records: Sequence[DataRecord], limit: int, seed: int) -> Sample:
     for record in rng.sample(records, len(records)):
         if len(questions) == limit:
             break
-        asked: Sequence[QAPair]
-        if isinstance(record, MultiHop):
-            asked, docs, gold = (QAPair(record.question, record.answers),), record.docs, record.gold
-        else:
-            asked, docs, gold = record.all_pairs, (DocText(record.title, record.text),), (0,)
-        if not asked:
+        if not record.all_pairs:
             continue
-        for doc in docs:
+        for doc in record.docs:
             if doc not in places:
                 name = places[doc] = f"{len(passages):08}"
                 passages[name] = Passage(name, name, doc.title, doc.text, 0, len(doc.text))
-        ids = [places[doc] for doc in docs]
-        pair = rng.choice(asked)
-        supporting = frozenset(ids[i] for i in gold)
+        ids = [places[doc] for doc in record.docs]
+        pair = rng.choice(record.all_pairs)
+        supporting = frozenset(ids[i] for i in record.gold)
         questions.append(_SampleQuestion(pair.question.strip(), pair.answers, supporting, frozenset(ids)))
     return Sample(questions, passages)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """What was measured of one setting.
+    """The measurement of one setting.
 
     Attributes:
         value: chosen.
         was: the value before.
-        metric: what decides.
+        metric: of the scores that decide.
         figures: of each candidate, by its name.
         questions: answered or ranked for each candidate, rates counted apart.
         more: other figures.
@@ -122,19 +116,19 @@ class _Measurement:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def entry(self) -> dict[str, Any]:
-        """As ``clara.json`` keeps it."""
+        """The entry in ``clara.json``."""
         figures = {name: round(figure, 4) for name, figure in self.figures.items()}
         own = {"value": self.value, "was": self.was, "metric": self.metric, "candidates": figures}
         return own | {"questions": self.questions} | dict(self.more)
 
 
-def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> _Measurement:  # noqa: ANN401 - any setting
-    """The best candidate, or the current value where no other is better by more than the standard error.
+def _choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> _Measurement:  # noqa: ANN401 - any setting
+    """The best candidate, or the current value where none is better by more than the standard error.
 
     Args:
         current: one of the candidates.
         scores: of each candidate its score on each question, the same questions for all.
-        metric: what the scores are.
+        metric: name of the scores.
     """
     means = {value: fmean(each) for value, each in scores.items()}
     best = max(means, key=lambda value: means[value])
@@ -148,9 +142,9 @@ def choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> 
 class Bench:
     """A model with stores of a sample's passages, one for each of its rates; settings are changed in its manifest."""
 
-    def __init__(self, model: ClaraModel, sample: Sample, folder: Path, tell: Progress) -> None:
+    def __init__(self, model: ClaraModel, sample: Sample, folder: Path, on_progress: Progress) -> None:
         """Compress the passages into stores in ``folder``."""
-        self.model, self.sample, self.tell = model, sample, tell
+        self.model, self.sample, self.on_progress = model, sample, on_progress
         self._stores: dict[int, Clara] = {}
         self._queries: dict[int, list[QueryMemory]] = {}
         for rate in model.rates:
@@ -158,7 +152,7 @@ class Bench:
             self._queries[rate] = model.encode_queries([question.text for question in sample.questions], rate=rate)
 
     def close(self) -> None:
-        """Give the stores back."""
+        """Close the stores."""
         for store in self._stores.values():
             store.close()
 
@@ -168,7 +162,7 @@ class Bench:
 
         def count(more: int) -> None:
             done[0] += more
-            self.tell(f"compressing at {rate}x", done[0], len(passages))
+            self.on_progress(f"compressing at {rate}x", done[0], len(passages))
 
         texts = [passage_text(passage.title, passage.text) for passage in passages]
         memories = self.model.compress(texts, rate=rate, progress=count)
@@ -184,43 +178,43 @@ class Bench:
         self.model.manifest = self.model.manifest.model_copy(update=fields)
 
     def change_reading(self, **fields: Any) -> None:  # noqa: ANN401 - any field of the rule
-        """Set fields of how passages are read."""
+        """Set fields of the manifest's ``reading``."""
         self.change(reading=self.model.reading.model_copy(update=fields))
 
-    def found(self, rate: int, *, weight: float | None = None, k: int = _DEPTH) -> Iterator[_Found]:
-        """What hybrid search finds for each question."""
+    def retrieved(self, rate: int, *, weight: float | None = None, k: int = _DEPTH) -> Iterator[_Retrieved]:
+        """Each question with the hits of hybrid search."""
         weight = self.model.latent_weight if weight is None else weight
         store = self._stores[rate].store
         for question, query in zip(self.sample.questions, self._queries[rate], strict=True):
             hits = store.search_hybrid(query, question.text, k, latent_weight=weight)
             yield question, reranked(self.model, question.text, hits, self.model.reading.rerank)
 
-    def found_elsewhere(self, rate: int) -> Iterator[_Found]:
-        """The same among passages from which a question cannot be answered; without those that have none such."""
-        for question, hits in self.found(rate, k=len(self.sample.passages)):
+    def retrieved_elsewhere(self, rate: int) -> Iterator[_Retrieved]:
+        """The same among passages that do not answer a question; without questions that have none such."""
+        for question, hits in self.retrieved(rate, k=len(self.sample.passages)):
             answerless = self.sample.answerless(question)
             kept = [hit for hit in hits if hit.passage.id in answerless][:_DEPTH]
             if kept:
                 yield question, kept
 
     def read(
-        self, found: Sequence[_Found], options: AnswerOptions, k: int, doing: str, *, scored: bool = False
+        self, retrieved: Sequence[_Retrieved], options: AnswerOptions, k: int, doing: str, *, scored: bool = False
     ) -> list[tuple[_SampleQuestion, Reading, Generation]]:
-        """Answers to questions from the first ``k`` passages found for each."""
-        planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in found if hits]
+        """Answers to questions from the first ``k`` retrieved passages of each."""
+        planned = [(q, plan_reading(self.model, q.text, hits[:k], options)) for q, hits in retrieved if hits]
         made: list[Generation] = []
         for start in range(0, len(planned), _ANSWERS_AT_ONCE):
             requests = [reading.request for _, reading in planned[start : start + _ANSWERS_AT_ONCE]]
             made += self.model.generate_many(requests, max_new_tokens=options.max_new_tokens, scored=scored)
-            self.tell(doing, len(made), len(planned))
+            self.on_progress(doing, len(made), len(planned))
         return [(q, reading, one) for (q, reading), one in zip(planned, made, strict=True)]
 
     def f1(self, options: AnswerOptions, k: int, doing: str, *, rates: Sequence[int] | None = None) -> list[float]:
         """F1 of each question's answer at each rate."""
         scores: list[float] = []
         for rate in rates or self.model.rates:
-            found = list(self.found(rate))
-            scores += [_f1(q, one) for q, _, one in self.read(found, options, k, f"{doing}, {rate}x")]
+            retrieved = list(self.retrieved(rate))
+            scores += [_f1(q, one) for q, _, one in self.read(retrieved, options, k, f"{doing}, {rate}x")]
         return scores
 
 
@@ -232,98 +226,94 @@ def measure(bench: Bench, part: str, keep: float) -> Mapping[str, _Measurement]:
     """Choose the settings of a part, and set them in the bench's model.
 
     Args:
-        bench: the model as it answers with the settings chosen before.
+        bench: the model with the earlier choices.
         part: ``latent-weight``, ``rerank``, ``contrast``, ``wording``, ``reading`` or ``evidence``.
         keep: share of the right answers that evidence keeps.
 
     Returns:
         By name of the setting, or of the rate; empty where it cannot be measured.
     """
-    if part == "evidence":
-        return _evidence(bench, keep)
-    measures = {
+    measures: Mapping[str, Callable[[Bench], Mapping[str, _Measurement]]] = {
         "latent-weight": _latent_weight,
         "rerank": _rerank,
         "contrast": _contrast,
         "wording": _wording,
         "reading": _reading,
+        "evidence": partial(_evidence, keep=keep),
     }
     return measures[part](bench)
 
 
 def _latent_weight(bench: Bench) -> Mapping[str, _Measurement]:
-    """What a rank by memory counts in hybrid search, by Recall@5; nothing where no gold passage is known."""
+    """Weight of a rank by memory in hybrid search, by Recall@5; nothing where no gold passage is known."""
     current = bench.model.latent_weight
     scores: dict[float, list[float]] = {}
     for weight in sorted({current, *_LATENT_WEIGHTS}):
         scores[weight] = [
             recall_at_k([hit.passage.id for hit in hits], question.gold, _RECALL_DEPTH)
             for rate in bench.model.rates
-            for question, hits in bench.found(rate, weight=weight)
+            for question, hits in bench.retrieved(rate, weight=weight)
             if question.gold
         ]
     if not scores[current]:
         return {}
-    measured = choose(current, scores, f"Recall@{_RECALL_DEPTH}")
+    measured = _choose(current, scores, f"Recall@{_RECALL_DEPTH}")
     bench.change(latent_weight=measured.value)
     return {"latent-weight": measured}
 
 
 def _rerank(bench: Bench) -> Mapping[str, _Measurement]:
-    """How many of the best passages are put in order by the question's likelihood, by Recall@1.
-
-    Nothing where no gold passage is known.
-    """
+    """Number of best passages reranked by the question's likelihood, by Recall@1; as ``_latent_weight``."""
     current = bench.model.reading.rerank
     bench.change_reading(rerank=0)
     depths = sorted({current, *_RERANKED})
     scores: dict[int, list[float]] = {depth: [] for depth in depths}
     for rate in bench.model.rates:
-        asked = [(question, hits) for question, hits in bench.found(rate) if question.gold and hits]
+        asked = [(question, hits) for question, hits in bench.retrieved(rate) if question.gold and hits]
         for place, (question, hits) in enumerate(asked, start=1):
             likely = bench.model.question_likelihoods(question.text, [hit.memory for hit in hits[: depths[-1]]])
             for depth in depths:
                 first = max(range(max(1, min(depth, len(likely)))), key=lambda i: likely[i])
                 scores[depth].append(recall_at_k([hits[first].passage.id], question.gold, 1))
-            bench.tell(f"ranking again at {rate}x", place, len(asked))
-    made = {"rerank": choose(current, scores, "Recall@1")} if scores[current] else {}
+            bench.on_progress(f"ranking again at {rate}x", place, len(asked))
+    made = {"rerank": _choose(current, scores, "Recall@1")} if scores[current] else {}
     bench.change_reading(rerank=made["rerank"].value if made else current)
     return made
 
 
 def _contrast(bench: Bench) -> Mapping[str, _Measurement]:
-    """Of each rate, what the model would say of no passage counts against a quoted answer, by F1."""
+    """Weight of the null memory in a quoted answer at each rate, by F1."""
     rates = bench.model.rates
-    chosen = list(bench.model.manifest.contrast or [0.0] * len(rates))
+    weights = list(bench.model.manifest.contrast or [0.0] * len(rates))
     options = AnswerOptions(context="memory", wording="quoted")
     k = _memory_k(bench.model)
     made: dict[str, _Measurement] = {}
     for row, rate in enumerate(rates):
-        current = chosen[row]
+        current = weights[row]
         scores: dict[float, list[float]] = {}
         for value in sorted({current, *_CONTRASTS}):
-            chosen[row] = value
-            bench.change(contrast=tuple(chosen))
+            weights[row] = value
+            bench.change(contrast=tuple(weights))
             scores[value] = bench.f1(options, k, f"contrast {value:g}", rates=[rate])
-        made[f"{rate}x"] = choose(current, scores, "F1")
-        chosen[row] = made[f"{rate}x"].value
-    bench.change(contrast=tuple(chosen))
+        made[f"{rate}x"] = _choose(current, scores, "F1")
+        weights[row] = made[f"{rate}x"].value
+    bench.change(contrast=tuple(weights))
     return made
 
 
 def _wording(bench: Bench) -> Mapping[str, _Measurement]:
-    """Whether answers from memories are quoted or free, by F1."""
+    """Quoted or free answers from memories, by F1."""
     k = _memory_k(bench.model)
     scores = {
         value: bench.f1(AnswerOptions(context="memory", wording=value), k, f"wording {value}") for value in _WORDINGS
     }
-    measured = choose(bench.model.wording, scores, "F1")
+    measured = _choose(bench.model.wording, scores, "F1")
     bench.change(wording=measured.value)
     return {"wording": measured}
 
 
 def _reading(bench: Bench) -> Mapping[str, _Measurement]:
-    """How many passages are read, as memories and, with a text reader, as text, by F1."""
+    """Number of passages to read, as memories and, with a text reader, as text, by F1."""
     model, made = bench.model, dict[str, _Measurement]()
     fields = [({"memory_k": _memory_k(model)}, AnswerOptions(context="memory"), "memories")]
     if model.reads_text:
@@ -333,7 +323,7 @@ def _reading(bench: Bench) -> Mapping[str, _Measurement]:
     for current, options, kind in fields:
         scores = {k: bench.f1(options, k, f"reading {k} as {kind}") for k in sorted({*current.values(), *_PASSAGES})}
         for name, value in current.items():
-            made[name] = choose(value, scores, "F1")
+            made[name] = _choose(value, scores, "F1")
             bench.change_reading(**{name: made[name].value})
     return made
 
@@ -341,8 +331,7 @@ def _reading(bench: Bench) -> Mapping[str, _Measurement]:
 def _evidence(bench: Bench, keep: float) -> Mapping[str, _Measurement]:
     """The evidence below which an answer is withheld: the highest threshold that keeps a share of the right answers.
 
-    By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or none is
-    right).
+    By the names of ``ReadingRule``; without those for which no right answer has evidence (answers are free, or wrong).
     """
     made: dict[str, _Measurement] = {}
     contexts = {"memory_evidence": (AnswerOptions(context="memory"), _memory_k(bench.model))}
@@ -351,12 +340,12 @@ def _evidence(bench: Bench, keep: float) -> Mapping[str, _Measurement]:
     for name, (options, k) in contexts.items():
         right, without = _evidences(bench, options, k, name.replace("_", " of "))
         if right:
-            made[name] = threshold(right, without, keep, getattr(bench.model.reading, name))
+            made[name] = _threshold(right, without, keep, getattr(bench.model.reading, name))
             bench.change_reading(**{name: made[name].value})
     return made
 
 
-def threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> _Measurement:
+def _threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> _Measurement:
     """The highest threshold below which at most ``1 - keep`` of the right answers' evidences lie.
 
     Args:
@@ -375,7 +364,7 @@ def threshold(right: Sequence[float], without: Sequence[float], keep: float, was
 
 
 def right_answers_needed(keep: float) -> int:
-    """Right answers of which one may be lost to keep a share; with fewer the weakest of them is the threshold."""
+    """Least number of right answers of which one may be lost; with fewer the weakest is the threshold."""
     return math.ceil(1 / (1 - keep) - 1e-9) if keep < 1 else 1
 
 
@@ -384,13 +373,13 @@ def _evidences(bench: Bench, options: AnswerOptions, k: int, doing: str) -> tupl
     right: list[float] = []
     without: list[float] = []
     for rate in bench.model.rates if options.context == "memory" else bench.model.rates[:1]:
-        for q, reading, one in bench.read(list(bench.found(rate)), options, k, doing, scored=True):
-            found = reading.evidence(bench.model, one)
-            if found is not None and _f1(q, one) >= _RIGHT:
-                right.append(found)
-        elsewhere = list(bench.found_elsewhere(rate))
+        for q, reading, one in bench.read(list(bench.retrieved(rate)), options, k, doing, scored=True):
+            evidence = reading.evidence(bench.model, one)
+            if evidence is not None and _f1(q, one) >= _RIGHT:
+                right.append(evidence)
+        elsewhere = list(bench.retrieved_elsewhere(rate))
         answers = bench.read(elsewhere, options, k, f"{doing}, unanswerable", scored=True)
-        without += [found for _, reading, one in answers if (found := reading.evidence(bench.model, one)) is not None]
+        without += [value for _, reading, one in answers if (value := reading.evidence(bench.model, one)) is not None]
     return right, without
 
 

@@ -1,9 +1,8 @@
-"""``clara calibrate``: from a checkpoint and records to a checkpoint that says what was measured.
+"""``clara calibrate``: from a checkpoint and records to a checkpoint with a record of its measurements.
 
-Weights first, which are made without a training step: a mean of adapters, a text reader, spans, the query side. Each of
-their functions reads a checkpoint's folder and writes another; what was measured with the old weights is kept and named
-in ``trained.not_remeasured``. Then how passages are found and read (``decoding``). A setting that was not asked for
-stays as it was.
+Weights first, made without a training step: a mean of adapters, a text reader, spans, the query side. Each of their
+functions reads a checkpoint's folder and writes another; settings measured with the old weights are kept and named in
+``trained.not_remeasured``. Then retrieval and reading (``decoding``). Other settings stay as they were.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from safetensors.torch import save_file
 
 from clara.calibrate.decoding import Bench, Sample, draw, measure, right_answers_needed
 from clara.data import DataRecord
-from clara.data.neighbours import passages_of
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
 from clara.model.backbone import ADAPTER, plain_ids, read_tensors
@@ -30,15 +28,15 @@ from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, from_checkpoint
 from clara.model.hub.base import Progress
-from clara.model.placement import natural_dtype
-from clara.model.reader import read_reader_manifest
-from clara.train.data import Window, questions_of, within_window
+from clara.model.placement import Placement, natural_dtype
+from clara.model.reader import ReaderManifest
+from clara.train.data import Window, within_window
 from clara.train.start import WHITENING_DOCUMENTS, WHITENING_QUESTIONS, whiten_anew, whitening_needs
 
 _ADAPTER_FILES = ("adapter_config.json", ADAPTER)
 
 Part = Literal["spans", "queries", "latent-weight", "rerank", "contrast", "wording", "reading", "evidence"]
-"""What can be calibrated, in the order in which it is done."""
+"""Parts that can be calibrated, in this order."""
 _DECODING: frozenset[Part] = frozenset({"latent-weight", "rerank", "contrast", "wording", "reading", "evidence"})
 
 _SECTION = "## Calibrated"
@@ -46,13 +44,13 @@ _SECTION = "## Calibrated"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLoader:
-    """How a checkpoint is loaded.
+    """Loads checkpoints.
 
     Attributes:
         cache: folder for base weights and for memories of documents.
         base: the base model, where the checkpoint's own entry does not lead to it.
         device: torch device.
-        progress: told about downloads.
+        progress: called during downloads.
     """
 
     cache: Path
@@ -65,26 +63,25 @@ class CheckpointLoader:
         return from_checkpoint(
             folder,
             self.cache,
+            Placement(self.device, natural_dtype(self.device)),
             base_name=self.base,
-            dtype=natural_dtype(self.device),
             adapter_dtype=torch.float32,
-            device=self.device,
             progress=self.progress,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to calibrate.
+class CalibrationOptions:
+    """The parts to calibrate.
 
     Attributes:
-        only: parts; None for all that the checkpoint supports: decoding, and a query side where it has none. Spans
-            are cut anew only where they are named.
+        only: parts; None for all that the checkpoint supports: decoding, and a query side where it has none. Spans are
+            cut anew only where they are named.
         other: a checkpoint to average adapters with.
         share: of ``other``.
         reader: a text reader to attach.
-        late: whether questions are compared by late interaction; None as the checkpoint does, by late interaction
-            where it has no query side.
+        late: compare questions by late interaction; None as the checkpoint does, by late interaction where it has no
+            query side.
         keep: share of right answers that evidence keeps.
         limit: most questions.
         seed: of the sample.
@@ -117,25 +114,25 @@ class Calibrated:
 def calibrate(
     name: str,
     records: Sequence[DataRecord],
-    wanted: Wanted,
+    options: CalibrationOptions,
     source: CheckpointLoader,
     *,
     out: Path | None = None,
     data: Sequence[str] = (),
-    tell: Progress = lambda *_: None,
-    notice: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = lambda *_: None,
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> Calibrated:
     """Calibrate a checkpoint.
 
     Args:
         name: of the checkpoint, as ``ClaraModel.load`` takes it; native.
-        records: what is asked, and the passages; none is needed where nothing but a mean or a reader is wanted.
-        wanted: what to calibrate.
-        source: how the checkpoint is loaded.
+        records: questions and passages; none is needed for a mean or a reader alone.
+        options: the parts to calibrate.
+        source: loads the checkpoint.
         out: where the result is written, whole or not at all; None only measures.
         data: names of the records' files, for the record.
-        tell: told about progress.
-        notice: told what a user should know.
+        on_progress: called with progress.
+        on_notice: called with notices for the user.
 
     Raises:
         CheckpointError: a checkpoint or reader that cannot be read or does not fit, or ``out`` cannot be replaced.
@@ -147,11 +144,11 @@ def calibrate(
     if out is not None:
         checkpoint.check_replaceable(out)
     with tempfile.TemporaryDirectory(prefix="clara-calibrate-") as scratch:
-        run = _Calibration(start, records, wanted, source, Path(scratch), tell, notice)
+        run = _Calibration(start, records, options, source, Path(scratch), on_progress, on_notice)
         folder, parts = run.weights()
         manifest = run.decoding(folder, parts)
         date = datetime.now(UTC).date().isoformat()
-        facts = {"date": date, "data": list(data), "records": len(records), "seed": wanted.seed}
+        facts = {"date": date, "data": list(data), "records": len(records), "seed": options.seed}
         entries = {part: facts | entry for part, entry in run.entries.items()}
         manifest = _recorded(manifest, entries)
         if out is not None:
@@ -162,19 +159,19 @@ def calibrate(
 
 @dataclass(slots=True)
 class _Calibration:
-    """One call of ``calibrate``; ``entries`` is the record that it makes."""
+    """A call of ``calibrate``; ``entries`` is its record."""
 
     start: Path
     records: Sequence[DataRecord]
-    wanted: Wanted
+    options: CalibrationOptions
     source: CheckpointLoader
     scratch: Path
-    tell: Progress
-    notice: Callable[[str], None]
+    on_progress: Progress
+    on_notice: Callable[[str], None]
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def weights(self) -> tuple[Path, frozenset[Part]]:
-        """The folder with the weights wanted, and the parts that are to be calibrated with them."""
+        """The folder with the new weights, and the parts to calibrate with them."""
         parts = self._parts()
         if parts and not self.records:
             raise InputError(f"{', '.join(sorted(parts))} take records to measure on: give --data FILE")
@@ -193,16 +190,18 @@ class _Calibration:
         if not (manifest.query_projection or "query_reasoner" in manifest.roles):
             return frozenset()  # questions go through the compressor as it is
         if not (manifest.query_projection and _derives_queries(folder)):
-            self.notice("the query reasoner was trained with other memories: train stage end-to-end or retriever next")
+            self.on_notice(
+                "the query reasoner was trained with other memories: train stage end-to-end or retriever next"
+            )
             return frozenset()
         if not self.records:
             raise InputError("the mean has another compressor, so its query side is made anew: give --data FILE")
         return frozenset({"queries"})
 
     def _parts(self) -> frozenset[Part]:
-        if self.wanted.only is not None:
-            return self.wanted.only
-        if not self.records and (self.wanted.other or self.wanted.reader):
+        if self.options.only is not None:
+            return self.options.only
+        if not self.records and (self.options.other or self.options.reader):
             return frozenset()
         manifest = checkpoint.read_manifest(self.start)
         own = manifest.query_projection or "query_reasoner" in manifest.roles
@@ -211,22 +210,22 @@ class _Calibration:
     def _combined(self) -> Path:
         """With the mean and the reader that were asked for."""
         folder = self.start
-        if self.wanted.other is not None:
-            other, made = find_checkpoint(self.wanted.other, progress=self.source.progress), self.scratch / "mean"
-            _average(folder, other, self.wanted.share, made)
-            self.entries["mean"] = {"from": self.wanted.other, "share": self.wanted.share}
+        if self.options.other is not None:
+            other, made = find_checkpoint(self.options.other, progress=self.source.progress), self.scratch / "mean"
+            _average(folder, other, self.options.share, made)
+            self.entries["mean"] = {"from": self.options.other, "share": self.options.share}
             folder = made
-        if self.wanted.reader is not None:
-            _attach_reader(folder, self.wanted.reader, self.scratch / "reader")
-            self.entries["text_reader"] = {"from": str(self.wanted.reader)}
+        if self.options.reader is not None:
+            _attach_reader(folder, self.options.reader, self.scratch / "reader")
+            self.entries["text_reader"] = {"from": str(self.options.reader)}
             folder = self.scratch / "reader"
         return folder
 
     def _texts(self) -> list[str]:
-        return list(dict.fromkeys(text for record in self.records for text in passages_of(record)))
+        return list(dict.fromkeys(text for record in self.records for text in record.passages))
 
     def _cut(self, folder: Path) -> Path:
-        """With spans cut by information instead of length."""
+        """With spans of equal information instead of equal length."""
         texts, made, loaded = self._texts(), self.scratch / "spans", self.source.load(folder)
         vocabulary = len(loaded.base.model.get_input_embeddings().weight)
         loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
@@ -234,24 +233,26 @@ class _Calibration:
         manifest = loaded.manifest.unmeasured(compression=compression)
         checkpoint.save(loaded.network, manifest, made, card=_card_of(folder))
         self.entries["spans"] = {"value": "information", "passages": len(texts)}
-        self.notice("memories change with their spans: documents must be indexed again, and the weights want training")
+        self.on_notice(
+            "memories change with their spans: documents must be indexed again, and the weights want training"
+        )
         return made
 
     def _queried(self, folder: Path) -> Path:
-        """With a query side that was not trained: the compressor's weights and a whitened projection."""
+        """With an untrained query side: the compressor's weights and a whitened projection."""
         manifest, made = checkpoint.read_manifest(folder), self.scratch / "queries"
         texts = self._texts()[:WHITENING_DOCUMENTS]
-        asked = [question.strip() for record in self.records for question in questions_of(record)[:1]]
-        asked = random.Random(self.wanted.seed).sample(asked, min(len(asked), WHITENING_QUESTIONS))
+        asked = [pair.question.strip() for record in self.records for pair in record.all_pairs[:1]]
+        asked = random.Random(self.options.seed).sample(asked, min(len(asked), WHITENING_QUESTIONS))
         if not asked:
             raise InputError(
                 "the records hold no question, which a query side is made from; give records that have some"
             )
-        late = self.wanted.late
+        late = self.options.late
         late = (manifest.late_interaction or not manifest.query_projection) if late is None else late
         needed = whitening_needs(manifest.hidden_size, late=late)
         if min(len(texts), len(asked)) < needed:
-            self.notice(
+            self.on_notice(
                 f"to whiten questions well takes {needed} passages and as many questions; "
                 f"the records have {len(texts)} and {len(asked)}"
             )
@@ -263,18 +264,18 @@ class _Calibration:
         checkpoint.save(network, loaded.manifest.unmeasured(), made, card=_card_of(folder))
         compared = "late interaction" if late else "mean"
         self.entries["queries"] = {"value": compared, "passages": len(texts), "questions": len(asked)}
-        self.notice("the checkpoint has another fingerprint: stores that it filled must be indexed again")
+        self.on_notice("the checkpoint has another fingerprint: stores that it filled must be indexed again")
         return made
 
     def decoding(self, folder: Path, parts: frozenset[Part]) -> Manifest:
-        """The manifest with how passages are found and read as measured."""
+        """The manifest with retrieval and reading as measured."""
         manifest = checkpoint.read_manifest(folder)
-        chosen = parts & _DECODING
-        if "contrast" in chosen and not manifest.late_interaction:
-            if self.wanted.only is not None:
+        measured = parts & _DECODING
+        if "contrast" in measured and not manifest.late_interaction:
+            if self.options.only is not None:
                 raise InputError("contrast needs late interaction, which the checkpoint has not: calibrate queries too")
-            chosen -= {"contrast"}
-        if not chosen:
+            measured -= {"contrast"}
+        if not measured:
             return manifest
         source, sample = self.source, self._sample(manifest)
         if len(sample.questions) < 2:
@@ -282,40 +283,40 @@ class _Calibration:
         model = ClaraModel.load(
             folder, base=source.base, device=source.device, cache=source.cache, progress=source.progress
         )
-        bench = Bench(model, sample, self.scratch, self.tell)
+        bench = Bench(model, sample, self.scratch, self.on_progress)
         try:
-            self._measure(bench, chosen)
+            self._measure(bench, measured)
         finally:
             bench.close()
         return bench.model.manifest
 
     def _sample(self, manifest: Manifest) -> Sample:
-        """Questions with their passages cut to the window; of many records no more are cut than are asked."""
-        compression, source, limit = manifest.compression, self.source, self.wanted.limit
+        """Questions with their passages cut to the window; no more records are cut than needed."""
+        compression, source, limit = manifest.compression, self.source, self.options.limit
         window = Window(source.base or manifest.base_model, compression.window_tokens, compression.rates)
-        order = random.Random(self.wanted.seed).sample(self.records, len(self.records))
+        order = random.Random(self.options.seed).sample(self.records, len(self.records))
         kept: list[DataRecord] = []
-        sample = draw(kept, limit, self.wanted.seed)
+        sample = draw(kept, limit, self.options.seed)
         for start in range(0, len(order), limit):
             kept += within_window(order[start : start + limit], window, source.cache, source.progress).records
-            sample = draw(kept, limit, self.wanted.seed)
+            sample = draw(kept, limit, self.options.seed)
             if len(sample.questions) == limit:
                 break
         return sample
 
-    def _measure(self, bench: Bench, chosen: frozenset[Part]) -> None:
-        for part in (one for one in get_args(Part) if one in chosen):
-            found = measure(bench, part, self.wanted.keep)
-            if not found:
-                self.notice(f"{part} could not be measured: {_UNMEASURED[part]}; it stays as it was")
+    def _measure(self, bench: Bench, parts: frozenset[Part]) -> None:
+        for part in (one for one in get_args(Part) if one in parts):
+            measurements = measure(bench, part, self.options.keep)
+            if not measurements:
+                self.on_notice(f"{part} could not be measured: {_UNMEASURED[part]}; it stays as it was")
                 continue
-            entries = {name: one.entry() for name, one in found.items()}
+            entries = {name: one.entry() for name, one in measurements.items()}
             self.entries[part] = {"passages": len(bench.sample.passages), **entries.get(part, entries)}
-            needed = right_answers_needed(self.wanted.keep) if part == "evidence" else 0
-            for name, one in found.items():
+            needed = right_answers_needed(self.options.keep) if part == "evidence" else 0
+            for name, one in measurements.items():
                 if one.questions < needed:  # a single right answer is more than may be lost
-                    self.notice(
-                        f"{name} stands on {one.questions} right answers, to keep {self.wanted.keep:g} of them takes "
+                    self.on_notice(
+                        f"{name} stands on {one.questions} right answers, to keep {self.options.keep:g} of them takes "
                         f"at least {needed}: ask more questions (--limit), or keep a smaller share (--keep)"
                     )
 
@@ -327,15 +328,15 @@ def _card_of(folder: Path) -> str:
 
 
 def _average(folder: Path, other: Path, share: float, out: Path) -> None:
-    """Average a checkpoint's adapters with those of another, as a rule the one that its run started from.
+    """Average a checkpoint's adapters with those of another, usually the one that its run started from.
 
-    A last stage on new data is partly kept so: it loses less of what the start could do, and what it learnt is less
-    noisy (Wortsman et al., Model soups, arXiv 2203.05482; LOG.md, 2026-11-28). LoRA factors are averaged as they are:
-    runs from one start stay near enough for that.
+    The mean loses less of the start's abilities after a last stage on new data, and is less noisy (Wortsman et al.,
+    Model soups, arXiv 2203.05482; LOG.md, 2026-11-28). LoRA factors are averaged as they are: runs from one start stay
+    near enough for that.
 
     Raises:
         CheckpointError: the two differ in more than adapters, or one cannot be read.
-        InputError: a share that cannot be.
+        InputError: the share is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise InputError(f"the share of {other} must lie between 0 and 1, got {share}")
@@ -362,7 +363,7 @@ def _average(folder: Path, other: Path, share: float, out: Path) -> None:
 
 
 def _differing(one: Manifest, other: Manifest) -> str:
-    """The settings without which a mean of adapters means nothing, where two checkpoints differ; empty if nowhere."""
+    """The settings that have to be equal for a mean of adapters, where two checkpoints differ; empty if nowhere."""
     left, right = (
         {
             "base_identity": manifest.base_identity,
@@ -387,21 +388,21 @@ def _attach_reader(folder: Path, reader: Path, out: Path) -> None:
     Raises:
         CheckpointError: the reader cannot be read, was trained without context, or does not fit the checkpoint.
     """
-    manifest, found = checkpoint.read_manifest(folder), read_reader_manifest(reader)
-    if found.context != "text":
+    manifest, own = checkpoint.read_manifest(folder), ReaderManifest.read(reader)
+    if own.context != "text":
         raise CheckpointError(f'{reader} was trained without context (closed book); reader_context = "text" is needed')
-    if found.base_identity != manifest.base_identity:
+    if own.base_identity != manifest.base_identity:
         raise CheckpointError(
-            f"{reader} was trained on {found.base_model} ({found.base_identity}), {folder} on "
+            f"{reader} was trained on {own.base_model} ({own.base_identity}), {folder} on "
             f"{manifest.base_model} ({manifest.base_identity}); train a reader on the same base model"
         )
-    if (found.lora.rank, found.lora.alpha) != (manifest.lora.rank, manifest.lora.alpha):
+    if (own.lora.rank, own.lora.alpha) != (manifest.lora.rank, manifest.lora.alpha):
         raise CheckpointError(
-            f"{reader} has LoRA rank {found.lora.rank} and alpha {found.lora.alpha}, {folder} has "
+            f"{reader} has LoRA rank {own.lora.rank} and alpha {own.lora.alpha}, {folder} has "
             f"{manifest.lora.rank} and {manifest.lora.alpha}; train a reader with the checkpoint's"
         )
     roles = tuple(role for role in manifest.roles if role != "text_reader")
-    refuses = manifest.refuses or found.refuses
+    refuses = manifest.refuses or own.refuses
     made = manifest.unmeasured(roles=(*roles, "text_reader"), refuses=refuses)
     with checkpoint.copying(folder, out, made, card=_card_of(folder)) as scratch:
         place = scratch / "adapters" / "text_reader"
@@ -413,7 +414,7 @@ def _attach_reader(folder: Path, reader: Path, out: Path) -> None:
 
 
 def _derives_queries(folder: Path) -> bool:
-    """Whether a checkpoint's questions go through the compressor itself, so that no trained reasoner would be lost."""
+    """A checkpoint's questions go through the compressor itself, so that no trained reasoner would be lost."""
     manifest = checkpoint.read_manifest(folder)
     if manifest.query_read_out:
         return False
@@ -431,7 +432,7 @@ _UNMEASURED: Mapping[Part, str] = {
 
 
 def _recorded(manifest: Manifest, entries: Mapping[str, Any]) -> Manifest:
-    """With the record, and without the marks of what was measured again."""
+    """With the record, and without the marks of settings that were measured again."""
     fields = {part.replace("-", "_") for part in entries}
     rule = manifest.reading
     if rule is not None and "evidence" not in entries and (rule.text_evidence, rule.memory_evidence) != (None, None):
@@ -442,7 +443,7 @@ def _recorded(manifest: Manifest, entries: Mapping[str, Any]) -> Manifest:
 
 
 def _card(card: str, manifest: Manifest) -> str:
-    """The card with a section that says what was calibrated."""
+    """The card with a section on the calibration."""
     before, _, rest = card.partition(f"{_SECTION}\n")
     after = rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
     lines = [_SECTION, "", "| what | value | before | measure | of each candidate | questions | date |"]

@@ -1,7 +1,4 @@
-"""``clara analyse`` and ``inspect``: why a model answers as it does, and what its memories say.
-
-Options, figures, JSON and tables; the formulas are in ``clara.analysis``.
-"""
+"""``clara analyse`` and ``inspect``: options, figures, JSON and tables of ``clara.analysis``."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _WORDS = 12
 
 @dataclass(frozen=True, slots=True)
 class _AnalysisChoice:
-    """Options that some of the analyses have; each refuses those of others."""
+    """Options of some analyses; each refuses those of others."""
 
     seed: Annotated[int | None, typer.Option(min=0, help="Of every draw; 0 by default.")] = None
     k: Annotated[int | None, typer.Option(min=1, help="gradient: passages selected; 5 by default.")] = None
@@ -107,8 +104,8 @@ def analyse(
         raise InputError(f"clara analyse {kind} takes one --rate; fidelity takes several")
     options = {"rate": rate[0] if rate else None, "limit": limit, **options}
     _refuse(kind, options, frozenset(KINDS[kind].settings.model_fields))
-    wanted = {option: value for option, value in options.items() if value is not None}
-    settings = check(KINDS[kind].settings, wanted, source="command line")
+    values = {option: value for option, value in options.items() if value is not None}
+    settings = check(KINDS[kind].settings, values, source="command line")
     plots.check()
     reading = read_records(data)
     note(reading.summary())
@@ -121,11 +118,11 @@ def analyse(
         reports.append((label, report))
         sources.append(source)
     figure, target = out / f"{kind}.png", out / f"{kind}.json"
-    KINDS[kind].draw(reports, figure)
+    plots.DRAW_ANALYSIS[kind](reports, figure)
     whole = [{"label": label, **asdict(report)} for label, report in reports]
     described = {"path": str(data), "sha256": reading.sha256}
-    told = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
-    write_whole(target, json.dumps({**told, "models": whole}, indent=1, ensure_ascii=False) + "\n")
+    facts = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
+    write_whole(target, json.dumps({**facts, "models": whole}, indent=1, ensure_ascii=False) + "\n")
     short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
     if as_json:
         print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
@@ -135,7 +132,6 @@ def analyse(
 
 
 def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> None:
-    """Refuse options that the analysis does not have."""
     if foreign := sorted({option for option, value in given.items() if value is not None} - allowed):
         listed = ", ".join("--" + option.replace("_", "-") for option in foreign)
         raise ConfigError(f"{listed} has no meaning for clara analyse {name}; leave it out")
@@ -144,7 +140,7 @@ def _refuse(name: str, given: Mapping[str, object], allowed: frozenset[str]) -> 
 def _measure(
     kind: Analysis, choice: NamedModel, records: Sequence[Any], settings: AnalysisSettings, label: str
 ) -> tuple[Any, dict[str, object]]:
-    """The report of one checkpoint, and where it comes from; the checkpoint is let go afterwards."""
+    """The report of one checkpoint and its origin; the checkpoint is freed afterwards."""
     loaded = load_model(choice)
     source = replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model).to_json()
     with bar(label) as show:
@@ -155,18 +151,18 @@ def _measure(
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Short names that differ: the last part of a path, or as much of it as tells the two apart."""
+    """Short distinct names: the last part of a path, or as many as tell the two apart."""
     parts = [Path(name).parts for name in names]
     longest = max(map(len, parts))
     for count in range(1, longest + 1):
         labels = [str(Path(*part[-count:])) for part in parts]
         if len(set(labels)) == len(labels):
             return labels
-    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 
 def _show(reports: Sequence[Mapping[str, Any]]) -> None:
-    """One column a checkpoint; what is a list of rows (conditions) one row each."""
+    """Print a column a checkpoint, a row a value or condition."""
     columns = [dict(_flat(report)) for report in reports]
     shown = table("", *(str(report["label"]) for report in reports))
     for key in dict.fromkeys(key for column in columns for key in column):
@@ -203,19 +199,9 @@ def measure_fidelity(
     choice: ModelChoice,
     as_json: bool,
 ) -> None:
-    """Measure how much of each passage its memory keeps, at each rate, into ``fidelity.json`` and ``.jsonl``.
+    """Measure the fidelity of memories at each rate (none: the model's), into ``fidelity.json`` and ``.jsonl``.
 
-    Args:
-        data: passages (our records or plain ones), or questions, whose gold documents are then the passages.
-        rates: compression rates; empty is the model's default.
-        limit: only the first passages.
-        encoder: folder of an encoder for BERTScore.
-        out: the files' folder.
-        choice: the model.
-        as_json: print one JSON object instead of a table.
-
-    Raises:
-        ClaraError: something the user gave cannot be used.
+    ``data`` holds passages, or questions, whose gold documents are then the passages; ``encoder`` is for BERTScore.
     """
     from clara.analysis import fidelity  # noqa: PLC0415
     from clara.analysis.harness import first_windows  # noqa: PLC0415
@@ -236,13 +222,18 @@ def measure_fidelity(
     results: list[Fidelity] = []
     for rate in rates or (None,):
         with bar("passages") as show:
-            found = fidelity.measure_fidelity(
+            result = fidelity.measure_fidelity(
                 model, passages, rate=rate, vectors=vectors, on_progress=lambda done, total: show(done, total, "")
             )
-        results.append(found)
-    origin = origin_of(model, choice.device)
-    subject = {"data": str(data), "data_sha256": reading.sha256, "model": model.name, "checkpoint": model.fingerprint}
-    value = {**subject, "provenance": origin.to_json(), "results": [result.to_json() for result in results]}
+        results.append(result)
+    value = {
+        "data": str(data),
+        "data_sha256": reading.sha256,
+        "model": model.name,
+        "checkpoint": model.fingerprint,
+        "provenance": origin_of(model, choice.device).to_json(),
+        "results": [result.to_json() for result in results],
+    }
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
     write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -309,14 +300,14 @@ def inspect(
     loaded = load_model(choice)
     role: Literal["compressor", "query_reasoner"] = "compressor" if question is None else "query_reasoner"
     if read is not None:
-        chosen = _passage(read, loaded, passage)
+        content = _passage(read, loaded, passage)
     elif question is not None:
-        chosen = check_question(question)
+        content = check_question(question)
     else:
-        chosen = text or ""
+        content = text or ""
     at = loaded.default_rate if rate is None else rate
-    seen = logit_lens.view(loaded.inspector(), chosen, role=role, rate=at, space=space, top=top)
-    shown = _lens_object(seen, chosen, role, at, loaded)
+    seen = logit_lens.view(loaded.inspector(), content, role=role, rate=at, space=space, top=top)
+    shown = _lens_object(seen, content, role, at, loaded)
     if as_json:
         print_json(shown)
     else:
@@ -328,14 +319,13 @@ def _document(path: Path) -> Document:
     from clara.ingest import Reader, find_files  # noqa: PLC0415
 
     reader = Reader(find_files([path]))
-    for found in reader.documents():
-        return found
+    for document in reader.documents():
+        return document
     skipped = reader.report().skipped
     raise DocumentError(skipped[0].message if skipped else f"{path} holds no document")
 
 
 def _passage(document: Document, model: ClaraModel, number: int) -> str:
-    """What the compressor reads of a document's passage."""
     from clara.ingest.split import split  # noqa: PLC0415
     from clara.prompts import passage_text  # noqa: PLC0415
 
@@ -376,8 +366,8 @@ def _show_lens(shown: dict[str, Any], seen: LensView) -> None:
     write()
     numbered = list(enumerate(seen.lens.slots, start=1))
     for _, run in groupby(numbered, key=lambda item: item[1][0].token):
-        places = list(run)
-        first, last = places[0][0], places[-1][0]
+        alike = list(run)
+        first, last = alike[0][0], alike[-1][0]
         label = str(first) if first == last else f"{first}-{last}"
-        tokens = "  ".join(f"{item.token.strip() or '[white space]'} {item.score:.3g}" for item in places[0][1])
+        tokens = "  ".join(f"{item.token.strip() or '[white space]'} {item.score:.3g}" for item in alike[0][1])
         write(f"{label:>7}  {tokens}")

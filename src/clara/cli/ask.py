@@ -1,4 +1,4 @@
-"""``clara ask``, ``search`` and ``chat``: what is asked of a store, and how passages and answers are shown."""
+"""``clara ask``, ``search`` and ``chat``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from clara.conversation import Turn
     from clara.pipeline import Clara
 
-_OF_AN_ANSWER = frozenset({"read_as", "tokens"})
 _QUIT = frozenset({"/quit", "/exit", "/q"})
 _HELP = """\
 /help     this list
@@ -104,16 +103,17 @@ def search(
 
     with without_model(store) if by_words else open_filled(store, choice, once=True) as rag:
         hits = rag.search(question, k or (DEFAULT_K if by_words else rag.model.default_k), mode=mode)
-    found = [citation(hit) for hit in hits]
+    citations = [citation(hit) for hit in hits]
     if as_json:
-        print_json([{name: value for name, value in asdict(one).items() if name not in _OF_AN_ANSWER} for one in found])
-    elif found:
-        _show_found(found)
+        facts = ("passage_id", "document", "start", "end", "score", "text")
+        print_json([{name: getattr(one, name) for name in facts} for one in citations])
+    elif citations:
+        _show_found(citations)
     else:
         write("no passage was found; ask in other words, or use --mode hybrid")
 
 
-def _show_found(found: Sequence[Citation]) -> None:
+def _show_found(citations: Sequence[Citation]) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
@@ -121,7 +121,7 @@ def _show_found(found: Sequence[Citation]) -> None:
     table.add_column("score", justify="right")
     table.add_column("passage", overflow="fold")
     table.add_column("text", overflow="fold", ratio=1)
-    for number, hit in enumerate(found, start=1):
+    for number, hit in enumerate(citations, start=1):
         table.add_row(str(number), f"{hit.score:.3f}", _place(hit.document, hit.start, hit.end), snippet(hit.text))
     console().print(table)
 
@@ -157,7 +157,7 @@ def chat(
 
 
 class _Conversation:
-    """What was said so far, and what the next line does."""
+    """The turns so far."""
 
     def __init__(self, rag: Clara, options: AnswerOptions, *, as_json: bool) -> None:
         self._rag = rag
@@ -167,7 +167,7 @@ class _Conversation:
         self._said: Answer | None = None
 
     def take(self, line: str) -> None:
-        """Do what a line asks for; raises ClaraError where it cannot be done."""
+        """Run a command, or answer a question (ClaraError where it cannot be done)."""
         name, *rest = line.split(maxsplit=1)
         if not _COMMAND.fullmatch(name):  # /etc/hosts is the beginning of a question
             self._answer(line)
@@ -208,46 +208,33 @@ class _Conversation:
             write()
 
     def _show_passages(self) -> None:
-        """Show the passages of the last answer, whole.
-
-        Raises:
-            InputError: there is no answer yet.
-            StoreError: one of them is in the store no more.
-        """
         if self._said is None:
             raise InputError("there is no answer yet whose sources could be shown; ask a question first")
         from clara.ingest import location_of  # noqa: PLC0415 - loads the formats' libraries
 
         cited = self._said.citations
         rows = self._rag.store.get([citation.passage_id for citation in cited])
-        found = [(c, location_of(row.metadata, row.passage.start)) for c, row in zip(cited, rows, strict=True)]
-        objects = [
-            {"document": c.document, "start": c.start, "end": c.end, **asdict(where), "text": c.text}
-            for c, where in found
-        ]
-        texts = [
-            f"[{number}] {_place(c.document, c.start, c.end, where.page, where.heading)}\n{c.text.strip()}\n"
-            for number, (c, where) in enumerate(found, start=1)
-        ]
+        objects, texts = [], []
+        for number, (c, row) in enumerate(zip(cited, rows, strict=True), start=1):
+            where = location_of(row.metadata, row.passage.start)
+            objects.append({"document": c.document, "start": c.start, "end": c.end, **asdict(where), "text": c.text})
+            where_cited = _place(c.document, c.start, c.end, where.page, where.heading)
+            texts.append(f"[{number}] {where_cited}\n{c.text.strip()}\n")
         text = "\n".join(texts) or "no passage was found for the last answer\n"
         print_result({"sources": objects}, text, as_json=self._as_json)
 
 
 def _lines(prompt: TextIO) -> Iterator[str]:
-    """Lines that are not blank, until one that asks to leave."""
-    for line in _typed(prompt) if sys.stdin.isatty() else _piped():
+    """Lines that are not blank, until /quit."""
+    if hasattr(sys.stdin, "reconfigure") and not sys.stdin.isatty():
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are refused, not replaced
+    # readline, not iteration: an answer is due after each line, not after a buffer of them.
+    for line in _typed(prompt) if sys.stdin.isatty() else iter(sys.stdin.readline, ""):
         text = line.strip()
         if text in _QUIT:
             return
         if text:
             yield text
-
-
-def _piped() -> Iterator[str]:
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are refused, not replaced
-    # readline, not iteration: an answer is due after each line, not after a buffer of them.
-    return iter(sys.stdin.readline, "")
 
 
 def _typed(prompt: TextIO) -> Iterator[str]:
@@ -271,11 +258,7 @@ def _typed(prompt: TextIO) -> Iterator[str]:
 def _open_to_answer(
     store: Path, choice: ModelChoice, asked: AnswerChoice, options: AnswerOptions, *, once: bool = False
 ) -> Iterator[Clara]:
-    """Open a store with what answers: its own model, or a language model behind a server; for one question or more.
-
-    Raises:
-        ClaraError: one of them cannot be had, or cannot do what the options ask for.
-    """
+    """Open a store with its own model, or with a language model behind a server."""
     server = language_model(asked.llm, asked.llm_model)
     if server is None:
         with open_filled(store, choice, once=once) as rag:
@@ -292,13 +275,7 @@ def _open_to_answer(
 def _answer(
     rag: Clara, question: str, options: AnswerOptions, *, as_json: bool, more: Mapping[str, Any] | None = None
 ) -> Answer:
-    """Answer a question on stdout: one JSON object, or text and citations; the text as it comes on a terminal.
-
-    ``more`` are further keys of the object.
-
-    Raises:
-        ClaraError: it cannot be answered; nothing has been printed then.
-    """
+    """Print an answer: one JSON object with the keys of ``more``, or text, streamed to a terminal, and citations."""
     if as_json:
         made = rag.ask(question, options=options)
         print_json({**_answer_object(made), **(more or {})})
@@ -340,7 +317,7 @@ def _answer_object(made: Answer) -> dict[str, Any]:
 
 
 def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
-    """Print the sentence that an answer stands in, then the passages found for it, numbered, with what was read."""
+    """Print the quoted sentence, then the passages found, numbered, and how each was read."""
     if not citations:
         return
     write()
@@ -357,7 +334,7 @@ def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
 
 
 def _place(document: str, start: int, end: int, page: int | None = None, heading: str = "") -> str:
-    """Where something stands: document, characters, page or heading."""
+    """Document, characters, page or heading."""
     on_page = f", page {page}" if page is not None else ""
     below = f", {plain(heading)}" if heading else ""
     return f"{shown(document)}:{start}-{end}{on_page}{below}"

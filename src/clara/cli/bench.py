@@ -1,4 +1,4 @@
-"""``clara bench``: speed as ratios of one run. What is measured, and how, is in ``clara.bench``."""
+"""``clara bench``: options and output of ``clara.bench``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -36,6 +36,7 @@ from clara.errors import InputError
 if TYPE_CHECKING:
     from clara.data import DataRecord
     from clara.model import ClaraModel
+    from clara.records import Document
     from clara.serve.load import LoadResult
 
 _DataOption = Annotated[
@@ -85,13 +86,12 @@ def _compress(
 
     loaded = load_model(choice)
     texts = list(islice(cycle(_texts(data, loaded)), passages))
-    done = 0
+    done: list[int] = []
     with bar("compressing") as show:
 
         def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            show(done, len(texts), "passages")
+            done.append(count)
+            show(sum(done), len(texts), "passages")
 
         speed = bench_compress(loaded, texts, rate=rate, progress=progress)
     print_result(
@@ -207,7 +207,7 @@ def _train(
     unknown = [name for name in stages if name not in STAGES]
     if unknown:
         raise InputError(f"no training stage {unknown[0]!r}; there are {', '.join(STAGES)}")
-    chosen = prepare_torch(device, threads)
+    placed = prepare_torch(device, threads)
     served = read_manifest(find_checkpoint(model)).compression
     plan = TrainBench(
         stages=stages,
@@ -218,7 +218,7 @@ def _train(
         candidates=candidates,
         train_compressor=train_compressor,
         dtype=dtype,
-        device=chosen,
+        device=placed,
     )
     speed = bench_train(_records(data), plan, cache=cache_folder(cache), progress=lambda name: note(f"{name} …"))
     if as_json:
@@ -265,7 +265,7 @@ def _store(
     from clara.evaluate.bench_store import StoreBench, bench_store  # noqa: PLC0415
 
     loaded = load_model(choice)
-    texts = list(dict.fromkeys(_texts(data, loaded)))[:real]
+    texts = list(dict.fromkeys(islice(_texts(data, loaded), real)))
     questions = [" ".join(text.split()[:_QUESTION_WORDS]) for text in texts[:_QUESTIONS]]
     plan = StoreBench.of(loaded, texts, questions, passages=passages, rate=rate, codec=codec)
     with TemporaryDirectory(prefix="clara-bench-") as folder:
@@ -342,14 +342,10 @@ def _load_line(run: LoadResult) -> str:
 
 @contextmanager
 def sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
-    """Index the sample documents into a store that is deleted at the end, and serve it by a process of its own.
-
-    Args:
-        choice: of the model.
-        waiting: questions that may wait at once.
+    """Index the sample documents into a temporary store, and serve it by a process of its own on a free port.
 
     Yields:
-        The server's address, on a free port.
+        The server's address.
 
     Raises:
         InputError: it did not start.
@@ -388,10 +384,9 @@ def _address(served: subprocess.Popen[str]) -> str:
     said = []
     for line in served.stderr:
         said.append(line)
-        found = _ADDRESS.search(line)
-        if found is not None:
+        if address := _ADDRESS.search(line):
             Thread(target=served.stderr.read, daemon=True).start()  # a full pipe would stop it
-            return found[0]
+            return address[0]
     raise InputError(f"clara serve did not start: {' '.join(said)[-500:].strip()}")
 
 
@@ -422,51 +417,54 @@ def _codecs(
         questions = (record for record in read_records(path).records if isinstance(record, MultiHop) and record.gold)
         records += islice(questions, limit)
     loaded = load_model(choice)
-    chosen = rate or loaded.default_rate
-    costs = bench_codecs(loaded, records, rate=chosen, progress=lambda step: note(f"{step} …"))
+    at = rate or loaded.default_rate
+    costs = bench_codecs(loaded, records, rate=at, progress=lambda step: note(f"{step} …"))
     lines = [
-        f"{cost.codec}: {cost.bytes_per_passage:,} bytes a passage at {chosen}x; Recall@5 {cost.recall_at_5:.3f}; "
+        f"{cost.codec}: {cost.bytes_per_passage:,} bytes a passage at {at}x; Recall@5 {cost.recall_at_5:.3f}; "
         f"F1 {cost.f1:.3f}, {cost.f1_difference:+.3f} ({cost.f1_low:+.3f} to {cost.f1_high:+.3f}) from fp16; "
         f"{cost.encode_per_second:,.0f} encoded and {cost.decode_per_second:,.0f} decoded a second"
         for cost in costs
     ]
-    value = {"questions": len(records), "rate": chosen, "codecs": [asdict(cost) for cost in costs]}
+    value = {"questions": len(records), "rate": at, "codecs": [asdict(cost) for cost in costs]}
     print_result(value, *lines, as_json=as_json)
 
 
 def _records(data: Path | None) -> list[DataRecord]:
-    """Records to train on for a measurement: those of a file, or made from the sample documents."""
+    """Records of a file, or made from the sample documents."""
     from clara.bench import made_records  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
+
+    return (
+        made_records([document.text for document in _samples()]) if data is None else list(read_records(data).records)
+    )
+
+
+def _samples() -> Iterable[Document]:
     from clara.ingest import Reader, find_files  # noqa: PLC0415
     from clara.samples import sample_folder  # noqa: PLC0415
 
-    if data is not None:
-        return list(read_records(data).records)
-    return made_records([document.text for document in Reader(find_files([sample_folder()])).documents()])
+    return Reader(find_files([sample_folder()])).documents()
 
 
-def _texts(data: Path | None, model: ClaraModel) -> list[str]:
+def _texts(data: Path | None, model: ClaraModel) -> Iterator[str]:
     """Passages that fit the model's window, in the order of the file."""
     from clara import prompts  # noqa: PLC0415
     from clara.data import PassageQA, read_records  # noqa: PLC0415
-    from clara.ingest import Reader, find_files  # noqa: PLC0415
     from clara.pipeline import split_text  # noqa: PLC0415
-    from clara.samples import sample_folder  # noqa: PLC0415
 
     if data is None:
-        sources = [(doc.title, doc.text) for doc in Reader(find_files([sample_folder()])).documents()]
+        sources = [(doc.title, doc.text) for doc in _samples()]
     else:
         sources = []
         for record in read_records(data, plain_passages=True).records:
             docs = [record] if isinstance(record, PassageQA) else record.docs
             sources.extend((doc.title, doc.text) for doc in docs)
     passages = (passage for title, text in sources for passage in split_text(text, model, title=title))
-    return [prompts.passage_text(passage.title, passage.text) for passage in passages]
+    return (prompts.passage_text(passage.title, passage.text) for passage in passages)
 
 
-def _windows(texts: list[str], model: ClaraModel) -> list[str]:
-    """The texts run together and cut into whole windows; the rest of less than a window is left out."""
+def _windows(texts: Iterable[str], model: ClaraModel) -> list[str]:
+    """The texts run together and cut into whole windows; the rest is left out."""
     joined = "\n".join(texts)
     spans = model.token_spans(joined)
     size = model.window_tokens - 1  # a cut can add a token at the seam

@@ -1,7 +1,4 @@
-"""``clara convert``, ``export``, ``push`` and ``pull``: checkpoints to and from Apple's format and the hub.
-
-What is done is in ``clara.model.apple`` and ``clara.model.hub``.
-"""
+"""``clara convert``, ``export``, ``push`` and ``pull``: checkpoints to and from Apple's format and the hub."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""``clara compare``: several systems on the same questions, from options or a recipe; and what ``clara eval`` shares.
-
-What a grid does is in ``clara.evaluate.run``; what it writes, in ``clara.evaluate.report``.
-"""
+"""``clara compare``: several systems on the same questions, from options or a recipe; shared with ``clara eval``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,22 +13,20 @@ import typer
 
 from clara.cli.options import DEFAULT_MODEL, JsonOption, ModelChoice, NamedModel, given_options
 from clara.cli.session import cache_folder, load_model, resolved, without_model
-from clara.cli.terminal import INTERRUPTED, Tell, bar_or_lines, clock, console, note, print_json, table, write
+from clara.cli.terminal import INTERRUPTED, bar_or_lines, clock, console, note, print_json, table, write
 from clara.errors import InputError
 
 if TYPE_CHECKING:
     from clara.evaluate.journal import Provenance
-    from clara.evaluate.questions import Candidacy, FirstStage
-    from clara.evaluate.rankers import TextEncoder
+    from clara.evaluate.questions import FirstStage, TaskLoader
     from clara.evaluate.report import GridReport
-    from clara.evaluate.run import Grid, GridProgress, GridRun
+    from clara.evaluate.run import Grid, GridRun
     from clara.evaluate.system import Given, SystemSettings
     from clara.metrics import ScoringName
     from clara.model import ClaraModel
 
-SHOWN_REASONS = 5
 ALWAYS = frozenset({"limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
-"""Parameters that every kind of evaluation reads."""
+"""Parameters of every kind of evaluation."""
 
 _SOURCES = frozenset({"option", "reader", "data_dir", "corpus", "first_stage", "candidates", "retry_errors"})
 _RECIPE = ALWAYS | _SOURCES | {"recipe", "data", "system"}
@@ -52,11 +47,11 @@ _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "b
 
 @dataclass(frozen=True, slots=True)
 class EvalChoice:
-    """What the user said about questions, systems and scores; as options in the order of ``clara compare``.
+    """Options about questions, systems and scores, in the order of ``clara compare``.
 
     Attributes:
-        chosen: names of the options that the user gave, as against defaults of the same value.
-        folders: those of single systems, by name.
+        chosen: options that the user gave, as against defaults of the same value.
+        folders: of single systems, by name.
     """
 
     data: Annotated[
@@ -124,7 +119,7 @@ class EvalChoice:
 
     @property
     def rule(self) -> ScoringName:
-        """The rule of scoring."""
+        """The scoring rule."""
         return "hotpotqa" if self.yes_no else self.scoring
 
 
@@ -143,20 +138,16 @@ def compare(ctx: typer.Context, *, asked: EvalChoice, as_json: JsonOption = Fals
 
 
 def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
-    """Run a grid and write its report.
-
-    Raises:
-        ClaraError: something the user gave cannot be used; said before the first question where it can be known.
-    """
+    """Run a grid and write its report; errors are raised before the first question where they can be known."""
     from clara.evaluate.report import write_page, write_report  # noqa: PLC0415
     from clara.evaluate.run import check_systems, plan  # noqa: PLC0415
     from clara.evaluate.systems import SYSTEMS  # noqa: PLC0415
 
     if asked.recipe is not None:
-        refuse_foreign(ctx, _RECIPE, "with --recipe, which says it")
+        chosen = given_and_allowed(ctx, _RECIPE, "with --recipe, which says it")
     else:
-        refuse_foreign(ctx, _SYSTEMS, "with --system")
-    asked = replace(asked, chosen=chosen_options(ctx), folders=_folders(asked.option, asked.reader))
+        chosen = given_and_allowed(ctx, _SYSTEMS, "with --system")
+    asked = replace(asked, chosen=chosen, folders=_folders(asked.option, asked.reader))
     if asked.out is None:
         raise InputError("a comparison needs --out DIR: its journals make it resumable, its report stands there")
     if asked.recipe is None and (not asked.system or not asked.data):
@@ -185,7 +176,6 @@ def run_comparison(ctx: typer.Context, asked: EvalChoice, choice: ModelChoice, *
 
 
 def _grid(asked: EvalChoice) -> Grid:
-    """The grid of the recipe, or of the options alone."""
     from clara.config import check, read_toml  # noqa: PLC0415
     from clara.evaluate.run import Grid  # noqa: PLC0415
 
@@ -215,7 +205,6 @@ def _grid(asked: EvalChoice) -> Grid:
 
 
 def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]) -> GridReport:
-    from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
     from clara.evaluate.report import make_report  # noqa: PLC0415
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_grid  # noqa: PLC0415
@@ -226,16 +215,10 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
     choice = resolved(choice)
     name = choice.model if "model" in asked.chosen or grid.model is None else grid.model
     model = load_model(choice, name or DEFAULT_MODEL)
+    asked = replace(asked, max_new_tokens=grid.max_new_tokens, batch_size=grid.batch_size, timed=grid.timed)
     settings = system_settings(asked, choice, model, given=asked.given or "candidates")
-    settings = replace(
-        settings,
-        max_new_tokens=grid.max_new_tokens,
-        batch_size=grid.batch_size,
-        timed=grid.timed,
-        options={**grid.options, **settings.options},
-    )
-    whole = identity(settings, model)
-    origin = origin_of(model, choice.device, seed=grid.seed, checkpoint=whole)
+    settings = replace(settings, options={**grid.options, **settings.options})
+    origin = origin_of(model, choice.device, seed=grid.seed, checkpoint=identity(settings, model))
     how = RunSettings(
         folder=(asked.out or Path()) / "journals",
         batch_size=grid.batch_size,
@@ -243,33 +226,29 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
+        scoring=Scoring(rule=grid.scoring, seed=grid.seed),
     )
-    scoring = Scoring(rule=grid.scoring, seed=grid.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
-        tell = opened.enter_context(bar_or_lines("questions"))
-        found = run_grid(runs, SYSTEMS, settings, loader, how, scoring=scoring, on_progress=_telling(tell))
-    return make_report(found, origin, scoring, grid.benefit)
+        loader = task_loader(asked, settings, model, opened)
+        show = opened.enter_context(bar_or_lines("questions"))
 
+        def on_progress(label: str, done: int, total: int, seconds: float | None) -> None:
+            left = f"{clock(seconds)} left" if seconds is not None else ""
+            show(done, total, f"{label}, {left}", f"{done}/{total} questions, {left}: {label}", now=done == total)
 
-def _telling(tell: Tell) -> Callable[[GridProgress], None]:
-    def on_progress(step: GridProgress) -> None:
-        left = f"{clock(step.seconds_left)} left" if step.seconds_left is not None else ""
-        line = f"{step.done}/{step.total} questions, {left}: {step.label}"
-        tell(step.done, step.total, f"{step.label}, {left}", line, now=step.done == step.total)
-
-    return on_progress
+        result = run_grid(runs, SYSTEMS, settings, loader, how, on_progress=on_progress)
+    return make_report(result, origin, how.scoring, grid.benefit)
 
 
 def _say_left_out(report: GridReport) -> None:
-    """What the tables do not hold, on stderr."""
+    """Report on stderr what the tables leave out."""
     for name, reason in report.grid.not_run.items():
         note(f"not run: {name}: {reason}")
     for name, reasons in report.grid.left_out.items():
         for reason, count in reasons.items():
             note(f"{name}: left out: {count} {reason}")
     for result in report.grid.results:
-        for reason, count in list(result.error_reasons.items())[:SHOWN_REASONS]:
+        for reason, count in result.common_errors():
             note(f"{report.names.data(result.group)} {result.label}: error, {count} times: {reason}")
 
 
@@ -299,41 +278,33 @@ def _three(value: float | None) -> str:
     return f"{value:.3f}" if value is not None else ""
 
 
-def chosen_options(ctx: typer.Context) -> frozenset[str]:
-    """Names of the options that the user gave, typed or by the environment."""
-    return frozenset(given_options(ctx, "COMMANDLINE", "ENVIRONMENT"))
+def given_and_allowed(ctx: typer.Context, allowed: frozenset[str], what: str) -> frozenset[str]:
+    """Options that the user gave, typed or by the environment.
 
-
-def refuse_foreign(ctx: typer.Context, allowed: frozenset[str], what: str) -> None:
-    """Refuse what was typed and would not be looked at: a number must not depend on an option that was dropped.
-
-    Raises:
-        InputError: names all of it.
+    Typed ones without effect are refused (InputError): a number must not seem to depend on them.
     """
     foreign = [option for name, option in given_options(ctx, "COMMANDLINE").items() if name not in allowed]
     if foreign:
         raise InputError(f"{', '.join(foreign)} has no meaning {what}; leave it out")
+    return frozenset(given_options(ctx, "COMMANDLINE", "ENVIRONMENT"))
 
 
 def _folders(given: list[str] | None, reader: str | None) -> dict[str, Path]:
-    """The folders of single systems, by name."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for text in given or ():
-        name, sign, folder = text.partition("=")
-        if not sign or not name or not folder:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
             raise InputError(f"--option {text!r} must be NAME=DIR, for example reader=runs/reader/reader")
-        found[name] = Path(folder).expanduser()
+        folders[name] = Path(folder).expanduser()
     if reader in {"generator", "base"}:
         raise InputError(f"--reader {reader} is for a single model; with --system it is the folder of a reader")
-    if reader is not None:
-        found["reader"] = Path(reader).expanduser()
-    return found
+    return folders if reader is None else {**folders, "reader": Path(reader).expanduser()}
 
 
 def system_settings(
     asked: EvalChoice, choice: ModelChoice, model: ClaraModel, *, given: Given, quoted: bool = False
 ) -> SystemSettings:
-    """Settings of the systems of a run, as far as the options say them."""
+    """Settings of the systems of a run."""
     from clara.evaluate.system import SystemSettings  # noqa: PLC0415
 
     return SystemSettings(
@@ -353,7 +324,7 @@ def system_settings(
 
 
 def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str | None = None) -> Provenance:
-    """The provenance of a run of this command; without ``checkpoint``, on all of the model's weights."""
+    """The provenance of a run of this command; ``checkpoint`` None: of all the model's weights."""
     from clara.evaluate.journal import Provenance  # noqa: PLC0415
     from clara.evaluate.weights import whole_identity  # noqa: PLC0415
 
@@ -362,35 +333,30 @@ def origin_of(model: ClaraModel, device: str, *, seed: int = 0, checkpoint: str 
     return Provenance(command=command, model=model.name, checkpoint=weights, seed=seed, device=device)
 
 
-def candidacy(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> Candidacy:
-    """Where candidates come from; a store stays open as long as ``opened``."""
-    from clara.evaluate.questions import Candidacy  # noqa: PLC0415
+def task_loader(asked: EvalChoice, settings: SystemSettings, model: ClaraModel, opened: ExitStack) -> TaskLoader:
+    """Reads data sets; a store that candidates come from stays open as long as ``opened``."""
+    from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
+    from clara.evaluate.rankers import minilm  # noqa: PLC0415
 
-    stage: FirstStage | None = None
-    encoder: TextEncoder | None = None
-    if asked.corpus is not None and (Path(asked.corpus) / "store.json").is_file():
-        stage = opened.enter_context(_store(Path(asked.corpus), asked.first_stage, model))
-    elif asked.first_stage != "bm25":
-        from clara.evaluate.rankers import minilm  # noqa: PLC0415
-
-        encoder = minilm(settings)
-    return Candidacy(
+    store = Path(asked.corpus or "")
+    is_store = asked.corpus is not None and (store / "store.json").is_file()
+    return TaskLoader(
+        asked.data_dir,
         corpus=asked.corpus,
-        stage=stage,
+        stage=opened.enter_context(_store(store, asked.first_stage, model)) if is_store else None,
         first_stage=asked.first_stage,
         candidates=asked.candidates,
-        encoder=encoder,
+        encoder=minilm(settings) if not is_store and asked.first_stage != "bm25" else None,
         typed=tuple(text for name, text in _OF_SEARCH.items() if name in asked.chosen),
     )
 
 
 @contextmanager
 def _store(path: Path, first_stage: Literal["bm25", "dense", "hybrid"], model: ClaraModel) -> Iterator[FirstStage]:
-    """A store as first stage, with the model under test where it is searched by memory."""
+    """A store as first stage, searched by words without its model."""
     from clara.evaluate.questions import store_search  # noqa: PLC0415
     from clara.pipeline import Clara  # noqa: PLC0415
 
     mode = _SEARCH_MODES[first_stage]
     with without_model(path) if first_stage == "bm25" else Clara.open(path, model=model, create=False) as rag:
-        label = f"{path} ({rag.store.count()} passages)"
-        yield store_search(lambda question, k: rag.search(question, k, mode=mode), first_stage, label=label)
+        yield store_search(rag, mode, f"{first_stage} over the store {path} ({rag.store.count()} passages)")

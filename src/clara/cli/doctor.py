@@ -1,7 +1,4 @@
-"""``clara doctor``: is everything there that the other commands need, from the interpreter up to the store?
-
-Changes and downloads nothing.
-"""
+"""``clara doctor``: checks everything that the other commands need; changes and downloads nothing."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ import typer
 from clara.cli.options import DEFAULT_MODEL, DEFAULT_STORE, JsonOption, ModelChoice, StoreOption
 from clara.cli.session import cache_folder, load_model, open_store, prepare_torch, stored_model
 from clara.cli.terminal import counted, megabytes, print_json, shown, write
+from clara.config import usable_cores
 from clara.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -40,31 +38,29 @@ def doctor(*, store: StoreOption = DEFAULT_STORE, choice: ModelChoice, as_json: 
 
     --json prints {"ok", "checks": [{"name", "status", "detail", "remedy"}]}, status being ok, warn or fail.
     """
-    found = []
+    checks = []
     for name, check in _run_checks(store, choice):
-        found.append({"name": name, **asdict(check)})
+        checks.append({"name": name, **asdict(check)})
         if not as_json:
             write(f"{check.status:<4}  {name}: {check.detail}")
             if check.remedy:
                 write(f"      -> {check.remedy}")
-    failed = any(check["status"] == "fail" for check in found)
+    failed = any(check["status"] == "fail" for check in checks)
     if as_json:
-        print_json({"ok": not failed, "checks": found})
+        print_json({"ok": not failed, "checks": checks})
     if failed:
         raise typer.Exit(_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One thing looked at, what was found, and what to do about it."""
-
     status: Literal["ok", "warn", "fail"]
     detail: str
     remedy: str = ""
 
 
 def _run_checks(store: Path, choice: ModelChoice) -> Iterator[tuple[str, _Check]]:
-    """All checks by name, one after the other; one that cannot be made fails, and those that need it are left out."""
+    """All checks by name, in turn; a check that raises fails, and those that need it are left out."""
     yield "python", _python()
     yield "packages", _guarded(_packages)
     hardware = _guarded(lambda: _torch(choice))
@@ -89,29 +85,29 @@ def _guarded(work: Callable[[], _Check], remedy: str = _REINSTALL) -> _Check:
 
 
 def _python() -> _Check:
-    found = ".".join(map(str, sys.version_info[:3]))
+    version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < _PYTHON:
-        return _Check("fail", found, "clara needs Python 3.11 or newer; make a new environment with it")
-    return _Check("ok", found)
+        return _Check("fail", version, "clara needs Python 3.11 or newer; make a new environment with it")
+    return _Check("ok", version)
 
 
 def _packages() -> _Check:
-    """Every dependency that is not an extra's, against the version asked for."""
+    """Every dependency that is not an extra's, against its required version."""
     from packaging.requirements import Requirement  # noqa: PLC0415
 
     faults, count = [], 0
     for line in metadata.requires("clara-rag") or ():
-        wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        required = Requirement(line)
+        if required.marker is not None and not required.marker.evaluate({"extra": ""}):
             continue
         count += 1
         try:
-            found = metadata.version(wanted.name)
+            version = metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            faults.append(f"{wanted.name} is missing")
+            faults.append(f"{required.name} is missing")
             continue
-        if not wanted.specifier.contains(found, prereleases=True):
-            faults.append(f"{wanted.name} {found} (needs {wanted.specifier})")
+        if not required.specifier.contains(version, prereleases=True):
+            faults.append(f"{required.name} {version} (needs {required.specifier})")
     if faults:
         return _Check("fail", "; ".join(faults), _REINSTALL)
     named = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
@@ -128,17 +124,13 @@ def _torch(choice: ModelChoice) -> _Check:
         return _Check("ok", f"{device}: {counted(torch.cuda.device_count(), 'GPU')}")
     if torch.device(device).type == "cuda":
         return _Check("ok", f"{device}: {torch.cuda.get_device_name(device)}")
-    threads, cores = torch.get_num_threads(), _cores()
+    threads, cores = torch.get_num_threads(), usable_cores()
     detail = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
     if threads > cores:
         return _Check("warn", detail, f"more threads than cores slow each other down: --threads {cores}")
     if torch.cuda.is_available() and choice.device == "cpu":
         return _Check("warn", f"{detail}; there is a GPU", "--device auto uses it")
     return _Check("ok", detail)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _number_format(choice: ModelChoice) -> _Check:
@@ -155,19 +147,19 @@ def _number_format(choice: ModelChoice) -> _Check:
 
 def _disk(choice: ModelChoice) -> _Check:
     cache = cache_folder(choice.cache)
-    place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    folder = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    another = "name another folder with --cache or CLARA_CACHE"
+    if not os.access(folder, os.W_OK):
+        return _Check("warn", f"{cache} cannot be written", another)
     detail = f"{megabytes(free)} free for base weights in {cache}"
-    if not os.access(place, os.W_OK):
-        return _Check("warn", f"{cache} cannot be written", "name another folder with --cache or CLARA_CACHE")
     if free < _FREE_BYTES:
-        remedy = f"free some space ({megabytes(_FREE_BYTES)}), or name another folder with --cache or CLARA_CACHE"
-        return _Check("warn", detail, remedy)
+        return _Check("warn", detail, f"free some space ({megabytes(_FREE_BYTES)}), or {another}")
     return _Check("ok", detail)
 
 
 class _Subject:
-    """The model and the store that the other commands would use, as far as they are there."""
+    """The model and the store that the other commands would use, as far as they exist."""
 
     def __init__(self, store: Path, choice: ModelChoice) -> None:
         self._store, self._choice = store, choice
@@ -178,11 +170,9 @@ class _Subject:
 
     @property
     def ready(self) -> bool:
-        """Whether checkpoint and base weights are both there."""
         return self._folder is not None and self._base_present
 
     def checkpoint(self) -> _Check:
-        """Is there a checkpoint of that name, with a manifest that can be read?"""
         from clara.model import checkpoint  # noqa: PLC0415
         from clara.model.apple import format as apple_format  # noqa: PLC0415
         from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
@@ -190,10 +180,9 @@ class _Subject:
         folder = find_checkpoint(self._name(), download=False)
         self._folder = folder
         if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
-            found = apple_format.read(folder)
-            named, rate = found.config.decoder_model_name, found.config.compr_rate
-            detail = f"{self._name()}: Apple's format, rate {rate}x, stage {found.stage}, on {named}"
-            return _Check("ok", detail)
+            apple = apple_format.read(folder)
+            named, rate = apple.config.decoder_model_name, apple.config.compr_rate
+            return _Check("ok", f"{self._name()}: Apple's format, rate {rate}x, stage {apple.stage}, on {named}")
         manifest = checkpoint.read_manifest(folder)
         self._manifest = manifest
         rates = ", ".join(f"{rate}x" for rate in manifest.compression.rates)
@@ -203,7 +192,6 @@ class _Subject:
         return _Check("ok", detail)
 
     def base(self) -> _Check:
-        """Are the base weights here, and the ones the checkpoint was trained on?"""
         from clara.model.hub.base import identity  # noqa: PLC0415
 
         name = self._base_name()
@@ -211,21 +199,20 @@ class _Subject:
         if files is None:
             remedy = "the first clara index or ask fetches it, once; without a network give its folder with --base"
             return _Check("warn", f"{name} is not on this machine yet", remedy)
-        found = identity(files)
-        if self._manifest is not None and found != self._manifest.base_identity:
-            detail = f"{name} ({found}) is not what the checkpoint was trained on"
+        own = identity(files)
+        if self._manifest is not None and own != self._manifest.base_identity:
+            detail = f"{name} ({own}) is not what the checkpoint was trained on"
             remedy = f"give {self._manifest.base_model} ({self._manifest.base_identity}) with --base"
             return _Check("fail", detail, remedy)
         self._base_present = True
-        return self._memory(name, files, found)
+        return self._memory(files, f"{name} (identity {own})")
 
-    def _memory(self, name: str, files: Path, found: str) -> _Check:
-        """Is there memory for the model? Asked of files' headers, before anything is loaded."""
+    def _memory(self, files: Path, detail: str) -> _Check:
+        """Memory that the model needs, by the files' headers: nothing is loaded."""
         from clara.model import create  # noqa: PLC0415
         from clara.model.apple import format as apple_format  # noqa: PLC0415
         from clara.model.placement import available, gigabytes, placement  # noqa: PLC0415
 
-        detail = f"{name} (identity {found})"
         if self._folder is None:
             return _Check("ok", detail)
         device = prepare_torch(self._choice.device, self._choice.threads)
@@ -242,7 +229,6 @@ class _Subject:
         return _Check("ok", detail)
 
     def end_to_end(self) -> _Check:
-        """Compress a sentence, encode a question, answer it."""
         started = time.perf_counter()
         self._model = model = load_model(self._choice, self._name())
         ready = time.perf_counter()
@@ -254,7 +240,6 @@ class _Subject:
         return _Check("ok", f"{detail} ({counted(generation.tokens.memory, 'memory token')} read)")
 
     def check_store(self) -> _Check:
-        """Can the store be opened, is it whole, and is it this model's?"""
         filled_by = stored_model(self._store)
         if filled_by is None:
             return _Check("ok", f"none at {self._store} yet; clara index PATH makes one")
@@ -285,14 +270,13 @@ class _Subject:
         if self._manifest is not None:
             return self._manifest.base_model
         if self._folder is not None:
-            from clara.model import create  # noqa: PLC0415
             from clara.model.apple import format as apple_format  # noqa: PLC0415
 
-            return create.named_base(apple_format.read(self._folder))
+            return apple_format.read(self._folder).base_name
         return DEFAULT_MODEL
 
     def _name(self) -> str:
-        """The model's name; a store that cannot be read is the store check's matter."""
+        """The model's name; a store that cannot be read is reported by ``check_store``."""
         if self._choice.model is not None:
             return self._choice.model
         try:
@@ -303,15 +287,11 @@ class _Subject:
 
 
 class _WouldDownloadError(Exception):
-    """Raised in place of a download."""
+    """Stops a download before it begins."""
 
 
 def _files_here(name: str, cache: Path) -> Path | None:
-    """The folder of base weights that can be had without a download; None if they cannot.
-
-    Raises:
-        BaseModelError: nothing has that name, or there is no room.
-    """
+    """The folder of base weights; None if it takes a download (BaseModelError: unknown name, or no room)."""
     from clara.model.hub.base import EMBEDDED, find_base, kept_from_hub  # noqa: PLC0415
 
     def stop(_what: str, _done: int, _total: int) -> None:

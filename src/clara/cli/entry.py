@@ -1,7 +1,6 @@
 """``clara``: joins the commands, and turns every exception into one line on stderr and an exit code.
 
-What a command does is in its own file. Exit codes: 0 done, 1 a bug or a failed check, 2 a user's mistake,
-130 interrupted.
+Exit codes: 0 done, 1 a bug or a failed check, 2 a user's mistake, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -96,11 +95,11 @@ _COMMANDS = {
     "push": "checkpoints",
     "pull": "checkpoints",
 }
-"""The file of this room that each is a function of, by its name; ``eval`` is the name of another function already."""
+"""File of each command, which is a function of its name there (``eval``: ``evaluate``)."""
 
 
 def application(command: str | None = None) -> typer.Typer:
-    """The command line with one command, or with all where there is none of that name: others are not imported."""
+    """The command line with one command, others not imported; with all where there is none of that name."""
     app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_root)
     for name in (command,) if command in _COMMANDS else _COMMANDS:
@@ -114,14 +113,7 @@ def application(command: str | None = None) -> typer.Typer:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        args: the arguments; those of the process when None.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command line on ``args``, by default the process's; returns the exit code."""
     arguments = list(sys.argv[1:] if args is None else args)
     debug = _take_debug(arguments)
     if args is None and not debug:
@@ -155,7 +147,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _screens() -> Iterator[None]:
     """Stdout and stderr as ``Screen``; a stream that the caller closed leads nowhere.
 
-    Otherwise a file that is opened later would take its number, and what is said be written into that file.
+    Otherwise a file that is opened later would get its number, and output would be written into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -169,7 +161,7 @@ def _screens() -> Iterator[None]:
 
 
 def _report(error: Exception) -> int:
-    """Say an error in one line; returns the exit code."""
+    """Write an error in one line; returns the exit code."""
     if isinstance(error, OutputError) and not str(error):
         return _UNREAD
     if isinstance(error, ClaraError):
@@ -194,20 +186,14 @@ def _say(message: str) -> None:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse an option that is empty, as from a variable that is not set.
-
-    As a path it would be the working folder, as a name the default.
-
-    Raises:
-        ConfigError: there is one.
-    """
+    """Refuse an empty option (ConfigError), as from an unset variable: as a path it would be the working folder."""
     for option, value in pairwise([*arguments, "more"]):
         if option.startswith("-") and (not value or (option.startswith("--") and option.endswith("="))):
             raise ConfigError(f"{option.removesuffix('=')} is empty; give a value (the working folder is .)")
 
 
 def _take_debug(arguments: list[str]) -> bool:
-    """Whether tracebacks are wanted; takes ``--debug`` out of the arguments, wherever it stands before ``--``."""
+    """Take ``--debug`` out of the arguments, wherever it stands before ``--``; true if it is set."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     kept = [argument for argument in arguments[:end] if argument != "--debug"]
     asked = len(kept) < end

@@ -1,8 +1,6 @@
 """``clara eval``: one model's answers on questions with gold answers, or with ``--bed`` on people's documents.
 
-``clara compare`` measures several systems by the same engine (``clara.evaluate.run``); ``--system`` and ``--recipe``
-stay here as an alias of it, ``--fidelity`` as one of ``clara analyse fidelity``. What is right on the test bed is
-``clara.evaluate.bed``'s.
+``--system`` and ``--recipe`` are aliases of ``clara compare``, ``--fidelity`` is one of ``clara analyse fidelity``.
 """
 
 from __future__ import annotations
@@ -20,14 +18,12 @@ import typer
 from clara.cli.analyse import measure_fidelity
 from clara.cli.compare import (
     ALWAYS,
-    SHOWN_REASONS,
     EvalChoice,
-    candidacy,
-    chosen_options,
+    given_and_allowed,
     origin_of,
-    refuse_foreign,
     run_comparison,
     system_settings,
+    task_loader,
 )
 from clara.cli.options import JsonOption, ModelChoice, NamedModel
 from clara.cli.session import load_model, make_folder, resolved
@@ -53,7 +49,7 @@ _SINGLE = (
 
 @dataclass(frozen=True, slots=True)
 class _ModelEvalChoice(EvalChoice):
-    """What the user said about one model, with the options of systems and of the test bed."""
+    """Options of ``clara eval``."""
 
     ORDER: ClassVar[str] = (
         "data given context rate limit k reader wording batch_size max_new_tokens setting system option data_dir "
@@ -135,10 +131,10 @@ def evaluate(ctx: typer.Context, *, asked: _ModelEvalChoice, as_json: JsonOption
     if systems and asked.context is not None:
         raise InputError("--context is for a single model; each --system has its own, leave it out")
     if asked.bed:
-        refuse_foreign(ctx, _BED, "with --bed")
+        given_and_allowed(ctx, _BED, "with --bed")
         _ask_bed(asked, choice, as_json=as_json)
     elif asked.fidelity:
-        refuse_foreign(ctx, _FIDELITY, "with --fidelity")
+        given_and_allowed(ctx, _FIDELITY, "with --fidelity")
         if asked.data is None or len(asked.data) != 1:
             raise InputError("--fidelity reads the passages of one --data FILE")
         measure_fidelity(
@@ -153,12 +149,11 @@ def evaluate(ctx: typer.Context, *, asked: _ModelEvalChoice, as_json: JsonOption
     elif systems:
         run_comparison(ctx, asked, choice, as_json=as_json)
     else:
-        refuse_foreign(ctx, _SINGLE, "for a single model (give --system or --fidelity)")
-        _measure(replace(asked, chosen=chosen_options(ctx)), choice, as_json=as_json)
+        chosen = given_and_allowed(ctx, _SINGLE, "for a single model (give --system or --fidelity)")
+        _measure(replace(asked, chosen=chosen), choice, as_json=as_json)
 
 
 def _measure(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
-    """Measure one model and show its scores."""
     from clara.evaluate.report import model_summary, write_model_report  # noqa: PLC0415
 
     if len(asked.data or ()) != 1 or len(asked.rate or ()) > 1:
@@ -199,8 +194,7 @@ class _ModelRun:
 
 
 def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str) -> _ModelRun:
-    """Ask one model what its journal does not hold yet."""
-    from clara.evaluate.questions import TaskLoader  # noqa: PLC0415
+    """Ask one model what its journal lacks."""
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_system  # noqa: PLC0415
     from clara.evaluate.systems import model_system  # noqa: PLC0415
@@ -209,15 +203,12 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
 
     model = load_model(choice)
     given = asked.given or "gold"
-    settings = system_settings(asked, choice, model, given=given, quoted=asked.wording == "quoted")
-    settings = replace(settings, timed=0)
+    settings = system_settings(replace(asked, timed=0), choice, model, given=given, quoted=asked.wording == "quoted")
     system = model_system(settings, context=context, reader=reader)
-    own = reader != "reader"
-    weights = (
-        identity(settings, model)
-        if own
-        else open_reader(settings, reader, "none" if context == "none" else "text").fingerprint
-    )
+    if reader == "reader":
+        weights = open_reader(settings, reader, "none" if context == "none" else "text").fingerprint
+    else:
+        weights = identity(settings, model)
     origin = origin_of(model, choice.device, seed=asked.seed, checkpoint=weights)
     how = RunSettings(
         folder=journals,
@@ -225,10 +216,10 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
         retry_errors=asked.retry_errors,
         origin=origin.to_json(),
         precision=placement(choice.dtype, choice.device).precision,
+        scoring=Scoring(rule=asked.rule, seed=asked.seed),
     )
-    scoring = Scoring(rule=asked.rule, seed=asked.seed)
     with ExitStack() as opened:
-        loader = TaskLoader(asked.data_dir, candidacy(asked, settings, model, opened))
+        loader = task_loader(asked, settings, model, opened)
         task = loader.load(
             (asked.data or [""])[0],
             asked.setting or "oracle",
@@ -244,7 +235,6 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
             task,
             how,
             rate=settings.rate,
-            scoring=scoring,
             on_progress=lambda done, known: show(done + known, len(task.questions), ""),
         )
     compressed = context == "memory" or given == "candidates"
@@ -252,7 +242,7 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
 
 
 def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path:
-    """The folder of a reader that reads this context."""
+    """The folder of a reader for this context."""
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise InputError(f"--reader {text}: expected generator, base, or the folder of a reader (clara train reader)")
@@ -260,9 +250,9 @@ def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path
         raise InputError("--reader DIR answers from text or from nothing: give --context text or --context none")
     if choice.dtype not in {"auto", "bf16", "fp32"}:
         raise InputError(f"--dtype {choice.dtype} is not for --reader DIR: give auto, bf16 or fp32")
-    from clara.model.reader import read_reader_manifest  # noqa: PLC0415
+    from clara.model.reader import ReaderManifest  # noqa: PLC0415
 
-    trained = read_reader_manifest(folder).context
+    trained = ReaderManifest.read(folder).context
     if trained != context:
         raise ConfigError(
             f"this reader was trained to answer from context {trained!r}, not {context!r}: give --context {trained}"
@@ -271,8 +261,8 @@ def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path
 
 
 def _say_left_out(task: Task, result: Result) -> None:
-    """What the means do not hold, on stderr."""
-    for reason, count in list(result.error_reasons.items())[:SHOWN_REASONS]:
+    """Report on stderr what the means leave out."""
+    for reason, count in result.common_errors():
         note(f"error, {count} times: {reason}")
     for reason, count in task.left_out.items():
         note(f"not asked: {count} {reason}")
@@ -290,17 +280,17 @@ def _show(result: Result) -> None:
     if result.retrieval is not None:
         shown.add_row("Recall@5", f"{result.retrieval['R@5']:.3f}", "")
     if result.abstention is not None:
-        found = result.abstention
-        shown.add_row("abstained", f"{found.abstained:,}", f"{found.unanswerable:,} unanswerable")
+        counts = result.abstention
+        shown.add_row("abstained", f"{counts.abstained:,}", f"{counts.unanswerable:,} unanswerable")
     shown.add_row("questions", f"{result.n:,}", f"{result.errors:,} errors" if result.errors else "")
     console().print(shown)
 
 
 def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> None:
-    """Ask a bed's questions and print how many answers are right.
+    """Ask a bed's questions and print the scores.
 
-    With ``--out`` the stores stay there, which the next run then need not fill, beside ``bed.json`` and ``rows.jsonl``
-    (a line an answer, as they come).
+    With ``--out`` the stores are kept for the next run, beside ``bed.json`` and ``rows.jsonl`` (a line an answer, as
+    they come).
     """
     from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415

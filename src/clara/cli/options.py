@@ -1,7 +1,4 @@
-"""The options that several commands share, each defined once; and records of them, which a command takes whole.
-
-What the choices lead to is in ``session``.
-"""
+"""Options that several commands share, and records of them, which a command takes whole."""
 
 from __future__ import annotations
 
@@ -26,13 +23,13 @@ _Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
 _Attention = Literal["auto", "eager", "sdpa", "flash"]
 Engine = Literal["torch", "vllm"]
 DEFAULT_K = 5
-"""Passages for a question where the model has no say."""
+"""Passages for a question without a model."""
 
 _MOST_THREADS = 4096  # of one process; what libraries make of more is their own affair
 
 
 def given_path(text: str) -> Path:
-    """A path as typed. Empty, as from a variable that is not set, it would become the working folder."""
+    """A path as typed; an empty one, as from an unset variable, would be the working folder."""
     if not text:
         raise typer.BadParameter("a path is empty; write . for the working folder")
     return Path(text)
@@ -105,13 +102,13 @@ LLMModelOption = Annotated[str | None, typer.Option("--llm-model", help="Model n
 
 
 def _memory_check_wanted() -> bool:
-    """What CLARA_MEMORY_CHECK says, for commands without the option."""
+    """CLARA_MEMORY_CHECK, for commands without the option."""
     return os.environ.get("CLARA_MEMORY_CHECK", "1").lower() not in {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """What the user said about the model."""
+    """Options about the model."""
 
     model: Annotated[
         str | None,
@@ -139,7 +136,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class NamedModel(ModelChoice):
-    """Where no store says which model."""
+    """For commands without a store that names its model."""
 
     model: Annotated[str, typer.Option(envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")] = (
         DEFAULT_MODEL
@@ -148,7 +145,7 @@ class NamedModel(ModelChoice):
 
 @dataclass(frozen=True, slots=True)
 class FittingModel(ModelChoice):
-    """Where a model that does not fit may be tried all the same."""
+    """For commands that may load a model without the memory check."""
 
     memory_check: Annotated[
         bool,
@@ -162,7 +159,7 @@ class FittingModel(ModelChoice):
 
 @dataclass(frozen=True, slots=True)
 class AnsweringModel(FittingModel):
-    """Where prompts are read."""
+    """For commands that generate answers."""
 
     attention: Annotated[
         _Attention, typer.Option(help="How prompts are read; auto is torch's own kernels, flash needs flash-attn.")
@@ -171,7 +168,7 @@ class AnsweringModel(FittingModel):
 
 @dataclass(frozen=True, slots=True)
 class AnswerChoice:
-    """What the user said about searching and answering."""
+    """Options about searching and answering."""
 
     k: KOption = None
     mode: ModeOption = "hybrid"
@@ -224,7 +221,7 @@ class AnswerChoice:
 
 
 _LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_check"})
-"""What a model runs on stands behind a command's other options."""
+"""Options listed behind a command's own."""
 
 
 def takes_records(command: Callable[..., None]) -> Callable[..., None]:
@@ -241,12 +238,12 @@ def takes_records(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in signature(command).parameters.items():
         taken += offered.get(name, [parameter.replace(annotation=hints[name])])
 
-    def place(parameter: Parameter) -> tuple[bool, bool, int]:
+    def position(parameter: Parameter) -> tuple[bool, bool, int]:
         at = order.index(parameter.name) if parameter.name in order else len(order)
         return parameter.kind is Parameter.KEYWORD_ONLY, parameter.name in _LAST, at
 
     if records:
-        taken.sort(key=place)
+        taken.sort(key=position)
 
     @wraps(command)
     def run(**given: Any) -> None:  # noqa: ANN401 - of every command
@@ -260,7 +257,6 @@ def takes_records(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _offered(record: type[Any]) -> list[Parameter]:
-    """The fields of a record that are options."""
     hints = get_type_hints(record, include_extras=True)
     return [
         Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
@@ -270,7 +266,7 @@ def _offered(record: type[Any]) -> list[Parameter]:
 
 
 def given_options(ctx: typer.Context, *sources: str) -> dict[str, str]:
-    """Options that come from these of click's sources, as they are typed, by name of their parameter."""
+    """Options from these sources of click, as typed, by parameter."""
     return {
         option.name or "": option.opts[0]
         for option in ctx.command.params

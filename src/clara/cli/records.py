@@ -1,7 +1,4 @@
-"""``clara synth`` and ``convert-records``: documents to training records, and records to other rows and back.
-
-Options to settings, progress and tables to the terminal; what is done is in ``clara.synth`` and ``clara.data``.
-"""
+"""``clara synth`` and ``convert-records``: documents to training records, and records to other rows and back."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 _UNFINISHED_EXIT = 1
 _AUTOMATIC = frozenset({"docs", "out", "automatic", "config", "limit", "as_json", "engine", "workers"})
-"""Parameters that have a use without a language model; the last two are refused, or have none at all."""
+"""Parameters that --automatic allows; the last two have refusals of their own."""
 
 _SHOWN_MESSAGES = 5
 
@@ -90,8 +87,7 @@ def synth(
         _write_automatic(docs, out, config, limit, as_json=as_json)
         return
     # Imported here: the room needs the extra "synth", and other commands shall not wait for it.
-    from clara.synth.drafts import read_templates  # noqa: PLC0415
-    from clara.synth.output import write_report  # noqa: PLC0415
+    from clara.synth.drafts import Templates  # noqa: PLC0415
     from clara.synth.run import SynthJob, synthesize  # noqa: PLC0415
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
@@ -107,24 +103,24 @@ def synth(
     values = _merged(read_toml(config) if config else {}, given)
     _require_server(values)
     settings = check(SynthSettings, values, source=str(config) if config else "command line")
-    templates = read_templates(prompts) if prompts else None
+    templates = Templates.read(prompts) if prompts else None
     sources = read_sources(docs, passage_words=settings.passage_words, min_passage_words=settings.min_passage_words)
     if limit is not None:
         sources = Sources(sources.passages[:limit], sources.skipped, sources.messages)
     _note_messages(sources)
     with bar("passages") as show:
 
-        def tell(progress: SynthProgress) -> None:
+        def on_progress(progress: SynthProgress) -> None:
             show(progress.finished, progress.total, _described(progress))
 
         try:
-            job = SynthJob(out, resume, cache, api_key(), templates, tell)
+            job = SynthJob(out, resume, cache, api_key(), templates, on_progress)
             result = synthesize(sources, settings, job)
         except KeyboardInterrupt:
             note("interrupted; go on with --resume")
             raise typer.Exit(INTERRUPTED) from None
     if report is not None:
-        table, plot = write_report(result, report)
+        table, plot = result.write(report)
         note(f"report: {table}, {plot}")
     _show(result, as_json=as_json)
     if result.run.stopped:
@@ -135,7 +131,7 @@ def synth(
 
 
 def _merged(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the file with the options that were given on top."""
+    """Settings of the file, overridden by options."""
     merged = dict(base)
     for key, value in given.items():
         if isinstance(value, dict):
@@ -156,7 +152,7 @@ def _note_messages(sources: Sources) -> None:
 
 
 def _write_automatic(docs: list[Path], out: Path, config: Path | None, limit: int | None, *, as_json: bool) -> None:
-    """Records without a language model, and how many of which kind."""
+    """Write records made without a language model."""
     from clara.data import write_records  # noqa: PLC0415 - as above
     from clara.synth.automatic import AutomaticSettings, automatic_records  # noqa: PLC0415
     from clara.synth.sources import read_sources  # noqa: PLC0415

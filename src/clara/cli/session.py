@@ -1,4 +1,4 @@
-"""From options to a loaded model and an open store. Everything heavy is imported here, when a command needs it."""
+"""From options to a loaded model and an open store. Everything heavy is imported when a command needs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPTIONAL = ("scipy", "sklearn", "PIL")  # what transformers uses where it is in
 
 
 def check_question(question: str) -> str:
-    """A question as it was given (InputError: it is empty, or its bytes are not UTF-8)."""
+    """The question (InputError: it is empty, or its bytes are not UTF-8)."""
     if not question.strip():
         raise InputError("the question is empty")
     try:
@@ -50,11 +50,7 @@ def open_store(path: Path) -> LanceStore:
 
 
 def stored_model(path: Path) -> StoreModel | None:
-    """The model that filled a store; None if there is no store.
-
-    Raises:
-        StoreError: the folder is not a store, or cannot be read.
-    """
+    """The model that filled a store; None without a store (StoreError: the folder is not one, or cannot be read)."""
     try:
         with open_store(path) as store:
             return store.model
@@ -63,24 +59,16 @@ def stored_model(path: Path) -> StoreModel | None:
 
 
 def without_model(path: Path) -> Clara:
-    """A store for what needs no model: removal and text search.
-
-    Loading one would cost seconds, and a store can be tidied up even when its model is gone.
-    """
+    """A store for removal and text search: works fast, and even when its model is gone."""
     from clara.pipeline import Clara  # noqa: PLC0415
 
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
 def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
-    """Open a store that is there with its own model, or the user's; what is wrong is said before that is loaded.
+    """Open an existing store with its own model, or the user's; its errors come before the model is loaded.
 
     ``once``, for one question, leaves out what only pays with more.
-
-    Raises:
-        StoreError: there is none, or one that does not fit.
-        ModelError: the model cannot be loaded.
-        ConfigError: the device cannot be had.
     """
     store = open_store(path)
     try:
@@ -141,7 +129,7 @@ def cache_folder(given: Path | None) -> Path:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder of ``--out``, before the work and not after it (InputError: it cannot be made)."""
+    """Make the folder of ``--out``, before the work (InputError: it cannot be made)."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,23 +137,12 @@ def make_folder(out: Path) -> None:
 
 
 def resolved(choice: ModelChoice) -> ModelChoice:
-    """The choice with the device that ``auto`` stands for here, for what is not loaded by ``load_model``.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
+    """The choice with its device resolved and checked, for what is not loaded by ``load_model``."""
     return replace(choice, device=prepare_torch(choice.device, choice.threads))
 
 
 def prepare_torch(device: str, threads: int | None) -> str:
-    """Set the number of threads, silence transformers' own bars, and check the device.
-
-    Returns:
-        The device's name; ``auto`` is resolved.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
+    """Set the threads, silence transformers, check the device (ConfigError); returns the device, ``auto`` resolved."""
     import torch  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
 
@@ -183,26 +160,26 @@ def prepare_torch(device: str, threads: int | None) -> str:
             )
         return device
     try:
-        wanted = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
         raise ConfigError(
             f"--device {device!r} is no torch device; give cpu, cuda, cuda:1, mps, auto, balanced or sequential"
         ) from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+    if parsed.type == "cuda" and (parsed.index or 0) >= gpus:
         seen = f"{gpus} GPU(s)" if gpus else "no GPU"
         raise ConfigError(f"--device {device}: torch sees {seen} here; use --device cpu")
-    if wanted.type == "mps" and not torch.backends.mps.is_available():
+    if parsed.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"--device {device}: torch sees no such GPU here; use --device cpu")
     return device
 
 
 def api_key() -> str:
-    """The key of a language model's server, from the environment; empty if there is none."""
+    """Key of a language model's server, from the environment; else empty."""
     return next((os.environ[name] for name in _KEY_VARIABLES if os.environ.get(name)), "")
 
 
 def language_model(url: str | None, model: str | None) -> LLM | None:
-    """The model that ``--llm`` and ``--llm-model`` name, or None where neither is given.
+    """The model that ``--llm`` and ``--llm-model`` name, if any.
 
     Raises:
         ConfigError: one of the two is missing, or the address is none.
@@ -223,13 +200,12 @@ def language_model(url: str | None, model: str | None) -> LLM | None:
 
 
 def import_libraries() -> None:
-    """Import torch, transformers and LanceDB without what they import and one question does not use.
+    """Import torch, transformers and LanceDB without their imports that one question does not use.
 
-    Half of a cold ``clara ask`` was spent on a compiler (torch._dynamo), tensors spread over machines, computer
-    algebra, object detection's SciPy, pandas, and the client of a remote catalogue. For the process of one command
-    alone: what is left out here is missing from these libraries until it ends. Whatever is asked of a stand-in that it
-    does not know is answered by the module itself, and a version of theirs that does not bear it is imported whole, by
-    whoever needs it. Does nothing for libraries that are imported already.
+    They take half of a cold ``clara ask``: a compiler (torch._dynamo), tensors spread over machines, computer algebra,
+    object detection's SciPy, pandas, and the client of a remote catalogue. For the process of one command alone, as
+    these stay missing until it ends. Stand-ins hand unknown attributes on to the real module, and library versions that
+    do not bear this are imported whole. Does nothing for libraries that are imported already.
     """
     try:
         _import_parts()
@@ -264,7 +240,7 @@ def _finder(finder: MetaPathFinder) -> Iterator[None]:
 
 
 class _NoPandas(MetaPathFinder):
-    """Says that pandas is not installed. pyarrow asks by importing it, in C, which takes None for a module."""
+    """Pandas as not installed. pyarrow imports it in C, which takes None for a module."""
 
     def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
         if fullname == "pandas":
@@ -319,10 +295,7 @@ def _one_machine(distributed: ModuleType) -> Iterator[None]:
 
 
 def _leave_compiler_out() -> None:
-    """A stand-in for torch's compiler, whose decorators give back what they decorate.
-
-    It stays: making a model asks for a decorator again.
-    """
+    """A stand-in for torch's compiler, whose decorators return their argument; needed again when a model is made."""
     if _COMPILER in sys.modules:
         return
 

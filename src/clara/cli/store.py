@@ -1,11 +1,8 @@
-"""``clara index``, ``remove``, ``info``, ``merge`` and ``upgrade``: what fills and keeps a store.
-
-Options and reports only; the work is ``Clara.add``'s and ``clara.index``'s. Only ``index`` loads a model.
-"""
+"""``clara index``, ``remove``, ``info``, ``merge`` and ``upgrade``; only ``index`` loads a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +12,7 @@ from clara.cli.options import DEFAULT_STORE, FittingModel, JsonOption, ModelChoi
 from clara.cli.session import load_model, open_store, stored_model, without_model
 from clara.cli.terminal import (
     INTERRUPTED,
-    Tell,
+    ShowProgress,
     bar,
     bar_or_lines,
     clock,
@@ -121,7 +118,7 @@ def index(
     with _open(store, choice, rate, codec) as rag:
         spread = _cluster(rag, choice, workers, ray_address) if engine == "ray" else None
         try:
-            with bar_or_lines("passages", at_once=False) as tell:
+            with bar_or_lines("passages", at_once=False) as show:
                 report = rag.add(
                     paths,
                     prune=prune,
@@ -129,12 +126,14 @@ def index(
                     limits=limits,
                     shard=part,
                     engine=spread,
-                    progress=_telling(tell),
+                    progress=partial(_say_progress, show),
                 )
         except (Exception, KeyboardInterrupt) as error:
             if not interrupted(error):
                 raise
-            note(f"clara: interrupted; {_kept(rag)} in {store}; the same command goes on from there")
+            documents, passages = len(rag.store.documents()), rag.store.count()
+            kept = f"{counted(documents, 'whole document')} and {counted(passages, 'passage')} are kept in {store}"
+            note(f"clara: interrupted; {kept}; the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
         result = _report_object(report, rag, store)
     if as_json:
@@ -146,13 +145,7 @@ def index(
 
 
 def _open(path: Path, choice: ModelChoice, rate: int | None, codec: str | None) -> Clara:
-    """Open a store with its model, or make one; what is wrong with it is said before the model is loaded.
-
-    Raises:
-        StoreError: a store that does not fit.
-        ModelError: the model cannot be loaded.
-        ConfigError: the device, the rate or the codec cannot be had.
-    """
+    """Open a store with its model, or make one; its errors come before the model is loaded."""
     stored = stored_model(path)
     model = load_model(choice, choice.model or (stored.name if stored is not None else None))
     from clara.pipeline import Clara  # noqa: PLC0415
@@ -178,24 +171,15 @@ def _cluster(rag: Clara, choice: ModelChoice, workers: int | None, address: str 
     return RayEngine(rag.model.name, load, workers=workers, threads=choice.threads or 1, address=address)
 
 
-def _telling(tell: Tell) -> Callable[[AddProgress], None]:
-    def on_progress(progress: AddProgress) -> None:
-        expected = max(progress.passages, progress.passages_expected or 0)
-        parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
-        if progress.passages:
-            parts.append(f"{progress.passages_per_second:,.1f} a second")
-        if progress.seconds_left is not None:
-            parts.append(f"about {clock(progress.seconds_left)} left")
-        words = ", ".join(parts)
-        line = f"{progress.passages:,} of about {counted(expected, 'passage')}: {words}"
-        tell(progress.passages, expected, words, line)
-
-    return on_progress
-
-
-def _kept(rag: Clara) -> str:
-    documents, passages = len(rag.store.documents()), rag.store.count()
-    return f"{counted(documents, 'whole document')} and {counted(passages, 'passage')} are kept"
+def _say_progress(show: ShowProgress, progress: AddProgress) -> None:
+    expected = max(progress.passages, progress.passages_expected or 0)
+    parts = [f"file {min(progress.files + 1, progress.files_total):,} of {progress.files_total:,}"]
+    if progress.passages:
+        parts.append(f"{progress.passages_per_second:,.1f} a second")
+    if progress.seconds_left is not None:
+        parts.append(f"about {clock(progress.seconds_left)} left")
+    words = ", ".join(parts)
+    show(progress.passages, expected, words, f"{progress.passages:,} of about {counted(expected, 'passage')}: {words}")
 
 
 def _report_object(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
@@ -419,7 +403,7 @@ def upgrade(
 
 
 def _query_space(model: str) -> QuerySpace | None:
-    """What the questions of a model are, by its checkpoint; None if that is not at hand."""
+    """Query space by the model's checkpoint; None if that is not at hand."""
     from clara.model.checkpoint import is_checkpoint, read_manifest  # noqa: PLC0415
     from clara.model.clara_model import find_checkpoint  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
-"""How things look: JSON, bars that only a terminal sees, names and numbers for people. Knows no commands.
+"""Output: JSON, tables, bars that only a terminal sees, names and numbers for people.
 
-What documents, names and models say is foreign text: ``Screen`` and ``plain`` keep it from steering the terminal.
+Documents, names and models are foreign text: ``Screen`` and ``plain`` keep it from controlling the terminal.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended, as shells report it."""
+"""Exit code after Ctrl-C, as shells report it."""
 
 SECONDS_A_LINE = 30.0
-"""Between the lines that stand for a bar."""
+"""Between the lines that replace a bar."""
 
 _SNIPPET = 160  # characters of a passage shown on a terminal
 _DownloadProgress = Callable[[str, int, int], None]
@@ -42,21 +42,20 @@ _UNLIMITED = 100_000  # columns: where nobody looks, a name stays on one line
 
 
 class Screen:
-    """Stdout or stderr on which foreign text is harmless: control characters come out as escapes that can be seen.
+    """Stdout or stderr on which foreign text is harmless: control characters are written as visible escapes.
 
     Args:
         stream: where the text goes.
         bars: leave carriage returns as they are, with which libraries draw progress.
-        needed: a stream that takes no text is an error; otherwise what cannot be said is dropped.
-
-    Raises:
-        OutputError: ``write`` and ``flush``: a needed stream takes no text.
+        needed: writing to a closed or full stream is an OutputError, then and ever after: a library may swallow the
+            first one. Otherwise output is dropped.
     """
 
     def __init__(self, stream: TextIO, *, bars: bool, needed: bool) -> None:
         self.stream = stream
         self._table = _KEPT_IN_BARS if bars else _KEPT_IN_TEXT
         self._needed = needed
+        self._broken: str | None = None  # why the stream cannot be written
 
     def write(self, text: str) -> int:
         """Write a text, control characters escaped."""
@@ -70,7 +69,7 @@ class Screen:
             self.stream.write(sequence)
 
     def flush(self) -> None:
-        """Hand on what is buffered."""
+        """Flush the stream."""
         with self._faults():
             self.stream.flush()
 
@@ -83,15 +82,14 @@ class Screen:
             yield
         except OSError as error:
             _drain(self.stream)
-            if not self._needed:
-                return
-            if error.errno == errno.EPIPE:  # whoever read has seen enough: ``clara … | head``
-                raise OutputError("") from None
-            raise OutputError(f"the output cannot be written: {error.strerror or error}") from None
+            seen_enough = error.errno == errno.EPIPE  # ``clara … | head``
+            self._broken = "" if seen_enough else f"the output cannot be written: {error.strerror or error}"
+        if self._needed and self._broken is not None:
+            raise OutputError(self._broken)
 
 
 def _drain(stream: TextIO) -> None:
-    """Let what is still buffered for a stream that takes no text go nowhere, or Python fails once more at its end."""
+    """Redirect a broken stream, or Python fails once more at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -99,7 +97,7 @@ def _drain(stream: TextIO) -> None:
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether an exception is Ctrl-C, or came of one that struck a library in the middle."""
+    """Test for Ctrl-C, also where it struck inside a library."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
@@ -109,12 +107,12 @@ def interrupted(error: BaseException) -> bool:
 
 
 def plain(text: str) -> str:
-    """A name or another short text for one line of a terminal: every control character as an escape."""
+    """A short text for one line of a terminal: every control character as an escape."""
     return text.translate(_SHOWN_AS)
 
 
 def print_result(value: object, *lines: str, as_json: bool) -> None:
-    """Print what a command did on stdout: one JSON value, or lines for people."""
+    """Print a command's result on stdout: one JSON value, or lines for people."""
     if as_json:
         print_json(value)
     else:
@@ -138,7 +136,7 @@ def note(line: str) -> None:
 
 
 def console() -> Console:
-    """Rich's view of stdout, for tables: as wide as the terminal, of any width where there is none."""
+    """Rich's stdout, for tables: as wide as the terminal, of any width where there is none."""
     from rich.console import Console  # noqa: PLC0415
 
     width = _columns() if sys.stdout.isatty() else _UNLIMITED
@@ -150,13 +148,13 @@ def table(*headings: str, words: int = 1) -> Table:
     from rich.table import Table  # noqa: PLC0415
 
     made = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if place < words else "right")
+    for column, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if column < words else "right")
     return made
 
 
 def _error_console() -> Console:
-    """Rich's view of stderr, for what moves; its own control sequences must reach the terminal."""
+    """Rich's stderr, for what moves; its own control sequences must reach the terminal."""
     from rich.console import Console  # noqa: PLC0415
 
     stream = sys.stderr.stream if isinstance(sys.stderr, Screen) else sys.stderr
@@ -174,7 +172,7 @@ def snippet(text: str) -> str:
 
 
 def write_emphasised(text: str, start: int, end: int) -> None:
-    """Print a text on one line with ``text[start:end]`` marked: bold on a terminal, else between guillemets."""
+    """Print a text on one line with ``text[start:end]`` bold on a terminal, else between guillemets."""
     before, marked, after = (plain(" ".join(part.split())) for part in (text[:start], text[start:end], text[end:]))
     left = before + " " * (text[:start] != text[:start].rstrip() and bool(before))
     right = " " * (text[end:] != text[end:].lstrip() and bool(after)) + after
@@ -189,13 +187,13 @@ def write_emphasised(text: str, start: int, end: int) -> None:
 
 
 def shown(uri: str) -> str:
-    """A document's name as a person would type it here: relative to the working folder where it lies below that."""
+    """A document's name as typed here: relative to the working folder if below it."""
     here = Path.cwd().as_posix().rstrip("/") + "/"
     return plain(uri.removeprefix(here))
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for people."""
+    """Bytes for people."""
     return f"{count / 1e6:,.1f} MB" if count >= 50_000 else f"{count / 1e3:,.1f} kB"
 
 
@@ -213,11 +211,7 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on stderr if that is a terminal.
-
-    Yields:
-        What to call with (done, total, words beside the bar); shows nothing where there is no terminal.
-    """
+    """A progress bar on stderr if that is a terminal; yields its update of (done, total, label)."""
     if not sys.stderr.isatty():
         yield lambda _done, _total, _words: None
         return
@@ -233,20 +227,20 @@ def bar(label: str) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-class Tell(Protocol):
-    """Says how far something is."""
+class ShowProgress(Protocol):
+    """Reports progress."""
 
     def __call__(self, done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
-        """Draw the bar, with ``words`` beside it; where there is no terminal say ``line``, if it is time or ``now``."""
+        """Draw the bar with ``words`` beside it; without a terminal write ``line``, if it is due or ``now``."""
 
 
 @contextmanager
-def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[Tell]:
+def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[ShowProgress]:
     """A progress bar on stderr if that is a terminal, else a line every half minute, the first one at once or then."""
     due = time.monotonic() + (0 if at_once else SECONDS_A_LINE)
     with bar(label) as show:
 
-        def tell(done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
+        def say(done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
             nonlocal due
             if sys.stderr.isatty():
                 show(done, total, words)
@@ -255,24 +249,24 @@ def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[Tell]:
                 note(line)
                 sys.stderr.flush()
 
-        yield tell
+        yield say
 
 
 def download_lines() -> _DownloadProgress:
-    """Tell about downloads in one line for each kind of work."""
+    """Report downloads in one line for each kind of work."""
     seen: set[str] = set()
 
-    def tell(what: str, _done: int, _total: int) -> None:
+    def say(what: str, _done: int, _total: int) -> None:
         if what not in seen:
             seen.add(what)
             note(f"{what} …")
 
-    return tell
+    return say
 
 
 @contextmanager
 def download_progress() -> Iterator[_DownloadProgress]:
-    """Tell about downloads: a moving line on a terminal, single lines elsewhere."""
+    """Report downloads: a moving line on a terminal, single lines elsewhere."""
     if not sys.stderr.isatty():
         yield download_lines()
         return

@@ -1,7 +1,4 @@
-"""``clara train`` and ``calibrate``: records and a recipe into a checkpoint, and what is measured of it afterwards.
-
-Options and progress; the stages are in ``clara.train``, the measurements in ``clara.calibrate``.
-"""
+"""``clara train`` and ``calibrate``: options and progress of ``clara.train`` and ``clara.calibrate``."""
 
 from __future__ import annotations
 
@@ -113,7 +110,7 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _TrainJob:
-    """What all runs of a command have in common; ``rejected`` counts lines without a record by reason."""
+    """Shared by all runs of a command; ``rejected`` counts lines without a record by reason."""
 
     records: Sequence[DataRecord]
     rejected: Counter[str]
@@ -122,7 +119,7 @@ class _TrainJob:
     speaks: bool
 
     def train(self, stage: Stage, out: Path) -> dict[str, object]:
-        """Train a stage; what ``--json`` prints of it."""
+        """Train a stage; returns its part of ``--json``."""
         from clara.train.run import train as run  # noqa: PLC0415
 
         said: deque[TrainProgress] = deque(maxlen=1)
@@ -166,14 +163,14 @@ class _TrainJob:
 
 
 def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json: bool) -> None:
-    """Train the runs of a chain that are not there yet, then calibrate the last."""
+    """Train the missing runs of a chain, then calibrate the last."""
     from clara.train.run import finished  # noqa: PLC0415
 
     reports: list[dict[str, object]] = []
     for number, run in enumerate(chain.runs, start=1):
         if job.speaks:
-            place = f"run {number} of {len(chain.runs)}: {run.name}"
-            note(f"{place}, stage {run.stage.name}, {run.stage.config.steps:,} steps")
+            label = f"run {number} of {len(chain.runs)}: {run.name}"
+            note(f"{label}, stage {run.stage.name}, {run.stage.config.steps:,} steps")
         if finished(run.stage, job.records, run.out):
             report: dict[str, object] = {"checkpoint": str(run.result)}
         else:
@@ -189,35 +186,35 @@ def _train_chain(chain: Chain, job: _TrainJob, paths: Sequence[Path], *, as_json
     print_result(made, f"checkpoint: {chain.result}", as_json=as_json)
 
 
-def _calibrate(chain: Chain, wanted: Calibration, job: _TrainJob, paths: Sequence[Path]) -> None:
-    """Measure what the checkpoint does not learn, and write the chain's result."""
-    from clara.calibrate.run import CheckpointLoader, Wanted, calibrate  # noqa: PLC0415 - imports torch
+def _calibrate(chain: Chain, calibration: Calibration, job: _TrainJob, paths: Sequence[Path]) -> None:
+    """Calibrate a chain's last run into its result."""
+    from clara.calibrate.run import CalibrationOptions, CheckpointLoader, calibrate  # noqa: PLC0415 - imports torch
 
-    reader = None if wanted.reader is None else chain.result_of(wanted.reader)
+    reader = None if calibration.reader is None else chain.result_of(calibration.reader)
     calibrate(
-        str(chain.result_of(wanted.of)),
+        str(chain.result_of(calibration.of)),
         job.records,
-        Wanted(reader=reader, limit=wanted.limit),
+        CalibrationOptions(reader=reader, limit=calibration.limit),
         CheckpointLoader(job.cache, None, job.device, download_lines()),
         out=chain.result,
         data=[path.name for path in paths],
-        notice=note,
+        on_notice=note,
     )
 
 
 def _first_process() -> bool:
-    """Whether this is the one that speaks, of those that torchrun or accelerate launch started."""
+    """True in the one process of torchrun or accelerate launch that reports."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _silence(_: object) -> None:
-    """Where another process speaks."""
+    """Report nothing, in the other processes."""
 
 
 def _refuse_eval(paths: Sequence[Path]) -> None:
-    """Refuse data to measure on, whatever name leads to it."""
+    """Refuse evaluation data, whatever name leads to it."""
     for path in paths:
-        folders = {part.lower() for place in (path, path.absolute(), path.resolve()) for part in place.parent.parts}
+        folders = {part.lower() for form in (path, path.absolute(), path.resolve()) for part in form.parent.parts}
         if _EVAL_FOLDER in folders:
             raise InputError(
                 f"{path} is under a folder named {_EVAL_FOLDER}: what is measured on is never trained on; "
@@ -228,7 +225,7 @@ def _refuse_eval(paths: Sequence[Path]) -> None:
 def _read_all(
     paths: Sequence[Path], *, plain: bool, say: Callable[[str], None]
 ) -> tuple[list[DataRecord], Counter[str]]:
-    """All records, and the counts of lines that gave none; says both."""
+    """All records, and counts of rejected lines."""
     from clara.data import read_records  # noqa: PLC0415
 
     records: list[DataRecord] = []
@@ -244,21 +241,21 @@ def _read_all(
 @contextmanager
 def _progress() -> Iterator[Callable[[TrainProgress], None]]:
     """A live line on a terminal; elsewhere a plain line now and then, and for each held-out loss."""
-    with bar_or_lines("steps") as tell:
+    with bar_or_lines("steps") as show:
         measured: list[str] = []
 
         def say_step(progress: TrainProgress) -> None:
-            found = progress.validation
-            if found is not None:
-                named = {"F1": found.f1, "Recall@5": found.recall_at_5}
+            validation = progress.validation
+            if validation is not None:
+                named = {"F1": validation.f1, "Recall@5": validation.recall_at_5}
                 scores = (f"{name} {value:.3f}" for name, value in named.items() if value is not None)
-                measured[:] = [f"held out {found.default_loss:.3f}", *scores]
+                measured[:] = [f"held out {validation.default_loss:.3f}", *scores]
             parts = [f"loss {progress.cross_entropy:.3f}", f"mse {progress.mse:.4f}", *measured]
             parts += [f"{progress.samples_per_second:.1f} samples/s", f"{progress.tokens_per_second:,.0f} tokens/s"]
             words = ", ".join([*parts, f"{clock(progress.seconds_left)} left"])
             now = progress.held_out is not None or progress.step == progress.steps
             line = f"step {progress.step}/{progress.steps}: {words}"
-            tell(progress.step, progress.steps, words, line, now=now)
+            show(progress.step, progress.steps, words, line, now=now)
 
         yield say_step
 
@@ -315,9 +312,9 @@ def calibrate(
     "date", "data", "records", "seed"}}}; contrast, reading and evidence hold one such object for each value they set.
     """
     from clara.calibrate.run import (  # noqa: PLC0415 - imports torch
+        CalibrationOptions,
         CheckpointLoader,
         Part,
-        Wanted,
     )
     from clara.calibrate.run import calibrate as run  # noqa: PLC0415
 
@@ -326,21 +323,21 @@ def calibrate(
     parts = None if only is None else frozenset(name.strip() for name in only.split(",") if name.strip())
     if parts is not None and (unknown := parts - set(get_args(Part))):
         raise InputError(f"--only: there is no {', '.join(sorted(unknown))}; give some of {', '.join(get_args(Part))}")
-    wanted = Wanted(
+    options = CalibrationOptions(
         None if parts is None else cast("frozenset[Part]", parts), other, share, reader, late, keep, limit, seed
     )
     records, _ = _read_all(paths, plain=True, say=note)
-    chosen = prepare_torch(device, threads)
+    device = prepare_torch(device, threads)
     with bar_or_lines("calibrating", at_once=False) as tell:
         made = run(
             checkpoint,
             records,
-            wanted,
-            CheckpointLoader(cache_folder(cache), base, chosen, download_lines()),
+            options,
+            CheckpointLoader(cache_folder(cache), base, device, download_lines()),
             out=out,
             data=[path.name for path in paths],
-            tell=lambda what, done, total: tell(done, total, what, f"{what}: {done}/{total}"),
-            notice=note,
+            on_progress=lambda what, done, total: tell(done, total, what, f"{what}: {done}/{total}"),
+            on_notice=note,
         )
     if as_json:
         print_json({"checkpoint": None if out is None else str(out), "calibrated": dict(made.measured)})

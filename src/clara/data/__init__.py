@@ -1,4 +1,4 @@
-"""Question-answering records: read, checked, counted, mixed and written as JSON Lines.
+"""Question-answering records: read, checked, counted and written as JSON Lines.
 
 Knows files and records, not tokens or models; batches for training are made in ``train``.
 """
@@ -14,7 +14,6 @@ from clara.data.reading import (
     write_records,
 )
 from clara.data.records import DataRecord, DocText, GoldRef, MultiHop, PassageQA, QAPair, Question
-from clara.data.sampling import mixture
 
 __all__ = [
     "DataRecord",
@@ -27,7 +26,6 @@ __all__ = [
     "QuestionSet",
     "RecordFault",
     "RecordSet",
-    "mixture",
     "read_questions",
     "read_records",
     "sha256_of",

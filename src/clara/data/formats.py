@@ -1,7 +1,7 @@
-"""Public question-answering formats; the keys of the first record tell which one a file is in.
+"""Public question-answering formats, told apart by the keys of a file's first record.
 
-A format says which keys a record of it has and how one becomes a ``Question``; what of it was left out is added to
-``left_out``, and a record that cannot be used raises ``UnusableRecordError``. Bytes are ``reading``'s matter.
+A format names the keys of its records and makes a ``Question`` of one; parts left out are added to ``left_out``, an
+unusable record raises ``UnusableRecordError``. Bytes are ``reading``'s matter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ _ALIASES = "id_aliases.json"
 _MUSIQUE = frozenset({"question", "paragraphs"})
 _MRQA_MARK = re.compile(r"\[(?:TLE|DOC|PAR|SEP)\]|</?[A-Z][A-Za-z]*[0-9]?>")
 
+_UNKNOWN = "<unk>"  # the answer in TriviaQA's test sets
 _PAGES = (("entity_pages", "wiki_context"), ("search_results", "search_context"))
 _YES_NO = {"YES": "yes", "NO": "no", 1: "yes", 0: "no"}  # words in Google's files, numbers of labels in the hub's
-
-
-def _itself(value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield value
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +35,16 @@ class QuestionFormat:
     """A public format.
 
     Attributes:
-        matches: whether a record is of this format.
+        matches: a record is of this format.
         parse: makes a question of one item.
         items: the items of a top-level JSON value; a fault stands in the place of an item that has one.
     """
 
     matches: Callable[[Mapping[str, Any]], bool]
     parse: Callable[[Mapping[str, Any], list[str]], Question]
-    items: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any] | UnusableRecordError]] = _itself
+    items: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any] | UnusableRecordError]] = lambda value: iter(
+        [value]
+    )
 
 
 def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -64,18 +63,18 @@ def _parse_own(value: Mapping[str, Any], left_out: list[str]) -> Question:
 def _parse_official(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """The evaluation lines of Apple's CLaRa code: ``{"question", "docs": [text, …], "gold_answer"}``.
 
-    ``pos_index``, where it is given, holds the indices of the supporting documents. A document is one string there: its
-    title, if any, is the string's first line, and is left where it stands.
+    ``pos_index``, if given, holds the indices of the supporting documents. A document is one string, whose first line
+    is its title, if any, and stays there.
     """
     texts = strings(value, "docs")
     positive = _positive(value.get("pos_index"), len(texts))
-    found = Candidates(left_out)
+    candidates = Candidates(left_out)
     for index, text in enumerate(texts):
-        found.add("", text, gold=index in positive)
+        candidates.add("", text, gold=index in positive)
     gold_answer = field(value, "gold_answer", object)
     named = gold_answer if isinstance(gold_answer, list) else [gold_answer]
     question = field(value, "question", str)
-    return found.question(
+    return candidates.question(
         str(value["id"]) if isinstance(value.get("id"), str | int) else made_id(question),
         "official",
         question,
@@ -99,28 +98,28 @@ def _parse_hotpotqa(value: Mapping[str, Any], left_out: list[str], *, source: st
     """HotpotQA, distractor and fullwiki: ``{"_id", "question", "answer", "context", "supporting_facts"}``.
 
     ``context`` is ``[[title, [sentence, …]], …]`` in the original files and ``{"title": […], "sentences": [[…], …]}``
-    in the hub's copies (of 2WikiMultihopQA ``content``); ``supporting_facts`` likewise. In fullwiki the context is what
-    a retriever found, so a supporting article may be missing from it: it is then known by its title.
+    in the hub's copies (of 2WikiMultihopQA ``content``); ``supporting_facts`` likewise. In fullwiki a retriever found
+    the context, so a supporting article may be missing from it and is then known by its title.
     """
-    wanted = dict.fromkeys(title for title, _ in _titled(value, "supporting_facts", ("sent_id",)))
-    found = Candidates(left_out)
+    supporting = dict.fromkeys(title for title, _ in _titled(value, "supporting_facts", ("sent_id",)))
+    candidates = Candidates(left_out)
     titles = set()
     for title, sentences in _titled(value, "context", ("sentences", "content")):
         # Sentences hold their own spaces in most copies, and none in a few.
         text = " ".join(str(sentence).strip() for sentence in typed(sentences, "context", list))
         titles.add(title)
-        found.add(title, text, gold=title in wanted)
-    return found.question(
+        candidates.add(title, text, gold=title in supporting)
+    return candidates.question(
         identifier(value, "_id", "id"),
         source,
         field(value, "question", str),
         gold_answers([field(value, "answer", str)], left_out),
-        (GoldRef(title) for title in wanted if title not in titles),
+        (GoldRef(title) for title in supporting if title not in titles),
     )
 
 
 def _titled(value: Mapping[str, Any], key: str, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
-    """(title, the other part) of each entry, in either layout; the other part has one of these names in the hub's."""
+    """(title, the other part) of each entry, in either layout; ``names`` of the other part in the hub's."""
     entries = value.get(key)
     if isinstance(entries, str):  # some copies hold the list as JSON text
         try:
@@ -143,8 +142,8 @@ def _titled(value: Mapping[str, Any], key: str, names: tuple[str, ...]) -> Itera
 def _parse_two_wiki(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """2WikiMultihopQA: HotpotQA's layout with the reasoning path in ``evidences``.
 
-    Other names of an answer count as answers, as in the official score: ``answer_aliases``, where the copy at hand
-    holds them; else those of ``answer_id`` in the data set's own ``id_aliases.json`` beside the file.
+    Aliases of an answer count, as in the official score: ``answer_aliases`` of some copies, else those of ``answer_id``
+    in the data set's own ``id_aliases.json`` beside the file.
     """
     question = _parse_hotpotqa(value, left_out, source="2wiki")
     if value.get("answer_aliases") is None:
@@ -156,7 +155,7 @@ def _parse_two_wiki(value: Mapping[str, Any], left_out: list[str]) -> Question:
 
 
 class Aliases:
-    """Other names of 2Wiki's answers: they lie beside the questions' file, one ``{"Q_id", "aliases", …}`` a line."""
+    """Aliases of 2Wiki's answers, from a file beside the questions', one ``{"Q_id", "aliases", …}`` a line."""
 
     def __init__(self, path: Path) -> None:
         self._names: dict[str, list[str]] | None = None
@@ -176,7 +175,7 @@ class Aliases:
             ) from None
 
     def added(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A record with ``answer_aliases``; as it is where it has them, names no answer, or there is no file."""
+        """A record with ``answer_aliases``; as it is if it has them, names no answer, or there is no file."""
         known = value.get("answer_id")
         if self._names is None or value.get("answer_aliases") is not None or not isinstance(known, str):
             return value
@@ -188,14 +187,14 @@ def _parse_musique(value: Mapping[str, Any], left_out: list[str]) -> Question:
 
     In the full version half of the questions have lost a supporting paragraph: those are unanswerable.
     """
-    found = Candidates(left_out)
+    candidates = Candidates(left_out)
     for item in field(value, "paragraphs", list):
         paragraph = typed(item, "paragraphs[]", dict)
         gold = typed(paragraph.get("is_supporting", False), "is_supporting", bool)
-        found.add(field(paragraph, "title", str), field(paragraph, "paragraph_text", str), gold=gold)
+        candidates.add(field(paragraph, "title", str), field(paragraph, "paragraph_text", str), gold=gold)
     answerable = typed(value.get("answerable", True), "answerable", bool)
     aliases = strings(value, "answer_aliases") if value.get("answer_aliases") is not None else []
-    return found.question(
+    return candidates.question(
         identifier(value, "id"),
         "musique",
         field(value, "question", str),
@@ -207,8 +206,8 @@ def _parse_flashrag(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """FlashRAG: ``{"id", "question", "golden_answers": […], "metadata": {…}}`` a line, for some thirty data sets.
 
     Of HotpotQA and 2WikiMultihopQA the metadata holds ``context`` and ``supporting_facts`` as the hub's copies do, of
-    MuSiQue ``paragraphs``; the others come without documents. A multiple-choice set names its answers by their places
-    in ``choices``.
+    MuSiQue ``paragraphs``; the others come without documents. Multiple-choice sets name answers by their places in
+    ``choices``.
     """
     answers = gold_answers(_choices(value), left_out)
     asked = field(value, "question", str)
@@ -219,16 +218,16 @@ def _parse_flashrag(value: Mapping[str, Any], left_out: list[str]) -> Question:
         return plain
     known = {"id": plain.id, "question": asked, "answer": answers[0], **about}
     if known.keys() >= _HOTPOTQA:
-        found = _parse_hotpotqa(known, left_out, source="2wiki" if "evidences" in about else "hotpotqa")
+        question = _parse_hotpotqa(known, left_out, source="2wiki" if "evidences" in about else "hotpotqa")
     elif known.keys() >= _MUSIQUE:
-        found = _parse_musique(known, left_out)
+        question = _parse_musique(known, left_out)
     else:
         return plain
-    return replace(found, id=plain.id, question=asked, answers=answers)
+    return replace(question, id=plain.id, question=asked, answers=answers)
 
 
 def _choices(value: Mapping[str, Any]) -> list[str]:
-    """The answers; a place in ``choices`` is the choice that stands there."""
+    """The answers; a place in ``choices`` stands for that choice."""
     named = field(value, "golden_answers", object)
     listed = named if isinstance(named, list) else [named]
     choices = value.get("choices")
@@ -249,21 +248,21 @@ def _parse_dpr(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """Natural Questions with DPR's passages: training files (``positive_ctxs``) and retrieval results (``ctxs``).
 
     In a training file the positive passages are gold and the hard negatives the other candidates; its random negatives
-    belong to other questions and are left aside. In a retrieval result the candidates come in the retriever's order; a
-    passage with ``has_answer`` contains an answer, which is DPR's own notion of a hit, and counts as gold.
+    belong to other questions and are left aside. In a retrieval result the candidates come in the retriever's order,
+    and those with ``has_answer``, DPR's own notion of a hit, are gold.
     """
-    found = Candidates(left_out)
+    candidates = Candidates(left_out)
     if "ctxs" in value:
         for context in _contexts(value, "ctxs"):
             gold = typed(context.get("has_answer", False), "has_answer", bool)
-            found.add(str(context.get("title") or ""), field(context, "text", str), gold=gold)
+            candidates.add(str(context.get("title") or ""), field(context, "text", str), gold=gold)
     else:
         for key in ("positive_ctxs", "hard_negative_ctxs"):
             for context in _contexts(value, key):
                 text = field(context, "text", str)
-                found.add(str(context.get("title") or ""), text, gold=key == "positive_ctxs")
+                candidates.add(str(context.get("title") or ""), text, gold=key == "positive_ctxs")
     question = field(value, "question", str)
-    return found.question(
+    return candidates.question(
         str(value["id"]) if isinstance(value.get("id"), str | int) else made_id(question),
         "nq",
         question,
@@ -278,7 +277,7 @@ def _contexts(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def _parse_kilt(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """KILT: ``{"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id", "title", …}]}]}`` a line.
 
-    Provenance names Wikipedia articles, not passages: they are references by title, to be found in a corpus.
+    Provenance names Wikipedia articles, not passages: references by title, for a corpus.
     """
     named: list[str] = []
     titles: dict[str, None] = {}
@@ -304,7 +303,7 @@ def _parse_kilt(value: Mapping[str, Any], left_out: list[str]) -> Question:
 def _parse_nq_open(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """Natural Questions open, ``{"question", "answer": […]}`` a line; some copies hold one answer as a text.
 
-    The documents come from a corpus. A question has no identifier there, so its words make one.
+    Documents come from a corpus, the identifier from the question's words.
     """
     question = field(value, "question", str)
     alone = value.get("answer")
@@ -315,8 +314,8 @@ def _parse_nq_open(value: Mapping[str, Any], left_out: list[str]) -> Question:
 def _parse_popqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """PopQA: ``{"id", "question", "possible_answers", "s_wiki_title", …}``, a line of JSON or of a table with a head.
 
-    ``possible_answers`` is a list, or a list as JSON text. The documents come from a corpus; which of them support an
-    answer is not said (the questions were made from Wikidata).
+    ``possible_answers`` is a list, or a list as JSON text. Documents come from a corpus; supporting ones are unknown
+    (the questions were made from Wikidata).
     """
     named = field(value, "possible_answers", object)
     if isinstance(named, str):
@@ -334,7 +333,7 @@ def _parse_popqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
 
 
 def _squad_items(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | UnusableRecordError]:
-    """Of an original file, ``{"data": [{"title", "paragraphs": [{"context", "qas": […]}]}]}``, a record a question."""
+    """Questions of an original file, ``{"data": [{"title", "paragraphs": [{"context", "qas": […]}]}]}``."""
     for article in field(document, "data", list):
         try:
             paragraphs = field(typed(article, "data[]", dict), "paragraphs", list)
@@ -362,24 +361,23 @@ def _paragraph_questions(title: str, paragraph: object) -> Iterator[Mapping[str,
 def _parse_squad(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """SQuAD 1.1 and 2.0, a flat record a question, as the hub's copies have it.
 
-    A question's one candidate is the paragraph it was asked about; more come from a corpus. ``is_impossible`` marks the
-    unanswerable questions of 2.0; their ``plausible_answers`` are wrong on purpose and not read. The hub's copies,
-    ``{"id", "title", "context", "question", "answers": {"text": […]}}``, have no such mark: there, no text means no
-    answer.
+    A question's one candidate is its paragraph; more come from a corpus. ``is_impossible`` marks the unanswerable
+    questions of 2.0, whose ``plausible_answers`` are wrong on purpose and not read. The hub's copies, ``{"id", "title",
+    "context", "question", "answers": {"text": […]}}``, have no such mark: there, no text means no answer.
     """
     impossible = typed(value.get("is_impossible", False), "is_impossible", bool)
     listed = value.get("answers") or []
     if isinstance(listed, dict):
-        found = strings(listed, "text")
-        impossible = impossible or not found
+        named = strings(listed, "text")
+        impossible = impossible or not named
     else:
-        found = [field(typed(item, "answers[]", dict), "text", str) for item in listed]
+        named = [field(typed(item, "answers[]", dict), "text", str) for item in listed]
     title = field(value, "title", str).replace("_", " ")
     return Question(
         id=identifier(value, "id"),
         source="squad",
         question=field(value, "question", str),
-        answers=() if impossible else gold_answers(found, left_out),
+        answers=() if impossible else gold_answers(named, left_out),
         docs=(DocText(title, field(value, "context", str)),),
         gold=(0,),
     )
@@ -397,7 +395,7 @@ def _mrqa_items(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | Unu
 
 
 def _parse_mrqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
-    """MRQA's shared task. The context is the one document.
+    """MRQA's shared task, whose context is the one document.
 
     It has marks for titles and paragraphs, and those of HTML in Natural Questions.
     """
@@ -415,13 +413,12 @@ def _parse_mrqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
 
 
 def _is_triviaqa_hub(value: Mapping[str, Any]) -> bool:
-    """Whether a record is a line of the hub's copies of TriviaQA."""
     answer = value.get("answer")
     return "question" in value and isinstance(answer, dict) and "value" in answer
 
 
 def _triviaqa_items(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | UnusableRecordError]:
-    """Of an original file, ``{"Data": [{"Question", "Answer": {"Value", "Aliases"}, …}]}``, a record a question."""
+    """Questions of an original file, ``{"Data": [{"Question", "Answer": {"Value", "Aliases"}, …}]}``."""
     for item in field(document, "Data", list):
         answer = item.get("Answer") if isinstance(item, dict) else None
         if not isinstance(answer, dict):
@@ -440,13 +437,15 @@ def _parse_triviaqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
     """TriviaQA, a question a record with small keys, as in the hub's copies.
 
     These hold the texts of both kinds of page, ``entity_pages`` and ``search_results``; the original files keep them
-    apart, so their questions only name Wikipedia articles. A page that holds an answer counts as gold: the data set's
-    own distant supervision.
+    apart, so their questions only name Wikipedia articles. A page that holds an answer is gold: the data set's own
+    distant supervision.
     """
     answer = field(value, "answer", dict)
+    if answer.get("value") == _UNKNOWN:
+        raise UnusableRecordError("answer is not published", _UNKNOWN)
     aliases = strings(answer, "aliases") if answer.get("aliases") is not None else []
     answers = gold_answers([field(answer, "value", str), *aliases], left_out)
-    found = Candidates(left_out)
+    candidates = Candidates(left_out)
     titles = []
     normal = [text for text in map(normalize_answer, answers) if text]
     for key, texts in _PAGES:
@@ -459,10 +458,10 @@ def _parse_triviaqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
         for title, text in zip(strings({key: named}, key), strings({key: written}, key), strict=True):
             if text.strip():
                 plain = f" {normalize_answer(text)} "
-                found.add(title, text, gold=any(f" {one} " in plain for one in normal))
+                candidates.add(title, text, gold=any(f" {one} " in plain for one in normal))
             elif key == "entity_pages" and title.strip():
                 titles.append(title)
-    return found.question(
+    return candidates.question(
         identifier(value, "question_id"),
         "triviaqa",
         field(value, "question", str),
@@ -472,7 +471,6 @@ def _parse_triviaqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
 
 
 def _is_natural_questions(value: Mapping[str, Any]) -> bool:
-    """Whether a record is of Natural Questions, in any of its copies."""
     return "annotations" in value and ("question_text" in value or isinstance(value.get("question"), dict))
 
 
@@ -481,8 +479,8 @@ def _parse_natural_questions(value: Mapping[str, Any], left_out: list[str]) -> Q
 
     Candidates are the top-level blocks of the page (``long_answer_candidates``), gold those that an annotator chose as
     the long answer. Answers are the annotators' short ones, yes and no among them. Where all chose a block and no short
-    answer, the answer is not known as a phrase and only the ranking can be measured; where they chose nothing, there
-    is none.
+    answer, the answer is unknown as a phrase and only the ranking can be measured; where they chose nothing, there is
+    none.
     """
     page = value.get("document")
     about = typed(page, "document", dict) if page is not None else value
@@ -490,14 +488,14 @@ def _parse_natural_questions(value: Mapping[str, Any], left_out: list[str]) -> Q
     annotations = list(_rows(field(value, "annotations", object), "annotations"))
     short = [text for one in annotations for text in _short(one, tokens)]
     chosen = {span for one in annotations if (span := _span(one.get("long_answer"))) is not None}
-    found, spans = Candidates(left_out), set[tuple[int, int]]()
+    candidates, spans = Candidates(left_out), set[tuple[int, int]]()
     for block in _rows(value.get("long_answer_candidates") or [], "long_answer_candidates"):
         span = _span(block)
         if span is None or span in spans or not (block.get("top_level", True) or span in chosen):
             continue
         spans.add(span)
         if text := _text(tokens, span):
-            found.add(_page_title(about), text, gold=span in chosen)
+            candidates.add(_page_title(about), text, gold=span in chosen)
         elif span in chosen:
             raise UnusableRecordError("empty gold document", str(span))
     asked = value["question_text"] if "question_text" in value else field(field(value, "question", dict), "text", str)
@@ -505,7 +503,7 @@ def _parse_natural_questions(value: Mapping[str, Any], left_out: list[str]) -> Q
         answers: tuple[str, ...] | None = gold_answers(short, left_out)
     else:
         answers = None if chosen else ()
-    return found.question(identifier(value, "example_id", "id"), "nq", asked, answers)
+    return candidates.question(identifier(value, "example_id", "id"), "nq", asked, answers)
 
 
 def _tokens(value: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
@@ -533,7 +531,7 @@ def _rows(listed: object, label: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _span(block: object) -> tuple[int, int] | None:
-    """The places of a block's first word and of what follows its last; None where there is none."""
+    """The places of a block's first word and after its last; None where there is none."""
     if not isinstance(block, dict):
         return None
     start, end = block.get("start_token"), block.get("end_token")

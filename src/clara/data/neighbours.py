@@ -1,7 +1,7 @@
-"""Passages near a question or a record in words (BM25), and whether a passage holds an answer.
+"""BM25 over passages, and whether a passage holds an answer.
 
-What training takes as hard candidates and distractors, and what synthesis writes beside a question. Knows texts and
-words, not tokens or memories.
+Training takes hard candidates and distractors from it, synthesis the passages beside a question. Knows texts and words,
+not tokens or memories.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from clara import prompts
-from clara.data.records import DataRecord, MultiHop, PassageQA
+from clara.data.records import DataRecord, PassageQA
 from clara.metrics import normalize_answer
 
 # The usual constants (Robertson and Zaragoza, 2009): how fast repeats saturate, how much length counts.
@@ -27,36 +27,35 @@ _WORD = re.compile(r"\w+")
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text, case folded, in order."""
     return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, slots=True)
 class _Postings:
-    """The texts with one word, ascending, and what it adds to the score of each."""
+    """The texts with one word, ascending, and its share in the score of each."""
 
     texts: npt.NDArray[np.int64]  # [n]
     weights: npt.NDArray[np.float32]  # [n]
 
 
 class WordIndex:
-    """Texts that can be ranked by a question's words, by BM25.
+    """BM25 over texts.
 
-    Our own and short, not a library's: which candidates a batch holds must be the same on every machine and after
-    every resume, ties included, and training needs no extra for it.
+    Our own, since a batch's candidates must be the same on every machine and after every resume, ties included, and
+    training needs no extra for it.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._size = len(texts)
-        found: dict[str, list[tuple[int, int]]] = {}
+        rows: dict[str, list[tuple[int, int]]] = {}
         lengths = np.zeros(len(texts), dtype=np.float32)
         for i, text in enumerate(texts):
             counts = Counter(_words(text))
             lengths[i] = counts.total()
             for word, count in counts.items():
-                found.setdefault(word, []).append((i, count))
+                rows.setdefault(word, []).append((i, count))
         damping = _K1 * (1 - _B + _B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
-        self._postings = {word: self._weigh(rows, damping) for word, rows in found.items()}
+        self._postings = {word: self._weigh(own, damping) for word, own in rows.items()}
 
     def _weigh(self, rows: list[tuple[int, int]], damping: npt.NDArray[np.float32]) -> _Postings:
         places, counts = np.array(rows, dtype=np.int64).T
@@ -80,23 +79,16 @@ class WordIndex:
 
 
 def key_of(text: str) -> str:
-    """What is equal for passages that differ in case and white space only."""
+    """A key that is equal for passages which differ in case and white space only."""
     return " ".join(text.casefold().split())
 
 
-def passages_of(record: DataRecord) -> list[str]:
-    """All passages of a record, as the compressor reads them."""
-    if isinstance(record, MultiHop):
-        return [prompts.passage_text(doc.title, doc.text) for doc in record.docs]
-    return [prompts.passage_text(record.title, record.text)]
-
-
 class Neighbours:
-    """Passages of records, to be found by a question's words."""
+    """BM25 over the passages of records."""
 
     def __init__(self, records: Iterable[DataRecord]) -> None:
         """Index the passages of ``records``; texts that differ in case and white space only count once."""
-        passages = {key_of(text): text for record in records for text in passages_of(record)}
+        passages = {key_of(text): text for record in records for text in record.passages}
         self._keys, self._texts = list(passages), list(passages.values())
         self._index = WordIndex(self._texts)
 
@@ -104,24 +96,16 @@ class Neighbours:
         return len(self._texts)
 
     def of(self, record: PassageQA, count: int) -> list[str]:
-        """The passages nearest to a record's questions, best first, at most ``count``.
-
-        Its own passage is left out, and so are passages that hold one of its answers.
-        """
-        own = key_of(passages_of(record)[0])
+        """At most ``count`` passages nearest to a record's questions, except its own and those with an answer of it."""
+        own = key_of(record.passages[0])
         answers = [normalize_answer(answer) for pair in record.all_pairs for answer in pair.answers]
         asked = " ".join(pair.question for pair in record.all_pairs)
         return self.first(self.ranked(asked), count, taken={own}, answers=answers)
 
     def first(self, places: Iterable[int], count: int, *, taken: Container[str], answers: Sequence[str]) -> list[str]:
         """The first ``count`` passages at ``places`` whose keys are not taken and that hold none of the answers."""
-        found: list[str] = []
-        for i in places:
-            if len(found) == count:
-                break
-            if self._keys[i] not in taken and not holds_answer(self._texts[i], answers):
-                found.append(self._texts[i])
-        return found
+        usable = (i for i in places if self._keys[i] not in taken and not holds_answer(self._texts[i], answers))
+        return [self._texts[i] for i in islice(usable, count)]
 
     def ranked(self, question: str) -> list[int]:
         """Numbers of the passages that share a word with the question, best first."""
@@ -130,9 +114,9 @@ class Neighbours:
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds one of the answers, which are in normal form, as whole words."""
+    """A text holds one of the answers, which are in normal form, as whole words."""
     long = [f" {answer} " for answer in answers if len(answer) >= _ANSWER_LETTERS and answer != "yes"]
     if not long:
         return False
-    _words = f" {normalize_answer(text)} "
-    return any(answer in _words for answer in long)
+    words = f" {normalize_answer(text)} "
+    return any(answer in words for answer in long)

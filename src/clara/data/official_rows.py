@@ -1,8 +1,8 @@
-"""The JSON Lines of Apple's published CLaRa code, both ways: ``{"data_type", "question", "answers", "docs"}``.
+"""JSON Lines of Apple's published CLaRa code, both ways: ``{"data_type", "question", "answers", "docs"}``.
 
-One row holds the questions about one document (``"qa"``) or its paraphrase (``"paraphrase"``), in lists of equal
-length. What a row cannot say is lost on the way out: id, source, rounds, provenance, further answers, and which
-questions are complex. The title is the first line of the document there; on the way in, quotation marks around it go.
+A row holds the questions about one document (``"qa"``) or its paraphrase (``"paraphrase"``), in lists of equal length.
+It has no place for id, source, rounds, provenance, further answers, and which questions are complex. The title is the
+document's first line there; on the way in, quotation marks around it go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
     """Write a file of ``passage_qa`` records as official rows; questions over several documents have none.
 
     Returns:
-        The number of rows written, and what the source held.
+        The number of rows written, and the content of the source.
 
     Raises:
         RecordError: the source holds no usable record, or a file cannot be read or written.
@@ -43,7 +43,7 @@ def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
 
 
 def import_official(source: Path, target: Path) -> int:
-    """Write a file of official rows as ``passage_qa`` records, one for each document; how many is returned.
+    """Write a file of official rows as ``passage_qa`` records, one for each document; returns their number.
 
     Raises:
         RecordError: a row is wrong (the message names its line), or a file cannot be read or written.
@@ -93,7 +93,7 @@ def _from_official(rows: Iterable[dict[str, Any]]) -> list[PassageQA]:
 
 @dataclass
 class _Gathered:
-    """What the rows say about one document."""
+    """The rows' content about one document."""
 
     pairs: list[QAPair] = field(default_factory=list)
     paraphrase: str | None = None
@@ -108,7 +108,7 @@ class _Gathered:
 
 
 def _fault(row: object) -> str:
-    """What is wrong with a row, or the empty string."""
+    """The fault of a row, or the empty string."""
     if not isinstance(row, dict) or row.get("data_type") not in ("qa", "paraphrase"):
         got = row.get("data_type") if isinstance(row, dict) else row
         return f'expected an object with "data_type" "qa" or "paraphrase", got {got!r:.80}'

@@ -1,7 +1,7 @@
-"""Plain JSON values <-> our own records, and typed access to the fields of any.
+"""JSON values to our own records and back, and typed access to the fields of any.
 
-Key names, types, and what may be left out of a record without losing it; a fault is an ``UnusableRecordError`` with a
-countable reason. Which bytes the values come from, and where they go, is ``reading``'s matter.
+Key names, types, and optional parts; a fault is an ``UnusableRecordError`` with a countable reason. Bytes are
+``reading``'s matter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from clara.data.records import DataRecord, DocText, MultiHop, PassageQA, QAPair, UnusableRecordError
 
-# The last two are synthesis's notes about a record; training has no use for them, yet they are no surprise.
+# The last two are synthesis's notes, of no use for training.
 _PASSAGE_KEYS = frozenset({"id", "source", "title", "text", "qa", "paraphrase", "complex_qa", "rounds", "provenance"})
 _MULTI_HOP_KEYS = frozenset({"id", "source", "question", "answers", "docs", "gold"})
 _NAMES: dict[type, str] = {
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A record, and what of its JSON value is not in it.
+    """A record, and the parts of its JSON value that are not in it.
 
     Attributes:
         left_out: reasons, one for each pair or blank answer that was left out.
@@ -70,18 +70,13 @@ def to_json(record: DataRecord) -> dict[str, object]:
             "docs": [{"title": doc.title, "text": doc.text} for doc in record.docs],
             "gold": list(record.gold),
         }
+    qa, complex_qa = (
+        [{"question": pair.question, "answers": list(pair.answers)} for pair in pairs]
+        for pairs in (record.pairs, record.complex_pairs)
+    )
+    optional = {"qa": qa or None, "paraphrase": record.paraphrase, "complex_qa": complex_qa or None}
     value: dict[str, object] = {"id": record.id, "source": record.source, "title": record.title, "text": record.text}
-    if record.pairs:
-        value["qa"] = [_pair_to_json(pair) for pair in record.pairs]
-    if record.paraphrase is not None:
-        value["paraphrase"] = record.paraphrase
-    if record.complex_pairs:
-        value["complex_qa"] = [_pair_to_json(pair) for pair in record.complex_pairs]
-    return value
-
-
-def _pair_to_json(pair: QAPair) -> dict[str, object]:
-    return {"question": pair.question, "answers": list(pair.answers)}
+    return value | {key: part for key, part in optional.items() if part is not None}
 
 
 def _passage_qa(value: Mapping[str, Any], left_out: list[str], *, plain: bool) -> PassageQA:
@@ -119,13 +114,11 @@ def _multi_hop(value: Mapping[str, Any], left_out: list[str]) -> MultiHop:
             DocText(title=field(doc, "title", str), text=field(doc, "text", str))
             for doc in [typed(item, "docs[]", dict) for item in field(value, "docs", list)]
         ),
-        gold=tuple(_index(item) for item in field(value, "gold", list)),
+        # JSON's true is an int to Python, and is not an index; ``typed`` words the fault.
+        gold=tuple(
+            typed(str(item) if isinstance(item, bool) else item, "gold[]", int) for item in field(value, "gold", list)
+        ),
     )
-
-
-def _index(item: object) -> int:
-    # JSON's true is an int to Python, and is not an index; ``typed`` words the fault.
-    return typed(str(item) if isinstance(item, bool) else item, "gold[]", int)
 
 
 def _pairs(value: Mapping[str, Any], key: str, left_out: list[str]) -> tuple[QAPair, ...]:
@@ -180,7 +173,7 @@ def worded(item: object, label: str) -> str:
 
 
 def made_id(question: str) -> str:
-    """An identifier made of a question's words, for formats that have none."""
+    """An identifier from a question's words, for formats without any."""
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
@@ -192,10 +185,10 @@ def identifier(value: Mapping[str, Any], *keys: str) -> str:
     raise UnusableRecordError("missing key " + " or ".join(map(repr, keys)))
 
 
-def gold_answers(found: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
-    """Gold answers: blank ones left out and counted, repeated ones said once; one has to be left."""
-    kept = tuple(dict.fromkeys(answer for answer in found if answer.strip()))
+def gold_answers(answers: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
+    """Gold answers, each once: blank ones are left out and counted; one has to remain."""
+    kept = tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
     if not kept:
         raise UnusableRecordError("no answers")
-    left_out.extend(["blank answer"] * sum(not answer.strip() for answer in found))
+    left_out.extend(["blank answer"] * sum(not answer.strip() for answer in answers))
     return kept

@@ -1,7 +1,7 @@
-"""Records and questions in files: read, what cannot be used counted by reason, and written whole or not at all.
+"""Records and questions in files: read, with unusable ones counted by reason, and written whole or not at all.
 
-Knows bytes, lines and JSON; what a record must hold is the matter of ``parsing`` and ``records``, what a public format
-holds that of ``formats``.
+Knows bytes, lines and JSON; fields of a record are the matter of ``parsing`` and ``records``, public formats of
+``formats``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LOOKED_AT = 20  # records whose keys may tell the format; the first ones may be
 
 @dataclass(frozen=True, slots=True)
 class RecordFault:
-    """One line (its number, from 1) that gave no record: the reason, as counted in ``rejected``, and what came."""
+    """A line (its number, from 1) without a record: the reason, as counted in ``rejected``, and its value."""
 
     line: int
     reason: str
@@ -51,11 +51,11 @@ class RecordFault:
 
 @dataclass(frozen=True, slots=True)
 class RecordSet:
-    """What a data file holds, and what of it cannot be used.
+    """The records of a data file, and the unusable parts.
 
     Attributes:
         records: the usable records, at least one, in file order.
-        rejected: lines that gave no record, counted by reason.
+        rejected: lines without a record, counted by reason.
         left_out: parts of usable records that were left out (a pair without answers, a blank answer), by reason.
         ignored_keys: keys that the records' kind does not have, with the number of records that hold them.
         faults: the first few rejected lines.
@@ -83,13 +83,10 @@ class RecordSet:
         return tuple(record for record in self.records if isinstance(record, MultiHop))
 
     def summary(self) -> str:
-        """One line for a person: how many records, and each count of what was rejected, left out or ignored."""
+        """A line for a person: the number of records, and each count of unusable parts."""
         origin = "" if self.format == _OWN else f" ({self.format})"
-        parts = [f"{self.path.name}: {len(self.records)} records{origin}"]
-        for label, counts in (("rejected", self.rejected), ("left out", self.left_out), ("ignored", self.ignored_keys)):
-            if counts:
-                parts.append(f"{label} {sum(counts.values())} ({_listed(counts)})")
-        return "; ".join(parts)
+        counts = {"rejected": self.rejected, "left out": self.left_out, "ignored": self.ignored_keys}
+        return _summary(f"{self.path.name}: {len(self.records)} records{origin}", counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +94,10 @@ class QuestionSet:
     """The questions of a file.
 
     Attributes:
-        name: what results call the data.
-        format: name of its format, as in ``formats.FORMATS``.
+        name: of the data in results.
+        format: as in ``formats.FORMATS``.
         questions: the usable ones, at least one, in file order.
-        rejected: items that gave no question, by reason.
+        rejected: items without a question, by reason.
         left_out: parts of usable questions that were left out, by reason.
         sha256: of the file's bytes, hex.
     """
@@ -114,27 +111,26 @@ class QuestionSet:
     sha256: str
 
     def summary(self) -> str:
-        """One line for a person."""
-        parts = [f"{self.name}: {len(self.questions)} questions ({self.format})"]
-        for label, counts in (("rejected", self.rejected), ("left out", self.left_out)):
-            if counts:
-                listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-                parts.append(f"{label} {sum(counts.values())} ({listed})")
-        return "; ".join(parts)
+        """A line for a person."""
+        counts = {"rejected": self.rejected, "left out": self.left_out}
+        return _summary(f"{self.name}: {len(self.questions)} questions ({self.format})", counts)
+
+
+def _summary(line: str, counts: Mapping[str, Mapping[str, int]]) -> str:
+    parts = [f"{label} {sum(own.values())} ({_listed(own)})" for label, own in counts.items() if own]
+    return "; ".join([line, *parts])
 
 
 def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     """Read a ``.jsonl`` or ``.jsonl.gz`` file of our records, or a file of any format that ``read_questions`` reads.
 
-    Of ours each line's keys tell which kind of record it is; blank lines are not records. Of a public format a question
-    over several documents becomes a ``MultiHop``; questions that have one document, and it is gold, are gathered by it
-    into a ``PassageQA``. What gives no record is counted by reason and the reading goes on.
-
-    With ``plain_passages`` passages without ``qa`` are taken too, as ``PassageQA`` without pairs.
+    The keys of our records tell their kind. Of a public format a question over several documents becomes a
+    ``MultiHop``; questions with one document, a gold one, are gathered by it into a ``PassageQA``. Unusable lines are
+    counted by reason. With ``plain_passages`` passages without ``qa`` are taken too, as ``PassageQA`` without pairs.
 
     Raises:
-        RecordError: the file is missing, unreadable, cut off, not gzip in spite of its name, or empty, or no line of
-            it gives a record; the message counts the reasons.
+        RecordError: the file is missing, unreadable, cut off, not gzip in spite of its name, or empty, or no line of it
+            gives a record; the message counts the reasons.
     """
     if _is_public(path):
         return _read_public(path)
@@ -175,7 +171,7 @@ def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
 
 
 def _is_public(path: Path) -> bool:
-    """Whether a file is of a public format, by its name or by the keys of its first objects."""
+    """The file is of a public format, by its name or by the keys of its first objects."""
     if path.name.endswith(_PUBLIC):
         return True
     values = []
@@ -188,23 +184,23 @@ def _is_public(path: Path) -> bool:
 
 
 def _read_public(path: Path) -> RecordSet:
-    found = read_questions(path)
-    rejected = Counter(found.rejected)
-    records = _records(found.questions, rejected)
+    read = read_questions(path)
+    rejected = Counter(read.rejected)
+    records = _records(read.questions, rejected)
     if not records:
         raise RecordError(
-            f"{path} ({found.format}) has no question to train on; rejected: {dict(rejected)}. A question needs "
+            f"{path} ({read.format}) has no question to train on; rejected: {dict(rejected)}. A question needs "
             "answers and documents: give a file that holds both"
         )
     return RecordSet(
         path=path,
         records=tuple(records),
         rejected=MappingProxyType(dict(rejected)),
-        left_out=found.left_out,
+        left_out=read.left_out,
         ignored_keys=MappingProxyType({}),
         faults=(),
-        sha256=found.sha256,
-        format=found.format,
+        sha256=read.sha256,
+        format=read.format,
     )
 
 
@@ -237,9 +233,9 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
     """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or a table.
 
     Args:
-        path: the file: a JSON array, one JSON object, or one object a line; or, where it is named ``*.csv`` or
-            ``*.tsv``, a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
-        name: what results call it; the file's name without its endings by default.
+        path: the file: a JSON array, one JSON object, or one object a line; or, named ``*.csv`` or ``*.tsv``, a table:
+            PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
+        name: of the data in results; the file's name without its endings by default.
         limit: stop after so many usable questions.
 
     Raises:
@@ -286,27 +282,24 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes as they lie on disk, compressed or not."""
+    """SHA-256 (hex) of a file's bytes on disk, compressed or not."""
     with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_records(path: Path, records: Iterable[DataRecord]) -> int:
-    """Write records to a ``.jsonl`` or ``.jsonl.gz`` file that ``read_records`` reads back equal.
+    """Write records to a ``.jsonl`` or ``.jsonl.gz`` file that ``read_records`` reads back equal; see ``write_jsonl``.
 
-    Passages without pairs and without a paraphrase are read back with ``plain_passages`` only. The rest is as for
-    ``write_jsonl``.
+    Passages without pairs and paraphrase are read back with ``plain_passages`` only.
     """
     return write_jsonl(path, (to_json(record) for record in records))
 
 
 def write_jsonl(path: Path, values: Iterable[Mapping[str, object]]) -> int:
-    """Write JSON objects, one a line, UTF-8; gzipped if the name ends in ``.gz``; how many is returned.
+    """Write JSON objects, one a line, UTF-8, gzipped if the name ends in ``.gz``; returns their number.
 
-    The file appears under its name only when complete: an error or a kill on the way leaves what was there before.
-    Equal values give equal bytes (the gzip header holds no time).
-
-    Missing folders above it are made.
+    The file appears only when complete: an error or a kill leaves the old one. Equal values give equal bytes (the gzip
+    header holds no time). Missing folders are made.
 
     Raises:
         RecordError: the file cannot be written, or is not named ``*.jsonl`` or ``*.jsonl.gz``.
@@ -391,7 +384,7 @@ def _decode(line: bytes) -> object:
 
 
 def _check_surrogates(value: object) -> None:
-    """Refuse half a character (a lone surrogate), which JSON can spell, and no tokenizer and no file takes."""
+    """Refuse a lone surrogate, which JSON can spell, and no tokenizer and no file takes."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -410,9 +403,7 @@ def _values(content: bytes, path: Path, rejected: Counter[str]) -> Iterator[obje
         else:
             yield from whole if isinstance(whole, list) else [whole]
             return
-    for line in content.splitlines():
-        if not line.strip():
-            continue
+    for line in filter(bytes.strip, content.splitlines()):
         try:
             yield json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -422,7 +413,7 @@ def _values(content: bytes, path: Path, rejected: Counter[str]) -> Iterator[obje
 
 
 def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
-    """The lines of a table with a head as records; of DPR's, which have none, as records of Natural Questions open."""
+    """Lines of a table with a head as records; of DPR's, without one, as records of Natural Questions open."""
     lines = content.splitlines()
     if lines and _POPQA_HEAD in lines[0]:
         text = (line.decode("utf-8-sig", "replace") for line in lines)
@@ -431,9 +422,7 @@ def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
         except csv.Error:
             rejected["damaged table"] += 1
         return
-    for line in lines:
-        if not line.strip():
-            continue
+    for line in filter(bytes.strip, lines):
         try:
             question, listed = next(csv.reader([line.decode("utf-8-sig")], delimiter="\t"))
             answers = ast.literal_eval(listed)
@@ -446,7 +435,7 @@ def _rows(content: bytes, rejected: Counter[str]) -> Iterator[object]:
 
 
 def _format_of(values: Iterable[object]) -> str | None:
-    """The name of the format of the first of some JSON values that has one."""
+    """The format of the first of some JSON values that has one."""
     objects = (value for value in values if isinstance(value, dict))
     return next((name for value in objects for name, kind in FORMATS.items() if kind.matches(value)), None)
 

@@ -1,19 +1,19 @@
-"""The kinds of question-answering record, plain and checked when made.
+"""Question-answering records, checked when made.
 
-``PassageQA`` is one passage with several pairs (stage ``scp``); ``MultiHop`` is one question over several documents
-(stages ``instruct`` and ``end_to_end``). ``Question`` is one to be measured on, whatever public data set it comes from;
-wider than ``MultiHop``: it may be unanswerable, may have no known answer (only its ranking is measured), and may come
-without candidate documents, which then come from a corpus. How they stand in a file is for ``parsing`` and ``formats``.
+``PassageQA`` is one passage with several pairs (stage ``scp``); ``MultiHop`` one question over several documents
+(stages ``instruct`` and ``end_to_end``). ``Question`` is a test question of any public data set, wider than
+``MultiHop``: it may be unanswerable, may lack a known answer (only its ranking is measured), and may come without
+candidate documents, which a corpus then provides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from clara.errors import RecordError
-from clara.prompts import NO_ANSWER
+from clara.prompts import NO_ANSWER, passage_text
 
 
 class UnusableRecordError(RecordError):
@@ -21,7 +21,7 @@ class UnusableRecordError(RecordError):
 
     Attributes:
         reason: the kind of fault, the same words for each such record, so that faults can be counted.
-        detail: what came, in this record.
+        detail: the faulty value.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -55,11 +55,11 @@ class DocText:
 
 @dataclass(frozen=True, slots=True)
 class PassageQA:
-    """One passage with what is asked about it (clara.md section 2).
+    """A passage with its questions (clara.md section 2).
 
     Attributes:
         id: identifier within its source.
-        source: the data set it comes from.
+        source: its data set.
         title: may be empty.
         pairs: simple questions; empty for a plain passage.
         paraphrase: the passage in other words, or None.
@@ -73,6 +73,7 @@ class PassageQA:
     pairs: tuple[QAPair, ...]
     paraphrase: str | None = None
     complex_pairs: tuple[QAPair, ...] = ()
+    gold: ClassVar[tuple[int, ...]] = (0,)
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -82,19 +83,29 @@ class PassageQA:
 
     @property
     def all_pairs(self) -> tuple[QAPair, ...]:
-        """Everything that is asked about it, the simple questions first."""
+        """All pairs, the simple questions first."""
         return self.pairs + self.complex_pairs
+
+    @property
+    def docs(self) -> tuple[DocText, ...]:
+        """The passage as a document."""
+        return (DocText(self.title, self.text),)
+
+    @property
+    def passages(self) -> list[str]:
+        """The passage as the compressor reads it."""
+        return [passage_text(self.title, self.text)]
 
 
 @dataclass(frozen=True, slots=True)
 class MultiHop:
-    """One question with candidate documents.
+    """A question with candidate documents.
 
     Attributes:
         id: identifier within its source.
-        source: the data set it comes from.
-        answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone says that
-            no document holds one.
+        source: its data set.
+        answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone: no
+            document holds one.
         docs: candidate documents, at least one.
         gold: indices into ``docs`` of the documents that support the answer, each once; may be empty.
     """
@@ -113,8 +124,18 @@ class MultiHop:
         _check_gold(self.gold, self.docs)
 
     @property
+    def all_pairs(self) -> tuple[QAPair, ...]:
+        """The one question with its answers."""
+        return (QAPair(self.question, self.answers),)
+
+    @property
+    def passages(self) -> list[str]:
+        """The documents as the compressor reads them."""
+        return [passage_text(doc.title, doc.text) for doc in self.docs]
+
+    @property
     def answerable(self) -> bool:
-        """Whether the documents are said to hold an answer."""
+        """The documents hold an answer."""
         return self.answers != (NO_ANSWER,)
 
 
@@ -127,7 +148,7 @@ class GoldRef:
 
     Attributes:
         title: may be empty.
-        text: its text, None where only the title is known: any passage of that title then supports the answer.
+        text: None where only the title is known: any passage of that title then supports the answer.
         id: its identifier in a corpus that the data set belongs to, or None.
     """
 
@@ -142,14 +163,14 @@ class GoldRef:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question with gold answers.
+    """A question with gold answers.
 
     Attributes:
         id: identifier within its source.
-        source: the data set it comes from.
-        answers: gold answers, the first is the reference, all count; empty: the documents do not answer it; None: not
-            known, so that only a ranking can be measured.
-        docs: candidate documents; empty where they are to come from a corpus.
+        source: its data set.
+        answers: gold answers, the first is the reference, all count; empty: the documents do not answer it; None:
+            unknown, so that only a ranking can be measured.
+        docs: candidate documents; empty where a corpus provides them.
         gold: indices into ``docs`` of the supporting documents, each once.
         elsewhere: supporting documents that are not among ``docs``.
     """
@@ -171,7 +192,7 @@ class Question:
 
     @property
     def unanswerable(self) -> bool:
-        """Whether the right reply is that there is no answer."""
+        """The documents do not answer it."""
         return self.answers == ()
 
     @classmethod
@@ -180,11 +201,7 @@ class Question:
         return cls(record.id, record.source, record.question, record.answers, record.docs, record.gold)
 
     def record(self) -> MultiHop:
-        """The question as a record to train on.
-
-        Raises:
-            UnusableRecordError: it has no known answer, or no documents.
-        """
+        """The question as a training record; ``UnusableRecordError`` without known answer or documents."""
         if self.unanswerable:
             raise UnusableRecordError("question without an answer", repr(self.question))
         if self.answers is None:
@@ -198,7 +215,7 @@ class Question:
 class Candidates:
     """Gathers a question's candidate documents, and the indices of the supporting ones (``gold``).
 
-    An empty one that supports nothing is left out; the reason is added to ``left_out``, which the reader shares.
+    An empty one that supports nothing is left out; the reason is added to the reader's ``left_out``.
     """
 
     left_out: list[str]
@@ -206,7 +223,7 @@ class Candidates:
     gold: list[int] = field(default_factory=list)
 
     def add(self, title: str, text: str, *, gold: bool) -> None:
-        """Add a document; an empty one that is gold is refused: without it recall would count too few of them."""
+        """Add a document; an empty gold one is refused: without it recall would count too few."""
         if not text.strip():
             if gold:
                 raise UnusableRecordError("empty gold document", title)

@@ -1,7 +1,7 @@
 """The test bed: people's documents indexed and asked whole, as a user would, and each answer judged.
 
 A bed is a folder of questions written by hand, one file a collection; its documents lie elsewhere, for they are
-fetched. Knows what a right answer is, not how one is made: that is ``pipeline``'s work.
+fetched. Answers are made by ``pipeline``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clara.metrics import is_abstention, normalize_answer, score_answer
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.prompts import passage_text
-from clara.records import Document, GenerationRequest, Hit, SearchMode
+from clara.records import Answer, Document, Generation, GenerationRequest, Hit, SearchMode
 
 _Half = Literal["tuning", "reporting"]
 _Verdict = Literal["right", "wrong", "abstained"]
@@ -32,25 +32,25 @@ _Verdict = Literal["right", "wrong", "abstained"]
 _MOST_MORE_TOKENS = 10
 """Tokens that an answer may have beside the accepted form: a sentence around it, not a paragraph that has it too."""
 _DEPTH = 5
-"""Hits looked at for the evidence, whatever a system reads."""
+"""Hits searched for the evidence."""
 _BASELINE_K = 3
 _SIGNS = regex.compile(r"\p{P}")
 _ANSWER_TOKENS = 64  # as `clara ask`
 
 
 class _Evidence(Settings):
-    """The stretch of a document that holds the answer, word for word; signs and white space between do not count."""
+    """The stretch of a document that contains the answer, word for word except signs and white space."""
 
     document: str
     text: str
 
 
 class _BedQuestion(Settings):
-    """One question; its id is collection, hyphen, number.
+    """A question; its id is collection, hyphen, number.
 
     Attributes:
         answers: accepted forms, the shortest exact one first; empty if the collection does not answer the question.
-        half: for choosing rules and thresholds, or for reporting what they give.
+        half: for choosing rules and thresholds, or for reporting their results.
     """
 
     id: str
@@ -62,7 +62,7 @@ class _BedQuestion(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _EvidenceSpan:
-    """Where a question's evidence stands: characters of the text of the document of that uri."""
+    """Characters of the text of the document with this uri."""
 
     document: str
     start: int
@@ -75,7 +75,7 @@ class _EvidenceSpan:
 
 @dataclass(frozen=True, slots=True)
 class _BedCollection:
-    """A folder of documents with its questions, each beside the place of its evidence (None: unanswerable)."""
+    """A folder of documents with its questions, each with its evidence (None: unanswerable)."""
 
     name: str
     folder: Path
@@ -84,13 +84,12 @@ class _BedCollection:
 
 @dataclass(frozen=True, slots=True)
 class _BedRow:
-    """One question, one system.
+    """A system's answer to a question.
 
     Attributes:
-        found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``; None if none does.
-        seconds: from the question to its answer, the model being loaded.
-        hits: what the system's search found, best first, for choosing rules without asking again.
-        reply: all else that the system says of its answer.
+        found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``.
+        hits: best first, for choosing rules without asking again.
+        reply: everything else in the system's answer.
     """
 
     id: str
@@ -111,13 +110,12 @@ class _BedRow:
 
 @dataclass(frozen=True, slots=True)
 class BedScore:
-    """What a system got in one collection, or in all (``collection`` is then ``total``).
+    """Score of a system in one collection, or in all (``collection`` is then ``total``).
 
     Attributes:
         right, wrong, abstained: of the answerable questions.
         exact: right by strict exact match.
-        anywhere: an accepted form stands in an answer that was given, however long it is; what a system that writes
-            paragraphs is to be compared by.
+        anywhere: answers that contain an accepted form, however long they are; fair to systems that write paragraphs.
         found: answerable questions whose evidence is among the first 1, 3 and 5 hits; None without a search.
         prompt_tokens, seconds: means over all questions.
     """
@@ -141,8 +139,8 @@ def read_bed(folder: Path, documents: Path, *, half: _Half | None = None) -> lis
     """Read a bed (``questions/COLLECTION.jsonl``) and check it against its documents, a folder a collection.
 
     Raises:
-        InputError: there are no questions, or a collection's documents are not there.
-        RecordError: a question is malformed, its evidence does not stand exactly once in its document, or its evidence
+        InputError: there are no questions, or a collection's documents are missing.
+        RecordError: a question is malformed, its evidence does not occur exactly once in its document, or its evidence
             lacks the answer; all faults of a file at once.
     """
     files = sorted((folder / "questions").glob("*.jsonl"))
@@ -177,8 +175,8 @@ def _read_collection(file: Path, documents: Path, half: _Half | None) -> _BedCol
     faults.extend(f"{name} occurs {ids.count(name)} times" for name in dict.fromkeys(ids) if ids.count(name) > 1)
     if faults:
         raise RecordError(f"{file}: {'; '.join(faults)}")
-    chosen = (item for item in placed if half is None or item[0].half == half)
-    return _BedCollection(file.stem, documents, tuple(chosen))
+    kept = tuple(item for item in placed if half is None or item[0].half == half)
+    return _BedCollection(file.stem, documents, kept)
 
 
 def _place(question: _BedQuestion, read: Callable[[str], list[Document]]) -> _EvidenceSpan | None:
@@ -192,25 +190,22 @@ def _place(question: _BedQuestion, read: Callable[[str], list[Document]]) -> _Ev
         raise InputError(f"{question.id}: {form!r} is not in its evidence")
     # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
     pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
-    places = [
+    spans = [
         _EvidenceSpan(document.uri, match.start(), match.end())
         for document in read(evidence.document)
         for match in pattern.finditer(document.text)
     ]
-    if len(places) != 1:
-        raise InputError(f"{question.id}: its evidence stands {len(places)} times in {evidence.document}, not once")
-    return places[0]
+    if len(spans) != 1:
+        raise InputError(f"{question.id}: its evidence stands {len(spans)} times in {evidence.document}, not once")
+    return spans[0]
 
 
 def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> _Verdict:
-    """Judge an answer.
+    """Judge an answer by SQuAD's normal forms.
 
-    Compared are SQuAD's normal forms, token by token. An answer is right if an accepted form stands in it as a run of
-    whole tokens with at most ``_MOST_MORE_TOKENS`` others; ``yes`` and ``no`` have to be its first token. What is not
-    right and says of itself that there is no answer is an abstention, all else wrong.
-
-    No answer meets an unanswerable question, which has no accepted forms. ``answered`` is false if the system marks its
-    answer as none.
+    Right: an accepted form occurs in it as a run of whole tokens with at most ``_MOST_MORE_TOKENS`` others; ``yes`` and
+    ``no`` have to be its first token. Otherwise an answer that says there is none is an abstention, all else is wrong.
+    ``answered`` is false if the system marks its answer as none.
     """
     if answered and any(_meets(answer, form) for form in answers):
         return "right"
@@ -218,15 +213,15 @@ def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> _Ver
 
 
 def _meets(answer: str, form: str) -> bool:
-    tokens, wanted = _normal(answer).split(), _normal(form).split()
-    if len(tokens) > len(wanted) + _MOST_MORE_TOKENS:
+    tokens, gold = _normal(answer).split(), _normal(form).split()
+    if len(tokens) > len(gold) + _MOST_MORE_TOKENS:
         return False
-    return tokens[:1] == wanted if wanted in (["yes"], ["no"]) else _contains(answer, form)
+    return tokens[:1] == gold if gold in (["yes"], ["no"]) else _contains(answer, form)
 
 
 def _contains(text: str, form: str) -> bool:
-    wanted = _normal(form)
-    return bool(wanted) and f" {wanted} " in f" {_normal(text)} "
+    gold = _normal(form)
+    return bool(gold) and f" {gold} " in f" {_normal(text)} "
 
 
 def _normal(text: str) -> str:
@@ -234,59 +229,15 @@ def _normal(text: str) -> str:
     return normalize_answer(_SIGNS.sub("", text))
 
 
-def _anywhere(row: _BedRow) -> bool:
-    return any(form not in {"yes", "no"} and _contains(row.answer, form) for form in row.answers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    text: str
-    prompt_tokens: int
-    seconds: float
-    reply: dict[str, Any]
-    answered: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class _System:
-    """How a question is answered, and where its evidence is looked for (None: the system searches nothing)."""
-
-    ask: Callable[[Clara, str], _Said]
-    search: Callable[[Clara, str], list[Hit]] | None
-
-
-def _shipped(**how: Any) -> _System:  # noqa: ANN401 - options of ``Clara.ask``
-    def ask(rag: Clara, question: str) -> _Said:
-        answer = rag.ask(question, **how)
-        facts = {name: value for name, value in asdict(answer).items() if name not in {"text", "citations"}}
-        return _Said(answer.text, answer.tokens.prompt, answer.seconds.total, facts, answer.answered)
-
-    return _System(ask, lambda rag, question: rag.search(question, _DEPTH))
-
-
-def _plain(mode: SearchMode | None) -> _System:
-    """The backbone without us: zero-shot, on the best passages by BM25 as text, or on nothing."""
-
-    def ask(rag: Clara, question: str) -> _Said:
-        started = time.perf_counter()
-        hits = rag.search(question, _BASELINE_K, mode=mode) if mode is not None else []
-        texts = tuple(passage_text(hit.passage.title, hit.passage.text) for hit in hits)
-        request = GenerationRequest(question, texts=texts, reader="base")
-        made = rag.model.generate_many([request], max_new_tokens=_ANSWER_TOKENS)[0]
-        seconds = time.perf_counter() - started
-        return _Said(made.text, made.tokens.prompt, seconds, {"tokens": asdict(made.tokens)})
-
-    return _System(ask, None if mode is None else lambda rag, question: rag.search(question, _DEPTH, mode=mode))
-
-
-SYSTEMS: dict[str, _System] = {
-    "default": _shipped(),
-    "memory": _shipped(context="memory"),
-    "text": _shipped(context="text"),
-    "bm25-plain": _plain("text"),
-    "closed-book": _plain(None),
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "memory": {"context": "memory"},
+    "text": {"context": "text"},
+    "bm25-plain": {"mode": "text"},
+    "closed-book": {"mode": None},
 }
-"""By name: ``clara ask`` as shipped, from memories alone, from text; BM25 and the plain backbone; nothing read."""
+"""``clara ask`` as shipped, from memories alone, from text: options of ``Clara.ask``; with ``mode``, the plain backbone
+zero-shot on the best passages of this search as text, or closed-book."""
 
 
 def run_bed(
@@ -295,48 +246,50 @@ def run_bed(
     stores: Path,
     systems: Sequence[str] = tuple(SYSTEMS),
     *,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Iterator[_BedRow]:
-    """Index each collection and ask its questions of each system, named as in ``SYSTEMS``.
+    """Index each collection and ask its questions of each system.
 
-    ``stores`` is a folder for a store a collection; one that is there already is brought up to date. ``on_progress`` is
-    told (done, total, words) before each step.
+    ``stores`` is a folder for a store a collection; a store from an earlier run is brought up to date. ``on_progress``
+    is called with (done, total, label) before each step.
 
     Raises:
-        InputError: there is no such system; said before anything is indexed.
-        StoreModelError: another model filled a store that is there.
+        InputError: there is no such system; raised before anything is indexed.
+        StoreModelError: another model filled a store from an earlier run.
     """
     unknown = [name for name in systems if name not in SYSTEMS]
     if unknown:
         raise InputError(f"no such system: {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
-    return _rows(collections, model, stores, systems, on_progress or (lambda *_: None))
-
-
-def _rows(
-    collections: Sequence[_BedCollection],
-    model: ClaraModel,
-    stores: Path,
-    systems: Sequence[str],
-    tell: Callable[[int, int, str], None],
-) -> Iterator[_BedRow]:
     total = len(systems) * sum(len(collection.questions) for collection in collections)
-    done = 0
-    for collection in collections:
-        tell(done, total, f"indexing {collection.name}")
-        with Clara.open(stores / collection.name, model=model) as rag:
-            rag.add(collection.folder, prune=True)
-            for name in systems:
-                for question, place in collection.questions:
-                    tell(done, total, f"{collection.name}, {name}")
-                    yield _row(rag, name, collection.name, question, place)
-                    done += 1
+
+    def rows() -> Iterator[_BedRow]:
+        done = 0
+        for collection in collections:
+            on_progress(done, total, f"indexing {collection.name}")
+            with Clara.open(stores / collection.name, model=model) as rag:
+                rag.add(collection.folder, prune=True)
+                for name in systems:
+                    for question, span in collection.questions:
+                        on_progress(done, total, f"{collection.name}, {name}")
+                        yield _row(rag, name, collection.name, question, span)
+                        done += 1
+
+    return rows()
 
 
-def _row(rag: Clara, name: str, collection: str, question: _BedQuestion, place: _EvidenceSpan | None) -> _BedRow:
-    system = SYSTEMS[name]
-    said = system.ask(rag, question.question)
-    hits = system.search(rag, question.question) if system.search is not None else []
-    overlapping = [rank for rank, hit in enumerate(hits, start=1) if place is not None and place.overlaps(hit)]
+def _row(rag: Clara, name: str, collection: str, question: _BedQuestion, span: _EvidenceSpan | None) -> _BedRow:
+    options = SYSTEMS[name]
+    mode: SearchMode | None = options.get("mode", "hybrid")
+    started = time.perf_counter()
+    answer: Answer | Generation = (
+        _ask_plain(rag, question.question, mode) if "mode" in options else rag.ask(question.question, **options)
+    )
+    seconds = time.perf_counter() - started
+    answered, left_out = True, {"text", "token_ids", "finish_reason", "evidence"}
+    if isinstance(answer, Answer):
+        answered, left_out = answer.answered, {"text", "citations"}
+    hits = rag.search(question.question, _DEPTH, mode=mode) if mode is not None else []
+    overlapping = [rank for rank, hit in enumerate(hits, start=1) if span is not None and span.overlaps(hit)]
     return _BedRow(
         id=question.id,
         collection=collection,
@@ -344,25 +297,33 @@ def _row(rag: Clara, name: str, collection: str, question: _BedQuestion, place: 
         system=name,
         question=question.question,
         answers=question.answers,
-        answer=said.text,
-        verdict=judge(said.text, question.answers, answered=said.answered),
-        exact=bool(question.answers) and said.answered and score_answer(said.text, question.answers).em == 1.0,
+        answer=answer.text,
+        verdict=judge(answer.text, question.answers, answered=answered),
+        exact=bool(question.answers) and answered and score_answer(answer.text, question.answers).em == 1.0,
         found=overlapping[0] if overlapping else None,
-        prompt_tokens=said.prompt_tokens,
-        seconds=said.seconds,
-        hits=tuple(_hit_facts(hit, place) for hit in hits),
-        reply=said.reply,
+        prompt_tokens=answer.tokens.prompt,
+        seconds=seconds,
+        hits=tuple(_hit_facts(hit, span) for hit in hits),
+        reply={key: value for key, value in asdict(answer).items() if key not in left_out},
     )
 
 
-def _hit_facts(hit: Hit, place: _EvidenceSpan | None) -> dict[str, Any]:
+def _ask_plain(rag: Clara, question: str, mode: SearchMode | None) -> Generation:
+    """The backbone without us: zero-shot, on the best passages by BM25 as text, or on nothing."""
+    hits = rag.search(question, _BASELINE_K, mode=mode) if mode is not None else []
+    texts = tuple(passage_text(hit.passage.title, hit.passage.text) for hit in hits)
+    request = GenerationRequest(question, texts=texts, reader="base")
+    return rag.model.generate_many([request], max_new_tokens=_ANSWER_TOKENS)[0]
+
+
+def _hit_facts(hit: Hit, span: _EvidenceSpan | None) -> dict[str, Any]:
     passage = hit.passage
     return {
         "document": passage.document,
         "start": passage.start,
         "end": passage.end,
         "score": hit.score,
-        "evidence": place is not None and place.overlaps(hit),
+        "evidence": span is not None and span.overlaps(hit),
     }
 
 
@@ -382,10 +343,7 @@ def _score(rows: Sequence[_BedRow]) -> BedScore:
     asked = [row for row in rows if row.answers]
     verdicts = [row.verdict for row in asked]
     ranks = [row.found or _DEPTH + 1 for row in asked]
-
-    def within(depth: int) -> int:
-        return sum(rank <= depth for rank in ranks)
-
+    searches = SYSTEMS[rows[0].system].get("mode", "") is not None
     return BedScore(
         system=rows[0].system,
         collection=rows[0].collection,
@@ -394,10 +352,16 @@ def _score(rows: Sequence[_BedRow]) -> BedScore:
         wrong=verdicts.count("wrong"),
         abstained=verdicts.count("abstained"),
         exact=sum(row.exact for row in asked),
-        anywhere=sum(row.verdict == "right" or (row.verdict == "wrong" and _anywhere(row)) for row in asked),
+        anywhere=sum(
+            row.verdict == "right"
+            or (row.verdict == "wrong" and any(_contains(row.answer, form) for form in {*row.answers} - {"yes", "no"}))
+            for row in asked
+        ),
         unanswerable=len(rows) - len(asked),
         refused=sum(row.verdict == "abstained" for row in rows if not row.answers),
-        found=None if SYSTEMS[rows[0].system].search is None else (within(1), within(3), within(5)),
+        found=(ranks.count(1), sum(rank <= 3 for rank in ranks), sum(rank <= 5 for rank in ranks))
+        if searches
+        else None,
         prompt_tokens=sum(row.prompt_tokens for row in rows) / len(rows),
         seconds=sum(row.seconds for row in rows) / len(rows),
     )

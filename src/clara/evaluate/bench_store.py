@@ -1,4 +1,4 @@
-"""What a store costs: a large one's time, bytes, memory and recall; and each codec's bytes, answers, recall and time.
+"""Costs of a store: a large one's time, bytes, memory and recall; and each codec's bytes, answers, recall and time.
 
 The memories of a large store are drawn from a Gaussian fitted to real ones, with the real ones among them, and their
 texts from the real texts' words: compressing a million passages would take days, and a store does not see the
@@ -64,7 +64,7 @@ class _Milliseconds:
 
 @dataclass(frozen=True, slots=True)
 class _StoreSpeed:
-    """What was measured of a store; searches are for ten passages.
+    """Measurements of a store; searches are for ten passages.
 
     Attributes:
         bytes_per_passage: of the whole folder after the run.
@@ -87,7 +87,7 @@ class _StoreSpeed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoreBench:
-    """What a measurement starts from.
+    """Input of a measurement.
 
     Attributes:
         values: the memories of ``texts``, real passages, float32 [T, N, H].
@@ -289,7 +289,7 @@ _MAX_NEW_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class _CodecCost:
-    """What one codec costs at one rate.
+    """Costs of one codec at one rate.
 
     Attributes:
         recall_at_5: share of the gold documents among the five ranked first, mean of the questions.

@@ -1,4 +1,4 @@
-"""What the systems of one run share, and failures that stay with the item they belong to.
+"""Cache of a run's systems, and errors that stay with their item.
 
 Without the cache a comparison of ten systems would compress and embed every document ten times. A batch that raises is
 halved until the faulty items are alone, so the others keep their results; a batch that is too large for the machine's
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -23,18 +23,14 @@ _KeyT = TypeVar("_KeyT", bound=Hashable)
 
 _REASON_LENGTH = 200
 _BUDGET_BYTES = 1_500_000_000
-"""The memories of 10,000 documents of SmolLM2-135M at 4x."""
+"""Room for the memories of 10,000 documents of SmolLM2-135M at 4x."""
 _ITEMS_A_CALL = 64
 _SMALL = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Failure:
-    """An item that gave an error instead of a result.
-
-    Attributes:
-        error: the exception, without its traceback: that would keep the batch's arrays alive.
-    """
+    """An item that gave an error instead of a result; ``error`` has no traceback: it would keep tensors alive."""
 
     error: Exception
 
@@ -46,16 +42,13 @@ class Failure:
 
 
 class _WrongCountError(ModelError):
-    """A batch gave another number of results than items: a fault of the model's code, of no single item."""
+    """Another number of results than items: a fault of the model's code, of no single item."""
 
 
 def each(items: Sequence[_ItemT], work: Callable[[Sequence[_ItemT]], Sequence[_T]]) -> list[_T | Failure]:
     """``work(items)``, one result an item in order, with a ``Failure`` for each item that it cannot do even alone.
 
-    Raises:
-        ConfigError: settings are wrong for every item alike.
-        MemoryMismatchError: so are memories of another model.
-        ModelError: ``work`` gave another number of results than items.
+    Faults of every item alike are raised: ConfigError, MemoryMismatchError, a wrong number of results (ModelError).
     """
     if not items:
         return []
@@ -76,14 +69,10 @@ def each(items: Sequence[_ItemT], work: Callable[[Sequence[_ItemT]], Sequence[_T
     return each(items[:middle], work) + each(items[middle:], work)
 
 
-def unwrap(found: Iterable[_T | Failure]) -> list[_T]:
-    """The results, if there is no failure among them.
-
-    Raises:
-        Exception: the error of the first failure.
-    """
+def unwrap(outcomes: Iterable[_T | Failure]) -> list[_T]:
+    """The results, if there is no failure among them; else the first failure's error is raised."""
     results: list[_T] = []
-    for result in found:
+    for result in outcomes:
         if isinstance(result, Failure):
             raise result.error
         results.append(result)
@@ -108,43 +97,34 @@ class Cache:
     def derived(
         self, maker: str, items: Sequence[_KeyT], make: Callable[[Sequence[_KeyT]], Sequence[_T | Failure]]
     ) -> list[_T | Failure]:
-        """One result an item, in order; missing ones are made now, and one that cannot be made is its ``Failure``.
+        """A result for each item (items may repeat), in order; missing ones are made now.
 
-        Args:
-            maker: names all that decides a result besides the item: model, rate, settings.
-            items: may repeat.
-            make: gives one result an item, in order.
+        ``maker`` names all that decides a result besides the item: model, rate, settings.
         """
-        found: dict[_KeyT, _T | Failure] = {}
+        results: dict[_KeyT, _T | Failure] = {}
         missing: list[_KeyT] = []
         for item in dict.fromkeys(items):
             if (maker, item) in self._kept:
                 self._kept.move_to_end((maker, item))
-                found[item] = cast("_T | Failure", self._kept[maker, item])
+                results[item] = cast("_T | Failure", self._kept[maker, item])
             else:
                 missing.append(item)
         for start in range(0, len(missing), _ITEMS_A_CALL):
             call = missing[start : start + _ITEMS_A_CALL]
             for item, made in zip(call, each(call, make), strict=True):
-                found[item] = made
-                self._keep((maker, item), made)
-        return [found[item] for item in items]
-
-    def _keep(self, key: tuple[str, Hashable], value: object) -> None:
-        self._kept[key] = value
-        self.bytes += _size(value)
-        while self.bytes > self._budget and len(self._kept) > 1:
-            _, old = self._kept.popitem(last=False)
-            self.bytes -= _size(old)
+                results[item] = self._kept[maker, item] = made
+                self.bytes += _size(made)
+                while self.bytes > self._budget and len(self._kept) > 1:
+                    self.bytes -= _size(self._kept.popitem(last=False)[1])
+        return [results[item] for item in items]
 
 
 def _size(value: object) -> int:
     """Approximate bytes of a value: arrays exactly, texts by their characters."""
-    if isinstance(value, np.ndarray):
-        array: np.ndarray[Any, Any] = value
-        return array.nbytes
     if isinstance(value, Memory | QueryMemory):
         return value.values.nbytes
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
     if isinstance(value, tuple | list):
         return _SMALL + sum(map(_size, value))
     return _SMALL + (len(value) if isinstance(value, str) else 0)

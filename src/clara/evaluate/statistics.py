@@ -1,18 +1,17 @@
 """Comparisons of systems on the same questions: paired permutation tests, Holm's correction, kept benefit.
 
 The test is Fisher's randomisation test (swap the two scores of a question at random, compare the mean difference),
-which ranx calls ``fisher``; scipy computes it. ranx itself would bring thirteen packages (numba, llvmlite and pandas
-among them, 337 MB) and scores rankings only, while most of what is compared here is answers.
+computed by scipy; ranx would bring thirteen packages (337 MB) and scores rankings only.
 
     kept benefit = (F1 system - F1 none) / (F1 text - F1 none)
 
-over the questions that all three systems answered: the share of what full text adds that memories keep.
+over the questions that all three systems answered: the share of full text's gain that memories keep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 
 import numpy as np
@@ -28,7 +27,7 @@ _RESAMPLES = 9999
 
 
 class Benefit(Settings):
-    """A pair of systems, one reading nothing and one the full text, that kept benefit is measured between."""
+    """A pair of systems, closed-book (``none``) and full text, between which kept benefit is measured."""
 
     name: str
     none: str
@@ -41,8 +40,7 @@ class Comparison:
 
     Attributes:
         difference: mean of first minus mean of second.
-        p: two-sided, of the single comparison.
-        p_holm: the same, corrected by Holm's method for the number of comparisons made together.
+        p: two-sided, of the single comparison; ``p_holm`` corrected for all comparisons made together.
     """
 
     first: str
@@ -55,11 +53,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class KeptBenefit:
-    """One system between the two ends of a pair, on one data set and the ``n`` questions that all three answered.
+    """Kept benefit of a system between the two ends of a pair, on the ``n`` questions that all three answered.
 
     Attributes:
-        none: F1 of the system that reads nothing; ``text`` and ``memory`` (the system itself) likewise.
-        kept: the ratio; None where full text does not help on these questions.
+        none: F1 of the closed-book system; ``text`` and ``memory`` (the system itself) likewise.
+        kept: the ratio; None where full text does not help.
         ci95: bootstrap interval of the ratio, questions drawn together for the three; None with ``kept``, and where
             full text does not help in more than one draw of forty.
     """
@@ -75,17 +73,13 @@ class KeptBenefit:
     ci95: Interval | None
 
     def to_json(self) -> dict[str, object]:
-        """One flat object."""
-        values = plain(self)
-        assert isinstance(values, dict)  # noqa: S101 - plain() of a record
-        return {**values.pop("group"), **values}
+        """Flat JSON object."""
+        own = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "group"}
+        return {**asdict(self.group), **own}
 
 
 def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
-    """Two-sided p of the hypothesis that both lists have the same mean.
-
-    Exact where there are few enough questions to try every exchange, else from 9,999 random ones. One value a question,
-    same questions in the same order.
+    """Two-sided p of equal means: exact for few questions, else from 9,999 random exchanges.
 
     Raises:
         MissingExtraError: scipy is not installed.
@@ -101,13 +95,9 @@ def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0)
     differences = differences[differences != 0]  # an equal pair is the same either way round
     if differences.size < 2:
         return 1.0  # no exchange is less extreme than what was seen
-
-    def mean(left: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-        return np.asarray(left.mean(axis=axis))
-
     result = permutation_test(
         (differences,),
-        mean,
+        np.mean,
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
@@ -118,12 +108,7 @@ def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0)
 
 
 def compare_all(scores: Mapping[str, Mapping[str, float]], *, seed: int = 0) -> list[Comparison]:
-    """Compare every pair of systems with at least one question in common, in the order of ``scores``.
-
-    Args:
-        scores: by the system's label the score of each question that it answered, by question.
-        seed: of the random exchanges.
-    """
+    """Compare every pair of systems with a question in common; ``scores`` by system's label, then by question."""
     made = []
     for first, second in combinations(scores, 2):
         shared = [question for question in scores[first] if question in scores[second]]
@@ -150,23 +135,18 @@ def _holm(values: Sequence[float]) -> list[float]:
 def kept_benefits(
     results: Sequence[Result], pairs: Sequence[Benefit], *, resamples: int = 2000, seed: int = 0
 ) -> list[KeptBenefit]:
-    """The kept benefit of every other system between the systems of each pair, where both were run on the same task.
-
-    Raises:
-        InputError: two results are of one system on the same questions.
-    """
-    found: list[KeptBenefit] = []
+    """The kept benefit of every other system between the systems of each pair, on tasks that have both."""
+    benefits: list[KeptBenefit] = []
     for pair in pairs:
         for group, own in grouped(results).items():
             none = next((result for result in own if result.system == pair.none), None)
             text = next((result for result in own if result.system == pair.text), None)
             if none is None or text is None:
                 continue
-            ends = (none, text)
-            others = [result for result in own if result not in ends and result.n]
-            kept = [_kept(pair.name, group, (*ends, result), resamples=resamples, seed=seed) for result in others]
-            found += [item for item in kept if item is not None]
-    return found
+            others = [result for result in own if result not in (none, text) and result.n]
+            kept = [_kept(pair.name, group, (none, text, result), resamples=resamples, seed=seed) for result in others]
+            benefits += [item for item in kept if item is not None]
+    return benefits
 
 
 def _kept(

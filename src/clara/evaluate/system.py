@@ -1,8 +1,7 @@
 """A compared system: questions with candidate documents in, a ranking and an answer out.
 
-``RagSystem`` composes every system of a ranker, a context and a reader, so two systems differ in what their names say
-and in nothing else: same batches, same prompts, same clock. The table of systems is in ``systems``; scoring is
-``results``' work.
+``RagSystem`` composes every system of a ranker, a context and a reader, so two systems differ in their parts alone:
+same batches, same prompts, same clock. The table of systems is in ``systems``; ``results`` scores.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from clara.prompts import passage_text
 from clara.records import Generation, GenerationRequest, Memory, QueryMemory
 
 Given: TypeAlias = Literal["gold", "candidates"]
-"""What systems see of a question's documents: the gold ones, all read in order, or the candidates, to be ranked."""
+"""The documents of a question that systems see: gold ones, all read in order, or the candidates, to be ranked."""
 
 Ranking: TypeAlias = tuple[int, ...]
 """Indices into ``Query.docs``, best first, every document once."""
 
 
 class _Answerer(Protocol):
-    """Writes answers: the model under test, or a LoRA reader."""
+    """The model under test, or a LoRA reader."""
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
-        """One greedy answer a request, in order."""
+        """A greedy answer for each request, in order."""
 
 
 class AnswerModel(_Answerer, Protocol):
@@ -39,33 +38,33 @@ class AnswerModel(_Answerer, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What its memories are marked with."""
+        """Mark of its memories."""
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name in results."""
 
     @property
     def default_rate(self) -> int:
-        """The compression rate used when none is asked for."""
+        """Compression rate."""
 
     @property
     def window_tokens(self) -> int:
-        """The longest text that ``compress`` takes, in tokens."""
+        """Longest text that ``compress`` takes, in tokens."""
 
     def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
         """Character spans of the text's tokens."""
 
     def compress(self, texts: Sequence[str], *, rate: int | None = None) -> list[Memory]:
-        """One memory a text, in order; ``rate`` None is the model's default."""
+        """A memory for each text, in order; ``rate`` None is the model's default."""
 
     def encode_queries(self, questions: Sequence[str], *, rate: int | None = None) -> list[QueryMemory]:
-        """One query memory a question, in the space of ``compress`` at the same rate."""
+        """A query memory for each question, in the space of ``compress`` at the same rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question with its candidates as a system sees it: not which are gold, unless only those are given."""
+    """A question with its candidates as a system sees it: gold documents are not marked."""
 
     id: str
     question: str
@@ -80,8 +79,8 @@ class Prediction:
         ranking: indices into ``Query.docs``, best first; None where the system does not rank.
         used: indices of the documents that the answer was made from, in prompt order.
         context_tokens: tokens or memory vectors of context that the generator read.
-        first_token_seconds: from the question to the first token, measured on this question alone, with documents
-            compressed or indexed before where the system does so offline; None where it was not timed.
+        first_token_seconds: of this question alone, with documents compressed or indexed before where the system does
+            so offline; None where it was not timed.
         compressed_to: share of the documents' tokens that the context takes; None where nothing is compressed.
     """
 
@@ -94,7 +93,7 @@ class Prediction:
 
 
 class System(Protocol):
-    """A way from a question and candidate documents to an answer."""
+    """Answers questions from their candidate documents."""
 
     @property
     def name(self) -> str:
@@ -105,17 +104,17 @@ class System(Protocol):
         """Changes with the weights and settings that decide its predictions; part of the key of resumed runs."""
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction | Failure]:
-        """One prediction a query, in order; an error in one query is its ``Failure`` and no other's."""
+        """A prediction for each query, in order; an error in one query is its ``Failure`` and no other's."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemSettings:
-    """What the command line fixes for all systems of a run.
+    """Settings of all systems of a run.
 
     Attributes:
         model: the checkpoint under test, loaded once and shared; its base weights are every system's backbone.
         options: folders of readers and checkpoints of single systems (``reader``, ``dro``, ``pisco``, …).
-        timed: how many questions each system times one by one: the first it is given.
+        timed: questions that each system times one by one: the first it is given.
         quoted: constrain answers to spans of the documents that are read.
     """
 
@@ -135,17 +134,12 @@ class SystemSettings:
 
 
 Build: TypeAlias = Callable[[SystemSettings], System]
-"""Makes a system; raises ClaraError, with the remedy, where what it needs (an extra, a folder) is missing."""
+"""Makes a system (ClaraError, with the remedy, where an extra or a folder is missing)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranker:
-    """Orders the candidate documents of questions.
-
-    Attributes:
-        fingerprint: changes with all that decides an order.
-        rank: all candidates of each question, best first; of equal ones the first comes first.
-    """
+    """Ranks all candidates of each question, ties in their own order; ``fingerprint`` changes with its rankings."""
 
     fingerprint: str
     rank: Callable[[Sequence[Query]], list[Ranking | Failure]]
@@ -153,12 +147,7 @@ class Ranker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What a question is answered from.
-
-    Attributes:
-        tokens: tokens or memory vectors of context in it.
-        source_tokens: tokens of the documents that they stand for; None where nothing is compressed.
-    """
+    """A context with its ``tokens`` or memory vectors, and the document tokens they stand for (None: uncompressed)."""
 
     request: GenerationRequest
     tokens: int
@@ -167,12 +156,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContextMaker:
-    """Turns chosen documents into what a reader reads.
-
-    Attributes:
-        fingerprint: changes with all that decides a context.
-        make: one context a question, of the documents that were chosen for it, in that order.
-    """
+    """Makes a context a question from its selected documents; ``fingerprint`` changes with all that decides it."""
 
     fingerprint: str
     make: Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]
@@ -180,7 +164,7 @@ class ContextMaker:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Who answers from what; a closed-book system gets no documents. The fingerprint is the answerer's."""
+    """Context and reader; a closed-book system gets no documents. The fingerprint is the answerer's."""
 
     maker: ContextMaker
     answerer: _Answerer
@@ -191,21 +175,21 @@ class Answering:
 def answer_all(
     answerer: _Answerer, contexts: Sequence[Context | Failure], *, batch_size: int, max_new_tokens: int
 ) -> list[Generation | Failure]:
-    """Answers in the order of ``contexts``; in batches of like size, longest first: what is too long shows first."""
+    """Answers in the order of ``contexts``; in batches of like size, longest first: out of memory shows first."""
     answers: dict[int, Generation | Failure] = {}
     sound: dict[int, Context] = {}
-    for place, context in enumerate(contexts):
+    for index, context in enumerate(contexts):
         if isinstance(context, Failure):
-            answers[place] = context
+            answers[index] = context
         else:
-            sound[place] = context
-    places = sorted(sound, key=lambda place: -sound[place].tokens)
-    for start in range(0, len(places), batch_size):
-        batch = places[start : start + batch_size]
-        requests = [sound[place].request for place in batch]
+            sound[index] = context
+    order = sorted(sound, key=lambda index: -sound[index].tokens)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        requests = [sound[index].request for index in batch]
         made = each(requests, lambda some: answerer.generate_many(some, max_new_tokens=max_new_tokens))
         answers.update(zip(batch, made, strict=True))
-    return [answers[place] for place in range(len(contexts))]
+    return [answers[index] for index in range(len(contexts))]
 
 
 class RagSystem:
@@ -224,16 +208,17 @@ class RagSystem:
         self.fingerprint = self._fingerprint()
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction | Failure]:
-        """One prediction a query, in order; an error in one query is its ``Failure``."""
+        """A prediction for each query, in order; an error in one query is its ``Failure``."""
         orders = self._orders(queries)
         if self._reading is None:
             return [order if isinstance(order, Failure) else Prediction(None, order, (), 0) for order in orders]
         contexts = self._contexts(queries, orders)
+        settings = self._settings
         answers = answer_all(
             self._reading.answerer,
             contexts,
-            batch_size=self._settings.batch_size,
-            max_new_tokens=self._settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
         )
         return [self._prediction(*parts) for parts in zip(queries, orders, contexts, answers, strict=True)]
 
@@ -256,7 +241,6 @@ class RagSystem:
         )
 
     def _orders(self, queries: Sequence[Query]) -> list[Ranking | Failure]:
-        """Rankings; where nothing is ranked, the documents as they stand."""
         if self._ranker is None:
             return [tuple(range(len(query.docs))) for query in queries]
         return self._ranker.rank(queries)
@@ -280,7 +264,6 @@ class RagSystem:
         return [order if isinstance(order, Failure) else next(made) for order in orders]
 
     def _first_token_seconds(self, query: Query) -> float | None:
-        """Time of one question alone; None once enough were timed, and for one that fails now."""
         if self._to_time <= 0:
             return None
         if self._to_time == self._settings.timed:
@@ -317,10 +300,10 @@ def _quoted(context: Context | Failure, query: Query, used: Ranking) -> Context 
     """A context whose answer is constrained to spans of the documents ``used``."""
     if isinstance(context, Failure):
         return context
-    texts = tuple(passage_text(query.docs[place].title, query.docs[place].text) for place in used)
+    texts = tuple(passage_text(query.docs[index].title, query.docs[index].text) for index in used)
     return replace(context, request=replace(context.request, quote_from=texts))
 
 
 def digest(facts: Mapping[str, object]) -> str:
-    """A short hash of named facts: 16 hex digits."""
+    """Hash of named facts: 16 hex digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The systems that ``clara compare`` knows, in one table: who ranks, what is read, who reads it. docs/systems.md.
+"""The systems that ``clara compare`` knows, one table of ranker, context and reader (docs/systems.md).
 
 A system is built when it is asked for; only then are its optional packages and weights looked for.
 """
@@ -30,8 +30,7 @@ class _SystemParts:
             checkpoint has a query reasoner, else BM25), ``dro``; None where nothing is ranked.
         context: ``memory``, ``text``, ``llmlingua``, ``llmlingua2``, ``none``; None for a system that only ranks.
         reader: weights of the model under test (``generator``, ``base``), or the option that names a LoRA reader.
-        option: names the checkpoint that takes the place of the model under test.
-        stage: that this checkpoint's last training stage must be.
+        option: names the checkpoint that replaces the model under test, of training stage ``stage``.
     """
 
     ranker: str | None
@@ -68,16 +67,9 @@ _TABLE: Mapping[str, _SystemParts] = MappingProxyType(
         "supervised": _SystemParts("latent", option="supervised", stage="retriever"),
     }
 )
-"""The parts of systems by their names."""
 
 
 def _build(name: str, settings: SystemSettings) -> RagSystem:
-    """The system of a name.
-
-    Raises:
-        ConfigError: an option is missing or does not fit, a rate is not served, or there is nothing to rank.
-        ClaraError: an extra, a folder or the hub is missing.
-    """
     parts = _TABLE[name]
     if parts.context is None and settings.given == "gold":
         raise ConfigError(
@@ -98,10 +90,7 @@ def _build(name: str, settings: SystemSettings) -> RagSystem:
 def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagSystem:
     """The model under test by itself, as ``clara eval`` measures it: it ranks by its own memories.
 
-    Args:
-        settings: of the run.
-        context: ``memory``, ``text`` or ``none``.
-        reader: ``generator``, ``base``, or the option ``reader``.
+    ``context`` is ``memory``, ``text`` or ``none``, ``reader`` is ``generator``, ``base``, or the option ``reader``.
 
     Raises:
         ConfigError: the rate is not served, the reader reads another context, or there is nothing to quote.
@@ -114,7 +103,7 @@ def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagS
 
 
 SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for name in _TABLE})
-"""Makers of systems by their names."""
+"""Makers of systems by name."""
 
 
 def _model(name: str, parts: _SystemParts, settings: SystemSettings) -> AnswerModel:

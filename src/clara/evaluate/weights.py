@@ -1,7 +1,6 @@
-"""Weights of systems: folders the user named, models from the hub, and the fingerprints that tell them apart.
+"""Weights of systems: folders the user named, models from the hub, and their fingerprints.
 
-Each checkpoint and reader is loaded once a run. Which folder fits which system is decided here; what the systems do
-with it is not known.
+Each checkpoint and reader is loaded once a run, and refused here where it does not fit its system.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pth")
 
 
 def weights_hash(folder: Path, *, without: str | None = None) -> str:
-    """Hash of a folder's weight files, names included, without those below a folder of that name: 16 hex digits."""
-    found = hashlib.sha256()
-    for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern)):
-        if without in path.relative_to(folder).parts:
-            continue
-        found.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)};".encode())
-    return found.hexdigest()[:16]
+    """Hash of a folder's weight files, names included, except below folders called ``without``: 16 hex digits."""
+    names = {path: path.relative_to(folder) for pattern in _WEIGHTS for path in folder.rglob(pattern)}
+    kept = [path for path in sorted(names) if without not in names[path].parts]
+    listed = "".join(f"{names[path].as_posix()}:{sha256_of(path)};" for path in kept)
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
 def manifest_of(model: AnswerModel) -> Manifest | None:
@@ -39,7 +36,7 @@ def manifest_of(model: AnswerModel) -> Manifest | None:
 
 
 def base_identity(model: AnswerModel) -> str:
-    """Identity of the base weights of a model."""
+    """Identity of a model's base weights."""
     manifest = manifest_of(model)
     return model.fingerprint if manifest is None else manifest.base_identity
 
@@ -66,11 +63,7 @@ def identity(settings: SystemSettings, model: AnswerModel) -> str:
 
 
 def rate_of(settings: SystemSettings, model: AnswerModel) -> int:
-    """The run's compression rate, or the model's default.
-
-    Raises:
-        ConfigError: the model does not serve it.
-    """
+    """The run's compression rate, or the model's default (ConfigError: the model does not serve it)."""
     rate = model.default_rate if settings.rate is None else settings.rate
     manifest = manifest_of(model)
     if manifest is not None and rate not in manifest.compression.rates:
@@ -80,11 +73,7 @@ def rate_of(settings: SystemSettings, model: AnswerModel) -> int:
 
 
 def option(settings: SystemSettings, name: str, what: str) -> Path:
-    """The folder of an option that a system cannot do without.
-
-    Raises:
-        ConfigError: it was not given.
-    """
+    """The folder of a required option (ConfigError: it was not given)."""
     folder = settings.options.get(name)
     if folder is None:
         raise ConfigError(f"this system needs --option {name}=DIR, {what}")
@@ -92,11 +81,11 @@ def option(settings: SystemSettings, name: str, what: str) -> Path:
 
 
 def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: str | None = None) -> ClaraModel:
-    """The checkpoint of an option, which must be of a stage and on the backbone of the run.
+    """The checkpoint of an option.
 
     Raises:
-        ConfigError: the option was not given, or the checkpoint is of another stage or on another backbone.
-        ModelError: the checkpoint cannot be loaded.
+        ConfigError: not given, of another stage, or on another backbone.
+        ModelError: it cannot be loaded.
     """
     folder = option(settings, name, f"the folder of a checkpoint of stage {stage}")
     if not folder.is_dir():  # else its name would be looked for on the hub
@@ -106,13 +95,13 @@ def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: s
     from clara.model import ClaraModel, checkpoint  # noqa: PLC0415 - slow, needed only for a further checkpoint
 
     if checkpoint.is_checkpoint(folder):
-        found = checkpoint.read_manifest(folder)
-        if _plain(found.stage) != _plain(stage):
+        manifest = checkpoint.read_manifest(folder)
+        if manifest.stage.replace("-", "_") != stage:  # commands and recipes may write end-to-end
             raise ConfigError(
-                f"the option {name} is {folder}, a checkpoint of stage {found.stage}; system {label or name} "
+                f"the option {name} is {folder}, a checkpoint of stage {manifest.stage}; system {label or name} "
                 f"is one of stage {stage}"
             )
-        _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+        _check_backbone(settings, manifest.base_identity, manifest.base_model, folder, name)
     return settings.cache.opened(
         "checkpoint",
         str(folder),
@@ -123,21 +112,21 @@ def open_checkpoint(settings: SystemSettings, name: str, stage: str, *, label: s
 
 
 def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> TextReader:
-    """The reader of an option, trained for a context and on the backbone of the run.
+    """The reader of an option.
 
     Raises:
-        ConfigError: the option was not given, or the reader is for another context or on another backbone.
-        CheckpointError: there is no reader, or it is damaged.
+        ConfigError: not given, trained for another context, or on another backbone.
+        CheckpointError: missing or damaged.
     """
     folder = option(settings, name, f'the folder of a reader (clara train reader, reader_context = "{context}")')
-    from clara.model.reader import TextReader, read_reader_manifest  # noqa: PLC0415 - slow, as above
+    from clara.model.reader import ReaderManifest, TextReader  # noqa: PLC0415 - slow, as above
 
-    found = read_reader_manifest(folder)
-    if found.context != context:
+    manifest = ReaderManifest.read(folder)
+    if manifest.context != context:
         raise ConfigError(
-            f"the option {name} is {folder}, a reader of context {found.context!r}; this system needs {context!r}"
+            f"the option {name} is {folder}, a reader of context {manifest.context!r}; this system needs {context!r}"
         )
-    _check_backbone(settings, found.base_identity, found.base_model, folder, name)
+    _check_backbone(settings, manifest.base_identity, manifest.base_model, folder, name)
     return settings.cache.opened(
         "reader",
         str(folder),
@@ -152,7 +141,7 @@ def open_reader(settings: SystemSettings, name: str, context: ReaderContext) -> 
 
 
 def base_folder(settings: SystemSettings) -> Path:
-    """Folder of the base weights that the model under test stands on, in Hugging Face format.
+    """Folder of the base weights of the model under test, in Hugging Face format.
 
     Raises:
         ConfigError: the model comes from no checkpoint.
@@ -167,11 +156,7 @@ def base_folder(settings: SystemSettings) -> Path:
 
 
 def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
-    """Folder of a published model: the one given, else the hub's.
-
-    Raises:
-        ModelError: there is no such folder, and the hub cannot be reached.
-    """
+    """Folder of a published model: the one given, else the hub's (ModelError: neither is there)."""
     if given is not None:
         if not (given / "config.json").is_file():
             raise ModelError(f"{given} has no config.json; the option {option} is the folder of {name}")
@@ -190,7 +175,6 @@ def hub_folder(name: str, given: Path | None, *, option: str) -> Path:
 
 
 def _base_folder(settings: SystemSettings) -> str | None:
-    """Where the base weights are, if the user had to say so (option ``base``)."""
     folder = settings.options.get("base")
     return None if folder is None else str(folder)
 
@@ -202,8 +186,3 @@ def _check_backbone(settings: SystemSettings, identity: str, base_model: str, fo
             f"the option {name} is {folder}, trained on {base_model} ({identity}); the model under test is on "
             f"{manifest.base_model} ({manifest.base_identity}), and all systems of a run share its backbone"
         )
-
-
-def _plain(stage: str) -> str:
-    """A stage as commands and recipes may write it: ``end-to-end`` is ``end_to_end``."""
-    return stage.replace("-", "_")

@@ -1,4 +1,4 @@
-"""How memories are stored: one codec a name, each of which makes bytes of one length of a memory, and back.
+"""Codecs of memories: by name, each makes bytes of one length of a memory, and back.
 
 A store holds memories by one codec, named when the store is made. Knows numbers, not tables.
 Shape letters: R rows, N memory tokens, H hidden size, B bytes of a stored memory.
@@ -202,7 +202,7 @@ _SMALLEST = np.float32(1e-6)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Codebook:
-    """What residual coding knows of a model's memories: K centroids, and how far from them numbers are.
+    """Codebook of a model's memories for residual coding: K centroids, and the spread around them.
 
     Attributes:
         centroids: float32 [K, H].

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import zlib
@@ -44,6 +45,9 @@ READY = "upgrade.ready"
 SETTLED = "text_index_version"
 """Fact of the ledger: the table's version after which ``optimize`` had nothing left to do."""
 
+# An address as pathlib leaves it: with one slash.
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)")
+
 # Seconds to wait for another writer: long enough for one that is closing, short enough for a user.
 _LOCK_SECONDS = 2.0
 
@@ -55,6 +59,21 @@ CREATE TABLE IF NOT EXISTS stale (uri TEXT PRIMARY KEY, keep_hash TEXT);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 COMMIT;
 """
+
+
+def store_folder(path: Path) -> Path:
+    """The absolute folder of a store as it was named.
+
+    Raises:
+        StoreError: an address such as ``s3://bucket/store``.
+    """
+    address = _ADDRESS.match(str(path))
+    if address is not None:
+        raise StoreError(
+            f"{address[1]}://{address[2]} is no folder, and a store is one: its lock and ledger need this machine's "
+            "file system. Index into a folder, copy it whole to where the address points, and copy it back to ask"
+        )
+    return Path(path).absolute()
 
 
 class _Model(BaseModel):
@@ -71,7 +90,7 @@ class _Model(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``store.json`` says: whose memories the store holds, how they are stored, by which version of the format."""
+    """Description in ``store.json``: model of the memories, codec, version of the format."""
 
     model: StoreModel
     codec: str = DEFAULT_CODEC
@@ -79,7 +98,7 @@ class Description:
 
 
 def read_description(folder: Path, *, older: bool = False) -> Description | None:
-    """What is said of the store in a folder.
+    """Description of the store in a folder.
 
     Args:
         folder: the store's.
@@ -154,7 +173,7 @@ def _checksum(content: dict[str, Any]) -> int:
 
 
 def _parse(text: str, path: Path) -> Description:
-    """What the text of a description says."""
+    """Fields of a description's text."""
     content: Any
     try:
         content = json.loads(text)
@@ -192,7 +211,7 @@ class WriteLock:
 
     @property
     def is_locked(self) -> bool:
-        """Whether this object holds it."""
+        """True if this object holds it."""
         return bool(self._lock.is_locked)
 
     def acquire(self) -> None:
@@ -271,7 +290,7 @@ class Ledger:
         self._path = folder / _LEDGER_FILE
 
     def exists(self) -> bool:
-        """Whether the file and its tables have been made."""
+        """True if the file and its tables have been made."""
         if not self._path.exists():
             return False
         with self._connection() as connection:

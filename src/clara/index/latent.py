@@ -40,7 +40,7 @@ _KEPT_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
-    """What is held of a version of the table.
+    """Values held of a version of the table.
 
     Attributes:
         version: the table's.
@@ -143,7 +143,7 @@ class LatentSearch:
         return best([*named, *_nearest(self._table.search_vectors_at(unnamed), vector, limit)], limit)
 
     def _hold(self, version: int) -> _Held:
-        """What is held of a version, read when first wanted."""
+        """Values held of a version, read when first needed."""
         stamp = self._stamp()
         if self._held is None or (self._held.version, self._held.stamp) != (version, stamp):
             self.clear()

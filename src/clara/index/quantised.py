@@ -84,7 +84,7 @@ class QuantisedColumn:
 
     @classmethod
     def load(cls, path: Path) -> QuantisedColumn | None:
-        """What ``save`` wrote; None where that is damaged: the next run that changes the store makes it anew.
+        """The column that ``save`` wrote; None if it is damaged: the next run that changes the store makes it anew.
 
         faiss believes what it reads, so the file's checksum is compared first: a second a gigabyte.
         """
@@ -139,7 +139,7 @@ def _checksum(file: BinaryIO, size: int) -> bytes:
 
 
 def _directions(sample: FloatArray) -> tuple[FloatArray, int]:
-    """What turns a search vector into groups of principal directions: float32 [D, S], and the number of groups.
+    """The map from a search vector to groups of principal directions: float32 [D, S], and the number of groups.
 
     Groups are equally long, filled up with zeros.
     """
@@ -156,7 +156,7 @@ def _directions(sample: FloatArray) -> tuple[FloatArray, int]:
 
 
 def _group_sizes(variances: npt.NDArray[np.float64], groups: int) -> list[int]:
-    """How many directions share each four bits, from the first on; the last directions may be left out.
+    """Number of directions that share each four bits, from the first on; the last directions may be left out.
 
     A direction wants half the logarithm of its variance over the error that is left everywhere, if that is above 0
     (reverse water-filling; Cover and Thomas, section 10.3). The error is the one at which that makes ``groups`` groups.

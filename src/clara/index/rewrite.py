@@ -22,7 +22,16 @@ import numpy as np
 
 from clara.errors import InputError, StoreError, StoreNotFoundError
 from clara.index.codecs import check_codec
-from clara.index.folder import READY, Description, Ledger, WriteLock, read_description, take_place, write_description
+from clara.index.folder import (
+    READY,
+    Description,
+    Ledger,
+    WriteLock,
+    read_description,
+    store_folder,
+    take_place,
+    write_description,
+)
 from clara.index.rows import DocumentEntry, IndexRow
 from clara.index.store import LanceStore
 from clara.index.table import Format, PassageTable, rows_of_format_1
@@ -35,7 +44,7 @@ _BATCH_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Merge:
-    """What a merge brought over; ``unchanged`` documents the store had already, or an earlier source has brought."""
+    """Result of a merge; ``unchanged`` documents the store had already, or an earlier source has brought."""
 
     documents: int
     passages: int
@@ -156,7 +165,7 @@ def upgrade(
         ConfigError: there is no such codec.
     """
     check_codec(codec)
-    folder = Path(path).absolute()
+    folder = store_folder(path)
     if read_description(folder, older=True) is None:
         raise StoreNotFoundError(f"there is no store at {folder} to upgrade")
     with WriteLock(folder):

@@ -1,4 +1,4 @@
-"""What an index holds: passages with their memories, whose memories these are, and which documents are complete.
+"""Content of an index: passages with their memories, whose memories these are, and which documents are complete.
 
 Also what a stored row is known by: its checksums, and the words that a text search compares. How a question becomes a
 vector is ``model``'s business; when to add and remove is ``pipeline``'s.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,19 @@ text."""
 # Characters that are not seen and part a word in two or keep two spellings of it apart: soft hyphen, combining
 # grapheme joiner, zero-width space, non-joiner and joiner, word joiner and invisible operators, byte order mark.
 _INVISIBLE = re.compile("[\u00ad\u034f\u200b-\u200d\u2060-\u2064\ufeff]")
+_CHUNK = re.compile(r"[^\s]*[^\x00-\x7f\s][^\s]*")
+# Accents of Latin, Greek and Cyrillic (not of the letter short I), points of Hebrew, vowels and stretching of Arabic.
+_MARKS = re.compile(
+    "(?<![\u0418\u0438])\u0306|[\u0300-\u0305\u0307-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u0610-\u061a\u0640\u064b-\u065f\u0670]"
+)
+_LATIN_MARKS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
+# Letters that keyboards give two characters for: dotless i; kaf and yeh of Arabic and Persian.
+_SAME_LETTER = str.maketrans("\u0131\u0643\u064a\u0649", "i\u06a9\u06cc\u06cc")
+_HALF_WIDTH = re.compile("[\uff61-\uff9f]+")
+# Thai, Lao, Burmese, Khmer, kana, Han and Hangul: words are part of longer runs, which dictionaries part by what is
+# beside them. Pairs of characters are compared too, as search engines do.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +74,11 @@ class StoreModel:
         return self.memory_tokens * self.width
 
     def describe(self) -> str:
-        """One line for messages: name, rate, shape and the start of the fingerprint."""
+        """A line for messages: name, rate, shape and the start of the fingerprint."""
         return f"{self.name} at {self.rate}x [{self.memory_tokens}, {self.width}] (fingerprint {self.fingerprint[:12]})"
 
     def fits(self, other: StoreModel) -> bool:
-        """Whether memories of both can stand in one index; the name may differ (a folder moved)."""
+        """True if memories of both can stand in one index; the name may differ (a folder moved)."""
         mine = (self.fingerprint, self.rate, self.memory_tokens, self.width)
         return mine == (other.fingerprint, other.rate, other.memory_tokens, other.width)
 
@@ -106,7 +119,7 @@ class StoreModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndexRow:
-    """One passage with its memory, as it is stored.
+    """A passage with its memory, as it is stored.
 
     Attributes:
         passage: the passage.
@@ -189,7 +202,31 @@ def _checksum(*parts: bytes | memoryview) -> int:
 def lexical_text(text: str, title: str = "") -> str:
     """The words that a text search compares: the title, which often names what a passage is about, then the text.
 
-    Composed (NFC), without invisible characters, half surrogate pairs replaced. A question is a text without a title.
+    Composed (NFC), without invisible characters, half surrogate pairs replaced; behind them, what the index does not
+    make by itself: words without the accents and points of other scripts than Latin, and pairs of characters of
+    scripts that write no blanks or join particles to words. A question is a text without a title.
     """
+    words = _composed(text, title)
+    more = [] if words.isascii() else [each for chunk in _CHUNK.findall(words) for each in _other_words(chunk)]
+    return "\n".join([words, " ".join(more)]) if more else words
+
+
+def is_lexical_text(lexical: str, text: str, title: str) -> bool:
+    """True if ``lexical`` is what a store holds of a text; older ones hold the words alone."""
+    return lexical == lexical_text(text, title) or lexical == _composed(text, title)
+
+
+def _composed(text: str, title: str) -> str:
     whole = (f"{title}\n{text}" if title else text).encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", whole))
+
+
+def _other_words(chunk: str) -> Iterator[str]:
+    """Other spellings by which a stretch without blanks is found; few have any."""
+    parted = unicodedata.normalize("NFD", _HALF_WIDTH.sub(lambda kana: unicodedata.normalize("NFKC", kana[0]), chunk))
+    bare = unicodedata.normalize("NFC", _MARKS.sub("", parted)).casefold().translate(_SAME_LETTER)
+    by_itself = unicodedata.normalize("NFC", _LATIN_MARKS.sub("", parted)).lower()  # what the index makes of it
+    if bare != by_itself or "\u0130" in chunk:
+        yield bare
+    for run in _UNSPACED.findall(bare):
+        yield from (run[start : start + 2] for start in range(max(1, len(run) - 1)))

@@ -37,11 +37,12 @@ from clara.index.folder import (
     WriteLock,
     complete_upgrade,
     read_description,
+    store_folder,
     write_description,
 )
 from clara.index.latent import LatentSearch
-from clara.index.ranking import Ranked, best, fusion_depth, reciprocal_rank_fusion
-from clara.index.rows import DocumentEntry, IndexRow, StoreModel
+from clara.index.ranking import Ranked, best, by_words, fusion_depth, reciprocal_rank_fusion
+from clara.index.rows import DocumentEntry, IndexRow, StoreModel, lexical_text
 from clara.index.table import Format, PassageTable
 from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
@@ -54,15 +55,20 @@ _EXACT_BYTES = 32 << 20
 # A run leaves at most this share of the live bytes, or so many bytes, of old versions and deleted rows …
 _WASTE_SHARE = 0.1
 _WASTE_BYTES = 1 << 20
-# … and at most so many files, or in a large store one for so many rows. Compacting rewrites every row, so a run that
-# writes small commits does it after its rows have grown by a share, not after a number of commits.
-_FRAGMENTS = 128
-_FRAGMENT_ROWS = 256
+# … and at most so many files, or one for so many rows: each that a question reads memories from costs it 0.2 ms of CPU.
+_FRAGMENTS = 32
+_FRAGMENT_ROWS = 100_000
+# While it runs, one for so many. Compacting rewrites every row, so a run that writes small commits does it after its
+# rows have grown by a share, not after a number of commits.
+_RUNNING_FRAGMENT_ROWS = 256
 _COMMITS_A_CHECK = 32
 # A store up to this size has its text index built anew after each run, which makes scores a function of the rows alone.
 # Beyond, so many rows may wait outside of it; LanceDB reads them one by one.
 _SMALL_ROWS = 20_000
 _UNINDEXED_ROWS = 1000
+
+# Passages read behind the last place of a text search, in the hope that what ties with it ends among them.
+_TIES = 16
 
 _DELETED = "deleted_rows"
 
@@ -117,12 +123,12 @@ class LanceStore:
             exact_bytes: up to this size the search column is searched whole.
 
         Raises:
-            StoreError: a file, a folder of something else, another process is writing, or no room.
+            StoreError: a file, a folder of something else, an address, another process is writing, or no room.
             StoreModelError: a store of another model.
             ConfigError: there is no such codec, or the store that is there has another.
         """
         check_codec(codec)
-        folder = Path(path).absolute()
+        folder = store_folder(path)
         complete_upgrade(folder)
         stored = read_description(folder)
         if stored is None:
@@ -150,9 +156,9 @@ class LanceStore:
         Raises:
             StoreNotFoundError: no store there.
             StoreModelError: another model filled it; the message names both and the remedies.
-            StoreError: a folder of something else, a damaged store, or another format.
+            StoreError: a folder of something else, an address, a damaged store, or another format.
         """
-        folder = Path(path).absolute()
+        folder = store_folder(path)
         complete_upgrade(folder)
         stored = read_description(folder)
         if stored is None:
@@ -183,7 +189,7 @@ class LanceStore:
 
     @property
     def codec(self) -> str:
-        """How memories are stored."""
+        """Codec of memories."""
         return self._described.codec
 
     @property
@@ -219,7 +225,7 @@ class LanceStore:
             for passage_id, row in unique.items():
                 catalogue.put(passage_id, row.passage.document, row.content_hash)
             self._commits += 1
-            if self._commits % _COMMITS_A_CHECK == 0 and self._scattered():
+            if self._commits % _COMMITS_A_CHECK == 0 and self._scattered(_RUNNING_FRAGMENT_ROWS):
                 self._table.compact()
 
     def passage_ids(self, uri: str) -> set[str]:
@@ -331,16 +337,17 @@ class LanceStore:
         return self._read(lambda version: self._hits(self._latent.search(query, k, version=version, within=within)))
 
     def search_text(self, words: str, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
-        """The ``k`` passages with the highest BM25 score over title and text.
+        """The ``k`` passages with the highest BM25 score over title and text, of stems, words and neighbouring words.
 
         ``words`` are plain words: no character in them has a meaning of its own. Only passages that share a word with
-        them are found. With ``within``, as in :meth:`search_latent`, a passage has the score that it has among all.
+        them are found. Stems choose ``fusion_depth(k)`` passages, which :func:`clara.index.ranking.by_words` puts in
+        order. ``within`` as in :meth:`search_latent`.
 
         Raises:
             InputError: ``k`` is below 1.
         """
         _check_k(k)
-        return self._read(lambda _: self._hits(self._rank_text(words, k, within)))
+        return self._read(lambda _: self._hits(self._rank_text(words, fusion_depth(k), within)[:k]))
 
     def search_hybrid(
         self,
@@ -372,7 +379,7 @@ class LanceStore:
         return self._read(lambda _: list(self._table.damaged_rows()))
 
     def settled(self) -> bool:
-        """Whether no change, of this process or of one that was killed, waits for ``optimize``."""
+        """True if no change, of this process or of one that was killed, waits for ``optimize``."""
         with self._turn:
             return not self._lock.is_locked and self._ledger.fact(SETTLED) == self._table.refresh()
 
@@ -384,7 +391,7 @@ class LanceStore:
         """
         with self._writing():
             if self._ledger.fact(SETTLED) != self._table.refresh():
-                compacted = self._wasteful() or self._scattered()
+                compacted = self._wasteful() or self._scattered(_FRAGMENT_ROWS)
                 if compacted:
                     self._table.compact()
                     self._ledger.remember(_DELETED, 0)
@@ -408,26 +415,29 @@ class LanceStore:
             self._table.close()
 
     def _build_indexes(self, *, anew: bool) -> None:
-        """Build what is missing or old: text index and, where the search column is large, its quantised copy."""
+        """Build what is missing or old: text index and, where the search column is large, its quantised copy.
+
+        Compacting has brought a text index that was there up to date.
+        """
         rows = self._table.count()
         waiting = self._table.unindexed("lexical")
-        if anew or waiting is None or rows <= _SMALL_ROWS or waiting > _UNINDEXED_ROWS:
+        if waiting is None or rows <= _SMALL_ROWS or waiting > _UNINDEXED_ROWS:
             self._table.build_text_index()
         self._latent.bring_up_to_date(anew=anew)
 
     def _wasteful(self) -> bool:
-        """Whether old versions, leftovers and deleted rows take too much room."""
+        """True if old versions, leftovers and deleted rows take too much room."""
         live = self._table.live_bytes()
         deleted = (self._ledger.fact(_DELETED) or 0) * self._form.row_bytes
         waste = self._table.bytes_on_disk() - live + deleted
         return waste > max(_WASTE_BYTES, _WASTE_SHARE * live)
 
-    def _scattered(self) -> bool:
-        """Whether the rows lie in too many files."""
-        return self._table.fragments() > max(_FRAGMENTS, self._table.count() // _FRAGMENT_ROWS)
+    def _scattered(self, fragment_rows: int) -> bool:
+        """True if the rows lie in more files than a few, or than one for so many rows."""
+        return self._table.fragments() > max(_FRAGMENTS, self._table.count() // fragment_rows)
 
     def _read(self, read: Callable[[int], _T]) -> _T:
-        """What is read of the newest version; again if a writer has deleted that version's files meanwhile."""
+        """A read of the newest version; repeated if a writer has deleted that version's files meanwhile."""
         with self._turn:
             version = self._table.refresh()
             while True:
@@ -438,14 +448,17 @@ class LanceStore:
                     if version == before:
                         raise
 
-    def _rank_text(self, words: str, k: int, within: Collection[str] | None) -> list[Ranked]:
-        """Best ``k`` by BM25: asks for more until everything that ties with the last place has been seen."""
-        limit = fusion_depth(k)
+    def _rank_text(self, words: str, depth: int, within: Collection[str] | None) -> list[Ranked]:
+        """The best ``depth`` by BM25 of stems, ordered by all words (``ranking.by_words``).
+
+        Asks for more until everything that ties with the last place has been seen.
+        """
+        question, limit = lexical_text(words), depth + _TIES
         while True:
-            found = self._table.search_text(words, limit, within=within)
-            ranked = best(found, k)
+            found = self._table.search_text(question, limit, within=within)
+            ranked = best(found, depth)
             if len(found) < limit or min(item.score for item in found) < ranked[-1].score:
-                return ranked
+                return by_words(question, {item: found[item] for item in ranked})
             limit *= 4
 
     def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
@@ -468,7 +481,7 @@ class LanceStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Catalogue]:
-        """One change: takes the write lock if this store does not hold it yet, and keeps old promises first.
+        """A change: takes the write lock if this store does not hold it yet, and keeps old promises first.
 
         Yields:
             The catalogue, which the change must bring up to date.
@@ -488,7 +501,7 @@ class LanceStore:
             self._catalogue = _Catalogued(catalogue, self._table.refresh())
 
     def _begin(self) -> None:
-        """What a writer does before its first change: keep promises, and see to it that words can be searched."""
+        """Preparation of a writer before its first change: keep promises, and see to it that words can be searched."""
         if self._table.unindexed("lexical") is None:
             # An empty index is enough: LanceDB splits and scores new rows by the settings of the index there is.
             self._table.build_text_index()

@@ -27,8 +27,8 @@ from lancedb.query import MatchQuery
 
 from clara.errors import StoreError
 from clara.index.codecs import Codec, make_codec
-from clara.index.ranking import Ranked, SearchColumn, search_column
-from clara.index.rows import GROUPS, IndexRow, StoreModel, checksums, damaged, lexical_text
+from clara.index.ranking import STOP_WORDS, Ranked, SearchColumn, search_column
+from clara.index.rows import GROUPS, IndexRow, StoreModel, checksums, damaged, is_lexical_text, lexical_text
 from clara.records import DocumentSize, FloatArray, Memory, Passage, StoredText
 
 _TABLE = "passages"
@@ -54,19 +54,6 @@ _INDEX_CACHE_BYTES = 1 << 30
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _INNER = re.compile(r"^(?:lance error: |LanceError\([^)]*\): |Generic \w+ error: )+|,?\s*\S*/\S+")
 
-# English words that no search is about (NLTK's 127). LanceDB's own list for this tokenizer is of all its languages
-# together: it leaves out "dog", which is Danish for "though", and "cat".
-STOP_WORDS = frozenset(
-    (  # noqa: SIM905 - a list of words is read as one
-        "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers "
-        "herself it its itself they them their theirs themselves what which who whom this that these those am is are "
-        "was were be been being have has had having do does did doing a an the and but if or because as until while of "
-        "at by for with about against between into through during before after above below to from up down in out on "
-        "off over under again further then once here there when where why how all any both each few more most other "
-        "some such no nor not only own same so than too very s t can will just don should now"
-    ).split()
-)
-
 _TEXT_COLUMNS = ("id", "document", "title", "text", "lexical", "content_hash", "metadata")
 _NUMBER_COLUMNS = ("start", "end", "token_count")
 _PASSAGE_COLUMNS = ("id", "document", "title", "text", "start", "end")
@@ -78,7 +65,7 @@ _PROCESS = os.getpid()
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a store writes its rows: whose memories, by which codec, searched by which column."""
+    """Form of a store's rows: model, codec and search column."""
 
     model: StoreModel
     codec: Codec
@@ -162,7 +149,7 @@ def _reason(error: BaseException) -> str:
 
 
 class PassageTable:
-    """One open LanceDB table. Whatever reads rows raises a ``StoreError`` where one is damaged.
+    """An open LanceDB table. Whatever reads rows raises a ``StoreError`` where one is damaged.
 
     Args:
         folder: the store's folder.
@@ -190,7 +177,7 @@ class PassageTable:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether the table has been made; what a creation leaves that was cut short does not count."""
+        """True if the table has been made; what a creation leaves that was cut short does not count."""
         with _lance_errors(f"opening the store {folder}"):
             database: Any = lancedb.connect(str(folder))
             if _TABLE not in database.list_tables().tables:
@@ -333,7 +320,7 @@ class PassageTable:
         return found
 
     def texts(self, document: str, content_hash: str) -> list[StoredText]:
-        """One version of a document without its memories, in order."""
+        """A version of a document without its memories, in order."""
         columns = [name for name in self._row_columns() if name not in {"memory", "memory_crc"}]
         wanted = (col("document") == document) & (col("content_hash") == content_hash)
         with _lance_errors("reading the store"):
@@ -367,24 +354,30 @@ class PassageTable:
             read = _columns(batch)
             bad = np.logical_or.reduce([damaged(read, group) for group in GROUPS])
             rows = zip(read["title"], read["text"], read["lexical"], strict=True)
-            bad |= np.array([lexical_text(text, title) != lexical for title, text, lexical in rows], dtype=bool)
+            bad |= np.array([not is_lexical_text(lexical, text, title) for title, text, lexical in rows], dtype=bool)
             yield from ((read["id"][i], read["document"][i]) for i in np.flatnonzero(bad))
 
-    def search_text(self, words: str, limit: int, *, within: Collection[str] | None = None) -> list[Ranked]:
-        """BM25 over ``lexical``: at most ``limit`` passages, best first, ties in no particular order.
+    def search_text(self, question: str, limit: int, *, within: Collection[str] | None = None) -> dict[Ranked, str]:
+        """BM25 of stems: at most ``limit`` passages with their lexical text, ties in no particular order.
 
         ``within`` names documents whose passages alone are found; scores are those among all passages.
 
-        The words are handed over to be matched, never as a query expression. Rows that are not in the text index yet
-        are searched too (LanceDB reads them one by one).
+        The words of ``question``, as ``lexical_text`` makes it, are handed over to be matched, never as a query
+        expression. Rows that are not in the text index yet are searched too (LanceDB reads them one by one).
+
+        Raises:
+            StoreError: a passage found is damaged.
         """
-        query = MatchQuery(lexical_text(words), "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
+        query = MatchQuery(question, "lexical")  # type: ignore[call-arg] # pydantic's defaults, unseen by mypy
+        columns = ["document", *GROUPS["text_crc"], "text_crc", "_score"]
         with _lance_errors("searching the store"):
-            search = self._table.search(query, query_type="fts").select(["id", "_score"]).with_row_id(with_row_id=True)
+            search = self._table.search(query, query_type="fts").select(columns).with_row_id(with_row_id=True)
             if within is not None:
                 search = search.where(_of_documents(within), prefilter=True)
-            found = search.limit(limit).to_arrow().to_pylist()
-        return [Ranked(record["id"], float(record["_score"]), record["_rowid"]) for record in found]
+            found = _columns(search.limit(limit).to_arrow())
+        _check(found, ("text_crc",))
+        ranked = (Ranked(record["id"], float(record["_score"]), record["_rowid"]) for record in _records(found))
+        return dict(zip(ranked, map(lexical_text, found["text"], found["title"]), strict=True))
 
     def unindexed(self, column: str) -> int | None:
         """Rows that the index on a column does not cover, ``None`` if there is no such index."""

@@ -1,4 +1,4 @@
-r"""What is done to every text before it becomes a document, whatever its format; ``Document.text`` is the result.
+r"""Cleaning of every text before it becomes a document, whatever its format; ``Document.text`` is the result.
 
 Newlines become ``\n``. Words that a line breaks are joined, soft hyphens and other marks that show nothing go, U+2010
 becomes the hyphen that people type. Encoded data (base64 images) goes and is counted. Runs of blanks become one: they
@@ -50,7 +50,7 @@ _REST = re.compile(
 _SUSPENDED = word_set("und oder bis sowie and")  # what follows the hyphen of "Ein- und Ausgang"
 
 Layout = Literal["prose", "markup", "code"]
-"""What blanks mean: that lines are set in (prose); lists and code by their indentation (markup); all of it (code)."""
+"""Meaning of blanks: that lines are set in (prose); lists and code by their indentation (markup); all of it (code)."""
 
 BROKEN_AT_HYPHEN = "\ufffe"
 """For readers that lose line breaks: stands for a hyphen (U+2010) at the end of a line; no character by Unicode."""
@@ -153,7 +153,7 @@ def _moved(place: int, starts: list[int], shifts: list[int]) -> int:
 
 
 def _is_encoded(run: str) -> bool:
-    """Whether a run without blanks is data: letters and digits mixed as in no word, path or number."""
+    """True if a run without blanks is data: letters and digits mixed as in no word, path or number."""
     sample = "".join(run[:_SAMPLE].split())
     upper, lower = sum(map(str.isupper, sample)), sum(map(str.islower, sample))
     digits = sum(map(str.isdigit, sample))
@@ -235,7 +235,7 @@ def _unbroken(page: str, breaks: re.Pattern[str]) -> Iterator[str]:
 
 
 def _broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
-    """What stands between the parts of a word that a line breaks: ``found`` is the hyphen with the line break.
+    """The sign between the parts of a word that a line breaks: ``found`` is the hyphen with the line break.
 
     On both sides of it the text has letters or digits; ``known`` are the ``_whole_words`` of the document.
     """
@@ -245,7 +245,7 @@ def _broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
 
 
 def _hyphen(left: str, right: str, known: set[str]) -> str:
-    """What stands between the two parts of a broken word; ``left`` ends and ``right`` begins in letters or digits."""
+    """The sign between the two parts of a broken word; ``left`` ends and ``right`` begins in letters or digits."""
     first, second = _LAST_WORD.findall(left)[0], _WORDS.findall(right)[0]
     if second in _SUSPENDED and second == right:
         return "- "
@@ -259,7 +259,7 @@ def _hyphen(left: str, right: str, known: set[str]) -> str:
 
 
 def _is_own(first: str, second: str) -> bool:
-    """Whether the hyphen is the word's own, by its parts alone."""
+    """True if the hyphen is the word's own, by its parts alone."""
     if second[0].isupper() or second[0].isdigit() or first[-1].isdigit():
         return True
     if len(first) == 1 or first.isupper() or "-" in first + second:
@@ -268,7 +268,7 @@ def _is_own(first: str, second: str) -> bool:
 
 
 def _is_compound(first: str, second: str, known: set[str]) -> bool:
-    """Whether English writes the two with a hyphen, as far as a few words tell."""
+    """True if English writes the two with a hyphen, as far as a few words tell."""
     if first in _FIRST_PARTS:
         compound = not _REST.match(second)
     else:

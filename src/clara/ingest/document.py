@@ -1,4 +1,4 @@
-r"""What comes of reading a file: a document, parts that were skipped, what its text leaves out; and the limits of it.
+r"""Results of reading a file: a document, parts that were skipped, what its text leaves out; and the limits of it.
 
 The one place that words a fault, and that makes a document, whatever its format. Offsets count the characters of
 ``Document.text``, whose newlines are ``\n``.
@@ -54,7 +54,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What a document's text leaves out of its source: on purpose, or because the format's reader cannot give it.
+    """Content that a document's text leaves out: on purpose, or because the format's reader cannot give it.
 
     Attributes:
         uri: the document.
@@ -69,7 +69,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one reading of files and folders came to.
+    """Result of reading files and folders.
 
     Attributes:
         files: files that gave at least one document.
@@ -151,7 +151,7 @@ DEFAULT_LIMITS = ReadLimits()
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    r"""What a format's reader found in a file.
+    r"""Content that a format's reader took from a file.
 
     Attributes:
         title: a title the source itself states, or the empty string.

@@ -1,7 +1,7 @@
-"""What a Word file shows and does not keep as text: equations, characters of some fonts, numbers of lists and clauses.
+"""Content of Word files that is not kept as text: equations, symbols, numbers of lists and clauses.
 
-Knows Office Math, the private code tables of a few fonts, numbering definitions and styles; where a sign stands, and
-which paragraph comes when, is ``read_docx``'s work.
+Knows Office Math, numbering definitions and styles; where a sign stands, and which paragraph comes when, is
+``read_docx``'s work.
 """
 
 from __future__ import annotations
@@ -14,23 +14,10 @@ from docx.oxml import OxmlElement
 from docx.oxml.ns import nsmap, qn
 
 from clara.ingest.document import Element
-from clara.ingest.scripts import roman
+from clara.ingest.scripts import UNKNOWN, joined, roman, symbols
 
-_UNKNOWN = "\ufffd"  # shows that a sign stood here
 _DELETED = frozenset([qn("w:del"), qn("w:moveFrom")])
 _ATOM = re.compile(r"\w|[\d.,]+|\([^()]*\)")  # what needs no parentheses
-
-# The encoding of the font Symbol: www.unicode.org/Public/MAPPINGS/VENDORS/ADOBE/symbol.txt
-_SYMBOL_FROM_20 = " !∀#∃%&∋()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼"
-_SYMBOL_FROM_A0 = "€ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊⟨®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪\ufffd⟩∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭"
-_FONTS = {
-    "symbol": dict(enumerate(_SYMBOL_FROM_20, 0x20)) | dict(enumerate(_SYMBOL_FROM_A0, 0xA0)),
-    # What Word's AutoCorrect, its bullets and forms put into a text; the other pictures say next to nothing.
-    "wingdings": {0x4A: "☺", 0x4B: "😐", 0x4C: "☹", 0x6C: "●", 0x6E: "■", 0x6F: "□", 0x9F: "•", 0xA7: "▪", 0xA8: "☐"}
-    | {0xD8: "➢", 0xDF: "←", 0xE0: "→", 0xE1: "↑", 0xE2: "↓", 0xE7: "⇐", 0xE8: "⇒", 0xF3: "⇔"}
-    | {0xFB: "✗", 0xFC: "✓", 0xFD: "☒", 0xFE: "☑"},
-    "wingdings 2": {0x4F: "✗", 0x50: "✓", 0x51: "☒", 0x52: "☑", 0x53: "☒", 0xA3: "☐"},
-}
 
 _NAMES = {"w": nsmap["w"]}
 _NOTHING = OxmlElement("w:abstractNum")
@@ -42,13 +29,11 @@ _MOST_LETTERS = 26 * 20  # beyond, Word's own aaaa… says nothing
 def symbol_text(symbol: Element) -> str:
     """The character of a ``w:sym``, or U+FFFD where that cannot be told."""
     try:
-        code = int(symbol.get(qn("w:char"), ""), 16)
-        table = _FONTS.get(symbol.get(qn("w:font"), "").lower())
-        character = chr(code) if table is None else table.get(code & 0xFF, _UNKNOWN)
+        character = symbols(chr(int(symbol.get(qn("w:char"), ""), 16)), symbol.get(qn("w:font"), ""))
     except (ValueError, OverflowError):
-        return _UNKNOWN
+        return UNKNOWN
     shown = character.isprintable() or character.isspace()  # characters for private use are neither
-    return character if shown else _UNKNOWN
+    return character if shown else UNKNOWN
 
 
 def equation_text(element: Element) -> str:
@@ -65,7 +50,11 @@ def equation_text(element: Element) -> str:
         return symbol_text(element)
     if name.endswith("Pr"):
         return ""
-    return _FORMS[name](element) if name in _FORMS else "".join(map(equation_text, element))
+    return _FORMS[name](element) if name in _FORMS else _inside(element)
+
+
+def _inside(element: Element) -> str:
+    return joined((equation_text(part), part.tag != qn("m:r")) for part in element)
 
 
 def _fraction(element: Element) -> str:
@@ -118,7 +107,7 @@ _FORMS: dict[str, Callable[[Element], str]] = {
 
 def _part(element: Element, name: str) -> str:
     part = element.find(qn(f"m:{name}"))
-    return "" if part is None else "".join(map(equation_text, part))
+    return "" if part is None else _inside(part)
 
 
 def _grouped(element: Element, name: str) -> str:
@@ -134,7 +123,7 @@ def _setting(element: Element, name: str, default: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """How one level of a list is numbered; ``restart`` is the level after which it begins anew, from 1, 0 for never."""
+    """Numbering of a level of a list; ``restart`` is the level after which it begins anew, from 1, 0 for never."""
 
     start: int
     form: str
@@ -204,7 +193,7 @@ class Numbering:
         self._begun: set[str] = set()
 
     def label(self, properties: Element) -> str:
-        """What stands before a paragraph with these properties: ``3.``, ``(a)``, ``-``, or nothing. Counts it."""
+        """The mark before a paragraph with these properties: ``3.``, ``(a)``, ``-``, or nothing. Counts it."""
         numbering = self.styles.paragraph(properties, "w:numPr")
         number = _value(numbering, "w:numId")
         if number is None or number == "0" or number not in self._numbers:
@@ -312,7 +301,7 @@ def _formatted(count: int, form: str) -> str:
 
 
 def is_on(element: Element) -> bool:
-    """Whether a property that is there or not is there, and not switched off."""
+    """True if a property that is there or not is there, and not switched off."""
     return element is not None and element.get(qn("w:val"), "true") not in ("0", "false", "off")
 
 

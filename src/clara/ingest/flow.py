@@ -1,6 +1,6 @@
 """Lines of text as they are gathered from a page: white space as browsers show it, blank lines, cells of tables.
 
-Knows lines, not elements; those are the work of ``html_text`` and ``read_packages``.
+Knows lines, not elements; those are the work of ``html_text`` and ``read_odt``.
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain, groupby
 from typing import Literal
 
 from clara.ingest.clean import BROKEN_AT_HYPHEN
-from clara.ingest.scripts import tail
+from clara.ingest.read_tables import GridCell, grid
+from clara.ingest.scripts import Script, fractions, spelt, tail
 from clara.records import Heading
 
 _BROKEN = re.compile("\u2010[ \\t]*\n\\s*")
 _CHECK_MARKS = "☒☐ "
 _LONG_CELL = (1000, 3)  # characters and lines from which a cell is a part of a page, not a value
 _LARGE_TABLE = 20  # rows of a table inside a cell
-_REPEATED = 100  # characters of a cell that stands beside several rows
 _DEEPEST_VALUE = 4  # tables within tables; deeper ones lay out a page
 
 
 class Gap(IntEnum):
-    """What separates a line from the one before."""
+    """Separator of a line from the one before."""
 
     NONE = 0
     LINE = 1
@@ -32,7 +33,7 @@ class Gap(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _FlowLine:
-    """One line; ``gap`` separates it from the line before; the row of a table has ``cells`` and no text."""
+    """A line; ``gap`` separates it from the line before; the row of a table has ``cells`` and no text."""
 
     text: str
     gap: Gap
@@ -45,20 +46,20 @@ class Flow:
 
     def __init__(self) -> None:
         self.lines: list[_FlowLine] = []
-        self._pieces: list[str] = []
+        self._pieces: list[str | Script] = []
         self._gap = Gap.NONE
         self._marker = ""
         self._kind: Literal["text", "heading", "item", "pre"] = "text"
 
-    def add(self, text: str) -> None:
+    def add(self, piece: str | Script) -> None:
         """More of the current line; its white space will be collapsed."""
-        self._pieces.append(text)
+        self._pieces.append(piece)
 
     def add_preformatted(self, text: str) -> None:
         """More text whose newlines and blanks count."""
         for number, part in enumerate(text.split("\n")):
             if number:
-                empty = not "".join(self._pieces).strip()
+                empty = self.is_empty()
                 self._end_line("pre")
                 self._gap = Gap.BLANK if empty and self.lines else max(self._gap, Gap.LINE)
             self._pieces.append(part)
@@ -69,7 +70,7 @@ class Flow:
         self._gap = max(self._gap, gap)
 
     def mark(self, marker: str, kind: Literal["heading", "item"]) -> None:
-        """What the next line begins with."""
+        """Beginning of the next line."""
         self._marker, self._kind = marker, kind
 
     def unmark(self) -> None:
@@ -84,17 +85,17 @@ class Flow:
         """Take back what was added since; None if the line has ended meanwhile."""
         if position[0] != len(self.lines) or position[1] > len(self._pieces):
             return None
-        taken = "".join(self._pieces[position[1] :])
+        taken = spelt(self._pieces[position[1] :])
         del self._pieces[position[1] :]
         return taken
 
     def tail(self) -> str:
-        """The end of the current line so far, for ``superscript``."""
+        """The end of the current line so far, for ``set_beside``."""
         return tail(self._pieces)
 
     def is_empty(self) -> bool:
-        """Whether the current line says nothing yet."""
-        return not any(piece.strip() for piece in self._pieces)
+        """True if the current line says nothing yet."""
+        return not spelt(self._pieces).strip()
 
     def extend(self, lines: list[_FlowLine], gap: Gap) -> None:
         """Whole lines, such as those of a cell."""
@@ -120,9 +121,10 @@ class Flow:
         return "".join(parts), tuple(headings)
 
     def _end_line(self, kind: Literal["text", "heading", "item", "pre"]) -> None:
-        joined = "".join(self._pieces)
+        joined = spelt(self._pieces)
         self._pieces.clear()
-        text = joined.rstrip() if kind == "pre" else " ".join(_BROKEN.sub(BROKEN_AT_HYPHEN, joined).split())
+        whole = joined.rstrip() if kind == "pre" else " ".join(_BROKEN.sub(BROKEN_AT_HYPHEN, joined).split())
+        text = fractions(whole)
         if not text.strip(_CHECK_MARKS):  # a check box without a word is a switch of the page itself
             return
         self.lines.append(_FlowLine(self._marker + text, self._gap, kind))
@@ -139,7 +141,7 @@ class Cell:
     columns: int = 1
 
     def is_value(self) -> bool:
-        """Whether it reads as one value of a row, not as a part of the page."""
+        """True if it reads as one value of a row, not as a part of the page."""
         kinds = [line.kind for line in self.lines]
         characters, count = _LONG_CELL
         long = len(self.lines) >= count and sum(len(line.text) for line in self.lines) > characters
@@ -167,7 +169,7 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
 
     def holds_values(self) -> bool:
-        """Whether its cells may be values; else they are parts of the page, written where they stand."""
+        """True if its cells may be values; else they are parts of the page, written where they stand."""
         return not self.layout and self.depth <= _DEEPEST_VALUE
 
     def add(self, cell: Cell) -> None:
@@ -178,54 +180,13 @@ class Table:
 
     def write(self, flow: Flow) -> None:
         """A line for each row; a row that holds parts of a page gives their lines instead."""
-        reach = _Reach(sum(len(line.text) for row in self.rows for cell in row for line in cell.lines))
-        for row in self.rows:
-            if not all(cell.is_value() for cell in row):
-                reach.clear()
-                for cell in row:
+        for are_values, rows in groupby(self.rows, lambda row: all(cell.is_value() for cell in row)):
+            if not are_values:
+                for cell in chain.from_iterable(rows):
                     flow.extend(cell.lines, Gap.LINE if len(cell.lines) < 2 else Gap.BLANK)
                 continue
-            cells = reach.filled(row)
-            while cells and not cells[-1]:
-                cells.pop()
-            if len(cells) == 1:
-                flow.extend([_FlowLine(cells[0], Gap.LINE)], Gap.LINE)
-            elif cells:
-                flow.extend([_FlowLine("", Gap.LINE, "row", tuple(cells))], Gap.LINE)
-
-
-class _Reach:
-    """Cells that stand beside several rows: each row says them, or a value would lose its subject."""
-
-    def __init__(self, allowance: int) -> None:
-        self._allowance = allowance  # characters that may be repeated: a table grows to twice its size at most
-        self._open: dict[int, tuple[str, int]] = {}  # column to text and rows left
-
-    def clear(self) -> None:
-        self._open.clear()
-
-    def filled(self, row: list[Cell]) -> list[str]:
-        if self._allowance <= 0:
-            self.clear()
-        cells: list[str] = []
-        still_open: dict[int, tuple[str, int]] = {}
-        pending = iter(row)
-        cell = next(pending, None)
-        column = 0
-        while cell is not None or column in self._open:
-            if column in self._open:
-                text, left = self._open[column]
-                self._allowance -= len(text)
-                cells.append(text)
-                if left > 1:
-                    still_open[column] = (text, left - 1)
-                column += 1
-            elif cell is not None:
-                text = cell.value()
-                cells.append(text)
-                if cell.rows > 1 and len(text) <= _REPEATED:
-                    still_open[column] = (text, cell.rows - 1)
-                column += cell.columns
-                cell = next(pending, None)
-        self._open = still_open
-        return cells
+            for cells in grid([[GridCell(cell.value(), cell.rows, cell.columns) for cell in row] for row in rows]):
+                if len(cells) == 1:
+                    flow.extend([_FlowLine(cells[0], Gap.LINE)], Gap.LINE)
+                elif cells:
+                    flow.extend([_FlowLine("", Gap.LINE, "row", tuple(cells))], Gap.LINE)

@@ -72,7 +72,7 @@ class ReadingProcesses:
 
 
 class _ReadingProcess:
-    """One process, started when first asked and again after one that a file ended.
+    """A process, started when first asked and again after a file has ended it.
 
     Not for several threads at once.
     """
@@ -82,6 +82,7 @@ class _ReadingProcess:
         self._limits = limits
         self._asked: list[Path] = []  # what it has not begun to hand over
         self._process: subprocess.Popen[bytes] | None = None
+        self._answered = False  # it has read a file, so what kills it may have come between two
         self._end: weakref.finalize[..., Any] | None = None
 
     def ask(self, path: Path) -> None:
@@ -99,24 +100,29 @@ class _ReadingProcess:
         self.ask(path)
         process = self._process
         assert process is not None  # noqa: S101 - ``ask`` has started it
-        reusable = False
+        killed_before = reusable = began = False
         try:
             while (message := _receive(process)) is not None:
                 if "item" in message:
+                    began = True
                     yield _item(message["item"], message["values"])
                     continue
-                reusable = not message["spent"]
+                reusable = self._answered = not message["spent"]
                 if "fault" in message:
                     raise DocumentError(**message["fault"])
                 if "missing" in message:
                     raise ImportError(message["missing"])
                 return
-            raise self._named_death(process, document_uri(path))
+            killed_before = self._answered and not began and process.wait() == -signal.SIGKILL
+            if not killed_before:
+                raise self._named_death(process, document_uri(path))
         finally:
             if reusable:
                 self._asked.remove(path)
             else:  # over, spent, or the reader of this file has gone away in the middle
                 self.close()
+        if killed_before:
+            yield from self.read(path)  # by a new process, which tells whether it is this file's fault
 
     def close(self) -> None:
         if self._end is not None:
@@ -133,12 +139,12 @@ class _ReadingProcess:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and source
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._process = process
+        self._process, self._answered = process, False
         self._end = weakref.finalize(self, _stop, process)
         return process
 
     def _named_death(self, process: subprocess.Popen[bytes], uri: str) -> DocumentError:
-        """What a process died of, by its exit status."""
+        """The fault that a process died of, by its exit status."""
         status = process.wait()
         if status == -signal.SIGALRM:
             detail = f"takes longer than {self._limits.seconds:,} s to read; raise it with --max-seconds"

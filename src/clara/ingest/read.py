@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
+from clara.config import usable_cores
 from clara.errors import DocumentError, InputError
 from clara.ingest.clean import clean
 from clara.ingest.document import (
@@ -40,11 +41,13 @@ from clara.records import Document
 _MODULES = {
     "read_docx": ".docx",
     "read_html": ".eml .htm .html .xhtml",
-    "read_packages": ".epub .odt .pptx .xlsx",
+    "read_odt": ".odt",
+    "read_packages": ".epub .pptx",
     "read_pdf": ".pdf",
     "read_rst": ".rst",
     "read_tables": ".csv .tsv",
     "read_text": ".markdown .md .text .txt",
+    "read_xlsx": ".xlsx",
 }
 _MODULE_OF = {suffix: module for module, suffixes in _MODULES.items() for suffix in suffixes.split()}
 SUPPORTED_SUFFIXES = tuple(sorted([".jsonl", *_MODULE_OF]))
@@ -68,6 +71,11 @@ _PACKAGES = frozenset([".docx", ".epub", ".odt", ".pptx", ".xlsx"])  # they unpa
 # Decoded and nothing more, which takes memory and time in proportion to the file, whose size is limited.
 _PLAIN = frozenset([".txt", ".text", *_CODE_SUFFIXES])
 _SUPPORTED = f"supported are {' '.join(SUPPORTED_SUFFIXES)} and source code"
+_SAVE_AS = {
+    ".doc": ".docx", ".xls": ".xlsx", ".xlsb": ".xlsx", ".ods": ".xlsx", ".ppt": ".pptx", ".odp": ".pptx",
+    ".rtf": ".docx", ".mobi": ".epub", ".azw3": ".epub", ".ps": ".pdf", ".djvu": ".pdf",
+}  # fmt: skip
+_PACKED = frozenset([".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"])
 
 # Processes that read: a second one is worth its start (a quarter of a second of one core) from some files on.
 _MOST_PROCESSES = 4
@@ -206,7 +214,7 @@ def read_file(
     uri = document_uri(path)
     suffix = path.suffix.lower()
     if suffix not in _READ_SUFFIXES:
-        raise fault(uri, "unsupported", f"cannot read {suffix}; {_SUPPORTED}")
+        raise fault(uri, "unsupported", _unsupported(suffix))
     with _faults_named(uri):
         if suffix == ".jsonl":
             _regular_size(path, uri)
@@ -235,16 +243,14 @@ class Reader:
         self._max_bytes = max_bytes
         self._limits = limits
         parsed = [path for path in listing.files if path.suffix.lower() not in _PLAIN]
-        # Cores that this process may use; macOS does not say, and gives those of the machine.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = min(_MOST_PROCESSES, cores, 1 + len(parsed) // _FILES_A_PROCESS)
+        count = min(_MOST_PROCESSES, usable_cores(), 1 + len(parsed) // _FILES_A_PROCESS)
         self._processes = ReadingProcesses(parsed, count=count, max_bytes=max_bytes, limits=limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
         self._left_out = Counter[str]()
         for path in listing.unsupported:
             kind = path.suffix.lower() if path.suffix and path.is_file() else "what is no regular file"
-            self._skipped.append(skip(document_uri(path), "unsupported", f"cannot read {kind}; {_SUPPORTED}"))
+            self._skipped.append(skip(document_uri(path), "unsupported", _unsupported(kind)))
 
     def __enter__(self) -> Reader:
         return self
@@ -284,7 +290,7 @@ class Reader:
         self._files += count > 0
 
     def report(self) -> IngestReport:
-        """What was read so far."""
+        """Counts of what was read so far."""
         return IngestReport(
             files=self._files,
             documents=self._documents,
@@ -293,6 +299,13 @@ class Reader:
             skipped=tuple(self._skipped),
             left_out=dict(self._left_out),
         )
+
+
+def _unsupported(kind: str) -> str:
+    """Why a file is not read, and what to do where that is known; ``kind`` is its suffix, or says what it is."""
+    if kind in _PACKED:
+        return f"cannot read {kind}; unpack it first"
+    return f"cannot read {kind}; " + (f"save it as {_SAVE_AS[kind]}" if kind in _SAVE_AS else _SUPPORTED)
 
 
 def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
@@ -314,7 +327,7 @@ def _document(found: Extract, uri: str) -> tuple[Document, Counter[str]]:
 
 
 def _extract(suffix: str, data: bytes, uri: str, max_bytes: int, *, ocr: bool) -> Extract:
-    """What a file holds; a package may unpack to ``max_bytes``."""
+    """Content of a file; a package may unpack to ``max_bytes``."""
     if not suffix and b"\0" in data:
         detail = f"has no suffix, and its content is no text and of no known format; {_SUPPORTED}"
         raise fault(uri, "unsupported", detail)

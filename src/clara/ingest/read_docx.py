@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import docx
 from docx.opc.constants import CONTENT_TYPE, RELATIONSHIP_TYPE
@@ -22,7 +22,8 @@ from clara.errors import DocumentError
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Element, Extract, TextParts, fault
 from clara.ingest.docx_signs import Numbering, equation_text, is_on, symbol_text
-from clara.ingest.scripts import roman, subscript, superscript, tail
+from clara.ingest.read_tables import GridCell, grid
+from clara.ingest.scripts import STRUCK, Script, fractions, roman, set_beside, spelt, symbols, tail
 from clara.records import Heading
 
 # Strict Open XML has other names for the same elements: purl.oclc.org/ooxml/wordprocessingml/main for
@@ -40,6 +41,7 @@ _MAIN_TYPE = CONTENT_TYPE.WML_DOCUMENT_MAIN.encode()
 _TYPES = "[Content_Types].xml"
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a .doc, or the container of an encrypted .docx
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+_MOST_COLUMNS = 63  # of a table in Word
 _TAKEN_IN_DEEPEST = 2  # files within files within the document
 
 
@@ -56,12 +58,13 @@ _COUNTED = {
     qn("w:subDoc"): "subdocuments",
     qn("pic:pic"): "pictures",
     "{urn:schemas-microsoft-com:vml}imagedata": "pictures",
+    "{urn:schemas-microsoft-com:vml}textpath": "words drawn as pictures (WordArt)",
     "{http://schemas.openxmlformats.org/drawingml/2006/chart}chart": "charts",
     "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds": "diagrams",
     "{urn:schemas-microsoft-com:office:office}OLEObject": "embedded objects",
 }
 _HEADING_STYLES = {f"heading {level}": level for level in range(1, 10)}
-_BEHIND = {"superscript": superscript, "subscript": subscript}
+_SCRIPTS = frozenset(["subscript", "superscript"])
 
 
 def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> Extract:
@@ -81,8 +84,8 @@ def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> E
         raise fault(uri, "too large", f"unpacks to {sizes}; raise it with --max-file-mb")
     source = docx.Document(io.BytesIO(_as_document(data)))
 
-    def take_in(reference: str) -> str:
-        relation = source.part.rels.get(reference)
+    def take_in(part: Element, reference: str) -> str:
+        relation = part.rels.get(reference)
         text = ""
         if relation is not None and not relation.is_external:
             text = _taken_in(relation.target_part, uri, max_bytes, depth + 1)
@@ -90,10 +93,9 @@ def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> E
         return text
 
     story = _Story(source, take_in)
-    body = source.element.body
     headers, footers = (_referred(source, qn(f"w:{kind}Reference")) for kind in ("header", "footer"))
     text = TextParts()
-    for block in [*_once(story, headers), *story.blocks(body), *_once(story, footers)]:
+    for block in [*_once(story, headers), *story.blocks(source.element.body), *_once(story, footers)]:
         if block.text.strip():
             heading = [Heading(0, " ".join(block.text.split()))] if block.level else []
             text.add(block.written(), heading)
@@ -138,29 +140,31 @@ def _title(source: Element) -> str:
     return str(first.text)
 
 
-def _root(source: Element, kind: str) -> Element:
-    """The element of the part of a kind (``RELATIONSHIP_TYPE``), or None."""
+def _part(source: Element, kind: str) -> Element:
+    """The part of a kind (``RELATIONSHIP_TYPE``), or None."""
     relations = (rel for rel in source.part.rels.values() if rel.reltype == kind and not rel.is_external)
     relation = next(relations, None)
-    return None if relation is None else _element(relation.target_part)
+    return None if relation is None else relation.target_part
 
 
 def _referred(source: Element, tag: str) -> list[Element]:
-    """The elements of the headers or footers that sections refer to, each part once."""
+    """The headers or footers that sections refer to, each part once."""
     references = dict.fromkeys(element.get(qn("r:id")) for element in source.element.body.iter(tag))
     relations = (source.part.rels.get(reference) for reference in references if reference)
-    return [_element(relation.target_part) for relation in relations if relation and not relation.is_external]
+    return [relation.target_part for relation in relations if relation and not relation.is_external]
 
 
 def _element(part: Element) -> Element:
-    """The root of a part; python-docx has parsed some kinds already."""
+    """The root of a part, or None; python-docx has parsed some kinds already."""
+    if part is None:
+        return None
     element = getattr(part, "element", None)
     return parse_xml(part.blob) if element is None else element
 
 
 def _once(story: _Story, parts: Iterable[Element]) -> list[_Block]:
     """The paragraphs of headers or footers; sections repeat them."""
-    return list(dict.fromkeys(_Block(block.text) for part in parts for block in story.blocks(part)))
+    return list(dict.fromkeys(_Block(block.text) for part in parts for block in story.within(part, _element(part))))
 
 
 def _taken_in(part: Element, uri: str, max_bytes: int, depth: int) -> str:
@@ -194,39 +198,57 @@ class _Block:
 
 
 class _Story:
-    """Walks parts of one document; ``take_in`` gives the text of a file that it takes in, by its reference."""
+    """Walks parts of one document; ``take_in`` gives the text of a file that a part takes in, by its reference."""
 
-    def __init__(self, source: Element, take_in: Callable[[str], str]) -> None:
+    def __init__(self, source: Element, take_in: Callable[[Element, str], str]) -> None:
         self.left_out = Counter[str]()
-        self._numbering = Numbering(source.styles.element, _root(source, RELATIONSHIP_TYPE.NUMBERING))
+        self._numbering = Numbering(source.styles.element, _element(_part(source, RELATIONSHIP_TYPE.NUMBERING)))
         self.styles = self._numbering.styles
         self._take_in = take_in
+        self._part = source.part  # the one that is walked
         notes = {
-            qn("w:footnoteReference"): _root(source, RELATIONSHIP_TYPE.FOOTNOTES),
-            qn("w:endnoteReference"): _root(source, RELATIONSHIP_TYPE.ENDNOTES),
+            qn("w:footnoteReference"): _part(source, RELATIONSHIP_TYPE.FOOTNOTES),
+            qn("w:endnoteReference"): _part(source, RELATIONSHIP_TYPE.ENDNOTES),
         }
         self._notes = {
-            (tag, note.get(qn("w:id"))): note for tag, root in notes.items() if root is not None for note in root
+            (tag, note.get(qn("w:id"))): (part, note)
+            for tag, part in notes.items()
+            if part is not None
+            for note in _element(part)
         }
         self._told = Counter[str]()
 
+    def within(self, part: Element, parent: Element) -> list[_Block]:
+        """The blocks under an element of another part."""
+        around, self._part = self._part, part
+        found = list(self.blocks(parent))
+        self._part = around
+        return found
+
     def blocks(self, parent: Element) -> Iterator[_Block]:
         """Each paragraph and table under an element, content controls and the like looked into."""
+        initial = ""
         for child in parent:
             if child.tag == _PARAGRAPH:
-                yield from self._paragraph(child)
+                if child.find("w:pPr/w:framePr[@w:dropCap]", nsmap) is not None:  # a large initial, with its word below
+                    initial += "".join(block.text for block in self._paragraph(child))
+                    continue
+                yield from self._paragraph(child, initial)
+                initial = ""
             elif child.tag == _TABLE:
                 rows, notes = self._rows(child)
-                yield _Block("\n".join(" | ".join(row) for row in rows), notes=tuple(notes))
+                yield _Block("\n".join(" | ".join(row) for row in rows if row), notes=tuple(notes))
             elif child.tag == qn("m:oMath"):
                 yield _Block(equation_text(child))
             elif child.tag == qn("w:altChunk"):
-                yield _Block(self._take_in(child.get(qn("r:id"), "")))
+                yield _Block(self._take_in(self._part, child.get(qn("r:id"), "")))
             elif self.enters(child):
                 yield from self.blocks(child)
+        if initial:
+            yield _Block(initial)
 
     def enters(self, element: Element) -> bool:
-        """Whether an element's content is the document's; counts what is left out."""
+        """True if an element's content is the document's; counts what is left out."""
         if element.tag in _COUNTED:
             self.left_out[_COUNTED[element.tag]] += 1
             return False
@@ -243,14 +265,14 @@ class _Story:
         self._told[reference.tag] += 1
         number = self._told[reference.tag]
         mark = str(number) if reference.tag == qn("w:footnoteReference") else roman(number)
-        return mark, " ".join(" ".join(block.written() for block in self.blocks(note)).split())
+        return mark, " ".join(" ".join(block.written() for block in self.within(*note)).split())
 
-    def _paragraph(self, paragraph: Element) -> Iterator[_Block]:
-        """A paragraph, then those of the text boxes that hang on it."""
+    def _paragraph(self, paragraph: Element, initial: str = "") -> Iterator[_Block]:
+        """A paragraph behind its large initial, then those of the text boxes that hang on it."""
         properties = paragraph.find(qn("w:pPr"))
-        content = _Content(self)
+        content = _Content(self, self.styles.paragraph_style(properties))
         content.walk(paragraph)
-        text = content.text().strip("\n")
+        text = initial + content.text().strip("\n")
         label = ""
         if text.strip() or not is_on(paragraph.find("w:pPr/w:rPr/w:del", nsmap)):
             label = self._numbering.label(properties)
@@ -267,56 +289,54 @@ class _Story:
         return int(value) + 1 if value in "012345678" and value else 0
 
     def _rows(self, table: Element) -> tuple[list[list[str]], list[str]]:
-        """The cells of a table, a merged one in each row that it reaches over; and the notes they refer to."""
-        rows: list[list[str]] = []
+        """The cells of a table, as ``grid`` gives them; and the notes they refer to."""
+        rows: list[list[GridCell]] = []
         notes: list[str] = []
         above: dict[int, str] = {}  # merged cells by their first column
         for row in table.iter(_ROW):
             if _owner(row, _TABLE) is not table:
                 continue
-            if row.find("w:trPr/w:del", nsmap) is not None:
-                self.left_out["deleted parts"] += 1
+            if kind := _kind_left_out(row):
+                self.left_out[kind] += 1
                 continue
-            cells: list[str] = []
-            column = 0
+            column = _columns(row, "w:trPr/w:gridBefore", 0)
+            cells = [GridCell("")] * column
             for cell in row.iter(_CELL):
                 if _owner(cell, _ROW) is not row:
                     continue
                 merged = cell.find("w:tcPr/w:vMerge", nsmap)
-                if merged is not None and merged.get(qn("w:val")) != "restart" and column in above:
-                    cells.append(above[column])
+                columns = _columns(cell, "w:tcPr/w:gridSpan", 1)
+                if cells and _goes_on(cell.find("w:tcPr/w:hMerge", nsmap)):
+                    cells[-1] = replace(cells[-1], columns=cells[-1].columns + columns)
+                elif _goes_on(merged) and column in above:
+                    cells.append(GridCell(above[column], columns=columns))
                 else:
                     text, more = self._cell(cell)
-                    cells.append(text)
+                    cells.append(GridCell(text, columns=columns))
                     notes.extend(more)
                     above[column] = text if merged is not None else ""
-                span = cell.find("w:tcPr/w:gridSpan", nsmap)
-                columns = "1" if span is None else span.get(qn("w:val"), "1")
-                column += int(columns) if columns.isdigit() else 1
+                column += columns
             rows.append(cells)
-        return rows, notes
+        return grid(rows), notes
 
     def _cell(self, cell: Element) -> tuple[str, list[str]]:
         """A cell on one line; rows of a table inside it as ``name: value``, divided by semicolons."""
-        parts: list[str] = []
-        notes: list[str] = []
-        for child in cell:
-            if child.tag == _TABLE:
-                rows, more = self._rows(child)
-                values = [[value for value in row if value] for row in rows]
-                parts.append("; ".join(": ".join([row[0], ", ".join(row[1:])][: len(row)]) for row in values if row))
-                notes.extend(more)
-                continue
-            for block in self._of_cell(child):
-                parts.append(block.text)
-                notes.extend(block.notes)
-        return " ".join(" ".join(parts).split()), notes
+        blocks = list(self._of_cell(cell))
+        text = " ".join(" ".join(block.text for block in blocks).split())
+        return text, [note for block in blocks for note in block.notes]
 
-    def _of_cell(self, child: Element) -> Iterator[_Block]:
-        if child.tag == _PARAGRAPH:
-            yield from self._paragraph(child)
-        elif self.enters(child):
-            yield from self.blocks(child)
+    def _of_cell(self, parent: Element) -> Iterator[_Block]:
+        """What stands in a cell, or in a content control or the like inside it."""
+        for child in parent:
+            if child.tag == _TABLE:
+                rows, notes = self._rows(child)
+                values = [[value for value in row if value] for row in rows]
+                text = "; ".join(": ".join([row[0], ", ".join(row[1:])][: len(row)]) for row in values if row)
+                yield _Block(text, notes=tuple(notes))
+            elif child.tag in (_PARAGRAPH, qn("m:oMath"), qn("m:oMathPara"), qn("w:altChunk")):
+                yield from self.blocks([child])
+            elif self.enters(child):
+                yield from self._of_cell(child)
 
 
 @dataclass(slots=True)
@@ -324,14 +344,13 @@ class _Content:
     """The text of one paragraph while it is walked, with its notes and what the text boxes say that hang on it."""
 
     story: _Story
+    style: str | None
     notes: list[str] = field(default_factory=list)
     boxes: list[_Block] = field(default_factory=list)
-    _pieces: list[str] = field(default_factory=list)
-    _script: tuple[str, str] = ("", "")  # a superscript or subscript whose end has not come
+    _pieces: list[str | Script] = field(default_factory=list)
 
     def text(self) -> str:
-        self._end_script("")
-        return "".join(self._pieces)
+        return fractions(spelt(self._pieces))
 
     def walk(self, parent: Element) -> None:
         """Take what the elements under one say."""
@@ -340,8 +359,14 @@ class _Content:
                 self._run(element)
             elif element.tag in (_PARAGRAPH, _TABLE):
                 self.boxes.extend(self.story.blocks([element]))
+            elif element.tag == qn("w:txbxContent"):
+                self.boxes.extend(self.story.blocks(element))
+            elif element.tag == qn("m:oMathPara"):
+                for equation in element.iter(qn("m:oMath")):
+                    self._add("\n" + equation_text(equation))
+                self._add("\n")
             elif element.tag == qn("m:oMath"):
-                self._add(equation_text(element))
+                self._add(set_beside(tail(self._pieces), equation_text(element)))
             elif element.tag == qn("w:sdt") and element.find(f"{qn('w:sdtPr')}/{_W14}checkbox") is not None:
                 self._check_box(element)
             elif self.story.enters(element):
@@ -349,19 +374,38 @@ class _Content:
 
     def _run(self, run: Element) -> None:
         properties = run.find(qn("w:rPr"))
-        if is_on(self.story.styles.run(properties, "w:vanish")):
+        if is_on(self._setting(properties, "w:vanish")):
             self.story.left_out["hidden parts"] += any(True for _ in run.iter(qn("w:t")))
             return
-        place = self.story.styles.run(properties, "w:vertAlign")
-        script = "" if place is None else place.get(qn("w:val"), "")
-        self._inside(run, script if script in _BEHIND else "")
+        struck = any(is_on(self._setting(properties, name)) for name in ("w:strike", "w:dstrike"))
+        mark = STRUCK if struck and any(True for _ in run.iter(qn("w:t"))) else ""
+        self._add(mark)
+        font = self._setting(properties, "w:rFonts")
+        self._inside(run, self._place(properties), "" if font is None else font.get(qn("w:ascii"), ""))
+        self._add(mark)
 
-    def _inside(self, parent: Element, script: str) -> None:
-        """What a run holds, or an element in it."""
+    def _place(self, properties: Element) -> str:
+        """``superscript`` or ``subscript``, by a run's alignment or its position beside the line's; else empty."""
+        place = self._setting(properties, "w:vertAlign")
+        script = "" if place is None else place.get(qn("w:val"), "")
+        moved = self._setting(properties, "w:position")
+        points = "" if moved is None or script in _SCRIPTS else moved.get(qn("w:val"), "")
+        if points.lstrip("-").strip("0").isdigit():
+            script = "subscript" if points.startswith("-") else "superscript"
+        return script if script in _SCRIPTS else ""
+
+    def _setting(self, properties: Element, path: str) -> Element:
+        """A run's property, its own, its character style's, or its paragraph's style's."""
+        styles = self.story.styles
+        found = styles.run(properties, path)
+        return styles.of(self.style, f"w:rPr/{path}") if found is None else found
+
+    def _inside(self, parent: Element, script: str, font: str) -> None:
+        """The text of a run, or of an element in it."""
         for element in parent:
             tag = element.tag
             if tag == qn("w:t"):
-                self._add(element.text or "", script)
+                self._add(symbols(element.text or "", font), script)
             elif tag in _CHARACTERS:
                 self._add(_CHARACTERS[tag])
             elif tag == qn("w:sym"):
@@ -386,23 +430,27 @@ class _Content:
         self._add("☒" if on else "☐")
 
     def _add(self, text: str, script: str = "") -> None:
-        if not text:
-            return
-        if script and script == self._script[0]:
-            self._script = script, self._script[1] + text
-            return
-        self._end_script(text)
-        if script:
-            self._script = script, text
-        else:
-            self._pieces.append(text)
+        if text:
+            self._pieces.append(Script(text, script == "superscript") if script else text)
 
-    def _end_script(self, after: str) -> None:
-        kind, written = self._script
-        if kind:
-            self._script = "", ""
-            self._pieces.append(_BEHIND[kind](tail(self._pieces), written, after))
-            self._pieces.append(written[len(written.rstrip()) :])
+
+def _kind_left_out(row: Element) -> str:
+    """Why a table's row is not shown, or the empty string."""
+    if row.find("w:trPr/w:del", nsmap) is not None:
+        return "deleted parts"
+    return "hidden parts" if is_on(row.find("w:trPr/w:hidden", nsmap)) else ""
+
+
+def _goes_on(merged: Element) -> bool:
+    """True if a cell belongs to the one above or before it, by its ``w:vMerge`` or ``w:hMerge``."""
+    return merged is not None and merged.get(qn("w:val")) != "restart"
+
+
+def _columns(element: Element, path: str, default: int) -> int:
+    """A number of columns that a row or a cell states, in bounds that tables have."""
+    found = element.find(path, nsmap)
+    value = "" if found is None else found.get(qn("w:val"), "")
+    return min(int(value), _MOST_COLUMNS) if value.isdecimal() and len(value) < 9 else default
 
 
 def _legacy_field(character: Element) -> str:

@@ -6,12 +6,15 @@ import email
 import email.policy
 import html
 import re
+from collections import Counter
+from collections.abc import Iterable
 from email.message import EmailMessage, MIMEPart
 
 import lxml.etree
 import lxml.html
 
-from clara.ingest.decode import decode_declared, decode_html
+from clara.errors import DocumentError
+from clara.ingest.decode import decode_declared, decode_html, decode_text
 from clara.ingest.document import Element, Extract, fault
 from clara.ingest.html_text import SCRIPT_NOTICES, PageText, page_text
 
@@ -33,6 +36,8 @@ _PART = re.compile(r"""=\s*+(?:"[^"]*+"?|'[^']*+'?|[^\s>]*+)|[^\s/>=]++""")
 _RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "textarea", "title")}
 
 _SHOWN_HEADERS = ("From", "To", "Cc", "Date", "Subject")
+_ATTACHMENTS = "attachments"
+_FORWARDED_DEEPEST = 5  # messages within messages
 
 
 def _extract_html(data: bytes, uri: str) -> Extract:
@@ -46,7 +51,7 @@ def _extract_xhtml(data: bytes, uri: str) -> Extract:
 
 
 def xhtml_page(data: bytes, uri: str) -> PageText:
-    """What a page in XHTML shows that is a part of a book; its text may be empty."""
+    """Content of an XHTML page that is a part of a book; its text may be empty."""
     return _page(_xhtml_tree(data, uri), uri)
 
 
@@ -152,27 +157,102 @@ def _check_tags(page: str, uri: str) -> None:
 def _extract_email(data: bytes, uri: str) -> Extract:
     """Read a message: who wrote what to whom and when, and the text; its subject is its title.
 
-    Attachments are named and counted, not read.
+    Messages that it forwards are read as itself; other attachments are named and counted, not read.
     """
     message = email.message_from_bytes(data, policy=email.policy.default)
     if not isinstance(message, EmailMessage) or not any(message[name] for name in _SHOWN_HEADERS):
         raise fault(uri, "broken", "is no message: it has none of the headers From, To, Date, Subject")
-    headers = [f"{name}: {' '.join(str(message[name]).split())}" for name in _SHOWN_HEADERS if message[name]]
-    body = message.get_body(("plain", "html"))
-    text = _text(body, uri) if body is not None else ""
-    attachments = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
-    if not text.strip() and not attachments:
+    letter = _Letter(uri)
+    letter.take(message)
+    if not any(map(str.strip, letter.texts)) and not letter.attachments:
         raise fault(uri, "no text", "has headers and no text")
-    names = [f"Attachment: {name}" for name in attachments]
     return Extract(
         title=str(message["Subject"] or ""),
-        text="\n\n".join(["\n".join([*headers, *names]), text]),
+        text=letter.written(message),
         metadata={"media_type": "message/rfc822"},
-        left_out={"attachments": len(attachments)} if attachments else {},
+        left_out=letter.left_out,
     )
 
 
-def _text(part: MIMEPart, uri: str) -> str:
+class _Letter:
+    """What one message says, part by part; ``depth`` is how many forward it, one inside the other."""
+
+    def __init__(self, uri: str, depth: int = 0) -> None:
+        self.texts: list[str] = []
+        self.attachments: list[str] = []
+        self.left_out = Counter[str]()
+        self._uri = uri
+        self._depth = depth
+
+    def take(self, part: MIMEPart, *, named: bool = True) -> None:
+        """Take a part; one that has a name may be an attachment, unless it is the message itself."""
+        kind = part.get_content_type()
+        shown = not part.is_attachment() and (named or part.get_filename() is None)
+        if kind == "message/rfc822" and self._depth < _FORWARDED_DEEPEST and part.is_multipart():
+            self._forwarded(next(part.iter_parts()))
+        elif kind == "multipart/alternative":
+            self._alternative(list(part.iter_parts()))
+        elif kind == "multipart/related":
+            parts = list(part.iter_parts())
+            self._take_all(parts[:1])  # behind a page come its pictures
+            self._name([_name_of(picture) for picture in parts[1:]])
+        elif part.get_content_maintype() == "multipart":
+            self._take_all(part.iter_parts())
+        elif shown and kind in ("text/plain", "text/html"):
+            self.texts.append(_text(part, self._uri, self.left_out))
+        else:
+            self._name([_name_of(part)])
+
+    def written(self, message: MIMEPart) -> str:
+        """The headers of the message, its attachments' names and its text."""
+        headers = [f"{name}: {' '.join(str(message[name]).split())}" for name in _SHOWN_HEADERS if message[name]]
+        names = [f"Attachment: {name}" for name in self.attachments]
+        return "\n\n".join(["\n".join([*headers, *names]), *self.texts])
+
+    def _take_all(self, parts: Iterable[MIMEPart]) -> None:
+        for part in parts:
+            self.take(part, named=False)
+
+    def _alternative(self, parts: list[MIMEPart]) -> None:
+        """The plain text if it says something, else the next; attachments may lie in any of them."""
+        read: list[_Letter] = []
+        for part in sorted(parts, key=lambda part: part.get_content_type() != "text/plain"):
+            letter = _Letter(self._uri, self._depth)
+            try:
+                letter.take(part, named=False)
+            except DocumentError:
+                if not any(other.texts for other in read):
+                    raise
+                continue  # the same text once more
+            read.append(letter)
+        chosen = next((letter for letter in read if any(map(str.strip, letter.texts))), None)
+        for letter in read:
+            self._name(letter.attachments if letter.texts else [])  # none of a calendar's entry
+        if chosen is not None:
+            self.texts += chosen.texts
+            chosen.left_out.pop(_ATTACHMENTS, None)
+            self.left_out += chosen.left_out
+
+    def _forwarded(self, message: MIMEPart) -> None:
+        letter = _Letter(self._uri, self._depth + 1)
+        try:
+            letter.take(message)
+        except DocumentError:  # its fault is no reason to refuse the one that forwards it
+            self._name([str(message["Subject"] or "message/rfc822")])
+            return
+        self.texts.append(letter.written(message))
+        self.left_out += letter.left_out
+
+    def _name(self, names: list[str]) -> None:
+        self.attachments += names
+        self.left_out[_ATTACHMENTS] += len(names)
+
+
+def _name_of(part: MIMEPart) -> str:
+    return part.get_filename() or part.get_content_type()
+
+
+def _text(part: MIMEPart, uri: str, left_out: Counter[str]) -> str:
     data = part.get_payload(decode=True)
     if not isinstance(data, bytes):
         return ""
@@ -180,8 +260,10 @@ def _text(part: MIMEPart, uri: str) -> str:
     if part.get_content_type() == "text/html":
         # The encoding that the message declares for a page counts more than the page's own.
         declared = b'<meta charset="' + label.encode("ascii", "replace") + b'">' if label else b""
-        return _page(_html_tree(decode_html(declared + data, uri), uri), uri).text
-    return decode_declared(data, label or "utf-8", uri)
+        page = _page(_html_tree(decode_html(declared + data, uri), uri), uri)
+        left_out.update(page.left_out)
+        return page.text
+    return decode_declared(data, label, uri) if label else decode_text(data, uri)
 
 
 READERS = {".eml": _extract_email, ".htm": _extract_html, ".html": _extract_html, ".xhtml": _extract_xhtml}

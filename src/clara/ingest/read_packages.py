@@ -1,30 +1,26 @@
-"""Formats that are zip files of XML parts, bounded in what they unpack to: .epub, .odt, .pptx and .xlsx.
+"""Formats that are zip files of XML parts, bounded in what they unpack to; of them .epub and .pptx.
 
-The last two are read by python-pptx and openpyxl (extra ``formats``); of the others nothing outside the package is
-loaded. A text of LibreOffice gives headings, paragraphs, lists, tables and notes in the file's own order.
+Presentations are read by python-pptx (extra ``formats``); of books nothing outside the package is loaded.
 """
 
 from __future__ import annotations
 
-import datetime
 import io
 import posixpath
-import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 import lxml.etree
 
 from clara.ingest.document import Element, Extract, TextParts, fault
-from clara.ingest.flow import Cell, Flow, Gap, Table
+from clara.ingest.docx_signs import equation_text
 from clara.ingest.read_html import xhtml_page
-from clara.ingest.read_tables import row_texts
-from clara.ingest.scripts import math_text, subscript, superscript
+from clara.ingest.read_tables import GridCell, grid
+from clara.ingest.scripts import STRUCK, UNKNOWN, Script, fractions, numeral, set_beside, spelt, symbols, tail
 from clara.records import Heading
 
 _MOST_PARTS = 100_000
@@ -33,22 +29,11 @@ _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a format before XML, or 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _PAGES = frozenset(["application/xhtml+xml", "text/html"])
 
-_SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
-_WITHOUT_VALUE = re.compile(rb"(?:</f>|<f[^>]*/>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
-_PERCENT = re.compile(r"0(?:\.(0+))?%")
-
-_LEFT_OUT = {
-    "annotation": "comments",
-    "ruby-text": "",  # how the characters beside it are read
-    "sequence-decls": "",
-    "tracked-changes": "deleted parts",
-}
-_MOST_REPEATED = 1000  # cells and blanks that one element stands for
-_SUPER, _SUB, _HIDDEN = "super", "sub", "hidden"
+_MOST_STATED = 1000  # of anything that an element counts
 
 
 @contextmanager
-def _open_package(data: bytes, uri: str, max_bytes: int) -> Iterator[zipfile.ZipFile]:
+def open_package(data: bytes, uri: str, max_bytes: int) -> Iterator[zipfile.ZipFile]:
     """Open a package that unpacks to ``max_bytes`` at most."""
     if data.startswith(_OLD_OFFICE_FILE):
         raise fault(uri, "encrypted", "is encrypted, or of an older format by another name; save it without a password")
@@ -68,7 +53,7 @@ def _open_package(data: bytes, uri: str, max_bytes: int) -> Iterator[zipfile.Zip
         yield archive
 
 
-def _xml_part(archive: zipfile.ZipFile, name: str) -> Element:
+def xml_part(archive: zipfile.ZipFile, name: str) -> Element:
     """The tree of a part, or None where there is no such part.
 
     No entity is expanded and nothing outside is loaded.
@@ -81,23 +66,23 @@ def _xml_part(archive: zipfile.ZipFile, name: str) -> Element:
     return lxml.etree.fromstring(data, parser)
 
 
-def _local_name(element: Element) -> str:
+def local_name(element: Element) -> str:
     """An element's name without its namespace; of what is no element, the empty string."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
-def _attribute(element: Element, name: str) -> str:
+def attribute(element: Element, name: str) -> str:
     """An attribute by its name without a namespace, or the empty string."""
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), "")
 
 
-def _title(part: Element) -> str:
+def stated_title(part: Element) -> str:
     """The first title that a part of properties states, or the empty string."""
     elements = [] if part is None else part.iter()
-    return next(("".join(element.itertext()) for element in elements if _local_name(element) == "title"), "")
+    return next(("".join(element.itertext()) for element in elements if local_name(element) == "title"), "")
 
 
-def _extra(module: str, package: str, uri: str) -> Element:
+def extra_library(module: str, package: str, uri: str) -> Element:
     """A library of the extra ``formats``; a file whose format needs one that is missing cannot be read."""
     try:
         return import_module(module)
@@ -106,7 +91,7 @@ def _extra(module: str, package: str, uri: str) -> Element:
         raise fault(uri, "unsupported", detail) from None
 
 
-def _linked(base: str, reference: str) -> str:
+def linked(base: str, reference: str) -> str:
     """The part that a reference in the part ``base`` leads to."""
     target = unquote(reference.partition("#")[0])
     return posixpath.normpath(posixpath.join(posixpath.dirname(base), target))
@@ -114,7 +99,7 @@ def _linked(base: str, reference: str) -> str:
 
 def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
     """Read a book: its chapters in reading order, each a page in XHTML."""
-    with _open_package(data, uri, max_bytes) as archive:
+    with open_package(data, uri, max_bytes) as archive:
         name, package = _package(archive, uri)
         _refuse_protected(archive, name, package, uri)
         parts = TextParts()
@@ -134,7 +119,7 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
     if not text:
         raise fault(uri, "no text", "shows no text, only pictures; run OCR on it first")
     return Extract(
-        title=_title(package),
+        title=stated_title(package),
         text=text,
         metadata={"media_type": "application/epub+zip"},
         headings=tuple(parts.headings),
@@ -144,10 +129,10 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
 
 def _package(archive: zipfile.ZipFile, uri: str) -> tuple[str, Element]:
     """The part that lists the others, and its name."""
-    container = _xml_part(archive, _CONTAINER)
-    roots = [] if container is None else [item for item in container.iter() if _local_name(item) == "rootfile"]
-    name = _attribute(roots[0], "full-path") if roots else ""
-    package = _xml_part(archive, name)
+    container = xml_part(archive, _CONTAINER)
+    roots = [] if container is None else [item for item in container.iter() if local_name(item) == "rootfile"]
+    name = attribute(roots[0], "full-path") if roots else ""
+    package = xml_part(archive, name)
     if package is None:
         raise fault(uri, "broken", "names no list of its chapters, so it is no EPUB; save or download it again")
     return name, package
@@ -155,30 +140,28 @@ def _package(archive: zipfile.ZipFile, uri: str) -> tuple[str, Element]:
 
 def _chapters(name: str, package: Element) -> Iterator[tuple[str, bool]]:
     """Parts in reading order, and whether each is a table of contents for reading programs."""
-    items = {_attribute(item, "id"): item for item in package.iter() if _local_name(item) == "item"}
+    items = {attribute(item, "id"): item for item in package.iter() if local_name(item) == "item"}
     for entry in package.iter():
-        item = items.get(_attribute(entry, "idref")) if _local_name(entry) == "itemref" else None
-        if item is not None and _attribute(item, "media-type") in _PAGES:
-            yield _linked(name, _attribute(item, "href")), "nav" in _attribute(item, "properties").split()
+        item = items.get(attribute(entry, "idref")) if local_name(entry) == "itemref" else None
+        if item is not None and attribute(item, "media-type") in _PAGES:
+            yield linked(name, attribute(item, "href")), "nav" in attribute(item, "properties").split()
 
 
 def _refuse_protected(archive: zipfile.ZipFile, name: str, package: Element, uri: str) -> None:
     """A book with rights management has its chapters encrypted; fonts alone may be scrambled in any."""
-    encryption = _xml_part(archive, _ENCRYPTION)
+    encryption = xml_part(archive, _ENCRYPTION)
     if encryption is None:
         return
-    hidden = {
-        _linked("", _attribute(item, "URI")) for item in encryption.iter() if _local_name(item) == "CipherReference"
-    }
+    hidden = {linked("", attribute(item, "URI")) for item in encryption.iter() if local_name(item) == "CipherReference"}
     if hidden & {chapter for chapter, _ in _chapters(name, package)}:
         raise fault(uri, "encrypted", "is protected by rights management; get a copy without it")
 
 
 def _extract_pptx(data: bytes, uri: str, max_bytes: int) -> Extract:
     """Read a presentation by python-pptx: slides as pages, with their tables, charts and notes."""
-    with _open_package(data, uri, max_bytes):
+    with open_package(data, uri, max_bytes):
         pass
-    pptx = _extra("pptx", "python-pptx", uri)
+    pptx = extra_library("pptx", "python-pptx", uri)
     presentation = pptx.Presentation(io.BytesIO(data))
     left_out = Counter[str]()
     parts = TextParts()
@@ -217,18 +200,25 @@ def _slide(slide: Element, left_out: Counter[str]) -> tuple[str, str]:
 
 
 def _shape(shape: Element, left_out: Counter[str]) -> Iterator[str]:
-    if hasattr(shape, "shapes"):  # a group
+    if shape._element.xpath("./*/p:cNvPr[@hidden='1' or @hidden='true']"):
+        left_out["hidden parts"] += 1
+    elif hasattr(shape, "shapes"):  # a group
         for inner in shape.shapes:
             yield from _shape(inner, left_out)
     elif getattr(shape, "has_table", False):
-        rows = ([" ".join(_paragraphs(cell.text_frame)) for cell in row.cells] for row in shape.table.rows)
-        yield "\n".join(" | ".join(" ".join(cell.split()) for cell in row) for row in rows)
+        rows = [[_table_cell(cell) for cell in row.cells if not cell.is_spanned] for row in shape.table.rows]
+        yield "\n".join(" | ".join(row) for row in grid(rows) if row)
     elif getattr(shape, "has_chart", False):
         yield "\n".join(_chart(shape.chart))
     elif shape.has_text_frame:
         yield "\n".join(_paragraphs(shape.text_frame))
     elif shape._element.xpath(".//a:graphicData[contains(@uri, 'diagram')]"):
         left_out["diagrams (SmartArt)"] += 1
+
+
+def _table_cell(cell: Element) -> GridCell:
+    text = " ".join(" ".join(_paragraphs(cell.text_frame)).split())
+    return GridCell(text, cell.span_height, cell.span_width) if cell.is_merge_origin else GridCell(text)
 
 
 def _chart(chart: Element) -> Iterator[str]:
@@ -238,301 +228,89 @@ def _chart(chart: Element) -> Iterator[str]:
     for plot in chart.plots:
         series = list(plot.series)
         yield " | ".join(["", *(each.name or "" for each in series)]).strip()
-        for number, category in enumerate(plot.categories):
-            values = [each.values[number] if number < len(each.values) else None for each in series]
-            yield " | ".join([str(category), *("" if value is None else f"{value:.15g}" for value in values)])
+        values = [each.values for each in series]  # each is read from the chart anew
+        categories = [str(category) for category in plot.categories]
+        across = _across(series[0]) if series else {}
+        for number in range(max([len(categories), *map(len, values)])):
+            # The points of a scatter chart have a number of their own for each series instead.
+            name = categories[number] if number < len(categories) else across.get(str(number), "")
+            row = [each[number] if number < len(each) else None for each in values]
+            yield " | ".join([name, *("" if value is None else f"{value:.15g}" for value in row)])
+
+
+def _across(series: Element) -> dict[str, str]:
+    """The places of the points on the horizontal axis, by the number of each."""
+    points = series._element.xpath("./c:xVal//c:pt[c:v]")
+    return {point.get("idx"): str(point.find("{*}v").text) for point in reversed(points)}
 
 
 def _paragraphs(frame: Element) -> Iterator[str]:
+    counts: dict[int, tuple[Mapping[str, str], int]] = {}  # of numbered paragraphs, by level, each with its style
     for paragraph in frame.paragraphs:
         text = _paragraph(paragraph._p)
-        if text.strip():
-            yield ("  " * (paragraph.level - 1) + "- " if paragraph.level else "") + text
+        if not text.strip():
+            continue
+        level = paragraph.level
+        before = counts.get(level)
+        counts = {above: count for above, count in counts.items() if above < level}
+        numbered = paragraph._p.find("{*}pPr/{*}buAutoNum")
+        mark = "- " if level else ""
+        if numbered is not None:
+            style = dict(numbered.attrib)
+            count = before[1] + 1 if before is not None and before[0] == style else stated_count(numbered, "startAt")
+            counts[level] = style, count
+            mark = _numbered(count, numbered.get("type", ""))
+        yield "  " * (level - 1) + mark + text
+
+
+def _numbered(count: int, name: str) -> str:
+    """The number of a paragraph in the style of a name: arabicPeriod, alphaLcParenR, romanUcParenBoth."""
+    form = {"alphaLc": "a", "alphaUc": "A", "romanLc": "i", "romanUc": "I"}.get(name[:7], "1")
+    before, after = ("(", ")") if name.endswith("Both") else ("", ")" if name.endswith("ParenR") else ".")
+    return f"{before}{numeral(count, form)}{after} "
+
+
+def _in_font(words: str, settings: Element) -> str:
+    """The words of a run in Unicode, if its font is one of symbols.
+
+    Words that are typed behind a symbol keep its font for symbols, which shows none of them.
+    """
+    if settings is None:
+        return words
+    latin, symbol = settings.find("{*}latin"), settings.find("{*}sym")
+    if latin is not None:
+        words = symbols(words, latin.get("typeface", ""))
+    if symbol is None or len(words.strip()) != 1 or words.isascii():
+        return words
+    found = symbols(words, symbol.get("typeface", ""))
+    return words if UNKNOWN in found else found
 
 
 def _paragraph(element: Element) -> str:
     """A paragraph's runs; raised and lowered ones keep numbers what they are."""
-    text = ""
+    pieces: list[str | Script] = []
     for run in element:
-        name = _local_name(run)
+        name = local_name(run)
         if name == "br":
-            text += "\n"
+            pieces.append("\n")
         elif name in ("r", "fld"):
-            words = "".join(part.text or "" for part in run if _local_name(part) == "t")
-            settings = next((part for part in run if _local_name(part) == "rPr"), None)
+            words = "".join(part.text or "" for part in run if local_name(part) == "t")
+            settings = next((part for part in run if local_name(part) == "rPr"), None)
+            words = _in_font(words, settings)
             baseline = int(settings.get("baseline", "0").rstrip("%") or 0) if settings is not None else 0
-            text += words if not baseline else (superscript if baseline > 0 else subscript)(text, words)
-    return text
-
-
-def _extract_xlsx(data: bytes, uri: str, max_bytes: int) -> Extract:
-    """Read a spreadsheet by openpyxl, sheet by sheet; its title is its own, else the file's name.
-
-    Cells are read as they were stored when it was last saved, dates and per cents as they are shown.
-    """
-    with _open_package(data, uri, max_bytes) as archive:
-        sheets = [name for name in archive.namelist() if _SHEET.fullmatch(name)]
-        without_value = sum(len(_WITHOUT_VALUE.findall(archive.read(name))) for name in sheets)
-    openpyxl = _extra("openpyxl", "openpyxl", uri)
-    left_out = Counter[str]()
-    if without_value:
-        left_out["formulas without a stored value"] = without_value
-    workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    parts = TextParts()
-    try:
-        for sheet in workbook.worksheets:
-            if sheet.sheet_state != "visible":
-                left_out["hidden sheets"] += 1
-                continue
-            sheet.reset_dimensions()  # what the file says of them may be wrong
-            cells = (
-                [_shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in row]
-                for row in sheet.iter_rows()
-            )
-            if rows := list(row_texts(cells)):
-                parts.add("\n\n".join([f"# {sheet.title}", *rows]), [Heading(0, sheet.title)])
-        left_out["charts"] = len(workbook.chartsheets)
-        title = workbook.properties.title or PurePosixPath(uri).stem
-    finally:
-        workbook.close()
-    return Extract(
-        title=title,
-        text=parts.text(),
-        metadata={"media_type": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"},
-        headings=tuple(parts.headings),
-        left_out=+left_out,
-    )
-
-
-def _shown(value: object, number_format: str) -> str:
-    """A value as people read it in the sheet."""
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, datetime.datetime):
-        midnight = value.time() == datetime.time()
-        return value.date().isoformat() if midnight else value.isoformat(" ", "minutes")
-    if isinstance(value, int | float) and (percent := _PERCENT.search(number_format)):
-        return f"{value:.{len(percent[1] or '')}%}"
-    if isinstance(value, float):
-        return f"{value:.15g}"  # the digits that spreadsheets keep
-    return str(value)
-
-
-def _extract_odt(data: bytes, uri: str, max_bytes: int) -> Extract:
-    """Read a text document; its title is the one among its properties."""
-    with _open_package(data, uri, max_bytes) as archive:
-        manifest = _xml_part(archive, "META-INF/manifest.xml")
-        if manifest is not None and any(_local_name(element) == "encryption-data" for element in manifest.iter()):
-            raise fault(uri, "encrypted", "needs a password; save a copy without one")
-        content = _xml_part(archive, "content.xml")
-        if content is None:
-            raise fault(uri, "broken", "has no content, so it is no OpenDocument text; save or download it again")
-        styles = _xml_part(archive, "styles.xml")
-        walk = _Text(content, _positions(*(part for part in (styles, content) if part is not None)), archive)
-        title = _title(_xml_part(archive, "meta.xml"))
-    parts = [] if styles is None else [part for part in styles.iter() if _local_name(part) in ("header", "footer")]
-    if count := sum(bool("".join(part.itertext()).strip()) for part in parts):
-        walk.left_out["page headers and footers"] = count
-    text, headings = walk.flow.text()
-    if not text:
-        raise fault(uri, "no text", "shows no text")
-    return Extract(
-        title=title,
-        text=text,
-        metadata={"media_type": "application/vnd.oasis.opendocument.text"},
-        headings=headings,
-        left_out=walk.left_out,
-    )
-
-
-def _positions(*parts: Element) -> dict[str, str]:
-    """Names of the styles that raise, lower or hide text."""
-    found: dict[str, str] = {}
-    for style in (element for part in parts for element in part.iter() if _local_name(element) == "style"):
-        for settings in style:
-            place = _attribute(settings, "text-position").split(" ")[0]
-            if _attribute(settings, "display") == "none":
-                found[_attribute(style, "name")] = _HIDDEN
-            elif place in (_SUPER, _SUB):
-                found[_attribute(style, "name")] = place
-            elif place.rstrip("%").lstrip("-").isdigit() and place not in ("0%", "-0%"):
-                found[_attribute(style, "name")] = _SUB if place.startswith("-") else _SUPER
-    return found
-
-
-class _Text:
-    """One walk over a document's elements."""
-
-    def __init__(self, root: Element, positions: dict[str, str], archive: zipfile.ZipFile) -> None:
-        self.flow = Flow()
-        self.left_out = Counter[str]()
-        self._positions = positions
-        self._archive = archive
-        self._tables: list[Table] = []
-        self._around: list[Flow] = []  # the flows around the open cells and notes
-        self._lists: list[int | None] = []
-        self._numbered = _numbered_levels(root)
-        self._list_names: list[str] = []
-        self._scripts: list[tuple[Element, tuple[int, int]]] = []
-        self._notes: list[Flow] = []
-        self._citation = ""
-        body = next((element for element in root.iter() if _local_name(element) == "body"), root)
-        self._walk(body)
-
-    def _walk(self, body: Element) -> None:
-        walk = lxml.etree.iterwalk(body, events=("start", "end"))
-        skipped: Element = None
-        for event, element in walk:
-            name = _local_name(element)
-            if event == "start":
-                if self._is_left_out(element, name):
-                    skipped = element
-                    walk.skip_subtree()
-                    continue
-                self._open(element, name)
-                self.flow.add(element.text or "")
-            else:
-                if element is skipped:
-                    skipped = None
-                else:
-                    self._close(element, name)
-                self.flow.add(element.tail or "")
-
-    def _is_left_out(self, element: Element, name: str) -> bool:
-        if not name:
-            return True
-        if name in _LEFT_OUT:
-            if kind := _LEFT_OUT[name]:
-                self.left_out[kind] += 1
-            return True
-        if self._positions.get(_attribute(element, "style-name")) == _HIDDEN and name in ("span", "p", "h"):
-            self.left_out["hidden parts"] += 1
-            return True
-        return self._is_replaced(element, name)
-
-    def _is_replaced(self, element: Element, name: str) -> bool:
-        if name in ("s", "tab"):
-            self.flow.add(" ")
-        elif name == "line-break":
-            self.flow.end(Gap.LINE)
-        elif name == "object":
-            self._object(_attribute(element, "href"))
+            struck = settings is not None and settings.get("strike", "noStrike") != "noStrike"
+            mark = STRUCK if struck and words.strip() else ""
+            pieces += [mark, Script(words, baseline > 0) if baseline and words else words, mark]
         else:
-            return name == "covered-table-cell"
-        return True
-
-    def _object(self, reference: str) -> None:
-        """A formula is read; other objects are counted."""
-        part = _linked("content.xml", reference) + "/content.xml"
-        root = _xml_part(self._archive, part) if reference else None
-        if root is None or _local_name(root) != "math":
-            self.left_out["embedded objects"] += 1
-            return
-        for element in root.iter(lxml.etree.Element):
-            element.tag = _local_name(element)
-        self.flow.add(math_text(root))
-
-    def _open(self, element: Element, name: str) -> None:
-        if name == "h":
-            self.flow.end(Gap.BLANK)
-            level = _attribute(element, "outline-level")
-            self.flow.mark("#" * min(int(level) if level.isdigit() else 1, 6) + " ", "heading")
-        elif name == "p":
-            self.flow.end(Gap.LINE if self._lists or self._around else Gap.BLANK)
-        elif name == "list":
-            self._open_list(element)
-        elif name == "list-item" and self._lists:
-            self._item()
-        elif name == "note-citation" or (name == "span" and self._positions.get(_attribute(element, "style-name"))):
-            self._scripts.append((element, self.flow.position()))
-        elif name == "note-body":
-            self._around.append(self.flow)
-            self.flow = Flow()
-            self.flow.mark(f"[{self._citation}] ", "item")
-        else:
-            self._open_table_part(name)
-
-    def _close(self, element: Element, name: str) -> None:
-        if name in ("h", "p"):
-            self.flow.end(Gap.BLANK if name == "h" or not (self._lists or self._around) else Gap.LINE)
-            self.flow.unmark()
-            if not self._around:
-                for note in self._notes:  # behind their paragraph, each after its mark's number
-                    self.flow.extend(note.lines, Gap.BLANK)
-                    self.flow.end(Gap.BLANK)
-                self._notes.clear()
-        elif name == "list" and self._lists:
-            self._lists.pop()
-            self._list_names.pop()
-            self.flow.end(Gap.LINE if self._lists else Gap.BLANK)
-        elif self._scripts and self._scripts[-1][0] is element:
-            self._script(element, name)
-        elif name == "note-body":
-            self.flow.end()
-            self._notes.append(self.flow)
-            self.flow = self._around.pop()
-        else:
-            self._close_table_part(element, name)
-
-    def _open_list(self, element: Element) -> None:
-        self.flow.end(Gap.LINE if self._lists else Gap.BLANK)
-        name = _attribute(element, "style-name") or (self._list_names[-1] if self._list_names else "")
-        self._list_names.append(name)
-        start = self._numbered.get((name, len(self._list_names)))
-        self._lists.append(start)
-
-    def _item(self) -> None:
-        indent = "  " * (len(self._lists) - 1)
-        number = self._lists[-1]
-        self.flow.mark(f"{indent}- " if number is None else f"{indent}{number}. ", "item")
-        if number is not None:
-            self._lists[-1] = number + 1
-
-    def _script(self, element: Element, name: str) -> None:
-        script = self.flow.cut(self._scripts.pop()[1])
-        if not script or not script.strip():
-            return
-        if name == "note-citation":
-            self._citation = script.strip()
-            self.flow.add(f"[{self._citation}]")
-            return
-        raised = self._positions[_attribute(element, "style-name")] == _SUPER
-        self.flow.add((superscript if raised else subscript)(self.flow.tail(), script, element.tail or ""))
-
-    def _open_table_part(self, name: str) -> None:
-        if name == "table":
-            self.flow.end(Gap.BLANK)
-            self._tables.append(Table(len(self._tables) + 1, layout=False))
-        elif name == "table-row" and self._tables:
-            self._tables[-1].rows.append([])
-        elif name == "table-cell" and self._tables:
-            self._around.append(self.flow)
-            self.flow = Flow()
-
-    def _close_table_part(self, element: Element, name: str) -> None:
-        if name == "table-cell" and self._tables:
-            self.flow.end()
-            rows, columns = _count(element, "number-rows-spanned"), _count(element, "number-columns-spanned")
-            self._tables[-1].add(Cell(self.flow.lines, rows, columns))
-            self.flow = self._around.pop()
-        elif name == "table" and self._tables:
-            self._tables.pop().write(self.flow)
-            self.flow.end(Gap.BLANK)
+            for formula in run.iter("{http://schemas.openxmlformats.org/officeDocument/2006/math}oMath"):
+                pieces.append(set_beside(tail(pieces), equation_text(formula)))
+    return fractions(spelt(pieces))
 
 
-def _numbered_levels(root: Element) -> dict[tuple[str, int], int]:
-    """The levels of list styles that number their items, with the first number."""
-    found: dict[tuple[str, int], int] = {}
-    for style in (element for element in root.iter() if _local_name(element) == "list-style"):
-        for level in style:
-            if _local_name(level) == "list-level-style-number" and _attribute(level, "num-format"):
-                found[_attribute(style, "name"), _count(level, "level")] = _count(level, "start-value")
-    return found
+def stated_count(element: Element, name: str, default: int = 1) -> int:
+    """A whole number that an attribute states, in bounds; ``default`` where it states none."""
+    value = attribute(element, name)
+    return min(int(value), _MOST_STATED) if value.isdecimal() and len(value) < 9 else default
 
 
-def _count(element: Element, name: str) -> int:
-    value = _attribute(element, name)
-    return min(int(value), _MOST_REPEATED) if value.isdecimal() and len(value) < 9 else 1
-
-
-READERS = {".epub": _extract_epub, ".odt": _extract_odt, ".pptx": _extract_pptx, ".xlsx": _extract_xlsx}
+READERS = {".epub": _extract_epub, ".pptx": _extract_pptx}

@@ -20,15 +20,16 @@ import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
-from clara.ingest.scripts import subscript, superscript
+from clara.ingest.scripts import fractions, subscript, superscript
 
 # All in sizes of the text around.
 _SMALL = 0.85  # size of a superscript at most
 _RAISED = (0.1, 0.75)  # by how much its baseline lies higher, or a subscript's lower
-_LOWERED = (-0.5, -0.03)
+_LOWERED = (-0.6, -0.03)
+_APART = 0.2  # rise or fall at least of a script as large as the text around, which touches it
 _LONGEST_SCRIPT = 12  # characters
 _SCRIPT = re.compile(r"(?=.*[\w+\-−*†‡§¶™®])\S+")
-_BASE = re.compile(r"[\w)\].,;:!?}\"'”’»%°′″]\Z")  # what a script stands beside
+_BASE = re.compile(r"[\w)\].,;:!?}\"'”’»%°′″/⁄]\Z")  # what a script stands beside
 _LONGEST_RUN = 500  # characters: a longer one, of a file made for it, would be copied at every character
 _LEVEL = 0.15  # baselines of one line differ by less
 _TOUCHES = 0.5  # gap between a word and its superscript at most
@@ -74,7 +75,7 @@ class _Run:
     size: float
 
     def takes(self, left: float, bottom: float, top: float) -> bool:
-        """Whether a character with these edges goes on with the run."""
+        """True if a character with these edges goes on with the run."""
         most = _SAME * self.size
         if abs(bottom - self.bottom) > most or abs(top - self.top) > most or len(self.text) >= _LONGEST_RUN:
             return False
@@ -202,13 +203,15 @@ def _piece(runs: list[_Run]) -> _LinePart:
             bare = run.text.rstrip()
             spaces = run.text[len(bare) :]
             spell = superscript if kind > 0 else subscript
+            if number and run.left - runs[number - 1].right < _LEVEL * run.size:
+                text = text.rstrip()  # a space that PDFium sees where the line only goes up or down
             text += spell(text, bare, spaces + (after.text if after else "")) + spaces
         else:
             text += run.text
             base = run
     if any("\ud800" <= character <= "\udfff" for character in text):  # a pair stands for one character
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
-    return _LinePart(text.strip(), runs[0].left, runs[-1].right, runs[0].baseline)
+    return _LinePart(fractions(text.strip()), runs[0].left, runs[-1].right, runs[0].baseline)
 
 
 def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: str) -> int:
@@ -218,17 +221,28 @@ def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: 
         return 0
     if base_text and not _BASE.search(base_text):
         return 0
-    goes_back = after is None or after.size > run.size or _script(after, beside) != 0
+    goes_back = (
+        after is None
+        or after.size > run.size
+        or _script(after, beside) != 0
+        or abs(after.baseline - beside.baseline) < _LEVEL * beside.size
+    )
     return _script(run, beside) if goes_back else 0
 
 
 def _script(run: _Run, base: _Run) -> int:
-    if run.size > _SMALL * base.size:
-        return 0
     rise = (run.baseline - base.baseline) / base.size
+    if run.size > _SMALL * base.size and not _is_set_apart(run, base, rise):
+        return 0
     if _RAISED[0] < rise < _RAISED[1]:
         return 1
     return -1 if _LOWERED[0] < rise < _LOWERED[1] else 0
+
+
+def _is_set_apart(run: _Run, base: _Run, rise: float) -> bool:
+    """True if a number as large as its base is raised or lowered, and no part of another line."""
+    same = abs(run.size - base.size) < _LEVEL * base.size and run.text.strip().isdecimal()
+    return same and abs(rise) >= _APART and abs(run.left - base.right) < _WORD_GAP * base.size
 
 
 def _columns(found: Sequence[_Line], start: int) -> tuple[int, float]:
@@ -248,7 +262,7 @@ def _columns(found: Sequence[_Line], start: int) -> tuple[int, float]:
 
 
 def _narrowed(gutter: tuple[float, float], line: _Line) -> tuple[float, float] | None:
-    """What is left of a gutter between two columns beside a line, or None where the line crosses it."""
+    """The rest of a gutter between two columns beside a line, or None where the line crosses it."""
     left, right = gutter
     first, last = line.pieces[0], line.pieces[-1]
     if len(line.pieces) == 2:
@@ -261,7 +275,7 @@ def _narrowed(gutter: tuple[float, float], line: _Line) -> tuple[float, float] |
 
 
 def _apart(above: _Line, below: _Line) -> bool:
-    """Whether two lines are too far from each other, or too different, to be of one block."""
+    """True if two lines are too far from each other, or too different, to be of one block."""
     return not 0 < above.baseline - below.baseline < _LEADING * above.size or above.size > below.size / _SMALL
 
 
@@ -352,7 +366,7 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
 
 
 def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
-    """What OCR reads on a page; nothing where it is a picture without text."""
+    """The text that OCR reads on a page; empty for a picture without text."""
     from clara.ingest.ocr import recognised  # noqa: PLC0415 - an optional package behind it
 
     text = recognised(pdf[number - 1])

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from clara.ingest.decode import decode_text
 from clara.ingest.document import Extract
+from clara.ingest.read_tables import GridCell, grid
 from clara.ingest.read_text import markdown_headings
 from clara.ingest.scripts import subscript, superscript
 
@@ -55,6 +58,7 @@ _PICTURES = frozenset(["figure", "image"])
 _SETTINGS = frozenset(["class", "container", "cssclass", "ifconfig", "only", "rst-class"])
 _VERSIONS = frozenset(["deprecated", "versionadded", "versionchanged"])
 _ROLE = re.compile(r":(?P<role>[\w:.+-]+):`(?P<text>[^`]+)`(?:(?=\W)|$)")
+_ROLE_BEHIND = re.compile(r"`(?P<text>[^`]+)`:(?P<role>[\w.+-]+):(?=\W|$)")
 _LITERAL = re.compile(r"``(.+?)``")
 _LINK = re.compile(r"`([^`<]+?)\s*(?:<[^`>]*>)?`_{0,2}")
 _TITLE_WITH_TARGET = re.compile(r"(.+?)\s*<[^<>]*>", re.DOTALL)
@@ -62,6 +66,11 @@ _EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,2})(?=\S)(.+?)(?<=[^\s\\])\1(?![\w*])
 _REFERENCE = re.compile(r"(?<=\w)_{1,2}(?=[\s.,;:!?)'\"-]|$)")
 _NOTE_MARK = re.compile(r"\s?(\[(?:#?\w*|\*)\])_(?=\W|$)")
 _SUBSTITUTION = re.compile(r"\|(\S(?:[^|]*\S)?)\|_{0,2}")
+_SUBSTITUTED = re.compile(r"\s*\.\. \|([^|]+)\| ([\w-]+)::(.*)")
+_LONGEST_SUBSTITUTION = 20  # lines
+_UNICODE = re.compile(r"(?:0x|x|\\x|U\+|u|\\u)([0-9a-fA-F]{2,6})\b")
+_AUTO = re.compile(r"\s*\(?(#)[.)] ")
+_LITERAL_WHOLE = re.compile(r"(``.+?``)")
 _ESCAPE = re.compile(r"\\(?:\s|(\S))")
 
 
@@ -80,12 +89,14 @@ def _extract_rst(data: bytes, uri: str) -> Extract:
 
 
 class _Source:
-    """One pass over the lines of a text; ``lines`` is what comes of them."""
+    """A pass over the lines of a text; ``lines`` is the result."""
 
     def __init__(self, source: list[str]) -> None:
         self.lines: list[str] = []
         self.left_out = Counter[str]()
         self._source = source
+        self._substitutions = _substitutions(source)
+        self._counts: dict[int, int] = {}  # of numbered items that the text does not number, by indentation
         self._levels: list[tuple[str, bool]] = []  # the marks of headings, outermost first
         self._outdent = [(0, 0)]  # from which indentation on lines belong to a directive, and by how much they go left
         self._at = 0
@@ -95,6 +106,9 @@ class _Source:
     def _next(self) -> None:
         line = self._source[self._at]
         if self._heading():
+            return
+        if (named := _SUBSTITUTED.match(line)) and named[2] in ("image", "replace", "unicode"):
+            self._pass_block(_indent(line))
             return
         if found := _DIRECTIVE.match(line):
             self._directive(found)
@@ -113,6 +127,19 @@ class _Source:
         else:
             self._add(line, line)
             self._at += 1
+
+    def _numbered(self, line: str) -> str:
+        """A line with the number of an item that is written as ``#.``."""
+        indent = _indent(line)
+        if line.strip():
+            self._counts = {
+                at: count for at, count in self._counts.items() if at < indent or (at == indent and _AUTO.match(line))
+            }
+        found = _AUTO.match(line)
+        if found is None:
+            return line
+        self._counts[indent] = self._counts.get(indent, 0) + 1
+        return f"{line[: found.start(1)]}{self._counts[indent]}{line[found.end(1) :]}"
 
     def _heading(self) -> bool:
         """Take a heading with the line below it, and the one above it if there is one."""
@@ -140,25 +167,26 @@ class _Source:
             self._pass_block(indent)
             return
         self._at += 1
-        alternative = self._options(indent)
+        options = self._options(indent)
         if name in _VERBATIM:
             self._verbatim(indent, [found["words"]] if found["words"].strip() and name in ("math", "prompt") else [])
             return
-        words = alternative if name in _PICTURES else "" if name in _SETTINGS else found["words"].strip()
+        words = options.get("alt", "") if name in _PICTURES else "" if name in _SETTINGS else found["words"].strip()
         self._add(found.string, " " * indent + _labelled(name, words))
+        if names := options.get("header", "") if name == "csv-table" else "":
+            self._add(found.string, f"{' ' * indent}{names}")
         content = _indent(next((line for line in self._source[self._at : self._at + 3] if line.strip()), ""))
         if content > indent:
             self._outdent.append((content, content - indent))
 
-    def _options(self, indent: int) -> str:
-        """Pass the options of a directive; what stands for a picture is returned."""
-        alternative = ""
+    def _options(self, indent: int) -> dict[str, str]:
+        """Pass the options of a directive, and return them."""
+        options: dict[str, str] = {}
         while _OPTION.match(self._line(self._at)) and _indent(self._line(self._at)) > indent:
-            option = self._line(self._at).strip()
-            if option.startswith(":alt:"):
-                alternative = option[5:].strip()
+            _, name, value = self._line(self._at).strip().split(":", 2)
+            options[name] = value.strip()
             self._at += 1
-        return alternative
+        return options
 
     def _literal_block(self, line: str) -> None:
         """A paragraph that ends in two colons, and the block below it."""
@@ -192,16 +220,55 @@ class _Source:
         if line.strip():
             while len(self._outdent) > 1 and _indent(line) < self._outdent[-1][0]:
                 self._outdent.pop()
+        words = self._numbered(words)
         shift = sum(by for _, by in self._outdent)
         own = len(words) - len(words.lstrip())
-        self.lines.append(_plain(words[min(own, shift) :]))
+        self.lines.append(_plain(self._substituted(words[min(own, shift) :])))
+
+    def _substituted(self, line: str) -> str:
+        """A line with what the text says in place of ``|name|``."""
+        if "|" not in line or not self._substitutions:
+            return line
+        parts = _LITERAL_WHOLE.split(line)
+        parts[::2] = (
+            _SUBSTITUTION.sub(lambda at: self._substitutions.get(at[1].lower(), at[0]), part) for part in parts[::2]
+        )
+        return "".join(parts)
 
     def _line(self, number: int) -> str:
         return self._source[number] if number < len(self._source) else ""
 
 
+def _substitutions(source: list[str]) -> dict[str, str]:
+    """Substitutions by the text's own definitions, each by its name in small letters."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(source):
+        match = _SUBSTITUTED.match(line) if "|" in line else None
+        if match is None:
+            continue
+        name, kind, words = match[1].lower(), match[2], match[3].strip()
+        more = _set_in(source[number + 1 : number + 1 + _LONGEST_SUBSTITUTION], _indent(line))
+        if kind == "replace":
+            found[name] = " ".join([words, *(line.strip() for line in more)]).strip()
+        elif kind == "unicode":
+            found[name] = _UNICODE.sub(_character, words.partition(" .. ")[0]).replace(" ", "")
+        elif kind == "image":
+            found[name] = next((line.partition(":alt:")[2].strip() for line in more if ":alt:" in line), "")
+    return found
+
+
+def _set_in(lines: list[str], indent: int) -> list[str]:
+    """The first of the lines, as far as they are set in further and not empty."""
+    return list(takewhile(lambda line: line.strip() and _indent(line) > indent, lines))
+
+
+def _character(code: re.Match[str]) -> str:
+    number = int(code[1], 16)
+    return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else code[0]
+
+
 def _labelled(name: str, words: str) -> str:
-    """What a directive says, with its name where that is a word for readers."""
+    """Text of a directive, with its name where that is a word for readers."""
     if name in _UNMARKED or name in _PICTURES or name in _SETTINGS:
         return words
     if name not in _NAMED:
@@ -223,7 +290,7 @@ def _plain(line: str) -> str:
 def _plain_part(text: str) -> str:
     if not any(mark in text for mark in "`*_|\\"):
         return text
-    text = _ROLE.sub(_role, text)
+    text = _ROLE_BEHIND.sub(_role, _ROLE.sub(_role, text))
     text = _LINK.sub(r"\1", text)
     text = _NOTE_MARK.sub(r"\1", text)
     text = _EMPHASIS.sub(r"\2", text)
@@ -234,11 +301,11 @@ def _plain_part(text: str) -> str:
 
 def _role(found: re.Match[str]) -> str:
     role, text = found["role"].rpartition(":")[2], found["text"]
-    before = found.string[: found.start()].removesuffix("\\ ")
+    before, after = found.string[: found.start()].removesuffix("\\ "), found.string[found.end() :].removeprefix("\\ ")
     if role in ("sup", "superscript"):
-        return superscript(before, text)
+        return superscript(before, text, after)
     if role in ("sub", "subscript"):
-        return subscript(before, text)
+        return subscript(before, text, after)
     titled = _TITLE_WITH_TARGET.fullmatch(text)
     if titled:
         return titled[1]
@@ -260,26 +327,72 @@ def _table_rows(lines: list[str], start: int) -> _Rows | None:
 
 
 def _grid(lines: list[str], start: int) -> _Rows:
-    rows: list[str] = []
-    cells: list[str] = []
+    """A table between lines of plus signs; a cell ends where a line is drawn below it, so it may reach over others."""
     end = start
     while end < len(lines) and _GRID_LINE.fullmatch(lines[end]):
-        line = lines[end].strip()
-        if _GRID.fullmatch(line):
-            rows += [" | ".join(cells)] if any(cells) else []
-            cells = []
-        else:
-            parts = [part.strip() for part in line.strip("|").split("|")]
-            cells = parts if len(parts) != len(cells) else _below(cells, parts)
         end += 1
-    return _Rows(["", *rows, ""], end)
+    table = [line.rstrip() for line in lines[start:end]]
+    edges = sorted({at for line in table for at, sign in enumerate(line) if sign == "+" and _drawn_at(line, at)})
+    rows: list[list[_GridText]] = []
+    open_cells: dict[int, _GridText] = {}
+    for line in table:
+        drawn = {place for place, edge in enumerate(edges) if line[edge + 1 : edge + 2] in ("-", "=")}
+        drawn &= {place for place, edge in enumerate(edges) if _drawn_at(line, edge)}
+        if drawn:
+            rows.append([])
+            open_cells = {place: cell for place, cell in open_cells.items() if place not in drawn}
+        for place, stop, text in _parts_between(line, edges, drawn):
+            if place not in open_cells:
+                open_cells[place] = _GridText([], len(rows), stop - place)
+                rows[-1].append(open_cells[place])
+            open_cells[place].lines.append(text)
+            open_cells[place].last = len(rows)
+    cells = [
+        [GridCell(" ".join(" ".join(cell.lines).split()), cell.last - cell.first + 1, cell.columns) for cell in row]
+        for row in rows
+    ]
+    return _Rows(["", *(" | ".join(row) for row in grid(cells) if row), ""], end)
+
+
+@dataclass(slots=True)
+class _GridText:
+    """A cell while its lines are read, with the row it begins in, counted from 1, and the last so far."""
+
+    lines: list[str]
+    first: int
+    columns: int
+    last: int = 0
+
+
+def _drawn_at(line: str, at: int) -> bool:
+    """True if a plus sign joins drawn lines; a text may hold one too."""
+    return line[at : at + 1] == "+" and not {line[max(0, at - 2) : at], line[at + 1 : at + 3]}.isdisjoint(("--", "=="))
+
+
+def _parts_between(line: str, edges: list[int], drawn: set[int]) -> Iterator[tuple[int, int, str]]:
+    """The texts of a line, each with its first column and the one behind its last."""
+    parts = line.strip().strip("|").split("|")
+    if not drawn and len(parts) == len(edges) - 1:  # wide characters do not stand below the edges
+        yield from ((place, place + 1, part) for place, part in enumerate(parts))
+        return
+    place = 0
+    while place < len(edges) - 1:
+        stop = next((at for at in range(place + 1, len(edges)) if line[edges[at] : edges[at] + 1] in ("|", "+")), 0)
+        if not stop:
+            return
+        if place not in drawn:
+            yield place, stop, line[edges[place] + 1 : edges[stop]]
+        place = stop
 
 
 def _simple(lines: list[str], start: int) -> _Rows | None:
-    """A table between lines of equals signs, each of which is a column; a row without a first cell goes on."""
+    """A table between lines of equals signs, each of which is a column; a row without a first cell goes on.
+
+    A line of hyphens below a row says which of its cells reach over several columns.
+    """
 
     def is_last(rule: int) -> bool:
-        """Whether it stands below a row, with nothing below itself."""
+        """True if it stands below a row, with nothing below itself."""
         below = lines[rule + 1].strip() if rule + 1 < len(lines) else ""
         return rule > start + 1 and not below and lines[rule - 1].strip() != ""
 
@@ -288,17 +401,34 @@ def _simple(lines: list[str], start: int) -> _Rows | None:
     if end is None:
         return None
     starts = [found.start() for found in _COLUMN.finditer(lines[start])]
-    stops = [*starts[1:], None]
     rows: list[list[str]] = []
+    reaching: dict[int, list[int]] = {}  # row to the columns that its cells reach over
+    above = ""
     for line in lines[start + 1 : end]:
-        if not line.strip() or _SIMPLE.fullmatch(line) or not line.strip(" -"):
+        if not line.strip() or _SIMPLE.fullmatch(line):
             continue
-        cells = [line[left:right].strip() for left, right in zip(starts, stops, strict=True)]
-        if rows and not cells[0]:
+        if not line.strip(" -"):
+            firsts = [at for at in starts if line[at : at + 1] == "-" and line[max(0, at - 1) : at] != "-"]
+            if rows and firsts and firsts[0] == starts[0]:
+                rows[-1] = _cut(above, firsts)
+                stops = [*map(starts.index, firsts[1:]), len(starts)]
+                reaching[len(rows) - 1] = [stop - starts.index(at) for at, stop in zip(firsts, stops, strict=True)]
+            continue
+        cells = _cut(line, starts)
+        if rows and not cells[0] and len(rows[-1]) == len(cells):
             rows[-1] = _below(rows[-1], cells)
         else:
             rows.append(cells)
-    return _Rows(["", *(" | ".join(row) for row in rows), ""], end + 1)
+        above = line
+    table = [
+        [GridCell(cell, columns=count) for cell, count in zip(row, reaching.get(at, [1] * len(row)), strict=True)]
+        for at, row in enumerate(rows)
+    ]
+    return _Rows(["", *(" | ".join(row) for row in grid(table) if row), ""], end + 1)
+
+
+def _cut(line: str, starts: list[int]) -> list[str]:
+    return [line[left:right].strip() for left, right in zip(starts, [*starts[1:], None], strict=True)]
 
 
 def _below(cells: list[str], more: list[str]) -> list[str]:

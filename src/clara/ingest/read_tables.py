@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, takewhile
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import PurePosixPath
 
 from clara.ingest.decode import decode_text
@@ -17,25 +19,137 @@ _VALUE = re.compile(r"[^\W_]*\d[\d\s.,:/%+$€£¥()-]*[^\W\d_]?", re.UNICODE)  
 _LONGEST_NAME = 80  # characters
 _YEAR = re.compile(r"(?:1[5-9]|20|21)\d\d")
 
+REPEATED = 100
+"""Characters of a merged cell that stands in each row and column it reaches over."""
+_MOST_COLUMNS = 1000  # that a cell reaches over, as in browsers
+
 _DELIMITERS = ",;\t|"
 _SAMPLE = 1 << 16  # characters that tell what divides the cells
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """A cell of a table on one line, with the rows and columns that it reaches over."""
+
+    text: str
+    rows: int = 1
+    columns: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _GridPlace:
+    """A cell in a row of the grid, begun there or above; columns from 0."""
+
+    cell: GridCell
+    column: int
+    begins: bool
+
+    @property
+    def end(self) -> int:
+        return self.column + min(max(self.cell.columns, 1), _MOST_COLUMNS)
+
+
+def grid(rows: Sequence[Sequence[GridCell]]) -> list[list[str]]:
+    """The rows of a table with each value in its column; empty cells at a row's end are dropped.
+
+    A column is where a cell begins. A merged cell stands in each row that it reaches over, and in each column below
+    whose name values may stand: not where it has the row to itself or is the label or the one value of it, and not
+    where it is long.
+    """
+    placed = _placed(rows)
+    starts = sorted({each.column for row in placed for each in row})
+    # What is repeated or left empty takes room: a table grows to a few times its size at most.
+    room = 1000 + 4 * sum(len(cell.text) + 3 for row in rows for cell in row)
+    written: list[list[str]] = []
+    names = next((number for number, row in enumerate(placed) if _filled(row) > 1), 0)
+    for number, row in enumerate(placed):
+        repeated = _repeated(row, placed[number + 1] if number == names and number + 1 < len(placed) else [])
+        cells: list[str] = []
+        for each in row if any(each.begins and each.cell.text for each in row) else ():
+            first, last = bisect_left(starts, each.column), bisect_left(starts, each.end)
+            short = each.cell.text if len(each.cell.text) <= REPEATED and room > 0 else ""
+            again = short if each.column in repeated else ""
+            room -= 2 * max(0, first - len(cells)) + (len(again) + 2) * (last - first - 1) + len(short)
+            cells += [""] * (first - len(cells) if room > 0 else 0)
+            cells.append(each.cell.text if each.begins else short)
+            cells += [again] * (last - first - 1 if room > 0 else 0)
+        while cells and not cells[-1]:
+            cells.pop()
+        written.append(cells)
+    return written
+
+
+def _placed(rows: Sequence[Sequence[GridCell]]) -> list[list[_GridPlace]]:
+    """The cells of each row with their columns, those included that reach into it from above."""
+    placed: list[list[_GridPlace]] = []
+    room = 10_000 + 10 * sum(map(len, rows))  # for cells from above, lest a few reach over all of many rows
+    reaching: dict[int, tuple[_GridPlace, int]] = {}  # by column, each with the rows left
+    for row in rows:
+        line = [_GridPlace(each.cell, each.column, begins=False) for each, _ in reaching.values()]
+        left = {column: (each, count - 1) for column, (each, count) in reaching.items() if count > 1}
+        ends = {each.column: each.end for each in line}
+        column = 0
+        for cell in row:
+            while column in ends:
+                column = ends[column]
+            each = _GridPlace(cell, column, begins=True)
+            line.append(each)
+            if cell.rows > 1:
+                left[column] = each, cell.rows - 1
+            column = each.end
+        placed.append(sorted(line, key=lambda each: each.column))
+        room -= len(line)
+        reaching = left if room > 0 else {}
+    return placed
+
+
+def _filled(row: list[_GridPlace]) -> int:
+    return sum(bool(each.cell.text) for each in row)
+
+
+def _repeated(row: list[_GridPlace], below: list[_GridPlace]) -> set[int]:
+    """The columns of the cells whose text each column below needs; ``below`` is the row under the one with names.
+
+    Of two cells the columns alone tell whose a value is, unless both are divided below.
+    """
+    starts = [each.column for each in below]
+    divided = {each.column for each in row if bisect_right(starts, each.column) < bisect_left(starts, each.end)}
+    among_several = {each.column for each in row if each.column > 0} | divided if _filled(row) > 2 else set()
+    return among_several | (divided if len(divided) > 1 else set())
 
 
 def row_texts(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """A line for each row that is not empty.
 
     The first row with more than one cell names the columns if it looks like names: different texts, no values (years
-    may be names). Rows below an empty row may begin with names of their own.
+    may be names). Rows below an empty row, or below some narrower ones, may begin with names of their own.
     """
     names: list[str] = []
     lines = ([" ".join(cell.split()) for cell in row] for row in rows)
     for block in (list(rows) for filled, rows in groupby(lines, any) if filled):
-        captions = list(takewhile(lambda cells: sum(map(bool, cells)) < 2, block))
+        captions = block[: _above_names(block)]
         yield from (_line(cells, []) for cells in captions)
         table = block[len(captions) :]
         if table:
             names = _names(table, names)
             yield from (_line(cells, names) for cells in (table[1:] if table[0] == names else table))
+
+
+def _above_names(block: list[list[str]]) -> int:
+    """How many rows of a block stand above a table: single cells, and a form that is narrower than the table.
+
+    A note over merged cells may look as wide as the table, as its text stands in each column.
+    """
+    filled = [[cell for cell in cells if cell] for cells in block]
+    widths = [len(cells) for cells in filled]
+    apart = [sum(text != after for text, after in pairwise([*cells, ""])) for cells in filled]
+    titles = next((number for number, count in enumerate(widths) if count > 1), len(block))
+    for counts in (widths, apart):
+        narrow = counts.index(max(counts))
+        names, *below = block[narrow : narrow + 2]
+        if narrow > titles + 1 and _are_names(names) and any(_is_value(cell) for row in below for cell in row):
+            return narrow
+    return titles
 
 
 def _names(table: list[list[str]], known: list[str]) -> list[str]:
@@ -52,6 +166,8 @@ def _names(table: list[list[str]], known: list[str]) -> list[str]:
 def _are_names(cells: list[str]) -> bool:
     filled = [cell for cell in cells if cell]
     if len(filled) < 2 or any(len(cell) > _LONGEST_NAME for cell in filled):
+        return False
+    if filled[0].endswith(":"):  # Name: Anna, in a form
         return False
     return not any(_is_value(cell) for cell in filled if not _YEAR.fullmatch(cell)) and not _YEAR.fullmatch(filled[0])
 

@@ -41,7 +41,10 @@ _ABBREVIATIONS = frozenset([
     "rep", "resp", "rev", "sen", "sep", "sept", "sgt", "sr", "st", "vol", "vols", "vs",
 ])
 # fmt: on
-_ITEM = re.compile(r"\s*(?:[-*+•‣◦#|]|\d{1,3}[.)])|[^\n]*\S \| \S")
+_FIELD_OR_ROW = r":[^:\n]{1,60}:\s|[^\n]*\S \| \S"
+_ITEM = re.compile(rf"\s*(?:[-*+•‣◦#|]|\d{{1,3}}[.)])|{_FIELD_OR_ROW}")
+# In a text that is set in, a line that goes on with a sentence may begin with an option or a number: "-d", "18."
+_SET_IN = re.compile(rf"[-*+]\s|[•‣◦]|{_FIELD_OR_ROW}")
 _LONGEST_CLUSTER = 64  # characters looked back over for the start of a cluster: text of people has fewer
 
 TokenSpans = Callable[[str], Sequence[tuple[int, int]]]
@@ -55,7 +58,7 @@ _START = attrgetter("start")  # of a heading
 
 
 class _Grade(IntEnum):
-    """How good a place is to cut at; lower is better."""
+    """Cost of a cut at a place; lower is better."""
 
     PARAGRAPH = 0
     SENTENCE = 1
@@ -115,7 +118,7 @@ def iter_passages(document: Document, token_spans: TokenSpans, *, max_tokens: in
 
 
 class _Splitter:
-    """One document on its way through the tokenizer."""
+    """A document on its way through the tokenizer."""
 
     def __init__(self, document: Document, token_spans: TokenSpans, max_tokens: int) -> None:
         self._document = document
@@ -147,7 +150,7 @@ class _Splitter:
         )
 
     def _titled(self, start: int) -> tuple[str, int]:
-        """What is read before the window that begins at ``start``, and its tokens: the title, and the heading above."""
+        """Text read before the window that begins at ``start``, and its tokens: the title, and the heading above."""
         number = bisect_right(self._document.headings, start, key=_START)
         above = self._document.headings[number - 1] if number else None
         # A window that begins with its heading shows it.
@@ -311,7 +314,7 @@ def _sentence_ends(text: str, start: int, left: int, right: int) -> bool:
 
 
 def _joined(text: str, position: int, floor: int) -> bool:
-    """Whether the characters on both sides of ``position`` make up one that people see."""
+    """True if the characters on both sides of ``position`` make up one that people see."""
     left, right = text[position - 1], text[position]
     if right == "\u200d" or left == "\u200d" or unicodedata.category(right).startswith("M"):
         return True
@@ -345,10 +348,11 @@ def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _begins_item(text: str, position: int) -> bool:
-    """Whether a line that is a list's item, a table's row or a heading begins or has just ended here."""
-    if "\n" not in text[max(0, position - 1) : position]:
-        return False
-    before = text.rfind("\n", 0, position - 1) + 1
+    """True if a line that is a list's item, a field, a table's row or a heading begins or has just ended here."""
+    line = text.rfind("\n", 0, position) + 1
+    if line < position:
+        return not text[line:position].strip() and _SET_IN.match(text, position) is not None
+    before = text.rfind("\n", 0, len(text[:position].rstrip())) + 1
     return any(_ITEM.match(text, at) is not None for at in (position, before))
 
 

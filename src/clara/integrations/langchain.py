@@ -197,7 +197,7 @@ def _answered(rag: Clara, messages: Sequence[BaseMessage], options: AnswerOption
 
 
 def _citations(made: Answer) -> list[dict[str, str | int]]:
-    """What an answer was taken from, the quotation first."""
+    """Sources of an answer, the quotation first."""
     quoted = made.quote
     found = [] if quoted is None else [(quoted.document, quoted.start, quoted.end, quoted.sentence)]
     found += [

@@ -1,4 +1,4 @@
-"""What every framework's retriever gives of a passage; knows no framework."""
+"""Content and metadata of a passage for every framework's retriever; knows no framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find(rag: Clara, question: str, k: int | None, mode: SearchMode) -> list[Hit
 
 
 def metadata(hit: Hit) -> dict[str, str | int | float]:
-    """Where a passage stands: ``document``, ``title``, ``start``, ``end``; ``page`` and ``heading`` where known."""
+    """Place of a passage: ``document``, ``title``, ``start``, ``end``; ``page`` and ``heading`` where known."""
     passage, place = hit.passage, location_of(hit.metadata, hit.passage.start)
     known: dict[str, str | int | float] = {
         "document": passage.document,

@@ -1,7 +1,6 @@
 """The roles as named LoRA adapters on one backbone, for training and for models too large to keep merged copies of.
 
-The only file that knows PEFT: its layers, its names, its folder format. Who only reads a small checkpoint does without
-(``decoder``).
+The only file that knows PEFT: its layers, its names, its folder format.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def _lora_config(settings: LoraSettings) -> LoraConfig:
 class Adapters:
     """The adapters of one backbone.
 
-    The query reasoner may be absent; it then shares the compressor's weights, which is where it starts from
-    (clara.md section 1). So may the text reader; passages' text is then read by the backbone alone.
+    Without a query reasoner the compressor's weights serve, from which it starts (clara.md section 1); without a text
+    reader the backbone alone reads text.
     """
 
     def __init__(self, peft_model: PeftModel) -> None:
@@ -88,11 +87,11 @@ class Adapters:
         return _adapter_tensors(self.peft_model, role)
 
     def put(self, role: Role, tensors: dict[str, Tensor]) -> None:
-        """Give a role its LoRA tensors, by PEFT's names; they must be exactly those of :meth:`tensors`."""
+        """Set a role's LoRA tensors, by PEFT's names; they must be exactly those of :meth:`tensors`."""
         set_peft_model_state_dict(self.peft_model, tensors, adapter_name=role)
 
     def split_query_reasoner(self) -> None:
-        """Give the query reasoner weights of its own, a copy of the compressor's; nothing happens if it has some."""
+        """Give the query reasoner weights of its own, a copy of the compressor's, unless it has some."""
         if "query_reasoner" in self.roles:
             return
         self.peft_model.add_adapter("query_reasoner", copy.deepcopy(self.peft_model.peft_config["compressor"]))
@@ -147,7 +146,7 @@ class Adapters:
             layer._active_adapter = [role or "compressor"]
 
     def recompute_layers(self) -> None:
-        """Keep no activations inside layers: in the backward pass each is computed again, as the role that ran it."""
+        """Checkpoint activations: the backward pass computes each layer again, as the role that ran it."""
         options = {"use_reentrant": False, "context_fn": self._as_now}
         self.bare().activation_checkpointing_enable(options)
 
@@ -175,7 +174,7 @@ class Adapters:
     def merged(self, role: Role) -> PreTrainedModel:
         """The causal LM with the role's adapter added into its weights, in evaluation mode.
 
-        What has no adapter (embeddings, norms, LM head) is shared with the backbone, not copied.
+        Weights without an adapter (embeddings, norms, LM head) are shared with the backbone, not copied.
         """
         owner = self.weights_of(role)
         layers = {layer: (layer.get_base_layer(), layer.get_delta_weight(owner)) for layer in self._layers}
@@ -183,11 +182,7 @@ class Adapters:
 
 
 def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write an adapter in PEFT's folder format; the folder may exist.
-
-    Raises:
-        CheckpointError: a value is not finite.
-    """
+    """Write an adapter in PEFT's folder format; the folder may exist. ``CheckpointError``: a value is not finite."""
     folder.mkdir(parents=True, exist_ok=True)
     state = _adapter_tensors(peft_model, name)
     check_finite(state, f"adapter {name}")
@@ -200,11 +195,7 @@ def save_adapter(peft_model: PeftModel, name: str, folder: Path, *, dtype: torch
 
 
 def load_adapter(peft_model: PeftModel, path: Path, role: str) -> None:
-    """Give an adapter the values of a file, which must hold exactly its tensors, all finite.
-
-    Raises:
-        CheckpointError: it does not.
-    """
+    """Load an adapter's values from a file, which must hold exactly its tensors, all finite (``CheckpointError``)."""
     shapes = {name: tuple(tensor.shape) for name, tensor in _adapter_tensors(peft_model, role).items()}
     set_peft_model_state_dict(peft_model, checked_tensors(path, shapes), adapter_name=role)
 

@@ -6,11 +6,10 @@ pass. Grouped query heads that share a key head are one tall matrix product each
 transformers' own kernels.
 
 Training (``enable_packing``): the sequences of a batch are laid end to end, each with its own attention mask. Matrix
-products then run on real tokens only, and attention is as many small matrix products as there are sequences, which a
-CPU computes faster than its fused kernel, backward above all (LOG.md, 2026-11-24).
+products run on real tokens only, and attention is a small matrix product a sequence, which a CPU computes faster than
+its fused kernel, backward above all (LOG.md, 2026-11-24).
 
-Knows no memory tokens and no prompts: what sees what is the caller's mask. The only file that touches private members
-of transformers' models: they have no public reader of their attention.
+The only file that touches private members of transformers' models: they have no public reader of their attention.
 Shape letters: B batch, S query positions, T key positions or tokens of all sequences, H hidden size, D head size.
 """
 
@@ -63,14 +62,14 @@ AttentionInterface.register(_GROUPED, _grouped_products)
 
 
 def attention_of(model: PreTrainedModel) -> str:
-    """Transformers' name of the attention that a model has."""
+    """Transformers' name of a model's attention."""
     name: str = model.config._attn_implementation
     return name
 
 
 @contextmanager
 def attending(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Let a model have another attention for a while."""
+    """Let a model use another attention for a while."""
     before = attention_of(model)
     model.set_attn_implementation(name)
     try:
@@ -90,11 +89,11 @@ _PACKED = "clara_packed"
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How sequences lie in a packed tensor.
+    """The layout of a packed tensor.
 
     Attributes:
         lengths: of the sequences, in order; T together.
-        masks: numbers to add to the scores of each sequence, [S, S] in the dtype of the products.
+        masks: added to the scores of each sequence, [S, S] in the dtype of the products.
     """
 
     lengths: tuple[int, ...]
@@ -102,11 +101,11 @@ class Packing:
 
     @classmethod
     def of(cls, allowed: Sequence[Tensor], dtype: torch.dtype) -> Packing:
-        """From what each token may see: one bool [S, S] a sequence, true where it may look."""
+        """From one bool [S, S] a sequence, true where a token may look."""
         return cls(tuple(len(mask) for mask in allowed), tuple(additive(mask, dtype) for mask in allowed))
 
     def run(self, decoder: nn.Module, embeds: Tensor, positions: Tensor) -> Tensor:
-        """Last hidden states [T, H] that a backbone without its LM head gives of packed sequences [T, H]."""
+        """Last hidden states [T, H] of packed sequences [T, H] by a backbone without its LM head."""
         # A mask of four dimensions is handed on as it is; without one transformers would build its own, T x T.
         unread = embeds.new_zeros(1, 1, 1, 1)
         out = decoder(
@@ -166,7 +165,7 @@ AttentionMaskInterface.register(_PACKED, sdpa_mask)
 
 
 def enable_packing(model: PreTrainedModel) -> bool:
-    """Let a model take packed sequences, where this is right and faster; says whether it does."""
+    """Let a model take packed sequences where that is right and faster; returns whether it does."""
     if model.device.type != "cpu" or model.config.model_type not in _FAMILIES:
         return False
     model.set_attn_implementation(_PACKED)
@@ -174,5 +173,5 @@ def enable_packing(model: PreTrainedModel) -> bool:
 
 
 def takes_packed(model: PreTrainedModel) -> bool:
-    """Whether ``enable_packing`` was called on the model and said yes."""
+    """The model takes packed sequences (``enable_packing``)."""
     return attention_of(model) == _PACKED

@@ -1,7 +1,6 @@
 """The backbone: one frozen causal LM with its tokenizer, from a folder in Hugging Face format.
 
-Also the files of any weights, tensors and JSON, read and checked before a value is used. Knows nothing of adapters or
-memories.
+Also reads any files of weights and JSON, checked before a value is used. Knows nothing of adapters or memories.
 """
 
 from __future__ import annotations
@@ -43,16 +42,23 @@ class BaseModel:
     """A loaded base model.
 
     Attributes:
-        name: what the user called it; written into checkpoints so that they find it again.
+        name: the user's name for it; written into checkpoints so that they find it again.
         identity: ``hub.base.identity`` of its folder.
         model: the causal LM, frozen, in evaluation mode.
-        tokenizer: its tokenizer.
     """
 
     name: str
     identity: str
     model: PreTrainedModel
     tokenizer: Tokenizer
+
+    def check_trained_on(self, folder: Path, name: str, identity: str) -> None:
+        """Refuse what was trained on another base model, given that one's name and identity (``CheckpointError``)."""
+        if self.identity != identity:
+            raise CheckpointError(
+                f"{folder} was trained on {name} ({identity}), the base model given is {self.name} ({self.identity}); "
+                "use it with its own base model"
+            )
 
 
 def load_base(
@@ -64,7 +70,7 @@ def load_base(
     bits: Literal[8, 4] | None = None,
     progress: hub_base.Progress | None = None,
 ) -> BaseModel:
-    """Load base weights by name (see ``hub.base.find_base``); other arguments as in ``Placement``.
+    """Load base weights by name (``hub.base.find_base``); other arguments as in ``Placement``.
 
     Raises:
         BaseModelError: the weights cannot be found or read.
@@ -89,9 +95,9 @@ def load_base(
 
 
 def _plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel | None:
-    """A causal LM whose files hold its weights by its own names, on the CPU; None where others have to be converted.
+    """A causal LM on the CPU whose files hold its weights by its own names; None where others have to be converted.
 
-    What ``from_pretrained`` does besides (conversions, devices, quantisation) takes it two seconds.
+    The rest of ``from_pretrained`` (conversions, devices, quantisation) takes two seconds.
     """
     files = hub_base.weight_files(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -103,7 +109,7 @@ def _plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel | None:
     model.tie_weights()
     kept = model.state_dict().keys()
     tensors = {name: one for name, one in (*model.named_parameters(), *model.named_buffers()) if name in kept}
-    if not fill(tensors, files):
+    if not _fill(tensors, files):
         return None
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -133,8 +139,8 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def encoded(tokenizer: Tokenizer, text: str | Sequence[str], *, special: bool = False, **wanted: bool) -> BatchEncoding:
     """A text, or several, as tokens; no special token is added.
 
-    ``special``: whether special tokens written in it are special, as in a chat template's own text; ``wanted``:
-    ``return_*`` of transformers' tokenizers.
+    ``special``: special tokens written in it are special, as in a chat template's own text; ``wanted``: ``return_*`` of
+    transformers' tokenizers.
     """
     # Whether special tokens are special is a state of the tokenizer, which threads share.
     with _ENCODING:
@@ -154,13 +160,13 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def token_spans(tokenizer: Tokenizer, text: str) -> Sequence[tuple[int, int]]:
-    """Character span of each token of ``text``, tokenised as ``plain_ids`` does."""
+    """Character span of each token of ``text``, tokenised as by ``plain_ids``."""
     spans: Sequence[tuple[int, int]] = encoded(tokenizer, text, return_offsets_mapping=True).offset_mapping
     return spans
 
 
 ADAPTER = "adapter_model.safetensors"
-"""The file of a folder in PEFT's format that holds the adapter's tensors."""
+"""PEFT's file of an adapter's tensors."""
 
 _PART = 2**25  # bytes of a file that are read before it is opened anew
 
@@ -185,11 +191,7 @@ def checked_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
+    """The tensors of a file; ``CheckpointError`` if it is missing or damaged."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except FileNotFoundError:
@@ -199,7 +201,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
+def _fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
     """Copy the tensors of files into those of the same names, one at a time, in the dtypes that are there.
 
     Returns:
@@ -212,9 +214,9 @@ def fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
     place_of: dict[str, Path] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-        shapes |= found
-        place_of |= dict.fromkeys(found, path)
+            own = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        shapes |= own
+        place_of |= dict.fromkeys(own, path)
     if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         return False
     with torch.no_grad():
@@ -240,18 +242,14 @@ def _parts(place_of: Mapping[str, Path], tensors: Mapping[str, Tensor]) -> list[
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse values that are not finite.
-
-    Raises:
-        CheckpointError: names the tensor.
-    """
+    """Refuse values that are not finite; ``CheckpointError`` names the tensor."""
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{source}: {name} has values that are not finite")
 
 
 def read_object(path: Path, *, missing: str) -> dict[str, Any]:
-    """The object that a JSON file holds; ``missing`` is the message where there is none.
+    """The object in a JSON file; ``missing`` is the message where there is none.
 
     Raises:
         CheckpointError: it is missing, no plain file, cannot be read, or holds something else.
@@ -275,7 +273,7 @@ _Settings = TypeVar("_Settings", bound=Settings)
 
 
 def read_settings(path: Path, kind: type[_Settings], *, version: int, missing: str) -> _Settings:
-    """What a JSON file of a format version that this release reads says; ``missing`` as in ``read_object``.
+    """Settings in a JSON file of a format version that this release reads; ``missing`` as in ``read_object``.
 
     Raises:
         CheckpointError: as ``read_object``; another version; a key that is unknown, missing or wrong.

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,18 +32,28 @@ from clara.records import Wording
 if TYPE_CHECKING:
     from clara.model.apple.vocabulary import Vocabulary
 
+_Fingerprinted = Literal["memories", "documents", "states", "answers"]
+_FINGERPRINTED: Mapping[_Fingerprinted, tuple[Role, ...]] = {
+    "memories": MEMORY_ROLES,
+    "documents": ("compressor",),
+    "states": ("compressor",),
+    "answers": ("compressor", "generator"),
+}
+_STATES_TABLE = ("tokens", "information")
+"""Tensors of the memory table that hidden states depend on."""
+
 _FORMAT_VERSION = 1
 MANIFEST = "clara.json"
 MEMORY = "memory.safetensors"
 
 
 class Origin(Settings):
-    """What ``apple.write`` needs to write a checkpoint back that came in Apple's format.
+    """The facts that ``apple.write`` needs to write a checkpoint back in Apple's format.
 
     Attributes:
         config: its ``config.json``, as it was.
-        carriers: which whole matrices its adapters brought with them, as ``ADAPTER/TENSOR`` by Apple's names; an
-            adapter's name alone stands for the embeddings.
+        carriers: whole matrices that came with its adapters, as ``ADAPTER/TENSOR`` by Apple's names; an adapter's name
+            alone stands for the embeddings.
         dtypes: of each adapter's tensors, as ``ADAPTER``, and as ``ADAPTER/TENSOR`` where one differs.
     """
 
@@ -53,19 +63,19 @@ class Origin(Settings):
 
 
 class ReadingRule(Settings):
-    """How passages that were found are read, as measured for a checkpoint.
+    """Settings of reading retrieved passages, as measured for a checkpoint.
 
     Attributes:
         auto_texts: passages that context ``auto`` reads as text, the best first.
-        auto_tries: passages that it so reads one after another, each alone, until one gives an answer that is not
-            withheld.
+        auto_tries: passages that it reads so one at a time, until one gives an answer that is not withheld.
         memory_k: passages that context ``memory`` reads; None for the checkpoint's default.
         text_k: the same of context ``text``.
-        rerank: best passages found that are put in order by how likely the generator thinks the question after each
-            (``ClaraModel.question_likelihoods``); 0 leaves them in the order of the search.
-        coverage_weight: what the share of a question's words that stand in the passages counts in the evidence.
-        text_evidence: a quoted answer from text is withheld if its evidence (``answering.Reading.evidence``) is below
-            this; None withholds those of a model that learnt to refuse below 0, and of others none.
+        rerank: best passages that are reranked by the question's likelihood given each
+            (``ClaraModel.question_likelihoods``); 0 keeps the order of the search.
+        coverage_weight: weight in the evidence of the share of a question's words that stand in the passages.
+        nearness_weight: weight in the evidence of the share of them that stand near the quotation.
+        text_evidence: least evidence (``answering.Reading.evidence``) of a quoted answer from text, else it is
+            withheld; None is 0 for a model that learnt to refuse, and no threshold for others.
         memory_evidence: the same for an answer from memories.
     """
 
@@ -75,21 +85,22 @@ class ReadingRule(Settings):
     text_k: int | None = Field(default=None, ge=1)
     rerank: int = Field(default=0, ge=0)
     coverage_weight: float = Field(default=0.4, ge=0)
+    nearness_weight: float = Field(default=0.0, ge=0)
     text_evidence: float | None = None
     memory_evidence: float | None = None
 
 
-_ABSURD = 100  # So many times what a file holds is not made to be compared with it.
+_ABSURD = 100  # a table this many times the size of its file is refused before it is made
 
 _DECODING = ("latent_weight", "wording", "contrast", "reading")
-"""Fields of a manifest that are measured, not trained."""
+"""Measured fields of a manifest."""
 
 _OMITTED = ("query_read_out", "query_projection", "late_interaction", "mixed", "refuses", *_DECODING, "official")
-"""Fields that are written only where they say something."""
+"""Fields that are not written where they have their default."""
 
 
 class Manifest(Settings):
-    """What ``clara.json`` holds.
+    """The content of ``clara.json``.
 
     Attributes:
         format_version: of this folder's layout.
@@ -99,19 +110,18 @@ class Manifest(Settings):
         compression: read-out, rates and window.
         lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
-        query_read_out: whether the memory table has a read-out of its own for questions.
-        query_projection: whether it compares questions through a projection.
-        late_interaction: whether it does so memory token by memory token, not by their mean; needs a projection.
-        mixed: whether the generator was trained to read text and memories in one prompt; it then reads text, too.
-        refuses: whether it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
-        latent_weight: what a rank by memory counts in hybrid search beside 1 for a rank by words, where that was
-            measured for this checkpoint. A training run keeps this and the next three, and names them in
-            ``trained["not_remeasured"]``: they were measured with other weights.
-        wording: how it answers from memories unless told otherwise, where that was measured for this checkpoint.
-        contrast: of each rate, what the model would say of no passage counts against a quoted answer from memories
-            (``generator.Contrast``), where that was measured for this checkpoint; empty for nothing. Needs late
-            interaction, whose centre of passages is the blank.
-        reading: how passages are read, where that was measured for this checkpoint.
+        query_read_out: the memory table has a read-out of its own for questions.
+        query_projection: questions are compared through a projection,
+        late_interaction: by MaxSim over memory tokens instead of their mean; needs the projection.
+        mixed: the generator was trained to read texts and memories in one prompt.
+        refuses: it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
+        latent_weight: weight of a rank by memory in hybrid search, beside 1 for a rank by words. This and the next
+            three are set where they were measured for this checkpoint; a training run keeps them, and names them in
+            ``trained["not_remeasured"]``.
+        wording: default wording of answers from memories.
+        contrast: by rate, weight of the null memory's logits in a quoted answer from memories (``generator.Contrast``);
+            empty for none. Needs late interaction, whose centre of passages is the null memory.
+        reading: how retrieved passages are read.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -158,13 +168,10 @@ class Manifest(Settings):
         return self
 
     def unmeasured(self, **changed: Any) -> Manifest:  # noqa: ANN401 - any field
-        """The manifest of other weights than it was measured with.
+        """The manifest with ``changed`` fields, of other weights than it was measured with.
 
-        What was measured is kept: dropping it would cost more than a value that is a little off. ``trained`` names it
-        under ``not_remeasured``.
-
-        Args:
-            changed: other fields.
+        Measured settings are kept, since dropping them costs more than a value that is a little off; ``trained`` names
+        them under ``not_remeasured``.
         """
         made = self.model_copy(update=changed)
         if not made.measured():
@@ -172,16 +179,16 @@ class Manifest(Settings):
         return made.model_copy(update={"trained": made.trained | {"not_remeasured": list(made.measured())}})
 
     def measured(self) -> tuple[str, ...]:
-        """Which of ``_DECODING`` it sets: how it searches and answers, by measurements with its weights."""
+        """Names of the measured settings that it has."""
         return tuple(name for name in _DECODING if getattr(self, name))
 
     def contrast_weight(self, rate: int) -> float:
-        """What the model would say of no passage counts against a quoted answer at a rate; 0 for nothing."""
+        """Weight of the null memory in a quoted answer at a rate; 0 for none."""
         return self.contrast[self.compression.rates.index(rate)] if self.contrast else 0.0
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder claims to be a native checkpoint."""
+    """The folder has a native checkpoint's manifest."""
     settle(folder)
     return (folder / MANIFEST).is_file()
 
@@ -197,19 +204,12 @@ def read_manifest(folder: Path) -> Manifest:
     return read_settings(folder / MANIFEST, Manifest, version=_FORMAT_VERSION, missing=missing)
 
 
-def save(
-    network: Network,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    card: str,
-    dtype: torch.dtype = torch.bfloat16,
-) -> None:
+def save(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
         network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles`` and what it says of questions are replaced by the network's.
+        manifest: its ``roles`` and query side are replaced by the network's.
         folder: must not exist, or be a checkpoint, which is then replaced.
         card: text of ``README.md``.
         dtype: of the adapters' weights on disk; the memory table stays float32.
@@ -231,9 +231,7 @@ def save(
 
 
 def check_replaceable(folder: Path, *, manifest: str = MANIFEST, kind: str = "a checkpoint") -> None:
-    """Refuse a folder that ``replacing`` must not replace: the working folder, or one that holds something else.
-
-    A folder that is empty, missing, or has the file ``manifest``, as those of its ``kind`` do, may be replaced.
+    """Refuse to replace the working folder, or one that is neither empty nor has the file ``manifest`` of its ``kind``.
 
     Raises:
         CheckpointError: says what stands there.
@@ -249,11 +247,7 @@ def check_replaceable(folder: Path, *, manifest: str = MANIFEST, kind: str = "a 
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made, before hours of work for it.
-
-    Raises:
-        CheckpointError: says where.
-    """
+    """Refuse a folder that cannot be made (``CheckpointError``), before hours of work for it."""
     above = next(path for path in folder.resolve().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise CheckpointError(f"{folder} cannot be made: {above} is no folder that you may write to; choose another")
@@ -261,9 +255,9 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of ``folder`` at the end: whole, or not at all after an error.
+    """An empty folder to fill, which replaces ``folder`` at the end: whole, or not at all after an error.
 
-    Where ``folder`` is a symbolic link, what it points to is replaced.
+    Where ``folder`` is a symbolic link, its target is replaced.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +281,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _replaced(folder: Path) -> Path:
-    """Where a checkpoint is for the moment in which another takes its place; ``folder`` is resolved."""
+    """The place of a checkpoint while another replaces it; ``folder`` is resolved."""
     return folder.with_name(f".{folder.name}-replaced")
 
 
@@ -318,7 +312,7 @@ def _write(network: Network, manifest: Manifest, folder: Path, *, card: str, dty
 
 
 def describe(folder: Path, manifest: Settings, card: str, *, name: str = MANIFEST) -> None:
-    """Write what a checkpoint, or another folder with a manifest of some name, says of itself."""
+    """Write a folder's card and its manifest under some ``name``."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     (folder / name).write_text(text, encoding="utf-8")
@@ -326,10 +320,10 @@ def describe(folder: Path, manifest: Settings, card: str, *, name: str = MANIFES
 
 @contextmanager
 def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
-    """Write a checkpoint that has the weights of ``source``, which may be ``folder`` itself; whole or not at all.
+    """Write a checkpoint with the weights of ``source``, which may be ``folder`` itself; whole or not at all.
 
     Yields:
-        The copy, to change files in before it takes its place.
+        The copy, to change files in before it replaces ``folder``.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a checkpoint.
@@ -361,14 +355,12 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
 
 
 def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetwork:
-    """A checkpoint to be read only: its adapters stay numbers until a role acts; arguments and errors as ``load``."""
+    """A read-only checkpoint: its adapters stay plain tensors until a role acts; arguments and errors as ``load``."""
     table, vocabulary = _table(folder, manifest, base)
     tensors: dict[Role, dict[str, Tensor]] = {}
     for role in manifest.roles:
-        path = folder / "adapters" / role / ADAPTER
-        tensors[role] = checked_tensors(
-            path, StoredAdapters.shapes(base.model, manifest.lora.rank, manifest.lora.targets)
-        )
+        shapes = StoredAdapters.shapes(base.model, manifest.lora.rank, manifest.lora.targets)
+        tensors[role] = checked_tensors(folder / "adapters" / role / ADAPTER, shapes)
     scale = manifest.lora.alpha / manifest.lora.rank
     return StoredNetwork(StoredAdapters(base.model, tensors, scale), manifest.compression, table, vocabulary)
 
@@ -400,11 +392,7 @@ def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTab
 
 
 def _check_sizes(folder: Path, manifest: Manifest, width: int) -> None:
-    """Refuse sizes that the files do not have, before anything of these sizes is made.
-
-    Raises:
-        CheckpointError: names what does not fit.
-    """
+    """Refuse sizes that the files do not have (``CheckpointError``), before tensors of these sizes are made."""
     path = folder / MANIFEST
     if manifest.hidden_size != width:
         raise CheckpointError(f"{path}: hidden_size is {manifest.hidden_size}, the base model's is {width}")
@@ -420,50 +408,31 @@ def _check_sizes(folder: Path, manifest: Manifest, width: int) -> None:
         )
 
 
-def fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
-    """A hash of all that decides what a memory is: 16 hex digits.
+def hashed_parts(tensors: Mapping[str, Tensor], *, prefix: str = "") -> Iterator[bytes]:
+    """An adapter as fingerprints hash it: each name, behind ``prefix``, then its values as bf16."""
+    for name, tensor in sorted(tensors.items()):
+        yield f"{prefix}{name}".encode()
+        yield tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
 
-    Base model, compression settings, compressor, query reasoner and memory table; not the generator or the text
-    reader, which may be trained on without making stored memories useless.
+
+def fingerprint(network: Network | StoredNetwork, manifest: Manifest, of: _Fingerprinted = "memories") -> str:
+    """A hash of base model, compression settings, weights and memory table: 16 hex digits.
+
+    It covers everything that decides all ``memories`` (compressor and query reasoner; generator and text reader may be
+    trained on without making stored memories useless), the ``documents``' alone, the ``states`` that a read-out weighs,
+    or the ``answers`` from documents' memories (with the generator).
     """
-    roles = [role for role in MEMORY_ROLES if role in network.adapters.roles]
-    return _fingerprint(network, manifest, roles)
-
-
-def memory_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
-    """``fingerprint`` without the query reasoner: a hash of what decides the memory of a document, not a question's."""
-    return _fingerprint(network, manifest, ["compressor"])
-
-
-def encoder_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
-    """A hash of what decides the hidden states that a memory is read from: not how the read-out weighs them."""
-    return _fingerprint(network, manifest, ["compressor"], table=("tokens", "information"))
-
-
-def generator_fingerprint(network: Network | StoredNetwork, manifest: Manifest) -> str:
-    """A hash of all that decides what is answered from a document's memory: ``memory_fingerprint`` and generator."""
-    return _fingerprint(network, manifest, ["compressor", "generator"])
-
-
-def _fingerprint(
-    network: Network | StoredNetwork, manifest: Manifest, roles: Sequence[Role], *, table: Sequence[str] | None = None
-) -> str:
+    roles = [role for role in _FINGERPRINTED[of] if role in network.adapters.roles]
     digest = hashlib.sha256(manifest.base_identity.encode())
     digest.update(manifest.compression.model_dump_json().encode())
     for role in roles:
-        state = network.adapters.tensors(role)
-        for name in sorted(state):
-            digest.update(f"{role}/{name}".encode())
-            digest.update(
-                state[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
-            )
+        for part in hashed_parts(network.adapters.tensors(role), prefix=f"{role}/"):
+            digest.update(part)
     for name, tensor in sorted(network.table.state_dict().items()):
-        if name.startswith("query_") and "query_reasoner" not in roles:
-            continue
-        if table is not None and name not in table:
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.to("cpu", torch.float32).numpy().tobytes())
+        of_questions = name.startswith("query_") and "query_reasoner" not in roles
+        if not of_questions and (of != "states" or name in _STATES_TABLE):
+            digest.update(name.encode())
+            digest.update(tensor.to("cpu", torch.float32).numpy().tobytes())
     if network.vocabulary is not None:
         network.vocabulary.update(digest)
     return digest.hexdigest()[:16]

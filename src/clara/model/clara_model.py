@@ -62,6 +62,7 @@ class ClaraModel:
     def __init__(self, name: str, loaded: Loaded[Network | StoredNetwork], *, attention: str | None = None) -> None:
         self.name = name
         self.manifest = loaded.manifest
+        self._given = loaded.fingerprint
         self.fingerprint = loaded.fingerprint or checkpoint.fingerprint(loaded.network, loaded.manifest)
         self._network = loaded.network
         if isinstance(self._network, Network):
@@ -151,7 +152,7 @@ class ClaraModel:
 
     @property
     def latent_weight(self) -> float:
-        """What a rank by memory counts in hybrid search, beside 1 for a rank by words.
+        """Weight of a rank by memory in hybrid search, beside 1 for a rank by words.
 
         The checkpoint says it where it was measured; else it is 1 with a query reasoner. One that still shares the
         compressor's weights was never trained to find anything: alone it ranks worse than words do (LOG.md), and with
@@ -163,12 +164,12 @@ class ClaraModel:
 
     @property
     def wording(self) -> Wording:
-        """How it answers from memories unless told otherwise: freely, or in the words of the passages."""
+        """Default wording of answers from memories: free, or quoted from the passages."""
         return self.manifest.wording or "free"
 
     @property
     def query_space(self) -> QuerySpace:
-        """What a question is compared with passages by: the mean of its memory, projected, or all of it.
+        """Vectors that compare a question with passages: the mean of its memory, projected, or all of it.
 
         Late interaction finds the passages that it puts in order by the mean.
         """
@@ -176,7 +177,7 @@ class ClaraModel:
 
     @property
     def reading(self) -> ReadingRule:
-        """How passages that were found are read."""
+        """Rule for reading the passages found."""
         return self.manifest.reading or ReadingRule()
 
     @property
@@ -188,16 +189,16 @@ class ClaraModel:
 
     @property
     def reads_text(self) -> bool:
-        """Whether it has weights that were trained to answer from text."""
+        """True if it has weights trained to answer from text."""
         return self.text_role != "base"
 
     @property
     def mixed(self) -> bool:
-        """Whether one prompt may hold texts and memories."""
+        """True if one prompt may hold texts and memories."""
         return self.manifest.mixed
 
     def refused(self, generation: Generation) -> bool:
-        """Whether an answer says that no passage holds one, where the model was trained to say so."""
+        """True if an answer says that no passage holds one, and the model was trained to say so."""
         return self.manifest.refuses and generation.text == NO_ANSWER
 
     @property
@@ -254,6 +255,11 @@ class ClaraModel:
         weight = self.manifest.trained.get("config", {}).get("mse_weight")
         return None if weight is None else float(weight)
 
+    @property
+    def memory_fingerprint(self) -> str:
+        """``fingerprint`` without the query reasoner: models that share it make the same memories of documents."""
+        return self._given or checkpoint.fingerprint(self._network, self.manifest, "documents")
+
     def inspector(self) -> Inspector:
         """A look inside: logit lens, hidden states, attention, gradients of the selection."""
         from clara.model.inspection import Inspector  # noqa: PLC0415
@@ -308,7 +314,7 @@ class ClaraModel:
     def stream(
         self, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
     ) -> Pieces[str, None, Generation]:
-        """One answer in pieces of its text, one a token, which is empty where nothing can be shown yet.
+        """Answer in pieces of text, one a token; a piece is empty where nothing can be shown yet.
 
         Close it to leave the rest. Returns the answer. What other threads ask for is decoded in the same steps.
 
@@ -321,7 +327,7 @@ class ClaraModel:
         return self._generator.stream(self.decoder(request), request, sampling, scored=scored)
 
     def question_likelihoods(self, question: str, memories: Sequence[Memory]) -> list[float]:
-        """How likely the generator thinks a question after each memory alone: log-probabilities, in nats.
+        """Log-probability of a question after each memory alone, by the generator, in nats.
 
         What a passage makes likely to be asked, it is likely to answer (UPR, arXiv 2204.07496, with memories in place
         of texts), so passages that were found can be put in order by it.
@@ -334,7 +340,7 @@ class ClaraModel:
         return self._generator.question_likelihoods(self._decoders["generator"], question, memories)
 
     def decoder(self, request: GenerationRequest) -> DecodeLoop:
-        """What writes with the weights of a request's reader."""
+        """Generator with the weights of a request's reader."""
         return self._decoders[None if request.reader == "base" else request.reader]
 
     def _generate(
@@ -350,7 +356,7 @@ class ClaraModel:
         return [answers[i] for i in range(len(requests))]
 
     def _contrast(self, request: GenerationRequest) -> Contrast | None:
-        """What an answer quoted from memories is held against, where the checkpoint wants that at their rate."""
+        """Contrast for an answer quoted from memories, if the checkpoint sets one at their rate."""
         if not (request.quote_from and request.memories) or request.texts:
             return None
         rate = request.memories[0].rate

@@ -36,14 +36,13 @@ _AnyManifest_co = TypeVar("_AnyManifest_co", bound=Settings, default=Manifest, c
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
-    """A network, backbone with adapters and but for a reader a memory table, with what belongs to it.
+    """A network with its base model and manifest.
 
     Attributes:
-        network: its adapter layers are put into ``base.model``.
-        base: the base model.
-        manifest: what a checkpoint of it, or a reader's folder, says.
-        merge: whether there is memory for merged copies of the weights (``RoleWeights``).
-        fingerprint: of the checkpoint, where the adapters in memory no longer have the values it is made of.
+        network: its adapter layers are put into ``base.model``; a reader has no memory table.
+        manifest: of a checkpoint, or of a reader.
+        merge: there is memory for merged copies of the weights (``RoleWeights``).
+        fingerprint: the checkpoint's, where the adapters in memory no longer have its values.
     """
 
     network: _AnyNetwork_co
@@ -53,7 +52,7 @@ class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
     fingerprint: str | None = None
 
     def prompter(self: Loaded[Network | StoredNetwork]) -> Prompter:
-        """Builds its encoder inputs and its prompts."""
+        """The prompter of its encoder inputs and prompts."""
         vocabulary = self.network.vocabulary
         if vocabulary is None:
             return Prompter(self.base.tokenizer, refuses=self.manifest.refuses)
@@ -78,8 +77,8 @@ def fresh(
         base: adapter layers are put into it.
         compression: read-out and rates.
         lora: adapters' shape.
-        samples: a few dozen texts like those to come.
-        counted: texts that tokens are counted in, where spans are cut by information; beside the samples.
+        samples: a few dozen typical texts.
+        counted: further texts to count tokens in, where spans are of equal information.
         seed: of memory tokens and LoRA weights; the global generator is left as it was.
     """
     from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading does without
@@ -93,13 +92,12 @@ def fresh(
     if compression.input_format == "official":
         from clara.model.apple import format as apple_format  # noqa: PLC0415 - others do without Apple's format
 
-        vocabulary = apple_format.fresh_vocabulary(base, compression, table, seed)
-        origin = apple_format.fresh_origin(base, compression, lora)
+        vocabulary, origin = apple_format.fresh(base, compression, lora, table, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
     network = Network(adapters, compression, table.to(base.model.device), vocabulary)
-    calibrate(network, base, samples)
+    _calibrate(network, base, samples)
     manifest = Manifest(
         base_model=base.name,
         base_identity=base.identity,
@@ -113,15 +111,15 @@ def fresh(
 
 
 def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[str], *, seed: int = 0) -> Loaded:
-    """A network whose memory table has another read-out; what both have is kept.
+    """The network with a memory table of another read-out, which keeps the tensors that both have.
 
-    With layers or places added it computes what it did before, until they are trained.
+    With layers or places added it computes the same as before, until they are trained.
 
     Args:
         loaded: the network; its adapters are shared, its table is replaced.
         compression: as before but for ``read_out``, ``layers``, ``layer_rank`` and ``places``.
         samples: a few dozen texts, to calibrate new layers on.
-        seed: of what starts at random.
+        seed: of random initial values.
     """
     network, manifest = loaded.network, loaded.manifest.model_copy(update={"compression": compression})
     old = network.table
@@ -134,15 +132,15 @@ def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[st
     kept = table.state_dict().keys() & old.state_dict().keys()
     table.load_state_dict({name: old.state_dict()[name] for name in kept}, strict=False)
     made = Network(network.adapters, compression, table.to(loaded.base.model.device), network.vocabulary)
-    calibrate(made, loaded.base, samples, affine=False)
+    _calibrate(made, loaded.base, samples, affine=False)
     return replace(loaded, network=made, manifest=manifest)
 
 
 @torch.no_grad()
-def calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affine: bool = True) -> None:
-    """Start the read-out of a network, in place, from what it makes of a few dozen sample texts.
+def _calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affine: bool = True) -> None:
+    """Initialise the read-out of a network, in place, on a few dozen sample texts.
 
-    ``affine``: whether the affine read-out is started, too, or only the mix of layers.
+    ``affine``: the affine read-out too, not only the mix of layers.
     """
     if not (network.config.gain or network.config.layers) or not samples:
         return
@@ -150,12 +148,11 @@ def calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affi
     for rate in network.config.rates:
         reads, residuals, layers = [], [], []
         for text in samples:
-            ids = torch.tensor([plain_ids(base.tokenizer, text)[: network.config.window_tokens]])
-            ids = ids.to(embeddings.device)
+            window = plain_ids(base.tokenizer, text)[: network.config.window_tokens]
+            ids = torch.tensor([window], device=embeddings.device)
+            mask, model = torch.ones_like(ids).bool(), network.adapters.bare()
             with network.adapters.use("compressor"), torch.autocast(ids.device.type, torch.bfloat16):
-                parts = read_out(
-                    network.adapters.bare(), network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate
-                )
+                parts = read_out(model, network.table, network.config, ids, mask, rate=rate)
             reads.append(parts.read[0])
             residuals.append(parts.residual[0])
             layers.extend([] if parts.layers is None else [parts.layers[0]])
@@ -168,28 +165,11 @@ def calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, affi
 def from_checkpoint(
     folder: Path,
     cache: Path,
-    *,
-    base_name: str | None = None,
-    dtype: torch.dtype,
-    adapter_dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    progress: Progress | None = None,
-) -> Loaded:
-    """The network of a checkpoint, its base weights as they are; arguments as ``place_checkpoint``."""
-    where = Placement(device=str(device), dtype=dtype)
-    return place_checkpoint(
-        folder, cache, where, base_name=base_name, adapter_dtype=adapter_dtype, check_memory=False, progress=progress
-    )
-
-
-def place_checkpoint(
-    folder: Path,
-    cache: Path,
     where: Placement,
     *,
     base_name: str | None = None,
     adapter_dtype: torch.dtype | None = None,
-    check_memory: bool = True,
+    check_memory: bool = False,
     progress: Progress | None = None,
 ) -> Loaded:
     """The network of a checkpoint.
@@ -200,8 +180,8 @@ def place_checkpoint(
         where: how its base weights are held.
         base_name: where the base model is, if not where the checkpoint says.
         adapter_dtype: of the LoRA weights in memory; as the arithmetic when None.
-        check_memory: refuse what does not fit, before it is loaded.
-        progress: told about downloads.
+        check_memory: refuse a model that does not fit, before it is loaded.
+        progress: called during downloads.
 
     Raises:
         BaseModelError: the base model cannot be had.
@@ -212,15 +192,16 @@ def place_checkpoint(
 
     adapter_dtype = adapter_dtype or where.dtype
     if not checkpoint.is_checkpoint(folder) and apple_format.is_official(folder):
-        found = apple_format.read(folder)
-        name, files = _official_base(found, cache, base_name, progress)
-        size = AdapterSize(found.adapter_parameters(), len(found.adapters))
+        official = apple_format.read(folder)
+        name, files = _official_base(official, cache, base_name, progress)
+        size = AdapterSize(official.adapter_parameters(), len(official.adapters))
         merge = _fits(files, where, size, name) if check_memory else True
         base = load_base(name, cache, dtype=where.dtype, device=where.device, bits=where.bits)
-        network = apple_format.network_of(found, base, files, adapter_dtype=_read_as(adapter_dtype))
-        return _cast(Loaded(network, base, apple_format.manifest_of(found, base, network), merge=merge), adapter_dtype)
-    manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
-    network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
+        network = official.network(base, files, adapter_dtype=_read_as(adapter_dtype))
+        manifest = official.manifest(base, network)
+    else:
+        manifest, base, merge = _native_base(folder, cache, where, base_name, check_memory, progress)
+        network = checkpoint.load(folder, manifest, base, adapter_dtype=_read_as(adapter_dtype))
     return _cast(Loaded(network, base, manifest, merge=merge), adapter_dtype)
 
 
@@ -234,10 +215,10 @@ def open_checkpoint(
     merge: bool = True,
     progress: Progress | None = None,
 ) -> Loaded[Network | StoredNetwork]:
-    """A checkpoint for inference; other arguments and errors as ``place_checkpoint``.
+    """A checkpoint for inference; other arguments and errors as ``from_checkpoint``.
 
-    A small native one is read without PEFT, and without adapter layers that nothing would train; ``merge`` says whether
-    it may make merged copies of the weights.
+    A small native one is read without PEFT, whose layers nothing would train; ``merge`` allows merged copies of the
+    weights.
     """
     if checkpoint.is_checkpoint(folder) and where.dtype != torch.float16:
         manifest, base, room = _native_base(folder, cache, where, base_name, check_memory, progress)
@@ -245,7 +226,7 @@ def open_checkpoint(
             return Loaded(checkpoint.load_stored(folder, manifest, base), base, manifest, merge=merge and room)
         network = checkpoint.load(folder, manifest, base, adapter_dtype=where.dtype)
         return Loaded(network, base, manifest, merge=room)
-    return place_checkpoint(folder, cache, where, base_name=base_name, check_memory=check_memory, progress=progress)
+    return from_checkpoint(folder, cache, where, base_name=base_name, check_memory=check_memory, progress=progress)
 
 
 def _native_base(
@@ -256,7 +237,7 @@ def _native_base(
     check_memory: bool,  # noqa: FBT001 - internal
     progress: Progress | None,
 ) -> tuple[Manifest, BaseModel, bool]:
-    """Manifest and base model of a native checkpoint, and whether there is room for merged copies."""
+    """Manifest and base model of a native checkpoint, and room for merged copies."""
     manifest = checkpoint.read_manifest(folder)
     name = base_name or manifest.base_model
     merge = True
@@ -268,7 +249,7 @@ def _native_base(
 
 
 def _read_as(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that adapters are read in: float16 would lose small values before the fingerprint is taken."""
+    """The dtype to read adapters in: float16 would lose small values before the fingerprint is taken."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
@@ -285,20 +266,20 @@ def _cast(loaded: Loaded, dtype: torch.dtype) -> Loaded:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSize:
-    """LoRA weights of all of a checkpoint's roles, and how many roles have weights of their own."""
+    """LoRA weights of all of a checkpoint's roles, and the number of roles with weights of their own."""
 
     parameters: int
     roles: int
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> AdapterSize:
-        """That of a native checkpoint, whose files hold bf16 as a rule; a missing one is for the loader to name."""
+        """Of a native checkpoint, whose files usually hold bf16; the loader reports missing ones."""
         files = [folder / "adapters" / role / ADAPTER for role in manifest.roles]
         return cls(sum(path.stat().st_size for path in files if path.is_file()) // 2, len(files))
 
 
 def need(files: Path, where: Placement, size: AdapterSize) -> Estimate:
-    """What a model takes, merged copies included where inference would make them.
+    """Memory of a model, with the merged copies that inference would make.
 
     Raises:
         BaseModelError: the base model's files cannot be read.
@@ -308,11 +289,7 @@ def need(files: Path, where: Placement, size: AdapterSize) -> Estimate:
 
 
 def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
-    """Whether there is room for merged copies too.
-
-    Raises:
-        MemoryShortageError: there is none even without them.
-    """
+    """There is room for merged copies too; ``MemoryShortageError`` if there is none even without them."""
     whole = need(files, where, size)
     if whole.total <= available(where):
         return True
@@ -320,23 +297,16 @@ def _fits(files: Path, where: Placement, size: AdapterSize, name: str) -> bool:
     return False
 
 
-def named_base(found: apple_format.Official) -> str:
-    """The base model that a checkpoint in Apple's format names: its folder if that is here, else its known hub id."""
-    named = found.config.decoder_model_name
-    return named if Path(named).expanduser().is_dir() else hub_base.KNOWN_BASES.get(Path(named).name, named)
-
-
 def _official_base(
-    found: apple_format.Official, cache: Path, base_name: str | None, progress: Progress | None
+    official: apple_format.Official, cache: Path, base_name: str | None, progress: Progress | None
 ) -> tuple[str, Path]:
     """Name and folder of the base model of a checkpoint in Apple's format."""
     if base_name is not None:
         return base_name, hub_base.find_base(base_name, cache, progress=progress)
-    named, known = found.config.decoder_model_name, named_base(found)
     try:
-        return known, hub_base.find_base(known, cache, progress=progress)
+        return official.base_name, hub_base.find_base(official.base_name, cache, progress=progress)
     except BaseModelError as error:
         raise CheckpointError(
-            f"{found.folder} names its base model {named!r}, which cannot be had here; say where it is with --base "
-            f"({error})"
+            f"{official.folder} names its base model {official.config.decoder_model_name!r}, which cannot be had here; "
+            f"say where it is with --base ({error})"
         ) from error

@@ -1,9 +1,9 @@
-"""One backbone that acts as several roles: for training a ``Decoder``, for who only reads a model ``RoleWeights``.
+"""One backbone that acts as several roles: ``Decoder`` for training, ``RoleWeights`` for inference.
 
-A ``Decoder`` is what readers, a selector and a compressed model have in common: backbone with adapters that reads
-prompts. ``RoleWeights`` gives merged copies of the weights, or a backbone that switches. Knows no text, no tokenizer
-and no memory table: memories are vectors in a prompt. Knows no PEFT either: a checkpoint that is only read needs its
-adapters' numbers, not layers that can be trained (``adapters``).
+A ``Decoder``, backbone with adapters that reads prompts, is common to readers, a selector and a compressed model.
+``RoleWeights`` gives merged copies of the weights, or a backbone that switches. Knows no text and no memory table:
+memories are vectors in a prompt. Knows no PEFT either: a read-only checkpoint needs its adapters' tensors, not layers
+that can be trained (``adapters``).
 Shape letters: B batch, L prompt positions, H hidden size, V vocabulary.
 """
 
@@ -33,30 +33,26 @@ if TYPE_CHECKING:
 
 Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
 AdapterName = Role | Literal["teacher"]
-"""A role, or the frozen reader that a run is taught by."""
+"""A role, or a run's frozen teacher."""
 ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
 MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
-"""Roles that decide what a memory is, of a passage or a question."""
+"""Roles that make memories."""
 
 MERGE_LIMIT = 500_000_000
-"""Parameters up to which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
-the layer's at rank 16, and a second copy of the weights costs more than they do."""
+"""Most parameters of which ``RoleWeights`` keeps merged copies. Above it LoRA's extra matrix products are under 4 % of
+the layer's at rank 16, and cost less than a second copy of the weights."""
 
 PEFT_PREFIX = "base_model.model."
-"""What PEFT's names have before a layer's own."""
+"""Prefix of PEFT's names."""
 
 
 class StoredAdapters:
-    """Adapters as a checkpoint's files hold them, on a backbone without adapter layers.
-
-    A role costs nothing before it first acts.
-    """
+    """Adapters as in a checkpoint's files, on a backbone without adapter layers; a role costs nothing until it acts."""
 
     def __init__(self, model: PreTrainedModel, tensors: Mapping[Role, Mapping[str, Tensor]], scale: float) -> None:
         """Hold adapters of a backbone; ``scale`` is LoRA's alpha / r.
 
-        The tensors of each role are named as PEFT does: ``base_model.model.LAYER.lora_A.weight`` [r, in] and
-        ``….lora_B.weight`` [out, r].
+        Tensors have PEFT's names: ``base_model.model.LAYER.lora_A.weight`` [r, in] and ``….lora_B.weight`` [out, r].
         """
         self._model = model
         self._tensors = tensors
@@ -66,19 +62,19 @@ class StoredAdapters:
 
     @staticmethod
     def can_hold(model: PreTrainedModel) -> bool:
-        """Whether merged copies of a backbone are cheap, and all its layers that take an adapter plain linear ones."""
+        """Merged copies of a backbone are cheap, and its layers that take an adapter are plain linear ones."""
         return _mergeable(model) and not any(isinstance(layer, Conv1D) for layer in model.modules())
 
     @staticmethod
     def shapes(model: PreTrainedModel, rank: int, targets: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
         """Shapes of an adapter's tensors on a backbone, by PEFT's names; ``targets`` as in ``LoraSettings``."""
-        found: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         head = model.get_output_embeddings()
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Linear) and layer is not head and (not targets or _is_named(name, targets)):
-                found[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
-                found[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
-        return found
+                shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
+                shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
+        return shapes
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -106,7 +102,7 @@ class StoredAdapters:
 
     @contextmanager
     def use(self, role: AdapterName | None) -> Iterator[None]:
-        """Run the causal LM as ``role``: each layer's adapter is added to what the layer gives."""
+        """Run the causal LM as ``role``, with each layer's adapter added to its output."""
         before = self._acting
         self._switch(role)
         try:
@@ -137,12 +133,12 @@ class StoredAdapters:
 
 
 def _added(low: Tensor, high: Tensor, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """What a linear layer gives with its adapter, as torch's forward hooks are called."""
+    """A forward hook: the output of a linear layer with its adapter."""
     return output + functional.linear(functional.linear(inputs[0], low), high)
 
 
 def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Refuse names of layers that a backbone does not have; PEFT passes over them where another one is there.
+    """Refuse names of layers that a backbone does not have; PEFT ignores them where another one is there.
 
     Raises:
         ConfigError: names them, and those there are.
@@ -161,14 +157,14 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
 
 
 def _is_named(name: str, targets: Sequence[str]) -> bool:
-    """Whether a layer is one of ``targets``, by its whole name or its end, as PEFT compares them."""
+    """A layer is one of ``targets``, by its whole name or its end, as in PEFT."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _mergeable(model: PreTrainedModel) -> bool:
-    """Whether merged copies of a causal LM are cheap and possible.
+    """Merged copies of a causal LM are cheap and possible.
 
-    Quantised weights cannot take an adapter in without being unpacked, spread ones not be copied.
+    Quantised weights would have to be unpacked to take an adapter in; spread ones cannot be copied.
     """
     plain = not getattr(model, "is_quantized", False) and len(getattr(model, "hf_device_map", {})) <= 1
     return plain and sum(p.numel() for p in model.parameters()) <= MERGE_LIMIT
@@ -182,7 +178,7 @@ def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -
 def merged_copy(model: PreTrainedModel, layers: Mapping[nn.Module, tuple[nn.Linear, Tensor]]) -> PreTrainedModel:
     """A causal LM with some layers changed, in evaluation mode; all other weights are shared with ``model``.
 
-    ``layers``: for each layer to replace, the linear layer that takes its place, and what is added to its weight.
+    ``layers``: for each layer to replace, the linear layer that takes its place, and the addition to its weight.
     """
     # Whatever deepcopy finds here it takes instead of copying.
     kept: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
@@ -202,10 +198,10 @@ class RoleWeights:
     def __init__(
         self, adapters: StoredAdapters | Adapters, *, merge: bool = True, attention: str | None = None
     ) -> None:
-        """Wrap adapters of a backbone; ``merge`` says whether there is memory for merged copies.
+        """Wrap adapters of a backbone; ``merge``: there is memory for merged copies.
 
-        ``attention`` is transformers' name of the attention for whoever reads prompts; compression keeps its own, which
-        takes the masks of memory tokens.
+        ``attention``: transformers' name of the attention for reading prompts; compression keeps its own, which takes
+        the masks of memory tokens.
         """
         self._adapters = adapters
         self._turn = RLock()
@@ -229,7 +225,7 @@ class RoleWeights:
         yield self._copy(self._adapters.weights_of(role))
 
     def _copy(self, owner: Role) -> PreTrainedModel:
-        """The merged copy of a role, made when it is first asked for."""
+        """The merged copy of a role, made on first use."""
         with self._turn:
             if owner not in self._merged:
                 made = self._adapters.merged(owner)
@@ -241,7 +237,7 @@ class RoleWeights:
             return self._merged[owner]
 
     def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
-        """The model with the attention that the role is to use."""
+        """The model with the role's attention."""
         if self._attention is not None:
             reads = role not in MEMORY_ROLES
             model.set_attn_implementation(self._attention if reads else self._compression_attention)
@@ -263,13 +259,13 @@ class Decoder(nn.Module):
     def decode(
         self, embeds: Tensor, attention: Tensor, positions: Tensor, *, role: AdapterName | None = "generator"
     ) -> Tensor:
-        """Last hidden states of the generator, or of another that reads prompts: [B, L, H].
+        """Last hidden states of a role that reads prompts: [B, L, H].
 
         Args:
             embeds: [B, L, H] prompt with memories spliced in.
             attention: bool [B, 1, L, L], true where a token may look; padding, on the right, sees itself alone.
             positions: int64 [B, L].
-            role: which adapter reads; None for the backbone alone.
+            role: the adapter; None for the backbone alone.
         """
         with self.adapters.use(role):
             if takes_packed(self.adapters.bare()):
@@ -302,7 +298,7 @@ class Decoder(nn.Module):
         return embeds
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The LM head on chosen hidden states: [..., H] -> [..., V]."""
+        """The LM head on hidden states: [..., H] -> [..., V]."""
         scores: Tensor = self.adapters.bare().get_output_embeddings()(hidden)
         return scores
 
@@ -312,7 +308,7 @@ def splice(embeds: Tensor, slots: Tensor, memories: Tensor) -> Tensor:
 
     Args:
         embeds: [B, L, H].
-        slots: bool [B, L], true where a memory vector belongs; in reading order over the whole batch.
+        slots: bool [B, L], places of memory vectors, in reading order over the whole batch.
         memories: [sum of slots, H] in the same order.
     """
     index = slots.reshape(-1).nonzero(as_tuple=True)[0]

@@ -1,15 +1,13 @@
-"""Answers: prompts with memories spliced in, and the loop that writes what follows them, a token a step.
+"""Answers: prompts with memories spliced in, and the loop that decodes them.
 
 ``DecodeLoop``: rows share the forward passes of one model, and join and leave between its steps. A step adds a token to
-every row that is being written, and reads the prompts of rows that have joined. Whoever waits for a token drives a step
-for all: threads that ask at the same time share steps, and no thread is needed to run them.
+every row and reads the prompts of rows that have joined. The thread that waits for a token drives a step for all, so
+threads that ask at the same time share steps, and no thread of its own runs them.
 
-``Contrast`` is context-aware decoding (arXiv 2305.14739): the shorter a memory, the more an answer is what questions
-of its kind are answered with, whatever the passage says; taking a share of that off leaves what the passage adds. The
-blank that stands for "no passage in particular" is one memory, all of whose tokens are the mean of passages' tokens;
-its prompt is decoded beside the request's own, with the same tokens written after both.
-
-Which passages belong to a question is decided elsewhere.
+``Contrast`` is context-aware decoding (arXiv 2305.14739): a share of the logits given a null memory, which holds no
+passage in particular, is taken off. The shorter a memory, the more an answer is what questions of its kind are answered
+with, whatever the passage says. All tokens of the null memory are the mean of passages' tokens; its prompt is decoded
+beside the request's own, with the same tokens written after both.
 """
 
 from __future__ import annotations
@@ -46,26 +44,26 @@ _PROMPT_TOKENS = 8192
 _ROOM = 64  # tokens that a cache grows by at once
 
 _Scores: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
-"""From a row's scores [V] of its next token and the tokens written so far to other scores [V]."""
+"""From a row's scores [V] of its next token and the tokens so far to other scores [V]."""
 
 
 @dataclass(slots=True, eq=False)
 class DecodingRow:
-    """An answer that is written.
+    """An answer that is decoded.
 
     Attributes:
-        prompts: [L, H] of each prompt that the answer follows: one, or more whose logits ``joined`` makes one of.
+        prompts: [L, H] of each prompt that the answer follows: one, or several whose logits ``joined`` combines.
         longest: most tokens.
         stops: ids that end it.
         joined: from logits float32 [prompts, V] to scores [V].
-        filters: what changes the scores, in this order.
+        filters: change the scores, in this order.
         choose: the next token's id, int64 [], from its scores [V].
         scored: keep log-probabilities.
-        refusal: id that an answer which says that there is none begins with; None where the model never learnt that.
+        refusal: first id of ``prompts.NO_ANSWER``; None where the model never learnt to refuse.
         written: ids, without the one that ended it.
-        stopped: whether one of ``stops`` ended it.
-        free: of each token, the one that ended it included: log-probability after the first prompt; where scored.
-        held: the same among the scores that it was chosen from; where scored.
+        stopped: one of ``stops`` ended it.
+        free: log-probability of each token, the one that ended it included, after the first prompt; where scored.
+        held: the same among the filtered scores; where scored.
         refused: log-probability of ``refusal`` as the first token; where scored.
     """
 
@@ -85,18 +83,18 @@ class DecodingRow:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is written."""
+        """Nothing more is written."""
         return self.stopped or len(self.written) >= self.longest
 
     def scores(self, logits: Tensor) -> Tensor:
-        """What its next token is chosen from [V], given the logits [prompts, V]."""
+        """Scores of its next token [V], given the logits [prompts, V]."""
         scores = self.joined(logits)
         for change in self.filters:
             scores = change(scores, self.written)
         return scores
 
     def write(self, token: int, logits: Tensor, scores: Tensor) -> None:
-        """Take its next token."""
+        """Append its next token."""
         if self.scored:
             free = logits[0].log_softmax(dim=-1)
             if self.refusal is not None and not self.free:
@@ -111,50 +109,49 @@ class DecodingRow:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A token of a row, which may be one that ends it; ``last`` says that the row has ended."""
+    """A token of a row, which may be one that ends it; ``last``: the row has ended."""
 
     row: DecodingRow
     token: int
     last: bool
 
 
-_Told: TypeAlias = deque[_Step | BaseException]
+_Events: TypeAlias = deque[_Step | BaseException]
 
 
 class DecodeLoop:
-    """Writes rows with one model, those of all threads together."""
+    """Decodes rows with one model, those of all threads together."""
 
     def __init__(self, acting: Callable[[], AbstractContextManager[PreTrainedModel]]) -> None:
-        """Take the model, which ``acting`` gives for the length of a step."""
         self.acting = acting
         self._changed = Condition()
         self._driven = False
         self._joining: deque[DecodingRow] = deque()
-        self._told: dict[DecodingRow, _Told] = {}
+        self._events: dict[DecodingRow, _Events] = {}
         self._batch = _WrittenRows()
 
     @property
     def rows(self) -> int:
-        """Rows that somebody waits for."""
-        return len(self._told)
+        """Rows whose tokens somebody waits for."""
+        return len(self._events)
 
     def steps(self, rows: Sequence[DecodingRow]) -> Pieces[_Step, None, None]:
-        """The tokens of rows as they come, until all have ended. Closing it takes them out before the next step.
+        """The tokens of rows as they come, until all have ended. Closing it removes the rows before the next step.
 
         Raises:
-            BaseException: whatever a step raised, in every thread that had a row in it.
+            BaseException: the error of a step, in every thread that had a row in it.
         """
-        told: _Told = deque()
+        events: _Events = deque()
         with self._changed:
-            self._told.update(dict.fromkeys(rows, told))
+            self._events.update(dict.fromkeys(rows, events))
             self._joining.extend(rows)
         unfinished = len(rows)
         try:
             while unfinished:
-                if self._waits(told):
+                if self._waits(events):
                     self._drive()
-                while told:
-                    step = told.popleft()
+                while events:
+                    step = events.popleft()
                     if isinstance(step, BaseException):
                         raise step
                     unfinished -= step.last
@@ -162,32 +159,31 @@ class DecodeLoop:
         finally:
             with self._changed:
                 for row in rows:
-                    self._told.pop(row, None)
+                    self._events.pop(row, None)
 
-    def _waits(self, told: _Told) -> bool:
+    def _waits(self, events: _Events) -> bool:
         """Wait for a token; returns whether to drive a step for it."""
         with self._changed:
-            self._changed.wait_for(lambda: told or not self._driven)
-            drives = not told
+            self._changed.wait_for(lambda: events or not self._driven)
+            drives = not events
             self._driven = self._driven or drives
         return drives
 
     def _drive(self) -> None:
-        """Do one step for all rows."""
         try:
             with self.acting() as model, torch.inference_mode():
                 budget = _CPU_PROMPT_TOKENS if model.device.type == "cpu" else _PROMPT_TOKENS
                 with self._changed:
-                    wanted = set(self._told)
+                    wanted = set(self._events)
                     joining = self._next_to_join(budget)
                 self._batch.keep(wanted)
-                self._tell(self._batch.advance(model))
+                self._send(self._batch.advance(model))
                 if joining:
-                    self._tell(self._batch.read(model, joining))
+                    self._send(self._batch.read(model, joining))
         except BaseException as error:
             with self._changed:  # the cache may be half written: nobody's row can go on
-                for told in {id(told): told for told in self._told.values()}.values():
-                    told.append(error)
+                for events in {id(events): events for events in self._events.values()}.values():
+                    events.append(error)
                 self._joining.clear()
                 self._batch = _WrittenRows()
             raise
@@ -197,12 +193,12 @@ class DecodeLoop:
                 self._changed.notify_all()
 
     def _next_to_join(self, budget: int) -> list[DecodingRow]:
-        """The rows that have waited longest, as many as the budget takes and at least one."""
+        """The rows that have waited longest, as many as fit the budget and at least one."""
         taken: list[DecodingRow] = []
         longest = prompts = 0
         while self._joining:
             row = self._joining[0]
-            if row in self._told:  # else nobody wants it any more
+            if row in self._events:  # else it is not wanted any more
                 longest = max(longest, *map(len, row.prompts))
                 prompts += len(row.prompts)
                 if taken and longest * prompts > budget:
@@ -211,20 +207,19 @@ class DecodeLoop:
             self._joining.popleft()
         return taken
 
-    def _tell(self, steps: Sequence[_Step]) -> None:
+    def _send(self, steps: Sequence[_Step]) -> None:
         with self._changed:
             for step in steps:
-                told = self._told.get(step.row)
-                if told is not None:
-                    told.append(step)
+                if step.row in self._events:
+                    self._events[step.row].append(step)
             self._changed.notify_all()
 
 
 class _WrittenRows:
-    """Rows that are being written, with what the model has read of them.
+    """Rows under way with their cache.
 
-    A row has a line of the cache for each of its prompts. Lines end in the same column, so that one column more is one
-    token more for all; what a line lacks on the left is masked.
+    A row has a line of the cache for each of its prompts. Lines are padded on the left and end in the same column, so
+    that a further column is a token more for all.
     """
 
     def __init__(self) -> None:
@@ -233,7 +228,7 @@ class _WrittenRows:
         self._mask = torch.empty(0, 0, dtype=torch.int64)  # [lines, columns]
 
     def keep(self, wanted: set[DecodingRow]) -> None:
-        """Drop rows that have ended or are not wanted."""
+        """Drop rows that have ended or are not ``wanted``."""
         stay = [row in wanted and not row.ended for row in self._rows]
         if all(stay):
             return
@@ -259,7 +254,7 @@ class _WrittenRows:
         return _written(self._rows, _forward(model, self._cache, self._mask, positions, input_ids=ids))
 
     def read(self, model: PreTrainedModel, rows: Sequence[DecodingRow]) -> list[_Step]:
-        """The first token of rows that join."""
+        """Prefill rows that join, and write their first token."""
         prompts = [prompt for row in rows for prompt in row.prompts]
         longest = max(map(len, prompts))
         embeds = torch.stack([pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
@@ -279,15 +274,15 @@ class _WrittenRows:
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
-    """Keys and values [lines, heads, columns, D] with room: a token is written in place, not by copying all others."""
+    """Keys and values [lines, heads, columns, D] with room: a token is written in place, without copying all others."""
 
     def hold(self, keys: Tensor, values: Tensor) -> None:
-        """Hold these and nothing else."""
+        """Replace the content."""
         self._rooms = [pad(states, (0, 0, 0, _ROOM)) for states in (keys, values)]
         self._show(keys.shape[2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Take more columns; returns all."""
+        """Append columns; returns all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.hold(key_states, value_states)
@@ -311,7 +306,7 @@ def _new_cache() -> Cache:
 
 
 def _under(upper: Tensor, lower: Tensor) -> Tensor:
-    """Two blocks of lines [lines, heads, columns, D] as one, ending in the same column."""
+    """Two blocks of lines [lines, heads, columns, D] as one, aligned on the right."""
     columns = max(upper.shape[2], lower.shape[2])
     return torch.cat([pad(block, (0, 0, columns - block.shape[2], 0)) for block in (upper, lower)])
 
@@ -342,19 +337,22 @@ def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[_Step]:
 
 
 def _contrasted(logits: Tensor, *, weight: float) -> Tensor:
-    """Log-probabilities [V] after the passages less a share of those after the blank; ``logits`` [2, V] of both."""
+    """Log-probabilities [V] after the passages less a share of those after the null memory.
+
+    ``logits`` [2, V] of both.
+    """
     scores = logits.log_softmax(dim=-1)
     return scores[0] - weight * scores[1]
 
 
 class Sampling(Settings):
-    """How tokens are chosen.
+    """Sampling settings.
 
     Attributes:
-        max_new_tokens: most tokens of an answer.
-        temperature: 0 is greedy; otherwise logits are divided by it.
-        top_p: sample from the smallest set of tokens with this probability together.
-        seed: of sampling, what torch takes; None draws anew each time.
+        max_new_tokens: longest answer.
+        temperature: 0 is greedy.
+        top_p: nucleus.
+        seed: in torch's range; None draws anew each time.
     """
 
     max_new_tokens: int = Field(default=64, ge=1)
@@ -367,7 +365,7 @@ def sampling(**values: float | None) -> Sampling:
     """Settings from a user's values.
 
     Raises:
-        InputError: names every value that cannot be.
+        InputError: names every bad value.
     """
     try:
         return Sampling.model_validate(values)
@@ -378,7 +376,7 @@ def sampling(**values: float | None) -> Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """What an answer is held against: a memory that stands for no passage in particular, and its weight, above 0."""
+    """The null memory of context-aware decoding, and its weight, above 0."""
 
     blank: Memory
     weight: float
@@ -386,7 +384,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """A request that is answered; ``quotations`` is what the answer may be, None for anything."""
+    """A request under way; ``quotations`` constrain its answer, None for a free one."""
 
     request: GenerationRequest
     row: DecodingRow
@@ -402,10 +400,9 @@ class Generator:
         prompter: Prompter,
         contrast: Callable[[GenerationRequest], Contrast | None] = lambda _: None,
     ) -> None:
-        """Fix what all answers share; ``contrast`` says what a request's answer is held against, None for nothing."""
         self._tokenizer = tokenizer
         self._prompter = prompter
-        self._contrast = contrast
+        self._contrast = contrast  # None for a request without
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """The request's prompt."""
@@ -415,9 +412,7 @@ class Generator:
     def generate(
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool = False
     ) -> list[Generation]:
-        """One answer a request, all for the reader of ``decoder``; they may have different numbers of passages.
-
-        ``scored``: report each answer's ``evidence``.
+        """Answers to requests, all by the reader of ``decoder``, in order; ``scored``: with ``evidence``.
 
         Raises:
             InputError: a prompt is longer than the model's context.
@@ -430,9 +425,9 @@ class Generator:
     def stream(
         self, decoder: DecodeLoop, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
     ) -> Pieces[str, None, Generation]:
-        """One answer in pieces of its text, one a token, which is empty where nothing can be shown yet.
+        """An answer in pieces of its text, one a token, empty where nothing can be shown yet; returns the answer.
 
-        Closing it ends the answer. Arguments and errors as ``generate``; returns the answer.
+        Closing it ends the answer. Arguments and errors as ``generate``.
         """
         (answer,) = self._answers(decoder, [request], sampling, scored=scored)
         shown = ""
@@ -459,11 +454,11 @@ class Generator:
             states = model.get_decoder()(inputs_embeds=rows, use_cache=False).last_hidden_state
             logits = model.get_output_embeddings()(states[:, -asked - 1 : -1]).float()
             ids = torch.tensor(prompt.ids[-asked:], device=logits.device).expand(len(rows), -1)
-            found: list[float] = logits.log_softmax(dim=-1).gather(2, ids[..., None]).sum(dim=(1, 2)).tolist()
-        return found
+            likelihoods: list[float] = logits.log_softmax(dim=-1).gather(2, ids[..., None]).sum(dim=(1, 2)).tolist()
+        return likelihoods
 
     def embeds(self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling) -> Tensor:
-        """What a model that acts as the request's reader reads of it: [L, H].
+        """Input embeddings of a request's prompt: [L, H].
 
         Raises:
             InputError: the prompt is longer than the model's context.
@@ -486,23 +481,17 @@ class Generator:
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
     ) -> list[_Answering]:
         with decoder.acting() as model, torch.inference_mode():
-            stops = stop_ids(model, self._tokenizer)
-            return [self._answering(model, request, sampling, stops, scored=scored) for request in requests]
+            return [self._answering(model, request, sampling, scored=scored) for request in requests]
 
     def _answering(
-        self,
-        model: PreTrainedModel,
-        request: GenerationRequest,
-        sampling: Sampling,
-        stops: frozenset[int],
-        *,
-        scored: bool,
+        self, model: PreTrainedModel, request: GenerationRequest, sampling: Sampling, *, scored: bool
     ) -> _Answering:
+        stops = stop_ids(model, self._tokenizer)
         row = DecodingRow((self.embeds(model, request, sampling),), sampling.max_new_tokens, stops=stops, scored=scored)
         contrast = self._contrast(request)
         if contrast is not None:
-            blank = GenerationRequest(request.question, memories=(contrast.blank,))
-            row.prompts += (self.embeds(model, blank, sampling),)
+            null = GenerationRequest(request.question, memories=(contrast.blank,))
+            row.prompts += (self.embeds(model, null, sampling),)
             row.joined = partial(_contrasted, weight=contrast.weight)
         quotations = None
         if request.quote_from:
@@ -515,7 +504,7 @@ class Generator:
         return _Answering(request, row, quotations)
 
     def _showable(self, answer: _Answering, shown: str) -> str:
-        """The text that can be shown of an unfinished answer, given what has been."""
+        """The text of an unfinished answer that can be shown."""
         written = list(answer.row.written)
         if answer.quotations is not None and not answer.quotations.may_end(written):
             return shown  # cut off within a word, it would be no quotation
@@ -542,7 +531,7 @@ class Generator:
     def written(
         self, request: GenerationRequest, ids: Sequence[int], *, stopped: bool, evidence: float | None = None
     ) -> Generation:
-        """The answer to a request that is written so; ``stopped`` says whether it ended by itself."""
+        """The answer with these ids; ``stopped``: it ended by itself."""
         prompt = self.prompt(request)
         memory = len(prompt.slots)
         return Generation(
@@ -560,7 +549,7 @@ class Generator:
 
 
 def _draws(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Chooses tokens by chance."""
+    """A sampler of tokens."""
     source = torch.Generator(device)
     if sampling.seed is None:
         source.seed()
@@ -578,11 +567,11 @@ def _draws(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tenso
 
 
 def _evidence(row: DecodingRow) -> float:
-    """What the model thinks of its answer (``Generation.evidence``).
+    """The model's confidence in its answer (``Generation.evidence``).
 
-    Of one that cannot refuse, the mean log-probability, a token, that an answer which nothing held to quotations would
-    have been one so far: a token's log-probability among all tokens, less that among those allowed, is the logarithm of
-    the share that the allowed ones had. What is rare in itself, an identifier, so does not count as doubt.
+    Of a model that cannot refuse, the mean over tokens of the log of the probability mass that the allowed tokens have:
+    a token's log-probability among all tokens, less that among those allowed. A token that is rare in itself, as in an
+    identifier, is then no doubt.
     """
     if row.refused is not None:
         return sum(row.free) - row.refused
@@ -590,14 +579,14 @@ def _evidence(row: DecodingRow) -> float:
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids that end an answer: the tokenizer's end token and those the model's own generation settings name."""
+    """Ids that end an answer: the tokenizer's end token and those of the model's generation settings."""
     named = model.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
     return frozenset({int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)})
 
 
 def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> None:
-    """Refuse a prompt, of so many tokens, that a model cannot read to the end of its answer.
+    """Refuse a prompt of so many tokens that a model cannot read to the end of its answer.
 
     Raises:
         TooLongError: says what would make it fit.

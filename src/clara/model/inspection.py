@@ -1,7 +1,6 @@
-"""A look inside a loaded model: hidden states, the logit lens, attention onto memories, gradients of the selection.
+"""Inside a loaded model: hidden states, the logit lens, attention to memories, gradients of the selection.
 
-The tensor side of ``clara inspect`` and of ``clara.analysis``, which see only the records of numpy arrays that are
-made here. Knows texts, memories and answers; nothing of data sets, scores of answers, or figures.
+The tensor side of ``clara inspect`` and of ``clara.analysis``, which see only the records of numpy arrays made here.
 Shape letters: D candidates, K selected, N memory tokens, H hidden size, T answer tokens, L prompt positions.
 """
 
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -31,15 +31,15 @@ EncoderRole = Literal["compressor", "query_reasoner"]
 Space = Literal["hidden", "memory"]
 
 _CANDIDATES_AT_ONCE = 8
-"""Prompts scored in one forward pass: one memory each, so that a few share the matrix products and fit anywhere."""
+"""Prompts scored in one forward pass."""
 
 _WORD_STARTS = ("Ġ", "▁", " ")
-"""How byte-level and SentencePiece vocabularies mark a token that begins a word."""
+"""Marks of a token that begins a word, in byte-level and SentencePiece vocabularies."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
-    """What the backbone made of one text.
+    """Hidden states and memory of one text.
 
     Attributes:
         text_mean: float32 [H], mean last hidden state of the text's own tokens.
@@ -54,7 +54,7 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class LensToken:
-    """One token that a memory vector points at.
+    """A vocabulary token near a memory vector.
 
     Attributes:
         token: its text, with the space before it if it has one.
@@ -69,13 +69,7 @@ class LensToken:
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """The logit lens of one text.
-
-    Attributes:
-        space: what was read.
-        score: what the scores are.
-        slots: for each memory vector its top tokens, best first.
-    """
+    """The logit lens of one text: the kind of its scores, and the top tokens of each memory vector, best first."""
 
     space: Space
     score: Literal["logit", "cosine"]
@@ -84,13 +78,13 @@ class Lens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectionGradient:
-    """One question's selection, and what the answer's loss says of it.
+    """The selection of one question, and the gradient of its answer's loss.
 
     Attributes:
         scores: float32 [D], similarity of question and candidate.
         probability: float32 [D], softmax of scores / tau: the first slot's soft selection.
         gradient: float32 [D], of minus the answer's log-likelihood (nats, summed over its tokens) with respect to the
-            scores, through the straight-through selector; a descent step raises what has a negative one.
+            scores, through the straight-through selector; a descent step raises scores with a negative one.
         likelihood: float32 [D], log-likelihood of the answer (nats, summed) with that candidate alone in the prompt.
         selected: the K candidates of the forward pass, best first.
     """
@@ -104,18 +98,16 @@ class SelectionGradient:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnswerAttention:
-    """Where the generator looks while it writes an answer.
+    """The generator's attention while it writes an answer, averaged over heads.
 
-    A row belongs to the position that an answer token is predicted from. Averaged over heads; over all key positions
-    a row sums to one.
+    A row belongs to the position that an answer token is predicted from; over all key positions it sums to one.
 
     Attributes:
-        memories: float32 [layers, T, K, N], attention to each memory vector.
-        question: float32 [layers, T], to everything between the last memory and the answer: the question and the
-            words around it.
+        memories: float32 [layers, T, K, N], to each memory vector.
+        question: float32 [layers, T], to everything between the last memory and the answer.
         before: float32 [layers, T], to the answer tokens before.
         rest: float32 [layers, T], to all else: system prompt, separators between memories.
-        first: float32 [layers, T], the part of ``rest`` that the first position takes: the attention sink.
+        first: float32 [layers, T], the part of ``rest`` at the first position: the attention sink.
     """
 
     memories: FloatArray
@@ -136,7 +128,7 @@ class Inspector:
         prompter: Prompter,
         ids: Callable[[str, str], list[int]],
     ) -> None:
-        """Look at the parts of a loaded model; ``ids`` gives checked tokens of (text, name of the text in errors)."""
+        """``ids`` gives checked tokens of (text, name of the text in errors)."""
         self._network = network
         self._weights = weights
         self._tokenizer = tokenizer
@@ -148,7 +140,7 @@ class Inspector:
         return self._network.adapters.weights_of(role)
 
     def states(self, texts: Sequence[str], *, role: EncoderRole, rate: int) -> list[States]:
-        """Last hidden states and memories of texts, in order, as ``role`` reads them.
+        """Last hidden states and memories of texts, in order, as encoded by ``role``.
 
         Raises:
             InputError: a text is empty or too long.
@@ -165,13 +157,13 @@ class Inspector:
     def lens(self, text: str, *, role: EncoderRole, rate: int, space: Space = "hidden", top: int = 5) -> Lens:
         """The top tokens of each memory vector of a text (clara.md section 7).
 
-        ``hidden`` multiplies the last hidden states by the LM head, as the paper does. ``memory`` compares the memory,
-        after its affine read-out, with the token embeddings that it stands among in the generator's prompt: cosine
-        after their mean is taken off both. The LM head says little there: tokens with long embeddings win every slot.
+        ``hidden`` multiplies the last hidden states by the LM head, as the paper does. ``memory`` compares the memory
+        with the token embeddings that it stands among in the generator's prompt: cosine after their mean is taken off
+        both. There the LM head says little: tokens with long embeddings win every slot.
 
         Args:
             text: a question or a passage.
-            role: who reads it.
+            role: its encoder.
             rate: one of the checkpoint's.
             space: ``hidden`` or ``memory``.
             top: tokens a vector.
@@ -196,7 +188,7 @@ class Inspector:
 
         A context is the memories of a prompt, best first; prompts of equal length share a forward pass.
         """
-        found = np.zeros(len(contexts), dtype=np.float32)
+        likelihoods = np.zeros(len(contexts), dtype=np.float32)
         lengths = [sum(len(memory.values) for memory in context) for context in contexts]
         order = sorted(range(len(contexts)), key=lambda place: (len(contexts[place]), lengths[place]))
         with self._weights.acting_as("generator") as model, torch.inference_mode():
@@ -205,8 +197,8 @@ class Inspector:
                     prompt, reply = self._prompt(question, contexts[places[0]]), self._reply(answer)
                     rows = [_values(contexts[place], model) for place in places]
                     scores = _reply_scores(model, prompt, reply, torch.cat(rows), count=len(places))
-                    found[places] = scores.cpu().numpy()
-        return found
+                    likelihoods[places] = scores.cpu().numpy()
+        return likelihoods
 
     def selection_gradient(
         self,
@@ -242,11 +234,11 @@ class Inspector:
     def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
         """Attention while an answer is written, averaged over heads.
 
-        The prompt is read with the usual kernels; only the answer's rows are computed by the eager ones, which alone
-        return attention weights, so no [L, L] matrix is held.
+        Only the answer's rows are computed by the eager kernels, which alone return attention weights; no [L, L] matrix
+        is held.
 
         Args:
-            question: what was asked.
+            question: the question.
             memories: the prompt's, best first, all at one rate.
             answer_ids: ``Generation.token_ids``.
 
@@ -289,7 +281,7 @@ class Inspector:
         return self._prompter.from_passages(question, [len(memory.values) for memory in memories])
 
     def _reply(self, answer: str) -> list[int]:
-        """The answer as training writes it: its tokens and the end token."""
+        """The answer as in training: its tokens and the end token."""
         return [*self._prompter.plain(answer.strip()), self._prompter.eos]
 
     def _token(self, number: int, score: float) -> LensToken:
@@ -315,19 +307,12 @@ def _values(memories: Sequence[Memory], model: PreTrainedModel) -> Tensor:
 
 def _alike(places: Sequence[int], contexts: Sequence[Sequence[Memory]]) -> Iterator[list[int]]:
     """Runs of places whose prompts have the same slots."""
-    run: list[int] = []
-    for place in places:
-        sizes = [len(memory.values) for memory in contexts[place]]
-        if run and sizes != [len(memory.values) for memory in contexts[run[0]]]:
-            yield run
-            run = []
-        run.append(place)
-    if run:
-        yield run
+    for _, run in groupby(places, key=lambda place: [len(memory.values) for memory in contexts[place]]):
+        yield list(run)
 
 
 def _spliced(model: PreTrainedModel, prompt: Prompt, more: list[int], values: Tensor, *, count: int) -> Tensor:
-    """Input embeddings of ``count`` prompts of the same tokens and their own memories, with ``more`` ids behind."""
+    """Input embeddings of ``count`` prompts of the same tokens and their own memories, followed by ``more`` ids."""
     row = [*prompt.ids, *more]
     ids = torch.tensor([row] * count, device=model.device)
     slots = torch.zeros(count, len(row), dtype=torch.bool, device=model.device)

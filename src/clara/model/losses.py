@@ -1,8 +1,7 @@
 """The formulas of training: the losses of clara.md, similarities under gradient, the straight-through top-k selection.
 
-On tensors that are already where they belong; logits are [T, V], labels int64 [T], their weights float32 [T]. The
-selection takes exactly the k best candidates forward; backward reaches the scores through a softmax for each slot
-(clara.md section 5).
+Logits are [T, V], labels int64 [T], their weights float32 [T]. The selection takes exactly the k best candidates
+forward; backward reaches the scores through a softmax for each slot (clara.md section 5).
 Shape letters: T label positions, V vocabulary, B batch, D candidates a question, K slots, N memory tokens, H hidden
 size.
 """
@@ -25,7 +24,7 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tens
 
 
 def quoted_cross_entropy(logits: Tensor, labels: Tensor, places: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Sum over label positions of the cross-entropy among allowed tokens alone times the position's weight, nats.
+    """Weighted sum over label positions of the cross-entropy among the allowed tokens alone, nats.
 
     Args:
         logits: [Q, V].
@@ -40,9 +39,9 @@ def quoted_cross_entropy(logits: Tensor, labels: Tensor, places: Tensor, ids: Te
 
 
 def token_kl(teacher: Tensor, student: Tensor, weights: Tensor) -> Tensor:
-    """Sum over label positions of KL(teacher || student), of logits [T, V], times the position's weight, nats."""
-    wanted, given = teacher.float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
-    distances = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=-1)
+    """Weighted sum over label positions of KL(teacher || student), of logits [T, V], nats."""
+    target, given = teacher.float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
+    distances = functional.kl_div(given, target, reduction="none", log_target=True).sum(dim=-1)
     return (distances * weights).sum()
 
 
@@ -70,8 +69,8 @@ def candidate_kl(
 ) -> Tensor:
     """KL from the candidates' distribution by a reader's likelihoods to that by scores; a mean over questions, nats.
 
-    With flat priors the first is how probable it is of each candidate that the answer was written from it (arXiv
-    2208.03299, section 2.2).
+    With flat priors the first is the posterior that the answer was written from each candidate (arXiv 2208.03299,
+    section 2.2).
 
     Args:
         scores: [B, D] cosines of each question with its candidates.
@@ -79,9 +78,9 @@ def candidate_kl(
         temperature: tau of the scores.
         likelihood_temperature: of the log-probabilities.
     """
-    wanted = (likelihoods / likelihood_temperature).log_softmax(dim=1)
+    target = (likelihoods / likelihood_temperature).log_softmax(dim=1)
     given = (scores.float() / temperature).log_softmax(dim=1)
-    return functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
+    return functional.kl_div(given, target, reduction="batchmean", log_target=True)
 
 
 MIN_TEMPERATURE = 1e-6
@@ -89,7 +88,7 @@ MIN_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """Chosen candidates int64 [B, K], best first, and ``weights`` [B, K, D]: one-hot, with the softmax's gradient."""
+    """Selected candidates int64 [B, K], best first, and ``weights`` [B, K, D]: one-hot, with the softmax's gradient."""
 
     weights: Tensor
     indices: Tensor
@@ -116,10 +115,10 @@ def late_matrix(queries: Tensor, memories: Tensor, centre: Tensor) -> Tensor:
 
 
 def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> _Selection:
-    """Choose the ``k`` best candidates, differentiably.
+    """Select the ``k`` best candidates, differentiably.
 
-    Slot j takes the j-th largest score. Its gradient is that of a softmax over the candidates that earlier slots
-    left; ties go to the lower index.
+    Slot j takes the j-th largest score. Its gradient is that of a softmax over the candidates that earlier slots left;
+    ties go to the lower index.
 
     Args:
         scores: float [B, D].
@@ -146,5 +145,5 @@ def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02)
 
 
 def select(selection: _Selection, memories: Tensor) -> Tensor:
-    """Memories of the chosen candidates: [B, K, D] x [B, D, N, H] -> [B, K, N, H], gradient included."""
+    """Memories of the selected candidates: [B, K, D] x [B, D, N, H] -> [B, K, N, H], gradient included."""
     return torch.einsum("bkd,bdnh->bknh", selection.weights, memories.to(selection.weights.dtype))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReadOut:
-    """What the backbone's hidden states say of a batch of texts, before the memory table scales it.
+    """Hidden states read from a batch of texts, before the memory table scales them.
 
     Attributes:
         read: float32 [B, N, H], at the memory tokens or pooled over spans; zeros where no last hidden state is read.
@@ -48,14 +48,14 @@ class ReadOut:
     layers: Tensor | None = None
 
     def states(self) -> Tensor:
-        """What is read, then the layers: float32 [B, N, 1 + L, H]."""
+        """The read-out, then the layers: float32 [B, N, 1 + L, H]."""
         read = self.read[:, :, None]
         return read if self.layers is None else torch.cat([read, self.layers], dim=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the compressor or the query reasoner made of a batch of texts.
+    """Memories that the compressor or the query reasoner made of a batch of texts.
 
     Attributes:
         memory: float32 [B, N, H].
@@ -162,7 +162,7 @@ class _Decoder:
 
     @classmethod
     def of(cls, decoder: nn.Module, config: CompressionConfig) -> _Decoder:
-        """One that reads as a configuration says; ``decoder`` is not changed.
+        """Make one for a configuration; ``decoder`` is not changed.
 
         Raises:
             ConfigError: there is no such layer.
@@ -229,7 +229,7 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """What the backbone reads of a batch of texts.
+    """Input of the backbone for a batch of texts.
 
     Attributes:
         embeds: [B, S, H] of the text, padded on the right.
@@ -283,7 +283,7 @@ def _padded_states(decoder: nn.Module, given: _Input, config: CompressionConfig)
 
 
 def _recomputes(decoder: nn.Module) -> bool:
-    """Whether layers are computed again in the backward pass (``Adapters.recompute_layers``)."""
+    """True if layers are computed again in the backward pass (``Adapters.recompute_layers``)."""
     return decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.modules())
 
 
@@ -383,7 +383,7 @@ def encode_documents(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredNetwork:
-    """What inference needs of a network: its attributes are those of ``Network``, its adapters are not trainable."""
+    """Parts of a network that inference needs: attributes as ``Network``, with adapters that are not trainable."""
 
     adapters: StoredAdapters
     config: CompressionConfig
@@ -424,7 +424,7 @@ class Network(Decoder):
             return self.table.assemble(states[:, :, 0], residual, layers, rate=rate)
 
     def similarity(self, queries: Tensor, memories: Tensor, *, rate: int) -> Tensor:
-        """What candidates are ranked by, gradients included: cosine of the flattened memories, or late interaction.
+        """Scores that rank candidates, gradients included: cosine of the flattened memories, or late interaction.
 
         Of queries [B, N, H] and memories [U, N, H] of one rate: float32 [B, U].
         """

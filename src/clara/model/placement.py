@@ -1,7 +1,7 @@
-"""How base weights are held, number format, quantisation, devices, attention; and how much memory they take.
+"""Placement of base weights: number format, quantisation, devices, attention; and the memory that they take.
 
-Turns a user's words into what transformers is handed. Whether there is room is asked before loading, so that nothing is
-killed half-way: from the headers of the weight files, no weights. Chooses no device itself, and knows no checkpoint.
+Turns a user's words into transformers' arguments. Memory is estimated before loading, from the headers of the weight
+files, so that nothing is killed half-way. Chooses no device itself, and knows no checkpoint.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Dtype = Literal["auto", "bf16", "fp16", "fp32", "int8", "int4"]
 Attention = Literal["auto", "eager", "sdpa", "flash"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BITS: Mapping[str, Literal[8, 4]] = {"int8": 8, "int4": 4}
+_NF4: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 SPREAD = ("balanced", "sequential")
-"""Device names that stand for accelerate's device maps over all GPUs and then the CPU."""
+"""Accelerate's device maps over all GPUs and then the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +49,32 @@ class Placement:
 
     @property
     def spread(self) -> bool:
-        """Whether the weights may lie on several devices."""
+        """The weights may lie on several devices."""
         return self.device in SPREAD
 
     @property
     def precision(self) -> str:
-        """What the weights are held in: ``bf16``, ``fp16``, ``fp32``, ``int8`` or ``int4``."""
+        """Format of the weights: ``bf16``, ``fp16``, ``fp32``, ``int8`` or ``int4``."""
         return f"int{self.bits}" if self.bits else next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of transformers' ``from_pretrained``; plain weights on the CPU need none but the dtype.
+        """Arguments of transformers' ``from_pretrained``; plain weights on the CPU need none but the dtype.
 
         Raises:
             MissingExtraError: quantised weights without bitsandbytes.
         """
-        chosen: dict[str, Any] = {"dtype": self.dtype}
+        options: dict[str, Any] = {"dtype": self.dtype}
         if self.bits is not None:
-            chosen["quantization_config"] = _quantisation(self.bits, self.dtype)
+            if find_spec("bitsandbytes") is None:
+                raise MissingExtraError("bitsandbytes", "quantised")
+            own = {"load_in_8bit": True} if self.bits == 8 else _NF4 | {"bnb_4bit_compute_dtype": self.dtype}
+            options["quantization_config"] = BitsAndBytesConfig(**own)
         if self.spread:
-            chosen["device_map"] = self.device
+            options["device_map"] = self.device
         elif self.bits is not None or torch.device(self.device).type != "cpu":
             # Straight to the device, a tensor at a time: no copy of the whole model in the machine's own memory.
-            chosen["device_map"] = {"": self.device}
-        return chosen
+            options["device_map"] = {"": self.device}
+        return options
 
 
 def placement(dtype: Dtype = "auto", device: str = "cpu", attention: Attention = "auto") -> Placement:
@@ -96,23 +100,13 @@ def natural_dtype(device: str) -> torch.dtype:
 
 
 def _gains_by_bf16(cpu: Mapping[str, object]) -> bool:
-    """Whether a processor with these capabilities (``torch.cpu.get_capabilities``) multiplies bf16 faster than fp32.
+    """A processor with these capabilities (``torch.cpu.get_capabilities``) multiplies bf16 faster than fp32.
 
     Having an instruction is not enough: Intel's cores do the AVX-512 one at half the speed of fp32, so there it takes
     AMX, which virtual machines often hide (measured, LOG.md, 2026-11-28). Other makers' are taken at their word.
     """
     intel = str(cpu.get("cpu_name", "")).startswith("Intel")
     return bool(cpu.get("amx_bf16")) or (bool(cpu.get("avx512_bf16")) and not intel)
-
-
-def _quantisation(bits: Literal[8, 4], dtype: torch.dtype) -> BitsAndBytesConfig:
-    if find_spec("bitsandbytes") is None:
-        raise MissingExtraError("bitsandbytes", "quantised")
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
 
 
 def _attention(attention: Attention, device: str, dtype: torch.dtype) -> str | None:
@@ -128,7 +122,7 @@ def _attention(attention: Attention, device: str, dtype: torch.dtype) -> str | N
 
 
 _BATCH_TOKENS = 4096
-"""Tokens for which keys, values and activations are counted: a batch of bulk compression, or a long prompt."""
+"""A batch of bulk compression, or a long prompt."""
 
 QUANTISED_BYTES = {8: 1.0 + 4 / 4096, 4: 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight in bitsandbytes: 8 bits with a float32 scale a row; 4 bits with an 8-bit scale for 64 weights and a
@@ -145,7 +139,7 @@ class Estimate:
     Attributes:
         weights: the base weights.
         adapters: LoRA weights of all roles.
-        merged: copies of the base weights with a role's adapter in them, which small models are given.
+        merged: copies of a small model's base weights with a role's adapter in them.
         working: keys, values and activations of ``_BATCH_TOKENS`` tokens.
     """
 
@@ -156,7 +150,7 @@ class Estimate:
 
     @classmethod
     def of(cls, folder: Path, where: Placement, *, adapters: int, merged: int) -> Estimate:
-        """That of a model on a base model's folder, with so many LoRA parameters in all and merged copies.
+        """Estimate a model on a base model's folder, with so many LoRA parameters in all and merged copies.
 
         Raises:
             BaseModelError: the folder's weights or configuration cannot be read.
@@ -167,7 +161,7 @@ class Estimate:
         return cls(weights, adapters * size, merged * shapes.total * size, _working(folder, size))
 
     def require(self, where: Placement, name: str) -> None:
-        """Refuse what does not fit.
+        """Refuse a model that does not fit.
 
         Raises:
             MemoryShortageError: less is free than needed.
@@ -189,7 +183,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Their sum."""
         return self.weights + self.adapters + self.merged + self.working
 
     def __str__(self) -> str:
@@ -201,7 +195,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Shapes:
-    """Weights of matrix products inside the layers, which quantisation takes; and embeddings, LM head, norms."""
+    """Parameters of the layers' matrix products, which quantisation takes; and of embeddings, LM head, norms."""
 
     linear: int
     other: int
@@ -226,7 +220,7 @@ def available(where: Placement) -> int:
 def _free_memory(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
     """Bytes of main memory that this process may still take: the machine's, or less where a container limits it.
 
-    ``root`` is where control groups are mounted, ``membership`` says which of them the process is in.
+    ``root``: mount of the control groups; ``membership``: file with the process's.
     """
     return min([int(psutil.virtual_memory().available), *_limits(root, membership)])
 
@@ -237,7 +231,7 @@ def gigabytes(count: int) -> str:
 
 
 def _limits(root: Path, membership: Path) -> Iterable[int]:
-    """What is left below each limit that holds for this process; nothing where there are no control groups."""
+    """Bytes left below each limit of this process's control groups."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -252,7 +246,7 @@ def _limits(root: Path, membership: Path) -> Iterable[int]:
 
 
 def _left(root: Path, path: str, limit: str, usage: str, cached: str) -> Iterable[int]:
-    """Free bytes below the limits of a group and of those it is in. Cached files give way when memory is short."""
+    """Free bytes below the limits of a group and its parents. Cached files give way when memory is short."""
     folder = root / path.lstrip("/")
     for place in (folder, *folder.parents):
         if not place.is_relative_to(root):
@@ -307,7 +301,8 @@ def _working(folder: Path, size: int) -> int:
     """Keys and values of all layers, and one layer's activations, for ``_BATCH_TOKENS`` tokens."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        hidden, layers, heads = (_number(config, *names) for names in _SIZES)
+        names = (name if name in config or other not in config else other for name, other in _SIZES)
+        hidden, layers, heads = (int(config[name]) for name in names)
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"{folder / 'config.json'} does not say the model's size: {error}") from None
     groups = int(config.get("num_key_value_heads") or heads)
@@ -316,8 +311,3 @@ def _working(folder: Path, size: int) -> int:
     # Gate, up and their product; input, norm, query, mixed values, residual in float32 (twice the bytes).
     activations = 3 * inner + 6 * hidden + 2 * heads * head
     return _BATCH_TOKENS * size * (2 * layers * groups * head + activations)
-
-
-def _number(config: Mapping[str, Any], name: str, other: str) -> int:
-    """A number that has one of two names."""
-    return int(config[name] if name in config else config.get(other) or config[name])

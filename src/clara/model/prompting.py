@@ -1,12 +1,11 @@
-"""Token ids of prompts, with slots where memories go, and of answers that may only quote.
+"""Token ids of prompts, with slots for memories, and constraints of extractive answers.
 
 Prompts are the chat template around the words of ``prompts``. A user's text can never become a control token: it is
 tokenised with special tokens split, and only the template's own text is tokenised with them.
 
-Quotations are answers in the words of their sources: which tokens may follow, so that an answer is a stretch of a given
-text. A memory token says what stands in a passage better than how it is spelt; the passage's text is at hand for
-citations anyway. Held to it, the generator chooses where a quotation begins and ends, and names, numbers and dates come
-out as they are in the source (LOG.md, 2026-11-26). No text is read by the model: its context stays the memories.
+Extractive decoding: the tokens that may follow so that an answer is a span of a given text. A memory token keeps the
+meaning of a passage better than its spelling, so names, numbers and dates come out as in the source (LOG.md,
+2026-11-26); the generator chooses where a quotation begins and ends. The model still reads memories alone.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 160
-"""Characters of a quotation at most."""
+"""Most characters of a quotation."""
 BESIDE = ("yes", "no", "Yes", "No")
-"""Answers that need not stand in a source."""
+"""Answers that need no source."""
 
 # Scripts without spaces are quoted character by character, a mark (vowel sign, tone) with the letter before it.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*")
@@ -60,18 +59,17 @@ _UNITS = frozenset([  # as symbols; a unit that is a word of the language may be
 
 @dataclass(frozen=True, slots=True)
 class _Quotation:
-    """All that may be quoted from one place on: its tokens, its text, and their places in it, looked up when begun."""
+    """Everything that may be quoted from one place on, with its tokens and their character spans."""
 
     ids: tuple[int, ...]
     piece: _Piece
     encoding: Encoding
 
     def begins(self, written: tuple[int, ...]) -> bool:
-        """Whether it opens with these tokens."""
         return self.ids[: len(written)] == written
 
     def may_end(self, count: int) -> bool:
-        """Whether a word ends with the first ``count`` tokens, and no token of the same character follows."""
+        """A word ends with the first ``count`` tokens, and no token of the same character follows."""
         offsets = self.encoding.offsets
         end = offsets[count - 1][1]
         following = offsets[count][0] if count < len(offsets) else end
@@ -79,10 +77,10 @@ class _Quotation:
 
 
 class Quotations:
-    """What may be quoted from some texts, within a line, from the beginning of a word to the end of one."""
+    """The spans of texts that may be quoted: within a line, from the beginning of a word to the end of one."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], *, beside: Sequence[str] = BESIDE) -> None:
-        """Cut the texts up for a fast tokenizer; ``beside`` are answers that need not stand in them."""
+        """Cut the texts up for a fast tokenizer; ``beside`` are further answers."""
         pieces = [*dict.fromkeys(piece for text in texts for piece in _pieces(text))]
         pieces += [_Piece(word, frozenset({len(word)})) for word in beside]
         made = encoded(tokenizer, [piece.text for piece in pieces])
@@ -90,27 +88,27 @@ class Quotations:
         self._quotations = [_Quotation(tuple(ids), piece, encoding) for ids, piece, encoding in parts]
 
     def next_ids(self, written: Sequence[int]) -> set[int]:
-        """Tokens that may follow those already written; those that end an answer are not among them."""
+        """Tokens that may follow those already written, without those that end an answer."""
         done = tuple(written)
         return {one.ids[len(done)] for one in self._quotations if len(one.ids) > len(done) and one.begins(done)}
 
     def alternatives(self, answer: Sequence[int], *, end: int) -> list[set[int]] | None:
-        """What could be quoted in the place of each token of an answer; None for an answer that is no quotation.
+        """The allowed tokens at each token of an answer; None for an answer that is no quotation.
 
         Args:
             answer: its tokens, ``end`` last if it is whole.
             end: the token that ends an answer.
         """
-        found = []
+        alternatives = []
         for count, token in enumerate(answer):
             allowed = self.next_ids(answer[:count]) | ({end} if self.may_end(answer[:count]) else set())
             if token not in allowed:
                 return None
-            found.append(allowed)
-        return found
+            alternatives.append(allowed)
+        return alternatives
 
     def may_end(self, written: Sequence[int]) -> bool:
-        """Whether what is written is a whole quotation."""
+        """The written tokens are a whole quotation."""
         done = tuple(written)
         return bool(done) and any(one.may_end(len(done)) for one in self._quotations if one.begins(done))
 
@@ -119,9 +117,9 @@ class Quotations:
         allowed = sorted(self.next_ids(written))
         if self.may_end(written) or not allowed:  # nothing may follow an answer that has ended, too
             allowed += stops
-        held = torch.full_like(scores, float("-inf"))
-        held[allowed] = scores[allowed]
-        return held
+        constrained = torch.full_like(scores, float("-inf"))
+        constrained[allowed] = scores[allowed]
+        return constrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def _pieces(text: str) -> Iterator[_Piece]:
 
 
 def _words(line: str) -> list[tuple[int, int]]:
-    """Start and end of each stretch of a line that is quoted whole; a number goes with its unit."""
+    """Character spans that are quoted whole; a number goes with its unit."""
     words: list[tuple[int, int]] = []
     for start, end in _parts(line):
         before = words[-1] if words else None
@@ -160,7 +158,7 @@ def _words(line: str) -> list[tuple[int, int]]:
 
 
 def _parts(line: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each word of a line, what stands around it left out."""
+    """Character spans of a line's words, without the punctuation around them."""
     for chunk in _CHUNK.finditer(line):
         at = chunk.start()
         borders = [*_DIVIDER.finditer(line, chunk.start(), chunk.end()), *_UNSPACED.finditer(line, *chunk.span())]
@@ -222,7 +220,7 @@ class Prompter:
     markers = 0
 
     def __init__(self, tokenizer: Tokenizer, *, refuses: bool = False) -> None:
-        """Build prompts, of a model that ``refuses``: learnt to say where no passage holds the answer."""
+        """Build prompts; ``refuses``: of a model that learnt to say that no passage holds the answer."""
         self._tokenizer = tokenizer
         self._refuses = refuses
         self._pad = int(tokenizer.pad_token_id)
@@ -234,7 +232,7 @@ class Prompter:
         return plain_ids(self._tokenizer, text)
 
     def quotations(self, texts: Sequence[str], *, refusing: bool = False) -> Quotations:
-        """What may be quoted from some texts; ``refusing``: also that none is found, where the model learns that."""
+        """Quotations of texts; ``refusing``: and the reply that there is no answer, where the model learns it."""
         beside = (*BESIDE, prompts.NO_ANSWER) if refusing and self._refuses else BESIDE
         return Quotations(self._tokenizer, texts, beside=beside)
 
@@ -244,18 +242,18 @@ class Prompter:
         return self.plain(prompts.NO_ANSWER)[0] if self._refuses else None
 
     def encoder_ids(self, text: str) -> list[int]:
-        """Ids that the compressor and the query reasoner read of a text, memory tokens left out."""
+        """Ids of a text for compressor and query reasoner, without memory tokens."""
         return self.plain(text)
 
     def window_ids(self, text: str, window: int) -> list[int]:
-        """``encoder_ids`` of as much of a text as a window of so many tokens takes."""
+        """``encoder_ids`` cut to a window of so many tokens."""
         return self.encoder_ids(text)[: window + self.markers]
 
     def background(self, passages: Sequence[int | str]) -> Prompt:
         """The prompt up to the question, with a slot for each memory vector.
 
         Args:
-            passages: of each, best first, its text, or how many memory tokens it is read as.
+            passages: of each, best first, its text, or its number of memory tokens.
         """
         ids, slots = list(self._frame(prompts.ANSWER_SYSTEM).before), list[int]()
         words = prompts.BACKGROUND  # what lies between memories is tokenised in one piece
@@ -270,7 +268,7 @@ class Prompter:
         return Prompt((*ids, *self.plain(words)), tuple(slots))
 
     def no_background(self) -> Prompt:
-        """The prompt up to the question, where nothing is given."""
+        """The closed-book prompt up to the question."""
         return Prompt(self._frame(prompts.CLOSED_BOOK_SYSTEM).before, ())
 
     def instruction(self, text: str) -> list[int]:
@@ -291,20 +289,20 @@ class Prompter:
         return self.instruction(prompts.QUESTION + question.strip())
 
     def from_passages(self, question: str, passages: Sequence[int | str]) -> Prompt:
-        """The prompt for a question over passages as in ``background``; with nothing when there are none."""
+        """The prompt for a question over passages as in ``background``; closed-book without them."""
         if not passages:
             return self.closed_book(question)
         background = self.background(passages)
         return Prompt((*background.ids, *self.question(question)), background.slots)
 
     def asked(self, question: str, memory_tokens: int) -> tuple[Prompt, int]:
-        """A question as the reply to ``prompts.ASK_INSTRUCTION`` over one memory, and how many tokens it has."""
+        """A question as the reply to ``prompts.ASK_INSTRUCTION`` over one memory, and its number of tokens."""
         background, words = self.background([memory_tokens]), self.plain(question.strip())
         ids = (*background.ids, *self.instruction(prompts.ASK_INSTRUCTION), *words)
         return Prompt(ids, background.slots), len(words)
 
     def closed_book(self, question: str) -> Prompt:
-        """The prompt for a question with no background at all."""
+        """The closed-book prompt for a question."""
         return Prompt((*self.no_background().ids, *self.closed_instruction(prompts.QUESTION + question.strip())), ())
 
     def _frame(self, system: str) -> _Frame:

@@ -1,23 +1,22 @@
-"""A reader: the backbone with one LoRA that answers from full text, or from nothing. No memory anywhere.
+"""A reader: the backbone with one LoRA that answers from full text, or closed-book. No memory anywhere.
 
-What compressed answers are compared with, and the teacher that they are distilled from. A reader's folder is a PEFT
-adapter folder with ``reader.json`` and a card in it; prompts and decoding are those of ``ClaraModel``.
+The baseline of compressed answers, and the teacher that they are distilled from. Its folder is a PEFT adapter folder
+with ``reader.json`` and a card in it; prompts and decoding are those of ``ClaraModel``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from clara.config import LoraSettings, Settings
-from clara.errors import CheckpointError, InputError
+from clara.errors import InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import ADAPTER, BaseModel, load_base, read_settings
@@ -32,11 +31,11 @@ _FORMAT_VERSION = 1
 MANIFEST = "reader.json"
 
 ReaderContext = Literal["text", "none"]
-"""What a reader was trained to answer from: the passages' full text, or nothing (closed book)."""
+"""A reader's training context: the passages' full text, or nothing (closed book)."""
 
 
 class ReaderManifest(Settings):
-    """What ``reader.json`` holds, as ``checkpoint.Manifest``; ``context`` is what it was trained to answer from."""
+    """The content of ``reader.json``, as ``checkpoint.Manifest``; ``context`` is its training context."""
 
     format_version: Literal[1] = 1
     base_model: str
@@ -46,6 +45,25 @@ class ReaderManifest(Settings):
     refuses: bool = False
     trained: dict[str, Any] = Field(default_factory=dict)
 
+    @classmethod
+    def read(cls, folder: Path) -> ReaderManifest:
+        """Read and check ``reader.json``.
+
+        Raises:
+            CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
+        """
+        checkpoint.settle(folder)
+        missing = f"{folder} has no {MANIFEST}; expected the folder that clara train reader wrote (DIR/reader)"
+        return read_settings(folder / MANIFEST, cls, version=_FORMAT_VERSION, missing=missing)
+
+    def fingerprint(self, adapters: Adapters, name: AdapterName) -> str:
+        """A hash of everything that decides a reader's answers, 16 hex digits; ``name``: its adapter."""
+        facts = {"base": self.base_identity, "context": self.context}
+        digest = hashlib.sha256(json.dumps([facts, self.lora.model_dump()], sort_keys=True).encode())
+        for part in checkpoint.hashed_parts(adapters.tensors(name)):
+            digest.update(part)
+        return digest.hexdigest()[:16]
+
 
 class TextReader:
     """A loaded reader.
@@ -53,13 +71,12 @@ class TextReader:
     Attributes:
         name: the folder it was loaded from.
         fingerprint: of base, context and weights; 16 hex digits.
-        manifest: what its folder says of it.
     """
 
     def __init__(self, name: str, manifest: ReaderManifest, base: BaseModel, adapters: Adapters) -> None:
         self.name = name
         self.manifest = manifest
-        self.fingerprint = reader_fingerprint(manifest, adapters, "generator")
+        self.fingerprint = manifest.fingerprint(adapters, "generator")
         self._decoder = DecodeLoop(partial(RoleWeights(adapters).acting_as, "generator"))
         self._generator = Generator(base.tokenizer, Prompter(base.tokenizer, refuses=manifest.refuses))
         adapters.peft_model.eval()
@@ -75,9 +92,9 @@ class TextReader:
         dtype: Literal["auto", "bf16", "fp32"] = "auto",
         progress: Progress | None = None,
     ) -> TextReader:
-        """Load what ``clara train reader`` wrote.
+        """Load the output of ``clara train reader``.
 
-        ``base`` says where the base model is, if not where the reader does; ``dtype`` ``auto`` is bf16 where the device
+        ``base``: where the base model is, if not where the reader says; ``dtype`` ``auto`` is bf16 where the device
         multiplies it faster, else fp32.
 
         Raises:
@@ -85,24 +102,23 @@ class TextReader:
             BaseModelError: its base model cannot be had.
         """
         path = Path(folder).expanduser()
-        manifest = read_reader_manifest(path)
-        chosen = DTYPES[dtype] if dtype != "auto" else natural_dtype(device)
-        loaded = load_base(base or manifest.base_model, cache, dtype=chosen, device=device, progress=progress)
-        check_base(path, manifest, loaded)
-        adapters = Adapters.fresh(loaded.model, manifest.lora, dtype=chosen, roles=("generator",))
+        manifest = ReaderManifest.read(path)
+        held = DTYPES[dtype] if dtype != "auto" else natural_dtype(device)
+        loaded = load_base(base or manifest.base_model, cache, dtype=held, device=device, progress=progress)
+        loaded.check_trained_on(path, manifest.base_model, manifest.base_identity)
+        adapters = Adapters.fresh(loaded.model, manifest.lora, dtype=held, roles=("generator",))
         load_adapter(adapters.peft_model, path / ADAPTER, "generator")
         return cls(str(folder), manifest, loaded, adapters)
 
     @property
     def context(self) -> ReaderContext:
-        """What it answers from: ``text`` or ``none``."""
+        """Its training context, ``text`` or ``none``."""
         return self.manifest.context
 
     def generate_many(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int = 32) -> list[Generation]:
         """Greedy answers to several requests at once, with the prompts of ``ClaraModel`` for text or closed book.
 
-        Requests hold texts or, always for a reader of context ``none``, nothing. Their field ``reader`` is not looked
-        at: there is one set of weights here.
+        Requests hold texts or nothing; their field ``reader`` is ignored: there is one set of weights here.
 
         Raises:
             InputError: a question is empty, a request holds what this reader cannot read, or a prompt is longer than
@@ -124,32 +140,8 @@ class TextReader:
             )
 
 
-def read_reader_manifest(folder: Path) -> ReaderManifest:
-    """Read and check ``reader.json``.
-
-    Raises:
-        CheckpointError: it is missing, not JSON, or has a key that is unknown, missing or wrong.
-    """
-    checkpoint.settle(folder)
-    missing = f"{folder} has no {MANIFEST}; expected the folder that clara train reader wrote (DIR/reader)"
-    return read_settings(folder / MANIFEST, ReaderManifest, version=_FORMAT_VERSION, missing=missing)
-
-
-def check_base(folder: Path, manifest: ReaderManifest, base: BaseModel) -> None:
-    """Make sure that a reader belongs to a base model.
-
-    Raises:
-        CheckpointError: it was trained on another one.
-    """
-    if base.identity != manifest.base_identity:
-        raise CheckpointError(
-            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
-            f"{base.name} ({base.identity}); use it with its own base model"
-        )
-
-
 def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, card: str) -> None:
-    """Write the generator of ``adapters`` as a reader, whole or not at all; a reader that is there is replaced.
+    """Write the generator of ``adapters`` as a reader, whole or not at all; replaces a reader.
 
     Raises:
         CheckpointError: the folder exists and is not a reader, or a value is not finite.
@@ -158,13 +150,3 @@ def save_reader(adapters: Adapters, manifest: ReaderManifest, folder: Path, *, c
     with checkpoint.replacing(folder) as scratch:
         save_adapter(adapters.peft_model, "generator", scratch)
         checkpoint.describe(scratch, manifest, card, name=MANIFEST)
-
-
-def reader_fingerprint(manifest: ReaderManifest, adapters: Adapters, name: AdapterName) -> str:
-    """A hash of all that decides a reader's answers, 16 hex digits; ``name`` is the adapter that holds it."""
-    facts: Mapping[str, object] = {"base": manifest.base_identity, "context": manifest.context}
-    digest = hashlib.sha256(json.dumps([facts, manifest.lora.model_dump()], sort_keys=True).encode())
-    for key, tensor in sorted(adapters.tensors(name).items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]

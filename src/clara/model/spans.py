@@ -88,7 +88,7 @@ class Spans:
         return mask.sum(dim=1)[:, None] + torch.arange(self.member.shape[1], device=mask.device)[None, :]
 
     def attention(self, mask: Tensor, kind: str) -> Tensor:
-        """What memory tokens see of ``[text, memory tokens]``: bool [B, N, S + N], true where one may look.
+        """Mask of what memory tokens see of ``[text, memory tokens]``: bool [B, N, S + N], true where one may look.
 
         The whole text and the memory tokens up to themselves (``full``), or their span and themselves (``span``).
         """
@@ -101,7 +101,7 @@ class Spans:
         return torch.cat([text, own.expand(b, -1, -1)], dim=2)
 
     def information_weights(self, information: Tensor) -> Tensor:
-        """How much each memory token of a question counts in late interaction: float32 [B, N], a mean of one.
+        """Weight of each memory token of a question in late interaction: float32 [B, N], a mean of one.
 
         The squared information, float32 [B, S], of the text tokens that it stands for; several memory tokens share that
         of one text token. Names then say more than "in what year" (LOG.md, 2026-11-26): words that weigh on both sides
@@ -127,7 +127,7 @@ def _equal_cuts(mask: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _merged(information: npt.NDArray[np.float64], n: int) -> list[int]:
-    """Where the spans of ``Spans.by_information`` begin."""
+    """First tokens of the spans of ``Spans.by_information``."""
     starts, sums = list(range(len(information))), information
     while len(starts) > n:
         first = int(np.argmin(sums[:-1] + sums[1:]))

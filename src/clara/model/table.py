@@ -25,7 +25,7 @@ _WHITENING = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _QueryProjection:
-    """What is done to the memory of a question at one rate.
+    """Projection of a question's memory at one rate.
 
     A question spreads over its memory tokens otherwise than a passage does: the cosine of the two, slot by slot,
     compares places that have nothing to do with each other (LOG.md, 2026-11-26). So a question is compared by its mean,
@@ -147,7 +147,7 @@ class LayerMix(nn.Module):
         return torch.einsum("bns,lbsh->bnlh", spans.weights, level)
 
     def forward(self, pooled: Tensor, *, rate: int) -> Tensor:
-        """What the layers add to a memory: [B, N, L, H] -> float32 [B, N, H]."""
+        """The layers' part of a memory: [B, N, L, H] -> float32 [B, N, H]."""
         row = self._rates.index(rate)
         level = (pooled - self.centre[row]) / self.spread[row]
         if self.maps is not None:
@@ -156,7 +156,7 @@ class LayerMix(nn.Module):
         return torch.einsum("bnlr,lkr->bnk", torch.einsum("bnlh,lrh->bnlr", level, self.down), self.up)
 
     def by_place(self, spans: Spans, embeds: Tensor) -> Tensor:
-        """What places in a span add to the mean of its token embeddings [B, S, H]: float32 [B, N, H]."""
+        """Correction by places in a span to the mean of its token embeddings [B, S, H]: float32 [B, N, H]."""
         assert self.places is not None  # noqa: S101 - asked for where there are some
         member, weights = spans.member, spans.weights
         place = (member.long().cumsum(dim=2) - 1).clamp(max=len(self.places) - 1)
@@ -368,7 +368,7 @@ class MemoryTable(nn.Module):
             self.residual_gain[row] = found.residual_gain
 
     def read_out(self) -> list[nn.Parameter]:
-        """How passages' memories are made of hidden states and token embeddings: gains, bias, mix."""
+        """Parameters of the passages' read-out: gains, bias, mix."""
         return [*self._present(_AFFINE), *(self.mix.parameters() if self.mix is not None else ())]
 
     # Questions
@@ -417,11 +417,11 @@ class MemoryTable(nn.Module):
 
     @property
     def late(self) -> bool:
-        """Whether questions are compared by late interaction."""
+        """True if questions are compared by late interaction."""
         return self.query_passage_centre is not None
 
     def passage_centre(self, rate: int) -> Tensor | None:
-        """What late interaction takes off passages at a rate, float32 [H]; None without it."""
+        """Centre that late interaction subtracts from passages at a rate, float32 [H]; None without it."""
         centres = self.query_passage_centre
         return None if centres is None else centres[self._config.rates.index(rate)]
 

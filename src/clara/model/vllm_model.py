@@ -1,8 +1,8 @@
 """A model whose answers vLLM decodes (``--engine vllm``); it compresses and searches as always.
 
-Prompts are handed over as embeddings, the readers' adapters as LoRA requests. vLLM holds the base weights and decodes
-all questions under way together, in a process of its own; what a prompt embeds, memories spliced in, is computed here.
-Quotations and contrast need the scores of every token and stay with our own loop: answers of vLLM are free ones.
+Prompts are handed over as embeddings, memories spliced in here, and the readers' adapters as LoRA requests. vLLM holds
+the base weights and decodes all questions under way together, in a process of its own. Quotations and contrast need the
+scores of every token and stay with our own loop: answers of vLLM are free ones.
 """
 
 from __future__ import annotations
@@ -43,39 +43,11 @@ if TYPE_CHECKING:
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 
-def _engine_arguments(base: Path, *, rank: int, adapters: int, dtype: str) -> dict[str, Any]:
-    """Arguments of ``AsyncEngineArgs`` for a folder of base weights and so many adapters that act at once."""
-    return {
-        "model": str(base),
-        "dtype": dtype,
-        "enable_prompt_embeds": True,
-        "enable_lora": True,
-        "max_lora_rank": next(room for room in _RANKS if room >= rank),
-        "max_loras": adapters,
-    }
-
-
-def _prompt_of(embeds: Tensor) -> EmbedsPrompt:
-    """A prompt of embeddings [L, H]; vLLM takes them on the CPU."""
-    return EmbedsPrompt(prompt_embeds=embeds.detach().cpu().contiguous())
-
-
-def _sampling_of(*, longest: int, stops: Sequence[int]) -> SamplingParams:
-    """Greedy decoding of at most ``longest`` tokens, told as they come; ``stops`` end it."""
-    return SamplingParams(
-        temperature=0.0,
-        max_tokens=longest,
-        stop_token_ids=sorted(stops),
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
 class _VLLMEngine:
     """vLLM with the base weights, on an event loop in a thread of its own; threads may share it.
 
     Args:
-        arguments: of ``_engine_arguments``.
+        arguments: of ``AsyncEngineArgs``.
         adapters: PEFT's folder of each role.
     """
 
@@ -113,14 +85,21 @@ class _VLLMEngine:
         Returns:
             Whether it ended by itself.
         """
-        told: queue.SimpleQueue[int | bool | BaseException] = queue.SimpleQueue()
-        prompt, sampling = _prompt_of(embeds), _sampling_of(longest=longest, stops=stops)
+        events: queue.SimpleQueue[int | bool | BaseException] = queue.SimpleQueue()
+        prompt = EmbedsPrompt(prompt_embeds=embeds.detach().cpu().contiguous())  # vLLM takes them on the CPU
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=longest,
+            stop_token_ids=sorted(stops),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
         running: Future[None] = asyncio.run_coroutine_threadsafe(
-            self._follow(prompt, sampling, role, frozenset(stops), told), self._loop
+            self._follow(prompt, sampling, role, frozenset(stops), events), self._loop
         )
         try:
             while True:
-                event = told.get()
+                event = events.get()
                 if isinstance(event, BaseException):
                     raise event
                 if isinstance(event, bool):
@@ -135,7 +114,7 @@ class _VLLMEngine:
         sampling: SamplingParams,
         role: Role | None,
         stops: frozenset[int],
-        told: queue.SimpleQueue[int | bool | BaseException],
+        events: queue.SimpleQueue[int | bool | BaseException],
     ) -> None:
         adapter = None if role is None else self._adapters[role]
         stopped = False
@@ -145,12 +124,12 @@ class _VLLMEngine:
                 (written,) = output.outputs
                 for token in written.token_ids:
                     if token not in stops:
-                        told.put(token)
+                        events.put(token)
                 stopped = written.finish_reason == "stop"
         except BaseException as error:
-            told.put(error)
+            events.put(error)
             raise
-        told.put(stopped)
+        events.put(stopped)
 
 
 async def _made(arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - vLLM's
@@ -185,8 +164,14 @@ class VLLMModel(ClaraModel):
             raise ConfigError(f"--engine vllm takes a native checkpoint with adapters, and {name} has none")
         base = find_base(options.get("base") or model.manifest.base_model, options.get("cache") or default_cache())
         bare = model._network.adapters.bare()
-        dtype = str(bare.dtype).removeprefix("torch.")
-        arguments = _engine_arguments(base, rank=model.manifest.lora.rank, adapters=len(adapters), dtype=dtype)
+        arguments = {
+            "model": str(base),
+            "dtype": str(bare.dtype).removeprefix("torch."),
+            "enable_prompt_embeds": True,
+            "enable_lora": True,
+            "max_lora_rank": next(room for room in _RANKS if room >= model.manifest.lora.rank),
+            "max_loras": len(adapters),
+        }
         model._engine = _VLLMEngine(arguments, adapters)
         return model
 
@@ -248,7 +233,7 @@ class VLLMModel(ClaraModel):
         """The tokens of an answer.
 
         Raises:
-            InputError: it was to be a quotation, or drawn by chance; or the prompt is too long.
+            InputError: it was to be a quotation, or sampled; or the prompt is too long.
         """
         if request.quote_from:
             raise InputError("vLLM cannot be held to quotations; use wording free, or --engine torch")

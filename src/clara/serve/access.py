@@ -28,12 +28,12 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MINUTE = 60.0
 _LEAST_KEY = 8  # characters; shorter ones are guessed
 _DOCUMENT = re.compile(r"(?:/v1)?/documents/(doc-[0-9a-f]+)(?:/.*)?")
-"""What belongs to a document has an address below its own."""
+"""Addresses below a document's own belong to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may take of the server: sizes, counts, rates, seconds."""
+    """Limits of one client: sizes, counts, rates, seconds."""
 
     body_bytes: int = 1 << 20  # of a request that is no upload
     file_bytes: int = 64 << 20
@@ -62,7 +62,7 @@ class Caller:
     _counted: float = field(default=0.0, repr=False)
 
     def may_use(self, store: str) -> bool:
-        """Whether it may know that there is a store of this name."""
+        """True if it may know that there is a store of this name."""
         return self.stores is None or store in self.stores
 
     def count_request(self) -> None:

@@ -31,7 +31,7 @@ _NO_TOKENS = TokenCounts(prompt=0, memory=0, text_equivalent=0, generated=0)
 
 
 class ClaraFields(BaseModel):
-    """How a question is answered: the object ``clara`` of a request. A field that there is not is refused.
+    """Options of an answer: the object ``clara`` of a request. A field that there is not is refused.
 
     Attributes:
         k: passages to find; None for what measured best.
@@ -56,8 +56,8 @@ class ClaraFields(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _AnswerSource:
-    """What an answer was taken from: a passage, or the sentence that is quoted; ``document`` is a uri."""
+class AnswerSource:
+    """Source of an answer: a passage, or the sentence that is quoted; ``document`` is a uri."""
 
     document: str
     start: int
@@ -84,7 +84,7 @@ class Told:
     tokens: TokenCounts = _NO_TOKENS
     finish_reason: Literal["stop", "length"] = "stop"
     answered: bool = True
-    sources: tuple[_AnswerSource, ...] = ()
+    sources: tuple[AnswerSource, ...] = ()
     question: str = ""
     made_from: str = ""
     asked_back: bool = False
@@ -122,7 +122,7 @@ class Ask:
         if self.fields.rate not in {None, rate}:
             message = f"{self.store.name!r} is compressed {rate}x, not {self.fields.rate}x; leave clara.rate out"
             raise ApiError(400, "invalid_value", message, param="clara.rate")
-        check_k(self.fields.k, limits)
+        check_k(self.fields.k, limits, param="clara.k")
         if self.store.rag.llm is not None and not self.conversation.is_task:
             check_options(self._options(limits))
         if self.fields.context != "none" and not self.conversation.is_task:
@@ -188,7 +188,7 @@ class Ask:
         )
 
     def _planned(self, limits: Limits) -> Told | tuple[Understood, AnswerOptions]:
-        """What to ask the model; or, where the question is not clear, the question back."""
+        """The question for the model; or, where the question is not clear, the question back."""
         understood = self.conversation.understood(self.store.rag.llm)
         if isinstance(understood, AskBack):
             return Told(understood.question, asked_back=True, answered=False, question=self.conversation.message)
@@ -218,10 +218,10 @@ def check_filled(store: ServedStore) -> None:
         raise ApiError(409, "store_empty", message)
 
 
-def check_k(k: int | None, limits: Limits) -> None:
+def check_k(k: int | None, limits: Limits, *, param: str) -> None:
     """Refuse with an ApiError more passages than the limit."""
     if k is not None and not 1 <= k <= limits.k:
-        raise ApiError(400, "invalid_value", f"the number of passages must be 1 to {limits.k}, got {k}", param="k")
+        raise ApiError(400, "invalid_value", f"the number of passages must be 1 to {limits.k}, got {k}", param=param)
 
 
 def usage(tokens: TokenCounts) -> dict[str, Any]:
@@ -240,11 +240,11 @@ def usage(tokens: TokenCounts) -> dict[str, Any]:
     }
 
 
-def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[_AnswerSource, ...]:
+def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[AnswerSource, ...]:
     """The quotation, then the passages that were read beside it."""
     read = [c for c in citations if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
-    sources = [_AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
+    sources = [AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
     if quote is not None:
         score = next((cited.score for cited in citations if cited.passage_id == quote.passage_id), 0.0)
-        sources.insert(0, _AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
+        sources.insert(0, AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
     return tuple(sources)

@@ -27,6 +27,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -44,7 +45,7 @@ from clara.serve.access import (
 )
 from clara.serve.api import answers, documents, overview, page, search
 from clara.serve.batching import ClientGoneError, ModelQueue
-from clara.serve.faults import ApiError, api_error, error_response
+from clara.serve.faults import ERRORS, ApiError, api_error, error_response, invalid_request
 from clara.serve.library import Library, ServedStore
 from clara.serve.state import Metrics, ServerState
 from clara.serve.uploads import Uploads
@@ -62,7 +63,6 @@ _ENDING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_L
 _CLIENT_GONE = 499  # nginx's number for a client that went away
 _UPLOAD_ROUTES = frozenset({"/documents", "/v1/documents"})
 _FORM_BYTES = 4096  # of a multipart body, beside each file's own bytes
-_READING = frozenset({"GET", "HEAD"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 _SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -131,7 +131,7 @@ def create_app(
     app.state.server = server
     _install_handlers(app)
     for family in _FAMILIES:
-        app.include_router(family.router, prefix="/v1")
+        app.include_router(family.router, prefix="/v1", responses=ERRORS)
         app.include_router(family.router, include_in_schema=False)
     app.include_router(page.router)
     app.add_middleware(_Gate, server=server)
@@ -148,7 +148,7 @@ def create_app(
 
 @dataclass(slots=True)
 class _Seen:
-    """What the log says of a request."""
+    """Log entry of a request."""
 
     status: int = 0
     caller: str = ""
@@ -169,6 +169,9 @@ class _Gate:
             return
         request_id = f"req-{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        inner = scope
+        if scope["method"] == "HEAD":  # what may be fetched may be asked for without its body
+            inner, send = {**scope, "method": "GET"}, _without_body(send)
         started = time.perf_counter()
         seen = _Seen()
 
@@ -184,7 +187,7 @@ class _Gate:
             await send(message)
 
         try:
-            await self._pass(scope, receive, sending, seen)
+            await self._pass(inner, receive, sending, seen)
         except ClientGoneError:
             seen.status = _CLIENT_GONE
         except Exception as error:
@@ -193,7 +196,9 @@ class _Gate:
                 raise
             await error_response(api_error(error))(scope, receive, sending)
         finally:
-            self._told(scope, request_id, seen, time.perf_counter() - started)
+            # A path that no route has is what a client wrote; it is not kept.
+            route = getattr(inner.get("route"), "path", "unknown")
+            self._told(route, scope["method"], request_id, seen, time.perf_counter() - started)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, seen: _Seen) -> None:
         try:
@@ -224,14 +229,12 @@ class _Gate:
     def _caller(self, scope: Scope, authorization: str | None) -> Caller:
         """Whose request it is: of a key, or of a link that was made with one."""
         linked = None
-        if self._server.keys and authorization is None and scope["method"] in _READING:
+        if self._server.keys and authorization is None and scope["method"] == "GET":
             linked = self._server.links.caller(scope["path"], scope["query_string"])
         return linked or self._server.keys.caller(authorization)
 
-    def _told(self, scope: Scope, request_id: str, seen: _Seen, seconds: float) -> None:
-        # A path that no route has is what a client wrote; it is not kept.
-        route = getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+    def _told(self, route: str, method: str, request_id: str, seen: _Seen, seconds: float) -> None:
+        method = method if method in _METHODS else "other"
         self._server.metrics.count_request(route, method, seen.status, seconds)
         fields = {
             "request_id": request_id,
@@ -245,7 +248,7 @@ class _Gate:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, message, and the fields that were given as ``extra={"fields": ...}``."""
+    """A JSON object a line: time, level, message, and the fields that were given as ``extra={"fields": ...}``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -270,6 +273,17 @@ def _trace(record: logging.LogRecord) -> list[str]:
         lines += [f"{at.filename}:{at.lineno} {at.name}" for at in extract_tb(error.__traceback__)]
         error = error.__cause__
     return lines
+
+
+def _without_body(send: Send) -> Send:
+    """``send`` that ends a response at its head: a stream takes it for a client that leaves."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body"})
+
+    return sending
 
 
 def _limited(receive: Receive, most: int, silence: float) -> Receive:
@@ -303,18 +317,29 @@ def _install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: object, error: RequestValidationError) -> object:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) or None
-        return error_response(ApiError(400, "invalid_value", f"{param or 'the body'}: {first['msg']}", param=param))
+        return error_response(invalid_request(error))
 
     async def known(request: HTTPConnection, error: Exception) -> object:
+        told = api_error(error)
         if isinstance(error, ClaraError):
             fields = {"request_id": request.scope["state"]["request_id"], "error": type(error).__name__}
-            _log.warning("request refused", extra={"fields": fields}, exc_info=error)
-        return error_response(api_error(error))
+            trace = error if told.status_code >= 500 else None  # a client's mistake has no place in our source
+            _log.warning("request refused", extra={"fields": fields}, exc_info=trace)
+        response = error_response(told)
+        if told.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["allow"] = ", ".join(_allowed(request.scope["path"]))
+        return response
 
     app.add_exception_handler(HTTPException, known)  # type: ignore[arg-type]
     app.add_exception_handler(ClaraError, known)  # type: ignore[arg-type]
+
+
+def _allowed(path: str) -> list[str]:
+    """Methods that an address takes."""
+    routes = [route for family in (*_FAMILIES, page) for route in family.router.routes if isinstance(route, Route)]
+    path = path.removeprefix("/v1")
+    methods = {method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 class _PatientProtocol(H11Protocol):

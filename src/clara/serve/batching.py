@@ -37,7 +37,7 @@ class Client:
 
 @dataclass(slots=True, eq=False)
 class _Asked(Generic[_T]):
-    """What waits for the model, and whether anybody waits for it."""
+    """Requests that wait for the model, and whether their clients still wait."""
 
     client: Client
     work: Callable[[], Generator[_T | None, None, None]]
@@ -198,7 +198,7 @@ class ModelQueue:
             del asked  # a thread that waits keeps no answer
 
     def _turn(self) -> _Asked[Any] | None:
-        """What is answered next; None at the end."""
+        """The next request; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._closed)
             if self._closed:

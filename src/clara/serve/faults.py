@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -17,7 +18,7 @@ _GENERIC = "the server could not do this; its log says why under this request's 
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """How an error is told to a client: status of HTTP, a code for programs, and whether its own message is told.
+    """An error as a client sees it: status of HTTP, a code for programs, and whether its own message is told.
 
     Messages about the server's own files and models are not.
     """
@@ -26,6 +27,18 @@ class _Fault:
     code: str
     told: bool = False
 
+
+_FIELDS = {"message": "string", "type": "string", "param": ["string", "null"], "code": "string"}
+_OBJECT = {"type": "object", "required": list(_FIELDS), "properties": {k: {"type": v} for k, v in _FIELDS.items()}}
+_BODY = {"type": "object", "required": ["error"], "properties": {"error": _OBJECT}}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "content": {"application/json": {"schema": _BODY}}}
+    for status, said in (("4XX", "The request is refused."), ("5XX", "The server could not answer it."))
+}
+"""``error_body`` in the description of every route; without it FastAPI would promise a 422 of its own shape."""
+
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+"""Of a route that answers, or may answer, with server-sent events."""
 
 _TABLE: dict[type[ClaraError], _Fault] = {
     errors.ClaraError: _Fault(500, "server_error"),
@@ -36,6 +49,7 @@ _TABLE: dict[type[ClaraError], _Fault] = {
     errors.ModelError: _Fault(500, "model_error"),
     errors.MemoryShortageError: _Fault(503, "out_of_memory"),
     errors.StoreError: _Fault(500, "store_error"),
+    errors.StoreEmptyError: _Fault(409, "store_empty", told=True),
     errors.LLMError: _Fault(502, "upstream_error"),
     errors.LLMUnavailableError: _Fault(503, "upstream_unavailable"),
     errors.MissingExtraError: _Fault(501, "not_installed"),
@@ -70,11 +84,11 @@ def fault_of(error: ClaraError) -> _Fault:
 
 
 def api_error(error: Exception) -> ApiError:
-    """What a client is told of any exception; a bug's own words stay in the log."""
+    """Message to a client for any exception; a bug's own words stay in the log."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
-        code = HTTPStatus(error.status_code).name.lower()
+        code = HTTPStatus(error.status_code).name.lower() if error.status_code != 400 else "invalid_value"
         return ApiError(error.status_code, code, str(error.detail))
     if isinstance(error, ClaraError):
         fault = fault_of(error)
@@ -82,9 +96,25 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "server_error", _GENERIC)
 
 
+def invalid_request(error: RequestValidationError) -> ApiError:
+    """The fault of a request that does not fit: of several the deepest, which knows best what was meant."""
+    fault = max(error.errors(), key=lambda each: len(each["loc"]))
+    if fault["type"] == "json_invalid":
+        message = f"the body is no JSON: {fault['ctx']['error']} at character {fault['loc'][1]}"
+        return ApiError(400, "invalid_value", message)
+    # Where a field takes one of several types, pydantic puts the type that it tried into the place.
+    place = [str(part) for part in fault["loc"][1:] if part != "str" and "[" not in str(part)]
+    if not place:
+        message = "send a JSON object, with the header Content-Type: application/json"
+        return ApiError(400, "invalid_value", message)
+    return ApiError(400, "invalid_value", f"{'.'.join(place)}: {fault['msg']}", param=".".join(place))
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
     """OpenAI's shape."""
-    return {"error": {"message": error.message, "type": _kind(error), "param": error.param, "code": error.code}}
+    # LiteLLM, and what copies it, knows what is too long by these words and not by the code.
+    words = "prompt is too long: " if error.code == "context_length_exceeded" else ""
+    return {"error": {"message": words + error.message, "type": _kind(error), "param": error.param, "code": error.code}}
 
 
 def error_response(error: ApiError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What the page shows of a store and its model: words that a question's memory points at, and a map of the memories.
+"""Insights of a store and its model for the page: words that a question's memory points at, and a map of the memories.
 
 Both are computed by ``clara.analysis``; here is what a server needs of them, and what it keeps between requests.
 """
@@ -70,7 +70,7 @@ class Insights:
         return words
 
     def words(self, rag: Clara, question: str) -> tuple[LensWord, ...]:
-        """What the memory of a question points at that the question does not say, best first.
+        """Words that the memory of a question points at and the question does not say, best first.
 
         Raises:
             InputError: the question is longer than the model's window.

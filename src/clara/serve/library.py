@@ -71,13 +71,13 @@ class Library:
         return [store for name, store in self._stores.items() if caller.may_use(name)]
 
     def store(self, caller: Caller, name: str | None, *, param: str = "model") -> ServedStore:
-        """A store by name; without a name the only one.
+        """A store by name; without a name, or with an empty one, the only one.
 
         Raises:
             ApiError: there is none of that name that the caller may use, or none was named of several.
         """
         visible = self.visible(caller)
-        if name is None:
+        if not name:
             if len(visible) == 1:
                 return visible[0]
             raise ApiError(400, "missing_store", f"name a store; there are: {_names(visible)}", param=param)
@@ -105,7 +105,12 @@ class Library:
             for entry in store.rag.store.documents().values():
                 if document_id(store.name, entry.uri) == public_id:
                     return ServedDocument(store, entry.uri, public_id, entry.passages)
-        raise ApiError(404, "document_not_found", "there is no such document; GET /v1/documents lists them")
+        raise no_document()
+
+
+def no_document() -> ApiError:
+    """The error of a document that there is not, or not any more."""
+    return ApiError(404, "document_not_found", "there is no such document; GET /v1/documents lists them")
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,4 +1,4 @@
-"""How fast a running server answers several clients at once: seconds of whole answers and to the first token.
+"""Load test of a running server with several clients: seconds of whole answers and to the first token.
 
 A client of the server, over HTTP alone; starting one is the command line's work.
 """
@@ -42,7 +42,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """How a number of clients was answered, each of which asked its next question when it had its answer.
+    """Result for a number of clients, each of which asked its next question when it had its answer.
 
     ``total`` is of whole answers, ``first_token`` of the first pieces of their text; None without any. ``faults``
     counts questions without an answer by kind.
@@ -60,7 +60,7 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class LoadQuestions:
-    """What clients ask in turn, of which store (None for the only one); ``fields`` are the object ``clara``."""
+    """Questions that clients ask in turn, their store (None for the only one); ``fields`` are the object ``clara``."""
 
     store: str | None
     texts: Sequence[str]

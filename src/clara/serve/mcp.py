@@ -243,7 +243,7 @@ class StoreTools:
 
     @contextmanager
     def _turn(self) -> Iterator[Clara]:
-        """One call at a time; what a user can mend is said to the agent, all else is the SDK's to report."""
+        """A call at a time; what a user can mend is said to the agent, all else is the SDK's to report."""
         with self._lock:
             try:
                 yield self._opened()

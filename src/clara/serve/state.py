@@ -1,4 +1,4 @@
-"""What every route needs: one object of the application with its counts, and how a route gets at it and its caller."""
+"""State that every route needs: the application with its counts, and a route's access to it and its caller."""
 
 from __future__ import annotations
 

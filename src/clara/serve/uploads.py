@@ -29,9 +29,10 @@ from starlette.requests import Request
 
 from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
+from clara.ingest import document_uri, source_of
 from clara.serve.access import Limits
 from clara.serve.faults import ApiError, api_error
-from clara.serve.library import ServedDocument, ServedStore, filename_of
+from clara.serve.library import ServedDocument, ServedStore, filename_of, no_document
 
 _INCOMING = ".incoming"
 """Uploads that are not indexed yet, a folder each; a name that indexing passes over."""
@@ -62,13 +63,19 @@ async def read_form(request: Request, limits: Limits) -> FormData:
 
 class _Measured(MultiPartParser):
     def __init__(self, request: Request, limits: Limits) -> None:
-        super().__init__(request.headers, request.stream(), max_files=limits.files, max_fields=_MOST_FIELDS)
-        self._most = limits.file_bytes
+        super().__init__(request.headers, request.stream(), max_files=limits.files + 1, max_fields=_MOST_FIELDS)
+        self._most_files, self._most = limits.files, limits.file_bytes
         self._taken = 0
 
     def on_part_begin(self) -> None:
         self._taken = 0
         super().on_part_begin()
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if self._current_files > self._most_files:
+            message = f"more than {self._most_files} files came at once; upload them in parts"
+            raise ApiError(413, "too_many_files", message, param="files")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._taken += end - start
@@ -91,7 +98,7 @@ class _Promise(BaseModel):
 
 @dataclass(slots=True)
 class Job:
-    """One indexing job.
+    """An indexing job.
 
     Attributes:
         folder: the upload's own, until the job has ended.
@@ -114,14 +121,16 @@ class Job:
     error: ApiError | None = None
 
     def told(self) -> dict[str, Any]:
-        """What a client sees of it."""
+        """The job as a client sees it."""
+        status = self.status  # before the report, which is there when it says that the job is done
         progress, report = self.progress, self.report
         return {
             "id": self.id,
             "object": "clara.indexing_job",
             "created": self.created,
             "store": self.store.name,
-            "status": self.status,
+            "status": status,
+            "filenames": [path.name for path in self.files],
             "files": len(self.files),
             "files_done": progress.files if progress is not None else 0,
             "passages": progress.passages if progress is not None else 0,
@@ -134,7 +143,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """True if nothing more will happen."""
         return self.status in {"done", "failed"}
 
     def write_down(self) -> None:
@@ -224,21 +233,28 @@ class Uploads:
         """A job by its id; the oldest that ended are forgotten."""
         return self._jobs.get(job_id)
 
+    def unfinished(self, store: ServedStore) -> list[Job]:
+        """The jobs on a store that run or wait, in their order."""
+        with self._turn:
+            return [each for each in self._jobs.values() if each.store is store and not each.ended]
+
     def remove(self, document: ServedDocument) -> None:
-        """Remove a document from its store, and its file where it was uploaded.
+        """Remove a document from its store, and its file where it was uploaded and no other document comes from it.
 
         Raises:
-            ApiError: documents are being added to the store.
+            ApiError: documents are being added to the store, or it was removed meanwhile.
         """
         busy = ApiError(409, "store_busy", "documents are being added; try again when the job has ended", retry_after=5)
         store = document.store
         if not store.writing.acquire(blocking=False):
             raise busy
         try:
+            if document.uri not in store.rag.store.documents():
+                raise no_document()
             store.rag.remove(document.uri)
-            path = Path(document.uri)
+            path = Path(source_of(document.uri))
             if path.parent == store.uploads.resolve():
-                path.unlink(missing_ok=True)
+                _delete_unread(store, [path])
         finally:
             store.writing.release()
 
@@ -260,12 +276,12 @@ class Uploads:
             return
         except Exception as error:  # noqa: BLE001 - told to whoever watches the job
             job.error = api_error(error)
-            job.status = "failed"
             if not isinstance(error, ClaraError | ApiError):
-                _log.debug("indexing failed", exc_info=error)
-        else:
-            job.status = "done"
+                _log.error("indexing failed", exc_info=error)
+        with suppress(ClaraError, OSError), job.store.writing:
+            _delete_unread(job.store, job.files)
         _discard(job.folder)
+        job.status = "done" if job.error is None else "failed"
         code = None if job.error is None else job.error.code
         fields = {"job": job.id, "status": job.status, "files": len(job.files), "code": code}
         _log.info("indexing ended", extra={"fields": fields})
@@ -280,6 +296,14 @@ class Uploads:
         for target in job.files:
             with suppress(FileNotFoundError):  # moved by an earlier attempt
                 (job.folder / target.name).replace(target)
+
+
+def _delete_unread(store: ServedStore, files: Sequence[Path]) -> None:
+    """Delete uploaded files that no document comes from: they are in no list, so nobody could remove them."""
+    sources = {source_of(uri) for uri in store.rag.store.documents()}
+    for path in files:
+        if document_uri(path) not in sources:
+            path.unlink(missing_ok=True)
 
 
 def _discard(folder: Path) -> None:

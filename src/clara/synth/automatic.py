@@ -1,11 +1,11 @@
-"""Training records out of plain text, without a language model: gaps to fill, what follows, and no answer at all.
+"""Training records from plain text, without a language model: cloze, continuation, and unanswerable questions.
 
 Made for technical text, whose numbers, options, identifiers and names a memory has to carry exactly, and which question
-answering data sets do not hold. The answer stands in the passage word for word, so nothing has to be verified. Beside
+answering data sets do not hold. The answer stands in the passage verbatim, so nothing has to be verified. Beside
 single passages stand questions over several, one of which holds the answer or none: the others are its neighbours in
-the document and the nearest in words, which is what a search puts beside it.
+the document and the nearest by BM25, as a search would return.
 
-The same passages and settings give the same records. To restate a passage needs no record: stage ``scp`` does so.
+The same passages and settings give the same records. Restating needs no record: stage ``scp`` does it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clara.synth.drafts import SourcePassage
 _SOURCE = "automatic"
 _SOURCE_SEVERAL = "automatic_several"
 _SOURCE_NONE = "automatic_none"
-"""Sources of the records, for ``mix``: one passage, several, and several of which none holds the answer."""
+"""Sources of the records, for ``mix``: one passage, several, several without the answer."""
 
 _GAP = "____"
 
@@ -55,16 +55,16 @@ _LEAST_FOLLOWING = 3
 
 
 class AutomaticSettings(Settings):
-    """Which tasks are made.
+    """Settings of the tasks.
 
     Attributes:
         seed: of all choices.
         gaps: most gaps of a passage, of all kinds alike.
-        follow: share of passages with a question for what follows some words.
-        several: share of passages that give a question over several passages, too.
-        unanswered: share of those from which the passage with the answer is left out.
+        follow: share of passages with a continuation question.
+        several: share of passages that also give a question over several passages.
+        unanswered: share of those without the passage that holds the answer.
         documents: passages of such a question.
-        neighbours: most of them from the same document; the rest are the nearest in words.
+        neighbours: most of them from the same document; the rest are the nearest by BM25.
         passage_words, min_passage_words: as those of ``read_sources``.
     """
 
@@ -81,7 +81,7 @@ class AutomaticSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class _AutomaticRecords:
-    """What was made of some passages, in their order, with the tasks by kind, and how many passages gave none."""
+    """The records of some passages, in their order, tasks by kind, and the number of passages without any."""
 
     records: tuple[DataRecord, ...]
     tasks: Mapping[str, int] = field(default_factory=dict)
@@ -116,8 +116,8 @@ def automatic_records(passages: Sequence[SourcePassage], settings: AutomaticSett
 
 
 def _tasks(passage: SourcePassage, settings: AutomaticSettings, rng: random.Random) -> list[_Task]:
-    """Gaps of as many kinds as the passage has, and what follows."""
-    by_kind = {kind: list(found) for kind, found in groupby(_gaps(passage.text), key=lambda task: task.kind)}
+    """Gaps of as many kinds as the passage has, and a continuation."""
+    by_kind = {kind: list(tasks) for kind, tasks in groupby(_gaps(passage.text), key=lambda task: task.kind)}
     made: list[_Task] = []
     while by_kind and len(made) < settings.gaps:
         for kind in list(by_kind):
@@ -162,7 +162,7 @@ def _around(line: str, start: int, end: int) -> str | None:
 
 
 def _followings(text: str) -> Iterator[_Task]:
-    """The first words of each long sentence, with what follows them to its end, or some words of it."""
+    """The first words of each long sentence, with their continuation, or some words of it."""
     for line in dict.fromkeys(line for part in sentences(text) for line in part.splitlines()):
         words = list(_WORD.finditer(line))
         if len(words) < _OPENING_WORDS + _LEAST_FOLLOWING or text.count(line) > 1:
@@ -201,22 +201,22 @@ class _Around:
         )
 
     def _others(self, place: int, pair: QAPair, count: int) -> list[int]:
-        """Neighbours in the document, then the nearest in words, without those that hold the answer."""
+        """Neighbours in the document, then the nearest by BM25, without those that hold the answer."""
         answer = normalize_answer(pair.answers[0])
         document, taken = self._passages[place].document, {self._keys[place]}
         beside = [i for i in (place + 1, place - 1) if 0 <= i < len(self._passages)]
         near = [i for i in beside if document and self._passages[i].document == document]
         ranked = self._index.ranked(f"{self._passages[place].title} {pair.question}").tolist()
-        found: list[int] = []
+        others: list[int] = []
         for i in [*near[: self._settings.neighbours], *ranked]:
-            if len(found) == count:
+            if len(others) == count:
                 break
             if self._keys[i] not in taken and not self._holds(i, answer):
                 taken.add(self._keys[i])
-                found.append(i)
-        return found
+                others.append(i)
+        return others
 
     def _holds(self, place: int, answer: str) -> bool:
-        """Whether a passage holds an answer, however short."""
+        """The passage holds an answer, however short."""
         text = self._passages[place].text
         return holds_answer(text, [answer]) or f" {answer} " in f" {normalize_answer(text)} "

@@ -1,16 +1,15 @@
-"""What needs no model: words of a text, the deterministic checks of pairs and paraphrases, and the lexical judge.
+"""Checks without a model: words of a text, deterministic checks of pairs and paraphrases, and the lexical judge.
 
-Words, stems, numbers, names and sentences are told by rules of thumb for English that do no harm elsewhere. Text
-without spaces between words (Chinese, Japanese) is compared by pairs of characters.
+Words, stems, numbers, names and sentences follow rules of thumb for English that do no harm elsewhere. Text without
+spaces between words (Chinese, Japanese) is compared by character bigrams.
 
-Each check gives a fault with a named reason, in words that the language model can act on, or None. Language is told
-apart by simple tests: letters in a script that the passage does not use and, for the languages whose commonest short
-words are listed here, those words; a question is too short for many of them, but hardly any is without one of its own
-language. Languages that share a script and are not listed are not told apart.
+Each check gives a fault with a named reason, in words that the language model can act on, or None. A language is known
+by letters in a script that the passage does not use and, for the languages listed here, by their commonest short words;
+a question is too short for many of them, but hardly any is without one of its own language.
 
-The lexical judge asks whether the content words of an item are those of the passage. It recognises what was written
-about another passage, or made up from nothing; it cannot see that two right words stand in a wrong relation. How often
-it is right is measured (docs/synth.md).
+The lexical judge compares the content words of an item with those of the passage. It recognises items about another
+passage, or made up from nothing; it cannot see that two right words stand in a wrong relation. docs/synth.md has its
+measured accuracy.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _NUMBER_REASON = "number_not_in_passage"
 _ANSWER_REASON = "answer_not_supported"
 _QUESTION_REASON = "question_off_passage"
 OFF_PASSAGE = frozenset({_NUMBER_REASON, _ANSWER_REASON, _QUESTION_REASON})
-"""Reasons that are signs of a pair about something else."""
+"""Reasons that mark a pair about something else."""
 _YES_NO = frozenset({"yes", "no"})
 _SLACK = 10  # words: a paraphrase of a sentence of six easily has sixteen
 _MOST_COPIED = 0.6  # of a short passage, where the allowed number of words would be all of it
@@ -100,12 +99,11 @@ _TOUCHED = 0.5  # a sentence counts as covered when a pair holds this share of i
 
 def words(text: str) -> list[str]:
     """The words of ``text``, lower case, in order; numbers keep their points and commas."""
-    found: list[str] = []
+    split: list[str] = []
     # One spelling of accents: extracted text often has them as characters of their own, replies do not.
-    for match in _WORD.finditer(unicodedata.normalize("NFC", text).lower()):
-        word = match.group()
-        found.extend(_split_unspaced(word) if _UNSPACED.search(word) else [word])
-    return found
+    for word in _WORD.findall(unicodedata.normalize("NFC", text).lower()):
+        split.extend(_split_unspaced(word) if _UNSPACED.search(word) else [word])
+    return split
 
 
 def _stems(text: str) -> list[str]:
@@ -114,7 +112,7 @@ def _stems(text: str) -> list[str]:
 
 
 def _content_stems(text: str) -> list[str]:
-    """``stems`` of the words that carry meaning: no articles, pronouns, auxiliaries, question words, kana endings."""
+    """Stems of content words: no articles, pronouns, auxiliaries, question words, kana endings."""
     return [_stem(word) for word in words(text) if word not in _STOP_WORDS and not _HIRAGANA.search(word)]
 
 
@@ -141,13 +139,11 @@ def _numbers(text: str) -> set[str]:
 
 def _names(text: str) -> set[str]:
     """Lower-case words that ``text`` capitalises inside a sentence: people, places, titles."""
-    found: set[str] = set()
+    names: set[str] = set()
     for sentence in sentences(text):
         spelled = [match.group() for match in _WORD.finditer(sentence)]
-        found.update(
-            word.lower() for place, word in enumerate(spelled) if word[0].isupper() and (place > 0 or word.isupper())
-        )
-    return {word for word in found if len(word) > 1 and word not in _STOP_WORDS}
+        names.update(word.lower() for i, word in enumerate(spelled) if word[0].isupper() and (i > 0 or word.isupper()))
+    return {word for word in names if len(word) > 1 and word not in _STOP_WORDS}
 
 
 def sentences(text: str) -> list[str]:
@@ -157,19 +153,13 @@ def sentences(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def share_found(wanted: Sequence[str], available: frozenset[str] | set[str]) -> float:
-    """Share of ``wanted`` that is in ``available``, between 0 and 1; 1 if nothing is wanted."""
-    return sum(word in available for word in wanted) / len(wanted) if wanted else 1.0
-
-
-def _longest_common_run(left: Sequence[str], right: Sequence[str]) -> tuple[int, int]:
-    """Where the longest run of words in both begins in ``left``, and its length in words; 0 if nothing is shared."""
-    match = SequenceMatcher(None, left, right, autojunk=False).find_longest_match()
-    return match.a, match.size
+def share_found(expected: Sequence[str], available: frozenset[str] | set[str]) -> float:
+    """Share of ``expected`` that is in ``available``, between 0 and 1; 1 if nothing is expected."""
+    return sum(word in available for word in expected) / len(expected) if expected else 1.0
 
 
 def _split_unspaced(word: str) -> list[str]:
-    """Pairs of neighbouring characters for the parts of ``word`` written without spaces, the rest as it is."""
+    """Bigrams of the parts of ``word`` written without spaces, the rest as it is."""
     parts: list[str] = []
     end = 0
     for match in _UNSPACED.finditer(word):
@@ -184,11 +174,11 @@ def _split_unspaced(word: str) -> list[str]:
 def check_pair(
     pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings, *, inferred: bool = False
 ) -> DraftFault | None:
-    """The first fault of a pair, or None if every check passes.
+    """The first fault of a pair, or None.
 
     Args:
         pair: the pair.
-        passage: what it was written about.
+        passage: its passage.
         accepted: pairs of any kind that the passage already has.
         settings: limits.
         inferred: the answer may follow from the passage without standing in it ("24 years later").
@@ -229,12 +219,12 @@ def check_duplicate(pair: Pair, accepted: Sequence[Pair]) -> DraftFault | None:
 def _check_copied(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """The longest run of words that paraphrase and passage share stays short."""
     source, copy = words(passage.text), words(text)
-    start, length = _longest_common_run(source, copy)
+    run = SequenceMatcher(None, source, copy, autojunk=False).find_longest_match()
     allowed = max(settings.common_run_words, int(settings.common_run_share * len(source)))
-    if length <= min(allowed, _MOST_COPIED * len(source)):
+    if run.size <= min(allowed, _MOST_COPIED * len(source)):
         return None
-    shown = " ".join(source[start : start + min(length, 12)])
-    return DraftFault("paraphrase_is_copy", f"{length} words in a row are copied (“{shown} …”): reorder and reword")
+    shown = " ".join(source[run.a : run.a + min(run.size, 12)])
+    return DraftFault("paraphrase_is_copy", f"{run.size} words in a row are copied (“{shown} …”): reorder and reword")
 
 
 @lru_cache(maxsize=256)
@@ -282,7 +272,7 @@ def _given_away(pair: Pair) -> DraftFault | None:
 def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
     """Every number of two or more digits in the answer is in the passage, its title or the question.
 
-    One-digit numbers may be counts ("three of them"), and stay a matter for the judge.
+    One-digit numbers may be counts ("three of them"), and are left to the judge.
     """
     known = _stems_of(passage) | set(_stems(pair.question))
     invented = sorted(number for number in _numbers(pair.answer) - known if len(number) > 1)
@@ -293,10 +283,10 @@ def _unknown_number(pair: Pair, passage: SourcePassage) -> DraftFault | None:
 
 def _numbers_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the passage's numbers are kept, written as digits or words."""
-    wanted, present = sorted(_numbers(passage.text)), set(_stems(text))
-    if share_found(wanted, present) >= settings.numbers_kept:
+    numbers, present = sorted(_numbers(passage.text)), set(_stems(text))
+    if share_found(numbers, present) >= settings.numbers_kept:
         return None
-    lost = [word for word in wanted if word not in present]
+    lost = [word for word in numbers if word not in present]
     return DraftFault("numbers_lost", f"these numbers of the passage are lost: {_listed(lost)}")
 
 
@@ -310,34 +300,34 @@ def _number_invented(text: str, passage: SourcePassage) -> DraftFault | None:
 
 def _names_lost(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
     """Enough of the words that the passage capitalises inside its sentences are kept."""
-    wanted, present = sorted(_names(passage.text)), set(_stems(text))
-    lost = [name for name in wanted if _stem(name) not in present]
-    if len(lost) <= (1 - settings.names_kept) * len(wanted):
+    names, present = sorted(_names(passage.text)), set(_stems(text))
+    lost = [name for name in names if _stem(name) not in present]
+    if len(lost) <= (1 - settings.names_kept) * len(names):
         return None
     return DraftFault("names_lost", f"these names of the passage are lost: {_listed(lost)}")
 
 
 def _foreign(text: str, passage: SourcePassage, settings: CheckSettings) -> DraftFault | None:
-    known = _scripts(f"{passage.title} {passage.text}")
-    found = _scripts(text)
-    foreign = sum(count for script, count in found.items() if script not in known)
-    if foreign > settings.foreign_letters * max(1, sum(found.values())):
+    known, scripts = _scripts(f"{passage.title} {passage.text}"), _scripts(text)
+    foreign = sum(count for script, count in scripts.items() if script not in known)
+    if foreign > settings.foreign_letters * max(1, scripts.total()):
         return DraftFault("wrong_language", "write in the language of the passage")
-    wanted, got = _language_of(passage.text), _language_of(text)
-    return _wrong_language(wanted, got) if wanted and got and wanted != got else None
+    expected, got = _language_of(passage.text), _language_of(text)
+    return _wrong_language(expected, got) if expected and got and expected != got else None
 
 
 def _foreign_question(question: str, passage: SourcePassage) -> DraftFault | None:
     """No word of a listed language in a question that has none of the passage's."""
-    wanted, asked = _language_of(passage.text), set(words(question))
-    if wanted is None or asked & _OWN[wanted]:
+    expected, asked = _language_of(passage.text), set(words(question))
+    if expected is None or asked & _OWN[expected]:
         return None
-    got = next((language for language, listed in _COMMON.items() if language != wanted and asked & listed), None)
-    return _wrong_language(wanted, got) if got else None
+    got = next((language for language, listed in _COMMON.items() if language != expected and asked & listed), None)
+    return _wrong_language(expected, got) if got else None
 
 
-def _wrong_language(wanted: str, got: str) -> DraftFault:
-    return DraftFault("wrong_language", f"the passage is {wanted}, this is {got}: write in the language of the passage")
+def _wrong_language(expected: str, got: str) -> DraftFault:
+    detail = f"the passage is {expected}, this is {got}: write in the language of the passage"
+    return DraftFault("wrong_language", detail)
 
 
 @lru_cache(maxsize=256)
@@ -347,7 +337,7 @@ def _scripts(text: str) -> Counter[str]:
 
 @lru_cache(maxsize=8192)
 def _script(char: str) -> str:
-    """The script of a letter: the first word of its Unicode name, Japanese and Chinese signs taken together."""
+    """The script of a letter: the first word of its Unicode name, Japanese and Chinese signs as one."""
     name = unicodedata.name(char, "UNKNOWN").split(maxsplit=1)[0].split("-")[0]
     return "CJK" if name in ("HIRAGANA", "KATAKANA", "CJK") else name
 
@@ -358,12 +348,12 @@ def _listed(items: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LexicalJudge:
-    """Judges by shared content words (stems); asked only about what has passed the checks."""
+    """Judges by shared content words (stems), after the checks."""
 
     settings: LexicalSettings
 
     def check_pair(self, pair: Pair, passage: SourcePassage, *, inferred: bool = False) -> DraftFault | None:
-        """The fault if the passage does not support the pair. At an ``inferred`` one another judge looks too."""
+        """The fault of a pair that the passage does not support; ``inferred`` ones another judge reads too."""
         known = _stems_of(passage)
         asked = share_found(_content_stems(pair.question), known)
         if inferred and asked >= self.settings.inferred_support:
@@ -381,14 +371,14 @@ class LexicalJudge:
         return None
 
     def check_paraphrase(self, text: str, passage: SourcePassage) -> DraftFault | None:
-        """The fault if the text says something else than the passage, else None."""
+        """The fault of a text about something else than the passage."""
         kept = share_found(sorted(set(_content_stems(passage.text))), set(_stems(text)))
         if kept >= self.settings.paraphrase_support:
             return None
         return DraftFault("paraphrase_off_passage", "this says something else than the passage")
 
     def judge(self, passage: SourcePassage, draft: Draft) -> Verdict:
-        """The verdict on a whole draft; ``missing`` names the sentences that no pair touches."""
+        """The verdict on a whole draft; ``missing`` holds the sentences that no pair touches."""
         wrong = []
         for letter, pairs in (("S", draft.simple), ("C", draft.complex)):
             for place, pair in enumerate(pairs, start=1):
@@ -408,7 +398,7 @@ def _stems_of(passage: SourcePassage) -> frozenset[str]:
 
 
 def _touched(sentence: str, draft: Draft) -> bool:
-    """Whether a pair asks for something of this sentence."""
+    """A pair asks for something of this sentence."""
     content = _content_stems(sentence)
     known = set(content)
     for pair in (*draft.simple, *draft.complex):

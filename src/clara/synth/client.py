@@ -1,7 +1,6 @@
-"""Asks the language model within the budget, and never twice for what is in the cache.
+"""Asks the language model within the budget, and never twice for a cached reply.
 
-Knows requests and replies; what the words in them mean is for ``drafts``, how patiently a server is asked for
-``clara.llm``.
+Knows requests and replies; ``drafts`` reads their words, ``clara.llm`` retries.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from clara.synth.drafts import SCHEMAS
 from clara.synth.settings import BudgetSettings, SamplingSettings, ServerSettings
 
 _MODES = ("json_schema", "json_object", "none")  # how structure may be asked for, the strictest way first
-_BYTES_A_TOKEN = 3  # an over-estimate of tokens for most text: English has 4 to 5 bytes a token
-_FIRST_GUESS = 4  # before any reply, one is taken to fill this part (1/4) of its limit
+_BYTES_A_TOKEN = 3  # over-estimates the tokens of most text: English has 4 to 5 bytes a token
+_FIRST_GUESS = 4  # before any reply, one is expected to fill a quarter of its limit
 _FORMAT = 1
 _TABLES = """
     CREATE TABLE IF NOT EXISTS replies (
@@ -34,18 +33,18 @@ _TABLES = """
 
 
 class BudgetSpentError(SynthesisError):
-    """What may be spent does not allow another request."""
+    """The budget does not allow another request."""
 
 
 class Budget:
-    """How much of the allowed tokens and money is spent, and whether one more request fits.
+    """The tokens and money spent, and admission of further requests.
 
-    Requests are admitted on an estimate and settled with what the server counted. A request that does not fit waits
-    while others are under way (they may cost less than thought); when none is, the budget is spent. Where there is a
-    limit, the first request goes alone: before it nobody knows how this server counts.
+    Requests are admitted on an estimate and settled with the server's count. A request that does not fit waits while
+    others are under way, which may cost less than estimated; when none is, the budget is spent. Under a limit the first
+    request goes alone: before it nobody knows how this server counts.
 
     Attributes:
-        spent: all that has been spent, earlier runs included.
+        spent: earlier runs included.
     """
 
     def __init__(self, settings: BudgetSettings, spent: Usage) -> None:
@@ -64,10 +63,7 @@ class Budget:
         return self._price(self.spent)
 
     async def admit(self, prompt_bytes: int, max_output_tokens: int) -> Usage:
-        """Wait until a request fits.
-
-        Returns:
-            What was set aside for it; pass it to ``settle``.
+        """Wait until a request fits; returns its reserved estimate, for ``settle``.
 
         Raises:
             BudgetSpentError: it does not fit, and nothing is under way that could make room.
@@ -85,7 +81,7 @@ class Budget:
                 await self._changed.wait()
 
     async def settle(self, estimate: Usage, usage: Usage, prompt_bytes: int) -> None:
-        """Replace what was set aside by what a request took; ``Usage()`` if it gave no reply."""
+        """Replace a request's estimate by its usage; ``Usage()`` if it gave no reply."""
         async with self._changed:
             self._reserved -= estimate
             self.spent += usage
@@ -112,19 +108,19 @@ class Budget:
 
 
 def _request_key(body: Mapping[str, Any], attempt: int) -> str:
-    """The hash of a whole request: its body (model, messages, sampling, schema) and the round it is made in.
+    """The hash of a request: its body (model, messages, sampling, schema) and its round.
 
-    The server's address is no part of it: a model that moves to another machine keeps its replies.
+    Not the server's address: a model that moves to another machine keeps its replies.
     """
     canonical = json.dumps({"attempt": attempt, "body": body}, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 class ReplyCache:
-    """Every reply that was paid for, on disk, under the hash of the whole request that brought it.
+    """Paid replies on disk, under the hash of the whole request.
 
-    A reply is stored before it is used, so a run that was killed asks nothing again that was answered and stored.
-    One SQLite file: a write is there whole or not at all, whenever the process dies.
+    A reply is stored before it is used, so a killed run asks nothing again that was stored. One SQLite file: a write is
+    whole or not there, whenever the process dies.
 
     Raises:
         SynthesisError: the file cannot be opened, or is none of ours.
@@ -138,19 +134,19 @@ class ReplyCache:
         except (OSError, sqlite3.Error) as error:
             raise SynthesisError(f"the reply cache {path} cannot be opened: {error}") from None
         try:
-            found = self._prepare()
+            version = self._prepare()
         except sqlite3.Error as error:
             self._connection.close()
             raise SynthesisError(f"{path} is no reply cache ({error}); name another file with --cache") from None
-        if found != _FORMAT:
+        if version != _FORMAT:
             self._connection.close()
-            raise SynthesisError(f"the reply cache {path} has format {found}, expected {_FORMAT}; name another file")
+            raise SynthesisError(f"the reply cache {path} has format {version}, expected {_FORMAT}; name another file")
 
     def _prepare(self) -> int:
-        """Set up a new file, and give the format of this one."""
-        found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if found not in (0, _FORMAT):
-            return found
+        """Set up a new file; returns the format."""
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version not in (0, _FORMAT):
+            return version
         self._connection.execute("PRAGMA journal_mode=WAL")
         # WAL with NORMAL survives a killed process whole; a power cut may lose the last replies, never break it.
         self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -172,14 +168,10 @@ class ReplyCache:
         return Reply(row[0], row[1], Usage(row[2], row[3])) if row else None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Store a reply for good; the first one stored under a key stays."""
+        """Store a reply; the first one stored under a key stays."""
         usage = reply.usage
         values = (key, reply.text, reply.finish_reason, usage.prompt, usage.completion)
         self._run("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", *values)
-
-    def keys(self) -> set[str]:
-        """The hashes of all stored requests."""
-        return {row[0] for row in self._run("SELECT key FROM replies")}
 
     def spent(self) -> Usage:
         """Tokens of all stored replies."""
@@ -187,12 +179,12 @@ class ReplyCache:
         return Usage(int(row[0]), int(row[1]))
 
     def fact(self, name: str) -> str | None:
-        """Something learned about the server, such as which structured output it takes."""
+        """A fact about the server, such as its kind of structured output."""
         row = self._run("SELECT value FROM facts WHERE name = ?", name).fetchone()
         return str(row[0]) if row else None
 
     def learn(self, name: str, value: str) -> None:
-        """Remember something about the server."""
+        """Store a fact about the server."""
         self._run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
     def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
@@ -208,13 +200,7 @@ class ReplyCache:
 class ChatClient:
     """A language model behind an OpenAI-compatible server, with a cache and a budget.
 
-    Args:
-        server: where it is and how patiently to ask.
-        sampling: how it samples.
-        cache: where replies are kept.
-        budget: what may be spent.
-        api_key: the server's key; servers of one's own usually take any.
-        on_reply: called after each usable reply that the server gave; ``answered`` counts them.
+    ``on_reply`` is called after each usable reply of the server, which ``answered`` counts.
     """
 
     def __init__(
@@ -227,10 +213,7 @@ class ChatClient:
         api_key: str,
         on_reply: Callable[[], None],
     ) -> None:
-        self._server = server
-        self._sampling = sampling
-        self._cache = cache
-        self._budget = budget
+        self._server, self._sampling, self._cache, self._budget = server, sampling, cache, budget
         self._llm = AsyncLLM(server, api_key=api_key)
         self._slots = asyncio.Semaphore(server.concurrency)
         self._asking: dict[str, asyncio.Lock] = {}  # by key, the requests under way
@@ -255,12 +238,12 @@ class ChatClient:
         return self._llm.retried
 
     async def ask(
-        self, wanted: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
+        self, shape: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
     ) -> Reply:
-        """The reply to a request: from the cache, or from the server and then kept.
+        """The reply to a request: from the cache, or from the server and then cached.
 
         Args:
-            wanted: the reply's shape, one of ``SCHEMAS``.
+            shape: of the reply, one of ``SCHEMAS``.
             messages: chat messages.
             temperature: of sampling.
             attempt: the round, from 1; another round is another request even with the same words.
@@ -271,16 +254,16 @@ class ChatClient:
             BudgetSpentError: nothing more may be spent.
             LLMError: the server refuses every request (key, address, model).
         """
-        way = self._server.structured_output
-        modes: tuple[str, ...] = _MODES if way == "auto" else (way,)
+        mode_setting = self._server.structured_output
+        modes: tuple[str, ...] = _MODES if mode_setting == "auto" else (mode_setting,)
         plain = self._body(messages, temperature, attempt)
-        bodies = {mode: {**plain, **_format(mode, wanted), **self._sampling.extra_body} for mode in modes}
+        bodies = {mode: {**plain, **_format(mode, shape), **self._sampling.extra_body} for mode in modes}
         keys = {mode: _request_key(body, attempt) for mode, body in bodies.items()}
         for key in keys.values():
             if cached := self._cache.get(key):
                 return cached
         known = self._cache.fact(self._mode_fact)
-        # The way known to work first, then what asks for less: another server may stand behind the address now.
+        # The mode known to work, then laxer ones: another server may stand behind the address now.
         modes = modes[modes.index(known) :] if known in modes else modes
         for mode in modes:
             try:
@@ -289,13 +272,13 @@ class ChatClient:
                 if mode == modes[-1]:
                     raise
                 continue  # the refusal may be of the response format
-            if mode != known and way == "auto":
+            if mode != known and mode_setting == "auto":
                 self._cache.learn(self._mode_fact, mode)
             return reply
         raise AssertionError("there is always a mode")  # pragma: no cover
 
     async def _ask_once(self, body: dict[str, Any], key: str) -> Reply:
-        """The stored reply, or one from the server; equal requests at one time are sent once."""
+        """The cached reply, or one from the server; concurrent equal requests are sent once."""
         lock = self._asking.setdefault(key, asyncio.Lock())
         try:
             async with lock:
@@ -337,9 +320,9 @@ class ChatClient:
             return reply
 
 
-def _format(mode: str, wanted: str) -> dict[str, Any]:
-    """The field that asks a server to keep to a shape."""
+def _format(mode: str, shape: str) -> dict[str, Any]:
+    """The field that asks a server to keep to a schema."""
     if mode == "json_schema":
-        schema = {"name": wanted, "strict": True, "schema": SCHEMAS[wanted]}
+        schema = {"name": shape, "strict": True, "schema": SCHEMAS[shape]}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     return {"response_format": {"type": "json_object"}} if mode == "json_object" else {}

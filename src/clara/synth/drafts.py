@@ -1,14 +1,13 @@
-"""What is asked of the language model and what comes back: the prompts, the replies' contract, and their records.
+"""Requests to the language model and its replies: prompts, the replies' contract, and their records.
 
 Prompts are files, ``prompts/*.txt``, each named by its hash in every record; a folder of files of the same names can
-take their place.
+replace them.
 
 The contract: ``{"pairs": [{"question", "answer"}]}`` for both kinds of questions, ``{"paraphrase"}``, and for the
-judge ``{"consistent": bool, "covered": bool, "missing": [str], "wrong": [str]}``. Forgiven: prose, code fences and
-reasoning around the object (the last object of the shape counts: what comes before it are drafts and echoes of the
-prompt), further keys, commas too many, Python's spelling, a list of pairs without its wrapper, a reply that was cut
-off after some whole pairs. Reasons counted: ``reply_empty``, ``reply_not_json``, ``reply_truncated``,
-``reply_wrong_shape``. Whether the content is any good is for ``checks`` and the judge.
+judge ``{"consistent": bool, "covered": bool, "missing": [str], "wrong": [str]}``. Tolerated: prose, code fences and
+reasoning around the object (the last object of the shape counts: earlier ones are drafts and echoes of the prompt),
+further keys, spare commas, Python's spelling, a list of pairs without its wrapper, a reply cut off after some whole
+pairs. Reasons counted: ``reply_empty``, ``reply_not_json``, ``reply_truncated``, ``reply_wrong_shape``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +69,7 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
         {"consistent": _BOOLEAN, "covered": _BOOLEAN, "missing": _list(_STRING), "wrong": _list(_STRING)}
     ),
 }
-"""JSON schemas of replies by what is asked for."""
+"""JSON schemas of replies by kind of request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +78,9 @@ class SourcePassage:
 
     Attributes:
         id: unique within a run; it names the record written.
-        source: data set or file the passage comes from.
+        source: data set or file of the passage.
         title: of its document, or the empty string.
-        document: what its neighbours have in common; empty where it stands alone.
+        document: shared by its neighbours; empty where it stands alone.
     """
 
     id: str
@@ -94,7 +92,7 @@ class SourcePassage:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One question with its answer."""
+    """A question with its answer."""
 
     question: str
     answer: str
@@ -105,7 +103,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class DraftFault:
-    """Why one thing is not taken.
+    """A reason for rejecting an item.
 
     Attributes:
         reason: short fixed name that is counted, such as ``duplicate_question``.
@@ -118,12 +116,11 @@ class DraftFault:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Something of a reply that was not taken.
+    """A rejected item of a reply.
 
     Attributes:
-        kind: what was asked for; ``judge`` for the judge's own reply.
+        kind: of the request; ``judge`` for the judge's own reply.
         item: the rejected text, as shown to the language model when it is asked again; empty for a whole reply.
-        fault: why.
     """
 
     kind: Kind | Literal["judge"]
@@ -133,7 +130,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All that a passage has so far."""
+    """The accepted items of a passage."""
 
     simple: tuple[Pair, ...] = ()
     complex: tuple[Pair, ...] = ()
@@ -146,7 +143,7 @@ class Draft:
         return items | ({"P": self.paraphrase} if self.paraphrase else {})
 
     def without(self, labels: AbstractSet[str]) -> Draft:
-        """The draft less some of its items."""
+        """The draft without some items."""
         return Draft(
             tuple(pair for place, pair in enumerate(self.simple, start=1) if f"S{place}" not in labels),
             tuple(pair for place, pair in enumerate(self.complex, start=1) if f"C{place}" not in labels),
@@ -172,17 +169,17 @@ class Verdict:
 
     @property
     def passes(self) -> bool:
-        """Whether the draft can be written as it is."""
+        """The draft can be written as it is."""
         return self.consistent and self.covered and not (self.missing or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a further attempt is told; empty at the first.
+    """Feedback for a further attempt; empty at the first.
 
     Attributes:
         kept: questions that are already accepted.
-        rejected: what was not accepted, oldest first.
+        rejected: oldest first.
         missing: facts of the passage that no pair covers.
     """
 
@@ -193,7 +190,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The prompt templates, by name; checked when made.
+    """The prompt templates, by name.
 
     Raises:
         ConfigError: one is missing, or lacks a slot or has an unknown one.
@@ -211,10 +208,35 @@ class Templates:
             if not template.is_valid():
                 faults.append(f"{name}.txt: a $ that opens no slot must be written $$")
             elif set(template.get_identifiers()) != slots:
-                wanted = ", ".join(sorted(f"${{{slot}}}" for slot in slots)) or "none"
-                faults.append(f"{name}.txt: expected the slots {wanted}, got {sorted(template.get_identifiers())}")
+                expected = ", ".join(sorted(f"${{{slot}}}" for slot in slots)) or "none"
+                faults.append(f"{name}.txt: expected the slots {expected}, got {sorted(template.get_identifiers())}")
         if faults:
             raise ConfigError("prompt templates: " + "; ".join(faults))
+
+    @classmethod
+    def packaged(cls) -> Templates:
+        """The templates that come with the package."""
+        folder = resources.files("clara.synth") / "prompts"
+        return cls(MappingProxyType({name: (folder / f"{name}.txt").read_text("utf-8") for name in _SLOTS}))
+
+    @classmethod
+    def read(cls, folder: Path) -> Templates:
+        """Templates from a folder; packaged ones in place of missing files.
+
+        Raises:
+            ConfigError: the folder or one of its files cannot be read, or a slot is missing or unknown.
+        """
+        if not folder.is_dir():
+            raise ConfigError(f"no folder of prompt templates at {folder}")
+        texts = dict(cls.packaged().texts)
+        for name in _SLOTS:
+            path = folder / f"{name}.txt"
+            try:
+                if path.exists():
+                    texts[name] = path.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"prompt template {path} cannot be read: {error}") from None
+        return cls(MappingProxyType(texts))
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -247,45 +269,19 @@ class Templates:
         return string.Template(self.texts[name]).substitute(slots)
 
 
-@lru_cache(maxsize=1)
-def packaged_templates() -> Templates:
-    """The templates that come with the package."""
-    folder = resources.files("clara.synth") / "prompts"
-    return Templates(MappingProxyType({name: (folder / f"{name}.txt").read_text("utf-8") for name in _SLOTS}))
-
-
-def read_templates(folder: Path) -> Templates:
-    """Templates from a folder; the packaged text stands in for a file that it does not hold.
-
-    Raises:
-        ConfigError: the folder or one of its files cannot be read, or a slot is missing or unknown.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"no folder of prompt templates at {folder}")
-    texts = dict(packaged_templates().texts)
-    for name in _SLOTS:
-        path = folder / f"{name}.txt"
-        try:
-            if path.exists():
-                texts[name] = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"prompt template {path} cannot be read: {error}") from None
-    return Templates(MappingProxyType(texts))
-
-
 @dataclass(frozen=True, slots=True)
 class _PairsReply:
-    """The usable pairs of a reply, with a fault for each other one, and for the reply if it broke the contract."""
+    """The usable pairs of a reply, with a fault for each other one, and for a broken contract."""
 
     pairs: tuple[Pair, ...]
     faults: tuple[DraftFault, ...] = ()
 
 
 def parse_pairs(text: str, *, truncated: bool = False) -> _PairsReply:
-    """Read a reply of pairs; ``truncated``: the server cut it off, whole pairs before the cut are kept."""
-    found = (_last_object(text, "pairs") or {}).get("pairs")
-    if found is not None:
-        return _pairs(found, ())
+    """Read a reply of pairs; of one that the server cut off (``truncated``) the whole pairs before the cut."""
+    listed = (_last_object(text, "pairs") or {}).get("pairs")
+    if listed is not None:
+        return _pairs(listed, ())
     values = list(_values(text))
     for value in reversed(values):
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
@@ -300,12 +296,12 @@ def parse_pairs(text: str, *, truncated: bool = False) -> _PairsReply:
 
 def parse_paraphrase(text: str, *, truncated: bool = False) -> str | DraftFault:
     """Read a reply that holds a paraphrase."""
-    found = (_last_object(text, "paraphrase") or {}).get("paraphrase")
-    if found is None:
+    paraphrase = (_last_object(text, "paraphrase") or {}).get("paraphrase")
+    if paraphrase is None:
         return _bad(text, '{"paraphrase": "…"}', truncated=truncated)
-    if not isinstance(found, str) or not found.strip():
-        return DraftFault("reply_wrong_shape", f'"paraphrase" must be a text, got {_shown(found)}')
-    return _clean(found)
+    if not isinstance(paraphrase, str) or not paraphrase.strip():
+        return DraftFault("reply_wrong_shape", f'"paraphrase" must be a text, got {_shown(paraphrase)}')
+    return _clean(paraphrase)
 
 
 def parse_verdict(text: str, *, truncated: bool = False) -> Verdict | DraftFault:
@@ -343,14 +339,14 @@ def _pairs(items: object, faults: tuple[DraftFault, ...]) -> _PairsReply:
 def _last_object(text: str, *keys: str) -> dict[str, Any] | None:
     """The last object in ``text`` that has all ``keys``; one that is not quite JSON only where there is no other."""
     for values in (_values(text), _nearly_json(text)):
-        found = [value for value in values if isinstance(value, dict) and all(key in value for key in keys)]
-        if found:
-            return found[-1]
+        matching = [value for value in values if isinstance(value, dict) and all(key in value for key in keys)]
+        if matching:
+            return matching[-1]
     return None
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The JSON objects and lists in ``text``, outermost first; a bracket that opens nothing valid is stepped over."""
+    """The JSON objects and lists in ``text``, outermost first; a bracket that opens nothing valid is skipped."""
     text = _REASONING.sub("", text)
     decoder = json.JSONDecoder(strict=False)  # raw line breaks inside strings are common
     position = failures = 0
@@ -364,7 +360,7 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def _nearly_json(text: str) -> Iterator[Any]:
-    """What small models write for JSON: objects with a comma after the last item, or spelled as Python does."""
+    """Small models' near-JSON: objects with a spare comma, or in Python's spelling."""
     text = _REASONING.sub("", text)
     yield from _values(_SPARE_COMMA.sub(lambda match: match.group(1) or "", text))
     literal = text[text.find("{") : text.rfind("}") + 1]
@@ -407,7 +403,7 @@ def _remarks(value: object) -> tuple[str, ...] | None:
 
 
 def _clean(text: str) -> str:
-    """Without control characters, half characters (lone surrogates) and outer white space."""
+    """Without control characters, lone surrogates and outer white space."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(char for char in text if char.isprintable() or char in "\n\t").strip()
 

@@ -1,8 +1,8 @@
-"""The two files that a run writes, accepted records and dropped passages with the reasons, and their report.
+"""The two files of a run, accepted records and dropped passages with the reasons, and their report.
 
 Records are ``passage_qa``, as ``clara train scp`` reads them. A passage is finished by one line in one of the two, so
-that a run that is killed anywhere leaves each passage either finished or untouched: ``--resume`` finishes the rest.
-Nothing else remembers what is done; the report counts all runs that wrote the same files, not only the last.
+that a killed run leaves each passage either finished or untouched, for ``--resume``. Nothing else remembers progress;
+the report counts all runs that wrote the same files.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from clara.synth.rounds import Outcome
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
 
-_LINE_START = b'{"id": "'  # how each line begins: what does not is not ours to cut
+_LINE_START = b'{"id": "'  # a line that begins otherwise is not ours to cut
 _Keys = Mapping[str, type]
 _ACCEPTED: _Keys = {"id": str, "text": str, "qa": list, "complex_qa": list, "rounds": int, "provenance": dict}
 _DROPPED: _Keys = {"id": str, "text": str, "dropped": str, "provenance": dict}
-"""What ``--resume`` and the report need of a line."""
+"""Fields of a line that ``--resume`` and the report need."""
 
 
 class Output:
     """Appends finished passages, one whole line at a time; dropped ones to ``<path>.dropped.jsonl``.
 
     Raises:
-        SynthesisError: the files are there and ``resume`` is not asked for; another run writes them; they hold
-            something else; they cannot be written.
+        SynthesisError: the files are there without ``resume``; another run writes them; they hold something else; they
+            cannot be written.
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
@@ -70,27 +70,23 @@ class Output:
         self.close()
 
     def close(self) -> None:
-        """Close the files and let another run have them."""
+        """Close the files and release the lock."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
         self._lock.release()
 
     def accept(self, record: Mapping[str, Any]) -> None:
-        """Write an accepted record, for good."""
+        """Write an accepted record, synced."""
         self._append(self.path, record)
 
     def drop(self, record: Mapping[str, Any]) -> None:
-        """Write a dropped passage with its reasons, for good."""
+        """Write a dropped passage with its reasons, synced."""
         self._append(self.dropped_path, record)
 
     def unfinished(self, passages: Sequence[SourcePassage]) -> list[SourcePassage]:
-        """The passages that are in neither file.
-
-        Raises:
-            SynthesisError: one of them is there with another text.
-        """
-        values = itertools.chain(read_accepted(self.path), read_dropped(self.dropped_path))
+        """The passages in neither file; ``SynthesisError`` if one is there with another text."""
+        values = itertools.chain(_read_lines(self.path, _ACCEPTED), _read_lines(self.dropped_path, _DROPPED))
         finished = {value["id"]: _digest(value["text"]) for value in values}
         for passage in passages:
             if finished.get(passage.id, same := _digest(passage.text)) != same:
@@ -128,7 +124,7 @@ class Output:
 def record_of(
     passage: SourcePassage, outcome: Outcome, settings: SynthSettings, templates: Templates
 ) -> dict[str, Any]:
-    """The line of a finished passage: a ``passage_qa`` record, or why the passage was given up."""
+    """The line of a finished passage: a ``passage_qa`` record, or the reason for dropping it."""
     # "id" comes first: lines of a run are known by it.
     made: dict[str, Any] = {"id": passage.id, "source": passage.source, "title": passage.title, "text": passage.text}
     if outcome.dropped:
@@ -160,17 +156,8 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def read_accepted(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of an output file; none if it is not there, SynthesisError where a line is no run's."""
-    return _read_lines(path, _ACCEPTED)
-
-
-def read_dropped(path: Path) -> Iterator[dict[str, Any]]:
-    """As ``read_accepted``, of the file of dropped passages."""
-    return _read_lines(path, _DROPPED)
-
-
 def _read_lines(path: Path, keys: _Keys) -> Iterator[dict[str, Any]]:
+    """The lines of an output file; none if it is not there, ``SynthesisError`` for a line of another program."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -192,7 +179,7 @@ def _parsed(line: bytes) -> Any:  # noqa: ANN401 - whatever the JSON holds; None
 
 
 def _lacking(value: object, keys: _Keys) -> str:
-    """What a parsed line lacks to be one that a synthesis run wrote; empty if nothing."""
+    """The fields that a parsed line lacks to be a synthesis run's; empty if none."""
     if not isinstance(value, dict):
         return "it is no JSON object"
     wrong = [key for key, kind in keys.items() if not isinstance(value.get(key), kind)]
@@ -202,7 +189,7 @@ def _lacking(value: object, keys: _Keys) -> str:
 
 
 def _mend_last_line(path: Path, keys: _Keys) -> None:
-    """Cut off a last line that was not written to its end; its passage is simply not finished."""
+    """Cut off a torn last line; its passage is not finished."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -227,7 +214,7 @@ def _mend_last_line(path: Path, keys: _Keys) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """What only the run itself knows.
+    """Figures of a run that its files do not hold.
 
     Attributes:
         finished: passages accepted or dropped in this run.
@@ -236,7 +223,7 @@ class RunFigures:
         spent_now: of this run's replies.
         cost: price of ``spent``; 0 without prices.
         seconds: wall-clock time of this run.
-        stopped: why the run ended before its passages: ``budget`` or ``server``; empty if it did not.
+        stopped: the cause of an early end: ``budget`` or ``server``; else empty.
         message: the same in words.
     """
 
@@ -258,12 +245,12 @@ class SynthReport:
 
     Attributes:
         passages: given.
-        dropped: passages given up, by the shortcoming that they ended with.
-        unfinished: passages that a later run has to finish.
+        dropped: dropped passages, by their last shortcoming.
+        unfinished: passages left for a later run.
         pairs, complex_pairs: written, simple ones and complex ones.
-        rejections: everything that came back and was not taken, by reason.
-        accepted_by_round: accepted passages by the rounds that they took.
-        skipped, messages: as ``Sources`` has them.
+        rejections: everything that was rejected, by reason.
+        accepted_by_round: accepted passages by the number of rounds.
+        skipped, messages: as in ``Sources``.
     """
 
     passages: int
@@ -278,8 +265,37 @@ class SynthReport:
     messages: tuple[str, ...]
     run: RunFigures
 
+    @classmethod
+    def of(cls, output: Output, sources: Sources, run: RunFigures, *, unfinished: int) -> SynthReport:
+        """Count the files of a run."""
+        rejections: Counter[str] = Counter()
+        by_round: Counter[int] = Counter()
+        drops: Counter[str] = Counter()
+        pairs = complex_pairs = 0
+        for record in _read_lines(output.path, _ACCEPTED):
+            pairs += len(record["qa"])
+            complex_pairs += len(record["complex_qa"])
+            by_round[record["rounds"]] += 1
+            rejections.update(record["provenance"]["rejections"])
+        for record in _read_lines(output.dropped_path, _DROPPED):
+            drops[record["dropped"]] += 1
+            rejections.update(record["provenance"]["rejections"])
+        return cls(
+            passages=len(sources.passages),
+            accepted=by_round.total(),
+            dropped=dict(drops),
+            unfinished=unfinished,
+            pairs=pairs,
+            complex_pairs=complex_pairs,
+            rejections=dict(rejections),
+            accepted_by_round=dict(sorted(by_round.items())),
+            skipped=dict(sources.skipped),
+            messages=sources.messages,
+            run=run,
+        )
+
     def rows(self) -> list[tuple[str, str]]:
-        """The table: what, and how many."""
+        """The table of figures."""
         dropped = sum(self.dropped.values())
         rows = [
             ("passages", f"{self.passages:,}"),
@@ -304,56 +320,28 @@ class SynthReport:
             rows.append(("stopped", self.run.message))
         return rows
 
+    def write(self, path: Path) -> tuple[Path, Path]:
+        """Write the table (Markdown) and, beside it, the plot of accepted passages by round (PNG); returns both paths.
 
-def collect(output: Output, sources: Sources, run: RunFigures, *, unfinished: int) -> SynthReport:
-    """Count the files of a run."""
-    rejections: Counter[str] = Counter()
-    by_round: Counter[int] = Counter()
-    drops: Counter[str] = Counter()
-    pairs = complex_pairs = 0
-    for record in read_accepted(output.path):
-        pairs += len(record["qa"])
-        complex_pairs += len(record["complex_qa"])
-        by_round[record["rounds"]] += 1
-        rejections.update(record["provenance"]["rejections"])
-    for record in read_dropped(output.dropped_path):
-        drops[record["dropped"]] += 1
-        rejections.update(record["provenance"]["rejections"])
-    return SynthReport(
-        passages=len(sources.passages),
-        accepted=by_round.total(),
-        dropped=dict(drops),
-        unfinished=unfinished,
-        pairs=pairs,
-        complex_pairs=complex_pairs,
-        rejections=dict(rejections),
-        accepted_by_round=dict(sorted(by_round.items())),
-        skipped=dict(sources.skipped),
-        messages=sources.messages,
-        run=run,
-    )
+        ``path`` is the table's file, or a folder (a name without a suffix) that gets ``report.md`` and ``report.png``.
 
-
-def write_report(report: SynthReport, path: Path) -> tuple[Path, Path]:
-    """Write the table (Markdown) and, beside it, the plot of accepted passages by round (PNG); returns both paths.
-
-    ``path`` is the table's file, or a folder (a name without a suffix) that gets ``report.md`` and ``report.png``.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        SynthesisError: the files cannot be written.
-    """
-    table = path / "report.md" if path.is_dir() or not path.suffix else path.with_suffix(".md")
-    plot = table.with_suffix(".png")
-    try:
-        table.parent.mkdir(parents=True, exist_ok=True)
-        rows = "\n".join(f"| {name.strip()} | {value} |" for name, value in report.rows())
-        picture = f"![accepted passages by round]({plot.name})"
-        table.write_text(f"# Synthesis report\n\n| | |\n|---|---:|\n{rows}\n\n{picture}\n", "utf-8")
-        _draw(report, plot)
-    except OSError as error:
-        raise SynthesisError(f"the report {os.fspath(table)} cannot be written: {error.strerror or error}") from None
-    return table, plot
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            SynthesisError: the files cannot be written.
+        """
+        table = path / "report.md" if path.is_dir() or not path.suffix else path.with_suffix(".md")
+        plot = table.with_suffix(".png")
+        try:
+            table.parent.mkdir(parents=True, exist_ok=True)
+            rows = "\n".join(f"| {name.strip()} | {value} |" for name, value in self.rows())
+            picture = f"![accepted passages by round]({plot.name})"
+            table.write_text(f"# Synthesis report\n\n| | |\n|---|---:|\n{rows}\n\n{picture}\n", "utf-8")
+            _draw(self, plot)
+        except OSError as error:
+            raise SynthesisError(
+                f"the report {os.fspath(table)} cannot be written: {error.strerror or error}"
+            ) from None
+        return table, plot
 
 
 def _draw(report: SynthReport, path: Path) -> None:

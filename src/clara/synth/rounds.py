@@ -1,8 +1,8 @@
-"""The rounds of a passage: ask, check, judge, and ask again for what is lacking, until it is good or given up.
+"""The rounds of a passage: ask, check, judge, and ask again for the open parts, until it is accepted or dropped.
 
-``Drafter`` asks the language model, for drafts and for its judgement, and sorts what comes back; ``_Work`` is what a
-passage has so far and what the language model is told about it. A judge names items by label (``S2: …``); one that
-quotes the item instead is understood too, one that does neither leaves nothing that can be trusted.
+``Drafter`` asks the language model, for drafts and for its judgement, and sorts the replies; ``_Work`` is a passage's
+state, and its feedback to the language model. A judge names items by label (``S2: …``) or quotes them; a remark that
+does neither leaves nothing that can be trusted.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ _MOST_OFF = 2 / 3  # of a reply's pairs; beyond that the others only happen to s
 _NOT_COVERED_REASON = "judge_not_covered"
 _UNNAMED = ("some important facts of the passage",)
 _LABEL = re.compile(r"\W*(?:item\s+)?([SC]\d+|P)\b[\s.:;,)\]–—-]*", re.IGNORECASE)
-_SAME_ITEM = 0.8  # share of an item's words that a remark must repeat to mean it without naming its label
-_FRAME = frozenset({"question", "answer"})  # the words that a printed pair adds
+_SAME_ITEM = 0.8  # share of an item's words that a remark without its label must repeat to mean it
+_FRAME = frozenset({"question", "answer"})  # words that a printed pair adds
 _KINDS: Mapping[str, Kind] = {"S": "simple_qa", "C": "complex_qa", "P": "paraphrase"}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a passage ended.
+    """The end of a passage.
 
     Attributes:
-        draft: what was accepted; what there was at last if the passage is dropped.
+        draft: the accepted draft; the last one if the passage is dropped.
         rounds: rounds taken.
-        rejections: everything that was not taken, counted by reason.
-        dropped: why the passage is dropped; empty if it is accepted.
+        rejections: all rejections, counted by reason.
+        dropped: the reason for dropping; empty if it is accepted.
     """
 
     draft: Draft
@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Drafted:
-    """What one reply brought; ``answered``: it kept to the contract, however good its content."""
+    """The items of a reply; ``answered``: it kept to the contract, however good its content."""
 
     pairs: tuple[Pair, ...]
     paraphrase: str
@@ -86,7 +86,7 @@ class Drafter:
         self._lexical = None if settings.judge == "llm" else LexicalJudge(settings.lexical)
 
     async def work_out(self, passage: SourcePassage) -> Outcome:
-        """Draft a passage until its judge is content, or ``settings.max_rounds`` are used up.
+        """Draft a passage until its judge accepts it, or ``settings.max_rounds`` are used up.
 
         Raises:
             LLMError: the server gives no reply (see ``ChatClient.ask``); the passage is not finished.
@@ -107,7 +107,7 @@ class Drafter:
         return Outcome(work.draft, self._settings.max_rounds, dict(work.counted), work.shortcoming)
 
     async def _ask_open(self, work: _Work, passage: SourcePassage, attempt: int) -> None:
-        """Ask for everything that is still wanted, at once."""
+        """Ask for all open kinds at once."""
         kinds = work.open_kinds()
         replies = await asyncio.gather(
             *(self._draft(kind, passage, work.feedback(kind), work.pairs, attempt) for kind in kinds),
@@ -132,7 +132,7 @@ class Drafter:
         return self._sort_pairs(kind, reply.text, passage, taken, truncated=truncated)
 
     async def _judge(self, passage: SourcePassage, draft: Draft, attempt: int) -> Verdict | DraftFault:
-        """The verdict on a whole draft, or what is wrong with the judge's reply."""
+        """The verdict on a whole draft, or the fault of the judge's reply."""
         if self._lexical is not None and self._settings.judge == "lexical":
             return self._lexical.judge(passage, draft)
         messages = self._templates.judge(passage, draft)
@@ -177,7 +177,7 @@ class Drafter:
 
 
 def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
-    """Whether so much of a reply is about something else that the rest is not to be trusted."""
+    """So much of a reply is about something else that the rest is not to be trusted."""
     off = sum(rejection.fault.reason in OFF_PASSAGE for rejection in rejections)
     return off >= _FEWEST_OFF and off > _MOST_OFF * (off + accepted)
 
@@ -186,8 +186,8 @@ class _Work:
     """The state of one passage between rounds.
 
     Attributes:
-        draft: what is accepted so far.
-        counted: everything that was not taken, by reason.
+        draft: accepted so far.
+        counted: rejections by reason.
     """
 
     def __init__(self, settings: SynthSettings) -> None:
@@ -208,37 +208,36 @@ class _Work:
 
     @property
     def ready(self) -> bool:
-        """Whether there is enough to be judged."""
+        """There is enough to be judged."""
         enough = len(self.draft.simple) >= self._settings.min_pairs and bool(self.draft.paraphrase)
         return enough and not self._wants_complex()
 
     @property
     def shortcoming(self) -> str:
-        """Why the passage would be dropped now."""
+        """The reason for dropping the passage now."""
         if len(self.draft.simple) < self._settings.min_pairs:
             return "too_few_pairs"
         return self._judge_fault if self.draft.paraphrase and self._judge_fault else "no_paraphrase"
 
     def open_kinds(self) -> list[Kind]:
-        """What is to be asked for next."""
-        wanted: dict[Kind, bool] = {
-            "simple_qa": len(self.draft.simple) < self._settings.min_pairs
-            or bool(self._missing)
-            or "simple_qa" in self._reopened,
+        """The kinds to ask for next."""
+        few = len(self.draft.simple) < self._settings.min_pairs
+        is_open: dict[Kind, bool] = {
+            "simple_qa": few or bool(self._missing) or "simple_qa" in self._reopened,
             "complex_qa": self._wants_complex(),
             "paraphrase": not self.draft.paraphrase,
         }
-        return [kind for kind in _KINDS.values() if wanted[kind]]
+        return [kind for kind in _KINDS.values() if is_open[kind]]
 
     def feedback(self, kind: Kind) -> Feedback:
-        """What the language model is told about earlier attempts at ``kind``; nothing at the first."""
+        """Feedback on earlier attempts at ``kind``; empty at the first."""
         missing = self._missing if kind == "simple_qa" else ()
         kept = () if kind == "paraphrase" else tuple(pair.question for pair in self.pairs)
-        told = Feedback(kept, tuple(self._rejected[kind]), missing)
-        return told if told.rejected or told.missing else Feedback()
+        feedback = Feedback(kept, tuple(self._rejected[kind]), missing)
+        return feedback if feedback.rejected or feedback.missing else Feedback()
 
     def take(self, kind: Kind, drafted: _Drafted) -> None:
-        """Add what a reply brought."""
+        """Add the items of a reply."""
         self._reopened.discard(kind)
         for rejection in drafted.rejections:
             self.note(rejection)
@@ -262,7 +261,7 @@ class _Work:
             self._rejected[rejection.kind].append(rejection)
 
     def apply(self, verdict: Verdict) -> None:
-        """Take out what a verdict that does not pass calls wrong, remember what it misses."""
+        """Remove the items that a verdict rejects, remember the facts it misses."""
         wrong = _wrong_items(verdict, self.draft)
         for rejection in wrong.values():
             self.note(rejection)
@@ -276,11 +275,11 @@ class _Work:
             self._judge_fault = _NOT_COVERED_REASON
 
     def _wants_complex(self) -> bool:
-        wanted = not self.draft.complex or "complex_qa" in self._reopened
-        return wanted and not self._no_complex and self._complex_tries < self._settings.complex_rounds
+        lacking = not self.draft.complex or "complex_qa" in self._reopened
+        return lacking and not self._no_complex and self._complex_tries < self._settings.complex_rounds
 
     def _unrepeated(self, kind: Kind, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-        """The pairs less those that the other kind brought in the same round."""
+        """The pairs without those that the other kind brought in the same round."""
         new: list[Pair] = []
         for pair in pairs:
             fault = check_duplicate(pair, self.pairs)
@@ -292,28 +291,24 @@ class _Work:
 
 
 def _wrong_items(verdict: Verdict, draft: Draft) -> dict[str, Rejection]:
-    """What a verdict takes out of a draft, by label; all of it if the verdict does not say what is wrong."""
+    """The items that a verdict rejects, by label; all of them if it does not say which are wrong."""
     items = draft.items()
     if verdict.consistent and not verdict.wrong:
         return {}
-    found: dict[str, str] = {}
+    faults: dict[str, DraftFault] = {}
     unclear: list[str] = []
     for remark in verdict.wrong:
         match = _LABEL.match(remark)
         label = match.group(1).upper() if match else _quoted(remark, items)
         if label in items:
-            found[label] = remark[match.end() :].strip() if match else remark
+            why = remark[match.end() :].strip() if match else remark
+            faults[label] = DraftFault("judge_wrong", why or "this is wrong")
         else:
             unclear.append(remark)
-    taken_out = {
-        label: Rejection(_KINDS[label[0]], items[label], DraftFault("judge_wrong", why or "this is wrong"))
-        for label, why in found.items()
-    }
-    if unclear or not found:
+    if unclear or not faults:
         why = "; ".join(unclear) or "something here is not what the passage says"
-        for label in items.keys() - found.keys():
-            taken_out[label] = Rejection(_KINDS[label[0]], items[label], DraftFault("judge_inconsistent", why))
-    return taken_out
+        faults |= dict.fromkeys(items.keys() - faults.keys(), DraftFault("judge_inconsistent", why))
+    return {label: Rejection(_KINDS[label[0]], items[label], fault) for label, fault in faults.items()}
 
 
 def _quoted(remark: str, items: Mapping[str, str]) -> str:

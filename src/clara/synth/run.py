@@ -1,7 +1,6 @@
-"""A whole synthesis: passages in, finished lines out, stopped and resumed at will.
+"""A synthesis: passages in, finished lines out, stopped and resumed at will.
 
-Workers in this process share one client, whose server's concurrency is the limit; a budget or a failing server stops
-them. Each decision about a passage is made in ``rounds``.
+Workers in this process share one client, limited by the server's concurrency; a budget or a failing server stops them.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, Literal
 from clara.errors import LLMError, LLMRefusedError, LLMUnavailableError, SynthesisError
 from clara.llm import Usage
 from clara.synth.client import Budget, BudgetSpentError, ChatClient, ReplyCache
-from clara.synth.drafts import Draft, SourcePassage, Templates, packaged_templates
-from clara.synth.output import Output, RunFigures, SynthReport, collect, record_of
+from clara.synth.drafts import Draft, SourcePassage, Templates
+from clara.synth.output import Output, RunFigures, SynthReport, record_of
 from clara.synth.rounds import Drafter, Outcome
 from clara.synth.settings import SynthSettings
 from clara.synth.sources import Sources
@@ -29,7 +28,7 @@ _MOST_REFUSED = 5  # passages, before any reply: the fault is not theirs
 
 @dataclass(frozen=True, slots=True)
 class SynthProgress:
-    """Where a run stands: passages, tokens and seconds of this run, but the cost of earlier ones included."""
+    """Passages, tokens and seconds of this run; the cost includes earlier runs."""
 
     total: int
     finished: int
@@ -51,7 +50,7 @@ class SynthProgress:
 
 @dataclass(frozen=True, slots=True)
 class SynthJob:
-    """Where a synthesis writes, and what it needs besides its settings.
+    """Output of a synthesis, and its parameters besides the settings.
 
     Attributes:
         output: accepted records (``*.jsonl``); ``<output>.dropped.jsonl`` beside it holds the dropped passages.
@@ -73,8 +72,8 @@ class SynthJob:
 def synthesize(sources: Sources, settings: SynthSettings, job: SynthJob) -> SynthReport:
     """Write a verified record for each passage (clara.md section 2).
 
-    Interrupted anywhere, also by a kill, the same call with ``resume`` goes on: finished passages are left alone, and
-    nothing is asked again that was answered and stored.
+    Interrupted anywhere, also by a kill, the same call with ``resume`` goes on: finished passages and stored replies
+    are not asked for again.
 
     Raises:
         SynthesisError: the output or the cache cannot be used, the server refuses everything.
@@ -83,18 +82,15 @@ def synthesize(sources: Sources, settings: SynthSettings, job: SynthJob) -> Synt
         todo = output.unfinished(sources.passages)
         with ReplyCache(job.cache or job.output.with_name(f"{job.output.name}.cache.sqlite3")) as cache:
             figures = asyncio.run(_Synthesis(settings, job, cache, output).run(todo))
-        return collect(output, sources, figures, unfinished=len(todo) - figures.finished)
+        return SynthReport.of(output, sources, figures, unfinished=len(todo) - figures.finished)
 
 
 class _Synthesis:
-    """One run: its workers share the passages, the client and the counts."""
+    """A run, whose workers share the passages, the client and the counts."""
 
     def __init__(self, settings: SynthSettings, job: SynthJob, cache: ReplyCache, output: Output) -> None:
-        self._settings = settings
-        self._job = job
-        self._templates = job.templates or packaged_templates()
-        self._cache = cache
-        self._output = output
+        self._settings, self._job, self._cache, self._output = settings, job, cache, output
+        self._templates = job.templates or Templates.packaged()
         self._spent_before = cache.spent()
         self._budget = Budget(settings.budget, self._spent_before)
         self._total = self._finished = self._accepted = 0
@@ -137,7 +133,7 @@ class _Synthesis:
             )
 
     async def _worker(self, passages: Iterator[SourcePassage], client: ChatClient, drafter: Drafter) -> None:
-        """Take passages until there is none, or the run is stopped."""
+        """Take passages until none is left, or the run is stopped."""
         for passage in passages:
             if self._stopped:
                 return
@@ -160,7 +156,7 @@ class _Synthesis:
                 self._settle_refused(client)
 
     def _settle_refused(self, client: ChatClient) -> None:
-        """Drop the refused passages if the server answers others; else its refusals say nothing of the passages.
+        """Drop the refused passages if the server answers others; else its refusals are not about them.
 
         Raises:
             SynthesisError: there are some, and it has answered nothing; they stay open.
@@ -204,7 +200,7 @@ class _Synthesis:
 
 
 async def _all_or_first_error(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run jobs together; the first that fails ends them all."""
+    """Run jobs together; the first that fails cancels them all."""
     tasks = [asyncio.create_task(job) for job in jobs]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -1,7 +1,4 @@
-"""Every setting of a synthesis run, checked whole before anything is read or asked.
-
-Holds no secret: the server's key is passed apart, so that settings can be written into records.
-"""
+"""Settings of a synthesis run, checked whole before anything is read or asked; without the server's key, a secret."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ _StructuredOutput = Literal["auto", "json_schema", "json_object", "none"]
 
 
 class ServerSettings(LLMSettings):
-    """Where the language model is and how patiently it is asked; what is not named here is as in ``LLMSettings``.
+    """The language model's server; further settings as in ``LLMSettings``.
 
     Attributes:
         concurrency: requests under way at once.
         structured_output: how the server is asked to keep to the reply's JSON schema. ``auto`` tries ``json_schema``,
-            then ``json_object``, then asks in words only, and remembers what the server took.
+            then ``json_object``, then asks in words only, and remembers the server's mode.
     """
 
     concurrency: int = Field(default=8, ge=1, le=1024)
@@ -31,14 +28,14 @@ class ServerSettings(LLMSettings):
 
 
 class SamplingSettings(Settings):
-    """How replies are sampled; written into every record.
+    """Sampling of replies; written into every record.
 
     Attributes:
         temperature: of the three drafting prompts.
         judge_temperature: of the judge's prompt.
         top_p: nucleus of the drafting prompts.
         max_output_tokens: limit of one reply.
-        seed: seed of the first round; round r asks with ``seed + r - 1``. None leaves the field out.
+        seed: of the first round; round r asks with ``seed + r - 1``. None leaves the field out.
         extra_body: further fields of each request, such as ``{"chat_template_kwargs": {"enable_thinking": false}}``.
     """
 
@@ -55,11 +52,9 @@ class CheckSettings(Settings):
 
     Attributes:
         question_words, answer_words: fewest and most words of one.
-        paraphrase_share: fewest and most words of a paraphrase, as a multiple of the passage's; a few more words than
-            the most are always allowed.
-        common_run_words: a run of words that paraphrase and passage share may always be this long (names, quotations).
-        common_run_share: beyond that, the longest shared run may be this share of the passage's words. In a short
-            passage no run may be longer than 60 % of it.
+        paraphrase_share: fewest and most words of a paraphrase, as a multiple of the passage's; some words of slack.
+        common_run_words: words in a row that a paraphrase may always copy (names, quotations).
+        common_run_share: beyond that, this share of the passage's words; never more than 60 % of a short passage.
         numbers_kept, names_kept: least share of the passage's numbers, of its capitalised names, in the paraphrase.
         foreign_letters: most letters, as a share, in scripts that the passage does not use.
     """
@@ -81,8 +76,8 @@ class LexicalSettings(Settings):
         answer_support: least share of the answer's content words.
         joint_support: least sum of the answer's and the question's shares.
         yes_no_support: least share of the question's content words when the answer is only yes or no.
-        inferred_support: least share of the question's content words when the answer may follow from the passage
-            without standing in it (complex pairs that a language model judges as well).
+        inferred_support: least share of the question's content words when the answer may be inferred from the passage
+            (complex pairs that a language model judges as well).
         paraphrase_support: least share of the passage's content words that the paraphrase keeps.
         coverage: least share of the passage's sentences that a pair touches; used when no language model judges.
     """
@@ -96,7 +91,7 @@ class LexicalSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """What a run may spend, counted over all runs that share its reply cache.
+    """Limits of spending, counted over all runs that share a reply cache.
 
     Attributes:
         max_tokens: prompt and completion tokens together.
@@ -117,15 +112,15 @@ class BudgetSettings(Settings):
 
 
 class SynthSettings(Settings):
-    """A synthesis run (clara.md section 2).
+    """Settings of a synthesis run (clara.md section 2).
 
     Attributes:
         judge: ``both``: every item must satisfy the lexical judge, then the language model judges the whole draft;
             ``llm`` or ``lexical``: only one of them.
         max_rounds: rounds after which a passage is dropped.
         min_pairs: fewest simple pairs of a record.
-        complex_rounds: rounds in which complex pairs are asked for; a passage of one fact has none, and its record is
-            then written without.
+        complex_rounds: rounds in which complex pairs are asked for; a passage of one fact has none, and its record goes
+            without.
         max_pairs: most pairs of one kind; later ones are cut off.
         passage_words, min_passage_words: as those of ``read_sources``.
     """

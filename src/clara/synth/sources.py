@@ -1,7 +1,7 @@
-"""What is written about: passage files as they are, documents cut into passages.
+"""The passages to write about: passage files as they are, documents cut into passages.
 
-A passage file is JSON Lines whose first record has the keys ``{"id", "source", "title", "text"}`` (questions in it are
-not read). Everything else goes through ``ingest``, cut by words: no tokenizer is needed here, so no model either.
+A passage file is JSON Lines whose first record has the keys ``{"id", "source", "title", "text"}``; its questions are
+ignored. Other files go through ``ingest``, cut by words, so no tokenizer and no model is needed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The passages of a run, held in memory (some 1 kB each), and what did not become one.
+    """The passages of a run, held in memory (some 1 kB each).
 
     Attributes:
         passages: in the order of the paths given; each id once.
-        skipped: what was left out, counted by reason.
+        skipped: counted by reason.
         messages: one sentence for each file or line that could not be read.
     """
 
@@ -46,7 +46,7 @@ def read_sources(paths: Sequence[Path], *, passage_words: int, min_passage_words
 
     Args:
         paths: passage files, documents, folders of either.
-        passage_words: documents are cut into passages of at most this many words, title included.
+        passage_words: most words of a document's passage, title included.
         min_passage_words: shorter passages are left out and counted.
 
     Raises:
@@ -120,12 +120,12 @@ def _word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _is_passage_file(path: Path) -> bool:
-    """Whether the first record has a passage's keys; a packed file is always one, ``ingest`` reads none."""
+    """The first record has a passage's keys; a packed file always counts, ``ingest`` reads none."""
     if path.name.endswith(".gz"):
         return True
     try:
         with path.open("rb") as file:
             record = json.loads(next((line for line in file if line.strip()), b""))
     except (OSError, ValueError):
-        return False  # whoever reads the file next says what is wrong with it
+        return False  # its next reader reports the fault
     return isinstance(record, dict) and record.keys() >= _PASSAGE_KEYS

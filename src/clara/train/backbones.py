@@ -1,9 +1,8 @@
-"""What is said of a base model before its weights are loaded: whether it trains rightly, and in how much memory.
+"""Checks of a base model before its weights are loaded: whether it trains correctly, and in how much memory.
 
-Training lays targets side by side and pads texts: who sees whom is a mask's matter, and where a token stands is said by
-position ids. A layer that reads its neighbours whatever the mask says (convolution, state space), a model that takes no
-position ids, and a window that generation keeps and our masks do not, would train something else than what answers.
-What inference takes is ``model.estimate``'s matter.
+Training lays targets side by side and pads texts, under masks and position ids. Layers that read their neighbours
+whatever the mask says (convolution, state space), models without position ids, and sliding windows, which our masks do
+not keep, would train something else than what generates. Memory of inference is ``model.placement``'s matter.
 """
 
 from __future__ import annotations
@@ -27,16 +26,27 @@ from clara.train.examples import Example
 from clara.train.stages.base import Stage
 
 _MASKED = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Layers, as transformers names them, that see what a mask allows."""
+"""Transformers' names of layers that obey a mask."""
+
+# fmt: off
+_TRIED = frozenset([
+    "apertus", "arcee", "bitnet", "codegen", "cohere", "cohere2", "diffllama", "ernie4_5", "exaone4",
+    "falcon", "gemma", "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
+    "granite", "granitemoe", "helium", "hunyuan_v1_dense", "llama", "ministral", "mistral", "nemotron", "olmo",
+    "olmo2", "olmo3", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "seed_oss", "smollm3",
+    "stablelm", "starcoder2",
+])
+# fmt: on
+"""Families whose loss in training was compared with that of transformers' own forward pass, by ``model_type``."""
 
 _TRAINED_BYTES = 16
-"""A trained weight with its gradient and AdamW's two means, all float32."""
+"""A trained weight, its gradient and AdamW's two moments, all float32."""
 
 _LOGIT_BYTES = 12
 """A logit in float32, its softmax and its gradient."""
 
 _LOOKED_AT = 200
-"""Records whose examples are made to see how much they write."""
+"""Records sampled for the length of their targets."""
 
 
 def check_backbone(stage: Stage, longest_question: int, cache: Path) -> int:
@@ -55,13 +65,17 @@ def check_backbone(stage: Stage, longest_question: int, cache: Path) -> int:
     except (OSError, ValueError) as error:
         raise BaseModelError(f"the base model in {folder} cannot be read: {error}") from error
     faults = list(_faults(config, max(prompt, window.tokens + window.memory_tokens)))
+    if not faults and config.get_text_config().model_type not in _TRIED:
+        faults = [
+            f"its loss was never compared with transformers' own; families that were: {', '.join(sorted(_TRIED))}"
+        ]
     if faults:
         raise ConfigError(f"base model {window.base} ({config.model_type}) cannot be trained: " + "; ".join(faults))
     return prompt
 
 
 def _around(prompter: Prompter) -> int:
-    """Positions of a prompt beside passages, question and reply: the chat template's."""
+    """Positions of the chat template: a prompt without passages, question and reply."""
     return len(prompter.background([1]).ids) + len(prompter.question("?"))
 
 
@@ -77,6 +91,8 @@ def _faults(config: PreTrainedConfig, longest: int) -> Iterator[str]:
         yield f"its layers ({layers}) read neighbouring tokens whatever the mask says, padding and other targets too"
     if "position_ids" not in inspect.signature(kind.forward).parameters or getattr(text, "alibi", False):
         yield "it takes no position ids, which memory tokens and targets side by side need"
+    if getattr(text, "attn_logit_softcapping", None):
+        yield "it caps the scores of its attention, which training does not"
     reach = _reach(text)
     if reach is not None and reach < longest:
         yield (
@@ -92,19 +108,20 @@ def _faults(config: PreTrainedConfig, longest: int) -> Iterator[str]:
 
 
 def _reach(config: PreTrainedConfig) -> int | None:
-    """How far back the shortest attention of a model sees; None for all the way."""
+    """Tokens that the shortest attention window of a model spans; None for all."""
     layers = set(getattr(config, "layer_types", None) or ())
     slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
-    found = [getattr(config, "sliding_window", None)] if slides else []
-    found += [getattr(config, "attention_chunk_size", None)] if "chunked_attention" in layers else []
-    return min((int(one) for one in found if one), default=None)
+    windows = [getattr(config, "sliding_window", None)] if slides else []
+    windows += [getattr(config, "window_size", None)] if "local" in getattr(config, "attention_layers", ()) else []
+    windows += [getattr(config, "attention_chunk_size", None)] if "chunked_attention" in layers else []
+    return min((int(window) for window in windows if window), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class _TrainingMemory:
-    """Bytes that a run takes at most, when its longest examples meet in one forward pass.
+    """Peak bytes of a run, when its longest examples meet in one forward pass.
 
-    ``trained`` holds gradients and the optimiser's state, too; ``activations`` is what is kept for the backward pass.
+    ``trained`` includes gradients and the optimiser's state; ``activations`` are kept for the backward pass.
     """
 
     weights: int
@@ -113,8 +130,8 @@ class _TrainingMemory:
     where: Placement
     recomputes: bool
 
-    def told(self) -> str:
-        """A line for a person; where it may not fit, with what would make it less."""
+    def summary(self) -> str:
+        """A line for a person, with what would take less where it may not fit."""
         free, total = available(self.where), self.weights + self.trained + self.activations
         listed = [("base weights", self.weights), ("trained weights", self.trained), ("activations", self.activations)]
         parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in listed)
@@ -166,7 +183,7 @@ def training_memory(stage: Stage, data: TrainingData, prompt: int, cache: Path, 
 
 
 def _longest(stage: Stage, data: TrainingData, prompter: Prompter, prompt: int) -> tuple[int, int]:
-    """The most positions of a decoder sequence, all targets side by side, and the most labels, as some records show."""
+    """Most positions of a decoder sequence with all its targets, and most labels, estimated on some records."""
     rng, reply = np.random.default_rng(0), stage.config.reply_tokens
     records = [record for rows in data.sources.values() for record in rows]
     written, labels = 0, reply

@@ -9,7 +9,7 @@ Shape letters: D texts in the batch, S text tokens, B examples, L decoder positi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -31,7 +31,7 @@ class Collate(Protocol):
 
 
 REPLY_TOKENS = 96
-"""Tokens a reply is cut to unless a run says otherwise: answers are far shorter, restatements teach little more."""
+"""Longest reply by default: answers are far shorter, restatements teach little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,27 @@ class _Tensors:
 
 @dataclass(frozen=True, slots=True)
 class Batch(_Tensors):
-    """One optimisation step's input.
+    """A forward pass's input.
 
     Attributes:
         text_ids: int64 [D, S]; the texts of example 0, then of example 1, …, each once.
         text_mask: bool [D, S].
         text_index: int64 [memories in the prompts, in reading order]: row of the text.
         decoder_ids: int64 [B, L].
-        slots: bool [B, L], where memory vectors go.
+        slots: bool [B, L], positions of memory vectors.
         segments: int64 [B, L]: 0 the shared part, 1, 2, … the targets, -1 padding.
         positions: int64 [B, L].
         label_index: int64 [T], flat positions in [B * L] whose next token is a label.
         labels: int64 [T].
         weights: float32 [T].
         rate: compression rate of the whole batch.
-        label_share: of a part of a step, be it a pass's or a process's: its label weight over the parts' mean; 1 for a
-            whole step. A mean over labels times this, averaged over the parts, is the mean over the step's labels.
+        label_share: label weight of this part of a step (a pass, a process) over the parts' mean; 1 for a whole step. A
+            mean over labels times this, averaged over the parts, is the mean over the step's labels.
         text_share: the same for means over texts.
-        teaching: what a teacher reads of the same replies; None without one.
-        memories: float16 [D, N, H] of the texts where they are computed before; ``text_ids`` has no rows then.
-        states: float16 [D, N, 1 + L, H] of the texts, where only the read-out is still to be done (``ReadOut.states``).
-        quotable: which of the labels stand in a quotation; None where that is not asked.
+        teaching: the teacher's input for the same replies; None without one.
+        memories: precomputed, float16 [D, N, H]; ``text_ids`` has no rows then.
+        states: float16 [D, N, 1 + L, H] of the texts, where only the read-out is to be done (``ReadOut.states``).
+        quotable: alternatives of labels under extractive decoding; None where they are not used.
     """
 
     text_ids: Tensor
@@ -99,7 +99,7 @@ class _Teaching(_Tensors):
 
     Attributes:
         sequences: prompts with the passages as text, and replies; T' labels.
-        rows: int64 [T'], which labels of the student's batch those are.
+        rows: int64 [T'], their places among the student's labels.
     """
 
     sequences: Batch
@@ -108,12 +108,12 @@ class _Teaching(_Tensors):
 
 @dataclass(frozen=True, slots=True)
 class _Quotable(_Tensors):
-    """Labels of answers that can be quoted, with all tokens that could be quoted in their place.
+    """Labels of answers that can be quoted, with all tokens that extractive decoding would allow in their place.
 
     Attributes:
-        rows: int64 [Q], which labels of the batch those are.
+        rows: int64 [Q], places among the batch's labels.
         places: int64 [P], of each allowed token the place in ``rows``.
-        ids: int64 [P], the allowed tokens; a label is among its own.
+        ids: int64 [P], the allowed tokens, the label among them.
     """
 
     rows: Tensor
@@ -123,13 +123,13 @@ class _Quotable(_Tensors):
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    ids: list[int]
-    slots: list[int]
-    segments: list[int]
-    positions: list[int]
-    label_positions: list[int]
-    labels: list[int]
-    weights: list[float]
+    ids: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    label_positions: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 _NO_PROMPT = Prompt((), ())
@@ -148,14 +148,14 @@ class Collator:
         quoted: bool = False,
         reply_tokens: int = REPLY_TOKENS,
     ) -> None:
-        """Fix what all batches share.
+        """Fix the settings that all batches share.
 
         Args:
             prompter: of the checkpoint.
             window_tokens: longest text.
-            memories: gives computed memories of texts; None to hand on the texts, which are then encoded.
+            memories: gives computed memories; None to encode the texts in the forward pass.
             states: gives computed states of texts, which go beside them; None to encode them.
-            quoted: whether batches say what could be quoted in the place of their answers' tokens.
+            quoted: add the alternatives that could be quoted.
             reply_tokens: longest reply; a longer one is cut and has no end token.
         """
         self.window_tokens = window_tokens
@@ -178,7 +178,7 @@ class Collator:
         )
 
     def of_texts(self, examples: Sequence[Example]) -> Batch:
-        """A batch whose decoder reads the passages as text, each cut to the window: no slots, nothing to compress."""
+        """A batch whose decoder reads the passages as text, each cut to the window: no slots."""
         whole = [replace(example, as_text=frozenset(range(len(example.texts)))) for example in examples]
         return self._batch([], [self._sequence(self._background(e, 1), e.targets) for e in whole], rate=1)
 
@@ -188,15 +188,15 @@ class Collator:
         return self._batch([], [self._sequence(shared, e.targets, closed=True) for e in examples], rate=1)
 
     def selecting(self, targets: Sequence[Target], texts: Sequence[str], *, rate: int, selected: int) -> Batch:
-        """One target an example, to be written from so many memories that are ``selected`` in the forward pass.
+        """A target an example, to be written from ``selected`` memories that the forward pass chooses.
 
-        ``texts`` are to be encoded under gradient; none where memories are there already.
+        ``texts`` are encoded under gradient; none where memories are computed.
         """
         rows = [self._sequence(self._slots(selected, rate), [target]) for target in targets]
         return self._batch(texts, rows, rate)
 
     def apart(self, targets: Sequence[Target], *, rate: int, a_sequence: int) -> Batch:
-        """Targets to be written from one memory each, ``a_sequence`` side by side behind the opening of the prompt."""
+        """Targets to be written from one memory each, ``a_sequence`` side by side behind the prompt's opening."""
         opening, whole = self._prompter.background([]), self._slots(1, rate)
         n = len(opening.ids)
         own = Prompt(whole.ids[n:], tuple(slot - n for slot in whole.slots))
@@ -204,30 +204,31 @@ class Collator:
         return self._batch([], [self._sequence(opening, part, own=own) for part in parts], rate)
 
     def teaching(self, examples: Sequence[Example]) -> _Teaching | None:
-        """What a teacher reads of the examples' questions, each with the passages as text; None without questions."""
+        """The teacher's input for the examples' questions, passages as text; None without questions."""
         rows: list[int] = []
-        place = 0
+        start = 0
         for target in (target for example in examples for target in example.targets):
-            count = self.label_count(target)
-            rows.extend(range(place, place + count) if target.asks else ())
-            place += count
+            end = start + self.label_count(target)
+            rows.extend(range(start, end) if target.asks else ())
+            start = end
         read = [asking for example in examples if (asking := example.questions()).targets]
         return _Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
 
     def quotable(self, examples: Sequence[Example]) -> _Quotable:
-        """What could be quoted from the examples' texts in the place of their answers' tokens."""
+        """The tokens that could be quoted from the examples' texts in the place of their answers'."""
         rows: list[int] = []
         allowed: list[set[int]] = []
-        place = 0
+        start = 0
         for example in examples:
             quotations = self._prompter.quotations(example.texts, refusing=True)
             for target in example.targets:
                 labels = self._target(target, closed=False)[1]
-                found = quotations.alternatives(labels, end=self._prompter.eos) if target.asks else None
-                if found is not None:
-                    rows.extend(range(place, place + len(labels)))
-                    allowed.extend(found)
-                place += len(labels)
+                end = start + len(labels)
+                alternatives = quotations.alternatives(labels, end=self._prompter.eos) if target.asks else None
+                if alternatives is not None:
+                    rows.extend(range(start, end))
+                    allowed.extend(alternatives)
+                start = end
         return _Quotable(
             rows=torch.tensor(rows, dtype=torch.int64),
             places=torch.tensor([i for i, ids in enumerate(allowed) for _ in ids], dtype=torch.int64),
@@ -235,12 +236,12 @@ class Collator:
         )
 
     def label_count(self, target: Target) -> int:
-        """Labels that a target has in a batch."""
+        """Labels of a target in a batch."""
         return len(self._target(target, closed=False)[1])
 
     def silent(self, examples: int, texts: Sequence[str], *, rate: int) -> Batch:
         """Examples without anything to write, each of weight 1."""
-        batch = self._batch(texts, [_Sequence([], [], [], [], [], [], [])] * examples, rate)
+        batch = self._batch(texts, [_Sequence()] * examples, rate)
         return replace(batch, weights=torch.ones(examples))
 
     def _batch(self, texts: Sequence[str], rows: Sequence[_Sequence], rate: int) -> Batch:
@@ -268,7 +269,7 @@ class Collator:
         )
 
     def _background(self, example: Example, rate: int) -> Prompt:
-        """An example's passages as it reads them, texts cut to the window."""
+        """An example's passages as memories or texts, cut to the window."""
         size, cut = self.window_tokens // rate, self._prompter.cut
         read = [cut(t, self.window_tokens) if i in example.as_text else size for i, t in enumerate(example.texts)]
         return self._prompter.background(read)
@@ -279,9 +280,9 @@ class Collator:
     def _sequence(
         self, shared: Prompt, targets: Sequence[Target], *, closed: bool = False, own: Prompt = _NO_PROMPT
     ) -> _Sequence:
-        """Targets behind what they share; ``own`` stands before each of them again, for it alone to see."""
+        """Targets behind their shared prompt; ``own`` stands before each of them again, for it alone to see."""
         n = len(shared.ids)
-        row = _Sequence(list(shared.ids), list(shared.slots), [0] * n, list(range(n)), [], [], [])
+        row = _Sequence(list(shared.ids), list(shared.slots), [0] * n, list(range(n)))
         for segment, target in enumerate(targets, start=1):
             instruction, reply = self._target(target, closed=closed)
             prompt = [*own.ids, *instruction]
@@ -299,18 +300,17 @@ class Collator:
     def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:
         reply = self._prompter.plain(target.reply.strip())
         whole = len(reply) < self._longest and target.ends
-        return self._asked(target, closed=closed), [*reply[: self._longest], *([self._prompter.eos] * whole)]
-
-    def _asked(self, target: Target, *, closed: bool) -> list[int]:
         if closed:
-            return self._prompter.closed_instruction(target.instruction)
-        if target.asks:  # which Apple's models are asked in other words
-            return self._prompter.question(target.instruction.removeprefix(prompts.QUESTION))
-        return self._prompter.instruction(target.instruction)
+            asked = self._prompter.closed_instruction(target.instruction)
+        elif target.asks:  # Apple's models have other words for it
+            asked = self._prompter.question(target.instruction.removeprefix(prompts.QUESTION))
+        else:
+            asked = self._prompter.instruction(target.instruction)
+        return asked, [*reply[: self._longest], *([self._prompter.eos] * whole)]
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of numbers as one tensor, filled up on the right: int64 [rows, longest row]."""
+    """Rows of numbers as one tensor, padded on the right: int64 [rows, longest row]."""
     out = torch.full((len(rows), max(map(len, rows), default=0)), value)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
@@ -318,12 +318,12 @@ def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def padded_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Texts as one tensor, filled up on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
+    """Texts padded on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
     return padded(rows, 0), padded([[1] * len(row) for row in rows], 0).bool()
 
 
 def decoder_attention(segments: Tensor) -> Tensor:
-    """Who sees whom in a decoder sequence: bool [B, 1, L, L].
+    """Attention mask of a decoder sequence: bool [B, 1, L, L].
 
     A position sees earlier positions (and itself) of the shared part and of its own target. Padding sees itself alone.
     """

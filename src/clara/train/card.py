@@ -1,4 +1,4 @@
-"""The cards that are written beside what a run made."""
+"""Model cards, written beside a checkpoint or reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clara.model.reader import ReaderManifest
 
 
 def model_card(manifest: Manifest, rejected: Mapping[str, int]) -> str:
-    """Text of a checkpoint's ``README.md``: what it is, what it was trained on and how; unused records by reason."""
+    """A checkpoint's ``README.md``, with unused records by reason."""
     trained, compression = manifest.trained, manifest.compression
     rates = ", ".join(f"{rate}x" for rate in compression.rates)
     return f"""---
@@ -28,7 +28,7 @@ Read it with `clara.ClaraModel.load("FOLDER")` or `--model FOLDER`.
 
 
 def _started(trained: Mapping[str, Any]) -> str:
-    """What a run started from, and what of it does not fit; nothing for a fresh start."""
+    """The start checkpoint and what of it is stale; empty for a fresh start."""
     start = trained.get("start")
     if start is None:
         return ""
@@ -50,7 +50,7 @@ def _kept(weights: Mapping[str, Any]) -> str:
 
 
 def reader_card(manifest: ReaderManifest, rejected: Mapping[str, int]) -> str:
-    """Text of a reader's ``README.md``: what it is, what it was trained on, and how."""
+    """A reader's ``README.md``."""
     trained = manifest.trained
     given = "the full text of passages" if manifest.context == "text" else "nothing but the question (closed book)"
     return f"""---

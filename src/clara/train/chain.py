@@ -1,8 +1,7 @@
-"""Several runs of one recipe, each from the result of another: a base model in, a finished checkpoint out.
+"""A recipe of several runs, each from the result of another: a base model in, a finished checkpoint out.
 
-A recipe's ``[[chain]]`` entries are the runs in order. What a run has of its own stands under ``settings`` and counts
-more than the recipe's table of its stage, which counts more than the top. Knows folders and settings; training a run is
-``run``'s work, and what is measured at the end ``clara.calibrate``'s.
+The ``[[chain]]`` entries are the runs in order. Their own ``settings`` override the recipe's table of their stage,
+which overrides its top. Training is ``run``'s work, calibration ``clara.calibrate``'s.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ _RESULT = "checkpoint"
 
 
 class _Link(Settings):
-    """One run.
+    """An entry of ``[[chain]]``.
 
     Attributes:
-        run: its name, and its folder's.
-        stage: what is trained.
+        run: name of the run and of its folder.
         start: the run whose checkpoint it goes on from; None for a base model.
         teacher: the run of stage ``reader`` that teaches it.
         settings: of this run alone.
@@ -44,7 +42,7 @@ class _Link(Settings):
 
 
 class Calibration(Settings):
-    """What is measured of the last checkpoint, the run ``of``, with the reader that is attached as its text reader."""
+    """The checkpoint to calibrate, of run ``of``, and the run of the reader that is attached to it."""
 
     of: str
     reader: str | None = None
@@ -88,27 +86,27 @@ class _ChainRun:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The runs in order, what is measured at the end, if anything, and the folder of it all."""
+    """The runs in order, the calibration at the end, if any, and the folder of it all."""
 
     runs: tuple[_ChainRun, ...]
     calibration: Calibration | None
     out: Path
 
     def result_of(self, name: str) -> Path:
-        """What a run writes."""
+        """The output folder of a run."""
         return next(run.result for run in self.runs if run.name == name)
 
     @property
     def result(self) -> Path:
-        """What the chain writes: the calibrated checkpoint, or that of its last run."""
+        """The calibrated checkpoint, or that of the last run."""
         return self.runs[-1].result if self.calibration is None else self.out / _RESULT
 
 
 def chain_of(recipe: Mapping[str, Any], out: Path, *, source: str) -> Chain:
-    """The runs of a recipe with folders in ``out``, their settings checked whole; ``source`` is named in the error.
+    """The runs of a recipe with folders in ``out``, their settings checked whole.
 
     Raises:
-        ConfigError: it has no ``[[chain]]``, or names every fault of the first run with one.
+        ConfigError: there is no ``[[chain]]``, or a run has faults; names ``source``.
     """
     if CHAIN not in recipe:
         raise ConfigError(f"{source} has no [[{CHAIN}]]; name a stage, or write the runs into the recipe")

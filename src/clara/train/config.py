@@ -1,52 +1,48 @@
-"""Settings of a training run that every stage has, checked whole before anything is loaded.
+"""Settings that every stage shares, checked whole before anything is loaded.
 
-What only some stages know stands in their own files (``stages``). Recipes are TOML files with the settings of one
-stage, or of several (``stages.stage_of``).
+Those of one stage alone stand in ``stages``. Recipes are TOML files with the settings of one stage, or of several.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from clara.config import CompressionConfig, LoraSettings, Settings
 
 
 class TrainConfig(Settings):
-    """What every stage's settings begin with.
+    """Settings of every stage.
 
     Attributes:
         base: base model by name, folder or hub id; ignored when ``start`` names a checkpoint.
         compression: read-out and rates of a fresh start.
         lora: adapters of a fresh start.
         steps: optimisation steps.
-        epochs: passes over the usable records, in place of ``steps``: as many examples as so many times the records.
+        epochs: passes over the usable records, in place of ``steps``.
         batch_size: examples a step.
-        accumulation: forward passes a step; each takes ``batch_size / accumulation`` examples.
+        accumulation: forward passes a step, of ``batch_size / accumulation`` examples each.
         learning_rate: peak, of the LoRA weights.
         table_learning_rate: peak, of memory-token embeddings and read-out gains.
         warmup: share of the steps with a rising rate.
-        schedule: what follows: a fall to zero along a ``cosine`` or ``linear``, or a ``constant`` rate.
-        gradient_checkpointing: keep no activations inside layers and compute them again in the backward pass: less
-            memory, about a third more work, the same gradients.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are scaled down to this norm.
-        reply_tokens: longest reply, in tokens; what is longer is cut there and has no end.
-        mix: weight of each source in the data; a source that is not named has weight 1.
-        held_out: examples kept back for the validation loss.
-        held_out_answers: most questions of the held-out records that are answered at each validation, greedily.
-        best_by: what makes weights the best so far: ``f1`` of those answers (Recall@5 in stage ``retriever``; a tie
-            is decided by the loss, and so is all of it where nothing is answered), or the ``loss`` alone.
-        keep: what the run's final checkpoint holds: the ``best`` weights or the ``last``. Where nothing is held out
-            there is no best, and the last are kept.
-        report_to: services that are told about each step, beside the log.
+        schedule: of the rate after the warmup; ``cosine`` and ``linear`` fall to zero.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, a third more work, the same
+            gradients.
+        reply_tokens: longest reply; a longer one is cut and has no end token.
+        mix: weight of each source in the data, 1 unless named.
+        held_out: records kept back for validation.
+        held_out_answers: most held-out questions that are answered greedily at each validation.
+        best_by: measure of the best weights: ``f1`` of those answers (Recall@5 in stage ``retriever``), ties decided by
+            the loss; or the ``loss`` alone.
+        keep: weights of the final checkpoint, ``best`` or ``last``; the last where nothing is held out.
+        report_to: services that get each step's figures beside the log.
         seed: of everything random.
         save_every: steps between checkpoints to resume from.
         evaluate_every: steps between validations; the last step is always validated.
-        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster,
-            else fp32. ``int8`` and ``int4`` quantise the frozen base (QLoRA; the extra ``quantised``). Trained weights
-            and their optimiser state stay fp32.
+        dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster, else
+            fp32. ``int8`` and ``int4`` quantise the frozen base (QLoRA; extra ``quantised``). Trained weights and their
+            optimiser state stay fp32.
     """
 
     base: str = "smollm2-135m"
@@ -64,7 +60,7 @@ class TrainConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     reply_tokens: int = Field(default=96, ge=2)
-    mix: dict[str, float] = Field(default_factory=dict)
+    mix: dict[str, FiniteFloat] = Field(default_factory=dict)
     held_out: int = Field(default=64, ge=0)
     held_out_answers: int = Field(default=32, ge=0)
     best_by: Literal["f1", "loss"] = "f1"
@@ -85,11 +81,11 @@ class TrainConfig(Settings):
 
 
 class MemoryConfig(TrainConfig):
-    """Settings of the stages that train a compressed model, and can go on from one.
+    """Settings of the stages that train a compressed model.
 
     Attributes:
         start: checkpoint folder to go on from, or None for fresh adapters.
-        rate_weights: how often each rate is drawn, in the order of ``compression.rates``; all equal when empty.
+        rate_weights: relative frequency of each of ``compression.rates``; equal when empty.
     """
 
     start: str | None = None

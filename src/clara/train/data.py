@@ -1,11 +1,12 @@
-"""A run's records: cut to the window, divided, and planned into batches once from the seed.
+"""A run's records: cut to the window, divided, and planned into batches from the seed.
 
-A batch is a pure function of (data, stage, index), so that any step can be made again after a crash: nothing is drawn
-from global random state.
+A batch is a pure function of (data, stage, index), so any step can be made again after a crash: nothing is drawn from
+global random state.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair, mixture
-from clara.data.neighbours import Neighbours, holds_answer, passages_of
+from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
+from clara.data.neighbours import Neighbours, holds_answer
 from clara.errors import TrainingError
 from clara.metrics import normalize_answer
-from clara.model.backbone import Tokenizer, load_tokenizer
+from clara.model.backbone import Tokenizer, encoded, load_tokenizer
 from clara.model.hub.base import Progress as HubProgress
 from clara.prompts import passage_text
 from clara.train.batch import Batch, Collate
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
     from clara.train.stages.base import Stage
 
 _BUCKET_BATCHES = 16
-"""Steps whose examples are sorted by length together; larger wastes less padding and mixes less."""
+"""Steps a bucket; larger wastes less padding and mixes less."""
 
 _RECORDS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much of a text the compressor takes: ``tokens`` of the base model's tokenizer, at the rates."""
+    """The compressor's window: ``tokens`` of the base model's tokenizer, at some rates."""
 
     base: str
     tokens: int
@@ -47,18 +48,18 @@ class Window:
 
     @property
     def memory_tokens(self) -> int:
-        """Of a text, at most."""
+        """Most memory tokens of a text."""
         return self.tokens // min(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
 class _WithinWindow:
-    """Records within the window.
+    """Records cut to the window.
 
     Attributes:
-        records: in their order, without those of which nothing is left.
-        left_out: what is not in them, counted by reason.
-        longest_question: tokens of the longest question that is left.
+        records: in their order, without empty ones.
+        left_out: dropped parts, counted by reason.
+        longest_question: in tokens.
     """
 
     records: list[DataRecord]
@@ -69,10 +70,10 @@ class _WithinWindow:
 def within_window(
     records: Sequence[DataRecord], window: Window, cache: Path, progress: HubProgress | None = None
 ) -> _WithinWindow:
-    """Cut every passage to what the compressor takes of it, and leave out what is asked of the rest.
+    """Cut every passage to the window, and drop questions whose answer stands beyond it.
 
-    A question whose answer stands further on would teach the generator to guess, a paraphrase to invent. Questions that
-    are longer than the window themselves are left out too: the query reasoner would not see their end.
+    They would teach the generator to guess, and a paraphrase to invent. Questions longer than the window are dropped
+    too: the query reasoner would not see their end.
     """
     tokenizer = load_tokenizer(window.base, cache, progress=progress)
     left_out: Counter[str] = Counter()
@@ -80,33 +81,22 @@ def within_window(
     longest = 0
     for start in range(0, len(records), _RECORDS_AT_ONCE):
         part = records[start : start + _RECORDS_AT_ONCE]
-        cut = iter(_cut([doc for record in part for doc in _docs(record)], tokenizer, window.tokens))
-        lengths = _lengths([question for record in part for question in questions_of(record)], tokenizer)
+        cut = iter(_cut([doc for record in part for doc in record.docs], tokenizer, window.tokens))
+        asked = [pair.question for record in part for pair in record.all_pairs]
+        lengths = dict(zip(asked, map(len, encoded(tokenizer, asked).encodings), strict=True)) if asked else {}
         for record in part:
-            docs = [next(cut) for _ in _docs(record)]
-            asked = _asked(record, lengths, left_out, window.tokens)
-            found = None if asked is None else _with(asked, docs, left_out, window.tokens)
-            if found is not None:
-                kept.append(found)
-                longest = max([longest, *(lengths[question] for question in questions_of(found))])
+            docs = [next(cut) for _ in record.docs]
+            short = _asked(record, lengths, left_out, window.tokens)
+            usable = None if short is None else _with(short, docs, left_out, window.tokens)
+            if usable is not None:
+                kept.append(usable)
+                longest = max([longest, *(lengths[pair.question] for pair in usable.all_pairs)])
     return _WithinWindow(kept, left_out, longest)
 
 
-def questions_of(record: DataRecord) -> list[str]:
-    """The questions of a record."""
-    return [record.question] if isinstance(record, MultiHop) else [pair.question for pair in record.all_pairs]
-
-
-def _lengths(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
-    if not texts:
-        return {}
-    made = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    return dict(zip(texts, map(len, made.encodings), strict=True))
-
-
 def _asked(record: DataRecord, lengths: Mapping[str, int], left_out: Counter[str], window: int) -> DataRecord | None:
-    """A record without questions that are longer than the window; None if it was one."""
-    over = sum(lengths[question] > window for question in questions_of(record))
+    """A record without questions longer than the window; None if none is left of a single-question record."""
+    over = sum(lengths[pair.question] > window for pair in record.all_pairs)
     if not over:
         return record
     left_out[f"question longer than the window of {window} tokens"] += over
@@ -118,30 +108,23 @@ def _keeping(record: PassageQA, keep: Callable[[QAPair], bool]) -> PassageQA:
     return replace(record, pairs=pairs, complex_pairs=complex_pairs)
 
 
-def _docs(record: DataRecord) -> Sequence[DocText]:
-    return record.docs if isinstance(record, MultiHop) else [DocText(record.title, record.text)]
-
-
 def _cut(docs: Sequence[DocText], tokenizer: Tokenizer, window: int) -> list[DocText]:
-    """The documents with as much of their texts as a window holds beside the title."""
+    """Documents with their texts cut to the window beside the title."""
     texts = [passage_text(doc.title, doc.text) for doc in docs]
-    made = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    found = []
-    for doc, text, encoding in zip(docs, texts, made.encodings, strict=True):
+    cut = []
+    for doc, text, encoding in zip(docs, texts, encoded(tokenizer, texts).encodings, strict=True):
         end = encoding.offsets[window - 1][1] if len(encoding) > window else len(text)
-        found.append(replace(doc, text=doc.text[: max(0, len(doc.text) - (len(text) - end))]))
-    return found
+        cut.append(replace(doc, text=doc.text[: max(0, len(doc.text) - (len(text) - end))]))
+    return cut
 
 
 def _with(record: DataRecord, docs: Sequence[DocText], left_out: Counter[str], window: int) -> DataRecord | None:
-    """A record with its documents cut; None if nothing can be asked any more."""
-    whole = _docs(record)
-    shorter = sum(len(one.text) < len(other.text) for one, other in zip(docs, whole, strict=True))
+    """A record with its documents cut; None if no question is left."""
+    shorter = sum(len(one.text) < len(other.text) for one, other in zip(docs, record.docs, strict=True))
     if not shorter:
         return record
     left_out[f"text beyond the window of {window} tokens"] += shorter
-    gold = record.gold if isinstance(record, MultiHop) else (0,)
-    before, after = ("\n".join(texts[i].text for i in gold) for texts in (whole, docs))
+    before, after = ("\n".join(texts[i].text for i in record.gold) for texts in (record.docs, docs))
 
     def answerable(answers: Sequence[str]) -> bool:
         normal = [normalize_answer(answer) for answer in answers]
@@ -162,15 +145,15 @@ def _with(record: DataRecord, docs: Sequence[DocText], left_out: Counter[str], w
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Records by source, with some kept back.
+    """Records by source, with some held out.
 
     Attributes:
         sources: usable records by source name.
-        held_out: records for the validation loss.
+        held_out: records to validate on.
         rejected: unusable records, counted by reason.
-        near: passages to find by a question's words, as candidates or distractors; None where the stage wants none.
-            Only passages of the run's own draws: others would have to be compressed, too.
-        passages: the passage records of all sources, for distractors at random.
+        near: BM25 over the passages of the run's own draws (others would have to be compressed too), for candidates or
+            distractors; None where the stage needs none.
+        passages: the passage records of all sources, for random distractors.
     """
 
     sources: Mapping[str, Sequence[DataRecord]]
@@ -180,31 +163,31 @@ class TrainingData:
     passages: Sequence[PassageQA] = ()
 
     def texts(self) -> list[str]:
-        """All passages that are trained on, each once."""
-        return list(dict.fromkeys(t for rows in self.sources.values() for row in rows for t in passages_of(row)))
+        """All training passages, each once."""
+        return list(dict.fromkeys(t for rows in self.sources.values() for row in rows for t in row.passages))
 
     def some_texts(self, count: int) -> list[str]:
         """About ``count`` passages, from all sources alike."""
-        texts = [passages_of(record)[0] for rows in self.sources.values() for record in rows[:count]]
+        texts = [record.passages[0] for rows in self.sources.values() for record in rows[:count]]
         return texts[:: max(1, len(texts) // count)][:count]
 
     def some_questions(self, count: int) -> list[str]:
         """About ``count`` questions, from all sources alike."""
         each = -(-count // len(self.sources))
         records = [record for rows in self.sources.values() for record in rows[:each]]
-        return [question.strip() for record in records for question in questions_of(record)[:1]]
+        return [pair.question.strip() for record in records for pair in record.all_pairs[:1]]
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an example may take beside its own passages; ``batch``: the other records, None for a held-out record."""
+    """The run's other passages; ``batch``: the other records of the batch, None for a held-out record."""
 
     data: TrainingData
     batch: Sequence[DataRecord] | None = None
 
 
 def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str, int] | None = None) -> TrainingData:
-    """Sort records by source, drop what the stage cannot use, keep some back; counts what was ``left_out`` before.
+    """Sort records by source, drop those the stage cannot use, hold some out; adds the counts of ``left_out``.
 
     Raises:
         TrainingError: nothing is left to train on.
@@ -229,31 +212,46 @@ def divide(records: Sequence[DataRecord], stage: Stage, *, left_out: Mapping[str
         raise TrainingError(
             f"no record is left to train stage {stage.name} on, out of {len(records)}: {dict(rejected)}"
         )
-    drawn = _drawn(sources, _draws(sources, stage.in_steps(sum(map(len, sources.values()))).config))
+    names, draws = sorted(sources), _draws(sources, stage.in_steps(sum(map(len, sources.values()))).config)
+    drawn = [sources[names[source]][int(item)] for source, item in np.unique(draws, axis=0)]
     near = stage.neighbours(drawn, held_out)
     passages = [record for rows in sources.values() for record in rows if isinstance(record, PassageQA)]
     return TrainingData(sources, held_out, rejected, near, passages)
 
 
 def _draws(sources: Mapping[str, Sequence[DataRecord]], config: TrainConfig) -> npt.NDArray[np.int64]:
-    """What the run draws, in order: [examples, 2], number of the source among the sorted names, and item."""
+    """The run's draws in order: int64 [examples, 2], source (index of the sorted names) and item."""
     names = sorted(sources)
     weights = [config.mix.get(name, 1.0) for name in names]
     length = config.steps * config.batch_size
-    return mixture([len(sources[name]) for name in names], weights, seed=config.seed, length=length)
+    return _mixture([len(sources[name]) for name in names], weights, seed=config.seed, length=length)
 
 
-def _drawn(sources: Mapping[str, Sequence[DataRecord]], draws: npt.NDArray[np.int64]) -> list[DataRecord]:
-    """The records of a run's draws, each once, by source and item."""
-    names = sorted(sources)
-    return [sources[names[s]][int(i)] for s, i in np.unique(draws, axis=0)]
+def _mixture(sizes: Sequence[int], weights: Sequence[float], *, seed: int, length: int) -> npt.NDArray[np.int64]:
+    """Draws from several sources in the proportions of ``weights``: int64 [length, 2], source and item.
+
+    Each draw picks a source at random, then that source's next item. A source is traversed in a shuffled order, anew
+    each time, so small sources repeat evenly. Draw i does not depend on ``length``: a run that is resumed or prolonged
+    sees the same records at the same indices.
+    """
+    heap = np.cumsum(np.asarray(weights, dtype=np.float64))
+    drawn = np.random.default_rng([seed, 0]).random(length) * heap[-1]
+    # side="right" keeps a source of weight 0 out: a draw equal to its bound falls to the next source. Rounding can
+    # carry the product up to the last bound itself, hence the step below it.
+    sources = np.searchsorted(heap, np.minimum(drawn, np.nextafter(heap[-1], 0)), side="right").astype(np.int64)
+    items = np.empty(length, dtype=np.int64)
+    for source, size in enumerate(sizes):
+        places = np.flatnonzero(sources == source)
+        epochs = range(math.ceil(len(places) / size))
+        orders = [np.random.default_rng([seed, 1, source, epoch]).permutation(size) for epoch in epochs]
+        items[places] = np.concatenate(orders)[: len(places)] if orders else []
+    return np.stack([sources, items], axis=1)
 
 
 class PlannedBatches(Dataset[Batch]):
-    """All batches of a run, each made when it is asked for; of several processes, this one's part of each.
+    """All batches of a run, each made on demand; of several processes, this one's part of each.
 
-    What a step reads and at which rate does not depend on ``accumulation``: a step is planned whole, then divided into
-    passes.
+    A step is planned whole, then divided into passes: its records and its rate do not depend on ``accumulation``.
     """
 
     def __init__(self, data: TrainingData, stage: Stage, collator: Collate, *, processes: Processes = ALONE) -> None:
@@ -271,7 +269,7 @@ class PlannedBatches(Dataset[Batch]):
         return self._config.steps * self._config.accumulation
 
     def __getitem__(self, index: int) -> Batch:
-        """The batch of a forward pass: examples of this process; those of the whole step may serve as negatives."""
+        """The batch of a forward pass: examples of this process; the whole step's may be negatives."""
         step, number = divmod(index, self._config.accumulation)
         part = [number * self._size + place for place in self._processes.part(self._size)]
         if self._stage.contrasts:
@@ -297,7 +295,7 @@ class PlannedBatches(Dataset[Batch]):
         return made
 
     def _bucketed(self, drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The draws, sorted by length within runs of ``_BUCKET_BATCHES`` steps, those steps then shuffled."""
+        """The draws, sorted by length within buckets of ``_BUCKET_BATCHES`` steps, those steps then shuffled."""
         size = self._config.batch_size
         lengths = np.array([_length(self._sources[s][i]) for s, i in drawn])
         rng = np.random.default_rng([self._config.seed, 4])
@@ -311,7 +309,7 @@ class PlannedBatches(Dataset[Batch]):
 
 
 def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | CandidateExample]:
-    """The examples of the held-out loss, by length, among distractors as in training; the same at each call."""
+    """Examples of the held-out loss, by length, with distractors as in training; the same at each call."""
     rng = np.random.default_rng([stage.config.seed, 5])
     around = Surroundings(data)
     made = (stage.example(record, rng, around) for record in sorted(data.held_out, key=_length))
@@ -319,6 +317,4 @@ def held_out_examples(data: TrainingData, stage: Stage) -> list[Example | Candid
 
 
 def _length(record: DataRecord) -> int:
-    if isinstance(record, PassageQA):
-        return len(record.text)
     return sum(len(record.docs[i].text) for i in record.gold)

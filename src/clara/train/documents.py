@@ -1,10 +1,9 @@
-"""The documents of a run, compressed before its first step where the compressor is frozen, and kept on disk.
+"""Memories of a run's passages under a frozen compressor, computed before its first step and cached on disk.
 
-Inference goes as in ``ClaraModel``: merged weights, batches of like length, every text cut to the window.
-``_MemoryCache`` keeps what a frozen compressor makes of each text at one rate, in two files that are only ever appended
-to: rows of fp16 values, and for each row the text's digest with a checksum. A row counts once its key is there, keys
-are written after their rows, and whatever a kill left torn at the end of either file is cut off before the next
-append. Several runs on the same compressor share a folder.
+Inference goes as in ``ClaraModel``: merged weights, batches of like length, every text cut to the window. A cache holds
+the memories of one compressor at one rate, in two append-only files: rows of fp16 values, and for each row the text's
+digest with a checksum. Keys are written after their rows; bytes that a kill left torn are cut off before the next
+append. Runs on the same compressor share a folder.
 Shape letters: N memory tokens, H hidden size, U texts.
 """
 
@@ -23,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from clara.errors import TrainingError
-from clara.model import checkpoint
+from clara.model.checkpoint import fingerprint
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
 from clara.model.decoder import RoleWeights
@@ -44,22 +43,22 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class Documents:
-    """The memories of a run's passages under its frozen compressor, or the states that it would read them from."""
+    """The memories of passages under a frozen compressor, or the states that they are read from."""
 
     def __init__(self, loaded: Loaded, cache: Path, *, states: bool = False) -> None:
         """Open the caches of all the checkpoint's rates.
 
         Args:
-            loaded: the network, its compressor as it will stay.
+            loaded: the network with its frozen compressor.
             cache: folder for derived weights, shared by runs.
-            states: keep what the read-out is made of, so that it can be trained: of each memory token the last hidden
+            states: cache the input of the read-out, so that it can be trained: of each memory token the last hidden
                 state, then those of the layers that are mixed in.
         """
         self._loaded, self._states = loaded, states
         compression = loaded.manifest.compression
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
-        fingerprint = checkpoint.encoder_fingerprint if states else checkpoint.memory_fingerprint
-        mark = ("states-" if states else "") + fingerprint(loaded.network, loaded.manifest)
+        mark = fingerprint(loaded.network, loaded.manifest, "states" if states else "documents")
+        mark = f"states-{mark}" if states else mark
         self._deep = 1 + len(compression.layers) if states else 1
         self._caches = {
             rate: _MemoryCache(
@@ -73,7 +72,7 @@ class Documents:
         self._prompter = loaded.prompter()
 
     def __call__(self, texts: Sequence[str], rate: int) -> Tensor:
-        """Memories float16 [U, N, H], or states [U, N, 1 + L, H]; what ``prepare`` was not told of is computed now."""
+        """Memories float16 [U, N, H], or states [U, N, 1 + L, H]; computes those that ``prepare`` did not."""
         if self._caches[rate].missing(texts):
             self.prepare({rate: texts})
         rows = self._caches[rate].rows(texts)
@@ -82,15 +81,12 @@ class Documents:
     def prepare(
         self, wanted: Mapping[int, Sequence[str]], on_progress: HubProgress | None = None, *, share: Processes = ALONE
     ) -> int:
-        """Compress what is not there yet, and what is there but damaged. A text is read once for all its rates.
+        """Compress missing and damaged memories; returns how many. A text is read once for all its rates.
 
         Args:
             wanted: texts by rate.
-            on_progress: told after each batch.
-            share: of several processes, each of which calls this with the same texts: this one compresses its part.
-
-        Returns:
-            How many memories were computed.
+            on_progress: called after each batch.
+            share: of several processes that call this with the same texts: this one compresses its part.
         """
         todo = self._todo(wanted, share)
         total, done, computed = sum(len(rates) for rates in todo.values()), 0, 0
@@ -106,7 +102,7 @@ class Documents:
         return computed
 
     def _todo(self, wanted: Mapping[int, Sequence[str]], share: Processes) -> dict[str, tuple[int, ...]]:
-        """This process's texts, and at which rates each is missing."""
+        """This process's texts with the rates that each is missing at."""
         missing: dict[str, tuple[int, ...]] = {}
         for rate, texts in wanted.items():
             cache = self._caches[rate]
@@ -139,23 +135,21 @@ class Documents:
             tokens, mask = tokens.to(device), mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=adapters_differ and model.dtype == torch.bfloat16):
                 if self._states:
-                    found = read_outs(model, network.table, network.config, tokens, mask, rates=rates)
-                    made = {rate: parts.states().flatten(1, 2) for rate, parts in found.items()}
+                    parts = read_outs(model, network.table, network.config, tokens, mask, rates=rates)
+                    made = {rate: part.states().flatten(1, 2) for rate, part in parts.items()}
                 else:
                     made = encode_documents(model, network.table, network.config, tokens, mask, rates=rates)
         return {rate: memory.float().cpu().numpy() for rate, memory in made.items()}
 
 
 def _digest_of(text: str) -> bytes:
-    """The key of a text: 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 class _MemoryCache:
-    """The memories of one compressor at one rate; ``folder`` is made when the first memory is added."""
+    """The memories of one compressor at one rate; ``folder`` is made with the first memory."""
 
     def __init__(self, folder: Path, *, memory_tokens: int, width: int) -> None:
-        """Open a cache of memories [N, H], empty if nothing is there; the folder's name tells compressor and rate."""
         self.folder = folder
         self._shape = (memory_tokens, width)
         self._row_bytes = memory_tokens * width * 2
@@ -168,13 +162,11 @@ class _MemoryCache:
         return len(self._places)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those of ``texts`` that have no memory here, each once, in order."""
+        """The texts without a memory, each once, in order."""
         return [text for text in dict.fromkeys(texts) if _digest_of(text) not in self._places]
 
     def add(self, texts: Sequence[str], memories: npt.NDArray[np.float32]) -> int:
-        """Keep the memories float32 [U, N, H] of those texts that have none yet; says how many.
-
-        Another process that writes to the same folder is waited for, and what it added is not added again.
+        """Append the memories float32 [U, N, H] of texts that have none, under a lock; returns how many.
 
         Raises:
             TrainingError: a memory is not finite or does not fit fp16, or the disk is full.
@@ -184,22 +176,18 @@ class _MemoryCache:
             with FileLock(self.folder / "lock"):
                 self.refresh()
                 new = set(self.missing(texts))
-                chosen = {text: i for i, text in enumerate(texts) if text in new}
-                if chosen:
-                    self._append(list(chosen), memories[list(chosen.values())])
+                rows = {text: i for i, text in enumerate(texts) if text in new}
+                if rows:
+                    self._append(list(rows), memories[list(rows.values())])
         except OSError as error:
             raise TrainingError(
                 f"memories cannot be kept in {self.folder}: {error.strerror or error}; one takes {self._row_bytes} "
                 "bytes: free some space there, or choose another folder with --cache"
             ) from error
-        return len(chosen)
+        return len(rows)
 
     def rows(self, texts: Sequence[str]) -> Tensor:
-        """Memories of texts that are all here: float16 [U, N, H].
-
-        Raises:
-            TrainingError: a text is not here.
-        """
+        """Memories float16 [U, N, H]; ``TrainingError`` for a text that is not here."""
         try:
             places = [self._places[_digest_of(text)] for text in texts]
         except KeyError:
@@ -211,23 +199,18 @@ class _MemoryCache:
         return torch.from_numpy(self._values[places])
 
     def verify(self, texts: Sequence[str]) -> int:
-        """Forget those memories of ``texts`` whose bytes are not what was written; says how many.
-
-        They are then missing, and are computed and appended again.
-        """
-        bad = []
-        for digest in map(_digest_of, texts):
-            place = self._places.get(digest)
-            if place is None or self._values is None:
-                continue
-            if zlib.crc32(self._values[place].tobytes()) != self._checksums[place]:
-                bad.append(digest)
+        """Forget the memories of ``texts`` whose checksum is wrong, so that they are computed again; how many."""
+        bad = [digest for digest in {*map(_digest_of, texts)} & self._places.keys() if not self._sound(digest)]
         for digest in bad:
             del self._places[digest]
         return len(bad)
 
+    def _sound(self, digest: bytes) -> bool:
+        place = self._places[digest]
+        return self._values is not None and zlib.crc32(self._values[place].tobytes()) == self._checksums[place]
+
     def refresh(self) -> None:
-        """Take in what other processes added. A later row of the same text replaces an earlier one."""
+        """Read rows that other processes added. A later row of the same text replaces an earlier one."""
         try:
             keys = (self.folder / _KEYS).read_bytes()
             whole = min(len(keys) // _KEY_BYTES, (self.folder / _VALUES).stat().st_size // self._row_bytes)
@@ -258,7 +241,7 @@ class _MemoryCache:
 
 
 def _append_at(path: Path, offset: int, data: bytes) -> None:
-    """Write at the end of the whole rows, over whatever torn bytes are there, and wait for the disk."""
+    """Append after the whole rows, over torn bytes, and sync."""
     path.touch()
     with path.open("r+b") as file:
         file.truncate(offset)

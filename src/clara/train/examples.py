@@ -1,7 +1,7 @@
 """Records to examples: passages to read, targets to write from them, questions with candidates to choose among.
 
-Knows words, not tokens. Which records become which examples is each stage's own decision. An example is a function of
-its record, the settings, what is around it and the draw's own generator.
+Knows words, not tokens. An example is a function of its record, the settings, the records around it and the draw's own
+generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from clara import prompts
 from clara.config import Settings
 from clara.data import DataRecord, MultiHop, PassageQA, QAPair
-from clara.data.neighbours import Neighbours, holds_answer, key_of, passages_of
+from clara.data.neighbours import Neighbours, holds_answer, key_of
 from clara.metrics import normalize_answer
 
 if TYPE_CHECKING:
@@ -28,14 +28,13 @@ _OPENING_WORDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to write.
+    """A reply to write.
 
     Attributes:
-        instruction: what follows the background in the prompt.
-        reply: what is to be written.
-        ends: whether the reply is whole, so that an end token follows it.
+        instruction: follows the background in the prompt.
+        ends: the reply is whole, so an end token follows it.
         weight: of each of its tokens in the loss.
-        label_weights: of each of its labels apart, the end token's included; empty for ``weight`` alike.
+        label_weights: weight of each label, the end token's included; empty for ``weight`` alike.
     """
 
     instruction: str
@@ -46,7 +45,7 @@ class Target:
 
     @property
     def asks(self) -> bool:
-        """Whether it answers a question, and does not restate."""
+        """It answers a question, and does not restate."""
         return self.instruction.startswith(prompts.QUESTION)
 
 
@@ -57,7 +56,7 @@ class Example:
     Attributes:
         texts: passages as the compressor reads them, in the order of the prompt.
         targets: at least one.
-        as_text: places of the passages that the generator reads as text; the others are read as memories.
+        as_text: indices of the passages that the generator reads as text; it reads the others as memories.
     """
 
     texts: tuple[str, ...]
@@ -71,23 +70,22 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Letters that are read, for batches of like length."""
+        """Characters read, for batches of like length."""
         return sum(map(len, self.texts))
 
     def questions(self) -> Example:
-        """The same with its questions alone; there may be none."""
+        """The example with its questions alone; there may be none."""
         return replace(self, targets=tuple(target for target in self.targets if target.asks))
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateExample:
-    """One question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
+    """A question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
 
     Attributes:
-        question: as asked.
-        reply: what is to be written; stage ``retriever`` does not read it.
+        reply: not read in stage ``retriever``.
         candidates: passages as the compressor reads them, in random order, each once.
-        positives: indices of those that support the answer; stage ``end_to_end`` does not read them.
+        positives: indices of those that support the answer; not read in stage ``end_to_end``.
     """
 
     question: str
@@ -102,7 +100,7 @@ class CandidateExample:
 
     @property
     def length(self) -> int:
-        """Letters that are read beside memories, for batches of like length."""
+        """Characters read beside memories, for batches of like length."""
         return len(self.question)
 
     @property
@@ -117,8 +115,8 @@ class RestateSettings(Settings):
     Attributes:
         repeat: share of passages with the target "repeat the passage", or its paraphrase where the record has one.
         resume: share of passages with the target "go on after these words", at a random place of the passage.
-        tokens: longest such target, in words of the text; a paraphrase is taken whole, up to ``reply_tokens``.
-        weight: weight of each of its tokens in the loss, beside 1 for a token of an answer.
+        tokens: longest such target, in words; a paraphrase is taken whole, up to ``reply_tokens``.
+        weight: of each of its tokens in the loss, beside 1 for a token of an answer.
     """
 
     repeat: float = Field(default=0.3, ge=0, le=1)
@@ -128,13 +126,13 @@ class RestateSettings(Settings):
 
 
 class PassageConfig(Settings):
-    """What one passage is made to say.
+    """Targets of one passage.
 
     Attributes:
         pairs: most question-answer pairs of a passage in one example.
         restate: restating targets.
         ask_weight: of each token of a question that is to be written from the passage, beside 1 for a token of an
-            answer; 0 leaves them out. ``ClaraModel.question_likelihoods`` is what they teach.
+            answer; 0 leaves them out. ``ClaraModel.question_likelihoods`` needs them.
     """
 
     pairs: int = Field(default=4, ge=1)
@@ -143,18 +141,18 @@ class PassageConfig(Settings):
 
 
 class BackgroundConfig(Settings):
-    """Which passages a question reads.
+    """The passages that a question is asked over.
 
     Attributes:
         pairs: most question-answer pairs of a passage in one example.
         documents: most passages of a question.
         distractors: most passages beside the gold ones, drawn anew for each example.
-        shared_distractors: take those of a passage record from its own batch: each passage is then compressed once
-            and stands in several prompts, which makes distractors cheap.
-        near_distractors: take those of a passage record from the passages of the run that are nearest its questions in
-            words and hold none of its answers, as what a search finds beside the right passage is.
-        unanswered: share of the examples from which the passages with the answer are left out; the reply is then
-            ``prompts.NO_ANSWER``, as for records that say so themselves, and the manifest says ``refuses``.
+        shared_distractors: take a passage record's from its own batch: each passage is compressed once and stands in
+            several prompts, which makes distractors cheap.
+        near_distractors: take a passage record's from the run's passages nearest its questions by BM25 that hold none
+            of its answers: hard negatives.
+        unanswered: share of the examples without their gold passages, whose reply is ``prompts.NO_ANSWER``, as for
+            records that say so themselves; the manifest then says ``refuses``.
     """
 
     pairs: int = Field(default=4, ge=1)
@@ -181,13 +179,13 @@ def passage_example(record: DataRecord, config: PassageConfig, rng: np.random.Ge
         asked = (pair.question.strip() for pair in pairs)
         targets += [Target(prompts.ASK_INSTRUCTION, question, weight=config.ask_weight) for question in asked]
     targets += _restatements(record, config.restate, rng, needed=not targets)
-    return Example(tuple(passages_of(record)), tuple(targets))
+    return Example(tuple(record.passages), tuple(targets))
 
 
 def _restatements(
     record: PassageQA, settings: RestateSettings, rng: np.random.Generator, *, needed: bool
 ) -> list[Target]:
-    """Targets that restate a passage; at least one when ``needed``."""
+    """Restating targets of a passage; at least one when ``needed``."""
     repeat, resume = rng.random() < settings.repeat, rng.random() < settings.resume
     targets = []
     if record.paraphrase is not None and (repeat or needed):
@@ -216,7 +214,7 @@ def _span(text: str, start: int, instruction: str, settings: RestateSettings) ->
 def drawn_example(
     record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings | None
 ) -> Example | None:
-    """A record's question over its passages and others, or, in a share of the draws, over others alone.
+    """A record's question over its passages and others; over others alone in a share of the draws.
 
     None for a record without gold passages or questions.
     """
@@ -229,13 +227,13 @@ def drawn_example(
 def _answered_example(
     record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings | None
 ) -> Example | None:
-    """Gold passages and some others in random order; the pairs of a passage record all read the same ones."""
+    """Gold passages and some others in random order; a passage record's pairs all read the same ones."""
     others = [] if around is None else _others(record, config, rng, around)
     if isinstance(record, MultiHop):
-        gold, rest = _gold(record), _beside_gold(record)
+        gold, rest = _gold_and_rest(record)
         targets = [_answer(QAPair(record.question, record.answers))]
     else:
-        gold, rest = passages_of(record), others
+        gold, rest = record.passages, others
         targets = [_answer(pair) for pair in _drawn_pairs(record, config.pairs, rng)]
     if not gold or not targets:
         return None
@@ -249,9 +247,9 @@ def _answered_example(
 def _unanswered_example(
     record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings | None
 ) -> Example | None:
-    """A question over passages that do not hold its answer; an answered example where there are none of them."""
+    """A question over passages without its answer; an answered example where there are none."""
     if isinstance(record, MultiHop):
-        question, answers, rest = record.question, record.answers, _beside_gold(record)
+        question, answers, rest = record.question, record.answers, _gold_and_rest(record)[1]
     elif around is None or not record.all_pairs:
         return _answered_example(record, config, rng, around)
     else:
@@ -275,21 +273,17 @@ def _answer(pair: QAPair) -> Target:
     return Target(prompts.QUESTION + pair.question.strip(), pair.answers[0])
 
 
-def _gold(record: DataRecord) -> list[str]:
-    every = passages_of(record)
-    return [every[i] for i in record.gold] if isinstance(record, MultiHop) else every
-
-
-def _beside_gold(record: MultiHop) -> list[str]:
-    return [text for i, text in enumerate(passages_of(record)) if i not in record.gold]
+def _gold_and_rest(record: DataRecord) -> tuple[list[str], list[str]]:
+    texts = record.passages
+    return [texts[i] for i in record.gold], [text for i, text in enumerate(texts) if i not in record.gold]
 
 
 def _others(record: DataRecord, config: BackgroundConfig, rng: np.random.Generator, around: Surroundings) -> list[str]:
-    """Passages of other records to read beside a passage record's own: its batch's, its nearest, or any."""
-    own = passages_of(record) if isinstance(record, PassageQA) else []
+    """Distractors of other records for a passage record: its batch's, its nearest, or random ones."""
+    own = record.passages if isinstance(record, PassageQA) else []
     if config.shared_distractors and around.batch is not None:
         batch = (one for one in around.batch if isinstance(one, PassageQA))
-        beside = [text for text in sorted({text for one in batch for text in passages_of(one)}) if text not in own]
+        beside = [text for text in sorted({text for one in batch for text in one.passages}) if text not in own]
         return [beside[i] for i in rng.permutation(len(beside))[: config.distractors]]
     if not isinstance(record, PassageQA):
         return []
@@ -298,48 +292,43 @@ def _others(record: DataRecord, config: BackgroundConfig, rng: np.random.Generat
     every = around.data.passages
     # One more than needed, as it may be the record's own.
     picks = rng.choice(len(every), size=min(config.distractors + 1, len(every)), replace=False)
-    drawn = [text for i in picks for text in passages_of(every[i]) if text not in own]
+    drawn = [text for i in picks for text in every[i].passages if text not in own]
     return drawn[: config.distractors]
 
 
 def candidate_example(
     record: DataRecord, rng: np.random.Generator, near: Neighbours, *, count: int, labelled: bool
 ) -> CandidateExample | None:
-    """One question of a record, one of several at random; None for a record without questions.
+    """A question of the record, one of several at random; None for a record without questions.
 
-    All gold passages come first, then the record's others at random, then those of other records that are nearest in
-    words; where words give out, any. Texts that differ in case and white space only count once. For a stage that is
-    told which candidates are wrong (``labelled``) passages of other records that hold an answer are left out, and a
-    question may get fewer candidates.
+    Gold passages come first, then the record's others at random, then the nearest of other records by BM25, then any.
+    Texts that differ only in case and white space count once. For a stage that knows the wrong candidates
+    (``labelled``) passages of other records that hold an answer are left out, and a question may get fewer candidates.
     """
-    pair = _one_pair(record, rng)
-    if pair is None:
+    if isinstance(record, MultiHop):
+        pair = QAPair(record.question, record.answers)
+    elif record.all_pairs:
+        pair = record.all_pairs[rng.integers(len(record.all_pairs))]
+    else:
         return None
-    gold, every = _gold(record), passages_of(record)
-    rest = [text for text in every if text not in gold]
+    gold, _ = _gold_and_rest(record)
+    rest = [text for text in record.passages if text not in gold]
     texts: dict[str, str] = {}
     for text in [*gold, *(rest[i] for i in rng.permutation(len(rest)))]:
         texts.setdefault(key_of(text), text)
     own = list(texts)[:count]
     supporting = {key_of(text) for text in gold} & set(own)
     answers = [normalize_answer(answer) for answer in pair.answers] if labelled else []
-    places = _by_nearness(near, pair.question, rng)
-    chosen = [texts[key] for key in own]
-    chosen += near.first(places, count - len(own), taken=set(texts), answers=answers)
-    order = rng.permutation(len(chosen))
+    candidates = [texts[key] for key in own]
+    ranked = _by_nearness(near, pair.question, rng)
+    candidates += near.first(ranked, count - len(own), taken=set(texts), answers=answers)
+    order = rng.permutation(len(candidates))
     return CandidateExample(
         question=pair.question.strip(),
         reply=pair.answers[0],
-        candidates=tuple(chosen[i] for i in order),
+        candidates=tuple(candidates[i] for i in order),
         positives=tuple(place for place, i in enumerate(order) if i < len(own) and own[i] in supporting),
     )
-
-
-def _one_pair(record: DataRecord, rng: np.random.Generator) -> QAPair | None:
-    if isinstance(record, MultiHop):
-        return QAPair(record.question, record.answers)
-    pairs = record.all_pairs
-    return pairs[rng.integers(len(pairs))] if pairs else None
 
 
 def _by_nearness(near: Neighbours, question: str, rng: np.random.Generator) -> Iterator[int]:

@@ -1,7 +1,6 @@
-"""What a run says: one record a step, to a callback and to ``log.jsonl``, and its learning curves from that log.
+"""The log of a run, a line a step in ``log.jsonl``, and the learning curves drawn from it.
 
-Knows numbers; how they look on a terminal is the command line's matter. The log is the place to compute anything from;
-the figure needs no display.
+How progress looks on a terminal is the command line's matter.
 """
 
 from __future__ import annotations
@@ -23,25 +22,23 @@ from clara.train.validation import Validation
 _LOG = "log.jsonl"
 _FIGURE = "curves.png"
 _SMOOTHED_OVER = 50
-"""Parts that a run is cut into for the smoothed loss: noise goes, the shape stays."""
+"""The smoothed loss averages this part of the run on either side of a step."""
 
 _LOSSES, _ANSWERS = "nats a label token", "held-out questions"
 _TRAINING = {"training, each step": 0.25, "training, smoothed": 1.0}
-"""How opaque the lines of the training loss are."""
+"""Opacity of the lines of the training loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """What a run says after each step.
+    """A step's figures; speeds are of all processes since this one started.
 
     Attributes:
-        cross_entropy: nats a label token, of this step.
-        mse: the MSE term, of this step.
-        learning_rate: of the LoRA weights, in this step.
-        held_out: loss on the held-out examples at the default rate, where it was measured at this step.
-        samples_per_second: since this process started, of all processes.
-        tokens_per_second: tokens and memory slots read, since this process started, of all processes.
-        seconds_left: at that speed.
+        cross_entropy: nats a label token.
+        mse: the MSE term.
+        learning_rate: of the LoRA weights.
+        held_out: held-out loss at the default rate, where this step was validated.
+        tokens_per_second: tokens and memory slots read.
     """
 
     step: int
@@ -57,7 +54,7 @@ class TrainProgress:
 
 
 class RunLog:
-    """Collects the losses of a step, and says them in the first process."""
+    """Collects the losses of a step; the first process writes them."""
 
     def __init__(
         self,
@@ -76,7 +73,7 @@ class RunLog:
         self._first_step: int | None = None
 
     def rewind(self, step: int) -> None:
-        """Drop what a killed run said after ``step``: those steps are done, and said, again."""
+        """Drop the steps after ``step`` that a killed run logged: they are done again."""
         if not self._processes.first or not self._path.is_file():
             return
         kept = []
@@ -90,11 +87,11 @@ class RunLog:
         scratch.replace(self._path)
 
     def add(self, cross_entropy: float, mse: float, *, tokens: int, samples: int) -> None:
-        """Note one forward and backward pass on this process; its losses' means over the processes are the batch's."""
+        """Note a forward and backward pass of this process."""
         self._passes.append((cross_entropy, mse, tokens, samples))
 
     def step(self, step: int, *, learning_rate: float, validation: Validation | None) -> TrainProgress:
-        """Say what a finished step came to; every process must call it."""
+        """Log a finished step; every process must call it."""
         if self._first_step is None:
             self._first_step = step - 1
         ce, mse, tokens, samples = self._means()
@@ -129,7 +126,7 @@ class RunLog:
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """One line of the figure: as many values as ascending steps."""
+    """A line of the figure."""
 
     name: str
     steps: tuple[int, ...]
@@ -137,7 +134,7 @@ class _Curve:
 
 
 def _read_curves(log: Path) -> dict[str, tuple[_Curve, ...]]:
-    """The curves of a ``log.jsonl`` by panel; a step that was logged without a field has no point there.
+    """The curves of a log by panel; a step that was logged without a field has no point there.
 
     Raises:
         TrainingError: the log is missing, empty or torn.
@@ -162,9 +159,7 @@ def _read_curves(log: Path) -> dict[str, tuple[_Curve, ...]]:
 def _draw(log: Path, target: Path) -> None:
     """Draw the learning curves of a log as PNG.
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        TrainingError: the log cannot be read.
+    Errors as ``_read_curves``, ``MissingExtraError`` without matplotlib.
     """
     try:
         # The Figure alone needs no display, and importing it takes longer than all else here.
@@ -191,14 +186,14 @@ def _draw(log: Path, target: Path) -> None:
 
 
 def add_curves(run: Path, checkpoint: Path) -> None:
-    """Draw the curves of the run in ``run`` into its checkpoint and show them in the card, or say there why not."""
+    """Draw a run's curves into its checkpoint and show them in the card, or say there why not."""
     try:
         _draw(run / _LOG, checkpoint / _FIGURE)
         words = f"![Learning curves]({_FIGURE})"
     except (MissingExtraError, TrainingError) as error:
         words = f"Not drawn: {error}"
-    card = checkpoint / "README.md"
-    card.write_text(f"{card.read_text(encoding='utf-8')}\n## Learning curves\n\n{words}\n", encoding="utf-8")
+    with (checkpoint / "README.md").open("a", encoding="utf-8") as card:
+        card.write(f"\n## Learning curves\n\n{words}\n")
 
 
 def _curve(name: str, lines: Sequence[Mapping[str, Any]], field: str) -> _Curve:
@@ -207,19 +202,19 @@ def _curve(name: str, lines: Sequence[Mapping[str, Any]], field: str) -> _Curve:
 
 
 def _by_rate(lines: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[_Curve, ...]:
-    """Curves of what was validated: one for each measure and rate that has points."""
+    """Curves of the validations: one for each measure and rate that has points."""
     measured = [line for line in lines if line.get("validation")]
     rates = sorted({int(rate) for line in measured for rate in line["validation"]["rates"]})
-    curves = []
-    for field, name in fields.items():
-        for rate in rates:
-            rows = [{"step": line["step"], **line["validation"]["rates"].get(str(rate), {})} for line in measured]
-            curves.append(_curve(f"{name}, {rate}x", rows, field))
+    rows = {
+        rate: [{"step": line["step"], **line["validation"]["rates"].get(str(rate), {})} for line in measured]
+        for rate in rates
+    }
+    curves = (_curve(f"{name}, {rate}x", rows[rate], field) for field, name in fields.items() for rate in rates)
     return tuple(curve for curve in curves if curve.steps)
 
 
 def _smoothed(values: Sequence[float]) -> tuple[float, ...]:
-    """Means over as many neighbouring steps as make ``_SMOOTHED_OVER`` parts of the run."""
+    """Moving averages over a ``_SMOOTHED_OVER``-th of the run on either side."""
     reach = max(1, len(values) // _SMOOTHED_OVER)
     near = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
     return tuple(sum(some) / len(some) for some in near)

@@ -1,9 +1,8 @@
-"""The one training loop: Hugging Face's Trainer over planned batches, for every stage; and the weights that it keeps.
+"""The training loop of every stage: Hugging Face's Trainer over planned batches, and the best weights.
 
-Adds to the Trainer what this project needs: only trained weights are saved, a checkpoint counts only once it is
-whole, held-out records are measured at intervals, the best weights are kept, and several processes together do
-exactly what one would (``processes``). A native checkpoint is ``model.checkpoint``'s matter; optimiser and random
-states are the Trainer's.
+Adds to the Trainer: only trained weights are saved, a checkpoint counts only once it is whole, held-out records are
+measured at intervals, the best weights are kept, and several processes together do exactly what one would
+(``processes``). Optimiser and random states are the Trainer's; native checkpoints ``model.checkpoint``'s.
 """
 
 from __future__ import annotations
@@ -51,12 +50,13 @@ _KEPT_CHECKPOINTS = 2
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 """Transformers' names of ``TrainConfig.schedule``, all after a warmup."""
 
+_REPORTED = ("cross_entropy", "mse", "learning_rate", "samples_per_second")
 _OWN = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Which step was best so far, by its held-out loss, nats a label token, and its quality.
+    """The best step so far: its held-out loss, nats a label token, and its quality.
 
     ``quality``: F1 of held-out answers, or Recall@5 of held-out questions; None where neither was measured.
     """
@@ -65,31 +65,41 @@ class Best:
     loss: float
     quality: float | None
 
+    @classmethod
+    def read(cls, folder: Path) -> Best | None:
+        """The best step of a run so far; None if there is none.
+
+        Raises:
+            TrainingError: the file is damaged.
+        """
+        path = folder / _BEST
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                return cls(**json.loads(file.metadata()[_SCORES]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); remove it, and the run goes on without it") from None
+
     def beats(self, other: Best, *, by: str) -> bool:
-        """Whether this is better: by quality, then by loss; or by loss alone (``by="loss"``)."""
+        """Compare by quality, then by loss; or by loss alone (``by="loss"``)."""
         if by == "loss" or self.quality is None or other.quality is None:
             return self.loss < other.loss
         return (self.quality, -self.loss) > (other.quality, -other.loss)
 
 
-def read_best(folder: Path) -> Best | None:
-    """Which step the best weights of a run are of; None if there are none.
-
-    Raises:
-        TrainingError: the file is damaged.
-    """
-    path = folder / _BEST
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            return Best(**json.loads(file.metadata()[_SCORES]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}); remove it, and the run goes on without it") from None
+def _restore(network: nn.Module, path: Path) -> None:
+    tensors, own = load_file(path), _trained(network)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise TrainingError(f"{path} does not fit this run: {odd[0]} is in one of them only; use the run's own config")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
 
 
 def _save_best(folder: Path, state: Mapping[str, Tensor], best: Best) -> None:
-    """Replace the best weights of a run, whole or not at all: a kill leaves the old or the new ones."""
+    """Replace a run's best weights atomically."""
     target = folder / _BEST
     scratch = target.with_suffix(".tmp")
     save_file(dict(state), scratch, metadata={_SCORES: json.dumps(asdict(best))})
@@ -107,23 +117,8 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def load_trained(network: nn.Module, path: Path) -> None:
-    """Put back the weights that a run trained.
-
-    Raises:
-        TrainingError: the file holds other parameters than this run trains.
-    """
-    tensors, own = load_file(path), _trained(network)
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
-        raise TrainingError(f"{path} does not fit this run: {odd[0]} is in one of them only; use the run's own config")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
-
-
 class StageModule(nn.Module):
-    """A network with its stage's loss as the forward pass, which is what the Trainer and DDP call."""
+    """A network with its stage's loss as the forward pass, as the Trainer and DDP call it."""
 
     def __init__(self, network: Decoder, stage: Stage) -> None:
         super().__init__()
@@ -132,19 +127,18 @@ class StageModule(nn.Module):
         self._autocast = network.adapters.bare().dtype == torch.bfloat16
 
     def forward(self, batch: Batch) -> Losses:
-        """Losses of one batch."""
         with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self._autocast):
             return self._stage.loss(self.network, batch)
 
 
 def _only(items: list[Batch]) -> dict[str, Batch]:
-    """The data loader's items are whole batches already; the Trainer wants a mapping of arguments."""
+    """Collate a data loader's item, a whole batch already, into the mapping that the Trainer expects."""
     return {"batch": items[0]}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRun:
-    """What a run's loop needs beside the network; ``folder`` gets checkpoints, the best weights and the log."""
+    """Parameters of the loop beside the network; ``folder`` gets checkpoints, the best weights and the log."""
 
     stage: Stage
     folder: Path
@@ -154,7 +148,6 @@ class TrainRun:
 
     @property
     def config(self) -> TrainConfig:
-        """Its settings."""
         return self.stage.config
 
 
@@ -172,7 +165,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
     @property
     def sharded(self) -> bool:
-        """Whether no process holds all of the weights."""
+        """No process holds all of the weights."""
         plugin = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
         return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
 
@@ -182,7 +175,6 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         return loader
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Batch], **_: Any) -> Tensor:  # noqa: ANN401
-        """The stage's loss, its parts noted for the log."""
         losses: Losses = model(**inputs)
         batch = inputs["batch"]
         ce, mse = (float(part.detach()) for part in (losses.cross_entropy, losses.mse))
@@ -190,7 +182,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         return losses.total
 
     def get_batch_samples(self, *given: Any, **named: Any) -> tuple[list[dict[str, Batch]], Any]:  # noqa: ANN401
-        """The passes of a step, each knowing how much of the whole step it is."""
+        """The passes of a step, each with its share of the step."""
         passes, items = super().get_batch_samples(*given, **named)
         shared = _with_shares([one["batch"] for one in passes], self._run.processes, self.args.device)
         return [{"batch": batch} for batch in shared], items
@@ -199,7 +191,6 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         return {"batch": inputs["batch"].to(self.args.device)}
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:  # noqa: ANN401
-        """The stage's."""
         self.optimizer = self._run.stage.optimizer(self.model.network)
         return self.optimizer
 
@@ -211,7 +202,7 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
                 _save_best(self._run.folder, self._state(whole), best)
 
     def _state(self, whole: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The trained weights; where this process holds only shards of them, from those in ``whole``."""
+        """The trained weights, from ``whole`` where this process holds only shards of them."""
         trained: Mapping[str, Tensor] = _trained(self.model.network)
         if whole:
             trained = {name: whole[f"network.{name}"] for name in trained}
@@ -235,11 +226,11 @@ class _StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         del model
-        load_trained(self.model.network, Path(resume_from_checkpoint) / _WEIGHTS)
+        _restore(self.model.network, Path(resume_from_checkpoint) / _WEIGHTS)
 
 
 def _diverged(what: str) -> TrainingError:
-    """What to do about a loss or a weight that is no number: what was saved before stays as it is."""
+    """The advice after a loss or a weight that is not finite; earlier checkpoints stay as they are."""
     return TrainingError(
         f"the run has diverged: {what}; train anew, in another folder, with a lower learning_rate or a longer warmup"
     )
@@ -247,7 +238,7 @@ def _diverged(what: str) -> TrainingError:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Turn a failed write into advice; what was whole before is whole after."""
+    """Turn a failed write into advice; earlier checkpoints stay whole."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -260,7 +251,7 @@ def _disk(folder: Path) -> Iterator[None]:
 def _with_shares(
     passes: Sequence[Batch], processes: Processes = ALONE, device: torch.device | None = None
 ) -> list[Batch]:
-    """The passes of a step on one process, each knowing its share of all passes on all processes.
+    """The passes of a step on one process, each with its share of all passes on all processes.
 
     The Trainer takes means over passes and processes; losses times their share make those the means over the step's
     labels and texts. A whole batch stays as it is.
@@ -282,7 +273,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
 
     def __init__(self, trainer: _StageTrainer, module: StageModule, log: RunLog, run: TrainRun) -> None:
         self._trainer, self._module, self._log, self._run = trainer, module, log, run
-        self._best = read_best(run.folder)
+        self._best = Best.read(run.folder)
         self._rate = 0.0
 
     def on_step_begin(self, *_: Any, lr_scheduler: Any, **__: Any) -> None:  # noqa: ANN401
@@ -291,8 +282,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         step, config = int(state.global_step), self._run.config
         due = step % config.evaluate_every == 0 or step == config.steps
-        found = self._validated(step) if due else None
-        progress = self._log.step(step, learning_rate=self._rate, validation=found)
+        progress = self._log.step(step, learning_rate=self._rate, validation=self._validated(step) if due else None)
         if not math.isfinite(progress.cross_entropy):  # the same number in every process
             raise _diverged(f"the loss of step {step} is {progress.cross_entropy}")
         if config.report_to:
@@ -301,16 +291,15 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
     def _validated(self, step: int) -> Validation | None:
         if self._run.held_out is None:
             return None
-        found = measure(
-            self._module.network, lambda batch: float(self._module(batch).cross_entropy), self._run.held_out
-        )
-        best = Best(step=step, loss=found.loss, quality=found.quality)
+        module = self._module
+        scores = measure(module.network, lambda batch: float(module(batch).cross_entropy), self._run.held_out)
+        best = Best(step=step, loss=scores.loss, quality=scores.quality)
         # The first process decides: the others may have rounded otherwise.
         beats = self._best is None or best.beats(self._best, by=self._run.config.best_by)
         if self._run.processes.agreed(beats, self._trainer.args.device):
             self._best = best
             self._trainer.save_best(best)
-        return found
+        return scores
 
     def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         self._run.processes.wait()  # every process writes its random state
@@ -322,16 +311,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
 
 
 def _reported(progress: TrainProgress) -> dict[str, float]:
-    """The numbers of a step for TensorBoard and its like."""
-    values = {
-        "cross_entropy": progress.cross_entropy,
-        "mse": progress.mse,
-        "learning_rate": progress.learning_rate,
-        "samples_per_second": progress.samples_per_second,
-    }
+    """A step's figures for TensorBoard and the like."""
+    values = {name: getattr(progress, name) for name in _REPORTED}
     if progress.validation is not None:
-        found = asdict(progress.validation)
-        values |= {f"eval_{name}": value for name, value in found.items() if isinstance(value, float)}
+        scores = asdict(progress.validation).items()
+        values |= {f"eval_{name}": value for name, value in scores if isinstance(value, float)}
     return values
 
 
@@ -341,9 +325,9 @@ def _last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints to go on from in a run's folder; whatever else has such a name is the user's."""
-    found = [path for path in folder.iterdir() if _OWN.fullmatch(path.name) and path.is_dir()]
-    return [path for path in found if not (path / MANIFEST).is_file()]
+    """The checkpoints to resume from in a run's folder; other folders with such a name are the user's."""
+    paths = (path for path in folder.iterdir() if _OWN.fullmatch(path.name) and path.is_dir())
+    return [path for path in paths if not (path / MANIFEST).is_file()]
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -352,14 +336,18 @@ def _step_of(checkpoint: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TrainedWeights:
-    """What a finished run leaves: a file with the best weights, or the last, where ``best`` is None.
+    """A finished run's file of the best weights, or the last where ``best`` is None.
 
-    ``sharded``: whether the network no longer holds whole weights.
+    ``sharded``: the network no longer holds whole weights.
     """
 
     path: Path
     best: Best | None
     sharded: bool
+
+    def put_into(self, network: nn.Module) -> None:
+        """Restore them; ``TrainingError`` if the run trains other parameters."""
+        _restore(network, self.path)
 
 
 def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWeights:
@@ -388,7 +376,7 @@ def run(network: Decoder, batches: PlannedBatches, given: TrainRun) -> TrainedWe
     log.rewind(0 if last is None else _step_of(last))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     processes.wait()
-    best = read_best(folder) if config.keep == "best" else None
+    best = Best.read(folder) if config.keep == "best" else None
     if best is not None:
         return TrainedWeights(folder / _BEST, best, trainer.sharded)
     last = _last_whole_checkpoint(folder)

@@ -20,7 +20,7 @@ class Losses:
     """The parts of a training loss, each a scalar tensor.
 
     Attributes:
-        total: what is minimised.
+        total: is minimised.
         cross_entropy: nats a label token.
         mse: the MSE term, before its weight.
     """
@@ -33,9 +33,9 @@ class Losses:
 def generation_loss(
     network: Network, batch: Batch, *, mse_weight: float, kl_weight: float = 0.0, quoted_weight: float = 0.0
 ) -> Losses:
-    """CE of the targets given the memories of the batch's texts, plus the MSE term; further terms as ``reply_losses``.
+    """CE of the targets given the memories of the batch's texts, plus the MSE term; other terms as ``reply_losses``.
 
-    Memories that are computed before have no MSE term.
+    Precomputed memories have no MSE term.
     """
     memories, read_out = _memories(network, batch)
     return reply_losses(
@@ -59,16 +59,16 @@ def reply_losses(
     kl_weight: float = 0.0,
     quoted_weight: float = 0.0,
 ) -> Losses:
-    """CE of the targets, plus what the batch has of the other terms. The LM head runs on label positions only.
+    """CE of the targets, plus the terms that have a weight. The LM head runs on label positions only.
 
     Args:
         decoder: with gradients where the stage wants them.
         batch: decoder sequences.
-        memories: what stands in their slots, [sum of slots, H]; None where they have none.
-        read_out: what the memories were read from, for the MSE term.
+        memories: vectors for their slots, [sum of slots, H]; None where they have none.
+        read_out: source of the memories, for the MSE term.
         mse_weight: lambda.
         kl_weight: of KL(teacher || student), where a teacher reads along.
-        quoted_weight: of the CE among quotations, where the batch has them.
+        quoted_weight: of the CE among quotable tokens, where the batch has them.
     """
     logits = reply_logits(decoder, batch, memories)
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
@@ -77,17 +77,17 @@ def reply_losses(
     if batch.teaching is not None and kl_weight:
         total = total + kl_weight * _teacher_distance(decoder, batch, logits)
     if batch.quotable is not None and quoted_weight:
-        total = total + quoted_weight * quoted_loss(batch, logits)
+        total = total + quoted_weight * _quoted_loss(batch, logits)
     return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
 
 
 def passage_memories(network: Network, batch: Batch) -> Tensor:
-    """Memories of the batch's passages, [D, N, H]: as computed before, or under gradient where texts are given."""
+    """Memories of the batch's passages, [D, N, H]: precomputed, or under gradient where texts are given."""
     return _memories(network, batch)[0]
 
 
 def _memories(network: Network, batch: Batch) -> tuple[Tensor, ReadOut | None]:
-    """The same, with what was read from the texts where they were encoded now."""
+    """``passage_memories`` with the read-out of texts that were encoded now."""
     if not len(batch.text_ids):
         if batch.memories is not None:
             return batch.memories, None
@@ -106,8 +106,8 @@ def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
     return mse * batch.text_share
 
 
-def quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
-    """Mean over all label tokens of the CE among what could be quoted, given logits [T, V]; other labels count as 0."""
+def _quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
+    """Mean over all label tokens of the CE among quotable tokens, given logits [T, V]; other labels count as 0."""
     quotable = batch.quotable
     if quotable is None:
         return torch.zeros_like(logits[0, 0])
@@ -136,14 +136,14 @@ def reply_logits(
     if memories is not None:
         embeds = splice(embeds, batch.slots, memories)
     hidden = decoder.decode(embeds, decoder_attention(batch.segments), batch.positions, role=role)
-    chosen = hidden.reshape(-1, hidden.shape[-1])[batch.label_index]
-    with torch.autocast(chosen.device.type, enabled=False):
-        return decoder.logits(chosen)
+    states = hidden.reshape(-1, hidden.shape[-1])[batch.label_index]
+    with torch.autocast(states.device.type, enabled=False):
+        return decoder.logits(states)
 
 
 @contextmanager
 def evaluating(network: Decoder) -> Iterator[None]:
-    """Ask a network something while it is trained: without dropout or gradients; afterwards as before."""
+    """Evaluation mode without gradients for a moment of training."""
     training = network.training
     network.eval()
     try:

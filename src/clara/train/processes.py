@@ -1,7 +1,7 @@
 """The processes that train together: one, or those that ``torchrun`` or ``accelerate launch`` started.
 
 Every process takes its part of every batch, so that a run is the same whatever their number; the first one writes the
-files and speaks. Knows numbers and folders, not models; wrapping the model is the Trainer's work.
+files. Wrapping the model is the Trainer's work.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes files."""
+        """This process writes files."""
         return self.rank == 0
 
     def part(self, items: int) -> range:
-        """Indices of this process's items out of ``items``.
+        """This process's share of ``items`` indices, every ``count``-th.
 
-        Every ``count``-th one: batches are sorted by length, and neighbours would leave the last process with the
-        longest texts.
+        Batches are sorted by length: neighbours would leave the last process with the longest texts.
         """
         return range(self.rank, items, self.count)
 
@@ -48,14 +47,14 @@ class Processes:
             )
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """A barrier."""
         if self.count > 1:
             distributed.barrier()
 
     def mean(self, values: Sequence[float], device: torch.device | None = None) -> list[float]:
         """Each value's mean over the processes, the same numbers everywhere.
 
-        ``device`` is where the process group exchanges tensors; the CPU when None.
+        ``device``: where the process group exchanges tensors; the CPU when None.
         """
         if self.count == 1:
             return list(values)
@@ -67,16 +66,16 @@ class Processes:
         """The first process's choice, on all of them."""
         if self.count == 1:
             return choice
-        told = torch.tensor([choice], dtype=torch.int64, device=device)
-        distributed.broadcast(told, src=0)
-        return bool(told.item())
+        agreed = torch.tensor([choice], dtype=torch.int64, device=device)
+        distributed.broadcast(agreed, src=0)
+        return bool(agreed.item())
 
 
 ALONE = Processes()
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that training does not take: weights spread over GPUs, a GPU that is not the process's first."""
+    """Refuse devices that training does not take: weights spread over GPUs, a GPU other than the first visible."""
     if device in SPREAD:
         raise ConfigError(
             f"--device {device} spreads weights over GPUs, which training does not; give --device cuda, or let several "
@@ -91,16 +90,15 @@ def check_device(device: str) -> None:
 
 
 _PATIENCE = timedelta(days=2)
-"""How long processes wait for one that has more to do: the first may compress a whole data set. One that dies ends
-the others at once, through what started them."""
+"""Timeout of a barrier: the first process may compress a whole data set. One that dies ends the others at once, through
+their launcher."""
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """Join the processes that were started together; a process that was started alone is alone.
 
-    A process group that is there already is used and left as it is. The model's device decides how the processes talk
-    (gloo for the CPU, else the device's own way).
+    A process group that exists is used and left as it is. The backend follows the model's device (gloo for the CPU).
     """
     before = distributed.is_initialized()
     state = PartialState(cpu=torch.device(device).type == "cpu", timeout=_PATIENCE)

@@ -1,4 +1,4 @@
-"""A whole training run: data and a stage with its settings in, a checkpoint out."""
+"""A training run: data and a stage with its settings in, a checkpoint out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clara.train.config import TrainConfig
 from clara.train.data import PlannedBatches, TrainingData, divide, held_out_examples, within_window
 from clara.train.documents import Documents
 from clara.train.log import TrainProgress, add_curves
-from clara.train.loop import TrainedWeights, TrainRun, load_trained, run
+from clara.train.loop import TrainedWeights, TrainRun, run
 from clara.train.processes import check_device, joined
 from clara.train.stages.base import Stage
 from clara.train.start import WHITENING_QUESTIONS, derive_queries, whiten
@@ -32,10 +32,10 @@ from clara.train.validation import asked_questions, held_out
 _RUN_CONFIG = "config.json"
 _LOCK_FILE = ".lock"
 _KEPT = "kept"
-"""In the cache folder: what frozen networks are asked once."""
+"""In the cache folder: answers and likelihoods by frozen networks."""
 
 
-def train(  # noqa: PLR0913 - each of the last four is told another thing
+def train(  # noqa: PLR0913 - four callbacks
     stage: Stage,
     records: Sequence[DataRecord],
     out: Path,
@@ -47,38 +47,37 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     on_unused: Callable[[Mapping[str, int]], None] = lambda _: None,
     on_notice: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``; says which.
+    """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``; returns that folder.
 
-    Goes on where a run with the same settings and data in ``out`` stopped.
+    Resumes the run with the same settings and data that stopped in ``out``.
 
     Args:
         stage: with the run's settings (``stages.stage_of``).
-        records: training records; those the stage cannot use are counted in the card.
+        records: training records; unusable ones are counted in the card.
         out: folder of the run: resumable checkpoints, ``log.jsonl``, ``config.json`` and the final checkpoint.
         cache: folder for base weights, and for memories, answers and likelihoods that several runs may need.
         device: for the model.
-        on_progress: told after each step.
-        hub_progress: told about downloads.
-        on_unused: told before the first step what of the records the stage cannot use, counted by reason.
-        on_notice: told before the first step how much memory it takes, and what of the checkpoint to start from will
-            not fit its result.
+        on_progress: called after each step.
+        hub_progress: called during downloads.
+        on_unused: called before the first step with the unusable records, counted by reason.
+        on_notice: called before the first step with the memory estimate and stale parts of the start checkpoint.
 
     Raises:
         ConfigError: the settings do not fit the stage, the data or what they name.
         TrainingError: nothing to train on, or ``out`` holds a run with other settings or data, or one that goes on.
     """
     check_device(device)
-    check_run(stage, records)
+    _check_run(stage, records)
     cut = within_window(records, stage.window(), cache, hub_progress)
     prompt = check_backbone(stage, cut.longest_question, cache)
     data = divide(cut.records, stage, left_out=cut.left_out)
     stage = stage.in_steps(sum(map(len, data.sources.values())))
     on_unused(data.rejected)
-    on_notice(training_memory(stage, data, prompt, cache, device).told())
+    on_notice(training_memory(stage, data, prompt, cache, device).summary())
     with joined(device) as processes, ExitStack() as kept:
         processes.check(stage.config.batch_size, stage.config.accumulation)
         if processes.first:
-            kept.enter_context(claimed(out, stage, records))
+            kept.enter_context(_claimed(out, stage, records))
         processes.wait()
         loaded = stage.network(data, cache, device, hub_progress)
         carried = stage.carried(loaded, data)
@@ -91,21 +90,21 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
         taught = stage.training_collator(collator, loaded, cache / _KEPT)
         batches = PlannedBatches(data, stage, taught, processes=processes)
         if documents is not None or stage.whitens(loaded):
-            wanted = _wanted(batches, data, stage)
-            found = documents or Documents(loaded, cache)
+            texts = _texts_by_rate(batches, data, stage)
             if documents is not None:
-                documents.prepare(wanted, hub_progress, share=processes)
+                documents.prepare(texts, hub_progress, share=processes)
                 processes.wait()
-                documents.prepare(wanted)  # finds what the others computed
+                documents.prepare(texts)  # finds those that the others computed
             if stage.whitens(loaded):
-                whiten(loaded, found, wanted, data.some_questions(WHITENING_QUESTIONS))
+                asked = data.some_questions(WHITENING_QUESTIONS)
+                whiten(loaded, documents or Documents(loaded, cache), texts, asked)
         kept_back = held_out(data, stage, collator, loaded.base.tokenizer)
         weights = run(loaded.network, batches, TrainRun(stage, out, processes, kept_back, on_progress))
         target = out / stage.writes
         if processes.first:
             if weights.sharded:  # no process has whole weights to write: make a network that has
                 loaded = stage.network(data, cache, "cpu", hub_progress)
-            load_trained(loaded.network, weights.path)
+            weights.put_into(loaded.network)
             if carried.derives_queries:
                 derive_queries(loaded, data, cache)
             _finish(loaded, weights, stage, data, facts, target)
@@ -113,18 +112,18 @@ def train(  # noqa: PLR0913 - each of the last four is told another thing
     return target
 
 
-def check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
-    """Refuse a run whose settings, as they were given, cannot do what they say.
+def _check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
+    """Refuse contradictory settings, as they were given.
 
     Raises:
         ConfigError: names every fault.
     """
-    faults = [*stage.faults(), *_data_faults(records, stage.config), *_missing_reporters(stage.config)]
+    faults = [*stage.faults(), *_run_faults(records, stage.config)]
     if faults:
         raise ConfigError(f"stage {stage.name}: {len(faults)} fault(s): " + "; ".join(faults))
 
 
-def _data_faults(records: Sequence[DataRecord], config: TrainConfig) -> Iterator[str]:
+def _run_faults(records: Sequence[DataRecord], config: TrainConfig) -> Iterator[str]:
     known = {record.source for record in records}
     # A weight of 0 keeps a source out; that it is not there at all is no fault.
     unknown = sorted({name for name, weight in config.mix.items() if weight > 0} - known)
@@ -133,23 +132,20 @@ def _data_faults(records: Sequence[DataRecord], config: TrainConfig) -> Iterator
         yield f"mix names {', '.join(unknown)}, which no record has as its source (sources: {listed})"
     if config.held_out >= len(records) > 0:
         yield f"held_out is {config.held_out}, which leaves nothing of {len(records)} records to train on"
-
-
-def _missing_reporters(config: TrainConfig) -> Iterator[str]:
     missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
     if missing:
         yield f"report_to needs packages that are not installed: pip install {' '.join(missing)}"
 
 
-def _wanted(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
-    """The passages that a run will need memories of, by rate, each once."""
+def _texts_by_rate(batches: PlannedBatches, data: TrainingData, stage: Stage) -> dict[int, list[str]]:
+    """The passages that a run needs memories of, by rate, each once."""
     texts: dict[int, dict[str, None]] = {rate: {} for rate in stage.config.compression.rates}
     plan = [(batches.rate(step), batches.examples(step)) for step in range(stage.config.steps)]
     kept_back = [*held_out_examples(data, stage), *(asked.example for asked in asked_questions(data, stage))]
     for rate, examples in [*plan, *((rate, kept_back) for rate in texts)]:
         for example in examples:
             texts[rate].update(dict.fromkeys(example.compressed))
-    return {rate: list(found) for rate, found in texts.items()}
+    return {rate: list(some) for rate, some in texts.items()}
 
 
 def _finish(
@@ -174,8 +170,8 @@ def _finish(
 
 
 @contextmanager
-def claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[None]:
-    """Make ``out`` the folder of this run, or make sure that it already is, and keep others out of it.
+def _claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[None]:
+    """Make ``out`` the folder of this run, or check that it is, and lock it.
 
     Raises:
         TrainingError: a run with other settings or other data is in it, or another process trains in it.
@@ -191,7 +187,7 @@ def claimed(out: Path, stage: Stage, records: Sequence[DataRecord]) -> Iterator[
 
 
 def finished(stage: Stage, records: Sequence[DataRecord], out: Path) -> bool:
-    """Whether a run is there to its end: the folder that it writes is written whole, as the last of all.
+    """A run is there to its end: its output folder, which is written whole and last.
 
     Raises:
         TrainingError: a run with other settings or other data is in ``out``.
@@ -204,10 +200,10 @@ def finished(stage: Stage, records: Sequence[DataRecord], out: Path) -> bool:
 
 def _data_hash(records: Sequence[DataRecord]) -> str:
     """A hash of training records and their order: 16 hex digits."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for record in records:
-        found.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
-    return found.hexdigest()[:16]
+        digest.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def _claim(path: Path, stage: Stage, records: Sequence[DataRecord]) -> None:
@@ -226,9 +222,9 @@ def _claim(path: Path, stage: Stage, records: Sequence[DataRecord]) -> None:
 
 
 def _difference(path: Path, stage: Stage, data: str) -> str | None:
-    """What a run differs in.
+    """The difference of a run from the one in a folder, ``settings`` or ``data``.
 
-    A setting, and the data's hash, may be missing in one from before it existed; one from before settings had their
+    Settings, and the data's hash, may be missing in a run from before they existed; one from before settings had their
     stages holds those of all of them.
     """
     try:

@@ -1,4 +1,4 @@
-"""The network before the first step: a checkpoint's or a fresh one, what is trained of it, questions whitened."""
+"""The network before the first step: a checkpoint's or a fresh one, gradients switched on, questions whitened."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from clara.config import CompressionConfig, LoraSettings, check
-from clara.data.neighbours import passages_of
-from clara.errors import ClaraError, ConfigError
+from clara.errors import ClaraError
 from clara.model import checkpoint
 from clara.model.backbone import load_base
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
-from clara.model.create import Loaded, fresh, place_checkpoint, rebuilt
+from clara.model.create import Loaded, fresh, from_checkpoint, rebuilt
 from clara.model.decoder import Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
@@ -35,7 +34,7 @@ _WHITENING_SHARE = 2
 _TOKENS_A_TEXT = 8
 _QUESTIONS_A_BATCH = 32
 _ADDED = ("read_out", "layers", "layer_rank", "places")
-"""What of the compression a run may add to the checkpoint that it starts from."""
+"""Fields of the compression that a run may add to its start checkpoint."""
 
 
 def compressed_model(
@@ -43,26 +42,24 @@ def compressed_model(
 ) -> Loaded:
     """The checkpoint's network that a run goes on from, or a fresh one on its base model.
 
-    What the start cannot be is ``manifest_faults``' matter.
+    ``start_faults`` has checked it.
     """
     where = placement(config.dtype, device)
     if config.start is not None:
         folder = find_checkpoint(config.start)
-        loaded = place_checkpoint(
-            folder, cache, where, adapter_dtype=DTYPES["fp32"], check_memory=False, progress=progress
-        )
+        loaded = from_checkpoint(folder, cache, where, adapter_dtype=DTYPES["fp32"], progress=progress)
         compression = _extended(config.compression, loaded.manifest.compression)
         if compression == loaded.manifest.compression:
             return loaded
         return rebuilt(loaded, compression, data.some_texts(_CALIBRATION_TEXTS), seed=config.seed)
     base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
-    texts = (text for rows in data.sources.values() for record in rows for text in passages_of(record))
+    texts = (text for rows in data.sources.values() for record in rows for text in record.passages)
     samples = data.some_texts(_CALIBRATION_TEXTS)
     return fresh(base, config.compression, config.lora, samples, counted=texts, seed=config.seed)
 
 
 def _extended(given: CompressionConfig, own: CompressionConfig) -> CompressionConfig:
-    """A checkpoint's ``own`` compression with the layers and places that a run adds to it, if they go together."""
+    """A checkpoint's ``own`` compression with the layers and places that a run adds, if they go together."""
     added = {name: getattr(given, name) for name in _ADDED if name in given.model_fields_set}
     if added.get("read_out") == "layers":
         added["pooled_input"] = False
@@ -82,39 +79,35 @@ def release(network: Decoder, roles: Sequence[Role]) -> None:
 
 
 def start_faults(config: MemoryConfig, of_stage: Callable[[str, Manifest], list[str]]) -> list[str]:
-    """What is wrong with a run's start, be it a checkpoint's, which the stage has a say in, or a fresh one."""
+    """Contradictions of a fresh start, or of a start checkpoint, including ``of_stage``'s."""
     if config.start is None:
         return _paper_faults(config.compression, config.lora)
     try:
-        manifest = _start_manifest(config.start)
+        folder = find_checkpoint(config.start)
+        if not checkpoint.is_checkpoint(folder):
+            return [
+                f"start: {config.start} is in Apple's format; make a native checkpoint of it first, and start from "
+                f"that: clara convert {config.start} --out DIR (--base MODEL)"
+            ]
+        manifest = checkpoint.read_manifest(folder)
     except ClaraError as error:
         return [f"start: {error}"]
     return [*_manifest_faults(config, config.start, manifest), *of_stage(config.start, manifest)]
 
 
-def _start_manifest(start: str) -> Manifest:
-    folder = find_checkpoint(start)
-    if checkpoint.is_checkpoint(folder):
-        return checkpoint.read_manifest(folder)
-    raise ConfigError(
-        f"{start} is in Apple's format; make a native checkpoint of it first, and start from that: "
-        f"clara convert {start} --out DIR (--base MODEL)"
-    )
-
-
 def _manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> list[str]:
-    """What the settings say otherwise than the checkpoint to start from, which decides it."""
-    said: list[tuple[str, object, object]] = []  # what was set: name, value, the checkpoint's own
+    """Settings that contradict the start checkpoint's."""
+    settings: list[tuple[str, object, object]] = []  # name, the run's value, the checkpoint's
     if "base" in config.model_fields_set:
-        said.append(("base", config.base, manifest.base_model))
+        settings.append(("base", config.base, manifest.base_model))
     for part in ("compression", "lora"):
         given, own = getattr(config, part), getattr(manifest, part)
         names = sorted(given.model_fields_set if part in config.model_fields_set else ())
         decided = (name for name in names if part == "lora" or not _adds(name, given, own))
-        said.extend((f"{part}.{name}", getattr(given, name), getattr(own, name)) for name in decided)
+        settings.extend((f"{part}.{name}", getattr(given, name), getattr(own, name)) for name in decided)
     faults = [
         f"{name} is {given!r}, but {start} has {own!r}, which a run goes on with; leave it out"
-        for name, given, own in said
+        for name, given, own in settings
         if given != own
     ]
     rates = manifest.compression.rates
@@ -124,12 +117,12 @@ def _manifest_faults(config: MemoryConfig, start: str, manifest: Manifest) -> li
 
 
 def _adds(name: str, given: CompressionConfig, own: CompressionConfig) -> bool:
-    """Whether a run adds a part of the read-out to a checkpoint that has none of it."""
+    """The run adds a part of the read-out that the checkpoint lacks."""
     return given.read_out == "layers" if name == "read_out" else name in _ADDED and not getattr(own, name)
 
 
 def _paper_faults(compression: CompressionConfig, lora: LoraSettings) -> list[str]:
-    """What of a fresh start with ``input_format`` ``official`` Apple's format could not hold."""
+    """Settings of a fresh start with ``input_format`` ``official`` that Apple's format has no place for."""
     if compression.input_format != "official":
         return []
     rates, window = compression.rates, compression.window_tokens
@@ -150,10 +143,10 @@ def whitening_needs(hidden: int, *, late: bool) -> int:
 
 @torch.no_grad()
 def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[str]], asked: Sequence[str]) -> None:
-    """Start the projection of questions from the run's own documents and questions (``MemoryTable.whiten_queries``).
+    """Initialise the projection of questions from the run's documents and questions (``MemoryTable.whiten_queries``).
 
-    By means of memories, or for late interaction by ``_TOKENS_A_TEXT`` memory tokens of each, spread evenly. Of the
-    passages by rate in ``wanted`` the first ``WHITENING_DOCUMENTS`` are taken.
+    Uses means of memories, or for late interaction ``_TOKENS_A_TEXT`` memory tokens of each, spread evenly; of the
+    passages by rate in ``wanted`` the first ``WHITENING_DOCUMENTS``.
     """
     network = loaded.network
     sample = {rate: texts[:WHITENING_DOCUMENTS] for rate, texts in wanted.items()}
@@ -168,14 +161,14 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
 
 
 def whiten_anew(loaded: Loaded, texts: Sequence[str], asked: Sequence[str], cache: Path, *, late: bool) -> None:
-    """Give questions a new projection, made of passages and questions alone: no label, no step of training.
+    """Give questions a new projection from passages and questions alone: no label, no training step.
 
     Args:
         loaded: in evaluation mode; its query reasoner is the compressor's copy.
         texts: passages.
         asked: questions.
         cache: folder for memories.
-        late: compare memory tokens one by one (late interaction), not their mean.
+        late: late interaction instead of means.
     """
     table = loaded.network.table
     table.project_queries(projected=True, late=late)
@@ -185,7 +178,7 @@ def whiten_anew(loaded: Loaded, texts: Sequence[str], asked: Sequence[str], cach
 
 
 def _compared(network: Network, memories: Tensor) -> Tensor:
-    """Of memories [texts, N, H] the vectors [vectors, H] that the projection compares, or a sample of them."""
+    """The vectors [vectors, H] of memories [texts, N, H] that the projection compares, or a sample of them."""
     if not network.table.late:
         return memories.mean(dim=1)
     step = max(1, memories.shape[1] // _TOKENS_A_TEXT)
@@ -194,7 +187,7 @@ def _compared(network: Network, memories: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> Iterator[Tensor]:
-    """Memories of questions as the query reasoner makes them, before weights; in batches, float32 [questions, N, H]."""
+    """Unweighted memories of questions by the query reasoner, in batches of float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
     rows = [prompter.window_ids(question, network.config.window_tokens) for question in asked]
@@ -207,11 +200,11 @@ def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> It
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a checkpoint to start from brings along that was made with other weights than the run will leave.
+    """Parts of a start checkpoint that are stale once the run has changed its weights.
 
     Attributes:
-        notices: what a user should know of it, before the first step and in the card.
-        derives_queries: whether the query reasoner is derived from the compressor again after the last step.
+        notices: for the user, before the first step and in the card.
+        derives_queries: the query reasoner is derived from the compressor again after the last step.
     """
 
     notices: tuple[str, ...] = ()
@@ -219,10 +212,10 @@ class Carried:
 
 
 def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carried:
-    """Look at what of a checkpoint, as it was loaded, fits less well when ``roles`` are trained on ``data``.
+    """The parts of a loaded checkpoint that go stale when ``roles`` are trained on ``data``.
 
-    A query reasoner that was not trained is the compressor's copy with a whitened projection: both are derived again
-    when the compressor changes, if there are texts enough to whiten. One that was trained stays as it is.
+    An untrained query reasoner is the compressor's copy with a whitened projection: both are derived again when the
+    compressor changes, if there are enough texts to whiten. A trained one stays as it is.
     """
     notices = []
     if loaded.manifest.measured():
@@ -231,7 +224,11 @@ def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carrie
     own = "query_reasoner" in network.adapters.roles
     if "compressor" not in roles or "query_reasoner" in roles or not (own or table.query_projection is not None):
         return Carried(tuple(notices))
-    if table.read_out_of_queries() or (own and not _copied(network)):
+    adapters = network.adapters
+    copied = not own or all(
+        map(torch.equal, adapters.parameters_of("compressor"), adapters.parameters_of("query_reasoner"))
+    )
+    if table.read_out_of_queries() or not copied:
         stale = "it was trained with the compressor as it was: train stage end-to-end or retriever on the result"
     elif table.query_projection is not None and (few := _too_few(loaded, data)):
         stale = f"{few}: give more records"
@@ -246,7 +243,7 @@ def carried(loaded: Loaded, data: TrainingData, roles: Sequence[Role]) -> Carrie
 
 
 def _too_few(loaded: Loaded, data: TrainingData) -> str:
-    """Why a run's texts do not suffice to whiten questions; empty where they do."""
+    """The reason why a run's texts do not suffice to whiten questions; empty where they do."""
     needed = whitening_needs(loaded.manifest.hidden_size, late=loaded.network.table.late)
     passages, asked = len(data.texts()), len(data.some_questions(WHITENING_QUESTIONS))
     if min(passages, asked) >= needed:
@@ -254,13 +251,8 @@ def _too_few(loaded: Loaded, data: TrainingData) -> str:
     return f"to whiten questions takes {needed} passages and as many questions, the run has {passages} and {asked}"
 
 
-def _copied(network: Network) -> bool:
-    pairs = zip(*(network.adapters.parameters_of(role) for role in ("compressor", "query_reasoner")), strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
-
-
 def derive_queries(loaded: Loaded, data: TrainingData, cache: Path) -> None:
-    """Copy the compressor into the query reasoner and whiten questions anew, compared as they were before."""
+    """Copy the compressor into the query reasoner and whiten questions anew, compared as before."""
     network, table = loaded.network.eval(), loaded.network.table
     if "query_reasoner" in network.adapters.roles:
         network.adapters.reset_query_reasoner(seed=None)

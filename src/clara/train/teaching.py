@@ -1,12 +1,11 @@
-"""What a run learns from beside its records: what frozen networks say of its examples, asked once and kept.
+"""Targets and weights by frozen networks that are asked once about a run's examples, and cached.
 
-- A full-text reader's answers and distributions as targets of a compressed model (arXiv 2501.16075). The teacher is one
-  more adapter on the run's own backbone; for every question it reads the same passages as text, each cut to the window.
-  Which of them a run takes is ``WritingConfig.targets``. Restatements keep their own targets and have no KL term: a
-  reader is not asked to restate. Held-out losses are always those of gold answers.
-- Which tokens of a restatement need the passage (``TokenNeed``): its loss is spent on them.
-- How likely the generator finds an answer given each candidate alone (``AnswerLikelihoods``): what a query reasoner can
-  be taught by without a relevance label, as in PDist of Atlas (arXiv 2208.03299, section 2.2).
+- Distillation: answers and distributions of a full-text reader (arXiv 2501.16075), one more adapter on the run's own
+  backbone, which reads the same passages as text, each cut to the window. ``targets`` says which are used. Restatements
+  keep their own targets and have no KL term; held-out losses are always of gold answers.
+- Need of a restatement's tokens for the passage (``TokenNeed``), as weights of its loss.
+- Likelihoods of answers given each candidate alone (``AnswerLikelihoods``), which a query reasoner learns from without
+  relevance labels, as in PDist of Atlas (arXiv 2208.03299, section 2.2).
 
 Shape letters: B questions, D candidates a question, T label tokens.
 """
@@ -28,15 +27,15 @@ from torch import Tensor
 
 from clara import prompts
 from clara.errors import ClaraError, TrainingError
-from clara.model import checkpoint
 from clara.model.adapters import load_adapter
 from clara.model.backbone import ADAPTER
+from clara.model.checkpoint import fingerprint
 from clara.model.create import Loaded
 from clara.model.decoder import AdapterName
 from clara.model.generator import DecodeLoop, Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
-from clara.model.reader import check_base, read_reader_manifest, reader_fingerprint
+from clara.model.reader import ReaderManifest
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.examples import CandidateExample, Example, Target
@@ -48,8 +47,7 @@ _ANSWER_TOKENS = 32
 _ANSWERS_AT_ONCE = 16
 
 _PAIRS_A_SEQUENCE = 4
-"""Pairs of passage and answer that stand side by side behind one opening of the prompt: more of them save no more of
-it than the attention over each other's places costs."""
+"""Passages with an answer, side by side behind one opening of the prompt: more cost more attention than they save."""
 
 _PAIRS_AT_ONCE = 32
 
@@ -57,14 +55,13 @@ _Item = TypeVar("_Item")
 
 
 class _KeptValues:
-    """JSON values by key, in a file that is only appended to.
+    """JSON values by key, in an append-only file that several processes and runs share.
 
-    Several processes and several runs may share a file: a line counts once it is whole, a torn last line is cut off
-    before the next append, and what another one kept meanwhile is read before something is added.
+    A line counts once it is whole; a torn last line is cut off before the next append, and lines of other processes are
+    read before something is added.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; JSON Lines, ``{"key", "value"}`` a line, made with the first value."""
         self._path = path
         self._values: dict[str, Any] = {}
         self._end = 0
@@ -72,7 +69,7 @@ class _KeptValues:
 
     @staticmethod
     def key(*facts: object) -> str:
-        """The key of what is asked: 32 hex digits of its facts, which are of JSON's types."""
+        """The key of a request: 32 hex digits of its facts, which are of JSON's types."""
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -82,22 +79,18 @@ class _KeptValues:
         return self._values[key]
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of ``keys`` that have no value here, each once, in order."""
+        """The keys without a value, each once, in order."""
         return [key for key in dict.fromkeys(keys) if key not in self._values]
 
     def fill(self, wanted: Mapping[str, _Item], make: Callable[[list[_Item]], Iterable[object]], at_once: int) -> None:
-        """Make the values that are missing, ``at_once`` at a time, each of what stands under its key in ``wanted``."""
+        """Make the missing values, ``at_once`` at a time, each from the item under its key in ``wanted``."""
         todo = self.missing(wanted)
         for start in range(0, len(todo), at_once):
             keys = todo[start : start + at_once]
             self.add(dict(zip(keys, make([wanted[key] for key in keys]), strict=True)))
 
     def add(self, values: Mapping[str, object]) -> None:
-        """Keep values; those that another process kept meanwhile stay as they are.
-
-        Raises:
-            TrainingError: they cannot be written.
-        """
+        """Append values, except of keys that another process added; ``TrainingError`` if they cannot be written."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self._path.with_name(f"{self._path.name}.lock")):
@@ -116,7 +109,7 @@ class _KeptValues:
             ) from error
 
     def _refresh(self) -> None:
-        """Take in the lines that are whole."""
+        """Read the lines that are whole."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -124,8 +117,8 @@ class _KeptValues:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                one = json.loads(line)
-                self._values[one["key"]] = one["value"]
+                entry = json.loads(line)
+                self._values[entry["key"]] = entry["value"]
                 self._end += len(line)
 
 
@@ -135,17 +128,17 @@ def add_teacher(loaded: Loaded, folder: Path) -> None:
     Raises:
         CheckpointError: the reader is damaged, or was trained on another base model.
     """
-    manifest = read_reader_manifest(folder)
-    check_base(folder, manifest, loaded.base)
+    manifest = ReaderManifest.read(folder)
+    loaded.base.check_trained_on(folder, manifest.base_model, manifest.base_identity)
     adapters = loaded.network.adapters
     adapters.add_frozen("teacher", manifest.lora)
     load_adapter(adapters.peft_model, folder / ADAPTER, "teacher")
 
 
 def teacher_faults(folder: str) -> list[str]:
-    """What a reader cannot be a teacher for."""
+    """Reasons why a reader cannot be a teacher."""
     try:
-        manifest = read_reader_manifest(Path(folder).expanduser())
+        manifest = ReaderManifest.read(Path(folder).expanduser())
     except ClaraError as error:
         return [f"teacher: {error}"]
     if manifest.context != "text":
@@ -154,23 +147,15 @@ def teacher_faults(folder: str) -> list[str]:
 
 
 def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:
-    """The fingerprint of the reader that was added."""
-    return reader_fingerprint(read_reader_manifest(folder), loaded.network.adapters, "teacher")
+    """The fingerprint of the added reader."""
+    return ReaderManifest.read(folder).fingerprint(loaded.network.adapters, "teacher")
 
 
 class TeacherAnswers:
     """The teacher's greedy answers, each made once."""
 
     def __init__(self, loaded: Loaded, kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
-        """Read what is in ``kept``, a folder shared by runs, of the teacher with this fingerprint.
-
-        Args:
-            loaded: the network, with a teacher.
-            kept: the folder; each answer is kept with whether it came to an end.
-            fingerprint: the teacher's.
-            window_tokens: passages are cut to it.
-            bf16: whether matrix products are in bf16.
-        """
+        """Read the answers of the teacher with this fingerprint in ``kept``, a folder shared by runs."""
         self._network = loaded.network
         self._window, self._bf16 = window_tokens, bf16
         self._prompter = Prompter(loaded.base.tokenizer)
@@ -178,10 +163,7 @@ class TeacherAnswers:
         self._answers = _KeptValues(kept / f"answers-{fingerprint}.jsonl")
 
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples with the teacher's answers to their questions.
-
-        A question that the teacher answers with nothing keeps its gold answer.
-        """
+        """The examples with the teacher's answers; an empty one leaves the gold answer."""
         self._answers.fill(dict(self._requests(examples)), self._generate, _ANSWERS_AT_ONCE)
         return [replace(e, targets=tuple(self._answered(e, t) if t.asks else t for t in e.targets)) for e in examples]
 
@@ -218,10 +200,9 @@ def distilling(
     changes: Sequence[Callable[[Sequence[Example]], list[Example]]] = (),
     distributions: bool = False,
 ) -> Collate:
-    """A collator whose batches hold what frozen networks say of examples: answers, weights, a teacher's prompts.
+    """A collator of examples that went through the ``changes``, in order (``TeacherAnswers``, ``TokenNeed``).
 
-    Examples go through the ``changes`` first, one after another (``TeacherAnswers``, ``TokenNeed``); with
-    ``distributions`` the teacher reads along, for the KL term.
+    With ``distributions`` its batches hold the teacher's input too, for the KL term.
     """
 
     def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
@@ -235,20 +216,17 @@ def distilling(
 
 
 class TokenNeed:
-    """Weighs the tokens of restatements by how far they need the passage; questions stay as they are.
+    """Weighs the tokens of restatements by their need of the passage; questions stay as they are.
 
     Most tokens of a text follow from the words before them, whatever the memory holds; a name or a number does not. A
-    token's need is its log-probability with the passage as text, less that with nothing, by the frozen backbone, or by
-    the teacher where there is one.
-
-    Attributes:
-        most: nats; a token that could not be guessed at all teaches no more than one that could hardly be.
+    token's need is its log-probability given the passage as text, less that given nothing, by the frozen backbone, or
+    by the teacher where there is one; at most ``most`` nats.
     """
 
     most = 5.0
 
     def __init__(self, loaded: Loaded, kept: Path, *, collator: Collator, role: AdapterName | None, mark: str) -> None:
-        """Read what is in ``kept``; ``role`` is asked (None for the backbone alone), ``mark`` its fingerprint."""
+        """Read the needs in ``kept``; ``role`` is asked (None for the backbone alone), ``mark`` its fingerprint."""
         self._network, self._collator, self._role = loaded.network, collator, role
         self._kept = _KeptValues(kept / f"need-{mark}.jsonl")
 
@@ -257,46 +235,42 @@ class TokenNeed:
         restating = [replace(e, targets=tuple(t for t in e.targets if not t.asks)) for e in examples]
         new = [e for e in restating if self._kept.missing(self._key(e, target) for target in e.targets)]
         if new:
-            text, nothing = (
-                self._logprobs(make(new)) for make in (self._collator.of_texts, self._collator.closed_book)
-            )
+            batches = (self._collator.of_texts(new), self._collator.closed_book(new))
+            text, nothing = (_label_logprobs(self._network, batch, None, self._role).cpu() for batch in batches)
             pairs = [(example, target) for example in new for target in example.targets]
             parts = torch.split(text - nothing, [self._collator.label_count(target) for _, target in pairs])
             needs = [[round(nats, 2) for nats in part.tolist()] for part in parts]
             self._kept.add({self._key(*pair): need for pair, need in zip(pairs, needs, strict=True)})
-        return [replace(e, targets=tuple(t if t.asks else self._weighed(e, t) for t in e.targets)) for e in examples]
-
-    def _weighed(self, example: Example, target: Target) -> Target:
-        return self.weighted(target, self._kept[self._key(example, target)])
+        return [
+            replace(e, targets=tuple(t if t.asks else self.weighted(t, self._kept[self._key(e, t)]) for t in e.targets))
+            for e in examples
+        ]
 
     @classmethod
     def weighted(cls, target: Target, need: Sequence[float]) -> Target:
-        """A restatement whose labels, the end token included, weigh by their nats of need; on average as before."""
-        held = [min(max(nats, 0.0), cls.most) for nats in need]
-        mean = sum(held) / len(held)
-        return target if mean == 0 else replace(target, label_weights=tuple(target.weight * n / mean for n in held))
+        """A restatement whose labels, the end token included, weigh by their nats of need; their mean is kept."""
+        capped = [min(max(nats, 0.0), cls.most) for nats in need]
+        mean = sum(capped) / len(capped)
+        return target if mean == 0 else replace(target, label_weights=tuple(target.weight * n / mean for n in capped))
 
     def _key(self, example: Example, target: Target) -> str:
         return _KeptValues.key(
             self._collator.window_tokens, target.instruction, target.reply, target.ends, *example.texts
         )
 
-    def _logprobs(self, batch: Batch) -> Tensor:
-        return _label_logprobs(self._network, batch, None, self._role).cpu()
-
 
 class AnswerLikelihoods:
     """Log-probabilities of answers given one passage's memory."""
 
     def __init__(self, loaded: Loaded, memories: Memories, kept: Path, *, collator: Collator) -> None:
-        """Read what is in ``kept`` of this generator and compressor, which stay as they are."""
+        """Read those of this frozen generator and compressor in ``kept``."""
         dtype = str(loaded.base.model.dtype).removeprefix("torch.")
-        mark = checkpoint.generator_fingerprint(loaded.network, loaded.manifest)
+        mark = fingerprint(loaded.network, loaded.manifest, "answers")
         self._network, self._memories, self._collator = loaded.network, memories, collator
         self._kept = _KeptValues(kept / f"likelihoods-{mark}-{dtype}.jsonl")
 
     def __call__(self, examples: Sequence[CandidateExample], rate: int) -> Tensor:
-        """Sums over the tokens of the reply, in nats: float32 [B, D]; all questions have equally many candidates."""
+        """Log-probability of each reply, nats: float32 [B, D]; all questions have equally many candidates."""
         keys = [[_KeptValues.key(rate, e.question, e.reply, text) for text in e.candidates] for e in examples]
         pairs = [(text, e.target) for e in examples for text in e.candidates]
         wanted = dict(zip(chain.from_iterable(keys), pairs, strict=True))
@@ -307,9 +281,9 @@ class AnswerLikelihoods:
         texts, targets = zip(*pairs, strict=True)
         batch = self._collator.apart(targets, rate=rate, a_sequence=_PAIRS_A_SEQUENCE)
         memories = self._memories(texts, rate)
-        found = _label_logprobs(self._network, batch, memories, "generator")
+        logprobs = _label_logprobs(self._network, batch, memories, "generator")
         lengths = [self._collator.label_count(target) for target in targets]
-        return [round(float(part.sum()), 4) for part in torch.split(found, lengths)]
+        return [round(float(part.sum()), 4) for part in torch.split(logprobs, lengths)]
 
 
 def _label_logprobs(network: Network, batch: Batch, memories: Tensor | None, role: AdapterName | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""What is measured on held-out records at intervals: the loss, greedy answers, and what the questions find.
+"""Validation on held-out records: the loss, greedy answers, and recall of the selected passages.
 
-Answers go the way they will go in use, memories and all, but through the training network itself, with the adapters
-as they are: nothing is merged or copied. Decides nothing: which step was best is ``loop``'s matter.
+Answers are decoded as in use, memories and all, but by the training network itself, with unmerged adapters. Which step
+was best is ``loop``'s matter.
 """
 
 from __future__ import annotations
@@ -40,15 +40,14 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True)
 class _RateScores:
-    """Scores at one compression rate.
+    """Scores at one compression rate; EM and F1 are None where nothing is answered, recall where nothing is selected.
 
     Attributes:
         loss: nats a label token.
-        em: exact match of the greedy answers, 0..1; None where nothing is answered.
-        f1: their F1.
-        recall_at_1: share of a question's gold passages that are the first of its candidates; None where nothing is
-            selected.
-        recall_at_5: that are among the first five.
+        em: exact match of the greedy answers, 0..1.
+        f1: their token F1.
+        recall_at_1: share of a question's gold passages that are the first of its candidates.
+        recall_at_5: share among the first five.
     """
 
     loss: float
@@ -60,7 +59,7 @@ class _RateScores:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Scores on the held-out records, as ``_RateScores``: means over the rates, those of each, the default's loss."""
+    """Scores on the held-out records, means over the rates and of each rate; and the default rate's loss."""
 
     default_loss: float
     loss: float
@@ -72,31 +71,28 @@ class Validation:
 
     @property
     def quality(self) -> float | None:
-        """What is the better the higher: F1, else Recall@5; None where only the loss was measured."""
+        """F1, else Recall@5; None where only the loss was measured."""
         return self.recall_at_5 if self.f1 is None else self.f1
 
 
 @dataclass(frozen=True, slots=True)
-class _Questions:
-    """A batch with one question an example, whose reply is not shown, and the gold answers of each."""
-
-    batch: Batch
-    answers: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What is measured on, by rate: batches for the loss, and batches to answer; the same at each interval."""
+    """Batches to validate on by rate, the same at each interval.
+
+    Attributes:
+        losses: for the loss.
+        questions: to answer, a question an example, whose reply is not shown, with the gold answers of each.
+    """
 
     losses: Mapping[int, Sequence[Batch]]
-    questions: Mapping[int, Sequence[_Questions]]
+    questions: Mapping[int, Sequence[tuple[Batch, Sequence[tuple[str, ...]]]]]
     tokenizer: Tokenizer
     stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
 class _HeldOutQuestion:
-    """One held-out question: an example with that question alone, and its gold answers."""
+    """A held-out question: an example with that question alone, and its gold answers."""
 
     example: Example | CandidateExample
     answers: tuple[str, ...]
@@ -108,14 +104,14 @@ def held_out(data: TrainingData, stage: Stage, collator: Collate, tokenizer: Tok
         return None
     examples, size = held_out_examples(data, stage), stage.config.batch_size // stage.config.accumulation
     asked = sorted(asked_questions(data, stage), key=lambda one: one.example.length)
-    losses: dict[int, list[Batch]] = {}
-    questions: dict[int, list[_Questions]] = {}
-    for rate in stage.rates:
-        losses[rate] = [collator(part, rate=rate) for part in _parts(examples, size)]
-        questions[rate] = [
-            _Questions(collator([one.example for one in part], rate=rate), tuple(one.answers for one in part))
+    losses = {rate: [collator(part, rate=rate) for part in _parts(examples, size)] for rate in stage.rates}
+    questions = {
+        rate: [
+            (collator([one.example for one in part], rate=rate), [one.answers for one in part])
             for part in _parts(asked, _ANSWERS_AT_ONCE)
         ]
+        for rate in stage.rates
+    }
     return HeldOut(losses, questions, tokenizer, stage)
 
 
@@ -148,7 +144,7 @@ def _parts(rows: Sequence[_Row], size: int) -> list[Sequence[_Row]]:
 
 
 def measure(network: Decoder, loss: Callable[[Batch], float], held_out: HeldOut) -> Validation:
-    """Losses and answers of the network as it is, in evaluation mode; the mode is put back.
+    """Validate the network as it is, in evaluation mode; the mode is put back.
 
     Draws nothing random, so a run that validates goes on as one that does not. ``loss`` gives nats a label token.
     """
@@ -173,14 +169,14 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
     device, bf16 = model.device, model.dtype == torch.bfloat16
     answers: list[AnswerScores] = []
     ranked: list[_Ranking] = []
-    for questions in held_out.questions[rate]:
-        batch = questions.batch.to(device)
+    for questions, gold in held_out.questions[rate]:
+        batch = questions.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             if isinstance(network, Network) and isinstance(batch, CandidateBatch):
-                ranked.extend(rankings(network, batch))
+                ranked.extend(_rankings(network, batch))
             if batch.labels.numel():
-                replies = greedy(network, batch, held_out)
-                answers.extend(score_answer(*pair) for pair in zip(replies, questions.answers, strict=True))
+                replies = _greedy(network, batch, held_out)
+                answers.extend(score_answer(*pair) for pair in zip(replies, gold, strict=True))
     return _RateScores(
         loss=loss,
         em=_mean([score.em for score in answers]),
@@ -192,14 +188,14 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Rows of a question's candidates, best first, and of those that support the answer: at least one."""
+    """Rows of a question's candidates, best first, and of the gold ones, at least one."""
 
     ranked: tuple[int, ...]
     gold: frozenset[int]
 
 
-def rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
-    """Each question's own candidates as the network ranks them; questions without a labelled passage are left out."""
+def _rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
+    """Rankings of each question's own candidates; questions without a labelled passage are left out."""
     queries, memories = query_memories(network, batch), passage_memories(network, batch)
     scores = network.similarity(queries, memories, rate=batch.rate)
     for row, candidates, positive in zip(scores, batch.candidates.tolist(), batch.positives, strict=True):
@@ -209,8 +205,8 @@ def rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
             yield _Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
 
 
-def greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
-    """Greedy answers to a batch with one question an example, from its prompts alone: replies are not shown."""
+def _greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
+    """Greedy answers to a batch with one question an example, from its prompts alone."""
     length = batch.decoder_ids.shape[1]
     rows, places = batch.label_index // length, batch.label_index % length
     # The reply's first token is the first label; the position before it is the last of the prompt.

@@ -1,1 +1,1 @@
-"""Doors for other evaluation suites: ``plugs.mteb`` (MTEB and BEIR) and ``plugs.lm_eval``; each needs its extra."""
+"""Plug-ins for other evaluation suites: ``plugs.mteb`` (MTEB and BEIR) and ``plugs.lm_eval``; each needs its extra."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _BATCH = 8
 _MAX_NEW_TOKENS = 32
-"""Where a task names no limit (``max_gen_toks``)."""
+"""For tasks without a limit (``max_gen_toks``)."""
 
 _QUESTION = re.compile(r"(?:^|\n)[ \t]*(?:Question|Q)[ \t]*:[ \t]*")
 _ANSWER = re.compile(r"\s*(?:Answer|A)[ \t]*:?\s*$")
@@ -46,7 +46,7 @@ _BACKGROUND = re.compile(r"^\s*(?:Background|Context|Passage|Document)[ \t]*:[ \
 
 @dataclass(frozen=True, slots=True)
 class _SplitPrompt:
-    """A prompt in its two parts; the background may be empty."""
+    """A prompt's two parts; the background may be empty."""
 
     background: str
     question: str
@@ -54,23 +54,22 @@ class _SplitPrompt:
 
 def _at_last_question(prompt: str) -> _SplitPrompt:
     """Cut a prompt at its last ``Question:``; a closing ``Answer:`` and a heading of the background are dropped."""
-    places = list(_QUESTION.finditer(prompt))
-    if not places:
+    matches = list(_QUESTION.finditer(prompt))
+    if not matches:
         return _SplitPrompt("", _ANSWER.sub("", prompt).strip())
-    question = _ANSWER.sub("", prompt[places[-1].end() :])
-    return _SplitPrompt(_BACKGROUND.sub("", prompt[: places[-1].start()]).strip(), question.strip())
+    question = _ANSWER.sub("", prompt[matches[-1].end() :])
+    return _SplitPrompt(_BACKGROUND.sub("", prompt[: matches[-1].start()]).strip(), question.strip())
 
 
 @register_model("clara")
 class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
-    """Answers from the memories, the text or without the background of each prompt.
+    """Answers from the memories or the text of each prompt's background, or without it.
 
     Args:
-        model: a loaded model, an embedded one by name, or a checkpoint folder. ``pretrained`` is another word for it,
-            which the harness's command line uses.
-        context: what is read of the background.
+        model: a loaded model, an embedded one by name, or a checkpoint folder; the harness calls it ``pretrained``.
+        context: ``memory``, ``text`` or ``none``.
         rate: compression rate of memories; None is the model's default.
-        reader: weights that read: by default ``generator`` for memories, else ``base``, as ``clara eval`` has it.
+        reader: weights that read: by default ``generator`` for memories, else ``base``, as in ``clara eval``.
         batch_size: prompts answered together.
         device: torch device, for a model that is loaded here.
 
@@ -91,24 +90,26 @@ class ClaraLM(LM):  # type: ignore[misc]  # the library is untyped
         **_: Any,  # noqa: ANN401 - the harness passes settings of its other models
     ) -> None:
         super().__init__()
-        chosen = pretrained or model
-        self._model = _loaded(chosen, device or "cpu") if isinstance(chosen, str | Path) else chosen
+        loaded = pretrained or model
+        if isinstance(loaded, str | Path):
+            from clara.model import ClaraModel  # noqa: PLC0415 - slow; a loaded model can be given instead
+
+            loaded = ClaraModel.load(loaded, device=device or "cpu")
+        self._model: AnswerModel = loaded
         self._context = context
         self._memories = DocumentMemories(self._model, None if rate is None else int(rate), Cache())
         self._reader = reader or ("generator" if context == "memory" else "base")
         self._batch = int(batch_size) if batch_size is not None and str(batch_size).isdigit() else _BATCH
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002, FBT001, FBT002
-        """One answer a prompt, cut at the first of its stop strings.
-
-        Raises:
-            ConfigError: a task wants sampling.
-        """
+        """An answer for each prompt, cut at the first of its stop strings (ConfigError: a task asks for sampling)."""
         answers: list[str] = []
-        for limit, group in itertools.groupby(requests, _limit):
+        for limit, group in itertools.groupby(
+            requests, lambda one: _settings(one).get("max_gen_toks", _MAX_NEW_TOKENS)
+        ):
             same = list(group)
             for start in range(0, len(same), self._batch):
-                answers.extend(self._answers(same[start : start + self._batch], limit))
+                answers.extend(self._answers(same[start : start + self._batch], int(limit)))
         return answers
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> NoReturn:  # noqa: ANN401
@@ -145,17 +146,7 @@ def _settings(request: Instance) -> Mapping[str, Any]:
     return settings
 
 
-def _limit(request: Instance) -> int:
-    return int(_settings(request).get("max_gen_toks", _MAX_NEW_TOKENS))
-
-
 def _until(text: str, until: str | Sequence[str]) -> str:
     stops = (until,) if isinstance(until, str) else until
-    ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    ends = [index for stop in stops if stop and (index := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text
-
-
-def _loaded(name: str | Path, device: str) -> AnswerModel:
-    from clara.model import ClaraModel  # noqa: PLC0415 - slow; a loaded model can be given instead
-
-    return ClaraModel.load(name, device=device)

@@ -6,8 +6,8 @@
     mteb.evaluate(LatentEncoder.load("runs/end-to-end/checkpoint", rate=16), mteb.get_tasks(["SciFact"]))
 
 A vector is the flattened memory at unit length, [N * H] floats: 36,864 at 4x of SmolLM2-135M, 9,216 at 16x. Both
-suites want one vector a text, so a text longer than the model's window is cut there, as with any encoder; the store and
-``clara eval`` rank by the best window instead. Knows no task.
+suites take one vector a text, so longer texts are truncated to the model's window; the store and ``clara eval`` rank by
+the best window instead.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ class LatentEncoder:
     """An encoder of MTEB's ``EncoderProtocol``, with the two methods of BEIR's dense retrieval besides.
 
     Attributes:
-        model: makes the memories.
         rate: compression rate; None is the model's default.
-        empty: texts without a word that it was given; their vector is zero, so they are similar to nothing.
-        cut: texts that were longer than the model's window.
+        empty: texts without a word; their vector is zero.
+        cut: texts longer than the model's window.
     """
 
     def __init__(self, model: AnswerModel, *, rate: int | None = None) -> None:
@@ -50,11 +49,7 @@ class LatentEncoder:
 
     @classmethod
     def load(cls, name: str | Path, *, rate: int | None = None, device: str = "cpu") -> LatentEncoder:
-        """The encoder of a checkpoint.
-
-        Raises:
-            ModelError: there is no such checkpoint, or it cannot be loaded.
-        """
+        """The encoder of a checkpoint (ModelError: it cannot be loaded)."""
         from clara.model import ClaraModel  # noqa: PLC0415 - slow; a loaded model can be given instead
 
         model: ClaraModel = ClaraModel.load(name, device=device)
@@ -62,11 +57,7 @@ class LatentEncoder:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What MTEB files results under: the model's name, and its fingerprint with the rate as revision.
-
-        Raises:
-            MissingExtraError: mteb is not installed.
-        """
+        """Name and revision (fingerprint, rate) under which MTEB files results (MissingExtraError: mteb is missing)."""
         try:
             from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415 - optional, at its own door
         except ImportError:
@@ -90,20 +81,20 @@ class LatentEncoder:
     ) -> FloatArray:
         """Vectors of MTEB's batches: float32 [texts, N * H].
 
-        A document's ``title`` and ``body`` are read where they are given, else ``text``; a ``prompt_type`` other than
-        ``query`` is compressed as documents are.
+        Of documents ``title`` and ``body`` are read where given, else ``text``; prompt types other than ``query`` are
+        compressed as documents.
         """
         if prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == _QUERY:
             return self.encode_queries([text for batch in inputs for text in batch["text"]])
         return self._vectors([text for batch in inputs for text in _documents(batch)], queries=False)
 
     def encode_queries(self, queries: Sequence[str], batch_size: int = 0, **_: Any) -> FloatArray:  # noqa: ANN401
-        """Vectors of questions, as BEIR asks for them: float32 [questions, N * H]."""
+        """BEIR's interface to queries: float32 [questions, N * H]."""
         del batch_size  # the model forms its own batches, by length
         return self._vectors(queries, queries=True)
 
     def encode_corpus(self, corpus: Sequence[Mapping[str, str]], batch_size: int = 0, **_: Any) -> FloatArray:  # noqa: ANN401
-        """Vectors of documents with ``title`` and ``text``, as BEIR asks for them: float32 [documents, N * H]."""
+        """BEIR's interface to documents with ``title`` and ``text``: float32 [documents, N * H]."""
         del batch_size
         return self._vectors([passage_text(doc.get("title", ""), doc["text"]) for doc in corpus], queries=False)
 
@@ -123,7 +114,9 @@ class LatentEncoder:
         made = iter(self._memories(asked, queries=queries))
         rows = [next(made).search_vector() if text else None for text in cut]
         self.empty += sum(row is None for row in rows)
-        width = next((len(row) for row in rows if row is not None), None) or self._known_width()
+        width = next((len(row) for row in rows if row is not None), self._width)
+        if width is None:
+            width = len(self.model.compress(["a"], rate=self.rate)[0].search_vector())
         self._width = width
         return np.stack([np.zeros(width, dtype=np.float32) if row is None else row for row in rows])
 
@@ -134,11 +127,7 @@ class LatentEncoder:
             return self.model.encode_queries(texts, rate=self.rate)
         return self.model.compress(texts, rate=self.rate)
 
-    def _known_width(self) -> int:
-        return self._width or len(self._memories(["a"], queries=False)[0].search_vector())
-
     def _fitting(self, text: str) -> str:
-        """A text cut at the model's window; the empty string for one without a word."""
         if not text.strip():
             return ""
         spans = self.model.token_spans(text)

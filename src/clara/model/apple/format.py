@@ -1,8 +1,8 @@
-"""Reading Apple's checkpoint format: its files, names and configuration, checked; and the network they make.
+"""Apple's checkpoint format: its files, names and configuration, read and checked; and the network they make.
 
-A folder holds ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``. This is the only file that
-opens a pickle, as plain tensors only, and the only one that knows the format's names. The embeddings and token ids are
-``apple.vocabulary``'s matter, a folder again ``apple.write``'s; finding the base model is ``create``'s.
+A folder holds ``config.json``, ``adapters.pth`` and ``decoder_first_last_layers.pth``. The only file that opens a
+pickle, as plain tensors only, and that knows the format's names. Embeddings and token ids are ``apple.vocabulary``'s
+matter, writing ``apple.write``'s, finding the base model ``create``'s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from clara.model.apple.vocabulary import Vocabulary, base_matrix, difference, me
 from clara.model.backbone import BaseModel, read_object
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.decoder import PEFT_PREFIX, Role
+from clara.model.hub.base import KNOWN_BASES
 from clara.model.network import Network
 from clara.model.table import MemoryTable
 
@@ -62,7 +64,7 @@ _UNUSED_KEYS = frozenset((_FORMAT_KEYS + _TRANSFORMERS_KEYS).split())
 
 
 class _OfficialConfig(Settings):
-    """The part of ``config.json`` that decides what the model computes.
+    """The keys of ``config.json`` that decide what the model computes.
 
     Attributes:
         decoder_model_name: the base model, often a path on the training machine.
@@ -91,15 +93,14 @@ class _OfficialConfig(Settings):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Official:
-    """A checkpoint in Apple's format, read and checked as far as that goes without its base model.
+    """A checkpoint in Apple's format, checked as far as that goes without its base model.
 
     Attributes:
         folder: where it was read.
-        config: what decides the computation.
         values: ``config.json`` as it is.
         adapters: LoRA tensors by role and by Apple's names.
-        carriers: where whole matrices are stored, as ``HOLDER/KEY``: the holder is an adapter, by Apple's name, or
-            ``LAYERS``. Adapters that were made on a resized vocabulary bring the matrices with them.
+        carriers: places of whole matrices, as ``HOLDER/KEY``: the holder is an adapter, by Apple's name, or ``LAYERS``.
+            Adapters that were made on a resized vocabulary bring the matrices with them.
         embeddings: [size, H].
         head: [size, H], or None where it is tied to the embeddings.
     """
@@ -113,11 +114,7 @@ class Official:
     head: Tensor | None
 
     def compression(self) -> CompressionConfig:
-        """How it compresses.
-
-        Raises:
-            CheckpointError: the rate is above the window.
-        """
+        """Its compression; ``CheckpointError`` if the rate is above the window."""
         values = {"window_tokens": self.config.doc_max_length, "rates": [self.config.compr_rate]}
         try:
             return check(CompressionConfig, {**values, "input_format": "official"}, source=str(self.folder / CONFIG))
@@ -133,30 +130,77 @@ class Official:
         return sum(tensor.numel() for tensors in self.adapters.values() for tensor in tensors.values())
 
     @property
+    def base_name(self) -> str:
+        """Name of its base model: a folder if that is here, else its known hub id."""
+        named = self.config.decoder_model_name
+        return named if Path(named).expanduser().is_dir() else KNOWN_BASES.get(Path(named).name, named)
+
+    @property
     def stage(self) -> str:
         """The last training stage, by our name."""
         return STAGES[self.config.training_stage]
 
     @property
     def dtype(self) -> torch.dtype:
-        """One that holds every adapter's values exactly."""
-        wide = torch.bfloat16
-        for tensors in self.adapters.values():
-            wide = torch.promote_types(wide, _dtype_of(tensors))
-        return wide
+        """The narrowest dtype that holds every adapter's values exactly."""
+        return reduce(torch.promote_types, map(_dtype_of, self.adapters.values()), torch.bfloat16)
+
+    def network(self, base: BaseModel, files: Path, *, adapter_dtype: torch.dtype) -> Network:
+        """The network of a checkpoint; adapters and vocabulary are put into its base model, whose folder is ``files``.
+
+        Raises:
+            CheckpointError: it does not fit the base model.
+        """
+        from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading a folder does without
+
+        compression, lora = self.compression(), self.lora()
+        vocabulary = _vocabulary_of(self, base, files)
+        tokens = self.embeddings[vocabulary.memory_ids]
+        table = MemoryTable(compression, tokens.shape[1])
+        table.load_state_dict({"tokens": tokens.float()})
+        vocabulary.apply(base.model, tokens)
+        adapters = Adapters.fresh(base.model, lora, dtype=adapter_dtype)
+        if "query_reasoner" in self.adapters:
+            adapters.split_query_reasoner()
+        for role, tensors in self.adapters.items():
+            shapes = {name: tuple(tensor.shape) for name, tensor in adapters.tensors(role).items()}
+            source = f"{self.folder / ADAPTERS}: {ADAPTER_NAMES[role]}"
+            adapters.put(role, _peft_names(tensors, shapes, rank=lora.rank, source=source))
+        return Network(adapters, compression, table.to(base.model.device), vocabulary)
+
+    def manifest(self, base: BaseModel, network: Network) -> Manifest:
+        """The manifest of an equal native checkpoint."""
+        dtypes: dict[str, torch.dtype] = {}
+        for role, tensors in self.adapters.items():
+            name, widest = ADAPTER_NAMES[role], _dtype_of(tensors)
+            dtypes[name] = widest
+            dtypes.update({place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
+        origin = Origin.model_validate(
+            {
+                "config": dict(self.values),
+                "carriers": self.carriers,
+                "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()},
+            }
+        )
+        return Manifest(
+            base_model=base.name,
+            base_identity=base.identity,
+            hidden_size=self.embeddings.shape[1],
+            compression=self.compression(),
+            lora=self.lora(),
+            roles=network.adapters.roles,
+            stage=self.stage,
+            official=origin,
+        )
 
 
 def _dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The dtype that holds all tensors exactly."""
-    dtypes = [tensor.dtype for tensor in tensors.values()]
-    wide = dtypes[0]
-    for dtype in dtypes[1:]:
-        wide = torch.promote_types(wide, dtype)
-    return wide
+    """The narrowest dtype that holds all tensors exactly."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
 
 
 def is_official(folder: Path) -> bool:
-    """Whether a folder claims to be a checkpoint in Apple's format."""
+    """The folder has an adapter file or a configuration of Apple's format."""
     if (folder / ADAPTERS).is_file():
         return True
     try:
@@ -174,11 +218,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def lowest_rate(folder: Path, names: Sequence[str]) -> str:
-    """The one of a published model's sub-folders that compresses least, and so loses least.
-
-    Raises:
-        CheckpointError: a configuration cannot be read.
-    """
+    """The sub-folder of a published model with the lowest rate; ``CheckpointError`` for a bad configuration."""
     rates = {}
     for name in names:
         path = folder / name / CONFIG
@@ -190,20 +230,20 @@ def read(folder: Path) -> Official:
     """Read a folder and check it as far as that goes without its base model.
 
     Raises:
-        CheckpointError: a file is missing, cannot be read as plain tensors, or misses something; an unknown
+        CheckpointError: a file is missing, cannot be read as plain tensors, or lacks something; an unknown
             configuration key, training stage or tensor.
     """
     values = _read_values(folder / CONFIG)
     config = _config(values, folder / CONFIG)
     tables = _unpickled(folder / ADAPTERS)
     layers = _tensors(_unpickled(folder / LAYERS), str(folder / LAYERS))
-    wanted = dict(ADAPTER_NAMES)
+    names = dict(ADAPTER_NAMES)
     if config.training_stage != "stage2" and ADAPTER_NAMES["query_reasoner"] not in tables:
-        del wanted["query_reasoner"]
-    _same_names(set(tables), set(wanted.values()), f"{folder / ADAPTERS}", "adapter")
+        del names["query_reasoner"]
+    _same_names(set(tables), set(names.values()), f"{folder / ADAPTERS}", "adapter")
     adapters: dict[Role, Mapping[str, Tensor]] = {}
     carried: dict[str, dict[str, Tensor]] = {}
-    for role, name in wanted.items():
+    for role, name in names.items():
         tensors = _tensors(tables[name], f"{folder / ADAPTERS}: {name}")
         carried[name] = {key: tensors.pop(key) for key in (EMBEDDINGS, HEAD) if key in tensors}
         _check_rank(tensors, config.lora_r, f"{folder / ADAPTERS}: {name}")
@@ -238,14 +278,10 @@ def place(holder: str, key: str) -> str:
 def _peft_names(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
 ) -> dict[str, Tensor]:
-    """Tensors of an adapter under PEFT's names, whose shapes the base model expects; ``source`` is named in errors.
-
-    Raises:
-        CheckpointError: a tensor is missing or unknown, or has another rank or shape.
-    """
-    wanted = {name.removeprefix(PEFT_PREFIX): shape for name, shape in expected.items()}
-    _same_names(set(tensors), set(wanted), source, "tensor")
-    for name, shape in wanted.items():
+    """Tensors of an adapter under PEFT's names, checked against the ``expected`` shapes (``CheckpointError``)."""
+    shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in expected.items()}
+    _same_names(set(tensors), set(shapes), source, "tensor")
+    for name, shape in shapes.items():
         got = tuple(tensors[name].shape)
         place = 0 if ".lora_A." in name else -1
         if len(got) == len(shape) and got[place] != rank:
@@ -266,8 +302,8 @@ def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
             raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
 
 
-def _same_names(got: set[str], wanted: set[str], source: str, kind: str) -> None:
-    missing, unknown = sorted(wanted - got), sorted(got - wanted)
+def _same_names(got: set[str], expected: set[str], source: str, kind: str) -> None:
+    missing, unknown = sorted(expected - got), sorted(got - expected)
     if missing:
         raise CheckpointError(f"{source} misses {len(missing)} {kind}(s), the first is {missing[0]}")
     if unknown:
@@ -331,136 +367,75 @@ def _tensors(values: object, source: str) -> dict[str, Tensor]:
     return {str(name): tensor.detach() for name, tensor in values.items()}
 
 
-def network_of(found: Official, base: BaseModel, files: Path, *, adapter_dtype: torch.dtype) -> Network:
-    """The network of a checkpoint; adapters and vocabulary are put into its base model, whose folder is ``files``.
-
-    Raises:
-        CheckpointError: it does not fit the base model.
-    """
-    from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading a folder does without
-
-    compression, lora = found.compression(), found.lora()
-    vocabulary = _vocabulary_of(found, base, files)
-    tokens = found.embeddings[vocabulary.memory_ids]
-    table = MemoryTable(compression, tokens.shape[1])
-    table.load_state_dict({"tokens": tokens.float()})
-    vocabulary.apply(base.model, tokens)
-    adapters = Adapters.fresh(base.model, lora, dtype=adapter_dtype)
-    if "query_reasoner" in found.adapters:
-        adapters.split_query_reasoner()
-    for role, tensors in found.adapters.items():
-        shapes = {name: tuple(tensor.shape) for name, tensor in adapters.tensors(role).items()}
-        source = f"{found.folder / ADAPTERS}: {ADAPTER_NAMES[role]}"
-        adapters.put(role, _peft_names(tensors, shapes, rank=lora.rank, source=source))
-    return Network(adapters, compression, table.to(base.model.device), vocabulary)
-
-
-def manifest_of(found: Official, base: BaseModel, network: Network) -> Manifest:
-    """What a native checkpoint of it says."""
-    dtypes: dict[str, torch.dtype] = {}
-    for role, tensors in found.adapters.items():
-        name, widest = ADAPTER_NAMES[role], _dtype_of(tensors)
-        dtypes[name] = widest
-        dtypes.update({place(name, key): t.dtype for key, t in tensors.items() if t.dtype != widest})
-    origin = Origin.model_validate(
-        {
-            "config": dict(found.values),
-            "carriers": found.carriers,
-            "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()},
-        }
-    )
-    return Manifest(
-        base_model=base.name,
-        base_identity=base.identity,
-        hidden_size=found.embeddings.shape[1],
-        compression=found.compression(),
-        lora=found.lora(),
-        roles=network.adapters.roles,
-        stage=found.stage,
-        official=origin,
-    )
-
-
-def _vocabulary_of(found: Official, base: BaseModel, files: Path) -> Vocabulary:
-    """Its special tokens and changed rows, checked against the base model.
-
-    Raises:
-        CheckpointError: a matrix is missing, or its shape does not fit the base's tokenizer and width.
-    """
+def _vocabulary_of(official: Official, base: BaseModel, files: Path) -> Vocabulary:
+    """Its special tokens and changed rows, checked against the base model (``CheckpointError``)."""
     size, width = len(base.tokenizer), int(base.model.get_input_embeddings().weight.shape[1])
-    count = found.compression().memory_tokens(found.config.compr_rate)
-    if count > len(found.embeddings):
+    count = official.compression().memory_tokens(official.config.compr_rate)
+    if count > len(official.embeddings):
         raise CheckpointError(
-            f"{found.folder}: a window of {found.config.doc_max_length} tokens has {count} memory tokens, "
-            f"{EMBEDDINGS} has {len(found.embeddings)} rows in all"
+            f"{official.folder}: a window of {official.config.doc_max_length} tokens has {count} memory tokens, "
+            f"{EMBEDDINGS} has {len(official.embeddings)} rows in all"
         )
-    ids = memory_ids(size, count, distinct=found.config.different_mem_tokens)
+    ids = memory_ids(size, count, distinct=official.config.different_mem_tokens)
     none = torch.zeros(0, dtype=torch.int64)
-    plain = Vocabulary(ids, none, found.embeddings[:0], none, found.embeddings[:0])
-    head = _head(found, base)
-    for name, matrix in ((EMBEDDINGS, found.embeddings), (HEAD, head)):
+    plain = Vocabulary(ids, none, official.embeddings[:0], none, official.embeddings[:0])
+    head = _head(official, base)
+    for name, matrix in ((EMBEDDINGS, official.embeddings), (HEAD, head)):
         if matrix is None:
             continue
         if tuple(matrix.shape) != (plain.size, width):
             raise CheckpointError(
-                f"{found.folder}: {name} has shape {tuple(matrix.shape)}, expected {(plain.size, width)}: {size} "
+                f"{official.folder}: {name} has shape {tuple(matrix.shape)}, expected {(plain.size, width)}: {size} "
                 f"tokens of the base model {base.name}, {plain.size - size} special ones, width {width}; is it the "
                 "base it was trained on?"
             )
         if not bool(torch.isfinite(matrix).all()):
-            raise CheckpointError(f"{found.folder}: {name} has values that are not finite")
-    kept = difference(found.embeddings, base_matrix(files, EMBEDDINGS), size, skip=ids)
-    made = replace(plain, ids=kept, rows=found.embeddings[kept])
+            raise CheckpointError(f"{official.folder}: {name} has values that are not finite")
+    kept = difference(official.embeddings, base_matrix(files, EMBEDDINGS), size, skip=ids)
+    made = replace(plain, ids=kept, rows=official.embeddings[kept])
     if head is None:
         return made
     kept = difference(head, base_matrix(files, HEAD), size, skip=none)
     return replace(made, head_ids=kept, head_rows=head[kept])
 
 
-def _head(found: Official, base: BaseModel) -> Tensor | None:
+def _head(official: Official, base: BaseModel) -> Tensor | None:
     """The LM head, None where the base model ties it to the embeddings."""
     if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
-        if found.head is None:
-            raise CheckpointError(f"{found.folder / LAYERS} misses {HEAD}, which the base model {base.name} has")
-        return found.head
-    if found.head is not None and not torch.equal(found.head, found.embeddings):
+        if official.head is None:
+            raise CheckpointError(f"{official.folder / LAYERS} misses {HEAD}, which the base model {base.name} has")
+        return official.head
+    if official.head is not None and not torch.equal(official.head, official.embeddings):
         raise CheckpointError(
-            f"{found.folder / LAYERS} has {HEAD}, but the base model {base.name} has no "
+            f"{official.folder / LAYERS} has {HEAD}, but the base model {base.name} has no "
             "LM head of its own; is it the base it was trained on?"
         )
     return None
 
 
-def fresh_vocabulary(base: BaseModel, compression: CompressionConfig, table: MemoryTable, seed: int) -> Vocabulary:
-    """Special tokens of a checkpoint that is begun here in the paper's form, put into the base model."""
+def fresh(
+    base: BaseModel, compression: CompressionConfig, lora: LoraSettings, table: MemoryTable, *, seed: int
+) -> tuple[Vocabulary, Origin]:
+    """The parts of a checkpoint begun here in the paper's form; its special tokens are put into the base model."""
     count = compression.memory_tokens(compression.default_rate)
     vocabulary = Vocabulary.fresh(base.model, len(base.tokenizer), count, seed=seed)
     assert table.tokens is not None, "CompressionConfig: input_format official has memory tokens"  # noqa: S101
     vocabulary.apply(base.model, table.tokens)
-    return vocabulary
-
-
-def fresh_origin(base: BaseModel, compression: CompressionConfig, lora: LoraSettings) -> Origin:
-    """What ``apple.write`` writes of a checkpoint that was begun here."""
-    matrices = [EMBEDDINGS]
-    if base.model.get_output_embeddings().weight is not base.model.get_input_embeddings().weight:
-        matrices.append(HEAD)
-    return Origin(
-        config={
-            "model_type": _MODEL_TYPE,
-            "decoder_model_name": base.name,
-            "doc_max_length": compression.window_tokens,
-            "compr_rate": compression.default_rate,
-            "different_mem_tokens": True,
-            "sep": True,
-            "lora": True,
-            "lora_r": lora.rank,
-            "generation_top_k": 5,
-            "training_stage": "stage1",
-            "optimize_mem_tokens": True,
-            "kbtc_training": False,
-            "pure_inference": False,
-        },
-        carriers=tuple(place(LAYERS, name) for name in matrices),
-        dtypes=dict.fromkeys(ADAPTER_NAMES.values(), "float32"),
-    )
+    tied = base.model.get_output_embeddings().weight is base.model.get_input_embeddings().weight
+    config = {
+        "model_type": _MODEL_TYPE,
+        "decoder_model_name": base.name,
+        "doc_max_length": compression.window_tokens,
+        "compr_rate": compression.default_rate,
+        "different_mem_tokens": True,
+        "sep": True,
+        "lora": True,
+        "lora_r": lora.rank,
+        "generation_top_k": 5,
+        "training_stage": "stage1",
+        "optimize_mem_tokens": True,
+        "kbtc_training": False,
+        "pure_inference": False,
+    }
+    carriers = tuple(place(LAYERS, name) for name in ([EMBEDDINGS] if tied else [EMBEDDINGS, HEAD]))
+    return vocabulary, Origin(config=config, carriers=carriers, dtypes=dict.fromkeys(ADAPTER_NAMES.values(), "float32"))

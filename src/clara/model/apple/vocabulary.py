@@ -1,9 +1,8 @@
-"""Special tokens of a checkpoint in Apple's format: their rows after the base's, and token ids as its models read them.
+"""Special tokens of a checkpoint in Apple's format: their embedding rows, and token ids as its models read them.
 
-Only what differs from the base model is kept; the rest of the two matrices is the base's own. A rendered prompt is
-tokenised in one piece, as these models were trained: at the edges of a question a tokenizer may join characters of both
-sides. Only where the user's text would then make a control token is it tokenised apart. Knows no file of Apple's format
-(``apple.format``).
+Only rows that differ from the base model's two matrices are kept. A rendered prompt is tokenised in one piece, as these
+models were trained: at the edges of a question a tokenizer may join characters of both sides. Only where the user's
+text would then make a control token is it tokenised apart. Knows no file of Apple's format (``apple.format``).
 Shape letters: V tokens of the base's tokenizer, M memory tokens, R changed rows, H hidden size.
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ _AFTER_MEMORY = ("<AE>", "<ENC>", "<SEP>")
 """Special tokens that follow the memory tokens, in the order of their ids."""
 
 _BLOCK = 4096
-"""Rows compared at once: a float32 copy of a whole matrix would cost more memory than the comparison is worth."""
+"""Rows compared at once, to need no float32 copy of a whole matrix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +53,7 @@ class Vocabulary:
 
     @classmethod
     def fresh(cls, model: PreTrainedModel, base_size: int, memory_tokens: int, *, seed: int) -> Vocabulary:
-        """That of a checkpoint begun here, on a base of V tokens, with M memory tokens.
+        """The vocabulary of a checkpoint begun here, on a base of V tokens, with M memory tokens.
 
         The special tokens' rows are float32, drawn around the mean of the embeddings with their spread.
         """
@@ -76,12 +75,12 @@ class Vocabulary:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, memory_tokens: int, width: int, source: str) -> Vocabulary:
-        """The vocabulary that :meth:`tensors` gave.
+        """The inverse of :meth:`tensors`.
 
         Raises:
             CheckpointError: a tensor is missing or unknown, or shapes and ids do not fit each other.
         """
-        expected = {"memory_ids", "ids", "rows", "head_ids", "head_rows"}
+        expected = {field.name for field in fields(cls)}
         if set(tensors) != expected:
             raise CheckpointError(f"{source} must hold {sorted(expected)}, it holds {sorted(tensors)}")
         made = cls(**tensors)
@@ -103,21 +102,15 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Tokens in all."""
+        """Number of tokens, special ones included."""
         return int(self.memory_ids.max()) + 1 + len(_AFTER_MEMORY)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What ``vocabulary.safetensors`` holds."""
-        return {
-            "memory_ids": self.memory_ids,
-            "ids": self.ids,
-            "rows": self.rows,
-            "head_ids": self.head_ids,
-            "head_rows": self.head_rows,
-        }
+        """The content of ``vocabulary.safetensors``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def update(self, digest: hashlib._Hash) -> None:
-        """Add to a fingerprint what decides a memory: the special tokens and the embedding rows, not the head."""
+        """Add the special tokens and embedding rows, which decide a memory, to a fingerprint; not the head."""
         for tensor in (self.memory_ids, self.ids, self.rows.float()):
             digest.update(tensor.contiguous().numpy().tobytes())
 
@@ -134,13 +127,13 @@ class Vocabulary:
         model.requires_grad_(requires_grad=False)
 
     def matrix(self, base: Tensor | None, tokens: Tensor) -> Tensor:
-        """The whole embedding matrix as saved, [size, H]: memory tokens [M, H], rows kept here, and else the base's."""
+        """The whole embedding matrix as saved, [size, H]: memory tokens [M, H], rows kept here, else the base's."""
         whole = self._whole(base, self.ids, self.rows)
         whole[self.memory_ids] = tokens.to(whole)
         return whole
 
     def head(self, base: Tensor | None) -> Tensor | None:
-        """The whole LM head as saved: [size, H]; None where it is tied."""
+        """The whole LM head as saved, [size, H]; None where it is tied."""
         return self._whole(base, self.head_ids, self.head_rows) if len(self.head_ids) else None
 
     def _whole(self, base: Tensor | None, ids: Tensor, rows: Tensor) -> Tensor:
@@ -160,7 +153,7 @@ def memory_ids(base_size: int, count: int, *, distinct: bool) -> Tensor:
 def difference(whole: Tensor, base: Tensor | None, base_size: int, skip: Tensor) -> Tensor:
     """Ids of the rows of ``whole`` [size, H] that differ from the base's matrix [B, H]: int64 [R].
 
-    All without a base, and those after its V tokens or its end; those of ``skip``, which are kept elsewhere, never.
+    All rows without a base, and those beyond it or its V tokens; never those of ``skip``, which are kept elsewhere.
     """
     keep = torch.ones(whole.shape[0], dtype=torch.bool)
     if base is not None:
@@ -173,10 +166,9 @@ def difference(whole: Tensor, base: Tensor | None, base_size: int, skip: Tensor)
 
 
 def base_matrix(folder: Path, name: str) -> Tensor | None:
-    """One matrix of a base model as it is on disk, or None where the folder has no safetensors file with it.
+    """A matrix of a base model as it is on disk, or None where the folder has no safetensors file with it.
 
-    Read from the file, not taken from a loaded model: what differs from the base must not depend on the dtype that a
-    model happens to be loaded in.
+    Not taken from a loaded model: the difference from the base must not depend on the dtype it is loaded in.
     """
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -258,7 +250,7 @@ class OfficialPrompter(Prompter):
         return self.from_passages(question, ())
 
     def restate(self, instruction: str, sizes: Sequence[int]) -> Prompt:
-        """The prompt that asks for the documents in other words.
+        """The prompt for a paraphrase of the documents.
 
         Args:
             instruction: a sentence with ``{docs}`` where the documents go.

@@ -1,4 +1,4 @@
-"""Converting: Apple's format to a native checkpoint, and back to Apple's format without a changed bit."""
+"""Conversion of Apple's format to a native checkpoint, and back without a changed bit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from clara.model.decoder import PEFT_PREFIX
 from clara.model.hub import base as hub_base
 from clara.model.hub import checkpoint as hub_checkpoint
 from clara.model.network import Network
+from clara.model.placement import Placement
 
 
 def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, progress: hub_base.Progress) -> Manifest:
-    """Write a checkpoint in Apple's format as a native one.
+    """Write a checkpoint in Apple's format as a native one; returns its manifest.
 
     ``source`` is a folder or a name on the hub; of one with a folder for each rate, the lowest rate is converted.
     ``out`` must not exist, or be a checkpoint, which is then replaced.
-
-    Returns:
-        The native checkpoint's manifest.
 
     Raises:
         CheckpointError: the source is not in the format, is damaged, or does not fit the base model.
@@ -42,12 +40,11 @@ def convert(source: Path, out: Path, cache: Path, *, base_name: str | None, prog
         if not inside:
             raise CheckpointError(f"{source} is not a checkpoint in Apple's format, which has {apple_format.ADAPTERS}")
         source = source / apple_format.lowest_rate(source, inside)
-    found = apple_format.read(source)
+    official = apple_format.read(source)
     # The base's own weights are not written; bf16 is the least that holds them while the rest is checked.
-    loaded = from_checkpoint(
-        source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=found.dtype, progress=progress
-    )
-    checkpoint.save(loaded.network, loaded.manifest, out, card=_card(loaded.manifest), dtype=found.dtype)
+    where = Placement(dtype=torch.bfloat16)
+    loaded = from_checkpoint(source, cache, where, base_name=base_name, adapter_dtype=official.dtype, progress=progress)
+    checkpoint.save(loaded.network, loaded.manifest, out, card=_card(loaded.manifest), dtype=official.dtype)
     return checkpoint.read_manifest(out)
 
 
@@ -68,9 +65,8 @@ def export(source: Path, out: Path, cache: Path, *, base_name: str | None, progr
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not an empty folder; choose another")
     checkpoint.check_writable(out)
-    loaded = from_checkpoint(
-        source, cache, base_name=base_name, dtype=torch.bfloat16, adapter_dtype=torch.float32, progress=progress
-    )
+    where = Placement(dtype=torch.bfloat16)
+    loaded = from_checkpoint(source, cache, where, base_name=base_name, adapter_dtype=torch.float32, progress=progress)
     vocabulary = loaded.network.vocabulary
     if vocabulary is None:
         raise CheckpointError(f"{source} has lost its vocabulary; convert it again")
@@ -103,13 +99,10 @@ def _held(holder: str, origin: Origin, matrices: dict[str, Tensor]) -> dict[str,
     """The whole matrices that an adapter or the file of layers held."""
     if not any("/" in name for name in origin.carriers):
         # Converted before matrices were named one by one: adapters that held all that the file of layers did.
-        own = {key: tensor for key, tensor in matrices.items() if not _tied(key, matrices)}
+        tied = matrices[apple_format.HEAD] is matrices[apple_format.EMBEDDINGS]
+        own = {key: tensor for key, tensor in matrices.items() if not (tied and key == apple_format.HEAD)}
         return own if holder == apple_format.LAYERS or holder in origin.carriers else {}
     return {key: tensor for key, tensor in matrices.items() if apple_format.place(holder, key) in origin.carriers}
-
-
-def _tied(key: str, matrices: dict[str, Tensor]) -> bool:
-    return key == apple_format.HEAD and matrices[key] is matrices[apple_format.EMBEDDINGS]
 
 
 def _matrices(network: Network, vocabulary: Vocabulary, files: Path) -> dict[str, Tensor]:

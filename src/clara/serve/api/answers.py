@@ -7,14 +7,16 @@ OpenAI's API know them. Unknown fields of a body are passed over, those of its o
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import count
 from logging import getLogger
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -23,9 +25,9 @@ from sse_starlette import EventSourceResponse
 
 from clara.messages import Conversation, Said, conversation_of
 from clara.records import ContextChoice
-from clara.serve.answers import Ask, ClaraFields, Told, usage
+from clara.serve.answers import AnswerSource, Ask, ClaraFields, Told, usage
 from clara.serve.batching import ClientGoneError
-from clara.serve.faults import ApiError, api_error, error_body
+from clara.serve.faults import STREAM, ApiError, api_error, error_body
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, log_event, state_of
 
@@ -33,6 +35,10 @@ router = APIRouter()
 
 _ANSWERS: Final[list[str | Enum]] = ["answers"]
 _READINGS: Final[tuple[ContextChoice, ...]] = ("memory", "text", "none")
+_LLAMA_INDEX: Final = {"user": "user", "assistant": "assistant", "system": "system"}
+_LANGCHAIN: Final = {"Human": "user", "AI": "assistant", "System": "system"}
+_ROLES: Final = {**_LLAMA_INDEX, **_LANGCHAIN}
+_ROLE_LINE: Final = re.compile(rf"^({'|'.join(_ROLES)}):(?: |$)", re.MULTILINE)
 _log = getLogger("clara.serve")
 
 
@@ -44,32 +50,54 @@ class Message(BaseModel):
         content: a text, or a list of parts of which the texts are read.
     """
 
+    field: ClassVar = "messages"
     role: str
     content: str | list[dict[str, Any]] | None = None
 
     def said(self) -> Said:
-        """Its role and text (ApiError: a part is not text)."""
+        """Its role and text (ApiError: a part of what the user says is not text)."""
         if not isinstance(self.content, list):
             return Said(self.role, self.content or "")
         texts: list[str] = []
         for part in self.content:
             text = part.get("text")
-            if part.get("type") not in {"text", "input_text", "output_text"} or not isinstance(text, str):
+            if part.get("type") in {"text", "input_text", "output_text"} and isinstance(text, str):
+                texts.append(text)
+            elif self.role == "user":
                 message = f"only text can be read, got a part of type {str(part.get('type'))!r:.40}"
-                raise ApiError(400, "unsupported_content", message, param="messages")
-            texts.append(text)
+                raise ApiError(400, "unsupported_content", message, param=self.field)
         return Said(self.role, "\n".join(texts))
 
 
-class StreamOptions(BaseModel):
-    """What a stream is to hold beside the answer."""
+class InputItem(Message):
+    """A message of ``/responses``, or what else an earlier response held, which has no role and is passed over."""
 
-    include_usage: bool = False
+    field: ClassVar = "input"
+    role: str = ""
+
+
+class AnswerForm(BaseModel):
+    """The only form that an answer has: a client that needs another one could not read it."""
+
+    type: Literal["text"] = "text"
+
+
+class TextFields(BaseModel):
+    """Format of a text of ``/responses``."""
+
+    format: AnswerForm | None = None
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
 
 
 class _AnswerFields(BaseModel):
     model: str | None = None
     stream: bool | None = None
+    tool_choice: Literal["auto", "none"] | None = None  # tools are passed over, so none can be demanded
     clara: ClaraFields | None = None
 
 
@@ -84,6 +112,7 @@ class ChatRequest(_CompletionFields):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    response_format: AnswerForm | None = None
 
 
 class CompletionRequest(_CompletionFields):
@@ -95,8 +124,11 @@ class CompletionRequest(_CompletionFields):
 class ResponsesRequest(_AnswerFields):
     """The body; unknown fields are passed over."""
 
-    input: str | list[Message]
+    input: str | list[InputItem]
     max_output_tokens: int | None = Field(default=None, ge=1)
+    text: TextFields | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
 
 
 class CompareRequest(_AnswerFields):
@@ -106,7 +138,7 @@ class CompareRequest(_AnswerFields):
     max_tokens: int | None = Field(default=None, ge=1)
 
 
-@router.post("/chat/completions", name="chat_completions", tags=_ANSWERS)
+@router.post("/chat/completions", name="chat_completions", tags=_ANSWERS, responses=STREAM)
 async def _chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answer."""
     ask = _asked(request, body, _conversation(body.messages), body.max_completion_tokens or body.max_tokens)
@@ -131,13 +163,13 @@ async def _chat_completions(request: Request, body: ChatRequest) -> Response:
     return await _completion(request, body, ask, _Shape(whole, opening, lambda text: chunk({"content": text}), last))
 
 
-@router.post("/completions", name="completions", tags=_ANSWERS)
+@router.post("/completions", name="completions", tags=_ANSWERS, responses=STREAM)
 async def _completions(request: Request, body: CompletionRequest) -> Response:
     """Answer."""
     if not isinstance(body.prompt, str) and len(body.prompt) != 1:
         raise ApiError(400, "invalid_value", f"one prompt a request, got {len(body.prompt)}", param="prompt")
     prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-    ask = _asked(request, body, conversation_of([Said("user", prompt)]), body.max_tokens)
+    ask = _asked(request, body, conversation_of(_transcript(prompt)), body.max_tokens)
     head = {
         "id": f"cmpl-{secrets.token_hex(12)}",
         "object": "text_completion",
@@ -160,9 +192,20 @@ async def _completions(request: Request, body: CompletionRequest) -> Response:
     return await _completion(request, body, ask, _Shape(whole, (), chunk, last))
 
 
+def _transcript(prompt: str) -> list[Said]:
+    """The messages that a prompt was made of: LlamaIndex and LangChain write a chat as lines that begin with roles.
+
+    Such a chat begins with a role and waits for an answer; what does not is a prompt as it stands.
+    """
+    before, *parts = _ROLE_LINE.split(prompt)
+    said = [Said(_ROLES[role], text.strip()) for role, text in zip(parts[::2], parts[1::2], strict=True)]
+    waits = bool(said) and (said[-1].role == "user" or not said[-1].text)
+    return said if waits and not before.strip() else [Said("user", prompt)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """How a kind of completion looks: as a whole, and as chunks before, of and after the text."""
+    """Form of a kind of completion: as a whole, and as chunks before, of and after the text."""
 
     whole: Callable[[Told], dict[str, Any]]
     opening: Sequence[dict[str, Any]]
@@ -182,93 +225,173 @@ async def _completion(request: Request, body: _CompletionFields, ask: Ask, shape
     )
     with_usage = body.stream_options is not None and body.stream_options.include_usage
 
-    async def chunks() -> AsyncIterator[str]:
+    async def chunks() -> AsyncIterator[dict[str, Any]]:
         for chunk in shape.opening:
-            yield json.dumps(chunk)
+            yield chunk
         async for event in events:
             if not isinstance(event, Told):
-                yield json.dumps(shape.piece(event))
+                yield shape.piece(event)
                 continue
             _record(request, ask, event)
-            yield json.dumps(shape.last(event))
+            yield shape.last(event)
             if with_usage:
-                yield json.dumps({**shape.piece(""), "choices": [], "usage": usage(event.tokens)})
+                yield {**shape.piece(""), "choices": [], "usage": usage(event.tokens)}
 
     return _answer_stream(request, chunks(), events)
 
 
-@router.post("/responses", name="responses", tags=_ANSWERS)
-async def _responses(request: Request, body: ResponsesRequest) -> dict[str, Any]:
+@router.post("/responses", name="responses", tags=_ANSWERS, responses=STREAM)
+async def _responses(request: Request, body: ResponsesRequest) -> Response:
     """Answer."""
-    if body.stream:
-        message = "/responses is not streamed; leave stream out, or use /chat/completions"
-        raise ApiError(400, "unsupported_stream", message, param="stream")
+    for kept in ("previous_response_id", "conversation"):
+        if getattr(body, kept) is not None:
+            message = "no response is kept here; send what was said before as the first items of input"
+            raise ApiError(400, "invalid_value", message, param=kept)
     state = state_of(request)
-    talk = conversation_of([Said("user", body.input)]) if isinstance(body.input, str) else _conversation(body.input)
-    ask = _asked(request, body, talk, body.max_output_tokens)
-    told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
-    _record(request, ask, told)
-    cut = told.finish_reason == "length"
-    return {
-        "id": f"resp_{secrets.token_hex(12)}",
-        "object": "response",
-        "created_at": int(time.time()),
-        "status": "incomplete" if cut else "completed",
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "instructions": None,
-        "metadata": {},
-        "model": ask.store.name,
-        "output": _output(ask.store, told),
-        "parallel_tool_calls": False,
-        "temperature": 0.0,
-        "tool_choice": "auto",
-        "tools": [],
-        "top_p": 1.0,
-        "usage": {
+    said = [Said("user", body.input)] if isinstance(body.input, str) else [each.said() for each in body.input]
+    ask = _asked(request, body, conversation_of(said), body.max_output_tokens)
+    made = _ResponseParts(ask.store)
+    if not body.stream:
+        told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
+        _record(request, ask, told)
+        return JSONResponse(made.whole(told, [*made.search(told), made.message(told)]))
+    events: AsyncGenerator[str | Told, None] = await state.queue.stream(
+        lambda: ask.pieces(state.limits), client_of(request)
+    )
+
+    async def chunks() -> AsyncIterator[dict[str, Any]]:
+        for chunk in made.opening():
+            yield chunk
+        async for event in events:
+            if not isinstance(event, Told):
+                yield made.event("output_text.delta", delta=event, logprobs=[], **made.part)
+                continue
+            _record(request, ask, event)
+            for chunk in made.closing(event):
+                yield chunk
+
+    def failed(error: ApiError) -> dict[str, Any]:
+        told = error_body(error)
+        # The event has the fields side by side; openai's client looks for them under ``error``.
+        return {**told["error"], "type": "error", "sequence_number": next(made.numbers), **told}
+
+    return _answer_stream(request, chunks(), events, failed=failed, end=())
+
+
+class _ResponseParts:
+    """A response of ``/responses`` and the events of its stream, which are numbered.
+
+    In a stream the search follows the message, because what was found is told with the end of the answer.
+    """
+
+    def __init__(self, store: ServedStore) -> None:
+        self._store = store
+        self._message = f"msg_{secrets.token_hex(12)}"
+        self._head = {"id": f"resp_{secrets.token_hex(12)}", "object": "response", "created_at": int(time.time())}
+        self.numbers = count()
+        self.part = {"item_id": self._message, "output_index": 0, "content_index": 0}
+
+    def event(self, kind: str, **fields: object) -> dict[str, Any]:
+        return {"type": f"response.{kind}", "sequence_number": next(self.numbers), **fields}
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """The events before the text."""
+        empty = self._response("in_progress", [])
+        yield self.event("created", response=empty)
+        yield self.event("in_progress", response=empty)
+        yield self.event("output_item.added", output_index=0, item=self._written("in_progress", []))
+        yield self.event("content_part.added", part=_output_text("", []), **self.part)
+
+    def closing(self, told: Told) -> Iterator[dict[str, Any]]:
+        """The events after the text."""
+        message = self.message(told)
+        (content,) = message["content"]
+        for place, each in enumerate(content["annotations"]):
+            yield self.event("output_text.annotation.added", annotation_index=place, annotation=each, **self.part)
+        yield self.event("output_text.done", text=told.text, logprobs=[], **self.part)
+        yield self.event("content_part.done", part=content, **self.part)
+        yield self.event("output_item.done", output_index=0, item=message)
+        searches = self.search(told)
+        for each in searches:
+            yield self.event(
+                "output_item.added", output_index=1, item={**each, "status": "in_progress", "results": None}
+            )
+            yield self.event("output_item.done", output_index=1, item=each)
+        whole = self.whole(told, [message, *searches])
+        yield self.event(whole["status"], response=whole)
+
+    def whole(self, told: Told, output: list[dict[str, Any]]) -> dict[str, Any]:
+        """The response."""
+        cut = told.finish_reason == "length"
+        counts = {
             "input_tokens": told.tokens.prompt,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": told.tokens.generated,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": told.tokens.prompt + told.tokens.generated,
-        },
-        "clara": told.details(),
-    }
+        }
+        made = self._response("incomplete" if cut else "completed", output)
+        why = {"reason": "max_output_tokens"} if cut else None
+        return {**made, "incomplete_details": why, "usage": counts, "clara": told.details()}
+
+    def message(self, told: Told) -> dict[str, Any]:
+        """The answer, its sources as citations at its end."""
+        annotations = [{"type": "file_citation", **self._file(each), "index": len(told.text)} for each in told.sources]
+        return self._written("completed", [_output_text(told.text, annotations)])
+
+    def search(self, told: Told) -> list[dict[str, Any]]:
+        """The search, where the answer has sources."""
+        results = [
+            {
+                **self._file(each),
+                "score": each.score,
+                "text": each.text,
+                "attributes": {"start": each.start, "end": each.end},
+            }
+            for each in told.sources
+        ]
+        search = {"id": f"fs_{secrets.token_hex(12)}", "type": "file_search_call", "queries": [told.question]}
+        return [{**search, "status": "completed", "results": results}] if results else []
+
+    def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            **self._head,
+            "status": status,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "model": self._store.name,
+            "output": output,
+            "parallel_tool_calls": False,
+            "temperature": 0.0,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "usage": None,
+        }
+
+    def _written(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+        head = {"id": self._message, "type": "message", "role": "assistant"}
+        return {**head, "status": status, "content": content}
+
+    def _file(self, source: AnswerSource) -> dict[str, str]:
+        document = source.document
+        return {"file_id": document_id(self._store.name, document), "filename": filename_of(document)}
 
 
-def _output(store: ServedStore, told: Told) -> list[dict[str, Any]]:
-    """The search, where there was one, and the message."""
-    annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
-    for source in told.sources:
-        file = {"file_id": document_id(store.name, source.document), "filename": filename_of(source.document)}
-        annotations.append({"type": "file_citation", **file, "index": len(told.text)})
-        place = {"start": source.start, "end": source.end}
-        results.append({**file, "score": source.score, "text": source.text, "attributes": place})
-    search = {
-        "id": f"fs_{secrets.token_hex(12)}",
-        "type": "file_search_call",
-        "queries": [told.question],
-        "status": "completed",
-        "results": results,
-    }
-    message = {
-        "id": f"msg_{secrets.token_hex(12)}",
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [{"type": "output_text", "text": told.text, "annotations": annotations, "logprobs": []}],
-    }
-    return [search, message] if results else [message]
+def _output_text(text: str, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": []}
 
 
-@router.post("/compare", name="compare", tags=["exploring"])
+@router.post("/compare", name="compare", tags=["exploring"], response_class=Response, responses=STREAM)
 async def _compare(request: Request, body: CompareRequest) -> Response:
     """Answer the same question from memories, from the same passages' text, and from nothing."""
     ask = _asked(request, body, _conversation(body.messages), body.max_tokens)
     readings = [replace(ask, fields=_read_as(ask, context)) for context in _READINGS]
     first = await _reading(request, readings[0])
 
-    async def chunks() -> AsyncGenerator[str, None]:
+    async def chunks() -> AsyncGenerator[dict[str, Any], None]:
         yield first
         for reading in readings[1:]:
             yield await _reading(request, reading)
@@ -283,7 +406,7 @@ def _read_as(ask: Ask, context: ContextChoice) -> ClaraFields:
     return ask.fields.model_copy(update=changes)
 
 
-async def _reading(request: Request, ask: Ask) -> str:
+async def _reading(request: Request, ask: Ask) -> dict[str, Any]:
     """An answer with the seconds that it took, the wait for the model left out."""
     state = state_of(request)
 
@@ -294,17 +417,15 @@ async def _reading(request: Request, ask: Ask) -> str:
 
     told, seconds = await state.queue.first(work, client_of(request))
     _record(request, ask, told)
-    return json.dumps(
-        {
-            "object": "clara.reading",
-            "context": ask.fields.context,
-            "text": told.text,
-            "seconds": seconds,
-            "annotations": _url_citations(request, ask.store, told),
-            "usage": usage(told.tokens),
-            "clara": told.details(),
-        }
-    )
+    return {
+        "object": "clara.reading",
+        "context": ask.fields.context,
+        "text": told.text,
+        "seconds": seconds,
+        "annotations": _url_citations(request, ask.store, told),
+        "usage": usage(told.tokens),
+        "clara": told.details(),
+    }
 
 
 def _conversation(messages: list[Message]) -> Conversation | None:
@@ -363,10 +484,21 @@ def _url_citations(request: Request, store: ServedStore, told: Told) -> list[dic
     ]
 
 
+def _named(chunk: dict[str, Any]) -> dict[str, str]:
+    """A chunk as an event, named where it has a type."""
+    named = {"event": chunk["type"]} if "type" in chunk else {}
+    return {**named, "data": json.dumps(chunk)}
+
+
 def _answer_stream(
-    request: Request, chunks: AsyncIterator[str], events: AsyncGenerator[object, None]
+    request: Request,
+    chunks: AsyncIterator[dict[str, Any]],
+    events: AsyncGenerator[object, None],
+    *,
+    failed: Callable[[ApiError], dict[str, Any]] = error_body,
+    end: Sequence[str] = ("[DONE]",),
 ) -> EventSourceResponse:
-    """The chunks as events, then the end that OpenAI's clients wait for.
+    """The chunks as events, named where they have a type, then the ``end`` that clients wait for.
 
     A client that goes ends the answer too; a server that ends finishes it first. An error after the first chunk becomes
     the last one, because the status has been sent.
@@ -376,13 +508,14 @@ def _answer_stream(
         async with aclosing(events):
             try:
                 async for chunk in chunks:
-                    yield {"data": chunk}
+                    yield _named(chunk)
             except ClientGoneError:
                 pass
             except Exception as error:  # noqa: BLE001 - told to the client; the log says what it was
                 fields = {"request_id": request.scope["state"]["request_id"], "error": type(error).__name__}
                 _log.error("stream failed", extra={"fields": fields}, exc_info=error)
-                yield {"data": json.dumps(error_body(api_error(error)))}
-            yield {"data": "[DONE]"}
+                yield _named(failed(api_error(error)))
+            for last in end:
+                yield {"data": last}
 
     return EventSourceResponse(sent(), sep="\n", shutdown_grace_period=state_of(request).limits.seconds)

@@ -18,7 +18,7 @@ from starlette.datastructures import UploadFile
 from clara.ingest import location_of, page_breaks
 from clara.records import DocumentSize
 from clara.serve.api.page import document_page
-from clara.serve.faults import ApiError
+from clara.serve.faults import STREAM, ApiError
 from clara.serve.library import ServedDocument
 from clara.serve.state import caller_of, log_event, state_of
 from clara.serve.uploads import Job, read_form
@@ -78,7 +78,12 @@ def _list_documents(
     state = state_of(request)
     served = state.library.store(caller_of(request), store, param="store")
     documents = state.library.documents(served)
-    first = next((place for place, each in enumerate(documents, start=1) if each.id == after), 0)
+    first = 0
+    if after is not None:
+        first = next((place for place, each in enumerate(documents, start=1) if each.id == after), 0)
+        if not first:  # from the beginning again, a client that turns pages would never come to the end
+            message = "after names no document of this store, it may have been removed; list again without it"
+            raise ApiError(400, "invalid_value", message, param="after")
     page = documents[first : first + limit]
     sizes = served.rag.store.sizes()
     return {
@@ -90,15 +95,26 @@ def _list_documents(
     }
 
 
+@router.get("/documents/jobs", name="list_jobs", tags=_DOCUMENTS)
+def _list_jobs(request: Request, store: Annotated[str | None, Query()] = None) -> dict[str, Any]:
+    """Indexing jobs on a store that run or wait, in their order."""
+    state = state_of(request)
+    served = state.library.store(caller_of(request), store, param="store")
+    jobs = [job.told() for job in state.uploads.unfinished(served)]
+    return {"object": "list", "store": served.name, "data": jobs}
+
+
 @router.get("/documents/jobs/{job_id}", name="get_job", tags=_DOCUMENTS)
 async def _get_job(request: Request, job_id: str) -> dict[str, Any]:
-    """How far an indexing job is."""
+    """Progress of an indexing job."""
     return _job(request, job_id).told()
 
 
-@router.get("/documents/jobs/{job_id}/events", name="watch_job", tags=_DOCUMENTS)
+@router.get(
+    "/documents/jobs/{job_id}/events", name="watch_job", tags=_DOCUMENTS, response_class=Response, responses=STREAM
+)
 async def _watch_job(request: Request, job_id: str) -> Response:
-    """How far an indexing job is, as server-sent events, until it ends."""
+    """Progress of an indexing job, as server-sent events, until it ends."""
     job = _job(request, job_id)
     closing = Event()
 

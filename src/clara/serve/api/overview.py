@@ -1,4 +1,4 @@
-"""What stores there are, in numbers and in pictures, and whether the server runs.
+"""Stores in numbers and pictures, and the health of the server.
 
 /models                    each store that the caller may use, as a model
 /stores                    what each takes as text and as memory, and the caller's rights
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
@@ -44,7 +44,7 @@ async def _list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/models/{name}", name="get_model", tags=_MODELS)
 async def _get_model(request: Request, name: str) -> dict[str, Any]:
-    """One store."""
+    """A store."""
     return _model(state_of(request).library.store(caller_of(request), name))
 
 
@@ -153,13 +153,13 @@ def _asked_store(request: Request, question: str, name: str | None) -> ServedSto
 
 @router.get("/healthz", name="healthz", tags=_OPERATION)
 async def _healthz() -> dict[str, str]:
-    """Whether the process runs."""
+    """Answers while the process runs."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", name="readyz", tags=_OPERATION)
 def _readyz(request: Request) -> Response:
-    """Whether questions can be answered."""
+    """Answers 200 once questions can be answered."""
     try:
         for store in state_of(request).library.all().values():
             store.rag.store.count()
@@ -168,7 +168,7 @@ def _readyz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/metrics", name="metrics", tags=_OPERATION)
+@router.get("/metrics", name="metrics", tags=_OPERATION, response_class=PlainTextResponse)
 async def _metrics(request: Request) -> Response:
     """Counts of the whole server, so only for keys that may use every store.
 

@@ -48,7 +48,7 @@ async def _page() -> HTMLResponse:
 
 @router.get(FILES + "{name}", name="page_file")
 async def _page_file(request: Request, name: str) -> Response:
-    """One of the page's files; asked for again, only whether it is still the same.
+    """A file of the page; asked for again, only whether it is still the same.
 
     Raises:
         ApiError: there is none of that name.

@@ -74,6 +74,7 @@ async def _search_vector_store(request: Request, name: str, body: VectorStoreSea
     """The best passages for a question, in OpenAI's shape."""
     query = body.query if isinstance(body.query, str) else " ".join(body.query)
     served = state_of(request).library.store(caller_of(request), name, param="vector_store_id")
+    check_k(body.max_num_results, state_of(request).limits, param="max_num_results")
     hits = await _hits(request, served, query, body.max_num_results, body.clara)
     data = [
         {
@@ -96,6 +97,7 @@ async def _search_vector_store(request: Request, name: str, body: VectorStoreSea
 
 async def _results(request: Request, asked: SearchRequest) -> dict[str, Any]:
     served = state_of(request).library.store(caller_of(request), asked.store, param="store")
+    check_k(asked.k, state_of(request).limits, param="k")
     hits = await _hits(request, served, asked.query, asked.k, asked.clara)
     return {"object": "list", "store": served.name, "results": [_result(request, served, hit) for hit in hits]}
 
@@ -105,7 +107,6 @@ async def _hits(
 ) -> list[Hit]:
     state = state_of(request)
     check_length(query, state.limits)
-    check_k(k, state.limits)
     check_filled(served)
     mode = (fields or SearchFields()).mode
     try:
@@ -154,7 +155,8 @@ class EmbeddingRequest(BaseModel):
 
     model: str | None = None
     input: str | list[str] = Field(min_length=1)
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
     clara: EmbeddingFields | None = None
 
 
@@ -168,6 +170,10 @@ async def _embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any
         raise ApiError(400, "invalid_value", f"at most {_MOST_TEXTS} texts a request", param="input")
     for text in texts:
         check_length(text, state.limits)
+    width = store.rag.model.memory_tokens(store.rag.rate) * store.rag.model.width
+    if body.dimensions not in {None, width}:
+        message = f"the vectors of {store.name!r} have {width} dimensions, not {body.dimensions}; leave dimensions out"
+        raise ApiError(400, "invalid_value", message, param="dimensions")
     kind = (body.clara or EmbeddingFields()).kind
     made = await state.queue.call(lambda: _vectors(store, texts, kind), client_of(request))
     tokens = sum(count for _, count in made)
@@ -185,7 +191,7 @@ def _vectors(store: ServedStore, texts: list[str], kind: str) -> list[tuple[np.n
     return [(memory.search_vector(), memory.token_count) for memory in made]
 
 
-def _encoded(vector: np.ndarray[Any, Any], form: str) -> list[float] | str:
+def _encoded(vector: np.ndarray[Any, Any], form: str | None) -> list[float] | str:
     if form == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     return [float(number) for number in vector]

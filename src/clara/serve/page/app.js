@@ -2,11 +2,12 @@
 
 import { conversation, events, key, Refused, Unreachable } from "./api.js";
 import * as ask from "./ask.js";
-import { byId, el, icon } from "./dom.js";
+import { byId, el, icon, sentence } from "./dom.js";
 import * as documents from "./documents.js";
 import * as map from "./map.js";
 import * as reader from "./reader.js";
 import { changes, choose, refresh, state } from "./state.js";
+import * as uploads from "./uploads.js";
 
 const VIEWS = { ask, documents, map };
 const TITLES = { ask: "Ask", documents: "Documents", map: "Map" };
@@ -14,9 +15,10 @@ const LOOK_SECONDS = 3;
 
 function show() {
   const wanted = location.hash.slice(1);
-  const name = wanted in VIEWS ? wanted : "ask";
+  // An address within the page, such as that of its content, leaves the view as it is.
+  const name = Object.hasOwn(VIEWS, wanted) ? wanted : document.body.dataset.view || "ask";
   for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
-  for (const link of document.querySelectorAll("[data-view]")) {
+  for (const link of document.querySelectorAll("a[data-view]")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -36,13 +38,14 @@ function drawStores() {
 
 let lost = 0;
 
-function banner(...children) {
-  byId("banner").replaceChildren(...children);
+/** Say something above all views, with what can be done about it. */
+function banner(text, action, onclick) {
+  byId("banner").replaceChildren(...(text ? [icon("alert"), el("span", {}, text), el("button", { class: "link", type: "button", onclick }, action)] : []));
 }
 
 function onLost() {
   if (lost) return;
-  banner(icon("alert"), el("span", {}, "The server cannot be reached. What you wrote stays here; this page tries again by itself."), el("button", { class: "link", type: "button", onclick: look }, "Try now"));
+  banner("The server cannot be reached. What you wrote stays here; this page tries again by itself.", "Try now", look);
   lost = setInterval(look, LOOK_SECONDS * 1000);
 }
 
@@ -59,7 +62,6 @@ function onReached() {
   if (!lost) return;
   clearInterval(lost);
   lost = 0;
-  banner();
   start();
 }
 
@@ -69,7 +71,6 @@ function wantKey(problem) {
   const dialog = byId("key-dialog");
   if (dialog.open) return;
   byId("key-forget").hidden = !key.get();
-  byId("key-text").hidden = false;
   byId("key-problem").hidden = !problem;
   byId("key-problem").textContent = problem || "";
   byId("key").value = "";
@@ -85,9 +86,12 @@ function forgetKey() {
 async function start() {
   try {
     await refresh();
+    banner();
   } catch (error) {
-    if (error instanceof Refused && error.status !== 401) banner(icon("alert"), el("span", {}, `The server answered: ${error.message}`), el("button", { class: "link", type: "button", onclick: () => { banner(); start(); } }, "Try again"));
-    else if (!(error instanceof Unreachable) && !(error instanceof Refused)) throw error;
+    if (error instanceof Unreachable) return; // onLost has said it
+    if (!(error instanceof Refused)) throw error;
+    if (error.status === 401) banner("This server needs an API key.", "Enter the key", () => wantKey(""));
+    else banner(`The server answered: ${sentence(error.message)}`, "Try again", start);
   }
 }
 
@@ -98,7 +102,7 @@ addEventListener("online", look);
 events.addEventListener("key-wanted", ({ detail }) => {
   const wrong = detail.code === "invalid_api_key";
   if (wrong) forgetKey();
-  wantKey(wrong ? "The server does not know this key." : "");
+  wantKey(wrong ? "The server does not know this key. Check that it is whole, or ask whoever runs the server for one." : "");
 });
 byId("key-button").addEventListener("click", () => wantKey(""));
 byId("key-form").addEventListener("submit", () => {
@@ -113,6 +117,8 @@ byId("key-forget").addEventListener("click", () => {
 changes.addEventListener("stores", drawStores);
 byId("store").addEventListener("change", (event) => choose(event.target.value));
 addEventListener("hashchange", show);
+// Another tab, or somebody else, may have added or removed documents.
+addEventListener("focus", () => !lost && state.store && start());
 addEventListener("keydown", (event) => {
   const typing = /^(input|textarea|select)$/i.test(event.target.tagName);
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey && !document.querySelector("dialog:modal")) {
@@ -122,6 +128,6 @@ addEventListener("keydown", (event) => {
   }
 });
 
-for (const view of [reader, ...Object.values(VIEWS)]) view.begin();
+for (const part of [reader, uploads, ...Object.values(VIEWS)]) part.begin();
 show();
 start();

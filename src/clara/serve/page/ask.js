@@ -1,7 +1,7 @@
 // The conversation: a question, its streamed answer, where the answer stands, what it cost, and how else it is read.
 
 import { conversation, get, pause, Refused, stream, target, Unreachable, v1, withQuery } from "./api.js";
-import { byId, count, el, fewer, meter, notice, several, skeleton } from "./dom.js";
+import { byId, count, el, fewer, meter, notice, say, several, skeleton } from "./dom.js";
 import * as reader from "./reader.js";
 import { changes, refresh, state } from "./state.js";
 import { snippet } from "./text.js";
@@ -14,12 +14,12 @@ const EXPLAINED = {
   none: "No passage: what the model alone would say.",
 };
 
+const LOOKING = "The question's memory points at";
+
 let talk = []; // turns as they are kept: question, options, what the server told once it has, words of its lens
 let running = null; // the AbortController of the answer being written
 let lens = new AbortController(); // of the lens of the last answer
 export const last = { question: "" };
-
-const say = (text) => (byId("ask-said").textContent = text);
 
 export function shown() {
   if (!matchMedia("(pointer: coarse)").matches) byId("question").focus({ preventScroll: true });
@@ -68,6 +68,7 @@ export function begin() {
     }
     welcome();
   });
+  changes.addEventListener("indexing", welcome);
 }
 
 function grow() {
@@ -121,9 +122,10 @@ function welcome() {
   byId("welcome-actions").hidden = !store || !empty || !store.write;
   byId("context-picker").hidden = Boolean(store?.llm); // a language model behind the server reads text alone
   if (!store) about.textContent = state.stores.length ? "" : "Your key opens no store of this server.";
-  else if (empty) about.textContent = store.write ? `${store.name} holds no documents yet. Add some, and ask what they say.` : `${store.name} holds no documents yet.`;
+  else if (empty && state.indexing) about.textContent = `Documents are being added to ${store.name}. Ask when the first is in.`;
+  else if (empty) about.textContent = `There are no documents in ${store.name} yet.${store.write ? " Add some, and ask what they say." : " Ask whoever runs the server to add some."}`;
   else {
-    about.textContent = `Answers come from the ${several(store.documents, "document")} in ${store.name}, with the place where each one stands.`;
+    about.textContent = `Answers come from the ${several(store.documents, "document")} in ${store.name}, and each shows its source.`;
     size.replaceChildren(...meter(storeSize(store)));
   }
   byId("question").placeholder = talk.length ? "Ask a follow-up" : "Ask a question";
@@ -141,9 +143,12 @@ export function storeSize(store) {
 }
 
 function busy(controller) {
+  const [shown, hidden] = controller ? [byId("stop"), byId("send")] : [byId("send"), byId("stop")];
+  const focused = document.activeElement === hidden;
   running = controller;
-  byId("send").hidden = Boolean(controller);
-  byId("stop").hidden = !controller;
+  shown.hidden = false;
+  hidden.hidden = true;
+  if (focused) shown.focus();
 }
 
 /** Ask; what is said of it goes into a turn of the conversation. */
@@ -180,14 +185,15 @@ function again(turn, entry, options = entry.options) {
   turn.node.remove();
   talk = talk.filter((each) => each !== entry);
   ask(entry.question, options);
+  byId("thread").lastElementChild.querySelector(".question").focus({ preventScroll: true });
 }
 
 /** A turn at the end of the conversation. */
 function newTurn({ question }) {
   const answer = el("div", { class: "answer" }, skeleton(1));
   const under = el("div", { class: "under" });
-  const looking = el("div", { class: "looking" }, el("span", { class: "label" }, "What it is looking for"), el("span", { class: "chips waiting", "aria-hidden": "true" }, el("span"), el("span"), el("span")));
-  const node = el("article", { class: "turn" }, el("h2", { class: "question" }, question), looking, answer, under);
+  const looking = el("div", { class: "looking" }, el("span", { class: "label" }, LOOKING), el("span", { class: "chips waiting", "aria-hidden": "true" }, el("span"), el("span"), el("span")));
+  const node = el("article", { class: "turn" }, el("h2", { class: "question", tabindex: "-1" }, question), answer, under);
   last.question = question;
   document.body.classList.add("talking");
   byId("new-talk").hidden = false;
@@ -220,6 +226,7 @@ async function answer(turn, { store, messages, fields, signal }) {
   let text = "";
   let told = { clara: {}, annotations: [], usage: null };
   const body = { model: store.name, messages, stream: true, stream_options: { include_usage: true }, clara: fields };
+  let whole = false;
   for await (const chunk of stream(v1("chat/completions"), { method: "POST", body, signal })) {
     const choice = chunk.choices[0];
     if (choice?.delta.content) {
@@ -230,7 +237,9 @@ async function answer(turn, { store, messages, fields, signal }) {
     if (choice?.delta.annotations) told.annotations = choice.delta.annotations;
     if (chunk.clara) told.clara = chunk.clara;
     if (chunk.usage) told.usage = chunk.usage;
+    whole ||= Boolean(choice?.finish_reason);
   }
+  if (!whole) throw new Unreachable("the answer broke off");
   return { ...told, text: text.trim(), seconds: (performance.now() - started) / 1000 };
 }
 
@@ -238,17 +247,17 @@ function finish(turn, entry) {
   const { told } = entry;
   const { clara } = told;
   if (clara.asked_back) {
-    turn.looking.remove();
     turn.answer.replaceChildren(el("p", { class: "said asks" }, told.text));
     return;
   }
-  if (clara.made_from) turn.looking.before(el("p", { class: "understood" }, "Understood as ", el("q", {}, clara.question)));
+  if (clara.made_from) turn.answer.before(el("p", { class: "understood" }, "Understood as ", el("q", {}, clara.question)));
   if (clara.answered === false) {
     const anyway = el("button", { class: "button", type: "button", onclick: () => again(turn, entry, { always_answer: true }) }, "Show the best guess");
     turn.answer.replaceChildren(notice({ sign: "none", kind: "none", title: told.text, text: "The passages found do not seem to hold an answer. Other words may find it.", actions: [anyway] }));
   } else {
     cite(turn, told);
   }
+  turn.under.append(turn.looking);
   if (told.usage) turn.under.append(cost(told));
   if (!state.store.llm) turn.under.append(comparison({ store: state.store, messages: messagesTo(entry), fields: entry.options }));
 }
@@ -315,7 +324,7 @@ async function looking(turn, entry) {
 
 function showWords(turn, words) {
   if (!words.length) return turn.looking.remove();
-  turn.looking.replaceChildren(el("span", { class: "label" }, "What it is looking for"), el("ul", { class: "chips" }, words.map((word) => el("li", { title: `${several(word.slots, "memory token")} of the question ${word.slots === 1 ? "points" : "point"} here` }, word.word))));
+  turn.looking.replaceChildren(el("span", { class: "label" }, LOOKING), el("ul", { class: "chips" }, words.map((word) => el("li", { title: `${several(word.slots, "memory token")} of the question ${word.slots === 1 ? "points" : "point"} here` }, word.word))));
 }
 
 /** The same question read in three ways, beside each other. */
@@ -324,8 +333,9 @@ function comparison(asked) {
   const button = el("button", { class: "button compare", type: "button" }, "Compare memories, full text, nothing");
   button.addEventListener("click", async () => {
     button.hidden = true;
-    const cards = Object.fromEntries(Object.entries(COMPARED).map(([context, name]) => [context, el("section", { class: `card of-${context}`, "aria-busy": "true" }, el("h3", {}, name), el("p", { class: "hint" }, EXPLAINED[context]), skeleton(2))]));
+    const cards = Object.fromEntries(Object.entries(COMPARED).map(([context, name]) => [context, el("section", { class: `card of-${context}`, "aria-busy": "true" }, el("h3", { tabindex: "-1" }, name), el("p", { class: "hint" }, EXPLAINED[context]), skeleton(2))]));
     box.replaceChildren(...Object.values(cards));
+    box.querySelector("h3").focus({ preventScroll: true });
     try {
       const body = { model: asked.store.name, messages: asked.messages, clara: asked.fields };
       const told = [];
@@ -335,9 +345,11 @@ function comparison(asked) {
         for (const one of told) fill(cards[one.context], one, most);
         say(`${COMPARED[each.context]}: ${each.text}`);
       }
+      if (told.length < Object.keys(COMPARED).length) throw new Unreachable("the comparison broke off");
     } catch (error) {
       button.hidden = false;
       box.replaceChildren(problem(error));
+      button.focus();
     }
   });
   return el("div", {}, button, box);
@@ -357,16 +369,15 @@ function fill(card, told, most) {
 
 function problem(error, retry) {
   const action = retry ? [el("button", { class: "button", type: "button", onclick: retry }, "Ask again")] : [];
-  if (error instanceof Unreachable) return notice({ kind: "bad", title: "The server could not be reached.", text: "Your question is kept here.", actions: action });
-  if (error instanceof Refused && error.code === "store_empty") return notice({ kind: "none", sign: "none", title: "There is nothing to search yet.", text: "Add documents first.", actions: [el("a", { class: "button", href: "#documents" }, "Add documents")] });
-  if (error instanceof Refused && error.status === 401) return notice({ kind: "bad", title: "A key is needed.", text: error.message, actions: action });
+  if (error instanceof Unreachable) return notice({ kind: "bad", title: "The server could not be reached.", text: "Your question is kept here. Ask again when the server is back.", actions: action });
+  if (error instanceof Refused && error.code === "store_empty") return notice({ kind: "none", sign: "none", title: "There is nothing to search yet.", text: state.store.write ? "Add documents first." : "Ask whoever runs the server to add documents.", actions: state.store.write ? [el("a", { class: "button", href: "#documents" }, "Add documents")] : [] });
+  if (error instanceof Refused && error.status === 401) return notice({ kind: "bad", title: "A key is needed.", text: "Enter the key of this server, then ask again.", actions: action });
   if (error instanceof Refused) return notice({ kind: "bad", title: "No answer came.", text: [error.message, error.requestId && `Request ${error.requestId}.`].filter(Boolean).join(" "), actions: action });
   throw error;
 }
 
 function failed(turn, error, entry) {
   const retry = () => again(turn, entry);
-  turn.looking.remove();
   if (error.name === "AbortError") {
     const text = turn.answer.querySelector(".said");
     const note = el("p", { class: "hint" }, "Stopped. ", el("button", { class: "link", type: "button", onclick: retry }, "Ask again"));
@@ -375,5 +386,7 @@ function failed(turn, error, entry) {
     say("Stopped");
     return;
   }
-  turn.answer.replaceChildren(problem(error, retry));
+  const begun = turn.answer.querySelector(".said");
+  if (!begun) return turn.answer.replaceChildren(problem(error, retry));
+  turn.answer.append(notice({ kind: "bad", title: "The answer broke off.", text: error instanceof Unreachable ? "The server went away while it was written; what you see is not the whole answer." : error.message, actions: [el("button", { class: "button", type: "button", onclick: retry }, "Ask again")] }));
 }

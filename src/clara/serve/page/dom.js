@@ -29,15 +29,21 @@ export function icon(name) {
 
 export const byId = (id) => document.getElementById(id);
 
+/** Tell those who do not see the page. */
+export const say = (text) => (byId("said").textContent = text);
+
 /** What is said instead of content: nothing there, an error, a wait. */
 export function notice({ kind = "info", sign = "alert", title, text = "", actions = [] }) {
   return el(
     "div",
     { class: `notice ${kind}`, role: kind === "bad" ? "alert" : null },
     icon(sign),
-    el("div", {}, el("p", { class: "notice-title" }, title), text && el("p", {}, text), actions.length > 0 && el("div", { class: "row" }, actions)),
+    el("div", {}, el("p", { class: "notice-title" }, sentence(title)), text && el("p", {}, sentence(text)), actions.length > 0 && el("div", { class: "row" }, actions)),
   );
 }
+
+/** Words of the server, which begin small and end without a stop, as a sentence. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…:]$/.test(text) ? "" : ".");
 
 /** Grey lines in the place of what is not there yet. */
 export function skeleton(lines = 2) {

@@ -2,7 +2,8 @@
 
 import { get, v1 } from "./api.js";
 
-export const state = { stores: [], limits: {}, store: null, wanted: "" }; // `wanted`: the store to begin with
+// `wanted`: the store to begin with; `indexing`: how many uploads are not in it yet.
+export const state = { stores: [], limits: {}, store: null, wanted: "", indexing: 0 };
 export const changes = new EventTarget();
 
 /** Ask the server for its stores; the chosen one stays chosen. */

@@ -1,6 +1,6 @@
 """The stages by their names on the command line, and a recipe's settings given to one of them.
 
-This is the only list. Nothing is loaded before a stage is asked for: the command line shows the names.
+This is the only list. A stage is loaded when it is asked for: the command line shows the names.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ StageName = Literal["scp", "instruct", "end-to-end", "retriever", "reader"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 _FILES = {"end-to-end": "selecting", "retriever": "selecting"}
-"""Where the classes are, if not in ``writing``: ``end-to-end`` is ``EndToEndStage``, and so on."""
+"""Modules of the classes not in ``writing``; ``end-to-end`` is ``EndToEndStage``, and so on."""
 
 _TABLE = "stage"
-"""A recipe's tables ``[stage.NAME]`` hold settings of one stage."""
+"""Tables ``[stage.NAME]`` of a recipe hold settings of one stage."""
 
 CHAIN, CALIBRATE = "chain", "calibrate"
-"""What a recipe of several runs holds beside settings (``clara.train.chain``)."""
+"""Further tables of a recipe of several runs (``clara.train.chain``)."""
 
 _SHARED = frozenset({"pairs", "restate", "documents", "distractors", "shared_distractors"})
-"""How examples are made: a recipe of several stages says it once, and a stage that has no use for it passes it over."""
+"""Settings of examples, once in a recipe of several stages; a stage without use for one ignores it."""
 
 
 def stage_class(name: str) -> type[Stage]:
@@ -37,8 +37,8 @@ def stage_class(name: str) -> type[Stage]:
 def stage_of(name: str, recipe: Mapping[str, Any], *, source: str, own: Mapping[str, Any] | None = None) -> Stage:
     """A stage with the settings that a recipe, plain values as read from TOML, has for it.
 
-    Settings stand at the top of a recipe. What it holds for one stage alone may stand in a table ``[stage.NAME]``,
-    which counts more and which other stages pass over; ``own`` counts more than both.
+    Settings stand at the top of a recipe; a table ``[stage.NAME]`` holds those of one stage, overrides the top and is
+    ignored by other stages; ``own`` overrides both.
 
     Raises:
         ConfigError: names ``source`` and every fault: unknown settings, those of another stage, wrong values.
@@ -62,7 +62,7 @@ def stage_of(name: str, recipe: Mapping[str, Any], *, source: str, own: Mapping[
 
 
 def _foreign(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Settings of other stages alone that say something: to set one here is a mistake about what will happen."""
+    """Faults of settings at the top that only other stages read, unless they have their default."""
     known = stage_class(name).Config.model_fields
     for key, value in values.items():
         owners = _owners(key)

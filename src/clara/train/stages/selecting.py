@@ -1,26 +1,19 @@
 """Stages whose questions choose among candidate memories: ``end_to_end`` and ``retriever`` (clara.md section 5).
 
-Both start from a checkpoint and train its query reasoner. The reasoner reads the same memory tokens as the compressor
-(clara.md section 1): they decide what document memories are, so the table is frozen with the compressor. Where the
-compressor has an affine read-out the reasoner gets a copy of its own, which is trained (``query_read_out``): documents
-do not change by it, and without it the reasoner moves a question's memory by a tenth only
-(``MemoryTable.split_query_read_out``). A batch's different passages stand in one tensor of memories, each once; whether
-they were computed before or are encoded under gradient is decided by who makes the collator.
+Both start from a checkpoint and train its query reasoner. It reads the compressor's memory tokens (section 1), so the
+table is frozen with the compressor. Where the compressor has an affine read-out the reasoner trains a copy of it
+(``query_read_out``); without one it moves a question's memory by a tenth only (``MemoryTable.split_query_read_out``).
 
-``end_to_end`` learns to find and to answer from answers alone. A question's memory is compared with its candidates'
-memories, the ``top_k`` best are selected straight through, and the one loss is next-token prediction on the answer
-given the selected memories. No relevance label is read. Trained are the query reasoner and the generator, and under
-``train_compressor`` compressor and memory table too. A question teaches the straight-through selector by its top
-passages alone, through one noisy gradient. With ``learn_from = "likelihoods"`` the frozen generator is asked beforehand
-how likely the answer is given each candidate alone, and the reasoner's scores learn that distribution: all candidates
-teach at each step, and a step costs no more than reading the question. Only the query reasoner is trained then; the
-straight-through loss may follow, at a low rate.
+``end_to_end`` learns to find and to answer from answers alone. The ``top_k`` best of a question's candidates are
+selected straight through, and the one loss is next-token prediction on the answer given their memories; no relevance
+label is read. That gradient reaches the top passages only, and is noisy: with ``learn_from = "likelihoods"`` the frozen
+generator is asked beforehand how likely the answer is given each candidate alone, and the reasoner's scores learn that
+distribution, so that all candidates teach at each step.
 
-``retriever`` is the supervised variant (last paragraph): a contrastive loss on labelled positives, each question's
-memory against every passage of its batch, which are its own candidates (gold, the record's others, BM25's nearest) and
-those of the other questions. A passage counts once however many questions bring it, and is positive wherever it
-supports the answer. Only the query reasoner is trained; document memories are computed once. The paper's Sup-Instruct
-and Sup-Pretrain are this stage started from an ``instruct`` and from an ``scp`` checkpoint.
+``retriever`` is the supervised variant (last paragraph): a contrastive loss of each question's memory against every
+passage of its batch, which are its own candidates (gold, the record's others, BM25's nearest) and those of the other
+questions. A passage counts once however many questions bring it, and is positive wherever it supports the answer. The
+paper's Sup-Instruct and Sup-Pretrain are this stage started from an ``instruct`` and from an ``scp`` checkpoint.
 
 Shape letters: B questions, S tokens, U different passages in the batch, D candidates a question, K selected, N memory
 tokens, H hidden size, L decoder positions.
@@ -62,18 +55,18 @@ _Likelihoods = Callable[[Sequence[CandidateExample], int], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateBatch(Batch):
-    """One forward pass of a stage that selects.
+    """A batch of a stage that selects.
 
     The texts of ``Batch`` are the U passages where the compressor is trained, and none where it is frozen. Its decoder
-    sequences have slots for K memories; stage ``retriever`` writes nothing, and there they are empty.
+    sequences have slots for K memories; in stage ``retriever``, which writes nothing, they are empty.
 
     Attributes:
         query_ids: int64 [B, S], the questions.
         query_mask: bool [B, S].
         memories: float16 [U, N, H] of the batch's passages; U = 0 where the compressor is trained.
         candidates: int64 [B, D], rows of the passages; -1 where a question has fewer.
-        positives: bool [B, U], which passages support the answer.
-        likelihoods: float32 [B, D], of each answer given each candidate alone; None where nothing is taught by them.
+        positives: bool [B, U], passages that support the answer.
+        likelihoods: float32 [B, D], log-probability of each answer given each candidate alone; None if not learnt from.
     """
 
     query_ids: Tensor
@@ -84,13 +77,15 @@ class CandidateBatch(Batch):
     likelihoods: Tensor | None = None
 
     def tokens(self) -> int:
-        """Real tokens and memory slots that a forward pass reads; a query's memory tokens count as slots."""
         slots = self.query_ids.shape[0] * self.memories.shape[1]
         return int(self.query_mask.sum()) + slots + Batch.tokens(self)
 
 
-class CandidateCollator:
-    """Builds the batches of a stage that selects."""
+class _CandidateCollator:
+    """Builds the batches of a stage that selects.
+
+    Arguments as ``Collator``; ``top_k``: K, 0 where no answer is written; ``likelihoods``: None where not learnt from.
+    """
 
     def __init__(
         self,
@@ -102,16 +97,6 @@ class CandidateCollator:
         reply_tokens: int = REPLY_TOKENS,
         likelihoods: _Likelihoods | None = None,
     ) -> None:
-        """As ``Collator``.
-
-        Args:
-            prompter: of the checkpoint.
-            window_tokens: longest text.
-            top_k: K; 0 where nothing is selected and no answer is written.
-            memories: gives computed memories; None to hand on texts, which are then encoded under gradient.
-            reply_tokens: longest reply.
-            likelihoods: of the answers given each candidate; None where they teach nothing.
-        """
         self._prompter, self._likelihoods = prompter, likelihoods
         self._window, self._top_k = window_tokens, top_k
         self._memories = memories
@@ -120,7 +105,7 @@ class CandidateCollator:
     def __call__(
         self, examples: Sequence[CandidateExample], *, rate: int, asked: Sequence[int] | None = None
     ) -> CandidateBatch:
-        """Make a batch; the candidates of those that are not ``asked`` are there to be told from the right ones."""
+        """Make a batch; the candidates of examples that are not ``asked`` are further negatives."""
         passages = list(dict.fromkeys(text for example in examples for text in example.candidates))
         row_of = {text: row for row, text in enumerate(passages)}
         questions = list(examples) if asked is None else [examples[i] for i in asked]
@@ -149,7 +134,7 @@ class CandidateCollator:
 
 
 def query_memories(network: Network, batch: CandidateBatch) -> Tensor:
-    """What the query reasoner makes of the questions: float32 [B, N, H]."""
+    """The questions' memories by the query reasoner: float32 [B, N, H]."""
     return network.encode("query_reasoner", batch.query_ids, batch.query_mask, rate=batch.rate).memory
 
 
@@ -159,13 +144,13 @@ class _SelectingConfig(MemoryConfig):
     Attributes:
         candidates: passages a question chooses among.
         temperature: tau of clara.md section 5.
-        reasoner_start: where the query reasoner's weights come from: a copy of the ``compressor``'s, ``random`` (no
-            effect yet, as LoRA starts), or the reasoner of the ``checkpoint`` that the run starts from.
-        query_read_out: whether the query reasoner is trained with an affine read-out of its own, where the compressor
-            has one (``gain``); it starts as a copy.
-        query_projection: whether questions are compared through a matrix of their own that starts at the inverse
-            covariance of the run's texts (``MemoryTable.whiten_queries``) and is trained; by their mean, or by
-        late_interaction: memory token by memory token (``similarity.late_interaction``); needs ``query_projection``.
+        reasoner_start: initial weights of the query reasoner: a copy of the ``compressor``'s, ``random`` (B = 0, as
+            LoRA starts), or those of the ``checkpoint``.
+        query_read_out: train an affine read-out of the reasoner's own, where the compressor has one (``gain``); it
+            starts as a copy.
+        query_projection: compare questions through a trained matrix that starts at the inverse covariance of the run's
+            texts (``MemoryTable.whiten_queries``), by their mean or by
+        late_interaction: MaxSim over memory tokens (``similarity.late_interaction``); needs ``query_projection``.
         projection_learning_rate: peak, of that matrix; Adam moves every entry of a matrix at once, so a rate that suits
             vectors would turn it over in a few steps.
     """
@@ -180,7 +165,7 @@ class _SelectingConfig(MemoryConfig):
 
 
 class _SelectingStage(MemoryStage):
-    """What both stages have in common; ``labelled`` ones are told which candidates are wrong."""
+    """The parts that both stages share; ``labelled`` ones know the wrong candidates."""
 
     config: _SelectingConfig
     # Texts of memories that are there already have no length to sort by, and mixed batches hold harder negatives.
@@ -192,7 +177,6 @@ class _SelectingStage(MemoryStage):
         return 0
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:  # noqa: ARG002 - nothing is drawn
-        """A record needs a question, and an answer to it."""
         if isinstance(record, MultiHop) and not record.answerable:
             return f"question without an answer has no use in stage {self.name}"
         if isinstance(record, PassageQA) and not record.all_pairs:
@@ -200,7 +184,7 @@ class _SelectingStage(MemoryStage):
         return None
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:
-        """All passages of the run, to top candidates up from (``TrainingError`` where they are too few)."""
+        """All passages of the run, to fill candidates up (``TrainingError``: too few of them)."""
         near = Neighbours([*drawn, *held_out])
         if len(near) < self.config.candidates and not self.labelled:
             raise TrainingError(
@@ -212,19 +196,16 @@ class _SelectingStage(MemoryStage):
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> CandidateExample | None:
-        """One question of the record with its candidates."""
         if around is None or around.data.near is None:
             return None
         near = around.data.near
         return candidate_example(record, rng, near, count=self.config.candidates, labelled=self.labelled)
 
     def background(self) -> int:
-        """Memories of the selected passages."""
         return self.selected * self.window().memory_tokens
 
     def collator(self, loaded: Loaded, memories: Memories | None, kept: Path | None = None) -> Collate:
-        """Questions, their candidates' memories, and the sequence that an answer is written in."""
-        return CandidateCollator(
+        return _CandidateCollator(
             loaded.prompter(),
             window_tokens=self.config.compression.window_tokens,
             top_k=self.selected,
@@ -234,16 +215,15 @@ class _SelectingStage(MemoryStage):
         )
 
     def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> _Likelihoods | None:  # noqa: ARG002 - a stage may use them
-        """What the reasoner is taught by beside the answers themselves; arguments as ``collator``."""
+        """Likelihoods to learn from; arguments as ``collator``."""
         return None
 
     def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
-        """Read-out and projection of questions, as the settings say."""
         read_out = table.read_out_of_queries() if self.config.query_read_out else []
         return [*read_out, *(table.projection_of_queries() if self.config.query_projection else [])]
 
     def prepare(self, loaded: Loaded) -> Loaded:
-        """Adapter, read-out and projection of the reasoner as the run wants them before its first step."""
+        """Reset adapter, read-out and projection of the reasoner as the settings say."""
         network, config = loaded.network, self.config
         going_on = config.reasoner_start == "checkpoint"
         if not config.query_read_out:
@@ -258,7 +238,6 @@ class _SelectingStage(MemoryStage):
         return loaded
 
     def whitens(self, loaded: Loaded) -> bool:
-        """Where the projection is made anew, rather than the checkpoint's."""
         return self.config.query_projection and not self._keeps_projection(loaded.manifest)
 
     def _keeps_projection(self, manifest: Manifest) -> bool:
@@ -266,7 +245,6 @@ class _SelectingStage(MemoryStage):
         return self.config.reasoner_start == "checkpoint" and same
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
-        """The projection has a rate of its own."""
         lora, table = MemoryStage.parameter_groups(self, network)
         matrix = network.table.query_projection
         rest = [p for p in table["params"] if p is not matrix]
@@ -275,16 +253,14 @@ class _SelectingStage(MemoryStage):
         return [lora, table | {"params": rest}, projection]
 
     def faults(self) -> list[str]:
-        """And those of where it starts and how questions are compared."""
-        found = MemoryStage.faults(self)
+        faults = MemoryStage.faults(self)
         if self.config.start is None:
-            found.append(f'stage {self.name} starts from a checkpoint: set start = "DIR" (of stage scp or instruct)')
+            faults.append(f'stage {self.name} starts from a checkpoint: set start = "DIR" (of stage scp or instruct)')
         if self.config.late_interaction and not self.config.query_projection:
-            found.append("late_interaction compares projected memory tokens; set query_projection = true")
-        return found
+            faults.append("late_interaction compares projected memory tokens; set query_projection = true")
+        return faults
 
     def start_faults(self, start: str, manifest: Manifest) -> list[str]:
-        """A reasoner to go on with must be there."""
         if self.config.reasoner_start != "checkpoint" or "query_reasoner" in manifest.roles:
             return []
         missing = f"{start} has no query reasoner of its own"
@@ -292,36 +268,15 @@ class _SelectingStage(MemoryStage):
 
 
 def _candidates_of(batch: Batch) -> CandidateBatch:
-    """A batch that the stage's own collator made; a ``TypeError`` for another stage's."""
+    """A batch of this stage's collator; a ``TypeError`` for another's."""
     if not isinstance(batch, CandidateBatch):
         raise TypeError(f"expected a CandidateBatch, got {type(batch).__name__}")
     return batch
 
 
-class EndToEndConfig(_SelectingConfig):
-    """Settings of stage ``end_to_end``.
-
-    Attributes:
-        top_k: passages that a question takes of its candidates.
-        train_compressor: let the gradients reach the compressor and the memory table too; candidates are then encoded
-            at each step. Else both are frozen and each document is encoded once.
-        train_generator: train the generator, too; else the query reasoner alone.
-        learn_from: the ``answers``, written from the passages that are selected (the paper), or their
-            ``likelihoods`` given each candidate alone, which the frozen generator is asked once.
-        likelihood_temperature: of those log-probabilities, in nats an answer; the higher it is, the more the passages
-            next to the likeliest count.
-    """
-
-    top_k: int = Field(default=5, ge=1)
-    train_compressor: bool = False
-    train_generator: bool = True
-    learn_from: Literal["answers", "likelihoods"] = "answers"
-    likelihood_temperature: float = Field(default=1.0, gt=0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What the questions of a batch selected.
+    """Passages that the questions of a batch selected.
 
     Attributes:
         indices: int64 [B, K], places among each question's candidates, best first.
@@ -332,16 +287,36 @@ class _Choice:
     memories: Tensor
 
 
+class _EndToEndConfig(_SelectingConfig):
+    """Settings of stage ``end_to_end``.
+
+    Attributes:
+        top_k: passages that a question selects.
+        train_compressor: train compressor and memory table too; candidates are then encoded at each step. Else
+            each document is encoded once.
+        train_generator: train the generator too.
+        learn_from: the ``answers``, written from the selected passages (the paper), or their ``likelihoods`` given
+            each candidate alone, which the frozen generator is asked once.
+        likelihood_temperature: of those log-probabilities, nats an answer; higher spreads the distribution.
+    """
+
+    top_k: int = Field(default=5, ge=1)
+    train_compressor: bool = False
+    train_generator: bool = True
+    learn_from: Literal["answers", "likelihoods"] = "answers"
+    likelihood_temperature: float = Field(default=1.0, gt=0)
+
+
 class EndToEndStage(_SelectingStage):
     """Query reasoner and generator together."""
 
-    config: EndToEndConfig
-    Config = EndToEndConfig
+    config: _EndToEndConfig
+    Config = _EndToEndConfig
     name = "end_to_end"
 
     @property
     def selected(self) -> int:
-        """As set; none where no answer is written."""
+        """K; 0 where no answer is written."""
         return 0 if self._by_likelihoods else self.config.top_k
 
     @property
@@ -349,11 +324,9 @@ class EndToEndStage(_SelectingStage):
         return self.config.learn_from == "likelihoods"
 
     def background(self) -> int:
-        """Memories of the selected passages, or of one."""
         return max(1, self.selected) * self.window().memory_tokens
 
     def likelihoods(self, loaded: Loaded, memories: Memories | None, kept: Path | None) -> _Likelihoods | None:
-        """Those of the answers, where they are what is learnt from."""
         if not self._by_likelihoods or memories is None or kept is None:
             return None
         window, longest = self.config.compression.window_tokens, self.config.reply_tokens
@@ -361,10 +334,7 @@ class EndToEndStage(_SelectingStage):
         return AnswerLikelihoods(loaded, memories, kept, collator=collator)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
-        """CE of the answers given the selected memories.
-
-        By likelihoods, in its place, KL from what they say of the candidates to what the scores say.
-        """
+        """CE of the answers given the selected memories; or KL from their likelihoods to the scores."""
         given, config = _candidates_of(batch), self.config
         if not self._by_likelihoods:
             return reply_losses(network, batch, self.choose(network, batch).memories.flatten(0, 2))
@@ -378,7 +348,7 @@ class EndToEndStage(_SelectingStage):
         return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))
 
     def choose(self, network: Network, batch: Batch) -> _Choice:
-        """Select the best candidates of each question, straight through; all have equally many candidates."""
+        """Select the best candidates of each question, straight through; all have equally many."""
         given = _candidates_of(batch)
         queries, memories = query_memories(network, given), passage_memories(network, given)
         with torch.autocast(queries.device.type, enabled=False):  # as above
@@ -387,24 +357,21 @@ class EndToEndStage(_SelectingStage):
             return _Choice(chosen.indices, select(chosen, memories.float()[given.candidates]))
 
     def prompt_memories(self, network: Network, batch: Batch) -> Tensor | None:
-        """Those of the selected passages."""
         return self.choose(network, batch).memories.flatten(0, 2)
 
     def trains(self) -> tuple[Role, ...]:
-        """The reasoner and the generator, and on request the compressor; the reasoner alone by likelihoods."""
         if self._by_likelihoods:
             return ("query_reasoner",)
         rest: tuple[Role, ...] = ("query_reasoner", "generator") if self.config.train_generator else ("query_reasoner",)
         return ("compressor", *rest) if self.config.train_compressor else rest
 
     def faults(self) -> list[str]:
-        """And more passages to take than there are."""
-        found = _SelectingStage.faults(self)
+        faults = _SelectingStage.faults(self)
         if self.selected > self.config.candidates:
-            found.append(f"top_k is {self.selected}, a question has only {self.config.candidates} candidates")
+            faults.append(f"top_k is {self.selected}, a question has only {self.config.candidates} candidates")
         if self._by_likelihoods and self.config.train_compressor:
-            found.append('train_compressor is set, but learn_from = "likelihoods" trains the query reasoner alone')
-        return found
+            faults.append('train_compressor is set, but learn_from = "likelihoods" trains the query reasoner alone')
+        return faults
 
 
 class RetrieverStage(_SelectingStage):
@@ -417,13 +384,12 @@ class RetrieverStage(_SelectingStage):
     labelled = True
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
-        """A record needs a passage that supports the answer, too."""
         if isinstance(record, MultiHop) and not record.gold:
             return f"MultiHop record without a gold document has no use in stage {self.name}"
         return _SelectingStage.unusable(self, record, rng)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
-        """The contrastive loss, nats a question, in the place of the cross-entropy; every question has a positive."""
+        """The contrastive loss, nats a question, as the cross-entropy; every question has a positive."""
         given = _candidates_of(batch)
         queries = query_memories(network, given)
         with torch.autocast(queries.device.type, enabled=False):  # tau divides the scores' rounding errors too
@@ -432,5 +398,4 @@ class RetrieverStage(_SelectingStage):
         return Losses(total=loss, cross_entropy=loss, mse=torch.zeros_like(loss))
 
     def trains(self) -> tuple[Role, ...]:
-        """The reasoner alone."""
         return ("query_reasoner",)

@@ -1,16 +1,14 @@
 """Stages that learn to write targets from the passages in the prompt: ``scp``, ``instruct`` and ``reader``.
 
-``scp`` (clara.md section 3) takes one passage at a time: answer its questions and restate it from its memory.
-``instruct`` (section 4) takes questions with several passages, each compressed on its own; with ``text_share`` and
-``unanswered`` the same generator learns to read each passage as text or as memory, mixed in one prompt, and to say that
-none of them holds the answer. Both train compressor, generator and memory table on CE plus the MSE term, or less of
-them (``freeze_compressor``, ``freeze_encoder``). A full-text reader can be the teacher (``teacher``), and answers can
-be learnt among all that could be quoted in their place (``clara.model.quoting``).
+``scp`` (clara.md section 3) answers questions about one passage and restates it, from its memory. ``instruct``
+(section 4) answers questions over several passages, each compressed on its own; with ``text_share`` and ``unanswered``
+the generator also learns prompts that mix texts and memories, and to say that no passage holds the answer. Both train
+compressor, generator and memory table on CE plus the MSE term, or less of them (``freeze_compressor``,
+``freeze_encoder``). A full-text reader can be the teacher, and answers can be learnt among all spans that could be
+quoted in their place.
 
-``reader`` trains a LoRA on the backbone that answers from full text, or from nothing: no compression. It takes the
-examples of the other two, so that compressed answers are compared with a reader that was trained on the same records in
-the same order. Passages are cut to the compressor's window, which is all that the compressor sees of them. Without
-context there is nothing to restate, so only questions are left.
+``reader`` trains a LoRA that answers from full text, or closed-book: the baseline of compressed answers, so it takes
+the same examples in the same order, passages cut to the compressor's window.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
-from clara.model.reader import ReaderManifest, check_base, read_reader_manifest, save_reader
+from clara.model.reader import ReaderManifest, save_reader
 from clara.model.table import MemoryTable
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
@@ -72,23 +70,21 @@ class _WritingConfig(MemoryConfig):
 
     Attributes:
         mse_weight: lambda of clara.md section 3.
-        freeze_compressor: train the generator alone: compressor and memory table stay as they are, and each passage is
-            compressed once.
-        freeze_encoder: train the generator and the read-out (gains and the mix of layers), on states that the frozen
-            encoder computes once; its adapter and the memory tokens stay as they are.
+        freeze_compressor: train the generator alone; each passage is compressed once.
+        freeze_encoder: train the generator and the read-out (gains and the mix of layers) on states that the frozen
+            encoder computes once.
         generator_learning_rate: peak, of the generator's LoRA weights; None for ``learning_rate``.
         mix_learning_rate: peak, of the maps of layers and places. They start at zero and add up hundreds of numbers, so
             a rate that suits LoRA ruins a memory in a few steps.
-        quoted_weight: of the CE among the tokens that a quotation allows, beside the CE over the whole vocabulary; for
-            answers that can be quoted. 0 leaves it out.
-        targets: what the answers of the training questions are. ``gold``: the records' own. ``teacher``: what the
-            teacher answers to the question over the same passages, in their place. ``both``: the records' own, with
-            the teacher's distribution beside them. With ``teacher`` and with ``both`` the loss is CE of those answers
-            plus ``kl_weight`` times KL(teacher || student), a mean over the answers' tokens.
+        quoted_weight: of the CE among the tokens that extractive decoding allows, beside the CE over the vocabulary.
+        targets: answers of the training questions. ``gold``: the records' own. ``teacher``: the teacher's, over the
+            same passages. ``both``: the records' own with the teacher's distribution. With ``teacher`` and ``both`` the
+            loss is CE of those answers plus ``kl_weight`` times KL(teacher || student), a mean over the answers'
+            tokens.
         teacher: folder of a reader that was trained on full text, on the same base model.
         kl_weight: of the KL term; 0 leaves it out.
-        need_weights: weigh the tokens of restatements by what the passage as text says of them beyond what follows
-            from the words before (``TokenNeed``), by the backbone alone, or by the teacher.
+        need_weights: weigh the tokens of restatements by their need of the passage (``TokenNeed``), as judged by the
+            backbone, or by the teacher.
     """
 
     mse_weight: float = Field(default=0.1, ge=0)
@@ -104,12 +100,11 @@ class _WritingConfig(MemoryConfig):
 
 
 class _WritingStage(MemoryStage):
-    """What ``scp`` and ``instruct`` have in common: all but their examples."""
+    """The parts that ``scp`` and ``instruct`` share: all but their examples."""
 
     config: _WritingConfig
 
     def collator(self, loaded: Loaded, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - nothing is asked
-        """Passages and one decoder sequence an example."""
         return Collator(
             loaded.prompter(),
             window_tokens=self.config.compression.window_tokens,
@@ -120,17 +115,15 @@ class _WritingStage(MemoryStage):
         )
 
     def background(self) -> int:
-        """Memories of the passages, or to a teacher their text."""
         window = self.window()
         return self.passages * (window.memory_tokens if self.config.teacher is None else window.tokens)
 
     @property
     @abstractmethod
     def passages(self) -> int:
-        """Passages of an example, at most."""
+        """Most passages of an example."""
 
     def training_collator(self, collator: Collate, loaded: Loaded, kept: Path) -> Collate:
-        """With a teacher its answers, its prompts, or both; with ``need_weights`` weights in restatements."""
         config = self.config
         if not isinstance(collator, Collator) or (config.teacher is None and not config.need_weights):
             return collator
@@ -148,32 +141,27 @@ class _WritingStage(MemoryStage):
         return distilling(collator, changes=changes, distributions=distributions)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
-        """CE of the targets, and the terms that the settings give a weight."""
         mse, kl, quoted = self.config.mse_weight, self.config.kl_weight, self.config.quoted_weight
         return generation_loss(network, batch, mse_weight=mse, kl_weight=kl, quoted_weight=quoted)
 
     def trains(self) -> tuple[Role, ...]:
-        """The generator, and unless it is frozen the compressor."""
         frozen = self.config.freeze_compressor or self.config.freeze_encoder
         return ("generator",) if frozen else ("compressor", "generator")
 
     def documents(self, loaded: Loaded, cache: Path) -> Documents | None:
-        """Memories, or the states of a frozen encoder."""
         if self.config.freeze_encoder:
             return Documents(loaded, cache, states=True)
         return MemoryStage.documents(self, loaded, cache)
 
     def trains_of_table(self, table: MemoryTable) -> list[nn.Parameter]:
-        """With a frozen encoder its read-out."""
         return table.read_out() if self.config.freeze_encoder else []
 
     def carried(self, loaded: Loaded, data: TrainingData) -> Carried:
-        """A read-out that is trained changes memories as a compressor does."""
+        # A read-out that is trained changes memories as a compressor does.
         roles: tuple[Role, ...] = ("compressor", "generator") if self.config.freeze_encoder else self.trains()
         return carried(loaded, data, roles)
 
     def parameter_groups(self, network: Network) -> list[dict[str, Any]]:
-        """The generator and the mix of layers have rates of their own, where they are set or there."""
         lora, table = MemoryStage.parameter_groups(self, network)
         mix = {id(p) for p in network.table.mix.parameters()} if network.table.mix is not None else set()
         own = {id(p) for p in network.adapters.parameters_of("generator")}
@@ -196,45 +184,43 @@ class _WritingStage(MemoryStage):
         return Path(folder).expanduser()
 
     def facts(self, loaded: Loaded) -> dict[str, Any]:
-        """And which teacher."""
-        found = MemoryStage.facts(self, loaded)
+        facts = MemoryStage.facts(self, loaded)
         if self.config.teacher is not None:
             mark = teacher_fingerprint(loaded, self._teacher(self.config.teacher))
-            found["teacher"] = {"reader": self.config.teacher, "fingerprint": mark}
-        return found
+            facts["teacher"] = {"reader": self.config.teacher, "fingerprint": mark}
+        return facts
 
     def faults(self) -> list[str]:
-        """And those of the teacher, and settings without effect."""
-        config, found = self.config, MemoryStage.faults(self)
+        config, faults = self.config, MemoryStage.faults(self)
         default = {name: field.get_default() for name, field in type(config).model_fields.items()}
         if config.targets != "gold" and config.teacher is None:
-            found.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
+            faults.append(f'targets is "{config.targets}", but no teacher is named: set teacher = "DIR" of a reader')
         if config.targets == "gold" and config.teacher is not None:
-            found.append('a teacher is named, but targets is "gold": set targets = "teacher" or "both"')
+            faults.append('a teacher is named, but targets is "gold": set targets = "teacher" or "both"')
         if config.targets == "both" and config.kl_weight == 0:
-            found.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
+            faults.append('targets is "both" and kl_weight is 0, which is the same as "gold"')
         if config.freeze_encoder and config.freeze_compressor:
-            found.append("freeze_compressor freezes the read-out, too; set it or freeze_encoder")
+            faults.append("freeze_compressor freezes the read-out, too; set it or freeze_encoder")
         if config.freeze_encoder and config.mse_weight != default["mse_weight"]:
-            found.append("mse_weight is set, but freeze_encoder leaves it nothing to train")
+            faults.append("mse_weight is set, but freeze_encoder leaves it nothing to train")
         if config.freeze_compressor:
-            found += [
+            faults += [
                 f"{name} is set, but freeze_compressor leaves it nothing to train"
                 for name in ("mse_weight", "table_learning_rate")
                 if getattr(config, name) != default[name]
             ]
-        return found if config.teacher is None else [*found, *teacher_faults(config.teacher)]
+        return faults if config.teacher is None else [*faults, *teacher_faults(config.teacher)]
 
 
-class ScpConfig(PassageConfig, _WritingConfig):
-    """Settings of stage ``scp``; those of both bases."""
+class _ScpConfig(PassageConfig, _WritingConfig):
+    """Settings of stage ``scp``."""
 
 
 class ScpStage(_WritingStage):
     """Salient compressor pretraining."""
 
-    config: ScpConfig
-    Config = ScpConfig
+    config: _ScpConfig
+    Config = _ScpConfig
     name = "scp"
     restates_passages = True
     passages = 1
@@ -245,20 +231,18 @@ class ScpStage(_WritingStage):
         rng: np.random.Generator,
         around: Surroundings | None = None,  # noqa: ARG002 - a passage is read alone
     ) -> Example | None:
-        """An example of one passage record."""
         return passage_example(record, self.config, rng)
 
     def asking(self) -> Self:
-        """Answers alone."""
         return self.changed(restate=_NO_RESTATEMENTS, ask_weight=0.0)
 
 
-class InstructConfig(BackgroundConfig, _WritingConfig):
-    """Settings of stage ``instruct``; those of both bases and its own.
+class _InstructConfig(BackgroundConfig, _WritingConfig):
+    """Settings of stage ``instruct``.
 
     Attributes:
-        text_share: of the passages, how many the generator reads as text, each drawn apart, so that texts and memories
-            stand in one prompt. The checkpoint's manifest then says ``mixed``.
+        text_share: share of the passages that the generator reads as text, each drawn apart, so that texts and
+            memories stand in one prompt. The checkpoint's manifest then says ``mixed``.
     """
 
     text_share: float = Field(default=0.0, ge=0, le=1)
@@ -267,23 +251,20 @@ class InstructConfig(BackgroundConfig, _WritingConfig):
 class InstructStage(_WritingStage):
     """Compression instruction tuning."""
 
-    config: InstructConfig
-    Config = InstructConfig
+    config: _InstructConfig
+    Config = _InstructConfig
     name = "instruct"
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - not to be read
-        """The passages that are drawn, for distractors that are near a question in words."""
         return Neighbours(drawn) if self.config.near_distractors else None
 
     @property
     def passages(self) -> int:
-        """As set."""
         return self.config.documents
 
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> Example | None:
-        """An example of one record with its distractors, some of its passages as text, or those alone."""
         made = drawn_example(record, self.config, rng, around)
         if made is None or not self.config.text_share:
             return made
@@ -291,19 +272,16 @@ class InstructStage(_WritingStage):
         return replace(made, as_text=frozenset(as_text.tolist()))
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
-        """A record without an answer needs a run that trains to say so."""
         return _unusable_refusal(record, self.config) or _WritingStage.unusable(self, record, rng)
 
     def background(self) -> int:
-        """Memories of the passages, or their text."""
         return self.passages * self.window().tokens if self.config.text_share else _WritingStage.background(self)
 
     def asking(self) -> Self:
-        """With the answers in the passages."""
         return self.changed(unanswered=0.0)
 
     def prepare(self, loaded: Loaded) -> Loaded:
-        """And note what its generator will be able to read and say."""
+        """Note in the manifest that the generator will read mixed prompts, or refuse."""
         loaded = _WritingStage.prepare(self, loaded)
         learnt = {
             "mixed": loaded.manifest.mixed or self.config.text_share > 0,
@@ -313,21 +291,22 @@ class InstructStage(_WritingStage):
 
 
 def _unusable_refusal(record: DataRecord, config: BackgroundConfig) -> str | None:
-    """Why a record that says that nothing answers it cannot be used."""
+    """The reason why a record without an answer cannot be used; None for other records."""
     if isinstance(record, MultiHop) and not record.answerable and not config.unanswered:
         return "question without an answer has no use while unanswered is 0"
     return None
 
 
-class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
+_LoadedReader: TypeAlias = Loaded[Decoder, ReaderManifest]
+
+
+class _ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
     """Settings of stage ``reader``.
 
     Attributes:
-        reader_context: what it answers from: the passages' full ``text``, or nothing (``none``).
-        reader_examples: whose examples it takes: with the same seed it sees the same records, passages and targets as
-            that stage.
-        quoted_weight: with text, of the CE among the tokens that a quotation allows, beside the CE over the whole
-            vocabulary. 0 leaves it out.
+        reader_context: the passages' full ``text``, or ``none`` (closed book).
+        reader_examples: the stage whose examples it takes: with the same seed the same records, passages, targets.
+        quoted_weight: with text, as in stage ``instruct``.
         start: folder of a reader to go on from, or None for a fresh adapter.
     """
 
@@ -337,21 +316,17 @@ class ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
     start: str | None = None
 
 
-_LoadedReader: TypeAlias = Loaded[Decoder, ReaderManifest]
-
-
 class ReaderStage(Stage[Decoder, ReaderManifest]):
-    """A reader of full text, or of nothing."""
+    """A reader of full text, or closed-book."""
 
-    config: ReaderConfig
-    Config = ReaderConfig
+    config: _ReaderConfig
+    Config = _ReaderConfig
     name = "reader"
     writes = "reader"
     keeps_memories = False
 
     @property
     def restates_passages(self) -> bool:
-        """Where the stage that it imitates does, and there is something to read."""
         return self._single and self._reads
 
     @property
@@ -367,13 +342,11 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return None if self.config.start is None else Path(self.config.start).expanduser()
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - not to be read
-        """As stage ``instruct``."""
         return Neighbours(drawn) if self.config.near_distractors else None
 
     def example(
         self, record: DataRecord, rng: np.random.Generator, around: Surroundings | None = None
     ) -> Example | None:
-        """That of the stage which is imitated, as far as a reader can be asked it."""
         if self._single:
             made = passage_example(record, self.config, rng)
         else:
@@ -384,20 +357,17 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return asking if asking.targets else None
 
     def unusable(self, record: DataRecord, rng: np.random.Generator) -> str | None:
-        """A record without an answer needs a run that trains to say so."""
         return _unusable_refusal(record, self.config) or Stage.unusable(self, record, rng)
 
     def background(self) -> int:
-        """The text of the passages."""
         passages = 1 if self._single else self.config.documents
         return passages * self.window().tokens if self._reads else 0
 
     def asking(self) -> Self:
-        """Without restatements, and with the answers in the passages."""
         return self.changed(restate=_NO_RESTATEMENTS, ask_weight=0.0, unanswered=0.0)
 
     def collator(self, loaded: _LoadedReader, memories: Memories | None, kept: Path | None = None) -> Collate:  # noqa: ARG002 - none are read
-        """Decoder sequences that are the prompts of ``model.reader``; a rate is noted and changes nothing."""
+        """Decoder sequences with the prompts of ``model.reader``; the rate changes nothing."""
         config = self.config
         prompter = Prompter(loaded.base.tokenizer, refuses=loaded.manifest.refuses)
         window = config.compression.window_tokens
@@ -412,24 +382,20 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return collate
 
     def loss(self, network: Decoder, batch: Batch) -> Losses:
-        """CE of the targets, and the CE among quotations where it has a weight."""
         return reply_losses(network, batch, None, quoted_weight=self.config.quoted_weight)
 
     def prompt_memories(self, network: Decoder, batch: Batch) -> Tensor | None:  # noqa: ARG002 - there are none
-        """None: a reader's prompt holds the text itself."""
         return None
 
     @property
     def rates(self) -> tuple[int, ...]:
-        """One: its scores would be the same at every rate."""
+        """One rate: the scores are the same at each."""
         return (self.config.compression.default_rate,)
 
     def trains(self) -> tuple[Role, ...]:
-        """One adapter."""
         return ("generator",)
 
     def network(self, data: TrainingData, cache: Path, device: str, progress: HubProgress | None) -> _LoadedReader:  # noqa: ARG002 - nothing is calibrated
-        """A backbone with a fresh adapter, or with the one that it goes on from."""
         config = self.config
         where = placement(config.dtype, device)
         base = load_base(config.base, cache, dtype=where.dtype, device=device, bits=where.bits, progress=progress)
@@ -438,10 +404,10 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
             adapters = Adapters.fresh(base.model, config.lora, roles=self.trains())
         refuses = config.unanswered > 0
         if self._start is not None:
-            found = read_reader_manifest(self._start)
-            check_base(self._start, found, base)
+            start = ReaderManifest.read(self._start)
+            base.check_trained_on(self._start, start.base_model, start.base_identity)
             load_adapter(adapters.peft_model, self._start / ADAPTER, "generator")
-            refuses = refuses or found.refuses
+            refuses = refuses or start.refuses
         manifest = ReaderManifest(
             base_model=base.name,
             base_identity=base.identity,
@@ -454,30 +420,27 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return loaded
 
     def as_loaded(self, loaded: _LoadedReader) -> Self:
-        """With one rate, as it measures one."""
         one = self.config.compression.model_copy(update={"rates": self.rates})
         return Stage.as_loaded(self, loaded).changed(compression=one)
 
     def faults(self) -> list[str]:
-        """Settings without effect, and what of the reader to go on from is another one's."""
-        config, found = self.config, []
+        config, faults = self.config, []
         if config.quoted_weight and not self._reads:
-            found.append("quoted_weight is set, but a reader without context has nothing to quote from")
+            faults.append("quoted_weight is set, but a reader without context has nothing to quote from")
         if config.near_distractors and self._single:
-            found.append("near_distractors is set, but the examples of stage scp have no distractors")
+            faults.append("near_distractors is set, but the examples of stage scp have no distractors")
         if config.unanswered and (self._single or not self._reads):
-            found.append("unanswered is set, but only a reader of several passages can see that none holds the answer")
+            faults.append("unanswered is set, but only a reader of several passages can see that none holds the answer")
         if self._start is None:
-            return found
+            return faults
         try:
-            start = read_reader_manifest(self._start)
+            start = ReaderManifest.read(self._start)
         except CheckpointError as error:
-            return [*found, f"start: {error}"]
+            return [*faults, f"start: {error}"]
         pairs = {"context": (start.context, config.reader_context), "lora": (start.lora, config.lora)}
         differing = ((name, own, ours) for name, (own, ours) in pairs.items() if own != ours)
-        return [*found, *(f"start: its {name} is {own}, the run's {ours}" for name, own, ours in differing)]
+        return [*faults, *(f"start: its {name} is {own}, the run's {ours}" for name, own, ours in differing)]
 
     def save(self, loaded: _LoadedReader, trained: dict[str, Any], rejected: Mapping[str, int], folder: Path) -> None:
-        """Write a reader's folder with its card."""
         manifest = loaded.manifest.model_copy(update={"trained": trained})
         save_reader(loaded.network.adapters, manifest, folder, card=reader_card(manifest, rejected))

@@ -31,7 +31,7 @@ SELECTOR: Literal["query_reasoner"] = "query_reasoner"
 
 
 class SelectorManifest(Settings):
-    """What ``selector.json`` holds: as ``ReaderManifest``, and to how many tokens passages are cut."""
+    """Content of ``selector.json``: as ``ReaderManifest``, and to how many tokens passages are cut."""
 
     base_model: str
     base_identity: str
@@ -56,7 +56,7 @@ class Selector(nn.Module):
         self._tokens = passage_tokens
 
     def scores(self, question: str, texts: Sequence[str]) -> Tensor:
-        """One score a passage: float32 [D]; only differences mean anything."""
+        """A score for each passage: float32 [D]; only differences mean anything."""
         rows = [self._prompter.from_passages(question, [self._prompter.cut(text, self._tokens)]).ids for text in texts]
         ids, segments = padded(rows, self._prompter.eos), padded([[0] * len(row) for row in rows], -1)
         positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
@@ -85,11 +85,7 @@ def load_selector(folder: Path, base: BaseModel) -> Selector:
     path = folder / MANIFEST
     missing = f"{folder} holds no selector; expected what examples/train_dro.py wrote (OUT/dro/selector)"
     manifest = check(SelectorManifest, read_object(path, missing=missing), source=str(path))
-    if manifest.base_identity != base.identity:
-        raise CheckpointError(
-            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
-            f"{base.name} ({base.identity}); use it with its own base model"
-        )
+    base.check_trained_on(folder, manifest.base_model, manifest.base_identity)
     adapters = Adapters.fresh(base.model, manifest.lora, dtype=base.model.dtype, roles=(SELECTOR,))
     load_adapter(adapters.peft_model, folder / ADAPTER, SELECTOR)
     selector = new_selector(base, adapters, passage_tokens=manifest.passage_tokens)
