@@ -34,6 +34,22 @@ def test_a_typeset_text() -> None:
 @pytest.mark.parametrize(
     ("text", "joined"),
     [
+        ("Infor-\n  mation is information.", "Information is information."),
+        ("Use low-\nlevel or low-level calls.", "Use low-level or low-level calls."),
+        ("The infor-\nmation is lost.", "The infor-\nmation is lost."),
+        ("A re-\nform, to reform or to re-form.", "A re-\nform, to reform or to re-form."),
+        ("Ein-\nund Ausgang, Einfuhr", "Ein-\nund Ausgang, Einfuhr"),
+        ("Type x-\n1 for x1.", "Type x-\n1 for x1."),
+    ],
+)
+def test_a_word_that_a_plain_hyphen_breaks_is_joined_where_the_document_tells(text: str, joined: str) -> None:
+    assert clean(text).text == joined
+    assert clean(text, "markup").text.replace("  ", "") == text.replace("  ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "joined"),
+    [
         ("Unter\u00adnehmen", "Unternehmen"),
         ("Unter\u00ad\n  nehmen", "Unternehmen"),
         ("rape‐seed, or rape‐\nseed", "rape-seed, or rape-seed"),

@@ -521,6 +521,34 @@ def test_pages_of_a_text_are_read_as_one(tmp_path: Path) -> None:
     assert left_out == LeftOut(document.uri, "page headers and footers", 7)
 
 
+def test_a_page_with_nothing_but_running_lines_begins_where_the_next_one_does(tmp_path: Path) -> None:
+    document = _read(_write(tmp_path, "rfc10.txt", _rfc(["It is", "", "short.", "", ""])))
+    assert document.text == "It is\nshort."
+    assert document.pages == (0, 6, 6, 12, 12)
+
+
+def test_pages_of_a_pdf_are_read_as_one(tmp_path: Path) -> None:
+    pages = [["Moles", "The mole digs"], ["long tunnels."], ["It eats worms and in-"], ["sects, no other insects."]]
+    framed = [["Moles", *page, "Garden press", f"Page {number} of 4"] for number, page in enumerate(pages, 5)]
+    framed[0].pop(0)
+    document, left_out = read_file(_write(tmp_path, "moles.pdf", make_pdf(framed)))
+    assert isinstance(document, Document)
+    assert document.text == "Moles\nThe mole digs\nlong tunnels.\n\nIt eats worms and insects, no other insects."
+    assert [document.text[start:][:4] for start in document.pages] == ["Mole", "long", "It e", "sect"]
+    assert left_out == LeftOut(document.uri, "page headers and footers", 11)
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"), [("{}", ""), ("{}     The {kind} mole", ""), ("Chapter {}", "Chapter {}\n")]
+)
+def test_the_number_of_a_page_stands_apart(tmp_path: Path, header: str, kept: str) -> None:
+    kinds = ["star", "hairy", "golden", "common"]
+    pages = [f"{header.format(at, kind=kind)}\nIt is {kind}." for at, kind in enumerate(kinds, 21)]
+    document = _read(_write(tmp_path, "moles.txt", "\f".join(pages).encode()))
+    shown = [f"{kept.format(at)}It is {kind}." for at, kind in enumerate(kinds, 21)]
+    assert [line for line in document.text.split("\n") if line] == "\n".join(shown).split("\n")
+
+
 @pytest.mark.parametrize("section", ["Part {} ends", "Chapter {}\n\nIt weighs {} kg.", "The sum is\n\n{}{}"])
 def test_form_feeds_between_sections_are_no_pages(tmp_path: Path, section: str) -> None:
     sections = [section.format(sign, sign) for sign in ("1", "3", "7", "20")]

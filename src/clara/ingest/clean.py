@@ -62,6 +62,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\n]\x08|[\x01-\x08\x0e-\x1f\
 # Zero-width marks between ASCII letters; other scripts write them on purpose.
 _INVISIBLE = re.compile(f"\u00ad(?:{_BLANK}*\n{_BLANK}*(?=[^\\W_]))?|[\u2060\ufeff]|(?<=[!-~])\u200b|\u200b(?=[!-~])")
 _BROKEN = re.compile(f"(?<=[^\\W_])(?:\u2010{_BLANK}*\n{_BLANK}*|{BROKEN_AT_HYPHEN})(?=[^\\W_])")
+_PLAINLY_BROKEN = re.compile(f"(?<=[^\\W\\d_])-{_BLANK}*\n{_BLANK}*(?=[^\\W\\d_])")
 _HYPHEN = re.compile(f"[\u2010\u2011{BROKEN_AT_HYPHEN}]")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/=_%-]*")
 _CODED = "[A-Za-z0-9+/=_-]"
@@ -99,6 +100,10 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _C
         known = _whole_words([whole], _BROKEN)
         edited.replace(_BROKEN, lambda found: _broken_word(whole, found, known))
     edited.replace(_HYPHEN, lambda _: "-")
+    if layout == "prose" and _PLAINLY_BROKEN.search(edited.text):
+        with_breaks = edited.text
+        elsewhere = _whole_words([with_breaks], _PLAINLY_BROKEN)
+        edited.replace(_PLAINLY_BROKEN, lambda found: _plainly_broken_word(with_breaks, found, elsewhere))
     edited.replace(_DATA_URI, edited.leave_out)
     for pattern in (_WRAPPED_RUN, _LONG_RUN):
         edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])
@@ -242,6 +247,16 @@ def _broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
     left = text[max(0, found.start() - _REACH) : found.start()].replace("\u2010", "-")
     right = text[found.end() : found.end() + _REACH].replace("\u2010", "-")
     return _hyphen(left.split()[-1], right.split()[0], known)
+
+
+def _plainly_broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
+    """As ``_broken_word`` where the hyphen may be anything: as it stands, unless the document tells."""
+    first = _LAST_WORD.findall(text[max(0, found.start() - _REACH) : found.start()])[0]
+    second = _WORDS.findall(text[found.end() : found.end() + _REACH])[0]
+    joined, compound = (f"{first}{sign}{second}".lower() in known for sign in ("", "-"))
+    if joined == compound:
+        return found[0]
+    return "" if joined else "-"
 
 
 def _hyphen(left: str, right: str, known: set[str]) -> str:

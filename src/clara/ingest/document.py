@@ -34,6 +34,8 @@ _RECORD = re.compile(r"(.*\.jsonl)#\d+", re.IGNORECASE | re.DOTALL)  # a file's 
 _GROWTH = 100  # characters a byte of the file
 _GROWTH_FROM = 1_000_000  # characters: a small file may have a large font and little else
 
+_SENTENCE_ENDS = ".:!?"
+
 _LEAST_MEMORY_MB = 256  # the parsers' own code takes up to 100
 
 
@@ -178,7 +180,7 @@ class TextParts:
     """Puts parts together to a text, with a blank line between them.
 
     Attributes:
-        starts: where each part begins; one without text takes no room.
+        starts: where each part begins; one without text begins where the next one does.
         headings: the headings in the parts.
     """
 
@@ -187,22 +189,34 @@ class TextParts:
         self.headings: list[Heading] = []
         self._texts: list[str] = []
         self._length = 0
+        self._empty = 0  # parts without text at the end
 
     def add(self, text: str, headings: Iterable[Heading] = ()) -> None:
         """Add a part with its headings, whose places are its own."""
-        self.starts.append(self._length)
-        self.headings += [replace(heading, start=heading.start + self._length) for heading in headings]
-        if text:
-            self._texts.append(text)
-            self._length += len(text) + 2
+        self._add("\n\n", text)
+        self.headings += [replace(heading, start=heading.start + self.starts[-1]) for heading in headings]
+
+    def add_page(self, text: str) -> None:
+        """Add a page of a text that is set in pages: a sentence that it goes on with goes on in the next line."""
+        end = self._texts[-1].rstrip()[-1:] if self._texts else ""
+        self._add("\n" if end not in _SENTENCE_ENDS and text.lstrip()[:1].islower() else "\n\n", text)
 
     def text(self) -> str:
         """The whole text."""
-        return "\n\n".join(self._texts)
+        return "".join(self._texts)
 
-    def pages(self) -> tuple[int, ...]:
-        """``starts``, none beyond the text's end."""
-        return tuple(min(start, max(0, self._length - 2)) for start in self.starts)
+    def _add(self, gap: str, text: str) -> None:
+        self._empty += 1
+        self.starts.append(self._length)
+        if not text:
+            return
+        if self._texts:
+            self._texts.append(gap)
+            self._length += len(gap)
+        self.starts[-self._empty :] = [self._length] * self._empty
+        self._empty = 0
+        self._texts.append(text)
+        self._length += len(text)
 
 
 def document_uri(path: Path) -> str:

@@ -176,7 +176,7 @@ def _extract_pptx(data: bytes, uri: str, max_bytes: int) -> Extract:
         title=presentation.core_properties.title or (parts.headings[0].text if parts.headings else ""),
         text=text,
         metadata={"media_type": "application/vnd.openxmlformats-officedocument.presentationml.presentation"},
-        pages=parts.pages(),
+        pages=tuple(parts.starts),
         headings=tuple(parts.headings),
         left_out=left_out,
     )

@@ -20,6 +20,7 @@ import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
+from clara.ingest.pages import without_running_lines
 from clara.ingest.scripts import fractions, subscript, superscript
 
 # All in sizes of the text around.
@@ -38,6 +39,7 @@ _SAME = 0.04  # by how much the edges of one font at one size differ at most
 _SAME_LINE = 2.0  # gap at most between what PDFium calls two lines and the eye one
 _WORD_GAP = 0.2  # a gap as wide as a space
 _WIDE_GAP = 1.0  # a gap that no space makes
+_GAP_TEXT = "   "  # which ``clean`` makes one
 # Columns: at least so many lines with text on both sides of the gutter, so many words a line on each side, and so
 # large a share of lines that go on in the middle of a sentence. A table's cells begin with capitals and digits.
 _LEADING = 2.5  # from line to line at most
@@ -136,7 +138,7 @@ def _page_text(found: Sequence[_Line]) -> str:
                 rows += [piece.text for line in block for piece in line.pieces if (piece.left > gutter) is right]
             start = stop
         else:
-            rows.append(" ".join(piece.text for piece in found[start].pieces))
+            rows.append(_GAP_TEXT.join(piece.text for piece in found[start].pieces))
             start += 1
     return "\n".join(rows)
 
@@ -304,7 +306,7 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     """
     with _PDFIUM:
         pages = _read_pages(data, uri, ocr=ocr)
-    texts = join_lines(pages.texts)
+    texts = pages.texts
     if not any(character.isalnum() for text in texts for character in text):
         why = "in which OCR finds none" if ocr else _SCANNED
         raise fault(uri, "no text", f"{len(texts)} page(s) without text, {why}")
@@ -316,14 +318,17 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
         place = f"{uri}#page={_ranges(pages.pictures)}"
         found = f"{len(pages.pictures)} of {len(texts)} pages hold no text: scanned?"
         pages.skipped.append(skip(place, "no text", f"{found} --ocr reads them (pip install 'clara-rag[ocr]')"))
+    shown, running = without_running_lines(texts)
     parts = TextParts()
-    for text in texts:
-        parts.add(text)
-    left_out = {}
+    for text in join_lines(shown):
+        parts.add_page(text)
+    left_out = {"page headers and footers": running} if running else {}
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
-    return Extract("", parts.text(), metadata, tuple(pages.skipped), parts.pages(), left_out=left_out, layout="prose")
+    return Extract(
+        "", parts.text(), metadata, tuple(pages.skipped), tuple(parts.starts), left_out=left_out, layout="prose"
+    )
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,8 @@ from typing import IO, Any
 from clara.errors import DocumentError
 from clara.ingest.clean import clean
 from clara.ingest.decode import decode_text
-from clara.ingest.document import Extract, LeftOut, Skipped, fault, make_document, skip
+from clara.ingest.document import Extract, LeftOut, Skipped, TextParts, fault, make_document, skip
+from clara.ingest.pages import without_running_lines
 from clara.records import Document, Heading
 
 _TITLE_WITHIN = 1 << 14  # characters: further down, a heading is a section's; some texts take the parser long
@@ -31,11 +31,6 @@ _SETEXT = re.compile(r" {0,3}=+[ \t]*")  # a line of --- may as well be a ruler,
 _UNDERLINED = re.compile(
     r"^(?P<text>[^\W_][^\n]{0,118})\n(?P<line>(?P<sign>[=\-~^\"#*+`])(?P=sign){2,})[ \t]*$", re.MULTILINE
 )
-_LAST_NUMBER = re.compile(r"\d{1,6}(?=\D*\Z)")
-_NUMBER_HERE = "\f"  # what is in no line
-_GAP = re.compile(r"\S(?: {3,}|\t)")
-# A line that stands at the same edge of three pages, and of more than a third: left and right pages have their own.
-_LEAST_PAGES, _MOST_PAGES = 3, 0.34
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
 # Of JSON Lines.
@@ -54,64 +49,22 @@ def _lines(data: bytes, uri: str) -> str:
 
 def _extract_plain(data: bytes, uri: str) -> Extract:
     """Read a plain text file; it states no title. What runs around its pages, as in RFCs, is left out."""
-    text, pages, running = _without_running_lines(_lines(data, uri))
+    text = _lines(data, uri)
+    pages, running = without_running_lines(text.rstrip("\f\n").split("\f"))
+    parts = TextParts()
+    if running:
+        for page in pages:
+            parts.add_page(page)
+        text = parts.text()
     return Extract(
         title="",
         text=text,
         metadata={"media_type": "text/plain"},
-        pages=pages,
+        pages=tuple(parts.starts),
         headings=_underlined_headings(text),
         left_out={"page headers and footers": running} if running else {},
         layout="prose",
     )
-
-
-def _without_running_lines(text: str) -> tuple[str, tuple[int, ...], int]:
-    """A text set in pages that form feeds divide, without the lines that stand at the edge of most of them.
-
-    A sentence that goes on behind a page goes on in the next line again.
-
-    Returns:
-        The text, where its pages begin, and how many lines are gone. A text whose pages have no numbers is left as it
-        is: form feeds divide sections, too.
-    """
-    pages = [page.strip("\n").split("\n") for page in text.rstrip("\f\n").split("\f")]
-    least = max(_LEAST_PAGES, _MOST_PAGES * len(pages))
-    lines = {edge: [_signs(page[edge], number, edge) for number, page in enumerate(pages)] for edge in (0, -1)}
-    counts = Counter((edge, sign) for edge, edge_lines in lines.items() for signs in edge_lines for sign in signs)
-    if not any(count >= least and _NUMBER_HERE in sign for (_, sign), count in counts.items()):
-        return text, (), 0
-    gone = 0
-    for edge, edge_lines in lines.items():
-        for page, signs in zip(pages, edge_lines, strict=True):
-            if any(counts[edge, sign] >= least for sign in signs):
-                page[:] = "\n".join(page[1:] if edge == 0 else page[:-1]).strip("\n").split("\n")
-                gone += 1
-    parts, starts, length, end = list[str](), list[int](), 0, ""
-    for content in map("\n".join, pages):
-        if content and parts:
-            parts.append("\n" if end not in ".:!?" and content.lstrip()[:1].islower() else "\n\n")
-            length += len(parts[-1])
-        starts.append(length)
-        if content:
-            parts.append(content)
-            length += len(content)
-            end = content.rstrip()[-1:]
-    return "".join(parts), tuple(min(start, max(0, length - 1)) for start in starts), gone
-
-
-def _signs(line: str, number: int, edge: int) -> set[str]:
-    """What the line at an edge of a page may share with those of others: its words, or all but the page's number.
-
-    ``Chapter 1`` is a heading, so a first line has its number at the other side of the page.
-    """
-    words = " ".join(line.split())
-    if not any(map(str.isalnum, words)):
-        return set()
-    found = _LAST_NUMBER.search(words)
-    if found is None or not (edge < 0 or _GAP.search(line)):
-        return {words}
-    return {words, f"{words[: found.start()]}{_NUMBER_HERE}{int(found[0]) - number}{words[found.end() :]}"}
 
 
 def _extract_code(data: bytes, uri: str) -> Extract:

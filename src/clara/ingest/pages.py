@@ -1,0 +1,78 @@
+"""Lines that run above and below the pages of a text: told by what the pages share, and left out.
+
+Knows pages as plain text, whether a text file's form feeds divide them or a PDF does. How pages become one text is
+``document.TextParts``'s work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+# A line that stands at the same edge of three pages, and of more than a third: left and right pages have their own.
+_LEAST_PAGES, _MOST_PAGES = 3, 0.34
+_DEPTH = 2  # lines looked at on each edge
+_NUMBER = re.compile(r"(?<![^\W_])\d{1,6}(?![^\W_])")
+_MOST_NUMBERS = 4  # in a line
+_NUMBER_HERE = "\f"  # what is in no line
+_GAP = r"(?: {3,}|\t)\s*"
+# The number of a page stands alone or far from the words beside it; "Chapter 1" is a heading.
+_APART = re.compile(rf"\W*(?P<first>\d+)\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*(?P<last>\d+)\W*")
+
+
+def without_running_lines(pages: Sequence[str]) -> tuple[list[str], int]:
+    """The pages without the lines that stand at the edge of most of them, and how many lines are gone.
+
+    A text whose pages show no numbers is left as it is: so are sections that form feeds divide, and slides. The first
+    page keeps what other pages repeat without their number: it may be the document's title.
+    """
+    lines = [page.strip("\n").split("\n") for page in pages]
+    least = max(_LEAST_PAGES, _MOST_PAGES * len(pages))
+    numbered, gone = False, 0
+    for at_foot in (False, True):
+        signs = [list(_edge_signs(page, number, at_foot=at_foot)) for number, page in enumerate(lines)]
+        counts = Counter(each for page in signs for line in page for each in line)
+        shared = {sign for sign, count in counts.items() if count >= least}
+        numbered = numbered or any(_NUMBER_HERE in sign for _, sign in shared)
+        for number, page in enumerate(signs):
+            running = [bool(line & shared) for line in page]
+            if number == 0 and not at_foot:
+                running = [any(_NUMBER_HERE in sign for _, sign in line & shared) for line in page]
+            count = len(running) - running[::-1].index(True) if True in running else 0
+            gone += count
+            lines[number] = _without_edge(lines[number], count, at_foot=at_foot)
+    shown = ["\n".join(page).strip("\n") for page in lines]
+    return (shown, gone) if numbered and any(shown) else (list(pages), 0)
+
+
+def _edge_signs(page: list[str], number: int, *, at_foot: bool) -> Iterator[set[tuple[int, str]]]:
+    """Of the outermost lines of a page, from its edge: what each may share with the lines as deep on other pages."""
+    filled = [line for line in (reversed(page) if at_foot else page) if line.strip()]
+    for depth, line in enumerate(filled[:_DEPTH]):
+        signs = set(_signs(line, number, at_foot=at_foot))
+        if depth and not at_foot:  # the names of a table's columns are repeated, too
+            signs = {sign for sign in signs if _NUMBER_HERE in sign}
+        yield {(depth, sign) for sign in signs}
+
+
+def _signs(line: str, number: int, *, at_foot: bool) -> Iterator[str]:
+    """Its words, its words but the page's number, and that number alone where it stands apart."""
+    words = " ".join(line.split())
+    if not any(map(str.isalnum, words)):
+        return
+    yield words
+    apart = _APART.fullmatch(line.strip())
+    if apart:
+        yield f"{_NUMBER_HERE}{int(apart['first'] or apart['last']) - number}"
+    if apart or at_foot:
+        for found in list(_NUMBER.finditer(words))[:_MOST_NUMBERS]:
+            yield f"{words[: found.start()]}{_NUMBER_HERE}{int(found[0]) - number}{words[found.end() :]}"
+
+
+def _without_edge(page: list[str], count: int, *, at_foot: bool) -> list[str]:
+    """A page without its outermost ``count`` lines that hold something."""
+    filled = [place for place, line in enumerate(page) if line.strip()]
+    if not count:
+        return page
+    return page[: filled[-count]] if at_foot else page[filled[count - 1] + 1 :]
