@@ -633,6 +633,22 @@ def test_progress_tells_how_many_passages_there_will_be(tmp_path: Path, tiny_mod
         assert told[-1].seconds_left is not None
 
 
+def test_a_dense_page_at_first_does_not_mislead_the_progress(tmp_path: Path, tiny_model: ClaraModel) -> None:
+    (tmp_path / "docs").mkdir()
+    text = "".join(f"<p>Sentence {n} tells about the mill on the river.</p>\n" for n in range(60))
+    (tmp_path / "docs" / "a.html").write_text(f"<body>{text}</body>", "utf-8")
+    style = "<style>" + "p { margin: 0 1em 0 1em }\n" * 150 + "</style>"
+    for n in range(30):
+        page = f"<head>{style}</head><body><p>Page {n} tells about the mill.</p>{text[: 10 * len(text) // 60]}</body>"
+        (tmp_path / "docs" / f"b{n:02}.html").write_text(page, "utf-8")
+    told: list[AddProgress] = []
+    with Clara.open(tmp_path / "store", model=tiny_model) as rag:
+        total = rag.add([tmp_path / "docs"], progress=told.append).passages
+    first = next(progress.passages_expected for progress in told if progress.passages_expected)
+    assert 0.4 * total < first < 2.5 * total
+    assert told[-1].passages_expected == total
+
+
 def test_the_first_passages_are_stored_at_once(tmp_path: Path, tiny_model: ClaraModel) -> None:
     (tmp_path / "long.txt").write_text("Sentence of the story about the mill on the river. " * 200, "utf-8")
 

@@ -28,6 +28,7 @@ from clara.ingest import (
     iter_passages,
     passage_metadata,
     source_of,
+    text_share,
 )
 from clara.model import ClaraModel
 from clara.records import Document, Memory, Passage
@@ -43,6 +44,10 @@ _COMMIT_SECONDS = 30.0
 _COMMIT_BYTES = 64 << 20
 # Memories of documents that changed or went are kept up to this size, for the documents that hold their text now.
 _KEPT_BYTES = 256 << 20
+# What an estimate of the passages to come leans on before a run has seen more itself.
+_PRIOR_BYTES = 1 << 16  # of each kind of files
+_PRIOR_PASSAGES = 4
+_CHARACTERS_A_TOKEN = 4  # of English
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,8 @@ class AddProgress:
     Attributes:
         files: read so far, of ``files_total``.
         passages: compressed so far.
-        passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
-            the first. Files that turn out to be unchanged make it fewer.
+        passages_expected: about how many it will be at the end, by the bytes of the files that are left and what files
+            of their kinds hold; None before the first. Files that turn out to be unchanged make it fewer.
         seconds: since the call.
     """
 
@@ -177,7 +182,7 @@ class Indexer:
         self._model = model
         self._counts = _Counts()
         self._batch = _Batch(store, self._counts)
-        self._extent = _Extent((), 0, self._counts, None)
+        self._extent = _Extent((), 0, self._counts, None, window_tokens=model.window_tokens)
         self._sources: dict[str, str] = {}  # uri of a document in the store by its content hash
 
     def add(
@@ -198,7 +203,9 @@ class Indexer:
         listing = find_files(roots)
         if shard is not None:
             listing = replace(listing, files=tuple(path for path in listing.files if shard.holds(path)))
-        extent = self._extent = _Extent(listing.files, max_bytes, self._counts, progress)
+        extent = self._extent = _Extent(
+            listing.files, max_bytes, self._counts, progress, window_tokens=self._model.window_tokens
+        )
         counts, seen = self._counts, set[str]()
         self._store.begin()
         known = self._store.documents()
@@ -389,59 +396,100 @@ class _Batch:
             self._kept_bytes -= self._kept.pop(next(iter(self._kept))).values.nbytes
 
 
+@dataclass(slots=True)
+class _Kind:
+    """Files of one suffix: the bytes that are left of them, and what those gave that were new."""
+
+    usual: float | None  # characters of text a byte
+    left: float = 0.0
+    bytes: float = 0.0
+    characters: float = 0.0
+
+    def expected(self, others: float) -> float:
+        """Characters of the bytes that are left; ``others`` is how many a byte of other kinds gave."""
+        prior = 0 if self.usual is None else _PRIOR_BYTES
+        if not prior + self.bytes:
+            return self.left * others
+        return self.left * ((self.usual or 0.0) * prior + self.characters) / (prior + self.bytes)
+
+
 class _Extent:
     """Share of a run that is done, by the bytes of its files, and its listener."""
 
     def __init__(
-        self, files: Sequence[Path], max_bytes: int, counts: _Counts, tell: Callable[[AddProgress], None] | None
+        self,
+        files: Sequence[Path],
+        max_bytes: int,
+        counts: _Counts,
+        tell: Callable[[AddProgress], None] | None,
+        *,
+        window_tokens: int,
     ) -> None:
         self._sizes = [_size(path, max_bytes) for path in files]
-        self._left = sum(self._sizes)  # bytes of files not begun, and of the one begun
+        self._suffixes = [path.suffix.lower() for path in files]
+        self._kinds = {suffix: _Kind(text_share(suffix)) for suffix in self._suffixes}
+        for suffix, size in zip(self._suffixes, self._sizes, strict=True):
+            self._kinds[suffix].left += size
         self._counts = counts
         self._tell = tell
+        self._window_tokens = window_tokens
         self._files = 0
         self._taken = 0  # passages
-        self._bytes = 0.0  # of the files that those came from
-        self._characters = 0  # of the documents of the file begun that are done
-        self._share = 0.0  # of the file begun
+        self._ended = 0  # characters of the documents of the file begun that are done
+        self._share, self._characters = 0.0, 0  # of the file begun, as far as it has been taken
         self._told = 0  # passages compressed when somebody was told last
         self._started = time.perf_counter()
 
     def take(self, document: Document, passage: Passage) -> None:
         """Note that a passage was taken; tell if more have been compressed since."""
         self._taken += 1
+        characters = self._ended + passage.end
         if source_of(document.uri) == document.uri:
-            self._share = passage.end / len(document.text)
+            self._advance(passage.end / len(document.text), characters)
         else:  # a record of a file of many, whose text is most of the file
-            size = self._sizes[self._files]
-            self._share = min(1.0, (self._characters + passage.end) / max(1, size))
+            self._advance(min(1.0, characters / max(1, self._sizes[self._files])), characters)
         if self._counts.passages != self._told:
             self.report()
 
     def end_document(self, document: Document) -> None:
         """Note that all passages of a document have been taken."""
-        self._characters += len(document.text)
+        self._ended += len(document.text)
 
     def end_file(self, number: int) -> None:
         """Note that ``number`` files have been read."""
-        self._files, self._characters = number, 0
-        size = self._sizes[number - 1]
-        self._left -= size
-        if self._share:  # else nothing in it was new
-            self._bytes += size
-        self._share = 0.0
+        if self._share:
+            self._advance(1.0, self._ended)
+        else:  # nothing in it was new
+            self._kinds[self._suffixes[number - 1]].left -= self._sizes[number - 1]
+        self._files, self._ended = number, 0
+        self._share, self._characters = 0.0, 0
         self.report()
 
     def report(self) -> None:
         """Tell how far the run is."""
         if self._tell is None:
             return
-        begun = self._share * self._sizes[self._files] if self._share else 0.0
-        seen = self._bytes + begun
-        expected = round(self._taken * (self._bytes + self._left) / seen) if seen else None
         self._told = self._counts.passages
         seconds = time.perf_counter() - self._started
-        self._tell(AddProgress(self._files, len(self._sizes), self._told, expected, seconds))
+        self._tell(AddProgress(self._files, len(self._sizes), self._told, self._expected(), seconds))
+
+    def _advance(self, share: float, characters: int) -> None:
+        kind, step = self._kinds[self._suffixes[self._files]], share - self._share
+        kind.left -= step * self._sizes[self._files]
+        kind.bytes += step * self._sizes[self._files]
+        kind.characters += characters - self._characters
+        self._share, self._characters = share, characters
+
+    def _expected(self) -> int | None:
+        """Passages at the end: as many a character as so far, and a few as they usually are."""
+        if not self._taken:
+            return None
+        kinds = self._kinds.values()
+        characters = sum(kind.characters for kind in kinds)
+        others = characters / max(1.0, sum(kind.bytes for kind in kinds))
+        usual = _PRIOR_PASSAGES * _CHARACTERS_A_TOKEN * self._window_tokens
+        a_character = (_PRIOR_PASSAGES + self._taken) / (usual + characters)
+        return round(self._taken + a_character * max(0.0, sum(kind.expected(others) for kind in kinds)))
 
 
 def _size(path: Path, most: int) -> int:

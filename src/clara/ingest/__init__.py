@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         check_paths,
         find_files,
         read_file,
+        text_share,
     )
     from clara.ingest.split import (
         Location,
@@ -63,6 +64,7 @@ __all__ = [
     "read_file",
     "sentence_around",
     "source_of",
+    "text_share",
 ]
 
 _MODULES = ("split", "document", "read")  # in this order: an answer's place takes the first alone
