@@ -950,4 +950,33 @@ def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
         "#. one\n#. two\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
     )
     text = _read(tmp_path, "a.rst", source)[0].text
-    assert text == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\nPumps\nName, Weight\n\nCedar, 5"
+    assert text == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\nPumps\n\nName | Weight\nCedar | 5"
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            ".. list-table:: Pumps\n   :widths: 3\n      4\n\n   * - Pump\n     - *bar*\n   * - Cedar\n\n       (old)\n"
+            "     - - 18\n       - 19\n   * -\n     - 7\n\nNext",
+            "Pumps\n\nPump | bar\nCedar (old) | - 18 - 19\n | 7\n\nNext",
+        ),
+        (".. list-table::\n\n   no list\n\n   of lists", "no list\n\nof lists"),
+        (
+            '.. csv-table::\n   :header: "Name", Weight, "Price,\n     net"\n\n   "Cedar ""C""", 5, 7\n   Elder,\n',
+            'Name | Weight | Price, net\nCedar "C" | 5 | 7\nElder',
+        ),
+        (".. csv-table::\n   :delim: ;\n\n   Cedar; 5", "Cedar | 5"),
+        (".. grid-item-card:: First steps\n\n   Begin.", "First steps\n\nBegin."),
+        (".. glossary::\n\n   mole\n      A digger.", "mole\n   A digger."),
+        (".. dropdown:: Details (more)\n\n   Dig.", "Details (more)\n\nDig."),
+        (".. class:: Mole(depth)\n\n   Digs.", "class Mole(depth)\n\nDigs."),
+        (".. class:: wide\n\n   Digs.", "Digs."),
+        (".. option:: --depth\n\n   Of it.", "option --depth\n\nOf it."),
+        (".. jupyter-execute::\n\n   dig(1)", "    dig(1)"),
+        (".. graphviz::\n\n   digraph { a -> b }\n\nText", "Text"),
+        (".. versionremoved:: 3.2\n", "Removed in version 3.2"),
+    ],
+)
+def test_directives_of_restructured_text(tmp_path: Path, source: str, text: str) -> None:
+    assert _read(tmp_path, "a.rst", source)[0].text.strip("\n") == text

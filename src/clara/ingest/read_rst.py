@@ -6,6 +6,7 @@ is kept, and only those that say nothing to a reader go.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -34,13 +35,25 @@ _OPTION = re.compile(r"\s*:[\w-]+:(?: .*)?$")
 # fmt: off
 # Directives for programs, with all that is in them.
 _SILENT = frozenset([
-    "contents", "currentmodule", "default-domain", "default-role", "highlight", "include", "index", "meta", "module",
-    "py:currentmodule", "raw", "role", "sectionauthor", "sectnum", "tabularcolumns", "toctree", "unicode", "replace",
+    "bibliography", "codeauthor", "contents", "currentmodule", "default-domain", "default-role", "highlight", "include",
+    "index", "meta", "module", "moduleauthor", "py:currentmodule", "raw", "replace", "role", "sectionauthor", "sectnum",
+    "tabularcolumns", "testcleanup", "testsetup", "toctree", "unicode",
 ])
 # Their content is set as it stands.
 _VERBATIM = frozenset([
     "code", "code-block", "doctest", "literalinclude", "math", "parsed-literal", "sourcecode", "testcode", "testoutput",
-    "productionlist", "prompt",
+    "code-cell", "code-tab", "ipython", "jupyter-execute", "plot", "productionlist", "prompt",
+])
+# What their content says is how to draw.
+_DRAWN = frozenset([
+    "actdiag", "blockdiag", "digraph", "graph", "graphviz", "inheritance-diagram", "mermaid", "nwdiag", "plantuml",
+    "seqdiag", "uml",
+])
+# Names that stand before what they describe, also without the name of their domain.
+_OBJECTS = frozenset([
+    "attribute", "class", "classmethod", "cmdoption", "confval", "data", "decorator", "django-admin", "enum", "envvar",
+    "event", "exception", "fieldlookup", "function", "macro", "member", "method", "opcode", "option", "property",
+    "setting", "signal", "staticmethod", "struct", "templatefilter", "templatetag", "type", "var",
 ])
 # Their name is a word for readers: "Note", "New in version 3.8".
 _NAMED = {
@@ -49,14 +62,16 @@ _NAMED = {
         "todo", "warning",
     )},
     "seealso": "See also", "versionadded": "New in version", "versionchanged": "Changed in version",
-    "deprecated": "Deprecated since version",
+    "deprecated": "Deprecated since version", "deprecated-removed": "Deprecated since version",
+    "versionremoved": "Removed in version",
 }
 # fmt: on
-_UNMARKED = frozenset(["admonition", "csv-table", "list-table", "rubric", "sidebar", "tab", "table", "topic"])
 _PICTURES = frozenset(["figure", "image"])
 # What they say is for Sphinx.
 _SETTINGS = frozenset(["class", "container", "cssclass", "ifconfig", "only", "rst-class"])
-_VERSIONS = frozenset(["deprecated", "versionadded", "versionchanged"])
+_VERSIONS = frozenset(["deprecated", "deprecated-removed", "versionadded", "versionchanged", "versionremoved"])
+_SIGNATURE = re.compile(r"-|[\w.]*\w\(")
+_PYTHON_CLASS = re.compile(r"[\w.]*(?:[A-Z]|\w[.(])")  # in Sphinx; in docutils, ``class`` sets a style
 _ROLE = re.compile(r":(?P<role>[\w:.+-]+):`(?P<text>[^`]+)`(?:(?=\W)|$)")
 _ROLE_BEHIND = re.compile(r"`(?P<text>[^`]+)`:(?P<role>[\w.+-]+):(?=\W|$)")
 _LITERAL = re.compile(r"``(.+?)``")
@@ -67,8 +82,10 @@ _REFERENCE = re.compile(r"(?<=\w)_{1,2}(?=[\s.,;:!?)'\"-]|$)")
 _NOTE_MARK = re.compile(r"\s?(\[(?:#?\w*|\*)\])_(?=\W|$)")
 _SUBSTITUTION = re.compile(r"\|(\S(?:[^|]*\S)?)\|_{0,2}")
 _SUBSTITUTED = re.compile(r"\s*\.\. \|([^|]+)\| ([\w-]+)::(.*)")
-_LONGEST_SUBSTITUTION = 20  # lines
+_LONGEST_SUBSTITUTION = _LONGEST_OPTION = 20  # lines
 _UNICODE = re.compile(r"(?:0x|x|\\x|U\+|u|\\u)([0-9a-fA-F]{2,6})\b")
+_LIST_ROW = re.compile(r"\s*(?P<row>[*+-])\s+(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
+_LIST_CELL = re.compile(r"\s*(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
 _AUTO = re.compile(r"\s*\(?(#)[.)] ")
 _LITERAL_WHOLE = re.compile(r"(``.+?``)")
 _ESCAPE = re.compile(r"\\(?:\s|(\S))")
@@ -162,8 +179,8 @@ class _Source:
 
     def _directive(self, found: re.Match[str]) -> None:
         name, indent = found["name"], len(found["indent"])
-        if name in _SILENT:
-            self.left_out["directives for programs"] += 1
+        if name in _SILENT or name in _DRAWN:
+            self.left_out["pictures" if name in _DRAWN else "directives for programs"] += 1
             self._pass_block(indent)
             return
         self._at += 1
@@ -171,10 +188,12 @@ class _Source:
         if name in _VERBATIM:
             self._verbatim(indent, [found["words"]] if found["words"].strip() and name in ("math", "prompt") else [])
             return
-        words = options.get("alt", "") if name in _PICTURES else "" if name in _SETTINGS else found["words"].strip()
-        self._add(found.string, " " * indent + _labelled(name, words))
-        if names := options.get("header", "") if name == "csv-table" else "":
-            self._add(found.string, f"{' ' * indent}{names}")
+        self._add(found.string, " " * indent + _labelled(name, found["words"].strip(), options))
+        content_at = self._at
+        if name in _TABLES and (rows := _TABLES[name](self._block(indent), options)):
+            self.lines += ["", *(_plain(self._substituted(" | ".join(row))) for row in grid(rows) if row), ""]
+            return
+        self._at = content_at
         content = _indent(next((line for line in self._source[self._at : self._at + 3] if line.strip()), ""))
         if content > indent:
             self._outdent.append((content, content - indent))
@@ -183,9 +202,12 @@ class _Source:
         """Pass the options of a directive, and return them."""
         options: dict[str, str] = {}
         while _OPTION.match(self._line(self._at)) and _indent(self._line(self._at)) > indent:
+            own = _indent(self._line(self._at))
             _, name, value = self._line(self._at).strip().split(":", 2)
-            options[name] = value.strip()
             self._at += 1
+            more = _set_in(self._source[self._at : self._at + _LONGEST_OPTION], own)
+            options[name] = "\n".join([value.strip(), *map(str.strip, more)])
+            self._at += len(more)
         return options
 
     def _literal_block(self, line: str) -> None:
@@ -267,12 +289,54 @@ def _character(code: re.Match[str]) -> str:
     return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else code[0]
 
 
-def _labelled(name: str, words: str) -> str:
+def _csv_rows(block: list[str], options: dict[str, str]) -> list[list[GridCell]]:
+    """The rows of a ``csv-table``, its header first."""
+    stated = options.get("delim", ",")
+    delimiter = " " if stated == "space" else stated[:1] or ","
+    quote = options.get("quote", '"')[:1] or '"'
+    header = options["header"].split("\n") if "header" in options else []
+    lines = [f"{line}\n" for line in [*header, *map(str.strip, block)]]
+    try:
+        rows = list(
+            csv.reader(lines, delimiter=delimiter, quotechar=quote, skipinitialspace="keepspace" not in options)
+        )
+    except (csv.Error, TypeError, ValueError):
+        return []
+    return [[GridCell(" ".join(cell.split())) for cell in row] for row in rows if row]
+
+
+def _list_rows(block: list[str], _: dict[str, str]) -> list[list[GridCell]]:
+    """The rows of a ``list-table``: the items of a list of lists."""
+    rows: list[list[list[str]]] = []
+    places: tuple[int, int] | None = None  # of the marks of rows and cells
+    for line in block:
+        found = _LIST_ROW.match(line)
+        if found and (places is None or found.start("row") == places[0]):
+            places = found.start("row"), found.start("cell")
+            rows.append([[found["text"] or ""]])
+        elif places and (cell := _LIST_CELL.match(line)) and cell.start("cell") == places[1]:
+            rows[-1].append([cell["text"] or ""])
+        elif places and _indent(line) > places[1]:
+            rows[-1][-1].append(line)
+        elif line.strip():
+            return []
+    return [[GridCell(" ".join(" ".join(cell).split())) for cell in row] for row in rows]
+
+
+_TABLES = {"csv-table": _csv_rows, "list-table": _list_rows}
+
+
+def _labelled(name: str, words: str, options: dict[str, str]) -> str:
     """Text of a directive, with its name where that is a word for readers."""
-    if name in _UNMARKED or name in _PICTURES or name in _SETTINGS:
-        return words
+    if name in _PICTURES:
+        return options.get("alt", "")
+    if name in _SETTINGS and not (name == "class" and _PYTHON_CLASS.match(words)):
+        return ""
     if name not in _NAMED:
-        return f"{name.rpartition(':')[2]} {words}".rstrip()  # a function, a class, an option
+        # A function, a class, an option; others have a title, or say nothing of their own.
+        domain, _, kind = name.rpartition(":")
+        named = domain or kind in _OBJECTS or _SIGNATURE.match(words)
+        return f"{kind} {words}" if words and named else words
     return f"{_NAMED[name]} {words}" if name in _VERSIONS else f"{_NAMED[name]}: {words}".rstrip()
 
 
