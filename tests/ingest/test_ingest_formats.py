@@ -980,3 +980,19 @@ def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
 )
 def test_directives_of_restructured_text(tmp_path: Path, source: str, text: str) -> None:
     assert _read(tmp_path, "a.rst", source)[0].text.strip("\n") == text
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("See `the\nmanual <http://x.org>`_ and ``a\nb``.", "See the\nmanual and a\nb."),
+        ("It is *very\nsmall*, and :class:`the\nmole <Mole>`.", "It is very\nsmall, and the\nmole."),
+        ("- one *star\n- two* stars", "- one *star\n- two* stars"),
+        ('A "*" or [*] or *this*.', 'A "*" or [*] or this.'),
+        ("By :pep:`8` and :RFC:`822`.", "By PEP 8 and RFC 822."),
+        ("An _`inline target` here", "An inline target here"),
+        (".. Note:: Dig.", "Note: Dig."),
+    ],
+)
+def test_inline_marks_of_restructured_text(tmp_path: Path, source: str, text: str) -> None:
+    assert _read(tmp_path, "a.rst", source)[0].text == text

@@ -74,10 +74,14 @@ _SIGNATURE = re.compile(r"-|[\w.]*\w\(")
 _PYTHON_CLASS = re.compile(r"[\w.]*(?:[A-Z]|\w[.(])")  # in Sphinx; in docutils, ``class`` sets a style
 _ROLE = re.compile(r":(?P<role>[\w:.+-]+):`(?P<text>[^`]+)`(?:(?=\W)|$)")
 _ROLE_BEHIND = re.compile(r"`(?P<text>[^`]+)`:(?P<role>[\w.+-]+):(?=\W|$)")
-_LITERAL = re.compile(r"``(.+?)``")
-_LINK = re.compile(r"`([^`<]+?)\s*(?:<[^`>]*>)?`_{0,2}")
+# Between two marks a line may end.
+_LITERAL = re.compile(r"``(.{1,2000}?)``", re.DOTALL)
+_LINK = re.compile(r"_?`([^`<]+?)\s*(?:<[^`>]*>)?`_{0,2}")
 _TITLE_WITH_TARGET = re.compile(r"(.+?)\s*<[^<>]*>", re.DOTALL)
-_EMPHASIS = re.compile(r"(?<![\w*\\])(\*{1,2})(?=\S)(.+?)(?<=[^\s\\])\1(?![\w*])")
+_EMPHASIS = re.compile(
+    r"(?<![\w*\\])(?!(?<=[\"'])\*{1,2}[\"'])(\*{1,2})(?=[^\s\])}>])(.{1,2000}?)(?<=[^\s\\])\1(?![\w*])", re.DOTALL
+)
+_BEGINS = re.compile(r"\s*(?:[-*+•|]|\(?[\w#]{1,4}[.)]|:[^:\n]+:)(?:\s|$)")  # an item, a field, a line of verse
 _REFERENCE = re.compile(r"(?<=\w)_{1,2}(?=[\s.,;:!?)'\"-]|$)")
 _NOTE_MARK = re.compile(r"\s?(\[(?:#?\w*|\*)\])_(?=\W|$)")
 _SUBSTITUTION = re.compile(r"\|(\S(?:[^|]*\S)?)\|_{0,2}")
@@ -87,8 +91,8 @@ _UNICODE = re.compile(r"(?:0x|x|\\x|U\+|u|\\u)([0-9a-fA-F]{2,6})\b")
 _LIST_ROW = re.compile(r"\s*(?P<row>[*+-])\s+(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
 _LIST_CELL = re.compile(r"\s*(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
 _AUTO = re.compile(r"\s*\(?(#)[.)] ")
-_LITERAL_WHOLE = re.compile(r"(``.+?``)")
-_ESCAPE = re.compile(r"\\(?:\s|(\S))")
+_LITERAL_WHOLE = re.compile(r"(``.{1,2000}?``)", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:(\S)|\s|\Z)")
 
 
 def _extract_rst(data: bytes, uri: str) -> Extract:
@@ -117,8 +121,10 @@ class _Source:
         self._levels: list[tuple[str, bool]] = []  # the marks of headings, outermost first
         self._outdent = [(0, 0)]  # from which indentation on lines belong to a directive, and by how much they go left
         self._at = 0
+        self._words: list[int] = []  # numbers of lines whose inline marks are still to be taken off
         while self._at < len(source):
             self._next()
+        self._take_off_marks()
 
     def _next(self) -> None:
         line = self._source[self._at]
@@ -178,7 +184,7 @@ class _Source:
         return True
 
     def _directive(self, found: re.Match[str]) -> None:
-        name, indent = found["name"], len(found["indent"])
+        name, indent = found["name"].lower(), len(found["indent"])
         if name in _SILENT or name in _DRAWN:
             self.left_out["pictures" if name in _DRAWN else "directives for programs"] += 1
             self._pass_block(indent)
@@ -245,7 +251,26 @@ class _Source:
         words = self._numbered(words)
         shift = sum(by for _, by in self._outdent)
         own = len(words) - len(words.lstrip())
-        self.lines.append(_plain(self._substituted(words[min(own, shift) :])))
+        self._words.append(len(self.lines))
+        self.lines.append(words[min(own, shift) :])
+
+    def _take_off_marks(self) -> None:
+        """Take the marks off that stand inside lines; between two of them, a line may end, but no paragraph."""
+        words = set(self._words)
+        paragraphs: list[list[str]] = []
+        marked = set[int]()  # places of paragraphs
+        for number, line in enumerate(self.lines):
+            is_text = number in words and line.strip() != ""
+            if is_text and len(paragraphs) - 1 in marked and not _BEGINS.match(line):
+                paragraphs[-1].append(line)
+                continue
+            if is_text:
+                marked.add(len(paragraphs))
+            paragraphs.append([line])
+        whole = map("\n".join, paragraphs)
+        self.lines = [
+            _plain(self._substituted(text)) if number in marked else text for number, text in enumerate(whole)
+        ]
 
     def _substituted(self, line: str) -> str:
         """A line with what the text says in place of ``|name|``."""
@@ -344,9 +369,9 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _plain(line: str) -> str:
-    """A line without the marks inside it; what stands in double backquotes stays as it is."""
-    parts = _LITERAL.split(line)
+def _plain(text: str) -> str:
+    """A paragraph without the marks inside it; what stands in double backquotes stays as it is."""
+    parts = _LITERAL.split(text)
     parts[::2] = map(_plain_part, parts[::2])
     return "".join(parts)
 
@@ -364,12 +389,14 @@ def _plain_part(text: str) -> str:
 
 
 def _role(found: re.Match[str]) -> str:
-    role, text = found["role"].rpartition(":")[2], found["text"]
+    role, text = found["role"].lower().rpartition(":")[2], found["text"]
     before, after = found.string[: found.start()].removesuffix("\\ "), found.string[found.end() :].removeprefix("\\ ")
     if role in ("sup", "superscript"):
         return superscript(before, text, after)
     if role in ("sub", "subscript"):
         return subscript(before, text, after)
+    if role in ("pep", "rfc", "pep-reference", "rfc-reference"):
+        return f"{role[:3].upper()} {text}"
     titled = _TITLE_WITH_TARGET.fullmatch(text)
     if titled:
         return titled[1]
