@@ -996,3 +996,29 @@ def test_directives_of_restructured_text(tmp_path: Path, source: str, text: str)
 )
 def test_inline_marks_of_restructured_text(tmp_path: Path, source: str, text: str) -> None:
     assert _read(tmp_path, "a.rst", source)[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        (
+            "Pump,bar,litres\nCedar,18,5\n*,,\n* without the valve,,",
+            ["Pump: Cedar | bar: 18 | litres: 5", "*", "* without the valve"],
+        ),
+        (
+            "Pump,bar\nCedar,18\nSource: the makers of the pumps,",
+            ["Pump: Cedar | bar: 18", "Source: the makers of the pumps"],
+        ),
+        ("Pump,bar\nCedar,18\nElder,", ["Pump: Cedar | bar: 18", "Pump: Elder"]),
+        ("Pump,Pressure,Flow\n,bar,l/min\nCedar,18,5", ["Pump: Cedar | Pressure bar: 18 | Flow l/min: 5"]),
+        ("Pump,Pressure,Type\n,(bar),\nCedar,18,old", ["Pump: Cedar | Pressure (bar): 18 | Type: old"]),
+        ("Year,Gain,Loss\n,(12),(13)\n2024,5,6", ["Gain: (12) | Loss: (13)", "Year: 2024 | Gain: 5 | Loss: 6"]),
+        ("Pump,[bar],Type\n[name],[1],[2]\nCedar,18,old", ["Pump [name]: Cedar | [bar] [1]: 18 | Type [2]: old"]),
+        (
+            "Pump,Maker,bar\n,Ash,\nCedar,Birch,18",
+            ["Maker: Ash", "Pump: Cedar | Maker: Birch | bar: 18"],
+        ),
+    ],
+)
+def test_units_below_names_and_notes_below_tables(tmp_path: Path, source: str, lines: list[str]) -> None:
+    assert _read(tmp_path, "a.csv", source)[0].text.split("\n\n") == lines

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 from pathlib import PurePosixPath
 
 from clara.ingest.decode import decode_text
@@ -17,6 +17,9 @@ from clara.ingest.document import Extract
 
 _VALUE = re.compile(r"[^\W_]*\d[\d\s.,:/%+$€£¥()-]*[^\W\d_]?", re.UNICODE)  # a number, a date, a price, an amount
 _LONGEST_NAME = 80  # characters
+_LONGEST_UNIT = 10
+_IN_BRACKETS = re.compile(r"\((?![\d.,\s]+\))[^()]*\)|\[[^\[\]]*\]")  # no loss in accounts: (12)
+_NOTE = re.compile(r"[*†‡§¹²³⁴]|[(\[]?\d[)\]]\s|\w+:\s")
 _YEAR = re.compile(r"(?:1[5-9]|20|21)\d\d")
 
 REPEATED = 100
@@ -129,10 +132,13 @@ def row_texts(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     for block in (list(rows) for filled, rows in groupby(lines, any) if filled):
         captions = block[: _above_names(block)]
         yield from (_line(cells, []) for cells in captions)
-        table = block[len(captions) :]
+        table = _with_units(block[len(captions) :])
         if table:
             names = _names(table, names)
-            yield from (_line(cells, names) for cells in (table[1:] if table[0] == names else table))
+            rows = table[1:] if table[0] == names else table
+            notes = _notes_below(rows) if names else 0
+            yield from (_line(cells, names) for cells in rows[: len(rows) - notes])
+            yield from (_line(cells, []) for cells in rows[len(rows) - notes :])
 
 
 def _above_names(block: list[list[str]]) -> int:
@@ -150,6 +156,32 @@ def _above_names(block: list[list[str]]) -> int:
         if narrow > titles + 1 and _are_names(names) and any(_is_value(cell) for row in below for cell in row):
             return narrow
     return titles
+
+
+def _with_units(table: list[list[str]]) -> list[list[str]]:
+    """The table with its second row joined to its first, where it holds the units of the columns."""
+    if len(table) < 3 or not _are_names(table[0]):
+        return table
+    names, units, values = (dict(enumerate(cells)) for cells in table[:3])
+    filled = {column: unit for column, unit in units.items() if unit}
+    in_brackets = all(map(_IN_BRACKETS.fullmatch, filled.values()))
+    above_values = all(_is_value(values.get(column, "")) for column in filled)
+    short = not units.get(0) and all(len(unit) <= _LONGEST_UNIT and not _is_value(unit) for unit in filled.values())
+    if not filled or not (in_brackets or (short and above_values)):
+        return table
+    joined = [f"{names.get(column, '')} {units.get(column, '')}".strip() for column in range(max(*names, *units) + 1)]
+    return [joined, *table[2:]]
+
+
+def _notes_below(rows: list[list[str]]) -> int:
+    """How many rows at a table's end are notes: a text alone in the first column, longer than any above or marked."""
+    alone = takewhile(lambda cells: cells[0] and not any(cells[1:]), reversed(rows))
+    count = len(list(alone))
+    longest = max((len(cells[0]) for cells in rows[: len(rows) - count]), default=0)
+    notes = takewhile(
+        lambda cells: len(cells[0]) > longest or _NOTE.match(cells[0]), reversed(rows[-count:] if count else [])
+    )
+    return len(list(notes)) if count < len(rows) else 0
 
 
 def _names(table: list[list[str]], known: list[str]) -> list[str]:
