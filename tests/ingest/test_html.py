@@ -384,3 +384,25 @@ def test_what_is_seen_keeps_its_value(tmp_path: Path, page: str, text: str) -> N
 )
 def test_what_styles_raise_and_strike(tmp_path: Path, page: str, text: str) -> None:
     assert _text(page, tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    ("style", "rest", "text"),
+    [
+        (".x, p.y { color: red; display : none }", "", "Shown"),
+        ("/* { */ .x{visibility:hidden}#z { display:none }", "", "Shown\n\nother"),
+        ("@import url(a.css); .x.wide { display: none } .y {display:none}", "", "Shown\n\nhidden"),
+        ("@media print { .x { display: none } } .y { display: none }", "", "Shown\n\nhidden"),
+        (".x { display: none } :checked ~ .x { display: block } .y { display: none }", "", "Shown\n\nhidden"),
+        (".x, .y { display: none }", "<script src='a.js'></script>", "Shown\n\nhidden\n\nother"),
+        (".x, .y { display: none }", "<b onclick='show()'></b>", "Shown\n\nhidden\n\nother"),
+        (".x, .y { display: none }", "<script type='application/ld+json'>{}</script>", "Shown"),
+        ("p { display: none } .x { display: none }", "", "Shown\n\nother"),
+        ("} .x { display: none } .y {", "", "Shown\n\nother"),
+    ],
+)
+def test_what_style_sheets_hide(tmp_path: Path, style: str, rest: str, text: str) -> None:
+    page = f"<style>{style}</style>{rest}<p>Shown<p class='a x'>hidden<p class=y>other<p id=z style='display:none'>gone"
+    assert _text(page, tmp_path) == text
+    opened = f"<style>{style}</style><p class=x style='display: block'>hidden"
+    assert _text(opened, tmp_path) == "hidden"

@@ -20,6 +20,8 @@ from clara.ingest.scripts import Script, spelt, subscript, superscript
         ("e", "x", "", "^x"),
         ("Na", "+", "", "^+"),
         ("(a+b)", "2", "", "^2"),
+        ("is 1024", "2", " bytes", "^2"),
+        ("in 1024", "2", "", "[2]"),
         ("in 2019", "1", " only", "[1]"),
         ("cost 1,250", "3", "", "[3]"),
         ("of 3.5", "2", "", "[2]"),

@@ -17,6 +17,7 @@ import lxml.etree
 from clara.ingest.document import Element
 from clara.ingest.flow import Cell, Flow, Gap, Table
 from clara.ingest.scripts import STRUCK, Script, math_text, numeral, set_beside, symbols
+from clara.ingest.style_sheets import StyleSheets
 from clara.records import Heading
 
 _ROLES = frozenset(["doc-toc", "menu", "menubar", "navigation"])
@@ -109,6 +110,7 @@ class _Page:
         self.left_out = Counter[str]()
         self._frame = frame
         self._menus = _Menus(root)
+        self._sheets = StyleSheets(root)
         self._tables: list[Table] = []
         self._cells: list[tuple[Element, Flow]] = []  # the open cells, each with the flow around it
         self._lists: list[int | None] = []  # the next number of each open list, None for one with bullets
@@ -161,7 +163,7 @@ class _Page:
     def _kind_left_out(self, element: Element, name: str) -> str:
         if name == "del":
             return "deleted parts"
-        if _is_hidden(element, name):
+        if _is_hidden(element, name, self._sheets):
             return "hidden parts"
         if element.get("aria-hidden") == "true" and _follows_formula(element):
             return "formulas shown twice"
@@ -355,16 +357,15 @@ def _input_text(element: Element) -> str:
     return f"{element.get('value', '')} " if kind in _TEXT_INPUTS else ""
 
 
-def _is_hidden(element: Element, name: str) -> bool:
+def _is_hidden(element: Element, name: str, sheets: StyleSheets) -> bool:
     """True if the page hides a part.
 
     A tab's panel is hidden only until somebody chooses the tab, a formula only where a picture of it is shown.
     """
     attributes = element.attrib
     hidden = "hidden" in attributes and attributes["hidden"].lower() != "until-found"
-    if not (
-        hidden or (name == "dialog" and "open" not in attributes) or _HIDING_STYLE.search(element.get("style", ""))
-    ):
+    hidden = hidden or (name == "dialog" and "open" not in attributes)
+    if not (hidden or _HIDING_STYLE.search(element.get("style", "")) or sheets.hide(element, name)):
         return False
     return element.get("role") != "tabpanel" and not _holds_formula(element)
 

@@ -18,6 +18,7 @@ from clara.ingest.document import Extract
 _VALUE = re.compile(r"[^\W_]*\d[\d\s.,:/%+$€£¥()-]*[^\W\d_]?", re.UNICODE)  # a number, a date, a price, an amount
 _LONGEST_NAME = 80  # characters
 _LONGEST_UNIT = 10
+_DIGIT = re.compile(r"\d")
 _IN_BRACKETS = re.compile(r"\((?![\d.,\s]+\))[^()]*\)|\[[^\[\]]*\]")  # no loss in accounts: (12)
 _NOTE = re.compile(r"[*†‡§¹²³⁴]|[(\[]?\d[)\]]\s|\w+:\s")
 _YEAR = re.compile(r"(?:1[5-9]|20|21)\d\d")
@@ -166,7 +167,7 @@ def _with_units(table: list[list[str]]) -> list[list[str]]:
     filled = {column: unit for column, unit in units.items() if unit}
     in_brackets = all(map(_IN_BRACKETS.fullmatch, filled.values()))
     above_values = all(_is_value(values.get(column, "")) for column in filled)
-    short = not units.get(0) and all(len(unit) <= _LONGEST_UNIT and not _is_value(unit) for unit in filled.values())
+    short = not units.get(0) and all(len(unit) <= _LONGEST_UNIT and not _DIGIT.search(unit) for unit in filled.values())
     if not filled or not (in_brackets or (short and above_values)):
         return table
     joined = [f"{names.get(column, '')} {units.get(column, '')}".strip() for column in range(max(*names, *units) + 1)]

@@ -18,10 +18,11 @@ _ATOM = re.compile(r"[+\-−–]?(?:\w|[\d.,]+)|[+\-−–]|\([^()]*\)")  # what
 _MARKS = re.compile(r"\[?(\d{1,3}(?:\s?[,;–-]\s?\d{1,3})*)\]?")  # numbers of notes: 1, or 1,2, or 3–5
 _ORDINAL = frozenset(["st", "nd", "rd", "th", "e", "er", "re", "ère", "ème", "o", "a", "os", "as", "ª", "º"])
 # What is raised to a power: a ten, a number of up to three digits that is no part of a longer one, a unit or a
-# variable of up to two letters, a short bracket. A year, a price or a word has the number of a note.
+# variable of up to two letters, a short bracket, what counts bytes. A year, a price or a word has the number of a note.
 _TEN = re.compile(r"(?<![\d.,])10\Z")
 _POWER_BASE = re.compile(
-    r"(?:(?<![\d.,])\d{1,3}|(?<![^\W\d_])(?:[^\W\d_]{1,2}|mol|min|sec|rad|bar)|\([\w\s+*/·−-]{1,12}\))\Z"
+    r"(?:(?<![\d.,])(?:\d{1,3}|(?<![Ii]n )(?:1000|1024|4096|8192))"
+    r"|(?<![^\W\d_])(?:[^\W\d_]{1,2}|mol|min|sec|rad|bar)|\([\w\s+*/·−-]{1,12}\))\Z"
 )
 _FRACTION = re.compile(r"(?:(?<=\d)(?:\^(\d{1,3})|\[(\d{1,3})\])|(?<!\d)(\d{1,3}))\s?(?:/_|⁄_?)(\d{1,4})(?!\d)")
 _ROMAN = [(1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl")]
