@@ -162,3 +162,16 @@ def test_places_move_along(text: str, layout: Layout) -> None:
 )
 def test_hard_texts_take_no_longer(text: str) -> None:
     assert len(clean(text, "markup").text) <= len(text)
+
+
+def test_leaders_of_a_table_of_contents_are_short() -> None:
+    assert clean("Fonts . . . . . . . . . 46\nGd.......47\nWait...\n").text == "Fonts ... 46\nGd...47\nWait...\n"
+    assert clean("....... ", "code").text == "......."
+
+
+def test_text_struck_twice_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "manual.txt"
+    path.write_bytes(b"N\x08NA\x08AM\x08ME\x08E _\x08l_\x08s lists files\n")
+    document = next(read_file(path))
+    assert isinstance(document, Document)
+    assert document.text == "NAME ls lists files\n"

@@ -254,3 +254,18 @@ def test_pages_that_are_pictures_are_named(tmp_path: Path) -> None:
     assert skipped.reason == "no text"
     assert skipped.uri == f"{document_uri(tmp_path)}/a.pdf#page=2-3,6"
     assert "3 of 6 pages hold no text: scanned? --ocr reads them" in skipped.message
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (r"[(Hans Br\250) 333 (oker)] TJ", "Hans Bröker"),
+        (r"[(Hans Bro) 450 (\250ker)] TJ", "Hans Bröker"),
+        (r"[(\264) 333 (Epinal)] TJ", "Épinal"),
+        (r"(it\264s) Tj", "it´s"),
+        (r"[(a) 400 (x)] TJ", "ax"),
+        (r"[(x\250) 333 (1)] TJ", "x¨1"),
+    ],
+)
+def test_accents_that_are_drawn_over_their_letters(tmp_path: Path, shown: str, text: str) -> None:
+    assert _text(tmp_path, f"BT /F1 12 Tf 72 700 Td {shown} ET") == text

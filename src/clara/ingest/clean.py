@@ -73,6 +73,7 @@ _SAMPLE = 4096  # characters of a run that tell whether it is language
 _LONGEST_WORD = 40
 _SPACES = re.compile(f"{_BLANK}{{2,}}|{_BLANK}(?=\n|\\Z)|(?:(?<=\n)|\\A){_BLANK}")
 _INDENT = re.compile(f"^{_BLANK}*(?=\\S)", re.MULTILINE)
+_LEADERS = re.compile(f"{_BLANK}?(?:\\.{_BLANK}?){{6,}}")  # dots that lead to the page number in a table of contents
 _EMPTY_LINES = re.compile("\\A\n+|\n{3,}")
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -109,6 +110,8 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _C
         edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])
     if layout == "prose":
         edited.replace(_INDENT, _Levels().indent)
+    if layout != "code":
+        edited.replace(_LEADERS, lambda found: " ... " if found[0][0] != "." or found[0][-1] != "." else "...")
     _squeeze(edited, layout)
     if layout != "code":
         edited.replace(_EMPTY_LINES, lambda found: "\n\n" if found.start() else "")

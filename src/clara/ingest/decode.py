@@ -62,6 +62,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OVERSTRUCK = re.compile(r"[^\n]\x08")  # bold and underlined text as manual pages are printed
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _SAMPLE = 1 << 16  # characters looked at to tell text from data
 _CONTROL_SHARE = 0.01  # text has next to none; random bytes have 10 % and more
@@ -147,7 +148,7 @@ def _refuse_nul(data: bytes, uri: str) -> None:
 
 def _refuse_data(text: str, uri: str) -> None:
     sample = text[:_SAMPLE]
-    controls = len(_CONTROLS.findall(sample))
+    controls = len(_CONTROLS.findall(_OVERSTRUCK.sub("", sample)))
     if "\0" in text or controls > _CONTROL_SHARE * len(sample):
         raise fault(uri, "binary", "expected text, found the control characters of binary data")
 

@@ -11,6 +11,7 @@ import ctypes
 import math
 import re
 import threading
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,14 @@ _LEAST_ROWS = 3
 _LEAST_WORDS = 3
 _LEAST_PROSE = 0.25
 
+# Accents that fonts hold apart from their letters, as those of TeX do, and the combining characters they are.
+_ACCENTS = {
+    "`": "\u0300", "\u00b4": "\u0301", "\u02c6": "\u0302", "\u02dc": "\u0303", "\u00af": "\u0304", "\u02d8": "\u0306",
+    "\u02d9": "\u0307", "\u00a8": "\u0308", "\u02da": "\u030a", "\u02dd": "\u030b", "\u02c7": "\u030c",
+    "\u00b8": "\u0327",
+}  # fmt: skip
+_WITH_DOT = {"\u0131": "i", "\u0237": "j"}
+_OVERLAP = 0.15  # of a letter and its accent at least
 _HYPHENS = "\ufffe\x02"  # what PDFium makes of a hyphen at a line's end, whose line break it drops
 _HIDDEN = 0x02 | 0x20  # annotation flags: hidden, no view
 _PASSWORD = 1 << 13  # flag of a text field
@@ -446,6 +455,8 @@ class _Layer:
             return
         left, low, right, high = self._turn.box(sides)
         character = "\ufffe" if character in _HYPHENS else character
+        if line and left < line[-1].right - _OVERLAP * line[-1].size:
+            character = _accented(line, character, left)
         if line and line[-1].takes(left, low, high):
             line[-1].text += character
             line[-1].right = right
@@ -456,6 +467,23 @@ class _Layer:
         pdfium.FPDFText_GetMatrix(self._raw, index, self._matrix)
         size = float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
         line.append(_Run(character, left, right, low, high, baseline, size or high - low))
+
+
+def _accented(line: list[_Run], character: str, left: float) -> str:
+    """A character that lies over the last one of a line: one letter, if either of the two is an accent.
+
+    The last one goes then; ``left`` is where the character begins.
+    """
+    last = line[-1].text[-1:]
+    letter, accent = (character, last) if last in _ACCENTS else (last, character)
+    combined = unicodedata.normalize("NFC", _WITH_DOT.get(letter, letter) + _ACCENTS.get(accent, ""))
+    if accent not in _ACCENTS or not letter.isalpha() or len(combined) > 1:
+        return character
+    line[-1].text = line[-1].text[:-1]
+    line[-1].right = min(line[-1].right, left)
+    if not line[-1].text:
+        line.pop()
+    return combined
 
 
 class _Turn:
