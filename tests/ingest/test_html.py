@@ -406,3 +406,24 @@ def test_what_style_sheets_hide(tmp_path: Path, style: str, rest: str, text: str
     assert _text(page, tmp_path) == text
     opened = f"<style>{style}</style><p class=x style='display: block'>hidden"
     assert _text(opened, tmp_path) == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("mark", "text"),
+    [
+        ("class='pre-in-pp'", "Fonts:\n-r roman\n-b bold\nEnd"),
+        ("class=pre", "Fonts:\n-r roman\n-b bold\nEnd"),
+        ("style='white-space: pre-wrap'", "Fonts:\n-r roman\n-b bold\nEnd"),
+        ("class='box whitespace-pre-wrap'", "Fonts:\n-r roman\n-b bold\nEnd"),
+        ("class=pre-footer", "Fonts:\n-r roman -b bold End"),
+        ("style='white-space: nowrap'", "Fonts:\n-r roman -b bold End"),
+    ],
+)
+def test_lines_that_a_style_keeps(tmp_path: Path, mark: str, text: str) -> None:
+    assert _text(f"<p>Fonts:<br><span {mark}>-r roman\n-b bold\n</span>End", tmp_path) == text
+    assert _text(f"<p>The <span {mark}>one\n</span> word", tmp_path) == "The one word"
+
+
+def test_columns_that_only_keep_others_apart(tmp_path: Path) -> None:
+    rows = "<tr><td>%d<td width=20><td>day<tr><td>%m<td><td>month"
+    assert _text(f"<table>{rows}</table>", tmp_path) == "%d | day\n%m | month"

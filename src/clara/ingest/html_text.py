@@ -61,6 +61,10 @@ _SCRIPT_CLASS = re.compile(r"(?:^|\s)(super|sub)script(?:$|\s)", re.IGNORECASE)
 _MOVED_STYLE = re.compile(r"(?:^|;)\s*(?:vertical-align\s*:\s*(-?)|top\s*:\s*(-?))[\d.]*[1-9]", re.IGNORECASE)
 _SHORT_CLASS = re.compile(r"(?:^|\s)(sup|sub)(?:er)?(?:$|\s)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+−–-]?\d{1,4}")
+_KEPT_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)", re.IGNORECASE)
+_KEPT_CLASS = re.compile(
+    r"(?:^|\s)(?:pre(?:-wrap|-line|-in-pp|formatted)?|whitespace-pre(?:-wrap|-line)?)(?:$|\s)", re.IGNORECASE
+)
 _STRUCK_STYLE = re.compile(r"text-decoration[\w-]*\s*:[^;]*line-through", re.IGNORECASE)
 _CONTAINERS = _LISTS | {"dl", "html", "table", "tbody", "tfoot", "thead", "tr"}  # of what has lines of its own
 # What a style sheet calls the numbers of a list, by what the attribute ``type`` calls them.
@@ -118,6 +122,7 @@ class _Page:
         self._struck: list[Element] = []  # the open elements whose text is struck
         self._fonts: list[tuple[Element, str]] = []  # the open elements that name a font
         self._preformatted = 0
+        self._keeping: list[Element] = []  # the open elements that keep their lines by their style
         self._heading: Element = None
         self._walk(root)
 
@@ -216,6 +221,9 @@ class _Page:
             self._preformatted += 1
         else:
             self._open_table_part(element, name)
+        if name not in _PREFORMATTED and _keeps_lines(element):
+            self._preformatted += 1
+            self._keeping.append(element)
         self._open_marks(element, name)
 
     def _open_marks(self, element: Element, name: str) -> None:
@@ -232,6 +240,9 @@ class _Page:
 
     def _close(self, element: Element, name: str) -> None:
         self._close_marks(element, name)
+        if self._keeping and self._keeping[-1] is element:
+            self._keeping.pop()
+            self._preformatted -= 1
         if name in _LISTS:
             if self._lists:
                 self._lists.pop()
@@ -339,6 +350,14 @@ def _script_of(element: Element, name: str) -> str:
         return "sup" if moved[1] == "" or moved[2] == "-" else "sub"
     short = _SHORT_CLASS.search(named)
     return short[1].lower() if short else ""
+
+
+def _keeps_lines(element: Element) -> bool:
+    """True if the line ends in an element count, by its style or a class named like ``pre``."""
+    style, named = element.get("style", ""), element.get("class", "")
+    if not (style or named) or not (_KEPT_STYLE.search(style) or _KEPT_CLASS.search(named)):
+        return False
+    return "\n" in (element.text or "").strip() or any("\n" in (child.tail or "").strip() for child in element)
 
 
 def _is_struck(element: Element, name: str) -> bool:

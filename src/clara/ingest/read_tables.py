@@ -54,7 +54,7 @@ class _GridPlace:
 
 
 def grid(rows: Sequence[Sequence[GridCell]]) -> list[list[str]]:
-    """The rows of a table with each value in its column; empty cells at a row's end are dropped.
+    """The rows of a table with each value in its column; empty cells at a row's end and empty columns are dropped.
 
     A column is where a cell begins. A merged cell stands in each row that it reaches over, and in each column below
     whose name values may stand: not where it has the row to itself or is the label or the one value of it, and not
@@ -80,6 +80,9 @@ def grid(rows: Sequence[Sequence[GridCell]]) -> list[list[str]]:
         while cells and not cells[-1]:
             cells.pop()
         written.append(cells)
+    used = {column for cells in written for column, text in enumerate(cells) if text}
+    if len(used) < max(map(len, written), default=0):  # the others only keep columns apart
+        written = [[text for column, text in enumerate(cells) if column in used] for cells in written]
     return written
 
 

@@ -34,9 +34,8 @@ class StyleSheets:
         shown = {mark for selectors, words, _ in rules if _SHOWS.search(words) for mark in _MARK.findall(selectors)}
         for selector in ",".join(hiding).split(","):
             found = _COMPOUND.fullmatch(selector.strip())
-            marks = frozenset(_MARK.findall(found["marks"])) if found else shown
-            if found and shown.isdisjoint(marks):
-                self._hiding.append(((found["name"] or "*").lower().strip("*"), marks))
+            if found and shown.isdisjoint(marks := frozenset[str](_MARK.findall(found["marks"]))):
+                self._hiding.append(((found["name"] or "").lower().strip("*"), marks))
 
     def hide(self, element: Element, name: str) -> bool:
         """True if a rule hides an element."""
