@@ -71,9 +71,9 @@ class _Measured(MultiPartParser):
         self._taken = 0
         super().on_part_begin()
 
-    def on_headers_finished(self) -> None:
-        super().on_headers_finished()
-        if self._current_files > self._most_files:
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        if sum(isinstance(value, UploadFile) for _, value in self.items) > self._most_files:
             message = f"more than {self._most_files} files came at once; upload them in parts"
             raise ApiError(413, "too_many_files", message, param="files")
 
