@@ -169,7 +169,7 @@ class Clara:
             InputError: it is not in the store.
         """
         if document not in self.store.documents():
-            raise InputError(f"there is no document {document} in the store; `clara info --documents` lists them")
+            raise InputError(f"there is no document {document} in the store; take a name from its list of documents")
         # Each character is in exactly one passage.
         return "".join(each.passage.text for each in self.store.texts(document))
 
@@ -259,7 +259,7 @@ class Clara:
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""
             raise NothingFoundError(
-                f"no passage was found{place} by {options.mode} search; ask in other words, or use --mode hybrid"
+                f"no passage was found{place} by {options.mode} search; ask in other words, or use mode hybrid"
             )
         return found
 
@@ -270,7 +270,7 @@ class Clara:
             raise InputError("the question is empty")
         passages = self.store.count()
         if passages == 0:
-            raise StoreEmptyError("the store is empty; add documents first: clara index PATH --store STORE")
+            raise StoreEmptyError("the store is empty; add documents first")
         inside = self._inside(options)
         if inside is not None and not inside:
             return Found([], 0.0, 0.0)
