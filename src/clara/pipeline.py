@@ -296,12 +296,13 @@ class Clara:
             return None
         from clara.messages import belongs_to  # noqa: PLC0415
 
-        within, only = options.within, options.only
-        return {
+        within, only, documents = options.within, options.only, self.store.documents()
+        inside = {
             uri
-            for uri in self.store.documents()
+            for uri in documents
             if (within is None or belongs_to(uri, within)) and (only is None or only.document(uri))
         }
+        return inside if len(inside) < len(documents) else None  # to search all is faster than to search each
 
     def _passing(self, only: PassageFilter, k: int, best: Callable[[int], list[Hit]]) -> list[Hit]:
         """The ``k`` best that pass; looks at more and more until there are so many."""
