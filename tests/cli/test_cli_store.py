@@ -65,7 +65,9 @@ def test_index_keeps_to_the_limits_of_reading(clara: Clara, tiny_checkpoint: Pat
     report = clara("index", docs, *options, *limits).json()
     assert report["added"] == 1
     (skipped,) = report["skipped"]["too large"]
-    assert skipped["message"].endswith("has 52 characters, the limit is 20; raise it with --max-characters")
+    assert skipped["message"].endswith(
+        "has 52 characters, the limit is 20; split it, or raise the limit (clara index --max-characters)"
+    )
     assert clara("index", docs, *options).json()["added"] == 1
     assert "256" in clara("index", docs, *options, "--max-memory-mb", 1).err
 
