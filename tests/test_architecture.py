@@ -21,7 +21,6 @@ PRIVATE_MEMBERS = {
     "train/processes.py": {"_reset_state"},  # accelerate's
     "ingest/read_packages.py": {"_p"},  # python-pptx's
     "ingest/process.py": {"_exit"},  # of os: public, in spite of its name
-    "serve/uploads.py": {"_current_files"},  # of starlette's parser of forms, which says it nowhere else
 }
 """Private members of libraries, by the only file that touches them. A new one needs a reason beside it there."""
 
