@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -80,3 +81,25 @@ def test_no_stage_is_compared_by_name_outside_the_stages() -> None:
 def strings(node: ast.AST) -> set[str]:
     """String constants below a node."""
     return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+
+
+def test_what_refuses_a_question_names_no_option_of_the_command_line() -> None:
+    """A client of the server, an agent and a Python program cannot type it; ``k`` and ``mode`` are theirs too."""
+    answering = ("pipeline.py", "answering.py", "llm_answering.py", "conversation.py", "messages.py", "model/")
+    refusals = {"InputError", "TooLongError", "NothingFoundError", "StoreEmptyError"}
+    named = {
+        (path, text)
+        for path, tree in trees().items()
+        if path.startswith(answering)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and ast.unparse(node.exc.func) in refusals
+        for text in strings(node)
+        if re.search(r"--[a-z]|\bclara [a-z]", text)
+    }
+    assert named == set()
+
+
+def test_why_a_file_was_not_read_names_the_command_that_has_the_option() -> None:
+    """The server has options of the same names for other things, and no ``--ocr``."""
+    texts = {text for path, tree in trees().items() if path.startswith("ingest/") for text in strings(tree)}
+    assert {text for text in texts if re.search(r"(?<!clara index) --[a-z]", text)} == set()

@@ -136,7 +136,7 @@ def test_what_the_server_cannot_follow_is_refused_and_its_errors_are_ours(store:
     with serving(LLMServer(script=always("401"))) as server:
         rag = asking(store, server)
         for changes in ({"context": "memory"}, {"context": "none"}, {"wording": "quoted"}):
-            with pytest.raises(InputError, match="a model behind --llm"):
+            with pytest.raises(InputError, match="a model behind a server"):
                 rag.ask(QUESTION, mode="text", **changes)  # type: ignore[arg-type]
         with pytest.raises(LLMError, match="401"):
             rag.ask(QUESTION, mode="text")

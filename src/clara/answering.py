@@ -5,10 +5,11 @@ Knows hits and requests; finding is ``pipeline``'s and ``index``'s work, generat
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Pieces
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
@@ -61,6 +62,25 @@ def _check_choice(name: str, value: str, kind: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class PassageFilter:
+    """Passages that alone are found.
+
+    Attributes:
+        document: whether passages of a document, by its uri, may be among them.
+        passage: whether one that was found is.
+        least_score: those of a lower score are not.
+    """
+
+    document: Callable[[str], bool] = lambda _: True
+    passage: Callable[[Hit], bool] = lambda _: True
+    least_score: float = -math.inf
+
+    def passes(self, hit: Hit) -> bool:
+        """Whether a passage that was found is among them."""
+        return hit.score >= self.least_score and self.passage(hit)
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerOptions:
     """Options of an answer.
 
@@ -77,6 +97,7 @@ class AnswerOptions:
         latent_weight: what a rank by memory counts in hybrid search, beside 1 for a rank by words; None for the
             checkpoint's.
         within: the manual (``messages.manual_of``) whose passages alone are found; None for all.
+        only: what else a passage must be; None for nothing.
         rerank: best passages found that are put in order by how likely the question is after the memory of each; 0
             leaves the order of the search; None as measured for the model.
 
@@ -92,6 +113,7 @@ class AnswerOptions:
     always_answer: bool = False
     latent_weight: float | None = None
     within: str | None = None
+    only: PassageFilter | None = None
     rerank: int | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +143,7 @@ class AnswerKeywords(TypedDict, total=False):
     always_answer: bool
     latent_weight: float | None
     within: str | None
+    only: PassageFilter | None
     rerank: int | None
 
 

@@ -152,10 +152,10 @@ def check_options(options: AnswerOptions) -> None:
     """
     if options.context not in {"auto", "text"}:
         raise InputError(
-            f"a model behind --llm reads passages as text; use context auto or text, not {options.context}"
+            f"a model behind a server reads passages as text; use context auto or text, not {options.context}"
         )
     if options.wording == "quoted":
-        raise InputError("a model behind --llm cannot be held to quotations; use wording free or auto")
+        raise InputError("a model behind a server cannot be held to quotations; use wording free")
 
 
 def reply_tokens(reply: Reply | None) -> TokenCounts:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from clara.answering import AnswerKeywords, AnswerOptions, AnswerStream, Found, passages_to_find, reranked
+from clara.answering import (
+    AnswerKeywords,
+    AnswerOptions,
+    AnswerStream,
+    Found,
+    PassageFilter,
+    passages_to_find,
+    reranked,
+)
 from clara.errors import InputError, NothingFoundError, StoreEmptyError
 from clara.index import LanceStore, StoreModel
 from clara.model import ClaraModel
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
     from clara.ray_engine import RayEngine
 
 _DEFAULT_OPTIONS = AnswerOptions()
+# Passages that are looked at for those that a filter passes: each brings its memory, up to 1 MB.
+_MOST_LOOKED_AT = 1000
 _LLM_PASSAGES = 5  # to find for a language model, where the user does not say
 
 
@@ -159,21 +169,28 @@ class Clara:
             InputError: it is not in the store.
         """
         if document not in self.store.documents():
-            raise InputError(f"there is no document {document} in the store; `clara info --documents` lists them")
+            raise InputError(f"there is no document {document} in the store; take a name from its list of documents")
         # Each character is in exactly one passage.
         return "".join(each.passage.text for each in self.store.texts(document))
 
     def search(
-        self, question: str, k: int = 5, *, mode: SearchMode = "hybrid", latent_weight: float | None = None
+        self,
+        question: str,
+        k: int = 5,
+        *,
+        mode: SearchMode = "hybrid",
+        latent_weight: float | None = None,
+        only: PassageFilter | None = None,
     ) -> list[Hit]:
         """The ``k`` best passages for a question; options as those of ``AnswerOptions``.
 
         Raises:
-            InputError: the question is empty, ``k`` is below 1, or there is no such mode.
+            InputError: the question is empty, ``k`` is below 1, there is no such mode, or ``only`` fits so few
+                passages that they would have to be looked for among too many.
             StoreEmptyError: the store holds no documents.
         """
-        options = AnswerOptions(k=k, mode=mode, latent_weight=latent_weight)
-        return self._search(question, k, options.mode, options.latent_weight).hits
+        options = AnswerOptions(k=k, mode=mode, latent_weight=latent_weight, only=only)
+        return self._search(question, k, options).hits
 
     def ask(
         self,
@@ -234,7 +251,7 @@ class Clara:
         depth = options.rerank
         if depth is None:
             depth = 0 if self.llm is not None else self.model.reading.rerank
-        found = self._search(question, max(k, depth), options.mode, options.latent_weight, options.within)
+        found = self._search(question, max(k, depth), options)
         if depth:
             started = time.perf_counter()
             hits = reranked(self.model, question, found.hits, depth)[:k]
@@ -242,38 +259,65 @@ class Clara:
         if not found.hits and self.llm is None:
             place = f" in {options.within}" if options.within is not None else ""
             raise NothingFoundError(
-                f"no passage was found{place} by {options.mode} search; ask in other words, or use --mode hybrid"
+                f"no passage was found{place} by {options.mode} search; ask in other words, or use mode hybrid"
             )
         return found
 
-    def _search(
-        self, question: str, k: int, mode: SearchMode, latent_weight: float | None = None, within: str | None = None
-    ) -> Found:
+    def _search(self, question: str, k: int, options: AnswerOptions) -> Found:
         if not isinstance(question, str):
             raise InputError(f"a question is a text, got {question!r}")
         if not question.strip():
             raise InputError("the question is empty")
         passages = self.store.count()
         if passages == 0:
-            raise StoreEmptyError("the store is empty; add documents first: clara index PATH --store STORE")
-        k = min(k, passages)
+            raise StoreEmptyError("the store is empty; add documents first")
+        inside = self._inside(options)
+        if inside is not None and not inside:
+            return Found([], 0.0, 0.0)
         started = time.perf_counter()
-        inside = None
-        if within is not None:
-            from clara.messages import belongs_to  # noqa: PLC0415
-
-            inside = {uri for uri in self.store.documents() if belongs_to(uri, within)}
-        if mode == "text":
-            hits = self.store.search_text(question, k, within=inside)
-            return Found(hits, 0.0, time.perf_counter() - started)
-        query = self.model.encode_queries([question], rate=self.rate)[0]
+        query = self.model.encode_queries([question], rate=self.rate)[0] if options.mode != "text" else None
         encoded = time.perf_counter()
-        if mode == "latent":
-            hits = self.store.search_latent(query, k, within=inside)
-        else:
-            weight = self.model.latent_weight if latent_weight is None else latent_weight
-            hits = self.store.search_hybrid(query, question, k, latent_weight=weight, within=inside)
+
+        def best(depth: int) -> list[Hit]:
+            depth = min(depth, passages)
+            if query is None:
+                return self.store.search_text(question, depth, within=inside)
+            if options.mode == "latent":
+                return self.store.search_latent(query, depth, within=inside)
+            weight = self.model.latent_weight if options.latent_weight is None else options.latent_weight
+            return self.store.search_hybrid(query, question, depth, latent_weight=weight, within=inside)
+
+        hits = best(k) if options.only is None else self._passing(options.only, k, best)
         return Found(hits, encoded - started, time.perf_counter() - encoded)
+
+    def _inside(self, options: AnswerOptions) -> set[str] | None:
+        """The documents whose passages alone may be found; None for all."""
+        if options.within is None and options.only is None:
+            return None
+        from clara.messages import belongs_to  # noqa: PLC0415
+
+        within, only, documents = options.within, options.only, self.store.documents()
+        inside = {
+            uri
+            for uri in documents
+            if (within is None or belongs_to(uri, within)) and (only is None or only.document(uri))
+        }
+        return inside if len(inside) < len(documents) else None  # to search all is faster than to search each
+
+    def _passing(self, only: PassageFilter, k: int, best: Callable[[int], list[Hit]]) -> list[Hit]:
+        """The ``k`` best that pass; looks at more and more until there are so many."""
+        depth = k
+        while True:
+            found = best(depth)
+            kept = [hit for hit in found if only.passes(hit)]
+            if len(kept) >= k or len(found) < depth or found[-1].score < only.least_score:
+                return kept[:k]
+            if depth >= _MOST_LOOKED_AT:
+                raise InputError(
+                    f"the filter passes {len(kept)} of the {depth:,} best passages, {k} were wanted; ask for fewer, or "
+                    "name files in it"
+                )
+            depth = min(4 * depth, _MOST_LOOKED_AT)
 
 
 def _served(model: ClaraModel, rate: int) -> int:

@@ -140,7 +140,7 @@ def test_what_a_server_cannot_do_is_said_before_anything_is_loaded(clara: Clara,
     for wrong, named in (("--context", "memory"), ("--context", "none"), ("--wording", "quoted")):
         called = clara("ask", HEIGHT, *options, wrong, named)
         assert called.code == 2
-        assert "a model behind --llm" in called.err
+        assert "a model behind a server" in called.err
     called = clara("ask", HEIGHT, "--store", store, "--llm", "http://127.0.0.1:9")
     assert called.code == 2
     assert "--llm-model is missing" in called.err

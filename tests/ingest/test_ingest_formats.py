@@ -453,7 +453,7 @@ _PACKAGES = [".epub", ".odt", ".pptx", ".xlsx"]
 def test_packages_are_bounded(tmp_path: Path, suffix: str) -> None:
     bomb = _zipped({"xl/worksheets/sheet1.xml": b" " * 20_000_000})
     assert len(bomb) < 100_000
-    match = "unpacks to 19 MB in 1 parts, more than the limit of 1 MB"
+    match = "unpacks to 19 MiB in 1 parts, more than the limit of 1 MiB"
     assert _reason(tmp_path, f"a{suffix}", bomb, match, max_bytes=2**20) == "too large"
     assert _reason(tmp_path, f"b{suffix}", b"no zip", "no zip file") == "broken"
     assert _reason(tmp_path, f"c{suffix}", bytes.fromhex("D0CF11E0A1B11AE1"), "is encrypted") == "encrypted"

@@ -97,7 +97,12 @@ def test_what_is_not_text(tmp_path: Path, data: bytes, reason: str, message: str
 def test_too_large(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.txt", b"a" * 2**20)
     assert (
-        _reason(path, r"has 1.0 MB, the limit is 0.5 MB; raise it with --max-file-mb", max_bytes=2**19) == "too large"
+        _reason(
+            path,
+            r"has 1.0 MiB, the limit is 0.5 MiB; split it, or raise the limit \(clara index --max-file-mb\)",
+            max_bytes=2**19,
+        )
+        == "too large"
     )
     assert len(list(read_file(path, max_bytes=2**20))) == 1
 
@@ -106,7 +111,7 @@ def test_default_limit_stops_a_200_mb_text_without_reading_it(tmp_path: Path) ->
     path = tmp_path / "a.txt"
     with path.open("wb") as file:
         file.truncate(200 * 2**20)  # a sparse file: takes no space
-    assert _reason(path, "has 200.0 MB, the limit is 64.0 MB") == "too large"
+    assert _reason(path, "has 200.0 MiB, the limit is 64.0 MiB") == "too large"
 
 
 @pytest.mark.parametrize(
@@ -397,7 +402,11 @@ def test_docx_that_unpacks_to_too_much(tmp_path: Path) -> None:
     source.add_paragraph("a" * 4_000_000)
     path = _write(tmp_path, "a.docx", _docx(source))
     assert path.stat().st_size < 2**20
-    assert _reason(path, r"unpacks to \d MB, more than the limit of 1 MB; raise it with --max-file-mb", max_bytes=2**20)
+    assert _reason(
+        path,
+        r"unpacks to \d MiB, more than the limit of 1 MiB; split it, or raise the limit \(clara index --max-file-mb\)",
+        max_bytes=2**20,
+    )
 
 
 # JSON Lines

@@ -36,7 +36,10 @@ def test_without_ocr_the_remedy_is_named(tmp_path: Path) -> None:
     with Reader(find_files([tmp_path])) as reader:
         assert list(reader.documents()) == []
         (skipped,) = reader.report().skipped
-    assert "1 page(s) without text, so it is scanned; --ocr reads it" in skipped.message
+    assert (
+        "1 page(s) without text, so it is scanned; run ocrmypdf on it first, or read it with clara index --ocr"
+        in skipped.message
+    )
 
 
 @needs_ocr

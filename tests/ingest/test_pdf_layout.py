@@ -253,7 +253,7 @@ def test_pages_that_are_pictures_are_named(tmp_path: Path) -> None:
     assert document.metadata["pages_without_text"] == "4"
     assert skipped.reason == "no text"
     assert skipped.uri == f"{document_uri(tmp_path)}/a.pdf#page=2-3,6"
-    assert "3 of 6 pages hold no text: scanned? --ocr reads them" in skipped.message
+    assert "3 of 6 pages hold no text: scanned? clara index --ocr reads them" in skipped.message
 
 
 @pytest.mark.parametrize(

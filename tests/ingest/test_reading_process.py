@@ -56,8 +56,12 @@ def _gone(pid: int, *, within: float = 20) -> bool:
 @pytest.mark.parametrize(
     ("limits", "reason", "message"),
     [
-        (ReadLimits(memory_mb=256), "too large", "needs more than the 256 MB of memory"),
-        (ReadLimits(memory_mb=8192, seconds=1), "too slow", "takes longer than 1 s to read; raise it with"),
+        (ReadLimits(memory_mb=256), "too large", "needs more than the 256 MiB of memory"),
+        (
+            ReadLimits(memory_mb=8192, seconds=1),
+            "too slow",
+            "takes longer than 1 s to read; split it, or raise the limit (clara index --max-seconds)",
+        ),
     ],
 )
 def test_a_bomb_is_skipped_and_named_and_the_run_goes_on(
@@ -95,7 +99,9 @@ def test_characters_of_a_document(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_text("Bees fly, and then they land.")
     texts, report = _read(tmp_path, ReadLimits(characters=20))
     assert texts == []
-    assert report.skipped[0].message.endswith("has 29 characters, the limit is 20; raise it with --max-characters")
+    assert report.skipped[0].message.endswith(
+        "has 29 characters, the limit is 20; split it, or raise the limit (clara index --max-characters)"
+    )
 
 
 def test_a_text_that_outgrows_its_file(tmp_path: Path) -> None:

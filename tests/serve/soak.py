@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 
 import httpx2 as httpx
@@ -49,6 +49,7 @@ class SoakResult:
         rss_end: those of the last sixth.
         descriptors_warm: open files and sockets, the same way.
         descriptors_end: those of the end.
+        rss_by_minute: resident bytes at the end of each minute.
     """
 
     seconds: float
@@ -58,6 +59,7 @@ class SoakResult:
     rss_end: float = 0.0
     descriptors_warm: float = 0.0
     descriptors_end: float = 0.0
+    rss_by_minute: list[int] = field(default_factory=list)
 
     @property
     def growth(self) -> float:
@@ -68,6 +70,17 @@ class SoakResult:
     def unexpected(self) -> dict[int, int]:
         """Answers that there should not be."""
         return {status: number for status, number in self.statuses.items() if status not in EXPECTED}
+
+    @property
+    def passed(self) -> bool:
+        """True if memory and descriptors stayed level, and nothing was answered that should not be."""
+        level = self.descriptors_end <= self.descriptors_warm + 2
+        return self.growth < MOST_GROWTH and level and not self.unexpected
+
+    def told(self) -> str:
+        """All of it as JSON."""
+        further = {"growth": self.growth, "unexpected": self.unexpected, "passed": self.passed}
+        return json.dumps({**vars(self), **further}, indent=1)
 
 
 class _Client:
@@ -192,6 +205,7 @@ def soak(url: str, server: psutil.Process, *, seconds: float, clients: int = 4, 
     end = [sample for sample in samples if sample[0] >= 5 / 6] or samples[-1:]
     result.rss_warm, result.rss_end = (median(rss for _, rss, _ in each) for each in (warm, end))
     result.descriptors_warm, result.descriptors_end = (median(count for *_, count in each) for each in (warm, end))
+    result.rss_by_minute = list({int(share * seconds / 60): rss for share, rss, _ in samples}.values())
     return result
 
 
@@ -205,11 +219,8 @@ def main() -> int:
     with sample_server(ModelChoice("smollm2-135m"), waiting=16) as url:
         (server,) = [child for child in psutil.Process().children() if child.pid not in before]
         result = soak(url, server, seconds=60 * given.minutes, clients=given.clients)
-    level = result.descriptors_end <= result.descriptors_warm + 2
-    passed = result.growth < MOST_GROWTH and level and not result.unexpected
-    told = {**asdict(result), "growth": result.growth, "unexpected": result.unexpected, "passed": passed}
-    sys.stdout.write(json.dumps(told, indent=1) + "\n")
-    return 0 if passed else 1
+    sys.stdout.write(result.told() + "\n")
+    return 0 if result.passed else 1
 
 
 if __name__ == "__main__":

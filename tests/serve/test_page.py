@@ -365,13 +365,13 @@ def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(page: Page) -> N
 
 
 def test_a_file_too_large_is_refused_with_what_to_do(site: Site) -> None:
-    with serving({site.path: site.rag}, limits=Limits(file_bytes=1000)) as server:
+    with serving({site.path: site.rag}, limits=Limits(file_bytes=2**20)) as server:
         context = site.browser.new_context()
         page = context.new_page()
         page.goto(f"{server.base}/#documents")
-        expect(page.locator("#drop-hint")).to_contain_text("1.0 KB")
-        page.set_input_files("#files", {"name": "long.txt", "mimeType": "text/plain", "buffer": b"x" * 1500})
-        expect(page.locator(".upload.failed")).to_contain_text("1.5 KB is more than the 1.0 KB")
+        expect(page.locator("#drop-hint")).to_contain_text("1.0 MiB")
+        page.set_input_files("#files", {"name": "long.txt", "mimeType": "text/plain", "buffer": b"x" * (3 << 19)})
+        expect(page.locator(".upload.failed")).to_contain_text("1.5 MiB is more than the 1.0 MiB")
         expect(page.locator(".upload.failed")).to_contain_text("Split the file")
         assert faults(page) == []
         context.close()

@@ -179,6 +179,11 @@ def test_other_sites_pages_may_use_it_only_where_they_are_named(serve: Serve) ->
             create_app([], cors_origins=[wrong])
 
 
+def test_a_limit_is_told_in_the_unit_of_the_option_that_sets_it(shared: Running) -> None:
+    refused = shared.client.post("/v1/chat/completions", content=b"x" * (3 << 19))
+    assert refused.json()["error"]["message"] == "the body is larger than 1 MiB"
+
+
 def test_a_body_that_stops_coming_is_given_up(serve: Serve) -> None:
     server = serve("docs", limits=Limits(silence=0.3))
     address = ("127.0.0.1", int(server.base.rpartition(":")[2]))
@@ -329,6 +334,28 @@ def test_the_log_names_requests_and_no_content(serve: Serve) -> None:
     assert answer.headers["x-request-id"] in {line.get("request_id") for line in told}
     assert "zebra" not in lines.getvalue()
     assert "secret-12345" not in lines.getvalue()
+
+
+def test_what_asks_for_another_sites_page_has_an_id_and_a_line_in_the_log(serve: Serve) -> None:
+    headers = {"Origin": "https://chat.example.org", "Access-Control-Request-Method": "POST"}
+    with logged() as lines:
+        server = serve("docs", keys=[entry("secret-12345", "docs")], cors_origins=["https://chat.example.org"])
+        asked = [
+            server.client.options("/v1/models", headers={**headers, **change})
+            for change in (
+                {},
+                {"Origin": "https://evil.example"},
+                {"Origin": "null"},
+                {"Access-Control-Request-Method": "PUT"},
+            )
+        ]
+        keyless = server.client.get("/v1/models", headers={"Origin": "https://chat.example.org"})
+    assert [answer.status_code for answer in asked] == [200, 403, 403, 400]
+    assert asked[1].json()["error"]["code"] == "forbidden_origin"
+    told = {line["request_id"]: line["status"] for line in map(json.loads, lines.getvalue().splitlines())}
+    assert [told.get(answer.headers["x-request-id"]) for answer in asked] == [200, 403, 403, 400]
+    assert keyless.status_code == 401
+    assert keyless.headers["access-control-allow-origin"] == "https://chat.example.org", "the page may read why"
 
 
 @pytest.mark.parametrize("content", [False, True])

@@ -17,7 +17,7 @@ def test_mixed_traffic_is_answered_and_leaves_nothing_open(serve: Serve) -> None
     server = serve("docs")
     seconds = float(os.environ.get("CLARA_SOAK_SECONDS", "5"))
     result = soak(server.base, psutil.Process(), seconds=seconds, clients=3, tokens=4)
-    sys.stdout.write(f"{result}, growth {result.growth:.2%}\n")
+    sys.stdout.write(result.told() + "\n")
     assert result.unexpected == {}
     assert result.requests.keys() >= {"ask", "stream", "search", "upload"}
     assert result.descriptors_end <= result.descriptors_warm + 20  # clients live in this process too

@@ -102,6 +102,11 @@ def skip(uri: str, reason: _Reason, detail: str) -> Skipped:
     return Skipped(uri, reason, f"{uri}: {detail}")
 
 
+def or_raise(option: str) -> str:
+    """The remedy for a file beyond a limit; who uploads it to a server cannot raise that."""
+    return f"split it, or raise the limit (clara index {option})"
+
+
 def fault(uri: str, reason: _Reason, detail: str) -> DocumentError:
     """Word an error, as ``skip`` does."""
     return DocumentError(f"{uri}: {detail}", reason=reason)
@@ -137,7 +142,7 @@ class ReadLimits:
         """The document; ``DocumentError`` where its text is too long for the limit, or for its file."""
         length = len(document.text)
         if length > self.characters:
-            detail = f"has {length:,} characters, the limit is {self.characters:,}; raise it with --max-characters"
+            detail = f"has {length:,} characters, the limit is {self.characters:,}; {or_raise('--max-characters')}"
             raise fault(document.uri, "too large", detail)
         if length > max(_GROWTH_FROM, _GROWTH * file_bytes):
             detail = (

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clara.errors import DocumentError
-from clara.ingest.document import LeftOut, ReadLimits, Skipped, document_uri, fault
+from clara.ingest.document import LeftOut, ReadLimits, Skipped, document_uri, fault, or_raise
 from clara.records import Document, Heading
 
 _OVER_MEMORY = 71  # exit status of a process that has taken more memory than it may
@@ -147,12 +147,12 @@ class _ReadingProcess:
         """The fault that a process died of, by its exit status."""
         status = process.wait()
         if status == -signal.SIGALRM:
-            detail = f"takes longer than {self._limits.seconds:,} s to read; raise it with --max-seconds"
+            detail = f"takes longer than {self._limits.seconds:,} s to read; {or_raise('--max-seconds')}"
             return fault(uri, "too slow", detail)
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         if status in _WANTED_MEMORY:
-            detail = f"needs more than the {self._limits.memory_mb:,} MB of memory that reading may take ({name})"
-            return fault(uri, "too large", f"{detail}; raise it with --max-memory-mb")
+            detail = f"needs more than the {self._limits.memory_mb:,} MiB of memory that reading may take ({name})"
+            return fault(uri, "too large", f"{detail}; {or_raise('--max-memory-mb')}")
         return fault(uri, "broken", f"its parser crashed ({name}); save or download it again")
 
 

@@ -31,6 +31,7 @@ from clara.ingest.document import (
     document_uri,
     fault,
     make_document,
+    or_raise,
     skip,
 )
 from clara.ingest.process import ReadingProcesses
@@ -375,8 +376,8 @@ def _load(path: Path, uri: str, max_bytes: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)  # not what ``size`` says: the file may grow meanwhile
     if len(data) > max_bytes:
-        limit = f"the limit is {max_bytes / 2**20:,.1f} MB; raise it with --max-file-mb"
-        raise fault(uri, "too large", f"has {max(size, len(data)) / 2**20:,.1f} MB, {limit}")
+        limit = f"the limit is {max_bytes / 2**20:,.1f} MiB; {or_raise('--max-file-mb')}"
+        raise fault(uri, "too large", f"has {max(size, len(data)) / 2**20:,.1f} MiB, {limit}")
     if not data:
         raise fault(uri, "empty", "is empty")
     return data
@@ -400,7 +401,8 @@ def _faults_named(uri: str) -> Iterator[None]:
     except OSError as error:
         raise fault(uri, "unreadable", f"cannot be read: {error.strerror or error}") from error
     except MemoryError:
-        raise fault(uri, "too large", "needs more memory than there is, or than --max-memory-mb allows") from None
+        detail = f"needs more memory than there is, or than the limit; {or_raise('--max-memory-mb')}"
+        raise fault(uri, "too large", detail) from None
     except Exception as error:  # parsers of foreign formats raise anything for a broken file
         detail = " ".join(str(error).split())[:_SHOWN] or "no details"
         damage = f"is damaged ({type(error).__name__}: {detail}); save or download it again"

@@ -20,7 +20,7 @@ from docx.oxml.ns import nsmap, qn
 
 from clara.errors import DocumentError
 from clara.ingest.decode import decode_text
-from clara.ingest.document import Element, Extract, TextParts, fault
+from clara.ingest.document import Element, Extract, TextParts, fault, or_raise
 from clara.ingest.docx_signs import Numbering, equation_text, is_on, symbol_text
 from clara.ingest.read_tables import GridCell, grid
 from clara.ingest.scripts import STRUCK, Script, fractions, roman, set_beside, spelt, symbols, tail
@@ -80,8 +80,8 @@ def _extract_docx(data: bytes, uri: str, max_bytes: int, *, depth: int = 0) -> E
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max_bytes:
-        sizes = f"{unpacked / 2**20:,.0f} MB, more than the limit of {max_bytes / 2**20:,.0f} MB"
-        raise fault(uri, "too large", f"unpacks to {sizes}; raise it with --max-file-mb")
+        sizes = f"{unpacked / 2**20:,.0f} MiB, more than the limit of {max_bytes / 2**20:,.0f} MiB"
+        raise fault(uri, "too large", f"unpacks to {sizes}; {or_raise('--max-file-mb')}")
     source = docx.Document(io.BytesIO(_as_document(data)))
 
     def take_in(part: Element, reference: str) -> str:

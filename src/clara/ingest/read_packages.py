@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import lxml.etree
 
-from clara.ingest.document import Element, Extract, TextParts, fault
+from clara.ingest.document import Element, Extract, TextParts, fault, or_raise
 from clara.ingest.docx_signs import equation_text
 from clara.ingest.read_html import xhtml_page
 from clara.ingest.read_tables import GridCell, grid
@@ -45,8 +45,8 @@ def open_package(data: bytes, uri: str, max_bytes: int) -> Iterator[zipfile.ZipF
         entries = archive.infolist()
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > max_bytes or len(entries) > _MOST_PARTS:
-            sizes = f"{unpacked / 2**20:,.0f} MB in {len(entries):,} parts"
-            limit = f"more than the limit of {max_bytes / 2**20:,.0f} MB; raise it with --max-file-mb"
+            sizes = f"{unpacked / 2**20:,.0f} MiB in {len(entries):,} parts"
+            limit = f"more than the limit of {max_bytes / 2**20:,.0f} MiB; {or_raise('--max-file-mb')}"
             raise fault(uri, "too large", f"unpacks to {sizes}, {limit}")
         if any(entry.flag_bits & 1 for entry in entries):
             raise fault(uri, "encrypted", "needs a password; save a copy without one")

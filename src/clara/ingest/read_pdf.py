@@ -66,7 +66,9 @@ _VALUES = (pdfium.FPDF_FORMFIELD_TEXTFIELD, pdfium.FPDF_FORMFIELD_COMBOBOX, pdfi
 _PDFIUM = threading.Lock()
 # Kind of what a document leaves out: its text is a reading of a picture, which may be wrong.
 _BY_OCR = "page pictures, whose text OCR read"
-_SCANNED = "so it is scanned; --ocr reads it (pip install 'clara-rag[ocr]'), or run ocrmypdf on it first"
+_SCANNED = (
+    "so it is scanned; run ocrmypdf on it first, or read it with clara index --ocr (pip install 'clara-rag[ocr]')"
+)
 _LOCKED = (pdfium.FPDF_ERR_PASSWORD, pdfium.FPDF_ERR_SECURITY)
 
 
@@ -326,7 +328,9 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     if pages.pictures:
         place = f"{uri}#page={_ranges(pages.pictures)}"
         found = f"{len(pages.pictures)} of {len(texts)} pages hold no text: scanned?"
-        pages.skipped.append(skip(place, "no text", f"{found} --ocr reads them (pip install 'clara-rag[ocr]')"))
+        pages.skipped.append(
+            skip(place, "no text", f"{found} clara index --ocr reads them (pip install 'clara-rag[ocr]')")
+        )
     shown, running = without_running_lines(texts)
     parts = TextParts()
     for text in join_lines(shown):

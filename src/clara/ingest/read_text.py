@@ -18,7 +18,7 @@ from typing import IO, Any
 from clara.errors import DocumentError
 from clara.ingest.clean import clean
 from clara.ingest.decode import decode_text
-from clara.ingest.document import Extract, LeftOut, Skipped, TextParts, fault, make_document, skip
+from clara.ingest.document import Extract, LeftOut, Skipped, TextParts, fault, make_document, or_raise, skip
 from clara.ingest.pages import without_running_lines
 from clara.records import Document, Heading
 
@@ -215,8 +215,8 @@ def _items(file: IO[bytes], uri: str, max_bytes: int) -> Iterator[Document | Ski
         if len(line) > max_bytes:
             while line and not line.endswith(b"\n"):  # on to its end
                 line = file.readline(_STEP)
-            limit = f"{max_bytes / 2**20:,.0f} MB"
-            yield skip(f"{uri}#{number}", "too large", f"a line longer than {limit}; raise it with --max-file-mb")
+            limit = f"{max_bytes / 2**20:,.0f} MiB"
+            yield skip(f"{uri}#{number}", "too large", f"a line longer than {limit}; {or_raise('--max-file-mb')}")
         elif line.strip():
             yield from _record(line, f"{uri}#{number}")
 

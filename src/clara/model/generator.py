@@ -596,5 +596,5 @@ def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> Non
         return
     said = f"the prompt has {length} tokens and {sampling.max_new_tokens} may follow, the model takes {limit}; "
     if length < limit:
-        raise TooLongError(f"{said}let at most {limit - length} follow (--max-new-tokens)")
-    raise TooLongError(f"{said}use fewer passages (--k) or memories instead of text (--context memory)")
+        raise TooLongError(f"{said}let at most {limit - length} follow (max_new_tokens)")
+    raise TooLongError(f"{said}use fewer passages (k) or memories instead of text (context memory)")

@@ -236,9 +236,9 @@ class VLLMModel(ClaraModel):
             InputError: it was to be a quotation, or sampled; or the prompt is too long.
         """
         if request.quote_from:
-            raise InputError("vLLM cannot be held to quotations; use wording free, or --engine torch")
+            raise InputError("vLLM cannot be held to quotations; use wording free, or another engine")
         if sampling.temperature:
-            raise InputError("with --engine vllm answers are greedy; leave temperature at 0, or use --engine torch")
+            raise InputError("answers by vLLM are greedy; leave temperature at 0, or use another engine")
         bare = self._network.adapters.bare()
         role: Role | None = None if request.reader == "base" else request.reader
         with torch.inference_mode():

@@ -240,7 +240,9 @@ def check_origin(host: str, origin: str | None, allowed: Collection[str], origin
         origins: of pages that may use this server, beside its own.
     """
     if allowed and _name_of(f"//{host}") not in allowed:
-        raise ApiError(403, "forbidden_host", "this server does not answer to that Host; name it with --allow-host")
+        raise ApiError(
+            403, "forbidden_host", "this server does not answer to that Host; who runs it may allow it (--allow-host)"
+        )
     if origin is None or origin.lower() in origins:
         return
     if origin == "null" or urlsplit(origin).netloc.lower() != host.lower():

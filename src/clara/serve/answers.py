@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clara.answering import NOT_FOUND, AnswerOptions
+from clara.answering import NOT_FOUND, AnswerOptions, PassageFilter
 from clara.conversation import AskBack, Understood
 from clara.errors import NothingFoundError
 from clara.llm_answering import DEFAULT_TOKENS as LLM_TOKENS
@@ -103,12 +103,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question to a store, with what was said before."""
+    """A question to a store, with what was said before; ``only`` as of ``AnswerOptions``."""
 
     store: ServedStore
     conversation: Conversation
     fields: ClaraFields
     max_tokens: int | None = None
+    only: PassageFilter | None = None
 
     def check(self, limits: Limits) -> None:
         """Refuse what would be refused anyway, before it waits for the model.
@@ -195,8 +196,10 @@ class Ask:
         options = self._options(limits)
         if self.conversation.is_task:
             return understood, replace(options, context="none", wording=None)
-        within = self.conversation.manual(self.store.rag, understood) if options.context != "none" else None
-        return understood, replace(options, within=within)
+        within = None
+        if options.context != "none" and self.only is None:  # else the client says where to look
+            within = self.conversation.manual(self.store.rag, understood)
+        return understood, replace(options, within=within, only=self.only)
 
 
 def check_length(text: str, limits: Limits) -> None:

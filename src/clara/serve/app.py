@@ -45,7 +45,7 @@ from clara.serve.access import (
 )
 from clara.serve.api import answers, documents, overview, page, search
 from clara.serve.batching import ClientGoneError, ModelQueue
-from clara.serve.faults import ERRORS, ApiError, api_error, error_response, invalid_request
+from clara.serve.faults import ERRORS, ApiError, api_error, error_response, invalid_request, mebibytes
 from clara.serve.library import Library, ServedStore
 from clara.serve.state import Metrics, ServerState
 from clara.serve.uploads import Uploads
@@ -135,14 +135,6 @@ def create_app(
         app.include_router(family.router, include_in_schema=False)
     app.include_router(page.router)
     app.add_middleware(_Gate, server=server)
-    if server.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(server.origins),
-            allow_methods=_SERVED_METHODS,
-            allow_headers=["*"],  # openai's client sends a dozen of its own
-            expose_headers=[_REQUEST_ID, "retry-after", "x-should-retry"],
-        )
     return app
 
 
@@ -156,11 +148,24 @@ class _Seen:
 
 
 class _Gate:
-    """The middleware around the whole application."""
+    """The middleware around the whole application.
+
+    Other sites' pages that may use the server must be able to read why they are refused, and a browser sends no key
+    before it knows that they may: CORS stands between the check of the origin and all others.
+    """
 
     def __init__(self, app: ASGIApp, server: ServerState) -> None:
         self._app = app
         self._server = server
+        self._shared: ASGIApp = self._admitted
+        if server.origins:
+            self._shared = CORSMiddleware(
+                self._admitted,
+                allow_origins=sorted(server.origins),
+                allow_methods=_SERVED_METHODS,
+                allow_headers=["*"],  # openai's client sends a dozen of its own
+                expose_headers=[_REQUEST_ID, "retry-after", "x-should-retry"],
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -173,7 +178,7 @@ class _Gate:
         if scope["method"] == "HEAD":  # what may be fetched may be asked for without its body
             inner, send = {**scope, "method": "GET"}, _without_body(send)
         started = time.perf_counter()
-        seen = _Seen()
+        seen = scope["state"]["seen"] = _Seen()
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -187,31 +192,40 @@ class _Gate:
             await send(message)
 
         try:
-            await self._pass(inner, receive, sending, seen)
+            await self._of_known_origin(inner, receive, sending)
         except ClientGoneError:
             seen.status = _CLIENT_GONE
-        except Exception as error:
-            _log.error("request failed", extra={"fields": {"request_id": request_id}}, exc_info=error)
-            if seen.started:
-                raise
-            await error_response(api_error(error))(scope, receive, sending)
         finally:
             # A path that no route has is what a client wrote; it is not kept.
             route = getattr(inner.get("route"), "path", "unknown")
             self._told(route, scope["method"], request_id, seen, time.perf_counter() - started)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, seen: _Seen) -> None:
+    async def _of_known_origin(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
         try:
-            receiving = self._admit(scope, receive, seen)
+            check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts, self._server.origins)
         except ApiError as error:
             await error_response(error)(scope, receive, send)
         else:
-            await self._app(scope, receiving, send)
+            await self._shared(scope, receive, send)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen: _Seen = scope["state"]["seen"]
+        try:
+            await self._app(scope, self._admit(scope, receive, seen), send)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                fields = {"request_id": scope["state"]["request_id"]}
+                _log.error("request failed", extra={"fields": fields}, exc_info=error)
+            if seen.started:
+                raise
+            await error_response(api_error(error))(scope, receive, send)
 
     def _admit(self, scope: Scope, receive: Receive, seen: _Seen) -> Receive:
         """Check a request's headers; returns how its body is received, up to the limit (ApiError: it is refused)."""
         headers = Headers(scope=scope)
-        check_origin(headers.get("host", ""), headers.get("origin"), self._server.hosts, self._server.origins)
         if scope["path"] not in _OPEN_ROUTES and not scope["path"].startswith(page.FILES):
             caller = self._caller(scope, headers.get("authorization"))
             seen.caller = caller.name
@@ -309,7 +323,7 @@ def _limited(receive: Receive, most: int, silence: float) -> Receive:
 
 
 def _too_large(most: int) -> ApiError:
-    return ApiError(413, "body_too_large", f"the body is larger than {most} bytes")
+    return ApiError(413, "body_too_large", f"the body is larger than {mebibytes(most)}")
 
 
 def _install_handlers(app: FastAPI) -> None:

@@ -128,6 +128,11 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error_body(error), error.status_code, headers)
 
 
+def mebibytes(count: int) -> str:
+    """A limit in the unit of the options that set it."""
+    return f"{count / 2**20:g} MiB"
+
+
 def _kind(error: ApiError) -> str:
     names = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     return names.get(error.status_code, "server_error" if error.status_code >= 500 else "invalid_request_error")

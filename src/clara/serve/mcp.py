@@ -7,7 +7,7 @@ answered at once: the first call of a tool waits until the store is open.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -194,6 +194,7 @@ class StoreTools:
     ) -> Excerpt:
         """Read the text of a document, or a part of it."""
         with self._turn() as rag:
+            _check_known(document, rag.store.documents())
             text = rag.document_text(document)
         first = min(start, len(text))
         last = min(len(text) if end is None else max(first, end), first + MOST_CHARACTERS)
@@ -236,8 +237,7 @@ class StoreTools:
         with self._turn() as rag:
             known = {*rag.store.documents(), *rag.store.unfinished()}
             for document in documents:  # a folder's name would remove all that is in it
-                if document not in known:
-                    raise InputError(f"there is no document {document} in the store; list_documents gives the names")
+                _check_known(document, known)
             removed = rag.remove(documents)
             return Removed(removed=removed, documents=len(rag.store.documents()))
 
@@ -254,8 +254,13 @@ class StoreTools:
         """A path an agent named, which may have been talked into reading what is nobody's business."""
         resolved = (self._root / path).resolve()
         if not resolved.is_relative_to(self._root):
-            raise InputError(f"{path} is not below {self._root}; only files there may be added (clara mcp --root)")
+            raise InputError(f"{path} is not below {self._root}; who runs this server sets it (--root)")
         return resolved
+
+
+def _check_known(document: str, known: Container[str]) -> None:
+    if document not in known:
+        raise InputError(f"there is no document {document} in the store; list_documents gives the names")
 
 
 def make_server(

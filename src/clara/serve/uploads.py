@@ -31,7 +31,7 @@ from clara.errors import ClaraError
 from clara.indexing import AddProgress, AddReport
 from clara.ingest import document_uri, source_of
 from clara.serve.access import Limits
-from clara.serve.faults import ApiError, api_error
+from clara.serve.faults import ApiError, api_error, mebibytes
 from clara.serve.library import ServedDocument, ServedStore, filename_of, no_document
 
 _INCOMING = ".incoming"
@@ -71,16 +71,18 @@ class _Measured(MultiPartParser):
         self._taken = 0
         super().on_part_begin()
 
-    def on_headers_finished(self) -> None:
-        super().on_headers_finished()
-        if self._current_files > self._most_files:
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        if sum(isinstance(value, UploadFile) for _, value in self.items) > self._most_files:
             message = f"more than {self._most_files} files came at once; upload them in parts"
             raise ApiError(413, "too_many_files", message, param="files")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._taken += end - start
         if self._taken > self._most:
-            raise ApiError(413, "file_too_large", f"a file is larger than {self._most} bytes", param="files")
+            raise ApiError(
+                413, "file_too_large", f"a file is larger than {mebibytes(self._most)}; split it", param="files"
+            )
         super().on_part_data(data, start, end)
 
 

@@ -238,7 +238,7 @@ class OfficialPrompter(Prompter):
         before, after = self._around(prompts.OFFICIAL_ANSWER_SYSTEM)
         texts = [passage for passage in passages if isinstance(passage, str)]
         if texts and len(texts) < len(passages):
-            raise InputError("a model in Apple's format reads memories or texts, not both; use --context memory")
+            raise InputError("a model in Apple's format reads memories or texts, not both; use context memory")
         if texts:
             body = "".join(text + prompts.SEPARATOR for text in texts) + prompts.OFFICIAL_QUESTION + question
             return Prompt(tuple(self._joined(before + prompts.BACKGROUND, body, after)), ())

@@ -16,18 +16,19 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import count
 from logging import getLogger
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 from sse_starlette import EventSourceResponse
 
 from clara.messages import Conversation, Said, conversation_of
 from clara.records import ContextChoice
-from clara.serve.answers import AnswerSource, Ask, ClaraFields, Told, usage
+from clara.serve.answers import AnswerSource, Ask, ClaraFields, Told, check_k, usage
 from clara.serve.batching import ClientGoneError
 from clara.serve.faults import STREAM, ApiError, api_error, error_body
+from clara.serve.filters import FilterFields
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, log_event, state_of
 
@@ -121,14 +122,36 @@ class CompletionRequest(_CompletionFields):
     prompt: str | list[str]
 
 
+class FileSearch(FilterFields):
+    """The tool ``file_search``, which is how every answer here is found.
+
+    Attributes:
+        vector_store_ids: the store that is answered from.
+    """
+
+    type: Literal["file_search"]
+    vector_store_ids: list[str] | None = Field(default=None, max_length=1)
+
+
+def _tool(given: object) -> str:
+    """The tag of a tool; none of a client's field has brackets, so that errors leave it out."""
+    return "[searched]" if isinstance(given, dict) and given.get("type") == "file_search" else "[passed over]"
+
+
+_Tool = Annotated[
+    Annotated[FileSearch, Tag("[searched]")] | Annotated[dict[str, Any], Tag("[passed over]")], Discriminator(_tool)
+]
+
+
 class ResponsesRequest(_AnswerFields):
-    """The body; unknown fields are passed over."""
+    """The body; unknown fields, and tools but ``file_search``, are passed over."""
 
     input: str | list[InputItem]
     max_output_tokens: int | None = Field(default=None, ge=1)
     text: TextFields | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    tools: list[_Tool] | None = None
 
 
 class CompareRequest(_AnswerFields):
@@ -249,7 +272,7 @@ async def _responses(request: Request, body: ResponsesRequest) -> Response:
             raise ApiError(400, "invalid_value", message, param=kept)
     state = state_of(request)
     said = [Said("user", body.input)] if isinstance(body.input, str) else [each.said() for each in body.input]
-    ask = _asked(request, body, conversation_of(said), body.max_output_tokens)
+    ask = _searched(request, body, conversation_of(said))
     made = _ResponseParts(ask.store)
     if not body.stream:
         told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
@@ -442,6 +465,27 @@ def _asked(request: Request, fields: _AnswerFields, conversation: Conversation |
     ask = Ask(store, conversation, fields.clara or ClaraFields(), max_tokens)
     ask.check(state.limits)
     return ask
+
+
+def _searched(request: Request, body: ResponsesRequest, conversation: Conversation | None) -> Ask:
+    """A question that is answered from the passages that a tool ``file_search`` wants (ApiError: it is refused)."""
+    tools = [(f"tools.{i}.", tool) for i, tool in enumerate(body.tools or ()) if isinstance(tool, FileSearch)]
+    if len(tools) > 1:
+        message = "an answer is read from one search; give one tool file_search"
+        raise ApiError(400, "invalid_value", message, param="tools")
+    place, tool = tools[0] if tools else ("", FileSearch(type="file_search"))
+    named = tool.vector_store_ids or []
+    fields = body if body.model or not named else body.model_copy(update={"model": named[0]})
+    ask = _asked(request, fields, conversation, body.max_output_tokens)
+    if named not in ([], [ask.store.name]):
+        message = f"answers of {ask.store.name!r}, which model names, are found in it alone; name it here, or nothing"
+        raise ApiError(400, "invalid_value", message, param=f"{place}vector_store_ids")
+    check_k(tool.max_num_results, state_of(request).limits, param=f"{place}max_num_results")
+    counts = [count for count in (ask.fields.k, tool.max_num_results) if count is not None]
+    as_found = tool.ranking_options is not None and tool.ranking_options.ranker == "none"
+    changes = {"k": min(counts, default=None), **({"rerank": 0} if as_found else {})}
+    only = tool.passages(ask.store, ask.fields.mode, place=place)
+    return replace(ask, fields=ask.fields.model_copy(update=changes), only=only)
 
 
 def _record(request: Request, ask: Ask, told: Told) -> None:

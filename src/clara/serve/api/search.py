@@ -9,12 +9,13 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from clara.answering import PassageFilter
 from clara.errors import NothingFoundError
-from clara.ingest import location_of
 from clara.records import Hit, SearchMode
 from clara.serve.answers import check_filled, check_k, check_length
 from clara.serve.api.answers import document_address
 from clara.serve.faults import ApiError
+from clara.serve.filters import FilterFields, attributes_of
 from clara.serve.library import ServedStore, document_id, filename_of
 from clara.serve.state import caller_of, client_of, state_of
 
@@ -43,11 +44,11 @@ class SearchRequest(BaseModel):
     clara: SearchFields | None = None
 
 
-class VectorStoreSearch(BaseModel):
+class VectorStoreSearch(FilterFields):
     """The body of OpenAI's vector store search; unknown fields are passed over."""
 
     query: str | list[str]
-    max_num_results: int | None = None
+    rewrite_query: Literal[False] | None = None  # a question is searched for as it stands
     clara: SearchFields | None = None
 
 
@@ -75,13 +76,16 @@ async def _search_vector_store(request: Request, name: str, body: VectorStoreSea
     query = body.query if isinstance(body.query, str) else " ".join(body.query)
     served = state_of(request).library.store(caller_of(request), name, param="vector_store_id")
     check_k(body.max_num_results, state_of(request).limits, param="max_num_results")
-    hits = await _hits(request, served, query, body.max_num_results, body.clara)
+    fields = body.clara or SearchFields()
+    hits = await _hits(
+        request, served, query, body.max_num_results, fields.mode, only=body.passages(served, fields.mode)
+    )
     data = [
         {
             "file_id": document_id(served.name, hit.passage.document),
             "filename": filename_of(hit.passage.document),
             "score": hit.score,
-            "attributes": {"start": hit.passage.start, "end": hit.passage.end, **_place(hit)},
+            "attributes": attributes_of(hit),
             "content": [{"type": "text", "text": hit.passage.text}],
         }
         for hit in hits
@@ -98,20 +102,25 @@ async def _search_vector_store(request: Request, name: str, body: VectorStoreSea
 async def _results(request: Request, asked: SearchRequest) -> dict[str, Any]:
     served = state_of(request).library.store(caller_of(request), asked.store, param="store")
     check_k(asked.k, state_of(request).limits, param="k")
-    hits = await _hits(request, served, asked.query, asked.k, asked.clara)
+    hits = await _hits(request, served, asked.query, asked.k, (asked.clara or SearchFields()).mode)
     return {"object": "list", "store": served.name, "results": [_result(request, served, hit) for hit in hits]}
 
 
 async def _hits(
-    request: Request, served: ServedStore, query: str, k: int | None, fields: SearchFields | None
+    request: Request,
+    served: ServedStore,
+    query: str,
+    k: int | None,
+    mode: SearchMode,
+    *,
+    only: PassageFilter | None = None,
 ) -> list[Hit]:
     state = state_of(request)
     check_length(query, state.limits)
     check_filled(served)
-    mode = (fields or SearchFields()).mode
     try:
         return await state.queue.call(
-            lambda: served.rag.search(query, k or served.rag.model.default_k, mode=mode), client_of(request)
+            lambda: served.rag.search(query, k or served.rag.model.default_k, mode=mode, only=only), client_of(request)
         )
     except NothingFoundError:
         return []
@@ -119,7 +128,7 @@ async def _hits(
 
 def _result(request: Request, served: ServedStore, hit: Hit) -> dict[str, Any]:
     """A passage that is found, under names that clients of search services expect."""
-    passage = hit.passage
+    passage, attributes = hit.passage, attributes_of(hit)
     public = document_id(served.name, passage.document)
     return {
         "content": passage.text,
@@ -128,16 +137,10 @@ def _result(request: Request, served: ServedStore, hit: Hit) -> dict[str, Any]:
         "url": document_address(request, served, passage.document, passage.start, passage.end),
         "document_id": public,
         "passage_id": passage.id,
-        "page": location_of(hit.metadata, passage.start).page,
+        "page": attributes.get("page"),
         "score": hit.score,
-        "metadata": {"start": passage.start, "end": passage.end, **_place(hit)},
+        "metadata": attributes,
     }
-
-
-def _place(hit: Hit) -> dict[str, str | int]:
-    where = location_of(hit.metadata, hit.passage.start)
-    place: dict[str, str | int] = {"heading": where.heading} if where.heading else {}
-    return place if where.page is None else {**place, "page": where.page}
 
 
 class EmbeddingFields(BaseModel):

@@ -56,13 +56,13 @@ export const count = (number) => NUMBER.format(number);
 
 export const several = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
-/** Bytes in a unit that suits them. */
+/** Bytes in a unit that suits them, as the limits are given. */
 export function bytes(number) {
-  const units = ["B", "KB", "MB", "GB", "TB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let place = 0;
   let size = number;
-  while (size >= 1000 && place < units.length - 1) {
-    size /= 1000;
+  while (size >= 1024 && place < units.length - 1) {
+    size /= 1024;
     place += 1;
   }
   return `${place && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[place]}`;

@@ -85,7 +85,7 @@ function add(files) {
   location.hash = "documents";
   for (const file of files) {
     const row = newRow(file.name, store.name);
-    if (file.size > limits.file_bytes) row.failed(`${bytes(file.size)} is more than the ${bytes(limits.file_bytes)} that this server takes. Split the file, or start the server with a larger --max-file-mb.`);
+    if (file.size > limits.file_bytes) row.failed(`${bytes(file.size)} is more than the ${bytes(limits.file_bytes)} that this server takes. Split the file, or ask who runs the server for more (--max-file-mb).`);
     else waiting.push({ file, store, row });
   }
   work();
