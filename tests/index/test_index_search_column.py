@@ -148,7 +148,6 @@ def test_a_column_is_the_file_that_faiss_writes_of_it_held_whole(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["column"]
 
     index = QuantisedColumn.learn(vectors.astype(np.float32))._index
-    faiss.downcast_index(index.index).k_factor = 1
     index.add_with_ids(vectors[:2998].astype(np.float32), places[:2998].astype(np.int64))
     assert path.read_bytes()[:-4] == faiss.serialize_index(index).tobytes()
 
