@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
+import numpy.typing as npt
 import pytest
 from exact import ExactIndex
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from clara.index import LanceStore, StoreModel
 from clara.index.quantised import QuantisedColumn, _group_sizes
 from clara.index.ranking import exact_dot, search_column
 from clara.index.store import _EXACT_BYTES
+from clara.index.table import Scanned
 from clara.records import FloatArray, QueryMemory
 
 MEAN = replace(MODEL, query_space="mean")
@@ -109,15 +112,16 @@ def test_recall_of_the_whole_against_the_oracle(model: StoreModel, exact_bytes: 
     assert hits >= 0.99 * wanted
 
 
-def test_few_bytes_find_what_all_numbers_find() -> None:
+def test_few_bytes_find_what_all_numbers_find(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     spread = 1 / np.arange(1, 65)  # a few directions tell most passages apart, as those of memories do
     turned = np.linalg.qr(rng.standard_normal((64, 64)))[0].astype(np.float32)
     vectors = (rng.standard_normal((20_000, 64)) * spread).astype(np.float32) @ turned + 1
-    column = QuantisedColumn.learn(vectors[:4000])
     places = np.arange(20_000, dtype=np.uint64) * 3
-    for start in range(0, 20_000, 5000):
-        column.add(places[start : start + 5000], vectors[start : start + 5000].astype(np.float16))
+    parts = [_scanned(places[start : start + 5000], vectors[start : start + 5000]) for start in range(0, 20_000, 5000)]
+    QuantisedColumn.learn(vectors[:4000]).write(tmp_path / "column", parts)
+    column = QuantisedColumn.load(tmp_path / "column")
+    assert column is not None
     assert (len(column), column.last, column.width) == (20_000, 3 * 19_999, 64)
     np.testing.assert_array_equal(column.places(), places)
     shares = []
@@ -131,6 +135,25 @@ def test_few_bytes_find_what_all_numbers_find() -> None:
         assert np.sqrt(np.square(errors).mean()) < 0.05 * scores.std()
         shares.append(len({one.place // 3 for one in found} & set(wanted.tolist())) / 100)
     assert np.mean(shares) >= 0.99
+
+
+def test_a_column_is_the_file_that_faiss_writes_of_it_held_whole(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(7).standard_normal((3000, 48)).astype(np.float16)
+    places = np.arange(3000, dtype=np.uint64) * 2 + 5
+    path = tmp_path / "column"
+    QuantisedColumn.learn(vectors.astype(np.float32)).write(path, [_scanned(places[:1000], vectors[:1000])])
+    column = QuantisedColumn.load(path)
+    assert column is not None
+    column.write(path, [_scanned(places[first : first + 999], vectors[first : first + 999]) for first in (1000, 1999)])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["column"]
+
+    index = QuantisedColumn.learn(vectors.astype(np.float32))._index
+    index.add_with_ids(vectors[:2998].astype(np.float32), places[:2998].astype(np.int64))
+    assert path.read_bytes()[:-4] == faiss.serialize_index(index).tobytes()
+
+
+def _scanned(places: npt.NDArray[np.uint64], vectors: npt.NDArray[np.floating]) -> Scanned:
+    return Scanned(places, [""] * len(places), vectors.astype(np.float16))
 
 
 def test_directions_that_differ_more_get_more_bits() -> None:

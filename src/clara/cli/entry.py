@@ -98,6 +98,9 @@ _COMMANDS = {
 """File of each command, which is a function of its name there (``eval``: ``evaluate``)."""
 
 
+_READ_AHEAD_BYTES = 64 << 20
+
+
 def application(command: str | None = None) -> typer.Typer:
     """The command line with one command, others not imported; with all where there is none of that name."""
     app = typer.Typer(name="clara", cls=_Group, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -125,6 +128,8 @@ def main(args: Sequence[str] | None = None) -> int:
     # OpenMP's threads would spin while they wait for each other; beside other work that makes two threads 20 times
     # slower than one (LOG.md, 2026-11-29). Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # LanceDB reads ahead by up to 2 GiB, and a compaction fills that. Read when the first store is opened.
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))
     closed = sys.stdout is None
     with _screens():
         if closed:  # said before anything is done whose result nobody would see

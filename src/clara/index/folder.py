@@ -360,20 +360,24 @@ class Ledger:
             ) from error
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Version:
+    """A version of a document and its passages: one object for all of them, which a million passages notice."""
+
+    document: str
+    content_hash: str
+    ids: set[str]
+
+
 class Catalogue:
     """Which passages a store holds, by document and version: ids only, kept in memory between calls.
 
     Reading it from the table takes tens of milliseconds; indexing asks for every document.
-
-    Args:
-        keys: of each passage its id, its document and the document's content hash.
     """
 
-    def __init__(self, keys: Iterable[tuple[str, str, str]] = ()) -> None:
-        self._versions: dict[str, tuple[str, str]] = {}
-        self._documents: dict[str, dict[str, set[str]]] = {}
-        for key in keys:
-            self.put(*key)
+    def __init__(self) -> None:
+        self._versions: dict[str, _Version] = {}
+        self._documents: dict[str, dict[str, _Version]] = {}
 
     def __contains__(self, passage_id: str) -> bool:
         return passage_id in self._versions
@@ -381,21 +385,22 @@ class Catalogue:
     def put(self, passage_id: str, document: str, content_hash: str) -> None:
         """Add a passage, or move it if its id is known."""
         self.drop([passage_id])
-        self._versions[passage_id] = (document, content_hash)
-        self._documents.setdefault(document, {}).setdefault(content_hash, set()).add(passage_id)
+        versions = self._documents.setdefault(document, {})
+        version = versions.get(content_hash) or _Version(document, content_hash, set())
+        versions[content_hash] = self._versions[passage_id] = version
+        version.ids.add(passage_id)
 
     def drop(self, passage_ids: Iterable[str]) -> None:
         """Take passages out; unknown ids are passed over."""
         for passage_id in passage_ids:
             if passage_id not in self._versions:
                 continue
-            document, content_hash = self._versions.pop(passage_id)
-            versions = self._documents[document]
-            versions[content_hash].discard(passage_id)
-            if not versions[content_hash]:
-                del versions[content_hash]
-            if not versions:
-                del self._documents[document]
+            version = self._versions.pop(passage_id)
+            version.ids.discard(passage_id)
+            if not version.ids:
+                del self._documents[version.document][version.content_hash]
+            if not self._documents[version.document]:
+                del self._documents[version.document]
 
     def documents(self) -> set[str]:
         """Documents with at least one passage."""
@@ -403,13 +408,14 @@ class Catalogue:
 
     def ids(self, document: str) -> set[str]:
         """Ids of all passages of a document."""
-        return set().union(*self._documents.get(document, {}).values())
+        return set().union(*(version.ids for version in self._documents.get(document, {}).values()))
 
     def ids_except(self, document: str, content_hash: str | None) -> set[str]:
         """Ids of a document's passages of every version but one; ``None`` excepts none."""
-        versions = self._documents.get(document, {})
-        return set().union(*(ids for version, ids in versions.items() if version != content_hash))
+        versions = self._documents.get(document, {}).values()
+        return set().union(*(version.ids for version in versions if version.content_hash != content_hash))
 
     def version_count(self, document: str, content_hash: str) -> int:
         """Number of passages of one version of a document."""
-        return len(self._documents.get(document, {}).get(content_hash, ()))
+        version = self._documents.get(document, {}).get(content_hash)
+        return 0 if version is None else len(version.ids)

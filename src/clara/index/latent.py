@@ -101,9 +101,7 @@ class LatentSearch:
             return
         if quantised is None:
             quantised = self._learn()
-        for part in self._table.search_vectors(after=after):
-            quantised.add(part.places, part.vectors)
-        quantised.save(self._path)
+        quantised.write(self._path, self._table.search_vectors(after=after))
 
     def clear(self) -> None:
         """Give the memory back."""

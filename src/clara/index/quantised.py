@@ -5,7 +5,7 @@ of what tells passages apart a sixth of the directions holds four fifths. So bit
 turned into their principal directions, and each four bits stand for one direction at the front and for several further
 back (product quantisation, Jégou et al., 2011; bits by reverse water-filling). faiss adds their products up in
 registers (André et al., 2015). The best few thousand are compared again by all their numbers, which are mapped from
-disk and not held in RAM.
+disk, and pass from disk to disk when they are written: they never are in RAM.
 
 Knows rows by where they lie in the table; ``latent`` sees to rows that came or went since.
 Shape letters: R rows, S numbers of a search vector, D of a turned one.
@@ -13,7 +13,9 @@ Shape letters: R rows, S numbers of a search vector, D of a turned one.
 
 from __future__ import annotations
 
+import shutil
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +25,14 @@ import numpy.typing as npt
 
 from clara.errors import StoreError
 from clara.index.ranking import Ranked
+from clara.index.table import Scanned
 from clara.records import FloatArray
 
 _PlaceArray = npt.NDArray[np.uint64]
 
 _CHECKSUM_BYTES = 4
+# faiss writes the number of all codes, the codes, a float32, the number of places and the places.
+_COUNT_BYTES, _FACTOR_BYTES, _PLACE_BYTES = 8, 4, 8
 _READ_BYTES = 1 << 20
 _BITS = 4
 # Groups of four bits for each number of a search vector: 96 bytes for 576 numbers.
@@ -43,13 +48,15 @@ class QuantisedColumn:
 
     Args:
         index: a faiss ``IndexIDMap`` of an ``IndexRefine``.
+        path: the file that it is mapped from; None for one of no rows.
     """
 
     SAMPLE_ROWS = 1 << 15
     """Rows by which directions and centroids are learnt."""
 
-    def __init__(self, index: Any) -> None:  # noqa: ANN401 - faiss is untyped
+    def __init__(self, index: Any, path: Path | None = None) -> None:  # noqa: ANN401 - faiss is untyped
         self._index = index
+        self._path = path
         self._refined: Any = faiss.downcast_index(index.index)
 
     def __len__(self) -> int:
@@ -77,10 +84,8 @@ class QuantisedColumn:
         products = faiss.IndexPQFastScan(len(matrix), groups, _BITS, faiss.METRIC_INNER_PRODUCT)
         products.pq.cp.min_points_per_centroid = 1  # faiss would print a warning for small stores
         coarse = faiss.IndexPreTransform(turn, products)
-        fine = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         coarse.train(sample)
-        fine.train(sample)
-        return cls(faiss.IndexIDMap(faiss.IndexRefine(coarse, fine)))
+        return cls(_mapped(coarse, _fine(width)))
 
     @classmethod
     def load(cls, path: Path) -> QuantisedColumn | None:
@@ -92,11 +97,7 @@ class QuantisedColumn:
         with path.open("rb") as file:
             if size < 0 or _checksum(file, size) != file.read():
                 return None
-        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-
-    def add(self, places: _PlaceArray, vectors: npt.NDArray[np.floating]) -> None:
-        """Take rows: where they lie, uint64 [R], and their search vectors [R, S]."""
-        self._index.add_with_ids(vectors.astype(np.float32), places.astype(np.int64))
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), path)
 
     def places(self) -> _PlaceArray:
         """Where the rows lie: uint64 [R], in the order in which they came."""
@@ -111,23 +112,81 @@ class QuantisedColumn:
         scores, places = self._index.search(vector[None], limit)
         return [Ranked("", score, place) for score, place in zip(scores[0].tolist(), places[0].tolist(), strict=True)]
 
-    def save(self, path: Path) -> None:
-        """Write all of it; what was there is replaced in one step.
+    def write(self, path: Path, more: Iterable[Scanned]) -> None:
+        """Write all of it and more rows; what was there is replaced in one step. The column is of no use afterwards.
+
+        The file is what faiss writes of an index that holds all of it, with a checksum. All numbers are put where they
+        belong in a file that faiss wrote without them.
 
         Raises:
             StoreError: it cannot be written.
         """
-        draft = path.with_suffix(".draft")
+        draft, codes = path.with_suffix(".draft"), path.with_suffix(".codes")
+        coarse, fine, places = self._refined.base_index, _fine(self.width), [self.places()]
+        index = _mapped(coarse, fine)
         try:
-            faiss.write_index(self._index, str(draft))
-            with draft.open("r+b") as file:
-                file.write(_checksum(file, draft.stat().st_size))
+            with codes.open("w+b") as file:
+                self._copy_codes(file)
+                for part in more:
+                    coarse.add(part.vectors.astype(np.float32))
+                    places.append(part.places)
+                    file.write(np.ascontiguousarray(part.vectors).data)
+                fine.ntotal = index.ntotal = faiss.downcast_index(index.index).ntotal = coarse.ntotal
+                faiss.copy_array_to_vector(np.concatenate(places).astype(np.int64), index.id_map)
+                faiss.write_index(index, str(draft))
+                _insert_codes(draft, file, behind=_tail_bytes(coarse.ntotal))
             draft.replace(path)
         except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"the search index {path} cannot be written: {error}; if the disk is full, make room and run the same "
                 "command again"
             ) from error
+        finally:
+            codes.unlink(missing_ok=True)
+
+    def _copy_codes(self, to: BinaryIO) -> None:
+        """All numbers of its rows, from file to file: what is read from a mapped file counts as memory."""
+        if self._path is None:
+            return
+        left = len(self) * 2 * self.width
+        with self._path.open("rb") as file:
+            file.seek(-_CHECKSUM_BYTES - _tail_bytes(len(self)) - left, 2)
+            while left:
+                left -= to.write(file.read(min(left, _READ_BYTES)))
+
+
+def _fine(width: int) -> Any:  # noqa: ANN401 - faiss is untyped
+    """An index of no rows that keeps all numbers."""
+    return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+
+
+def _mapped(coarse: Any, fine: Any) -> Any:  # noqa: ANN401 - faiss is untyped
+    """An index of no places over one that finds candidates and one that compares them again."""
+    fine.ntotal = coarse.ntotal
+    refined = faiss.IndexRefine(coarse, fine)
+    refined.ntotal = 0  # or faiss refuses
+    return faiss.IndexIDMap(refined)
+
+
+def _tail_bytes(rows: int) -> int:
+    """Bytes that faiss writes behind all numbers."""
+    return _FACTOR_BYTES + _COUNT_BYTES + _PLACE_BYTES * rows
+
+
+def _insert_codes(draft: Path, codes: BinaryIO, *, behind: int) -> None:
+    """Put codes into what faiss wrote of an index without them, before the last ``behind`` bytes, and a checksum."""
+    size = codes.tell()
+    codes.seek(0)
+    with draft.open("r+b") as file:
+        file.seek(-behind, 2)
+        tail = file.read()
+        file.seek(-behind - _COUNT_BYTES, 2)
+        file.write(np.uint64(size).tobytes())
+        shutil.copyfileobj(codes, file, _READ_BYTES)
+        file.write(tail)
+        size = file.tell()
+        file.seek(0)
+        file.write(_checksum(file, size))
 
 
 def _checksum(file: BinaryIO, size: int) -> bytes:

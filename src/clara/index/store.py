@@ -475,9 +475,19 @@ class LanceStore:
         if self._catalogue is None or not self._lock.is_locked:
             version = self._table.refresh()
             if self._catalogue is None or self._catalogue.version != version:
-                whole, self._damaged = self._read(lambda _: self._table.keys())
-                self._catalogue = _Catalogued(Catalogue(whole), version)
+                self._catalogue = _Catalogued(self._read(lambda _: self._read_catalogue()), version)
         return self._catalogue.passages
+
+    def _read_catalogue(self) -> Catalogue:
+        """The catalogue of all rows that are whole; their keys are not held twice."""
+        catalogue = Catalogue()
+        self._damaged = []
+        for key in self._table.keys():  # noqa: SIM118 - no dictionary
+            if isinstance(key, int):
+                self._damaged.append(key)
+            else:
+                catalogue.put(*key)
+        return catalogue
 
     @contextmanager
     def _writing(self) -> Iterator[Catalogue]:

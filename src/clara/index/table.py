@@ -253,17 +253,13 @@ class PassageTable:
             with _lance_errors("deleting from the store"):
                 self._table.delete(col(by).isin(list(keys[start : start + _FETCH_ROWS])))
 
-    def keys(self) -> tuple[list[tuple[str, str, str]], list[int]]:
-        """Id, document and content hash of every row that is whole, and the key checksums in those that are not."""
-        whole: list[tuple[str, str, str]] = []
-        broken: list[int] = []
+    def keys(self) -> Iterator[tuple[str, str, str] | int]:
+        """Id, document and content hash of every row that is whole, and of those that are not the key checksum."""
         for batch in self._scan([*GROUPS["key_crc"], "key_crc"], 8192):
             columns = _columns(batch)
-            bad = damaged(columns, "key_crc")
-            broken += [columns["key_crc"][i] for i in np.flatnonzero(bad)]
-            names = zip(columns["id"], columns["document"], columns["content_hash"], strict=True)
-            whole += [key for key, is_bad in zip(names, bad, strict=True) if not is_bad]
-        return whole, broken
+            names = zip(columns["id"], columns["document"], columns["content_hash"], columns["key_crc"], strict=True)
+            for (*key, checksum), bad in zip(names, damaged(columns, "key_crc"), strict=True):
+                yield checksum if bad else (key[0], key[1], key[2])
 
     def search_vectors(self, *, after: int = -1, within: Collection[str] | None = None) -> Iterator[Scanned]:
         """The search column, in parts.
