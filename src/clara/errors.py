@@ -31,6 +31,9 @@ A message says what was expected, what came, and what to do. The command line pr
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class ClaraError(Exception):
     """Base of all errors that clara raises on purpose."""
@@ -137,3 +140,11 @@ class MissingExtraError(ClaraError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; it comes with: pip install 'clara-rag[{extra}]'")
+
+
+def optional(module: str, *, package: str, extra: str) -> Any:  # noqa: ANN401 - a module without types
+    """A module of an optional package, imported where it is needed (MissingExtraError: it is not installed)."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingExtraError(package, extra) from None

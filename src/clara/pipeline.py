@@ -70,8 +70,11 @@ class Clara:
         """
         path = Path(path)
         if rate is None and (path / "store.json").exists():
-            with LanceStore.open(path, None) as stored:
-                rate = _served(model, stored.model.rate)
+            opened = cls.of(LanceStore.open(path, None), model)
+            if codec is None:
+                return opened
+            opened.close()
+            rate = opened.rate
         wanted = filled_by(model, model.default_rate if rate is None else rate)
         return cls(LanceStore.create(path, wanted, codec=codec) if create else LanceStore.open(path, wanted), model)
 
@@ -82,7 +85,9 @@ class Clara:
         Raises:
             StoreModelError: another model filled it.
         """
-        store.check_model(filled_by(model, _served(model, store.model.rate)))
+        rate = store.model.rate
+        # A store of a rate that the model does not serve is another's, and refused as such.
+        store.check_model(filled_by(model, rate if rate in model.rates else model.default_rate))
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -274,11 +279,6 @@ class Clara:
             weight = self.model.latent_weight if latent_weight is None else latent_weight
             hits = self.store.search_hybrid(query, question, k, latent_weight=weight, within=inside)
         return Found(hits, encoded - started, time.perf_counter() - encoded)
-
-
-def _served(model: ClaraModel, rate: int) -> int:
-    """The rate, or the model's default: a store of a rate that it does not serve is another's, and refused as such."""
-    return rate if rate in model.rates else model.default_rate
 
 
 def filled_by(model: ClaraModel, rate: int) -> StoreModel:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara import prompts
-from clara.errors import ConfigError, MissingExtraError
+from clara.errors import ConfigError, optional
 from clara.indexing import Source
 from clara.ingest import FileListing, IngestReport, Reader, ReadLimits, iter_passages
 from clara.records import Document, Memory
@@ -136,11 +136,8 @@ def _ray(address: str | None) -> Any:  # noqa: ANN401 - Ray has no types to spea
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     # Ray warns that arguments of actors lie in its object store: they live as long as this process, which owns them.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray  # noqa: PLC0415
-        import ray.data  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("ray", "scale") from None
+    ray = optional("ray", package="ray", extra="scale")
+    optional("ray.data", package="ray", extra="scale")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # how a run goes is said by whoever called
     if not ray.is_initialized():
         try:

@@ -210,7 +210,7 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
     outcome = compare(
         tmp_path / "journals",
         [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}],
-        origin=origin.to_json(),
+        origin=origin,
     )
     report = make_report(outcome, origin, Scoring(), [PAIR])
     written = {path.name for path in write_report(report, tmp_path / "out")}

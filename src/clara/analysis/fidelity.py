@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from clara.errors import MissingExtraError, ModelError, RecordError
+from clara.errors import ModelError, RecordError, optional
 from clara.evaluate.cache import Failure, each
 from clara.evaluate.results import plain
 from clara.evaluate.system import AnswerModel
@@ -115,11 +115,8 @@ def measure_fidelity(
 
 def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     """F-measures of ROUGE-1 and ROUGE-L, words stemmed, of passage and paraphrase."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
-    except ImportError:
-        raise MissingExtraError("rouge-score", "eval") from None
-    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    library = optional("rouge_score.rouge_scorer", package="rouge-score", extra="eval")
+    scorer = library.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
     def score(text: str, restated: str) -> tuple[float, float]:
         scores = scorer.score(text, restated)

@@ -142,7 +142,7 @@ def _measure(
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint and its origin; the checkpoint is freed afterwards."""
     loaded = load_model(choice)
-    source = replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model).to_json()
+    source = asdict(replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model))
     with bar(label) as show:
         report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))
     del loaded
@@ -231,7 +231,7 @@ def measure_fidelity(
         "data_sha256": reading.sha256,
         "model": model.name,
         "checkpoint": model.fingerprint,
-        "provenance": origin_of(model, choice.device).to_json(),
+        "provenance": asdict(origin_of(model, choice.device)),
         "results": [result.to_json() for result in results],
     }
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)

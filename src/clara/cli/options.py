@@ -87,6 +87,9 @@ ContextOption = Annotated[
     ),
 ]
 RateOption = Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")]
+NamedModelOption = Annotated[
+    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 LLMOption = Annotated[
     str | None,
@@ -138,9 +141,7 @@ class ModelChoice:
 class NamedModel(ModelChoice):
     """For commands without a store that names its model."""
 
-    model: Annotated[str, typer.Option(envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")] = (
-        DEFAULT_MODEL
-    )
+    model: NamedModelOption = DEFAULT_MODEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -31,12 +31,8 @@ from clara.evaluate.system import Prediction, Query
 _FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A prediction, or the kind and message of an error."""
-
-    prediction: Prediction | None
-    error: str | None
+Entry: TypeAlias = Prediction | str
+"""A prediction, or the kind and message of an error."""
 
 
 def query_hash(query: Query) -> str:
@@ -67,13 +63,13 @@ class Journal:
         path: Path,
         key: Mapping[str, object],
         *,
-        origin: Mapping[str, object] | None = None,
+        origin: Provenance | None = None,
         retry_errors: bool = False,
     ) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.origins: list[dict[str, object]] = []
-        self._origin = dict(origin) if origin is not None else None
+        self._origin = asdict(origin) if origin is not None else None
         self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +84,7 @@ class Journal:
             self._lock.release()
             raise
         if retry_errors:
-            self.entries = {name: entry for name, entry in self.entries.items() if entry.error is None}
+            self.entries = {name: entry for name, entry in self.entries.items() if isinstance(entry, Prediction)}
 
     def __enter__(self) -> Journal:
         return self
@@ -108,11 +104,10 @@ class Journal:
             self._origin = None
         for query, result in zip(queries, results, strict=True):
             name = query_hash(query)
-            entry = Entry(None, result.reason) if isinstance(result, Failure) else Entry(result, None)
-            self.entries[name] = entry
-            reply = asdict(entry.prediction) if entry.prediction is not None else None
+            reply, error = (None, result.reason) if isinstance(result, Failure) else (asdict(result), None)
+            self.entries[name] = result.reason if isinstance(result, Failure) else result
             # The keys ``ask`` and ``reply`` are those of the first journals, which still resume.
-            lines.append(_line({"ask": name, "id": query.id, "reply": reply, "error": entry.error}))
+            lines.append(_line({"ask": name, "id": query.id, "reply": reply, "error": error}))
         self._file.write(b"".join(lines))
         self._sync()
 
@@ -142,11 +137,11 @@ class Journal:
             self.origins.append(value["origin"])
             return
         try:
-            prediction = None
+            entry: Entry = value["error"]
             if (reply := value["reply"]) is not None:
                 ranking = tuple(reply["ranking"]) if reply["ranking"] is not None else None
-                prediction = Prediction(**{**reply, "ranking": ranking, "used": tuple(reply["used"])})
-            self.entries[value["ask"]] = Entry(prediction, value["error"])
+                entry = Prediction(**{**reply, "ranking": ranking, "used": tuple(reply["used"])})
+            self.entries[value["ask"]] = entry
         except (KeyError, TypeError) as error:
             raise InputError(f"{self.path}:{number} is no line of a journal ({error!r}); remove the file") from None
 
@@ -238,7 +233,3 @@ class Provenance:
     torch: str = field(default_factory=lambda: _version("torch"))
     python: str = field(default_factory=platform.python_version)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)

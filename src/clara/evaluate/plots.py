@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clara.errors import MissingExtraError
+from clara.errors import optional
 from clara.evaluate.questions import Group, GroupNames
 from clara.evaluate.results import Result, grouped
 from clara.evaluate.statistics import KeptBenefit
@@ -345,11 +345,8 @@ def check() -> None:
 
 
 def _figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is optional
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - pyplot would look for a display
-    except ImportError:
-        raise MissingExtraError("matplotlib", "eval") from None
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    library = optional("matplotlib.figure", package="matplotlib", extra="eval")  # pyplot would look for a display
+    return library.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib is optional

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -48,7 +48,7 @@ class GridReport:
         """The object in ``results.json``."""
         names = self.names
         return {
-            "provenance": self.provenance.to_json(),
+            "provenance": asdict(self.provenance),
             "scoring": plain(self.scoring),
             "results": [result.to_json() for result in self.grid.results],
             "kept_benefit": [item.to_json() for item in self.kept],
@@ -126,7 +126,7 @@ def write_model_report(
 ) -> None:
     """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model into an existing folder."""
     write_jsonl(folder / "rows.jsonl", _model_rows(task, result))
-    for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
+    for name, value in (("results.json", summary), ("provenance.json", asdict(origin))):
         write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from statistics import fmean, median
 
 from clara.data import Question
-from clara.errors import InputError, MissingExtraError
+from clara.errors import InputError, optional
 from clara.evaluate.journal import Entry
 from clara.evaluate.questions import Group, Setting, Task
-from clara.evaluate.system import Given
+from clara.evaluate.system import Given, Prediction
 from clara.metrics import (
     Abstention,
     AnswerScores,
@@ -232,23 +232,10 @@ def _ranking_values(
 
     ``gold`` holds indices of relevant candidates, ``missing`` counts relevant documents outside the candidates, which
     lower recall. A question needs at least one relevant document.
-
-    Raises:
-        MissingExtraError: ir-measures is not installed.
-        ValueError: a question has no relevant document, or a candidate is ranked twice.
     """
-    try:
-        import ir_measures  # noqa: PLC0415 - an optional package, imported at its own door
-    except ImportError:
-        raise MissingExtraError("ir-measures", "eval") from None
+    ir_measures = optional("ir_measures", package="ir-measures", extra="eval")
     qrels, run = [], []
     for number, (ranking, relevant, away) in enumerate(zip(rankings, gold, missing, strict=True)):
-        if not relevant and not away:
-            raise ValueError(
-                "a ranking can only be scored with relevant documents: leave the question out and count it"
-            )
-        if len(set(ranking)) != len(ranking):
-            raise ValueError("a ranking must hold each candidate once")
         name = str(number)
         qrels += [ir_measures.Qrel(name, str(index), 1) for index in relevant]
         qrels += [ir_measures.Qrel(name, f"missing-{index}", 1) for index in range(away)]
@@ -273,9 +260,9 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
     if task.given == "gold":  # there is nothing to rank
         return values, 0
     ranked = {
-        index: entry.prediction.ranking
+        index: entry.ranking
         for index, entry in enumerate(entries)
-        if entry.prediction is not None and entry.prediction.ranking is not None
+        if isinstance(entry, Prediction) and entry.ranking is not None
     }
     usable = [index for index in ranked if task.questions[index].gold or task.questions[index].elsewhere]
     if usable:
@@ -290,20 +277,20 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
 
 
 def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> _Row:
-    made, answers = entry.prediction, question.answers
-    if made is None:
-        return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry.error)
+    answers = question.answers
+    if isinstance(entry, str):
+        return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry)
     return _Row(
         id=question.id,
-        prediction=made.text,
-        scores=score_answer(made.text, answers, rule=rule) if made.text is not None and answers else None,
+        prediction=entry.text,
+        scores=score_answer(entry.text, answers, rule=rule) if entry.text is not None and answers else None,
         ranking=ranking,
-        used=made.used,
+        used=entry.used,
         unanswerable=question.unanswerable,
-        context_tokens=made.context_tokens,
-        first_token_seconds=made.first_token_seconds,
-        compressed_to=made.compressed_to,
-        error=entry.error,
+        context_tokens=entry.context_tokens,
+        first_token_seconds=entry.first_token_seconds,
+        compressed_to=entry.compressed_to,
+        error=None,
     )
 
 

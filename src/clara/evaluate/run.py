@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError, ModelError
 from clara.evaluate.cache import Failure, each
-from clara.evaluate.journal import Journal, query_hash
+from clara.evaluate.journal import Journal, Provenance, query_hash
 from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
 from clara.evaluate.results import Result, Scoring, score
 from clara.evaluate.statistics import Benefit
@@ -105,7 +105,7 @@ class RunSettings:
     folder: Path
     batch_size: int = 8
     retry_errors: bool = False
-    origin: Mapping[str, object] | None = None
+    origin: Provenance | None = None
     precision: str | None = None
     strict: bool = True
     scoring: Scoring = field(default_factory=Scoring)

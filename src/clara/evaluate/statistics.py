@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clara.config import Settings
-from clara.errors import MissingExtraError
+from clara.errors import optional
 from clara.evaluate.questions import Group
 from clara.evaluate.results import Result, grouped, plain
 from clara.metrics import Interval
@@ -79,23 +79,13 @@ class KeptBenefit:
 
 
 def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
-    """Two-sided p of equal means: exact for few questions, else from 9,999 random exchanges.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-        ValueError: the lists are empty or differ in length.
-    """
-    if not first or len(first) != len(second):
-        raise ValueError(f"a paired test needs two lists of the same questions, got {len(first)} and {len(second)}")
-    try:
-        from scipy.stats import permutation_test  # noqa: PLC0415 - an optional package, imported at its own door
-    except ImportError:
-        raise MissingExtraError("scipy", "eval") from None
+    """Two-sided p of equal means: exact for few questions, else from 9,999 random exchanges."""
+    stats = optional("scipy.stats", package="scipy", extra="eval")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     differences = differences[differences != 0]  # an equal pair is the same either way round
     if differences.size < 2:
         return 1.0  # no exchange is less extreme than what was seen
-    result = permutation_test(
+    result = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,7 @@ class ChatClient:
         on_reply: Callable[[], None],
     ) -> None:
         self._server, self._sampling, self._cache, self._budget = server, sampling, cache, budget
-        self._llm = AsyncLLM(server, api_key=api_key)
+        self.llm = AsyncLLM(server, api_key=api_key)
         self._slots = asyncio.Semaphore(server.concurrency)
         self._asking: dict[str, asyncio.Lock] = {}  # by key, the requests under way
         self._mode_fact = f"structured_output:{server.model}"
@@ -225,17 +224,7 @@ class ChatClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._llm.close()
-
-    @property
-    def requests(self) -> int:
-        """Requests sent, further attempts included."""
-        return self._llm.requests
-
-    @property
-    def retried(self) -> Counter[str]:
-        """Attempts that failed and were repeated, by fault."""
-        return self._llm.retried
+        await self.llm.close()
 
     async def ask(
         self, shape: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
@@ -313,7 +302,7 @@ class ChatClient:
             # Only the named fields are parameters of the library; whatever else the user adds goes through as it is.
             extra = self._sampling.extra_body
             try:
-                reply = await self._llm.send({key: body[key] for key in body.keys() - extra.keys()}, extra)
+                reply = await self.llm.send({key: body[key] for key in body.keys() - extra.keys()}, extra)
                 usage = reply.usage
             finally:
                 await self._budget.settle(estimate, usage, prompt_bytes)

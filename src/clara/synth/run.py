@@ -121,9 +121,9 @@ class _Synthesis:
             self._progress()
             return RunFigures(
                 finished=self._finished,
-                requests=client.requests,
+                requests=client.llm.requests,
                 answered=client.answered,
-                retried=dict(client.retried),
+                retried=dict(client.llm.retried),
                 spent=self._budget.spent,
                 spent_now=self._budget.spent - self._spent_before,
                 cost=self._budget.cost,

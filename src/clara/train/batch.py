@@ -82,10 +82,10 @@ class Batch(_Tensors):
     rate: int
     label_share: float = 1.0
     text_share: float = 1.0
-    teaching: _Teaching | None = None
+    teaching: Teaching | None = None
     memories: Tensor | None = None
     states: Tensor | None = None
-    quotable: _Quotable | None = None
+    quotable: Quotable | None = None
 
     def tokens(self) -> int:
         """Real tokens and memory slots that a forward pass reads, the teacher's included."""
@@ -94,7 +94,7 @@ class Batch(_Tensors):
 
 
 @dataclass(frozen=True, slots=True)
-class _Teaching(_Tensors):
+class Teaching(_Tensors):
     """The same replies after a teacher's prompts.
 
     Attributes:
@@ -107,7 +107,7 @@ class _Teaching(_Tensors):
 
 
 @dataclass(frozen=True, slots=True)
-class _Quotable(_Tensors):
+class Quotable(_Tensors):
     """Labels of answers that can be quoted, with all tokens that extractive decoding would allow in their place.
 
     Attributes:
@@ -203,7 +203,7 @@ class Collator:
         parts = [targets[i : i + a_sequence] for i in range(0, len(targets), a_sequence)]
         return self._batch([], [self._sequence(opening, part, own=own) for part in parts], rate)
 
-    def teaching(self, examples: Sequence[Example]) -> _Teaching | None:
+    def teaching(self, examples: Sequence[Example]) -> Teaching | None:
         """The teacher's input for the examples' questions, passages as text; None without questions."""
         rows: list[int] = []
         start = 0
@@ -212,9 +212,9 @@ class Collator:
             rows.extend(range(start, end) if target.asks else ())
             start = end
         read = [asking for example in examples if (asking := example.questions()).targets]
-        return _Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
+        return Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
 
-    def quotable(self, examples: Sequence[Example]) -> _Quotable:
+    def quotable(self, examples: Sequence[Example]) -> Quotable:
         """The tokens that could be quoted from the examples' texts in the place of their answers'."""
         rows: list[int] = []
         allowed: list[set[int]] = []
@@ -229,7 +229,7 @@ class Collator:
                     rows.extend(range(start, end))
                     allowed.extend(alternatives)
                 start = end
-        return _Quotable(
+        return Quotable(
             rows=torch.tensor(rows, dtype=torch.int64),
             places=torch.tensor([i for i, ids in enumerate(allowed) for _ in ids], dtype=torch.int64),
             ids=torch.tensor([token for ids in allowed for token in sorted(ids)], dtype=torch.int64),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from clara.errors import MissingExtraError, TrainingError
+from clara.errors import MissingExtraError, TrainingError, optional
 from clara.train.config import TrainConfig
 from clara.train.processes import ALONE, Processes
 from clara.train.validation import Validation
@@ -161,13 +161,10 @@ def _draw(log: Path, target: Path) -> None:
 
     Errors as ``_read_curves``, ``MissingExtraError`` without matplotlib.
     """
-    try:
-        # The Figure alone needs no display, and importing it takes longer than all else here.
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("matplotlib", "train") from None
+    # The Figure alone needs no display, and importing it takes longer than all else here.
+    library = optional("matplotlib.figure", package="matplotlib", extra="train")
     curves = _read_curves(log)
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    figure = library.Figure(figsize=(9.6, 6.4), layout="constrained")
     for axes, (title, shown) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
         for curve in shown:
             style: dict[str, Any] = {"marker": "o", "markersize": 3} if title in (_LOSSES, _ANSWERS) else {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from clara.model.decoder import AdapterName, Decoder, splice
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
 from clara.model.network import Network, ReadOut
-from clara.train.batch import Batch, decoder_attention
+from clara.train.batch import Batch, Quotable, Teaching, decoder_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def reply_losses(
     mse = torch.zeros_like(cross_entropy) if read_out is None else _means_apart(read_out, batch)
     total = cross_entropy + mse_weight * mse
     if batch.teaching is not None and kl_weight:
-        total = total + kl_weight * _teacher_distance(decoder, batch, logits)
+        total = total + kl_weight * _teacher_distance(decoder, batch, batch.teaching, logits)
     if batch.quotable is not None and quoted_weight:
-        total = total + quoted_weight * _quoted_loss(batch, logits)
+        total = total + quoted_weight * _quoted_loss(batch, batch.quotable, logits)
     return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
 
 
@@ -106,24 +106,19 @@ def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
     return mse * batch.text_share
 
 
-def _quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
+def _quoted_loss(batch: Batch, quotable: Quotable, logits: Tensor) -> Tensor:
     """Mean over all label tokens of the CE among quotable tokens, given logits [T, V]; other labels count as 0."""
-    quotable = batch.quotable
-    if quotable is None:
-        return torch.zeros_like(logits[0, 0])
     rows = quotable.rows
     labels, weights = batch.labels.index_select(0, rows), batch.weights.index_select(0, rows)
     summed = quoted_cross_entropy(logits.index_select(0, rows), labels, quotable.places, quotable.ids, weights)
     return summed / batch.weights.sum() * batch.label_share
 
 
-def _teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
+def _teacher_distance(decoder: Decoder, batch: Batch, teaching: Teaching, logits: Tensor) -> Tensor:
     """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0."""
-    if batch.teaching is None:
-        return torch.zeros_like(logits[0, 0])
-    sequences, rows = batch.teaching.sequences, batch.teaching.rows
+    rows = teaching.rows
     with torch.no_grad():
-        taught = reply_logits(decoder, sequences, None, role="teacher")
+        taught = reply_logits(decoder, teaching.sequences, None, role="teacher")
     summed = token_kl(taught, logits.index_select(0, rows), batch.weights.index_select(0, rows))
     return summed / batch.weights.sum() * batch.label_share
 
