@@ -146,7 +146,6 @@ class LoraSettings(Settings):
 
     Attributes:
         alpha: the product of the two matrices counts alpha / rank.
-        dropout: of what they read, in training.
         targets: names of the linear layers that have an adapter, as ``q_proj``; empty for all but the LM head.
     """
 
@@ -169,7 +168,6 @@ class LLMSettings(Settings):
 
     Attributes:
         url: base address of the server; ``/v1`` is added when the address has no path.
-        model: model name as the server knows it.
         timeout_seconds: longest wait for one reply; for the next piece of one that is streamed.
         retries: further attempts after a 408, 409, 425, 429, 5xx, a time-out, a broken connection or a reply that is
             not a chat completion.

@@ -103,7 +103,6 @@ class Understood:
     """A question that can be answered without the conversation.
 
     Attributes:
-        question: the question, self-contained.
         made_from: the earlier question that completed it; empty for one that stands alone, which is as it was written.
         document: uri of the document whose manual (``messages.manual_of``) a follow-up stays within; empty without one.
     """
@@ -122,8 +121,6 @@ class AskBack:
     """A question back to the user, whose message is ambiguous.
 
     Attributes:
-        question: the question back.
-        message: what the user wrote.
         document: as ``Understood`` has it, for what the user says next.
     """
 
@@ -165,7 +162,7 @@ def rewrite(llm: LLM, turns: Sequence[Turn], message: str) -> Understood | AskBa
     if not turns:
         return understand(turns, message)
     said = [(turn.question, turn.answer) for turn in turns[-_EARLIER_TURNS:]]
-    reply = llm.complete(prompts.rewrite_messages(said, message.strip()), max_tokens=_REWRITE_TOKENS)
+    reply = llm.reply(prompts.rewrite_messages(said, message.strip()), max_tokens=_REWRITE_TOKENS).text
     kind, _, question = reply.strip().partition(":")
     question = " ".join(question.split())
     last = turns[-1]

@@ -177,7 +177,6 @@ class NounPhrase:
     """A noun phrase that names something: with an article, a name or an identifier in it.
 
     Attributes:
-        sentence: the text it stands in.
         words: its words; a chain ("the valve of the pump") is one phrase.
     """
 

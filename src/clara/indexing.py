@@ -51,7 +51,6 @@ class AddProgress:
 
     Attributes:
         files: read so far, of ``files_total``.
-        passages: compressed so far.
         passages_expected: about how many it will be at the end, by the bytes of the files that are left; None before
             the first. Files that turn out to be unchanged make it fewer.
         seconds: since the call.
@@ -81,15 +80,10 @@ class AddReport:
     """Result of ``Clara.add``.
 
     Attributes:
-        added: documents that were not in the store.
-        updated: documents whose content had changed.
-        unchanged: documents that were left as they were.
         pruned: documents that were removed because their source is gone.
-        passages: passages compressed.
         reused: passages that took their memory from the store: moved, renamed or copied documents, and unchanged parts
             of changed ones.
         tokens: tokens of those compressed, titles included.
-        seconds: wall-clock seconds of all of it.
         ingest: what was read, and what was skipped and why.
     """
 

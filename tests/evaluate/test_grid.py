@@ -23,7 +23,7 @@ from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
 from clara.evaluate.questions import Task, TaskLoader
 from clara.evaluate.report import GridReport, make_report, write_page, write_report
-from clara.evaluate.results import Scoring
+from clara.evaluate.results import Scoring, plain
 from clara.evaluate.run import (
     Grid,
     GridBlock,
@@ -82,7 +82,7 @@ def test_scores_follow_from_the_replies(tmp_path: Path) -> None:
     assert result.retrieval is not None
     assert 0 < result.retrieval["R@1"] <= result.retrieval["R@5"] <= 1
     assert result.abstention is None, "every question has an answer"
-    assert json.loads(json.dumps(result.to_json()))["key"] == result.key
+    assert json.loads(json.dumps(plain(result)))["key"] == result.key
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:

@@ -51,7 +51,6 @@ class RobustnessSettings(AskSettings):
     """Settings of the analysis.
 
     Attributes:
-        counts: distractors beside the gold passages.
         around: distractors beside the gold passages in ``order`` and ``poison``.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
@@ -17,7 +17,6 @@ import numpy as np
 
 from clara.errors import ModelError, RecordError, optional
 from clara.evaluate.cache import Failure, each
-from clara.evaluate.results import plain
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, bootstrap_interval
 from clara.prompts import PARAPHRASE_INSTRUCTION
@@ -69,10 +68,6 @@ class Fidelity:
     bert_score: float | None
     errors: int
     rows: tuple[_FidelityRow, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values, without the rows."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
 
 
 def measure_fidelity(

@@ -48,7 +48,6 @@ class _SampleQuestion:
     """A question with its passages.
 
     Attributes:
-        answers: gold answers.
         gold: ids of the passages that support them; may be empty.
         own: ids of all passages of its record.
     """
@@ -100,12 +99,9 @@ class _Measurement:
     """The measurement of one setting.
 
     Attributes:
-        value: chosen.
-        was: the value before.
         metric: of the scores that decide.
         figures: of each candidate, by its name.
         questions: answered or ranked for each candidate, rates counted apart.
-        more: other figures.
     """
 
     value: Any

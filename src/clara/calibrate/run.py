@@ -49,8 +49,6 @@ class CheckpointLoader:
     Attributes:
         cache: folder for base weights and for memories of documents.
         base: the base model, where the checkpoint's own entry does not lead to it.
-        device: torch device.
-        progress: called during downloads.
     """
 
     cache: Path
@@ -77,14 +75,10 @@ class CalibrationOptions:
     Attributes:
         only: parts; None for all that the checkpoint supports: decoding, and a query side where it has none. Spans are
             cut anew only where they are named.
-        other: a checkpoint to average adapters with.
-        share: of ``other``.
-        reader: a text reader to attach.
+        share: weight of ``other`` in the mean of the adapters.
         late: compare questions by late interaction; None as the checkpoint does, by late interaction where it has no
             query side.
         keep: share of right answers that evidence keeps.
-        limit: most questions.
-        seed: of the sample.
     """
 
     only: frozenset[Part] | None = None

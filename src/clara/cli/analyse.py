@@ -207,6 +207,7 @@ def measure_fidelity(
     from clara.analysis.harness import first_windows  # noqa: PLC0415
     from clara.data import read_records, write_jsonl  # noqa: PLC0415
     from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.results import plain  # noqa: PLC0415
 
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
@@ -232,7 +233,7 @@ def measure_fidelity(
         "model": model.name,
         "checkpoint": model.fingerprint,
         "provenance": asdict(origin_of(model, choice.device)),
-        "results": [result.to_json() for result in results],
+        "results": plain(results),
     }
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)

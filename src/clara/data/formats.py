@@ -35,8 +35,6 @@ class QuestionFormat:
     """A public format.
 
     Attributes:
-        matches: a record is of this format.
-        parse: makes a question of one item.
         items: the items of a top-level JSON value; a fault stands in the place of an item that has one.
     """
 

@@ -21,7 +21,6 @@ class UnusableRecordError(RecordError):
 
     Attributes:
         reason: the kind of fault, the same words for each such record, so that faults can be counted.
-        detail: the faulty value.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -58,11 +57,7 @@ class PassageQA:
     """A passage with its questions (clara.md section 2).
 
     Attributes:
-        id: identifier within its source.
-        source: its data set.
-        title: may be empty.
         pairs: simple questions; empty for a plain passage.
-        paraphrase: the passage in other words, or None.
         complex_pairs: questions that join several facts.
     """
 
@@ -102,11 +97,8 @@ class MultiHop:
     """A question with candidate documents.
 
     Attributes:
-        id: identifier within its source.
-        source: its data set.
         answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone: no
             document holds one.
-        docs: candidate documents, at least one.
         gold: indices into ``docs`` of the documents that support the answer, each once; may be empty.
     """
 
@@ -166,13 +158,10 @@ class Question:
     """A question with gold answers.
 
     Attributes:
-        id: identifier within its source.
-        source: its data set.
         answers: gold answers, the first is the reference, all count; empty: the documents do not answer it; None:
             unknown, so that only a ranking can be measured.
         docs: candidate documents; empty where a corpus provides them.
         gold: indices into ``docs`` of the supporting documents, each once.
-        elsewhere: supporting documents that are not among ``docs``.
     """
 
     id: str

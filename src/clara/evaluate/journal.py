@@ -11,12 +11,11 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeAlias
@@ -173,7 +172,7 @@ def _commit() -> str:
     commit = _git(folder, "rev-parse", "HEAD")
     # A package installed below some other repository is not of that repository's commit.
     if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return f"version {_version('clara-rag')}"
+        return f"version {version('clara-rag')}"
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
     return commit + ("+changes" if changed else "")
 
@@ -188,12 +187,9 @@ def _cpu_name() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    program = shutil.which("git")
-    if program is None:
-        return None
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
-            [program, "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own
             capture_output=True,
             text=True,
             timeout=_SECONDS_FOR_GIT,
@@ -204,13 +200,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Origin of a run of this command, starting now on this machine.
@@ -219,7 +208,6 @@ class Provenance:
         commit: of the working copy, ``+changes`` if files differ from it; ``version X`` of an installed package.
         checkpoint: ``weights.whole_identity``.
         seed: of bootstrap and permutation tests; answers are greedy.
-        cores: processors this process may use.
     """
 
     command: str
@@ -230,6 +218,6 @@ class Provenance:
     cpu: str = field(default_factory=_cpu_name)
     cores: int = field(default_factory=usable_cores)
     device: str
-    torch: str = field(default_factory=lambda: _version("torch"))
+    torch: str = field(default_factory=lambda: version("torch"))
     python: str = field(default_factory=platform.python_version)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

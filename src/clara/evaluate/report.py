@@ -50,7 +50,7 @@ class GridReport:
         return {
             "provenance": asdict(self.provenance),
             "scoring": plain(self.scoring),
-            "results": [result.to_json() for result in self.grid.results],
+            "results": plain(self.grid.results),
             "kept_benefit": [item.to_json() for item in self.kept],
             "comparisons": {
                 f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": plain(pairs)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from statistics import fmean, median
+from typing import Any
 
 from clara.data import Question
 from clara.errors import InputError, optional
@@ -31,12 +32,12 @@ _MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 _SHOWN_REASONS = 5
 
 
-def plain(value: object) -> object:
-    """A record as plain JSON values; an interval is [low, high]."""
+def plain(value: object) -> Any:  # noqa: ANN401 - as JSON has it
+    """A record as plain JSON values, without its rows; an interval is [low, high]."""
     if isinstance(value, Interval):
         return [value.low, value.high]
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.name != "rows"}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -61,7 +62,6 @@ class _Row:
         prediction: None after an error, or from a system that only ranks.
         scores: None without a prediction, or without a gold answer.
         ranking: retrieval measures; None where nothing was ranked or nothing is gold.
-        error: kind and message.
     """
 
     id: str
@@ -90,10 +90,8 @@ class Result:
 
     Attributes:
         rate: as asked for; None is the model's default, or no compression.
-        key: of the run's journal.
         n: answers scored; 0 for a system that only ranks.
         em: mean over answerable questions, None if none was scored; ``f1`` and ``cover_em`` likewise.
-        ci95: bootstrap intervals of the three means.
         ranked: questions in the means ``retrieval``.
         without_gold: ranked questions outside them, as no document is known to be gold.
         abstention: None where all questions have an answer.
@@ -140,10 +138,6 @@ class Result:
     def group(self) -> Group:
         """Key of comparable results."""
         return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values, without the rows."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
 
     def common_errors(self) -> list[tuple[str, int]]:
         """The first reasons of errors, each with its number of questions."""

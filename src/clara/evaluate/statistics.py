@@ -11,7 +11,7 @@ over the questions that all three systems answered: the share of full text's gai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -74,8 +74,8 @@ class KeptBenefit:
 
     def to_json(self) -> dict[str, object]:
         """Flat JSON object."""
-        own = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "group"}
-        return {**asdict(self.group), **own}
+        own = plain(self)
+        return own.pop("group") | own
 
 
 def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:

@@ -6,7 +6,7 @@ Also reads any files of weights and JSON, checked before a value is used. Knows 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -178,16 +178,21 @@ def checked_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
         CheckpointError: they are not.
     """
     tensors = read_tensors(path)
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise CheckpointError(f"{path} misses {len(missing)} tensor(s), the first is {missing[0]}")
-    if unknown:
-        raise CheckpointError(f"{path} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
+    check_names(tensors.keys(), expected.keys(), str(path))
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
     check_finite(tensors, str(path))
     return tensors
+
+
+def check_names(got: Set[str], expected: Set[str], source: str, *, kind: str = "tensor") -> None:
+    """Refuse other names than those expected (``CheckpointError``)."""
+    missing, unknown = sorted(expected - got), sorted(got - expected)
+    if missing:
+        raise CheckpointError(f"{source} misses {len(missing)} {kind}(s), the first is {missing[0]}")
+    if unknown:
+        raise CheckpointError(f"{source} has {len(unknown)} unknown {kind}(s), the first is {unknown[0]}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

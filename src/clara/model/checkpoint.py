@@ -103,12 +103,9 @@ class Manifest(Settings):
     """The content of ``clara.json``.
 
     Attributes:
-        format_version: of this folder's layout.
         base_model: the base model's name, folder or hub id.
         base_identity: ``hub.base.identity`` of the base weights it was trained on.
         hidden_size: H of the base model.
-        compression: read-out, rates and window.
-        lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
         query_read_out: the memory table has a read-out of its own for questions.
         query_projection: questions are compared through a projection,
@@ -118,10 +115,8 @@ class Manifest(Settings):
         latent_weight: weight of a rank by memory in hybrid search, beside 1 for a rank by words. This and the next
             three are set where they were measured for this checkpoint; a training run keeps them, and names them in
             ``trained["not_remeasured"]``.
-        wording: default wording of answers from memories.
         contrast: by rate, weight of the null memory's logits in a quoted answer from memories (``generator.Contrast``);
             empty for none. Needs late interaction, whose centre of passages is the null memory.
-        reading: how retrieved passages are read.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -367,11 +362,7 @@ def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetw
 
 def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTable, Vocabulary | None]:
     """A checkpoint's memory table and, in Apple's format, its vocabulary, which is put into the base model."""
-    if base.identity != manifest.base_identity:
-        raise CheckpointError(
-            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
-            f"{base.name} ({base.identity}); load it on its own base model"
-        )
+    base.check_trained_on(folder, manifest.base_model, manifest.base_identity)
     vocabulary_size, width = base.model.get_input_embeddings().weight.shape
     _check_sizes(folder, manifest, int(width))
     table = MemoryTable(manifest.compression, manifest.hidden_size, vocabulary_size)

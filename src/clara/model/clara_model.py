@@ -56,7 +56,6 @@ class ClaraModel:
     Attributes:
         name: what it was loaded by.
         fingerprint: marks its memories; 16 hex digits.
-        manifest: what the checkpoint says of itself.
     """
 
     def __init__(self, name: str, loaded: Loaded[Network | StoredNetwork], *, attention: str | None = None) -> None:

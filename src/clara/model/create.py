@@ -40,7 +40,6 @@ class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
 
     Attributes:
         network: its adapter layers are put into ``base.model``; a reader has no memory table.
-        manifest: of a checkpoint, or of a reader.
         merge: there is memory for merged copies of the weights (``RoleWeights``).
         fingerprint: the checkpoint's, where the adapters in memory no longer have its values.
     """

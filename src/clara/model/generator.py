@@ -349,7 +349,6 @@ class Sampling(Settings):
     """Sampling settings.
 
     Attributes:
-        max_new_tokens: longest answer.
         temperature: 0 is greedy.
         top_p: nucleus.
         seed: in torch's range; None draws anew each time.

@@ -161,12 +161,6 @@ class Inspector:
         with the token embeddings that it stands among in the generator's prompt: cosine after their mean is taken off
         both. There the LM head says little: tokens with long embeddings win every slot.
 
-        Args:
-            text: a question or a passage.
-            role: its encoder.
-            rate: one of the checkpoint's.
-            space: ``hidden`` or ``memory``.
-            top: tokens a vector.
 
         Raises:
             InputError: the text is empty or too long.

@@ -214,7 +214,6 @@ class Prompter:
 
     Attributes:
         markers: tokens that ``encoder_ids`` puts around a text.
-        eos: the end token's id.
     """
 
     markers = 0

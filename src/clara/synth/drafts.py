@@ -78,7 +78,6 @@ class SourcePassage:
 
     Attributes:
         id: unique within a run; it names the record written.
-        source: data set or file of the passage.
         title: of its document, or the empty string.
         document: shared by its neighbours; empty where it stands alone.
     """
@@ -158,7 +157,6 @@ class Verdict:
     Attributes:
         consistent: everything stated is stated by the passage.
         covered: no salient fact of the passage is without a pair.
-        missing: facts that no pair covers.
         wrong: items that the passage does not state, each beginning with its label (``S1``, ``C2``, ``P``).
     """
 
@@ -178,7 +176,6 @@ class Feedback:
     """Feedback for a further attempt; empty at the first.
 
     Attributes:
-        kept: questions that are already accepted.
         rejected: oldest first.
         missing: facts of the passage that no pair covers.
     """

@@ -218,11 +218,9 @@ class RunFigures:
 
     Attributes:
         finished: passages accepted or dropped in this run.
-        requests, answered, retried: as ``AsyncLLM`` and ``ChatClient`` count them.
+        requests, answered, retried: as ``AsyncLLM.patience`` and ``ChatClient`` count them.
         spent: tokens of all replies in the cache, earlier runs included.
-        spent_now: of this run's replies.
         cost: price of ``spent``; 0 without prices.
-        seconds: wall-clock time of this run.
         stopped: the cause of an early end: ``budget`` or ``server``; else empty.
         message: the same in words.
     """
@@ -244,11 +242,8 @@ class SynthReport:
     """The result of a synthesis.
 
     Attributes:
-        passages: given.
         dropped: dropped passages, by their last shortcoming.
-        unfinished: passages left for a later run.
         pairs, complex_pairs: written, simple ones and complex ones.
-        rejections: everything that was rejected, by reason.
         accepted_by_round: accepted passages by the number of rounds.
         skipped, messages: as in ``Sources``.
     """

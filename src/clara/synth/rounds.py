@@ -55,8 +55,6 @@ class Outcome:
 
     Attributes:
         draft: the accepted draft; the last one if the passage is dropped.
-        rounds: rounds taken.
-        rejections: all rejections, counted by reason.
         dropped: the reason for dropping; empty if it is accepted.
     """
 

@@ -32,7 +32,6 @@ class Sources:
 
     Attributes:
         passages: in the order of the paths given; each id once.
-        skipped: counted by reason.
         messages: one sentence for each file or line that could not be read.
     """
 

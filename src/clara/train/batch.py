@@ -59,7 +59,6 @@ class Batch(_Tensors):
         label_index: int64 [T], flat positions in [B * L] whose next token is a label.
         labels: int64 [T].
         weights: float32 [T].
-        rate: compression rate of the whole batch.
         label_share: label weight of this part of a step (a pass, a process) over the parts' mean; 1 for a whole step. A
             mean over labels times this, averaged over the parts, is the mean over the step's labels.
         text_share: the same for means over texts.

@@ -130,7 +130,6 @@ class PassageConfig(Settings):
 
     Attributes:
         pairs: most question-answer pairs of a passage in one example.
-        restate: restating targets.
         ask_weight: of each token of a question that is to be written from the passage, beside 1 for a token of an
             answer; 0 leaves them out. ``ClaraModel.question_likelihoods`` needs them.
     """

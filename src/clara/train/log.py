@@ -35,7 +35,6 @@ class TrainProgress:
 
     Attributes:
         cross_entropy: nats a label token.
-        mse: the MSE term.
         learning_rate: of the LoRA weights.
         held_out: held-out loss at the default rate, where this step was validated.
         tokens_per_second: tokens and memory slots read.

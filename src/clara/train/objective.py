@@ -20,7 +20,6 @@ class Losses:
     """The parts of a training loss, each a scalar tensor.
 
     Attributes:
-        total: is minimised.
         cross_entropy: nats a label token.
         mse: the MSE term, before its weight.
     """

@@ -35,7 +35,6 @@ class LatentEncoder:
     """An encoder of MTEB's ``EncoderProtocol``, with the two methods of BEIR's dense retrieval besides.
 
     Attributes:
-        rate: compression rate; None is the model's default.
         empty: texts without a word; their vector is zero.
         cut: texts longer than the model's window.
     """

@@ -48,7 +48,6 @@ class Stage(ABC, Generic[_Net, _Said]):
     """A way to train, with the settings of a run; generic in its network and manifest.
 
     Attributes:
-        Config: class of the settings.
         name: in manifests, cards and messages.
         writes: output folder within the run's.
         by_length: batches are bucketed by length.

@@ -142,7 +142,6 @@ class _SelectingConfig(MemoryConfig):
     """Settings of stages ``end_to_end`` and ``retriever``.
 
     Attributes:
-        candidates: passages a question chooses among.
         temperature: tau of clara.md section 5.
         reasoner_start: initial weights of the query reasoner: a copy of the ``compressor``'s, ``random`` (B = 0, as
             LoRA starts), or those of the ``checkpoint``.
@@ -291,7 +290,6 @@ class _EndToEndConfig(_SelectingConfig):
     """Settings of stage ``end_to_end``.
 
     Attributes:
-        top_k: passages that a question selects.
         train_compressor: train compressor and memory table too; candidates are then encoded at each step. Else
             each document is encoded once.
         train_generator: train the generator too.
