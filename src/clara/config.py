@@ -130,11 +130,7 @@ class CompressionConfig(Settings):
         return self.rates[0]
 
     def memory_tokens(self, rate: int) -> int:
-        """Memory tokens a text gets at ``rate``.
-
-        Raises:
-            ConfigError: the checkpoint does not serve that rate.
-        """
+        """Memory tokens a text gets at ``rate`` (ConfigError: the checkpoint does not serve that rate)."""
         if rate not in self.rates:
             served = ", ".join(f"{r}x" for r in self.rates)
             raise ConfigError(f"this model serves the rates {served}, not {rate}x")
@@ -235,11 +231,7 @@ def refuse_special(path: Path) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: the file is missing, cannot be read or is not TOML.
-    """
+    """Read a TOML file (ConfigError: the file is missing, cannot be read or is not TOML)."""
     refuse_special(path)
     try:
         with path.open("rb") as file:

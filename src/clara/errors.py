@@ -52,11 +52,7 @@ class RecordError(InputError):
 
 
 class DocumentError(InputError):
-    """A source document cannot be read.
-
-    Attributes:
-        reason: the kind of fault in a word or two, the same for every document with that fault; reports count by it.
-    """
+    """A source document cannot be read; ``reason`` is the kind of fault in a word or two, by which reports count."""
 
     def __init__(self, message: str, *, reason: str = "unreadable") -> None:
         super().__init__(message)

@@ -78,9 +78,7 @@ class _BrokenReplyError(Exception):
 class LLM:
     """A language model that is asked one question at a time; threads may share it.
 
-    Args:
-        settings: where it is and how patiently to ask.
-        api_key: the server's key; servers of one's own usually take any.
+    Servers of one's own usually take any key.
     """
 
     def __init__(self, settings: LLMSettings, *, api_key: str = "") -> None:
@@ -102,12 +100,7 @@ class LLM:
         self._client.close()
 
     def reply(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> Reply:
-        """The model's reply to chat messages; its text is stripped and never empty.
-
-        Args:
-            messages: ``{"role", "content"}`` each.
-            max_tokens: longest reply; a longer one is cut there.
-            temperature: of sampling; 0 takes the likeliest token.
+        """The model's reply to ``{"role", "content"}`` messages, stripped and never empty, cut after ``max_tokens``.
 
         Raises:
             LLMUnavailableError: no usable reply in all attempts.
@@ -207,8 +200,7 @@ class LLM:
 class AsyncLLM:
     """A language model with many requests under way; arguments as those of ``LLM``.
 
-    Attributes:
-        patience: counts the ``requests`` sent, further attempts included, and by fault those ``retried``.
+    ``patience`` counts the ``requests`` sent, further attempts included, and by fault those ``retried``.
     """
 
     def __init__(self, settings: LLMSettings, *, api_key: str = "") -> None:

@@ -10,7 +10,6 @@ import string
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,9 +24,7 @@ _TRUTH = {"True": "yes", "False": "no"}
 ScoringName: TypeAlias = Literal["squad", "hotpotqa", "triviaqa", "paper", "official"]
 """A published rule, or ``official``: for each question that of its data set."""
 
-_OFFICIAL: Mapping[str, ScoringName] = MappingProxyType(
-    {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
-)
+_OFFICIAL: Mapping[str, ScoringName] = {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
 """Rules of data sets by a question's source; the others (SQuAD, MuSiQue, Natural Questions) score as SQuAD 2.0 does."""
 _ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
 """Normal forms that are abstentions as a whole; as parts of an answer they may mean something."""
@@ -140,16 +137,14 @@ def _truth_normal(text: str) -> str:
     return normalize_answer(_TRUTH.get(text, text))
 
 
-_RULES: Mapping[ScoringName, _Rule] = MappingProxyType(
-    {
-        "squad": _Rule(),
-        # The HotpotQA script has no cover-EM; ours leaves no token of a sentence to a bare "no" either.
-        "hotpotqa": _Rule(yes_no=True, cover_yes_no=True, empty=0.0),
-        "triviaqa": _Rule(normal=_triviaqa_normal, empty=0.0),
-        # evaluation/evaluate.py of Apple's release.
-        "paper": _Rule(normal=_truth_normal, yes_no=True, empty=0.0, covers_nothing=1.0, first=True),
-    }
-)
+_RULES: Mapping[ScoringName, _Rule] = {
+    "squad": _Rule(),
+    # The HotpotQA script has no cover-EM; ours leaves no token of a sentence to a bare "no" either.
+    "hotpotqa": _Rule(yes_no=True, cover_yes_no=True, empty=0.0),
+    "triviaqa": _Rule(normal=_triviaqa_normal, empty=0.0),
+    # evaluation/evaluate.py of Apple's release.
+    "paper": _Rule(normal=_truth_normal, yes_no=True, empty=0.0, covers_nothing=1.0, first=True),
+}
 
 
 def scoring_rule(name: ScoringName, source: str) -> ScoringName:

@@ -80,11 +80,7 @@ class Clara:
 
     @classmethod
     def of(cls, store: LanceStore, model: ClaraModel) -> Clara:
-        """A store that is open already, with the model that filled it.
-
-        Raises:
-            StoreModelError: another model filled it.
-        """
+        """A store that is open already, with the model that filled it (StoreModelError: another model filled it)."""
         rate = store.model.rate
         # A store of a rate that the model does not serve is another's, and refused as such.
         store.check_model(filled_by(model, rate if rate in model.rates else model.default_rate))
@@ -188,13 +184,9 @@ class Clara:
         options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> Answer:
-        """Answer a question from the best passages.
+        """Answer a question from the best ``k`` passages; None for what measured best for the model.
 
-        Args:
-            question: in words.
-            k: passages to find; None for what measured best.
-            options: how.
-            changes: fields of ``options`` by name.
+        ``changes`` are fields of ``options`` by name.
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.

@@ -81,15 +81,10 @@ class RayEngine:
         max_bytes: int,
         limits: ReadLimits,
     ) -> Source:
-        """Start the workers on the files of a listing.
+        """Start the workers on the files of a listing, by paths that every node can read.
 
-        Args:
-            listing: the files, by paths that every node can read.
-            model: the calling process's, of the same weights.
-            rate: to compress at.
-            known: content hashes of documents that need no compressing.
-            max_bytes: as ``Clara.add``.
-            limits: as ``Clara.add``.
+        The model is the calling process's, of the same weights; documents of a content hash in ``known`` are not
+        compressed. ``max_bytes`` and ``limits`` as in ``Clara.add``.
 
         Raises:
             ConfigError: the cluster cannot be reached.

@@ -26,10 +26,10 @@ from clara.evaluate.report import GridReport, make_report, write_page, write_rep
 from clara.evaluate.results import Scoring, plain
 from clara.evaluate.run import (
     Grid,
-    GridBlock,
     GridResult,
     GridRun,
     RunSettings,
+    _GridBlock,
     plan,
     run_grid,
     run_system,
@@ -60,7 +60,7 @@ def turned(path: Path) -> Path:
 def compare(
     folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **how: object
 ) -> GridResult:
-    wanted = plan([check(GridBlock, {"data": (str(FILE),), **run}, source="test") for run in runs])
+    wanted = plan([check(_GridBlock, {"data": (str(FILE),), **run}, source="test") for run in runs])
     settings = RunSettings(folder=folder, batch_size=3, **how)  # type: ignore[arg-type]
     return run_grid(wanted, systems, make_settings(), LOADER, settings)
 
@@ -140,8 +140,8 @@ def test_gold_documents_only(tmp_path: Path) -> None:
 
 
 def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
-    run = GridBlock(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
-    plain = GridBlock(data=("a",), systems=("z", "x"))
+    run = _GridBlock(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
+    plain = _GridBlock(data=("a",), systems=("z", "x"))
     found = plan([run, plain, run])
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
     groups = [(trial.data, trial.setting) for trial in found]
@@ -150,7 +150,7 @@ def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
 
 
 def test_a_trial_caps_every_block() -> None:
-    runs = [GridBlock(data=(str(limit),), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    runs = [_GridBlock(data=(str(limit),), systems=("x",), limit=limit) for limit in (None, 1, 5)]
     assert [run.limit for run in plan(runs, limit=2)] == [2, 1, 2]
     assert [run.limit for run in plan(runs)] == [None, 1, 5]
 
@@ -179,7 +179,7 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
 
 def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
     steps: list[tuple[str, int, int, float | None]] = []
-    wanted = plan([GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
+    wanted = plan([_GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
     how = RunSettings(tmp_path, batch_size=3)
     run_grid(wanted, SYSTEMS, make_settings(), LOADER, how, on_progress=lambda *step: steps.append(step))
     _, done, total, seconds = zip(*steps, strict=True)

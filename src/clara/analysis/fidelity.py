@@ -34,10 +34,8 @@ _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 class _FidelityRow:
     """A passage and its paraphrase; after an error all is None but that.
 
-    Attributes:
-        rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
-        entities: share of the passage's entities in the paraphrase; None where it has none.
-        bert_score: F-measure; None without an encoder.
+    ROUGE and BERTScore are F-measures, the latter None without an encoder; ``entities`` is the share of the passage's
+    entities in the paraphrase, None where it has none.
     """
 
     id: str
@@ -51,12 +49,7 @@ class _FidelityRow:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Means over the ``n`` passages without an error.
-
-    Attributes:
-        rate: compression rate of the memories; None is the model's default.
-        entities: over the passages that have some.
-    """
+    """Means over the ``n`` passages without an error, of ``entities`` over those that have some."""
 
     n: int
     rate: int | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -93,7 +92,7 @@ def analyse(
     from clara.config import check  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import plots  # noqa: PLC0415
-    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.report import write_json  # noqa: PLC0415
 
     options = asdict(given)
     if kind == "fidelity":
@@ -122,7 +121,7 @@ def analyse(
     whole = [{"label": label, **asdict(report)} for label, report in reports]
     described = {"path": str(data), "sha256": reading.sha256}
     facts = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
-    write_whole(target, json.dumps({**facts, "models": whole}, indent=1, ensure_ascii=False) + "\n")
+    write_json(target, {**facts, "models": whole}, indent=1)
     short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
     if as_json:
         print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
@@ -206,7 +205,7 @@ def measure_fidelity(
     from clara.analysis import fidelity  # noqa: PLC0415
     from clara.analysis.harness import first_windows  # noqa: PLC0415
     from clara.data import read_records, write_jsonl  # noqa: PLC0415
-    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.report import write_json  # noqa: PLC0415
     from clara.evaluate.results import plain  # noqa: PLC0415
 
     if out is None:
@@ -237,7 +236,7 @@ def measure_fidelity(
     }
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
-    write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "fidelity.json", value)
     if as_json:
         print_json(value)
     else:

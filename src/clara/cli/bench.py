@@ -312,7 +312,7 @@ def _serve(
     questions = LoadQuestions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
     key = os.environ.get("CLARA_API_KEY")
     runs = []
-    with nullcontext(url) if url is not None else sample_server(choice, waiting=max(numbers)) as address:
+    with nullcontext(url) if url is not None else _sample_server(choice, waiting=max(numbers)) as address:
         measure_load(address, questions, clients=1, seconds=_WARM_SECONDS, key=key)
         for number in numbers:
             note(f"{number} clients …")
@@ -333,11 +333,8 @@ def _load_line(run: LoadResult) -> str:
 
 
 @contextmanager
-def sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
-    """Index the sample documents into a temporary store, and serve it by a process of its own on a free port.
-
-    Yields:
-        The server's address.
+def _sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
+    """Serve the sample documents from a temporary store by a process of its own on a free port; gives its address.
 
     Raises:
         InputError: it did not start.

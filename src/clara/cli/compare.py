@@ -48,9 +48,8 @@ _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "b
 class EvalChoice:
     """Options about questions, systems and scores, in the order of ``clara compare``.
 
-    Attributes:
-        chosen: options that the user gave, as against defaults of the same value.
-        folders: of single systems, by name.
+    ``chosen`` are options that the user gave, as against defaults of the same value; ``folders`` those of single
+    systems.
     """
 
     data: Annotated[

@@ -101,7 +101,7 @@ def load_model(
     device = prepare_torch(choice.device, choice.threads)
     with download_progress() as progress:
         return kind.load(
-            _lasting_name(name or choice.model or DEFAULT_MODEL),
+            name or choice.model or DEFAULT_MODEL,
             base=choice.base,
             device=device,
             dtype=choice.dtype,
@@ -111,14 +111,6 @@ def load_model(
             cache=cache_folder(choice.cache),
             progress=progress,
         )
-
-
-def _lasting_name(name: str) -> str:
-    """A name that still leads to the model from another working folder: the store keeps it."""
-    from clara.model.hub.base import EMBEDDED  # noqa: PLC0415
-
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name not in EMBEDDED and folder.is_dir() else name
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,11 +31,7 @@ _YES_NO = {"YES": "yes", "NO": "no", 1: "yes", 0: "no"}  # words in Google's fil
 
 @dataclass(frozen=True, slots=True)
 class QuestionFormat:
-    """A public format.
-
-    Attributes:
-        items: the items of a top-level JSON value; a fault stands in the place of an item that has one.
-    """
+    """A public format; ``items`` are those of a top-level JSON value, a fault in the place of one that has it."""
 
     matches: Callable[[Mapping[str, Any]], bool]
     parse: Callable[[Mapping[str, Any], list[str]], Question]
@@ -567,23 +562,21 @@ def _page_title(about: Mapping[str, Any]) -> str:
 
 
 # The first that matches is taken: those with more keys of their own come first.
-FORMATS: Mapping[str, QuestionFormat] = MappingProxyType(
-    {
-        "clara": QuestionFormat(_has("question", "docs", "gold", "answers"), _parse_own),
-        "official": QuestionFormat(_has("question", "docs", "gold_answer"), _parse_official),
-        "2wiki": QuestionFormat(_has(*_HOTPOTQA, "evidences"), _parse_two_wiki),
-        "hotpotqa": QuestionFormat(_has(*_HOTPOTQA), _parse_hotpotqa),
-        "musique": QuestionFormat(_has(*_MUSIQUE), _parse_musique),
-        "dpr": QuestionFormat(_is_dpr, _parse_dpr),
-        "kilt": QuestionFormat(_has("input", "output"), _parse_kilt),
-        "squad": QuestionFormat(_has("data"), _parse_squad, _squad_items),
-        "squad_hub": QuestionFormat(_has("id", "title", "context", "question", "answers"), _parse_squad),
-        "mrqa": QuestionFormat(_has("context", "qas"), _parse_mrqa, _mrqa_items),
-        "natural_questions": QuestionFormat(_is_natural_questions, _parse_natural_questions),
-        "flashrag": QuestionFormat(_has("question", "golden_answers"), _parse_flashrag),
-        "popqa": QuestionFormat(_has("question", "possible_answers"), _parse_popqa),
-        "triviaqa": QuestionFormat(_has("Data"), _parse_triviaqa, _triviaqa_items),
-        "triviaqa_hub": QuestionFormat(_is_triviaqa_hub, _parse_triviaqa),
-        "nq_open": QuestionFormat(_has("question", "answer"), _parse_nq_open),
-    }
-)
+FORMATS: Mapping[str, QuestionFormat] = {
+    "clara": QuestionFormat(_has("question", "docs", "gold", "answers"), _parse_own),
+    "official": QuestionFormat(_has("question", "docs", "gold_answer"), _parse_official),
+    "2wiki": QuestionFormat(_has(*_HOTPOTQA, "evidences"), _parse_two_wiki),
+    "hotpotqa": QuestionFormat(_has(*_HOTPOTQA), _parse_hotpotqa),
+    "musique": QuestionFormat(_has(*_MUSIQUE), _parse_musique),
+    "dpr": QuestionFormat(_is_dpr, _parse_dpr),
+    "kilt": QuestionFormat(_has("input", "output"), _parse_kilt),
+    "squad": QuestionFormat(_has("data"), _parse_squad, _squad_items),
+    "squad_hub": QuestionFormat(_has("id", "title", "context", "question", "answers"), _parse_squad),
+    "mrqa": QuestionFormat(_has("context", "qas"), _parse_mrqa, _mrqa_items),
+    "natural_questions": QuestionFormat(_is_natural_questions, _parse_natural_questions),
+    "flashrag": QuestionFormat(_has("question", "golden_answers"), _parse_flashrag),
+    "popqa": QuestionFormat(_has("question", "possible_answers"), _parse_popqa),
+    "triviaqa": QuestionFormat(_has("Data"), _parse_triviaqa, _triviaqa_items),
+    "triviaqa_hub": QuestionFormat(_is_triviaqa_hub, _parse_triviaqa),
+    "nq_open": QuestionFormat(_has("question", "answer"), _parse_nq_open),
+}

@@ -29,12 +29,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A record, and the parts of its JSON value that are not in it.
-
-    Attributes:
-        left_out: reasons, one for each pair or blank answer that was left out.
-        ignored_keys: keys that records of this kind do not have.
-    """
+    """A record, and the parts of its JSON value that are not in it: reasons of those left out, and unknown keys."""
 
     record: DataRecord
     left_out: tuple[str, ...]

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO, cast
 
 from clara.config import refuse_special
@@ -145,9 +144,9 @@ def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     return RecordSet(
         path=path,
         records=tuple(records),
-        rejected=MappingProxyType(dict(rejected)),
-        left_out=MappingProxyType(dict(left_out)),
-        ignored_keys=MappingProxyType(dict(ignored)),
+        rejected=dict(rejected),
+        left_out=dict(left_out),
+        ignored_keys=dict(ignored),
         sha256=sha256_of(path),
     )
 
@@ -177,9 +176,9 @@ def _read_public(path: Path) -> RecordSet:
     return RecordSet(
         path=path,
         records=tuple(records),
-        rejected=MappingProxyType(dict(rejected)),
+        rejected=dict(rejected),
         left_out=read.left_out,
-        ignored_keys=MappingProxyType({}),
+        ignored_keys={},
         sha256=read.sha256,
         format=read.format,
     )
@@ -211,13 +210,11 @@ def _records(questions: Iterable[Question], rejected: Counter[str]) -> list[Data
 
 
 def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
-    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or a table.
+    """Read questions of any format in ``FORMATS``, plain or gzipped; at most ``limit`` usable ones.
 
-    Args:
-        path: the file: a JSON array, one JSON object, or one object a line; or, named ``*.csv`` or ``*.tsv``, a table:
-            PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
-        name: of the data in results; the file's name without its endings by default.
-        limit: stop after so many usable questions.
+    A ``.json`` or ``.jsonl`` file is a JSON array, one JSON object, or one object a line; a ``.csv`` or ``.tsv`` file
+    is a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR). ``name`` is of the data in
+    results; the file's name without its endings by default.
 
     Raises:
         RecordError: the file is missing, unreadable or damaged, of no known format, or holds no usable question.
@@ -256,8 +253,8 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
         path=path,
         format=label,
         questions=tuple(questions),
-        rejected=MappingProxyType(dict(rejected)),
-        left_out=MappingProxyType(dict(left_out)),
+        rejected=dict(rejected),
+        left_out=dict(left_out),
         sha256=hashlib.sha256(stored).hexdigest(),
     )
 

@@ -17,11 +17,7 @@ from clara.prompts import NO_ANSWER, passage_text
 
 
 class UnusableRecordError(RecordError):
-    """A record that cannot be used.
-
-    Attributes:
-        reason: the kind of fault, the same words for each such record, so that faults can be counted.
-    """
+    """A record that cannot be used; ``reason`` has the same words for each of its kind, so that it can be counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -54,11 +50,9 @@ class DocText:
 
 @dataclass(frozen=True, slots=True)
 class PassageQA:
-    """A passage with its questions (clara.md section 2).
+    """A passage with its questions (clara.md section 2): simple pairs, none in a plain passage.
 
-    Attributes:
-        pairs: simple questions; empty for a plain passage.
-        complex_pairs: questions that join several facts.
+    ``complex_pairs`` are questions that join several facts.
     """
 
     id: str

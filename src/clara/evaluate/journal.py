@@ -43,15 +43,9 @@ def query_hash(query: Query) -> str:
 class Journal:
     """An open journal, of one process at a time; a context manager.
 
-    Attributes:
-        entries: outcome of each question by ``query_hash``.
-        origins: one for each process that added predictions.
-
-    Args:
-        path: made with its folder if missing.
-        key: everything that decides the predictions, in plain values.
-        origin: of the predictions that this process adds.
-        retry_errors: forget questions that gave an error, so that they are asked again.
+    ``path`` is made with its folder if missing. ``key`` is everything that decides the predictions, in plain values.
+    With ``retry_errors`` questions that gave an error are forgotten, so that they are asked again. ``entries`` are by
+    ``query_hash``; there is an origin for each process that added predictions, ``origin`` this one's.
 
     Raises:
         InputError: another process writes it, it belongs to another key, or it cannot be written.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clara.errors import optional
@@ -326,16 +325,14 @@ def _label_bars(axes: Any, labels: Sequence[str], of: int) -> None:  # noqa: ANN
     axes.set_xticks([i + 0.4 * (of - 1) / of for i in range(len(labels))], labels, fontsize=8)
 
 
-DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = MappingProxyType(
-    {
-        "lens": _draw_lens,
-        "gradient": _draw_gradients,
-        "tsne": _draw_maps,
-        "attention": _draw_attention,
-        "robustness": _draw_robustness,
-        "faithfulness": _draw_faithfulness,
-    }
-)
+DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = {
+    "lens": _draw_lens,
+    "gradient": _draw_gradients,
+    "tsne": _draw_maps,
+    "attention": _draw_attention,
+    "robustness": _draw_robustness,
+    "faithfulness": _draw_faithfulness,
+}
 """Figure of an analysis by its name, drawn from (checkpoint's name, report) pairs."""
 
 

@@ -58,10 +58,8 @@ class Scoring:
 class _Row:
     """A question's row; other fields as in ``Prediction``.
 
-    Attributes:
-        prediction: None after an error, or from a system that only ranks.
-        scores: None without a prediction, or without a gold answer.
-        ranking: retrieval measures; None where nothing was ranked or nothing is gold.
+    There is no prediction after an error or from a system that only ranks, no scores without a gold answer, and no
+    ranking's measures where nothing was ranked or nothing is gold.
     """
 
     id: str

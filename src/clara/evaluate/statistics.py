@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,9 @@ class Benefit(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems, by label, on the ``n`` questions that both answered.
+    """Two systems, by label, on the ``n`` questions that both answered: mean of the first minus mean of the second.
 
-    Attributes:
-        difference: mean of first minus mean of second.
-        p: two-sided, of the single comparison; ``p_holm`` corrected for all comparisons made together.
+    ``p`` is two-sided, of the single comparison; ``p_holm`` corrected for all comparisons made together.
     """
 
     first: str
@@ -74,8 +73,8 @@ class KeptBenefit:
 
     def to_json(self) -> dict[str, object]:
         """Flat JSON object."""
-        own = plain(self)
-        return own.pop("group") | own
+        own: dict[str, Any] = plain(self)
+        return {**own.pop("group"), **own}
 
 
 def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:

@@ -39,12 +39,9 @@ _ENCODING = Lock()
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A loaded base model.
+    """A loaded base model, frozen, in evaluation mode, with its ``hub.base.identity``.
 
-    Attributes:
-        name: the user's name for it; written into checkpoints so that they find it again.
-        identity: ``hub.base.identity`` of its folder.
-        model: the causal LM, frozen, in evaluation mode.
+    ``name`` is the user's for it; written into checkpoints so that they find it again.
     """
 
     name: str
@@ -209,11 +206,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
     """Copy the tensors of files into those of the same names, one at a time, in the dtypes that are there.
 
-    Returns:
-        False, with nothing copied, where the files do not hold exactly those names, in those shapes.
-
-    Raises:
-        OSError: a file is missing or damaged (``SafetensorError`` too).
+    False, with nothing copied, where the files do not hold exactly those names, in those shapes. Raises OSError or
+    SafetensorError for a missing or damaged file.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     place_of: dict[str, Path] = {}

@@ -200,14 +200,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def save(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all; one that is in the folder is replaced.
 
-    Args:
-        network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles`` and query side are replaced by the network's.
-        folder: must not exist, or be a checkpoint, which is then replaced.
-        card: text of ``README.md``.
-        dtype: of the adapters' weights on disk; the memory table stays float32.
+    Base weights are never written. ``roles`` and query side of the manifest are the network's; ``card`` is the text of
+    ``README.md``, ``dtype`` that of the adapters on disk. The memory table stays float32.
 
     Raises:
         CheckpointError: the folder exists and is not a checkpoint, or a value is not finite.
@@ -317,8 +313,7 @@ def describe(folder: Path, manifest: Settings, card: str, *, name: str = MANIFES
 def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
     """Write a checkpoint with the weights of ``source``, which may be ``folder`` itself; whole or not at all.
 
-    Yields:
-        The copy, to change files in before it replaces ``folder``.
+    Gives the copy, to change files in before it replaces ``folder``.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a checkpoint.
@@ -346,7 +341,7 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
         adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
     for role in manifest.roles:
         load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
-    return Network(adapters, manifest.compression, table, vocabulary)
+    return Network(adapters, table, vocabulary)
 
 
 def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetwork:
@@ -357,7 +352,7 @@ def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetw
         shapes = StoredAdapters.shapes(base.model, manifest.lora.rank, manifest.lora.targets)
         tensors[role] = checked_tensors(folder / "adapters" / role / ADAPTER, shapes)
     scale = manifest.lora.alpha / manifest.lora.rank
-    return StoredNetwork(StoredAdapters(base.model, tensors, scale), manifest.compression, table, vocabulary)
+    return StoredNetwork(StoredAdapters(base.model, tensors, scale), table, vocabulary)
 
 
 def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTable, Vocabulary | None]:

@@ -47,15 +47,11 @@ class Spans:
 
     @classmethod
     def by_information(cls, information: Tensor, mask: Tensor, n: int) -> Spans:
-        """Cut each text into ``n`` spans that carry about the same information.
+        """Cut each text into ``n`` spans that carry about the same information: float32 [B, S], in any unit.
 
         From one span a token, the two neighbours that carry least together are merged until ``n`` are left, the first
-        pair of equals first. A text of at most ``n`` tokens has nothing to merge and is cut into equal spans.
-
-        Args:
-            information: float32 [B, S], of each token, in any unit.
-            mask: padding on the right.
-            n: spans a text.
+        pair of equals first. A text of at most ``n`` tokens has nothing to merge and is cut into equal spans. Padding
+        on the right.
         """
         starts, ends = _equal_cuts(mask, n)
         values = information.cpu().double().numpy()

@@ -36,14 +36,11 @@ class BudgetSpentError(SynthesisError):
 
 
 class Budget:
-    """The tokens and money spent, and admission of further requests.
+    """The tokens and money spent, earlier runs included, and admission of further requests.
 
     Requests are admitted on an estimate and settled with the server's count. A request that does not fit waits while
     others are under way, which may cost less than estimated; when none is, the budget is spent. Under a limit the first
     request goes alone: before it nobody knows how this server counts.
-
-    Attributes:
-        spent: earlier runs included.
     """
 
     def __init__(self, settings: BudgetSettings, spent: Usage) -> None:
@@ -229,13 +226,9 @@ class ChatClient:
     async def ask(
         self, shape: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
     ) -> Reply:
-        """The reply to a request: from the cache, or from the server and then cached.
+        """The reply to a request, of a shape in ``SCHEMAS``: from the cache, or from the server and then cached.
 
-        Args:
-            shape: of the reply, one of ``SCHEMAS``.
-            messages: chat messages.
-            temperature: of sampling.
-            attempt: the round, from 1; another round is another request even with the same words.
+        Another round (``attempt``, from 1) is another request even with the same words.
 
         Raises:
             LLMRefusedError: the server refuses this request.

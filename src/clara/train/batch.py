@@ -94,11 +94,9 @@ class Batch(_Tensors):
 
 @dataclass(frozen=True, slots=True)
 class Teaching(_Tensors):
-    """The same replies after a teacher's prompts.
+    """The same replies after a teacher's prompts, which hold the passages as text; T' labels.
 
-    Attributes:
-        sequences: prompts with the passages as text, and replies; T' labels.
-        rows: int64 [T'], their places among the student's labels.
+    ``rows``, int64 [T'], are their places among the student's labels.
     """
 
     sequences: Batch
@@ -109,10 +107,8 @@ class Teaching(_Tensors):
 class Quotable(_Tensors):
     """Labels of answers that can be quoted, with all tokens that extractive decoding would allow in their place.
 
-    Attributes:
-        rows: int64 [Q], places among the batch's labels.
-        places: int64 [P], of each allowed token the place in ``rows``.
-        ids: int64 [P], the allowed tokens, the label among them.
+    ``rows``, int64 [Q], are places among the batch's labels; of each allowed token, the label among them, ``places``
+    has the place in ``rows`` and ``ids`` the id, int64 [P].
     """
 
     rows: Tensor
@@ -149,13 +145,9 @@ class Collator:
     ) -> None:
         """Fix the settings that all batches share.
 
-        Args:
-            prompter: of the checkpoint.
-            window_tokens: longest text.
-            memories: gives computed memories; None to encode the texts in the forward pass.
-            states: gives computed states of texts, which go beside them; None to encode them.
-            quoted: add the alternatives that could be quoted.
-            reply_tokens: longest reply; a longer one is cut and has no end token.
+        ``memories`` and ``states`` give computed ones of texts, None encodes the texts in the forward pass; states go
+        beside the texts. ``quoted`` adds the alternatives that could be quoted. A reply longer than ``reply_tokens`` is
+        cut and has no end token.
         """
         self.window_tokens = window_tokens
         self._prompter, self._longest = prompter, reply_tokens

@@ -54,11 +54,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class _WithinWindow:
-    """Records cut to the window.
-
-    Attributes:
-        longest_question: in tokens.
-    """
+    """Records cut to the window; the longest question in tokens."""
 
     records: list[DataRecord]
     left_out: Mapping[str, int]

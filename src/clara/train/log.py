@@ -31,13 +31,10 @@ _TRAINING = {"training, each step": 0.25, "training, smoothed": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """A step's figures; speeds are of all processes since this one started.
+    """A step's figures; speeds are of all processes since this one started, tokens include memory slots.
 
-    Attributes:
-        cross_entropy: nats a label token.
-        learning_rate: of the LoRA weights.
-        held_out: held-out loss at the default rate, where this step was validated.
-        tokens_per_second: tokens and memory slots read.
+    The learning rate is of the LoRA weights; ``held_out`` is the held-out loss at the default rate, where this step was
+    validated.
     """
 
     step: int

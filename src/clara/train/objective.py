@@ -17,12 +17,7 @@ from clara.train.batch import Batch, Quotable, Teaching, decoder_attention
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The parts of a training loss, each a scalar tensor.
-
-    Attributes:
-        cross_entropy: nats a label token.
-        mse: the MSE term, before its weight.
-    """
+    """The parts of a training loss, each a scalar: CE in nats a label token, the MSE term before its weight."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -60,14 +55,9 @@ def reply_losses(
 ) -> Losses:
     """CE of the targets, plus the terms that have a weight. The LM head runs on label positions only.
 
-    Args:
-        decoder: with gradients where the stage wants them.
-        batch: decoder sequences.
-        memories: vectors for their slots, [sum of slots, H]; None where they have none.
-        read_out: source of the memories, for the MSE term.
-        mse_weight: lambda.
-        kl_weight: of KL(teacher || student), where a teacher reads along.
-        quoted_weight: of the CE among quotable tokens, where the batch has them.
+    ``memories``, [sum of slots, H], are the vectors for the batch's slots; ``read_out`` is their source, for the MSE
+    term (``mse_weight`` is lambda). ``kl_weight`` is of KL(teacher || student), where a teacher reads along,
+    ``quoted_weight`` of the CE among quotable tokens, where the batch has them.
     """
     logits = reply_logits(decoder, batch, memories)
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
@@ -91,7 +81,7 @@ def _memories(network: Network, batch: Batch) -> tuple[Tensor, ReadOut | None]:
         if batch.memories is not None:
             return batch.memories, None
         embeds = network.embed(batch.decoder_ids[:1, :1])  # all passages are read as text
-        return embeds.new_empty(0, network.config.memory_tokens(batch.rate), embeds.shape[2]), None
+        return embeds.new_empty(0, network.table.config.memory_tokens(batch.rate), embeds.shape[2]), None
     if batch.states is not None:
         return network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate), None
     encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)

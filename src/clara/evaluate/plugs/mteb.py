@@ -34,9 +34,7 @@ _QUERY = "query"
 class LatentEncoder:
     """An encoder of MTEB's ``EncoderProtocol``, with the two methods of BEIR's dense retrieval besides.
 
-    Attributes:
-        empty: texts without a word; their vector is zero.
-        cut: texts longer than the model's window.
+    It counts texts without a word (``empty``), whose vector is zero, and those ``cut`` at the model's window.
     """
 
     def __init__(self, model: AnswerModel, *, rate: int | None = None) -> None:

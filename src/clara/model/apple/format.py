@@ -162,8 +162,8 @@ class Official:
         for role, tensors in self.adapters.items():
             shapes = {name: tuple(tensor.shape) for name, tensor in adapters.tensors(role).items()}
             source = f"{self.folder / ADAPTERS}: {ADAPTER_NAMES[role]}"
-            adapters.put(role, _peft_names(tensors, shapes, rank=lora.rank, source=source))
-        return Network(adapters, compression, table.to(base.model.device), vocabulary)
+            adapters.put(role, _peft_names(tensors, shapes, source))
+        return Network(adapters, table.to(base.model.device), vocabulary)
 
     def manifest(self, base: BaseModel, network: Network) -> Manifest:
         """The manifest of an equal native checkpoint."""
@@ -271,16 +271,13 @@ def place(holder: str, key: str) -> str:
 
 
 def _peft_names(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str
 ) -> dict[str, Tensor]:
     """Tensors of an adapter under PEFT's names, checked against the ``expected`` shapes (``CheckpointError``)."""
     shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in expected.items()}
     check_names(tensors.keys(), shapes.keys(), source)
     for name, shape in shapes.items():
         got = tuple(tensors[name].shape)
-        place = 0 if ".lora_A." in name else -1
-        if len(got) == len(shape) and got[place] != rank:
-            raise CheckpointError(f"{source}: {name} has rank {got[place]}, {CONFIG} says lora_r {rank}")
         if got != shape:
             raise CheckpointError(
                 f"{source}: {name} has shape {got}, the base model wants {shape}; is it the base it was trained on?"
@@ -292,8 +289,9 @@ def _peft_names(
 def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
     """Refuse a rank that the tensors do not have, before adapters of it are made."""
     for name, tensor in tensors.items():
-        if ".lora_A." in name and tensor.ndim == 2 and tensor.shape[0] != rank:
-            raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
+        for matrix, axis in ((".lora_A.", 0), (".lora_B.", 1)):
+            if matrix in name and tensor.ndim == 2 and tensor.shape[axis] != rank:
+                raise CheckpointError(f"{source}: {name} has rank {tensor.shape[axis]}, {CONFIG} says lora_r {rank}")
 
 
 def _read_values(path: Path) -> dict[str, Any]:

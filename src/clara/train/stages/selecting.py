@@ -275,11 +275,9 @@ def _candidates_of(batch: Batch) -> CandidateBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Passages that the questions of a batch selected.
+    """Passages that a batch's questions selected: int64 [B, K], places among the candidates, best first.
 
-    Attributes:
-        indices: int64 [B, K], places among each question's candidates, best first.
-        memories: float32 [B, K, N, H]; in value the memories at those places, with the gradient of the soft weights.
+    The memories, float32 [B, K, N, H], are those at the places, with the gradient of the soft weights.
     """
 
     indices: Tensor
