@@ -65,22 +65,6 @@ def without_model(path: Path) -> Clara:
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
-def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
-    """Open an existing store with its own model, or the user's; its errors come before the model is loaded.
-
-    ``once``, for one question, leaves out what only pays with more.
-    """
-    store = open_store(path)
-    try:
-        model = load_model(choice, choice.model or store.model.name, merge=not once)
-        from clara.pipeline import Clara  # noqa: PLC0415
-
-        return Clara.of(store, model)
-    except BaseException:
-        store.close()
-        raise
-
-
 def load_model(
     choice: ModelChoice, name: str | None = None, *, merge: bool = True, engine: Engine = "torch"
 ) -> ClaraModel:

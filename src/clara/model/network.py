@@ -23,7 +23,7 @@ from clara.config import CompressionConfig
 from clara.errors import ConfigError
 from clara.model.attention import Packing, takes_packed
 from clara.model.decoder import Decoder, Role, StoredAdapters
-from clara.model.spans import Spans, additive, right_padded
+from clara.model.spans import Spans, additive
 from clara.model.table import LayerMix, MemoryTable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_outs(
     Padding on either side changes nothing, nor does another rate: memory tokens see those of their own rate only.
     """
     config = table.config
-    ids, mask = right_padded(ids, mask)
+    ids, mask = _right_padded(ids, mask)
     spans = {rate: table.spans(ids, mask, rate=rate) for rate in rates}
     embeds = model.get_input_embeddings()(ids)
     slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
@@ -99,6 +99,14 @@ def read_outs(
             )
             for (rate, span), part in zip(spans.items(), parts, strict=True)
         }
+
+
+def _right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same texts, int64 [B, S] with their mask, with all padding on the right."""
+    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        return ids, mask
+    order = mask.logical_not().long().argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +324,7 @@ def encode(
     """Turn texts into memories, as questions if ``query``; other arguments as ``read_outs``."""
     parts = read_outs(model, table, ids, mask, rates=(rate,))[rate]
     memory = table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=query)
-    weights = table.question_weights(*right_padded(ids, mask), rate=rate) if query else None
+    weights = table.question_weights(*_right_padded(ids, mask), rate=rate) if query else None
     return Encoded(memory=memory if weights is None else memory * weights[:, :, None], read_out=parts)
 
 

@@ -14,14 +14,6 @@ import torch
 from torch import Tensor
 
 
-def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same texts, int64 [B, S] with their mask, with all padding on the right."""
-    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
-        return ids, mask
-    order = mask.logical_not().long().argsort(dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
-
-
 @dataclass(frozen=True, slots=True)
 class Spans:
     """Which text tokens each memory token stands for.
