@@ -194,13 +194,9 @@ _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
 def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults: Sequence[str] = ()) -> _SettingsT:
-    """Build settings from plain values.
+    """Build settings from plain values, as read from TOML or JSON, of a ``source`` that errors name.
 
-    Args:
-        kind: the settings class.
-        values: as read from TOML or JSON.
-        source: named in the error (a path, ``command line``).
-        faults: what the caller found wrong already, to be named with the rest.
+    ``faults`` are what the caller found wrong already, to be named with the rest.
 
     Raises:
         ConfigError: names every fault at once.
