@@ -12,7 +12,7 @@ from clara.answering import NOT_FOUND, AnswerOptions, Found
 from clara.config import LLMSettings
 from clara.errors import InputError, LLMError
 from clara.llm import LLM
-from clara.llm_answering import LLMReading, _cited_numbers, is_not_found, without_thoughts
+from clara.llm_answering import LLMReading, _cited_numbers, _is_not_found, without_thoughts
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from llm_server import LLMServer, always, serving
@@ -184,5 +184,5 @@ def test_thoughts_without_an_answer_are_an_error() -> None:
 
 
 def test_only_the_phrase_at_the_beginning_counts() -> None:
-    assert is_not_found(f"**{NOT_FOUND}**")
-    assert not is_not_found("The key was not found in your documents folder [1].")
+    assert _is_not_found(f"**{NOT_FOUND}**")
+    assert not _is_not_found("The key was not found in your documents folder [1].")

@@ -207,17 +207,9 @@ def test_interval_does_not_depend_on_how_the_draws_are_cut(monkeypatch: pytest.M
 def test_interval_edges() -> None:
     one = bootstrap_interval([0.25])
     assert (one.low, one.high) == (0.25, 0.25)
-    wide, narrow = bootstrap_interval([0.0, 1.0] * 20), bootstrap_interval([0.0, 1.0] * 20, confidence=0.5)
-    assert wide.low < narrow.low < 0.5 < narrow.high < wide.high
-    for values, settings, message in [
-        ([], {}, "at least one"),
-        ([1.0, math.nan], {}, "finite"),
-        ([1.0], {"resamples": 10}, "1000 resamples"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            bootstrap_interval(values, **settings)
-    with pytest.raises(ValueError, match="confidence"):
-        bootstrap_interval([1.0], confidence=95)
+    for values in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="finite values, at least one"):
+            bootstrap_interval(values)
 
 
 def slow_hotpot_f1(prediction: str, answer: str) -> float:

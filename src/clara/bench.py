@@ -57,11 +57,9 @@ _POOL = 3
 
 @dataclass(frozen=True, slots=True)
 class _CompressSpeed:
-    """Bulk compression.
+    """Bulk compression; ``gflops`` count model arithmetic without padding and masked attention.
 
-    Attributes:
-        gflops: model arithmetic a second, without padding and masked attention.
-        peak_gflops: matrix product of the same process, median of a measurement before and one after.
+    The peak is that of a matrix product in the same process, median of a measurement before and one after.
     """
 
     passages: int
@@ -287,10 +285,8 @@ def _matmul_peak(dtype: torch.dtype) -> float:
 class _StageSpeed:
     """Training speed of one stage: medians over the measured steps, phases as shares of the time.
 
-    Attributes:
-        tokens_per_second: tokens and memory slots read.
-        forward: the loss included.
-        optimiser: clipping, AdamW's step and freeing the gradients.
+    Tokens include memory slots. The loss is part of ``forward``; ``optimiser`` is clipping, AdamW's step and freeing
+    the gradients.
     """
 
     stage: str

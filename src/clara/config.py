@@ -130,11 +130,7 @@ class CompressionConfig(Settings):
         return self.rates[0]
 
     def memory_tokens(self, rate: int) -> int:
-        """Memory tokens a text gets at ``rate``.
-
-        Raises:
-            ConfigError: the checkpoint does not serve that rate.
-        """
+        """Memory tokens a text gets at ``rate`` (ConfigError: the checkpoint does not serve that rate)."""
         if rate not in self.rates:
             served = ", ".join(f"{r}x" for r in self.rates)
             raise ConfigError(f"this model serves the rates {served}, not {rate}x")
@@ -146,7 +142,6 @@ class LoraSettings(Settings):
 
     Attributes:
         alpha: the product of the two matrices counts alpha / rank.
-        dropout: of what they read, in training.
         targets: names of the linear layers that have an adapter, as ``q_proj``; empty for all but the LM head.
     """
 
@@ -169,7 +164,6 @@ class LLMSettings(Settings):
 
     Attributes:
         url: base address of the server; ``/v1`` is added when the address has no path.
-        model: model name as the server knows it.
         timeout_seconds: longest wait for one reply; for the next piece of one that is streamed.
         retries: further attempts after a 408, 409, 425, 429, 5xx, a time-out, a broken connection or a reply that is
             not a chat completion.
@@ -200,13 +194,9 @@ _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
 
 def check(kind: type[_SettingsT], values: dict[str, Any], *, source: str, faults: Sequence[str] = ()) -> _SettingsT:
-    """Build settings from plain values.
+    """Build settings from plain values, as read from TOML or JSON, of a ``source`` that errors name.
 
-    Args:
-        kind: the settings class.
-        values: as read from TOML or JSON.
-        source: named in the error (a path, ``command line``).
-        faults: what the caller found wrong already, to be named with the rest.
+    ``faults`` are what the caller found wrong already, to be named with the rest.
 
     Raises:
         ConfigError: names every fault at once.
@@ -237,11 +227,7 @@ def refuse_special(path: Path) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: the file is missing, cannot be read or is not TOML.
-    """
+    """Read a TOML file (ConfigError: the file is missing, cannot be read or is not TOML)."""
     refuse_special(path)
     try:
         with path.open("rb") as file:

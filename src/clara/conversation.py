@@ -103,7 +103,6 @@ class Understood:
     """A question that can be answered without the conversation.
 
     Attributes:
-        question: the question, self-contained.
         made_from: the earlier question that completed it; empty for one that stands alone, which is as it was written.
         document: uri of the document whose manual (``messages.manual_of``) a follow-up stays within; empty without one.
     """
@@ -119,13 +118,7 @@ class Understood:
 
 @dataclass(frozen=True, slots=True)
 class AskBack:
-    """A question back to the user, whose message is ambiguous.
-
-    Attributes:
-        question: the question back.
-        message: what the user wrote.
-        document: as ``Understood`` has it, for what the user says next.
-    """
+    """A question back to the user, whose message is ambiguous; ``document`` is for what the user says next."""
 
     question: str
     message: str = ""
@@ -139,12 +132,8 @@ class AskBack:
 def understand(turns: Sequence[Turn], message: str) -> Understood | AskBack:
     """Make a message self-contained from the turns before it, by rules, or ask back.
 
-    A message may also answer what was asked back in the last turn: "the Birch pump".
-
-    Args:
-        turns: oldest first. Earlier messages of a conversation that is kept elsewhere become turns by this function,
-            one after another.
-        message: what the user wrote.
+    A message may also answer what was asked back in the last turn: "the Birch pump". Turns come oldest first; earlier
+    messages of a conversation that is kept elsewhere become turns by this function, one after another.
     """
     text = message.strip()
     settled = [turn for turn in turns if not _ASKED_BACK.fullmatch(turn.answer) and not turn.answer.endswith(_WHOLE)]
@@ -165,7 +154,7 @@ def rewrite(llm: LLM, turns: Sequence[Turn], message: str) -> Understood | AskBa
     if not turns:
         return understand(turns, message)
     said = [(turn.question, turn.answer) for turn in turns[-_EARLIER_TURNS:]]
-    reply = llm.complete(prompts.rewrite_messages(said, message.strip()), max_tokens=_REWRITE_TOKENS)
+    reply = llm.reply(prompts.rewrite_messages(said, message.strip()), max_tokens=_REWRITE_TOKENS).text
     kind, _, question = reply.strip().partition(":")
     question = " ".join(question.split())
     last = turns[-1]
@@ -180,11 +169,7 @@ def rewrite(llm: LLM, turns: Sequence[Turn], message: str) -> Understood | AskBa
 
 
 class _Message(Sentence):
-    """A message and the turns before it that were answered.
-
-    Attributes:
-        last: the turn before; an empty one where there is none.
-    """
+    """A message and the turns before it that were answered; ``last`` is empty where there is none."""
 
     def __init__(self, text: str, turns: Sequence[Turn]) -> None:
         super().__init__(text)
@@ -215,11 +200,9 @@ class _Message(Sentence):
         return next((at for at in starts if self.lowers[at : at + len(wanted)] == wanted), None)
 
     def topics(self, pronoun: str = "it", words: Sequence[Word] = ()) -> list[str]:
-        """Referents of a pronoun: one if it is certain, several to choose from, or none.
+        """Referents of a pronoun in lower case: one if it is certain, several to choose from, or none.
 
-        Args:
-            pronoun: in lower case.
-            words: of the message, where a value may be meant.
+        ``words`` are of the message, where a value may be meant.
         """
         question = self.before
         phrases = [p for p in question.phrases if p.head not in PAPERS]

@@ -176,9 +176,7 @@ class Word:
 class NounPhrase:
     """A noun phrase that names something: with an article, a name or an identifier in it.
 
-    Attributes:
-        sentence: the text it stands in.
-        words: its words; a chain ("the valve of the pump") is one phrase.
+    A chain ("the valve of the pump") is one phrase.
     """
 
     sentence: str
@@ -232,15 +230,10 @@ class NounPhrase:
 
 
 class Sentence:
-    """A sentence taken apart.
+    """A sentence taken apart: its words and marks.
 
-    Args:
-        text: in English, or what is to be told from it.
-        quotation: it is a stretch of a text, whose first word is capital only if it is a name.
-
-    Attributes:
-        words: its words and marks.
-        lowers: the same in lower case.
+    ``text`` is in English, or what is to be told from it. A ``quotation`` is a stretch of a text, whose first word is
+    capital only if it is a name.
     """
 
     def __init__(self, text: str, *, quotation: bool = False) -> None:

@@ -31,6 +31,9 @@ A message says what was expected, what came, and what to do. The command line pr
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class ClaraError(Exception):
     """Base of all errors that clara raises on purpose."""
@@ -49,11 +52,7 @@ class RecordError(InputError):
 
 
 class DocumentError(InputError):
-    """A source document cannot be read.
-
-    Attributes:
-        reason: the kind of fault in a word or two, the same for every document with that fault; reports count by it.
-    """
+    """A source document cannot be read; ``reason`` is the kind of fault in a word or two, by which reports count."""
 
     def __init__(self, message: str, *, reason: str = "unreadable") -> None:
         super().__init__(message)
@@ -137,3 +136,11 @@ class MissingExtraError(ClaraError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; it comes with: pip install 'clara-rag[{extra}]'")
+
+
+def optional(module: str, *, package: str, extra: str) -> Any:  # noqa: ANN401 - a module without types
+    """A module of an optional package, imported where it is needed (MissingExtraError: it is not installed)."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingExtraError(package, extra) from None

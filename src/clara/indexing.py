@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,15 +86,10 @@ class AddReport:
     """Result of ``Clara.add``.
 
     Attributes:
-        added: documents that were not in the store.
-        updated: documents whose content had changed.
-        unchanged: documents that were left as they were.
         pruned: documents that were removed because their source is gone.
-        passages: passages compressed.
         reused: passages that took their memory from the store: moved, renamed or copied documents, and unchanged parts
             of changed ones.
         tokens: tokens of those compressed, titles included.
-        seconds: wall-clock seconds of all of it.
         ingest: what was read, and what was skipped and why.
     """
 
@@ -121,12 +116,9 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of the files, for a machine with a store of its own.
+    """A part of the files, ``number`` 1 to ``count``, for a machine with a store of its own.
 
     A file's part follows from its path alone, so files that come or go move no others.
-
-    Attributes:
-        number: which part, from 1 to ``count``.
     """
 
     number: int
@@ -223,17 +215,8 @@ class Indexer:
             self._prune(roots, seen, {document_uri(path) for path in listing.files}, reader.report()) if prune else 0
         )
         self._store.optimize()
-        return AddReport(
-            added=counts.added,
-            updated=counts.updated,
-            unchanged=counts.unchanged,
-            pruned=pruned,
-            passages=counts.passages,
-            reused=counts.reused,
-            tokens=counts.tokens,
-            seconds=time.perf_counter() - started,
-            ingest=reader.report(),
-        )
+        seconds = time.perf_counter() - started
+        return AddReport(**asdict(counts), pruned=pruned, seconds=seconds, ingest=reader.report())
 
     def _source(self, listing: FileListing, engine: RayEngine | None, *, max_bytes: int, limits: ReadLimits) -> Source:
         rate = self._store.model.rate
@@ -285,10 +268,7 @@ class Indexer:
 
 
 def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int:
-    """Remove documents by path, folder or uri; several or one. Needs no model.
-
-    Returns:
-        The number of documents removed.
+    """Remove documents by path, folder or uri, several or one; returns how many. Needs no model.
 
     Raises:
         InputError: a source is empty or names nothing in the store; nothing is removed then.
@@ -314,8 +294,7 @@ def remove(store: LanceStore, sources: str | Path | Iterable[str | Path]) -> int
 class _Batch:
     """Passages on their way into the store: taken, given a memory, then committed with the documents that are whole.
 
-    Attributes:
-        compress: makes memories of texts; set before the first passage is taken.
+    ``compress`` makes memories of texts; set before the first passage is taken.
     """
 
     compress: Callable[[Sequence[str]], list[Memory]]

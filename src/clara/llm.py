@@ -78,9 +78,7 @@ class _BrokenReplyError(Exception):
 class LLM:
     """A language model that is asked one question at a time; threads may share it.
 
-    Args:
-        settings: where it is and how patiently to ask.
-        api_key: the server's key; servers of one's own usually take any.
+    Servers of one's own usually take any key.
     """
 
     def __init__(self, settings: LLMSettings, *, api_key: str = "") -> None:
@@ -101,17 +99,8 @@ class LLM:
         """Close the connections."""
         self._client.close()
 
-    def complete(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> str:
-        """The text of ``reply``."""
-        return self.reply(messages, max_tokens=max_tokens, temperature=temperature).text
-
     def reply(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> Reply:
-        """The model's reply to chat messages; its text is stripped and never empty.
-
-        Args:
-            messages: ``{"role", "content"}`` each.
-            max_tokens: longest reply; a longer one is cut there.
-            temperature: of sampling; 0 takes the likeliest token.
+        """The model's reply to ``{"role", "content"}`` messages, stripped and never empty, cut after ``max_tokens``.
 
         Raises:
             LLMUnavailableError: no usable reply in all attempts.
@@ -209,24 +198,17 @@ class LLM:
 
 
 class AsyncLLM:
-    """A language model with many requests under way; arguments as those of ``LLM``."""
+    """A language model with many requests under way; arguments as those of ``LLM``.
+
+    ``patience`` counts the ``requests`` sent, further attempts included, and by fault those ``retried``.
+    """
 
     def __init__(self, settings: LLMSettings, *, api_key: str = "") -> None:
         self._settings = settings
-        self._patience = _Patience(settings)
+        self.patience = _Patience(settings)
         self._client = openai.AsyncOpenAI(
             base_url=settings.url, api_key=api_key or "none", max_retries=0, timeout=settings.timeout_seconds
         )
-
-    @property
-    def requests(self) -> int:
-        """Requests sent, further attempts included."""
-        return self._patience.requests
-
-    @property
-    def retried(self) -> Counter[str]:
-        """Attempts that failed and were repeated, by fault."""
-        return self._patience.retried
 
     async def close(self) -> None:
         """Close the connections."""
@@ -238,21 +220,21 @@ class AsyncLLM:
         Fields that the library does not know go into ``extra_body``, and are sent as they are.
         """
         try:
-            return await tenacity.AsyncRetrying(**self._patience.rules)(self._once, body, extra_body)
+            return await tenacity.AsyncRetrying(**self.patience.rules)(self._once, body, extra_body)
         except (openai.OpenAIError, _SlowReplyError, _BrokenReplyError) as error:
-            raise self._patience.explained(error) from None
+            raise self.patience.explained(error) from None
 
     async def _once(self, body: Mapping[str, Any], extra_body: Mapping[str, Any] | None) -> Reply:
-        while (pause := self._patience.pause()) > 0:
+        while (pause := self.patience.pause()) > 0:
             await asyncio.sleep(pause)
-        self._patience.requests += 1
+        self.patience.requests += 1
         completions = self._client.chat.completions.with_raw_response
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 response = await completions.create(**body, extra_body=extra_body or None)
         except TimeoutError:
-            raise _SlowReplyError(self._patience.too_slow) from None
-        self._patience.reached = True
+            raise _SlowReplyError(self.patience.too_slow) from None
+        self.patience.reached = True
         return _read_completion(response.text)
 
 

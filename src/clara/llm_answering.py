@@ -66,7 +66,7 @@ class LLMReading:
 
     def answer(self, text: str, reply: Reply | None, seconds: float) -> Answer:
         """The model's words, without thoughts, as an answer; ``reply`` is None where nothing was asked."""
-        answered, found = not is_not_found(text), self.found
+        answered, found = not _is_not_found(text), self.found
         return Answer(
             text=text.strip() if answered else NOT_FOUND,
             citations=self.citations(),
@@ -80,7 +80,7 @@ class LLMReading:
 
     def quote(self, text: str) -> Quote | None:
         """Place of an answer: its own words, or else the most similar sentence of the first passage it cites."""
-        if is_not_found(text):
+        if _is_not_found(text):
             return None
         hits = self.found.hits
         cited = [hit for number in _cited_numbers(text) for hit in hits[number - 1 : number]]
@@ -164,7 +164,7 @@ def reply_tokens(reply: Reply | None) -> TokenCounts:
     return TokenCounts(prompt=read, memory=0, text_equivalent=read, generated=written)
 
 
-def is_not_found(text: str) -> bool:
+def _is_not_found(text: str) -> bool:
     """True if a reply says that the passages hold no answer, whatever follows the phrase."""
     return text.strip("\"'“”* ").lower().startswith(NOT_FOUND.rstrip(".").lower())
 

@@ -38,12 +38,9 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A client's request.
+    """A client's request: the last user message, as it was written, and the turns before it, oldest first.
 
-    Attributes:
-        message: the last user message, as it was written.
-        turns: what was said before it, oldest first.
-        is_task: whether it is a client's own task, which is answered without the documents.
+    ``is_task``: it is a client's own task, which is answered without the documents.
     """
 
     message: str
@@ -90,20 +87,16 @@ def conversation_of(messages: Sequence[Said]) -> Conversation | None:
 
 
 def manual_of(document: str, documents: Collection[str]) -> str:
-    """The manual that a document belongs to, among all documents of a store.
+    """The manual that a document belongs to, among all documents of a store, by their uris.
 
-    A follow-up may be answered from another page of the manual, and from no other one. Nothing in a store says what
-    a manual is, so its folders are read as people lay them out:
+    A follow-up may be answered from another page of the manual, and from no other one. Nothing in a store says what a
+    manual is, so its folders are read as people lay them out:
 
     - records of one ``.jsonl`` file are one manual: the file;
     - pages of a folder are, where it holds ``index`` in their format or, for HTML, a second page; so is the folder
       above while it holds pages of the format likewise;
     - else the folders side by side below the deepest one that holds the whole store are a manual each;
     - else, in a flat folder, every file is its own.
-
-    Args:
-        document: its uri.
-        documents: the uris of the store.
 
     Returns:
         The uri of a file, or of a folder, which ends with a slash (``belongs_to``).

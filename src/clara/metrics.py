@@ -10,7 +10,6 @@ import string
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,9 +24,7 @@ _TRUTH = {"True": "yes", "False": "no"}
 ScoringName: TypeAlias = Literal["squad", "hotpotqa", "triviaqa", "paper", "official"]
 """A published rule, or ``official``: for each question that of its data set."""
 
-_OFFICIAL: Mapping[str, ScoringName] = MappingProxyType(
-    {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
-)
+_OFFICIAL: Mapping[str, ScoringName] = {"hotpotqa": "hotpotqa", "2wiki": "hotpotqa", "triviaqa": "triviaqa"}
 """Rules of data sets by a question's source; the others (SQuAD, MuSiQue, Natural Questions) score as SQuAD 2.0 does."""
 _ABSTENTIONS = frozenset({"unknown", "none", "na", "nothing", "noanswer"})
 """Normal forms that are abstentions as a whole; as parts of an answer they may mean something."""
@@ -140,16 +137,14 @@ def _truth_normal(text: str) -> str:
     return normalize_answer(_TRUTH.get(text, text))
 
 
-_RULES: Mapping[ScoringName, _Rule] = MappingProxyType(
-    {
-        "squad": _Rule(),
-        # The HotpotQA script has no cover-EM; ours leaves no token of a sentence to a bare "no" either.
-        "hotpotqa": _Rule(yes_no=True, cover_yes_no=True, empty=0.0),
-        "triviaqa": _Rule(normal=_triviaqa_normal, empty=0.0),
-        # evaluation/evaluate.py of Apple's release.
-        "paper": _Rule(normal=_truth_normal, yes_no=True, empty=0.0, covers_nothing=1.0, first=True),
-    }
-)
+_RULES: Mapping[ScoringName, _Rule] = {
+    "squad": _Rule(),
+    # The HotpotQA script has no cover-EM; ours leaves no token of a sentence to a bare "no" either.
+    "hotpotqa": _Rule(yes_no=True, cover_yes_no=True, empty=0.0),
+    "triviaqa": _Rule(normal=_triviaqa_normal, empty=0.0),
+    # evaluation/evaluate.py of Apple's release.
+    "paper": _Rule(normal=_truth_normal, yes_no=True, empty=0.0, covers_nothing=1.0, first=True),
+}
 
 
 def scoring_rule(name: ScoringName, source: str) -> ScoringName:
@@ -219,37 +214,25 @@ def recall_at_k(ranked: Sequence[Hashable], gold: Collection[Hashable], k: int) 
 
 
 def bootstrap_interval(
-    values: Sequence[float] | npt.NDArray[np.float64],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    values: Sequence[float] | npt.NDArray[np.float64], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of finite ``values`` [questions].
+    """95 % percentile bootstrap interval of the mean of finite ``values`` [questions].
 
     The same ``seed`` and number of values draw the same questions, so metrics of one run are resampled together.
 
     Raises:
-        ValueError: no values, values that are not finite or not one-dimensional, fewer than 1000 resamples, or a
-            confidence outside 0 and 1.
+        ValueError: there is no value, or one that is not finite.
     """
     data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or data.size == 0:
-        raise ValueError(f"the bootstrap needs values of shape [questions], at least one, got shape {data.shape}")
-    if not np.isfinite(data).all():
-        raise ValueError("the bootstrap needs finite values")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    if resamples < 1000:
-        raise ValueError(f"at least 1000 resamples are needed for stable percentiles, got {resamples}")
+    if not data.size or not np.isfinite(data).all():
+        raise ValueError(f"the bootstrap needs finite values, at least one, got {data.size}")
     generator = np.random.default_rng(seed)
     rows = max(1, _RESAMPLE_CELLS // data.size)
     means = np.empty(resamples)
     for start in range(0, resamples, rows):
         stop = min(start + rows, resamples)
         means[start:stop] = data[generator.integers(data.size, size=(stop - start, data.size))].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means, [0.025, 0.975])
     return Interval(low=float(low), high=float(high))
 
 

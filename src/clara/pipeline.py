@@ -80,19 +80,20 @@ class Clara:
         """
         path = Path(path)
         if rate is None and (path / "store.json").exists():
-            with LanceStore.open(path, None) as stored:
-                rate = _served(model, stored.model.rate)
+            opened = cls.of(LanceStore.open(path, None), model)
+            if codec is None:
+                return opened
+            opened.close()
+            rate = opened.rate
         wanted = filled_by(model, model.default_rate if rate is None else rate)
         return cls(LanceStore.create(path, wanted, codec=codec) if create else LanceStore.open(path, wanted), model)
 
     @classmethod
     def of(cls, store: LanceStore, model: ClaraModel) -> Clara:
-        """A store that is open already, with the model that filled it.
-
-        Raises:
-            StoreModelError: another model filled it.
-        """
-        store.check_model(filled_by(model, _served(model, store.model.rate)))
+        """A store that is open already, with the model that filled it (StoreModelError: another model filled it)."""
+        rate = store.model.rate
+        # A store of a rate that the model does not serve is another's, and refused as such.
+        store.check_model(filled_by(model, rate if rate in model.rates else model.default_rate))
         return cls(store, model)
 
     def __enter__(self) -> Clara:
@@ -200,13 +201,9 @@ class Clara:
         options: AnswerOptions = _DEFAULT_OPTIONS,
         **changes: Unpack[AnswerKeywords],
     ) -> Answer:
-        """Answer a question from the best passages.
+        """Answer a question from the best ``k`` passages; None for what measured best for the model.
 
-        Args:
-            question: in words.
-            k: passages to find; None for what measured best.
-            options: how.
-            changes: fields of ``options`` by name.
+        ``changes`` are fields of ``options`` by name.
 
         Raises:
             InputError: the question is empty, no passage was found, or an option cannot be.
@@ -318,11 +315,6 @@ class Clara:
                     "name files in it"
                 )
             depth = min(4 * depth, _MOST_LOOKED_AT)
-
-
-def _served(model: ClaraModel, rate: int) -> int:
-    """The rate, or the model's default: a store of a rate that it does not serve is another's, and refused as such."""
-    return rate if rate in model.rates else model.default_rate
 
 
 def filled_by(model: ClaraModel, rate: int) -> StoreModel:

@@ -73,15 +73,11 @@ def passage_text(title: str, text: str) -> str:
 
 
 def llm_answer_messages(question: str, passages: Sequence[str], not_found: str | None) -> list[dict[str, str]]:
-    """Chat messages that ask a language model to answer from passages, the question last.
+    """Chat messages that ask a language model to answer from passages, best first, the question last.
 
     The marks around passages carry a digest of all of them, so no passage can hold one: it would have to hold its own
-    digest.
-
-    Args:
-        question: in words.
-        passages: what it reads of them (``passage_text``), best first; the first is number 1.
-        not_found: what to reply where they do not answer it; None for an answer in any case.
+    digest. Passages are as ``passage_text`` gives them. ``not_found`` is what to reply where they do not answer it;
+    None for an answer in any case.
     """
     otherwise = _LLM_ALWAYS_ANSWER if not_found is None else _LLM_NOT_FOUND.format(phrase=not_found)
     key = hashlib.sha256("\0".join(passages).encode()).hexdigest()[:12]

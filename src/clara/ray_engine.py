@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara import prompts
-from clara.errors import ConfigError, MissingExtraError
+from clara.errors import ConfigError, optional
 from clara.indexing import Source
 from clara.ingest import FileListing, IngestReport, Reader, ReadLimits, iter_passages
 from clara.records import Document, Memory
@@ -81,15 +81,10 @@ class RayEngine:
         max_bytes: int,
         limits: ReadLimits,
     ) -> Source:
-        """Start the workers on the files of a listing.
+        """Start the workers on the files of a listing, by paths that every node can read.
 
-        Args:
-            listing: the files, by paths that every node can read.
-            model: the calling process's, of the same weights.
-            rate: to compress at.
-            known: content hashes of documents that need no compressing.
-            max_bytes: as ``Clara.add``.
-            limits: as ``Clara.add``.
+        The model is the calling process's, of the same weights; documents of a content hash in ``known`` are not
+        compressed. ``max_bytes`` and ``limits`` as in ``Clara.add``.
 
         Raises:
             ConfigError: the cluster cannot be reached.
@@ -136,11 +131,8 @@ def _ray(address: str | None) -> Any:  # noqa: ANN401 - Ray has no types to spea
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     # Ray warns that arguments of actors lie in its object store: they live as long as this process, which owns them.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray  # noqa: PLC0415
-        import ray.data  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("ray", "scale") from None
+    ray = optional("ray", package="ray", extra="scale")
+    optional("ray.data", package="ray", extra="scale")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # how a run goes is said by whoever called
     if not ray.is_initialized():
         try:

@@ -43,7 +43,6 @@ class Document:
         metadata: small facts of the source (media type, page count, …).
         pages: first character of each page, ascending; empty for a format without pages. A page without text begins
             where the next one does.
-        headings: its headings, in order.
     """
 
     uri: str

@@ -66,15 +66,14 @@ def token_matches(query: QueryMemory, passages: FloatArray) -> FloatArray:
 def covering(matches: Sequence[FloatArray], k: int) -> list[_Placed]:
     """Rank passages so that those on top match all of the question together, not each the same part of it.
 
+    ``matches`` are of each passage, float32 [N] (``token_matches``). At most ``k`` places, best first, of equals the
+    first first; the first's score is about its late interaction.
+
     What a set of passages is worth is, in equal shares, the sum of their late interactions and the late interaction of
     all their memory tokens as if of one passage. Each place goes to the passage that adds most to those above it. A
-    question about two things then finds a passage on each, and a second copy of a passage counts half. Greedy choice
-    of a submodular worth, as in maximal marginal relevance (Carbonell and Goldstein, 1998; Lin and Bilmes, 2011), per
+    question about two things then finds a passage on each, and a second copy of a passage counts half. Greedy choice of
+    a submodular worth, as in maximal marginal relevance (Carbonell and Goldstein, 1998; Lin and Bilmes, 2011), per
     memory token of the question.
-
-    Args:
-        matches: of each passage, float32 [N] (``token_matches``).
-        k: places at most; best first, of equals the first first. The first's score is about its late interaction.
     """
     if not matches:
         return []

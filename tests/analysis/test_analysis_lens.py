@@ -8,7 +8,7 @@ from clara.analysis.logit_lens import LensSettings, common_words, condense, lens
 from clara.data import DocText, MultiHop
 from clara.errors import RecordError
 from clara.model import ClaraModel
-from clara.model.inspection import EncoderRole, Lens, LensToken, Space
+from clara.model.inspection import EncoderRole, Lens, Space, _LensToken
 
 
 def lens(*slots: str) -> Lens:
@@ -16,7 +16,7 @@ def lens(*slots: str) -> Lens:
     made = []
     for slot in slots:
         items = [item.rsplit(":", 1) for item in slot.split(",")]
-        made.append(tuple(LensToken(t.removeprefix("+"), float(s), not t.startswith("+")) for t, s in items))
+        made.append(tuple(_LensToken(t.removeprefix("+"), float(s), not t.startswith("+")) for t, s in items))
     return Lens("hidden", "logit", tuple(made))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clara.calibrate.run import Calibrated, CalibrationOptions, CheckpointLoader, Part, calibrate
+from clara.calibrate.run import CalibrationOptions, CheckpointLoader, Part, _Calibrated, calibrate
 from clara.data import DataRecord, DocText, MultiHop, PassageQA, QAPair
 from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
@@ -62,7 +62,7 @@ def reader(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 def run(
     folder: Path, out: Path, records: Sequence[DataRecord] = (), wanted: CalibrationOptions | None = None, *parts: Part
-) -> tuple[Calibrated, list[str]]:
+) -> tuple[_Calibrated, list[str]]:
     """What a call made, and what it said."""
     notices: list[str] = []
     wanted = wanted or CalibrationOptions(only=frozenset(parts))

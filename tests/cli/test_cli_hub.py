@@ -146,7 +146,7 @@ def test_a_transfer_that_breaks_off_leaves_nothing_that_loads(
     hub_state: HubState, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(tiny_checkpoint)
-    name, out = hub_checkpoint.HubName(REPO), tmp_path / "out"
+    name, out = hub_checkpoint._HubName(REPO), tmp_path / "out"
     hub_state.cut[WEIGHTS] = 500
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits longer after each attempt
     with pytest.raises(HubError, match="could not be had from the hub"):
@@ -180,7 +180,7 @@ def test_a_pull_that_is_killed_leaves_nothing_that_loads(
     assert not out.exists()
     hub_state.stall.pop(WEIGHTS).set()
     # What the killed one kept is used, and completed.
-    hub_checkpoint.pull(hub_checkpoint.HubName(REPO), out)
+    hub_checkpoint.pull(hub_checkpoint._HubName(REPO), out)
     assert (out / WEIGHTS).read_bytes() == (tiny_checkpoint / WEIGHTS).read_bytes()
 
 

@@ -32,7 +32,7 @@ def texts(tmp_path: Path) -> Path:
 def test_without_a_terminal_a_line_comes_now_and_then(
     clara: Clara, texts: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(terminal, "_SECONDS_A_LINE", 0.0)
     called = clara("index", texts, "--store", "s", "--model", tiny_checkpoint)
     assert called.code == 0
     lines = called.err.splitlines()
@@ -87,7 +87,7 @@ _SLOWLY = """
 import sys, time
 from clara.cli import terminal
 from clara.model import ClaraModel
-terminal.SECONDS_A_LINE = 0.0
+terminal._SECONDS_A_LINE = 0.0
 compress = ClaraModel.compress
 def slowly(self, *arguments, **options):
     time.sleep(0.5)

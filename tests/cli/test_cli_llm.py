@@ -15,7 +15,7 @@ def test_both_options_make_a_model_and_none_makes_none() -> None:
         llm = language_model(server.url, "m")
         assert llm is not None
         with llm:
-            assert llm.complete([{"role": "user", "content": "Well?"}], max_tokens=9) == "Yes."
+            assert llm.reply([{"role": "user", "content": "Well?"}], max_tokens=9).text == "Yes."
 
 
 def test_one_option_alone_and_no_address_are_refused() -> None:
@@ -39,5 +39,5 @@ def test_the_key_is_the_environments_and_never_shown(monkeypatch: pytest.MonkeyP
         llm = language_model(server.url, "m")
         assert llm is not None
         with llm, pytest.raises(LLMError) as caught:
-            llm.complete([{"role": "user", "content": "Well?"}], max_tokens=9)
+            llm.reply([{"role": "user", "content": "Well?"}], max_tokens=9)
     assert "sk-first" not in str(caught.value)

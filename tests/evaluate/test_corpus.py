@@ -17,7 +17,7 @@ from bag_model import words
 from clara.data import DocText, GoldRef, Question, read_questions
 from clara.errors import InputError, RecordError
 from clara.evaluate.corpus import Corpus, CorpusPassage, beir_questions, pooled, read_corpus
-from clara.evaluate.questions import FirstStage, TaskLoader, _FirstStageName, _settled, corpus_search
+from clara.evaluate.questions import FirstStage, TaskLoader, _corpus_search, _FirstStageName, _settled
 from clara.evaluate.rankers import TextEncoder
 from clara.records import FloatArray
 
@@ -144,23 +144,23 @@ def test_a_question_whose_gold_document_is_empty_is_not_measured_with_fewer(tmp_
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
 def test_first_stages_find_what_shares_words(kind: _FirstStageName) -> None:
-    stage = corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
+    stage = _corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
     found = stage.search(["How many arches has Tarn Bridge?", "herring barrels of beech"], 3)
     assert found[0][0].doc.title == "Tarn Bridge"
     assert found[1][0].doc.title == "Holm herring"
     assert all(len(row) <= 3 for row in found)
     assert stage.search(["xyzzy"], 3)[0] == [] if kind == "bm25" else True
-    again = corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
+    again = _corpus_search(pooled(OWN.questions), kind, encoder=HASHED)
     assert again.search(["How many arches has Tarn Bridge?"], 3)[0] == found[0]
 
 
 def test_vectors_need_an_encoder() -> None:
     with pytest.raises(InputError, match="--first-stage dense"):
-        corpus_search(pooled(OWN.questions), "dense")
+        _corpus_search(pooled(OWN.questions), "dense")
 
 
 def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
-    stage = corpus_search(pooled(OWN.questions), "bm25")
+    stage = _corpus_search(pooled(OWN.questions), "bm25")
     made = _settled(OWN.questions, stage, oracle=False, candidates=1).questions
     for before, after in zip(OWN.questions, made, strict=True):
         texts = {before.docs[index] for index in before.gold}
@@ -171,7 +171,7 @@ def test_normal_marks_what_was_found_and_counts_what_was_not() -> None:
 
 
 def test_oracle_guarantees_gold_at_places_that_do_not_give_it_away() -> None:
-    stage = corpus_search(pooled(OWN.questions), "bm25")
+    stage = _corpus_search(pooled(OWN.questions), "bm25")
     whole = _settled(OWN.questions, stage, oracle=True, candidates=4)
     made = whole.questions
     assert dict(whole.without) == {
@@ -212,7 +212,7 @@ def test_gold_by_id_by_text_and_by_title() -> None:
 def test_nothing_found_is_counted() -> None:
     corpus = Corpus("one", (CorpusPassage("1", DocText("", "nothing in common")),), {}, {})
     question = Question("q", "s", "Skerry?", ("a",), (), ())
-    made = _settled([question], corpus_search(corpus, "bm25"), oracle=False)
+    made = _settled([question], _corpus_search(corpus, "bm25"), oracle=False)
     assert made.questions == ()
     assert made.without == {"questions for which the first stage found nothing": 1}
 

@@ -23,13 +23,13 @@ from clara.evaluate.journal import Provenance
 from clara.evaluate.plots import draw_all
 from clara.evaluate.questions import Task, TaskLoader
 from clara.evaluate.report import GridReport, make_report, write_page, write_report
-from clara.evaluate.results import Scoring
+from clara.evaluate.results import Scoring, plain
 from clara.evaluate.run import (
     Grid,
-    GridBlock,
     GridResult,
     GridRun,
     RunSettings,
+    _GridBlock,
     plan,
     run_grid,
     run_system,
@@ -60,7 +60,7 @@ def turned(path: Path) -> Path:
 def compare(
     folder: Path, runs: list[dict[str, object]], systems: Mapping[str, Build] = SYSTEMS, **how: object
 ) -> GridResult:
-    wanted = plan([check(GridBlock, {"data": (str(FILE),), **run}, source="test") for run in runs])
+    wanted = plan([check(_GridBlock, {"data": (str(FILE),), **run}, source="test") for run in runs])
     settings = RunSettings(folder=folder, batch_size=3, **how)  # type: ignore[arg-type]
     return run_grid(wanted, systems, make_settings(), LOADER, settings)
 
@@ -82,7 +82,7 @@ def test_scores_follow_from_the_replies(tmp_path: Path) -> None:
     assert result.retrieval is not None
     assert 0 < result.retrieval["R@1"] <= result.retrieval["R@5"] <= 1
     assert result.abstention is None, "every question has an answer"
-    assert json.loads(json.dumps(result.to_json()))["key"] == result.key
+    assert json.loads(json.dumps(plain(result)))["key"] == result.key
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_gold_documents_only(tmp_path: Path) -> None:
 
 
 def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
-    run = GridBlock(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
-    plain = GridBlock(data=("a",), systems=("z", "x"))
+    run = _GridBlock(data=("a", "b"), systems=("x", "y"), rates=(4, 16), settings=("oracle", "normal"))
+    plain = _GridBlock(data=("a",), systems=("z", "x"))
     found = plan([run, plain, run])
     assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 + 2
     groups = [(trial.data, trial.setting) for trial in found]
@@ -150,7 +150,7 @@ def test_the_plan_names_each_run_once_and_keeps_data_together() -> None:
 
 
 def test_a_trial_caps_every_block() -> None:
-    runs = [GridBlock(data=(str(limit),), systems=("x",), limit=limit) for limit in (None, 1, 5)]
+    runs = [_GridBlock(data=(str(limit),), systems=("x",), limit=limit) for limit in (None, 1, 5)]
     assert [run.limit for run in plan(runs, limit=2)] == [2, 1, 2]
     assert [run.limit for run in plan(runs)] == [None, 1, 5]
 
@@ -179,7 +179,7 @@ def test_systems_that_cannot_be_built(tmp_path: Path) -> None:
 
 def test_progress_counts_all_questions_and_foresees_the_end(tmp_path: Path) -> None:
     steps: list[tuple[str, int, int, float | None]] = []
-    wanted = plan([GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
+    wanted = plan([_GridBlock(data=(str(FILE),), systems=("words", "nothing"))])
     how = RunSettings(tmp_path, batch_size=3)
     run_grid(wanted, SYSTEMS, make_settings(), LOADER, how, on_progress=lambda *step: steps.append(step))
     _, done, total, seconds = zip(*steps, strict=True)
@@ -210,7 +210,7 @@ def test_the_report_holds_every_number_with_its_run(tmp_path: Path) -> None:
     outcome = compare(
         tmp_path / "journals",
         [{"systems": ("words", "nothing")}, {"systems": ("every",), "rates": (1, 2)}],
-        origin=origin.to_json(),
+        origin=origin,
     )
     report = make_report(outcome, origin, Scoring(), [PAIR])
     written = {path.name for path in write_report(report, tmp_path / "out")}

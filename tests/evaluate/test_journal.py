@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from clara.data import DocText
 from clara.errors import InputError
 from clara.evaluate.cache import Failure
-from clara.evaluate.journal import Entry, Journal, query_hash
+from clara.evaluate.journal import Entry, Journal, Provenance, query_hash
 from clara.evaluate.system import Prediction, Query
 
 KEY = {"data": "invented", "rate": 4}
@@ -27,8 +28,11 @@ REPLIES: list[Prediction | Failure] = [
 ]
 
 
+ORIGIN = Provenance(command="clara eval", model="bag", checkpoint="bag-1", seed=0, device="cpu")
+
+
 def fill(path: Path) -> dict[str, Entry]:
-    with Journal(path, KEY, origin={"commit": "abc"}) as journal:
+    with Journal(path, KEY, origin=ORIGIN) as journal:
         journal.add(ASKS[:2], REPLIES[:2])
         journal.add(ASKS[2:], REPLIES[2:])
         return dict(journal.entries)
@@ -38,9 +42,8 @@ def test_entries_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     kept = fill(tmp_path / "j.jsonl")
     with Journal(tmp_path / "j.jsonl", KEY) as journal:
         assert journal.entries == kept
-        assert journal.origins == [{"commit": "abc"}]
-    assert [kept[query_hash(ask)].error for ask in ASKS] == [None, "RuntimeError: out of memory", None]
-    assert kept[query_hash(ASKS[0])].prediction == REPLIES[0]
+        assert journal.origins == [asdict(ORIGIN)]
+    assert [kept[query_hash(ask)] for ask in ASKS] == [REPLIES[0], "RuntimeError: out of memory", REPLIES[2]]
 
 
 def test_a_cut_at_any_byte_loses_only_what_came_after_it(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_errors_can_be_asked_again(tmp_path: Path) -> None:
         assert journal.entries.keys() == kept.keys() - {query_hash(ASKS[1])}
         journal.add([ASKS[1]], [REPLIES[0]])
     with Journal(tmp_path / "j.jsonl", KEY) as journal:
-        assert journal.entries[query_hash(ASKS[1])] == Entry(REPLIES[0], None)  # type: ignore[arg-type]
+        assert journal.entries[query_hash(ASKS[1])] == REPLIES[0]
 
 
 def test_what_is_no_journal_of_this_run_is_refused(tmp_path: Path) -> None:
@@ -89,6 +92,7 @@ def test_what_is_no_journal_of_this_run_is_refused(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys, time
+from dataclasses import asdict
 from pathlib import Path
 from clara.data import DocText
 from clara.evaluate.journal import Journal, query_hash
@@ -124,4 +128,4 @@ def test_kill_9_loses_nothing_that_was_kept(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) >= 39
     with Journal(path, {"data": "invented"}) as journal:
         assert len(journal.entries) == 40
-        assert all(entry.prediction is not None for entry in journal.entries.values())
+        assert all(isinstance(entry, Prediction) for entry in journal.entries.values())

@@ -17,7 +17,7 @@ from clara.data import DocText
 from clara.errors import ConfigError, ModelError
 from clara.evaluate.cache import Cache, Failure, each, unwrap
 from clara.evaluate.contexts import DocumentMemories, rank_documents
-from clara.evaluate.run import GridBlock
+from clara.evaluate.run import _GridBlock
 from clara.evaluate.system import Context, answer_all
 from clara.records import GenerationRequest, Memory, QueryMemory
 
@@ -137,7 +137,7 @@ def test_equal_documents_keep_their_order() -> None:
 def test_settings_name_all_faults_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check(
-            GridBlock, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line"
+            _GridBlock, {"given": "golden", "k": 0, "rates": "4", "data": ("nq",), "systems": ()}, source="command line"
         )
     for name in ("given", "k", "rates", "systems"):
         assert f"{name}: " in str(caught.value)

@@ -38,7 +38,7 @@ def asking(server: LLMServer, /, **changes: object) -> LLM:
 
 def test_a_question_is_answered_whole_or_piece_by_piece() -> None:
     with serving(LLMServer(answer=f" {ANSWER}\n")) as server, asking(server) as llm:
-        assert llm.complete(MESSAGES, max_tokens=60) == ANSWER
+        assert llm.reply(MESSAGES, max_tokens=60).text == ANSWER
         pieces = list(llm.stream(MESSAGES, max_tokens=60, temperature=0.5))
     assert len(pieces) > 5
     assert "".join(pieces).strip() == ANSWER
@@ -50,7 +50,7 @@ def test_a_question_is_answered_whole_or_piece_by_piece() -> None:
 @pytest.mark.parametrize("fault", ["429", "503", "500", "disconnect"])
 def test_passing_faults_are_survived(fault: str) -> None:
     with serving(LLMServer(script=first(2, fault), answer=ANSWER)) as server, asking(server) as llm:
-        assert llm.complete(MESSAGES, max_tokens=60) == ANSWER
+        assert llm.reply(MESSAGES, max_tokens=60).text == ANSWER
         server.script, server.calls[:] = first(2, fault), []
         assert "".join(llm.stream(MESSAGES, max_tokens=60)) == ANSWER
         assert len(server.calls) == 3
@@ -59,7 +59,7 @@ def test_passing_faults_are_survived(fault: str) -> None:
 @pytest.mark.parametrize("fault", ["html", "empty_choices", "cut_body"])
 def test_a_reply_that_is_none_is_asked_for_again(fault: str) -> None:
     with serving(LLMServer(script=first(2, fault), answer=ANSWER)) as server, asking(server) as llm:
-        assert llm.complete(MESSAGES, max_tokens=60) == ANSWER
+        assert llm.reply(MESSAGES, max_tokens=60).text == ANSWER
     assert len(server.calls) == 3
 
 
@@ -70,19 +70,19 @@ def test_a_reply_has_its_time(fault: str) -> None:
         serving(LLMServer(script=first(1, fault), answer=ANSWER)) as server,
         asking(server, timeout_seconds=0.4) as llm,
     ):
-        assert llm.complete(MESSAGES, max_tokens=60) == ANSWER
+        assert llm.reply(MESSAGES, max_tokens=60).text == ANSWER
         assert len(server.calls) == 2
         server.script = always(fault)
         late = pytest.raises(LLMUnavailableError, match=r"no usable reply in 2 attempts; the last: .*(0\.2|timed out)")
         with asking(server, timeout_seconds=0.2, retries=1) as hasty, late:
-            hasty.complete(MESSAGES, max_tokens=60)
+            hasty.reply(MESSAGES, max_tokens=60)
 
 
 @FAILS
 def test_what_cannot_be_helped_is_said_with_the_remedy(fault: str, error: type[LLMError], said: str) -> None:
     with serving(LLMServer(script=always(fault))) as server, asking(server, retries=1) as llm:
         with pytest.raises(error, match=said):
-            llm.complete(MESSAGES, max_tokens=60)
+            llm.reply(MESSAGES, max_tokens=60)
         with pytest.raises(error, match=said):
             list(llm.stream(MESSAGES, max_tokens=60))
     assert "secret" not in said
@@ -92,7 +92,7 @@ def test_nothing_listening_is_said_soon() -> None:
     started = time.monotonic()
     nobody = pytest.raises(LLMUnavailableError, match=r"nothing answers at http://127\.0\.0\.1:9/v1")
     with asking(LLMServer(url="http://127.0.0.1:9/v1"), retries=8) as llm, nobody:
-        llm.complete(MESSAGES, max_tokens=60)
+        llm.reply(MESSAGES, max_tokens=60)
     assert time.monotonic() - started < 5
 
 
@@ -108,14 +108,14 @@ def test_a_stream_that_breaks_off_is_no_answer(fault: str) -> None:
 def test_a_stream_may_be_left() -> None:
     with serving(LLMServer(answer=ANSWER)) as server, asking(server) as llm:
         assert list(islice(llm.stream(MESSAGES, max_tokens=60), 2)) == ["The", " tower"]
-        assert llm.complete(MESSAGES, max_tokens=60) == ANSWER
+        assert llm.reply(MESSAGES, max_tokens=60).text == ANSWER
 
 
 def test_silence_is_no_answer() -> None:
     """A model that reasons may have used up its tokens for that."""
     with serving(LLMServer(answer=" \n")) as server, asking(server) as llm:
         with pytest.raises(LLMError, match=r"wrote no text.*60 tokens"):
-            llm.complete(MESSAGES, max_tokens=60)
+            llm.reply(MESSAGES, max_tokens=60)
         with pytest.raises(LLMError, match=r"wrote no text.*60 tokens"):
             list(llm.stream(MESSAGES, max_tokens=60))
 

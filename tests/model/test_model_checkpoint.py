@@ -168,7 +168,7 @@ def test_missing_and_cut_files_are_named(file: str, copied: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"base_identity": "0123456789abcdef"}, "trained on .*0123456789abcdef.*load it on its own base model"),
+        ({"base_identity": "0123456789abcdef"}, "trained on .*0123456789abcdef.*use it with its own base model"),
         ({"format_version": 2}, "format version 2, this release reads 1; use the release"),
         ({"compresion_rate": 4}, "compresion_rate: Extra inputs are not permitted"),
         ({"compression": {"window_tokens": 64, "rate": [4]}}, "compression.rate: Extra inputs are not permitted"),

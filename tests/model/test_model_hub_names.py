@@ -14,7 +14,7 @@ from clara.model import ClaraModel, create
 from clara.model.apple.write import convert
 from clara.model.hub import base as hub_base
 from clara.model.hub import checkpoint as hub_checkpoint
-from clara.model.hub.checkpoint import HubName, parse
+from clara.model.hub.checkpoint import _HubName, parse
 from clara.model.placement import Placement
 from hub_server import HubState
 
@@ -43,10 +43,10 @@ def apple(hub_state: HubState, tiny_base: Path, tmp_path: Path) -> HubState:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("apple/CLaRa-7B-Instruct", HubName("apple/CLaRa-7B-Instruct")),
-        ("apple/CLaRa-7B-Instruct/compression-16", HubName("apple/CLaRa-7B-Instruct", "compression-16")),
-        ("a/b/c/d@v1.0", HubName("a/b", "c/d", "v1.0")),
-        ("a/b@refs/pr/1", HubName("a/b", "", "refs/pr/1")),
+        ("apple/CLaRa-7B-Instruct", _HubName("apple/CLaRa-7B-Instruct")),
+        ("apple/CLaRa-7B-Instruct/compression-16", _HubName("apple/CLaRa-7B-Instruct", "compression-16")),
+        ("a/b/c/d@v1.0", _HubName("a/b", "c/d", "v1.0")),
+        ("a/b@refs/pr/1", _HubName("a/b", "", "refs/pr/1")),
         ("smollm2", None),
         ("/a/b", None),
         ("./a/b", None),
@@ -57,7 +57,7 @@ def apple(hub_state: HubState, tiny_base: Path, tmp_path: Path) -> HubState:
         ("~/a", None),
     ],
 )
-def test_names(name: str, expected: HubName | None) -> None:
+def test_names(name: str, expected: _HubName | None) -> None:
     assert parse(name) == expected
     if expected is not None:
         assert str(expected) == name
@@ -88,7 +88,7 @@ def test_a_published_model_is_converted_by_its_id(apple: HubState, tiny_base: Pa
 
 
 def test_what_was_fetched_once_works_offline(apple: HubState, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = HubName(REPO, "compression-16")
+    name = _HubName(REPO, "compression-16")
     with pytest.raises(HubError, match=r"nothing is downloaded here\); fetch it once with a network: clara pull"):
         hub_checkpoint.fetch(name, local_only=True)
     online = hub_checkpoint.fetch(name)
@@ -97,7 +97,7 @@ def test_what_was_fetched_once_works_offline(apple: HubState, tiny_base: Path, m
     assert hub_checkpoint.fetch(name) == online
     assert ClaraModel.load(str(name), base=str(tiny_base)).rates == (16,)
     with pytest.raises(HubError, match=r"HF_HUB_OFFLINE is set\); fetch it once with a network: clara pull apple"):
-        hub_checkpoint.fetch(HubName(REPO, "compression-8"))
+        hub_checkpoint.fetch(_HubName(REPO, "compression-8"))
     assert len(apple.fetched) == count
 
 
@@ -113,17 +113,17 @@ def test_what_the_hub_does_not_have(hub_state: HubState, monkeypatch: pytest.Mon
     hub_state.add("someone/base", {"config.json": b"{}", "model.safetensors": b"weights"})
     hub_state.add("someone/many", {"a/clara.json": b"{}", "b/clara.json": b"{}"})
     with pytest.raises(HubError, match=r"holds no checkpoint: neither clara\.json nor adapters\.pth"):
-        hub_checkpoint.fetch(HubName("someone/base"))
+        hub_checkpoint.fetch(_HubName("someone/base"))
     with pytest.raises(HubError, match="several checkpoints; give one of someone/many/a, someone/many/b"):
-        hub_checkpoint.fetch(HubName("someone/many"))
+        hub_checkpoint.fetch(_HubName("someone/many"))
     with pytest.raises(HubError, match="has no revision 'v9'"):
-        hub_checkpoint.fetch(HubName("someone/base", revision="v9"))
+        hub_checkpoint.fetch(_HubName("someone/base", revision="v9"))
     with pytest.raises(HubError, match="neither a local folder nor does the hub show it"):
-        hub_checkpoint.fetch(HubName("someone/gone"))
+        hub_checkpoint.fetch(_HubName("someone/gone"))
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries again, and again
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match="could not be had from the hub"):
-        hub_checkpoint.fetch(HubName("someone/base"))
+        hub_checkpoint.fetch(_HubName("someone/base"))
 
 
 def test_the_papers_base_models_are_known_by_name(

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara.config import CompressionConfig
-from clara.model.spans import Spans, _text_positions, additive, right_padded
+from clara.model.network import _right_padded
+from clara.model.spans import Spans, _text_positions, additive
 from clara.model.table import _READ_SHARE, _WHITENING, MemoryTable
 
 WIDTH = 5
@@ -163,7 +164,7 @@ def test_attention_equals_a_loop(attention: str, left: bool, n: int) -> None:  #
 def test_right_padding_moves_the_text_and_nothing_else(lengths: list[int], *, left: bool, extra: int) -> None:
     mask = masks(lengths, left=left, extra=extra)
     ids = torch.arange(mask.numel()).reshape(mask.shape)
-    moved, moved_mask = right_padded(ids, mask)
+    moved, moved_mask = _right_padded(ids, mask)
     assert torch.equal(moved_mask, masks(lengths, left=False, extra=extra))
     for row, length in enumerate(lengths):
         assert moved[row, :length].tolist() == ids[row][mask[row]].tolist()

@@ -45,7 +45,7 @@ def network_with(loaded: Loaded, config: CompressionConfig) -> Network:
     adapters = loaded.network.adapters
     table = MemoryTable(config, loaded.manifest.hidden_size)
     table.initialise(adapters.bare().get_input_embeddings().weight)
-    return Network(adapters, config, table).eval()
+    return Network(adapters, table).eval()
 
 
 def texts() -> list[list[int]]:
@@ -85,7 +85,7 @@ def test_padding_does_not_change_a_memory(config: CompressionConfig, loaded: Loa
 
 def one_pass(network: Network, row: list[int], rate: int) -> Tensor:
     """The memory of one text by clara.md section 1: one pass over text and memory tokens, a mask built by loops."""
-    config, model = network.config, network.adapters.bare()
+    config, model = network.table.config, network.adapters.bare()
     s, n = len(row), config.memory_tokens(rate)
     spans = [(i * s // n, max((i + 1) * s // n, i * s // n + 1)) for i in range(n)]
     embeds: Tensor = model.get_input_embeddings()(torch.tensor(row))
@@ -148,7 +148,6 @@ def test_an_unserved_rate_is_refused(loaded: Loaded) -> None:
         encode(
             network.adapters.bare(),
             network.table,
-            network.config,
             torch.tensor([[1, 2]]),
             torch.ones(1, 2, dtype=torch.bool),
             rate=8,

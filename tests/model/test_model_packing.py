@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clara.config import CompressionConfig
 from clara.model.attention import enable_packing
 from clara.model.create import Loaded
-from clara.model.network import Network, read_out, read_outs
+from clara.model.network import Network, read_outs
 from clara.model.table import MemoryTable
 
 LENGTHS = (17, 1, 40)
@@ -72,10 +72,10 @@ def test_rates_read_together_are_what_each_reads_alone(
     table.initialise(adapters.bare().get_input_embeddings().weight)
     model, (ids, mask) = adapters.bare(), texts()
     with adapters.use("compressor"):
-        together = read_outs(model, table, config, ids, mask, rates=(16, 4))
+        together = read_outs(model, table, ids, mask, rates=(16, 4))
         assert list(together) == [16, 4]
         for rate, found in together.items():
-            alone = read_out(model, table, config, ids, mask, rate=rate)
+            alone = read_outs(model, table, ids, mask, rates=(rate,))[rate]
             assert found.read.shape == (len(LENGTHS), config.memory_tokens(rate), loaded.manifest.hidden_size)
             for name in ("read", "residual", "text_mean"):
                 torch.testing.assert_close(getattr(found, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
@@ -88,7 +88,7 @@ def test_encoding(loaded: Loaded, packed: Callable[[str], None], config: Compres
         parameter.requires_grad = True
     table = MemoryTable(config, loaded.manifest.hidden_size)
     table.initialise(adapters.bare().get_input_embeddings().weight)
-    network = Network(adapters, config, table)
+    network = Network(adapters, table)
     ids, mask = texts()
     found = []
     for kind in ("padded", "packed"):

@@ -21,7 +21,7 @@ from statistics import median
 import httpx2 as httpx
 import psutil
 
-from clara.cli.bench import sample_server
+from clara.cli.bench import _sample_server
 from clara.cli.options import ModelChoice
 
 QUESTIONS = (
@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     given = parser.parse_args()
     before = {child.pid for child in psutil.Process().children()}
-    with sample_server(ModelChoice("smollm2-135m"), waiting=16) as url:
+    with _sample_server(ModelChoice("smollm2-135m"), waiting=16) as url:
         (server,) = [child for child in psutil.Process().children() if child.pid not in before]
         result = soak(url, server, seconds=60 * given.minutes, clients=given.clients)
     sys.stdout.write(result.told() + "\n")

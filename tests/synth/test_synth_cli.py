@@ -135,12 +135,3 @@ def test_a_server_that_refuses_everything_is_no_good_end(tmp_path: Path) -> None
         llm.script = always("")
         assert call("synth", docs, *options, "--resume").exit_code == 0
     assert len(out.read_text().splitlines()) == 3
-
-
-@pytest.mark.parametrize("named", [("--engine", "ray"), ("--workers", 2)])
-def test_the_engine_that_is_gone_is_said_with_what_to_do(tmp_path: Path, named: tuple[object, ...]) -> None:
-    docs = write_passages(tmp_path / "in.jsonl", 1)
-    options = ("--out", tmp_path / "records.jsonl", "--llm", "http://127.0.0.1:9", "--llm-model", "m")
-    with pytest.raises(ConfigError, match="leave them out, and for several servers"):
-        call("synth", docs, *options, *named)
-    assert not (tmp_path / "records.jsonl").exists()

@@ -71,14 +71,18 @@ def test_the_loss_among_quotations_equals_the_slow_version(loaded: Loaded, batch
                     total += target.weight * (float(rest) - scores[token])
             row += len(reply)
     assert row == len(batch.labels)
-    assert float(_quoted_loss(batch, logits)) == pytest.approx(total / float(batch.weights.sum()), rel=1e-5)
+    assert batch.quotable is not None
+    assert float(_quoted_loss(batch, batch.quotable, logits)) == pytest.approx(
+        total / float(batch.weights.sum()), rel=1e-5
+    )
 
 
 @torch.no_grad()
 def test_the_loss_among_quotations_is_added_with_its_weight(loaded: Loaded, batch: Batch) -> None:
     plain = generation_loss(loaded.network, batch, mse_weight=0.1)
     both = generation_loss(loaded.network, batch, mse_weight=0.1, quoted_weight=0.5)
-    added = 0.5 * _quoted_loss(batch, logits_of(loaded, batch))
+    assert batch.quotable is not None
+    added = 0.5 * _quoted_loss(batch, batch.quotable, logits_of(loaded, batch))
     assert float(added) > 0.01
     assert float(both.total - plain.total) == pytest.approx(float(added), rel=1e-4)
     assert float(both.cross_entropy) == float(plain.cross_entropy)
@@ -92,7 +96,8 @@ def test_answers_that_are_no_quotation_have_no_such_loss(loaded: Loaded) -> None
         replace(EXAMPLES[0], targets=EXAMPLES[0].targets[2:3]),
     ]
     made = collator(free, rate=RATE)
-    assert float(_quoted_loss(made, logits_of(loaded, made))) == 0
+    assert made.quotable is not None
+    assert float(_quoted_loss(made, made.quotable, logits_of(loaded, made))) == 0
 
 
 @torch.no_grad()

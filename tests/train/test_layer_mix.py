@@ -52,7 +52,7 @@ def batch_of(loaded: Loaded) -> tuple[Tensor, Tensor]:
 def memory_of(loaded: Loaded, rate: int = RATE) -> Tensor:
     with loaded.network.adapters.use("compressor"):
         network = loaded.network
-        return encode(network.adapters.bare(), network.table, network.config, *batch_of(loaded), rate=rate).memory
+        return encode(network.adapters.bare(), network.table, *batch_of(loaded), rate=rate).memory
 
 
 def moved(loaded: Loaded) -> Loaded:
@@ -81,7 +81,7 @@ def slow_memory(loaded: Loaded, text: str) -> Tensor:
     network, table = loaded.network, loaded.network.table
     mix = table.mix
     assert mix is not None and mix.maps is not None and mix.places is not None  # noqa: PT018
-    row = network.config.rates.index(RATE)
+    row = network.table.config.rates.index(RATE)
     ids = torch.tensor([Prompter(loaded.base.tokenizer).plain(text)[:WINDOW]])
     with network.adapters.use("compressor"):
         decoder = network.adapters.bare().get_decoder()

@@ -16,7 +16,7 @@ from clara.config import CompressionConfig
 from clara.errors import TrainingError
 from clara.model import ClaraModel
 from clara.model.create import Loaded
-from clara.model.network import encode_documents
+from clara.model.network import ReadOut, read_outs
 from clara.model.table import MemoryTable
 from clara.train.documents import Documents, _MemoryCache
 from clara.train.processes import Processes
@@ -162,15 +162,14 @@ def test_a_text_is_read_once_for_all_rates(
     def noting(
         model: PreTrainedModel,
         table: MemoryTable,
-        config: CompressionConfig,
         ids: Tensor,
         mask: Tensor,
         *,
         rates: Sequence[int],
-    ) -> dict[int, Tensor]:
+    ) -> dict[int, ReadOut]:
         read.append((len(ids), tuple(rates)))
-        return encode_documents(model, table, config, ids, mask, rates=rates)
+        return read_outs(model, table, ids, mask, rates=rates)
 
-    monkeypatch.setattr("clara.train.documents.encode_documents", noting)
+    monkeypatch.setattr("clara.train.documents.read_outs", noting)
     assert Documents(loaded, tmp_path).prepare({4: TEXTS, 16: TEXTS[:3]}) == 7
     assert sorted(read) == [(1, (4,)), (3, (4, 16))]

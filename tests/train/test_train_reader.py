@@ -114,7 +114,7 @@ def test_a_reader_can_be_trained_among_quotations(
     assert batch.quotable is not None
     assert len(batch.quotable.rows) == len(prompter.plain("330 metres")) + 1, "ants stand in no text"
     free, quoted = (reading(tiny_base, quoted_weight=w).loss(network, batch).total for w in (0.0, 0.5))
-    among = _quoted_loss(batch, reply_logits(network, batch, None))
+    among = _quoted_loss(batch, batch.quotable, reply_logits(network, batch, None))
     assert among > 0
     assert float(quoted) == pytest.approx(float(free + 0.5 * among))
 

@@ -48,12 +48,7 @@ _NO_WRONG = "questions for poison: no other question has a wrong answer of the s
 
 
 class RobustnessSettings(AskSettings):
-    """Settings of the analysis.
-
-    Attributes:
-        counts: distractors beside the gold passages.
-        around: distractors beside the gold passages in ``order`` and ``poison``.
-    """
+    """Settings of the analysis; ``around``: distractors beside the gold passages in ``order`` and ``poison``."""
 
     vary: tuple[_Perturbation, ...] = ("k", "order", "poison", "distractors")
     ks: tuple[int, ...] = tuple(range(1, 11))
@@ -63,11 +58,9 @@ class RobustnessSettings(AskSettings):
 
 @dataclass(frozen=True, slots=True)
 class _PerturbedPrompt:
-    """A prompt's documents.
+    """A prompt's documents, with the share of the gold ones in it.
 
-    Attributes:
-        recall: share of the gold documents in it.
-        wrong: answer of the poisoned passage; also set on the clean prompt it is compared with.
+    ``wrong`` is the answer of the poisoned passage; also set on the clean prompt it is compared with.
     """
 
     kind: _Perturbation
@@ -79,12 +72,7 @@ class _PerturbedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """Means over ``n`` scored questions.
-
-    Attributes:
-        recall: share of the gold documents in the prompt.
-        wrong_f1: token F1 with the poisoned passage's answer; only of ``poison``.
-    """
+    """Means over ``n`` scored questions; ``wrong_f1``, of ``poison`` alone: F1 with the poisoned passage's answer."""
 
     kind: _Perturbation
     condition: str

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clara.analysis.harness import AnalysisSettings, OnProgress, first_windows
 from clara.data import DataRecord
-from clara.errors import InputError, MissingExtraError
+from clara.errors import InputError, optional
 from clara.model.inspection import States
 from clara.records import FloatArray
 
@@ -162,13 +162,10 @@ def _mixing(first: FloatArray, second: FloatArray, *, neighbours: int = _NEIGHBO
 
 def _tsne(points: FloatArray, *, seed: int) -> FloatArray:
     """Two dimensions of ``points`` [P, H]: float32 [P, 2]."""
-    try:
-        from sklearn.manifold import TSNE  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "eval") from None
+    manifold = optional("sklearn.manifold", package="scikit-learn", extra="eval")
     # Perplexity: scikit-learn's own default, and below a third of the points where there are few (its documentation).
     perplexity = min(30.0, (len(points) - 1) / 3)
-    placed: FloatArray = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+    placed: FloatArray = manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
     return placed
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
 
-from clara.errors import MissingExtraError, ModelError, RecordError
+from clara.errors import ModelError, RecordError, optional
 from clara.evaluate.cache import Failure, each
-from clara.evaluate.results import plain
 from clara.evaluate.system import AnswerModel
 from clara.metrics import Interval, bootstrap_interval
 from clara.prompts import PARAPHRASE_INSTRUCTION
@@ -35,10 +34,8 @@ _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 class _FidelityRow:
     """A passage and its paraphrase; after an error all is None but that.
 
-    Attributes:
-        rouge1: F-measure of ROUGE-1; ``rouge_l`` of ROUGE-L.
-        entities: share of the passage's entities in the paraphrase; None where it has none.
-        bert_score: F-measure; None without an encoder.
+    ROUGE and BERTScore are F-measures, the latter None without an encoder; ``entities`` is the share of the passage's
+    entities in the paraphrase, None where it has none.
     """
 
     id: str
@@ -52,12 +49,7 @@ class _FidelityRow:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Means over the ``n`` passages without an error.
-
-    Attributes:
-        rate: compression rate of the memories; None is the model's default.
-        entities: over the passages that have some.
-    """
+    """Means over the ``n`` passages without an error, of ``entities`` over those that have some."""
 
     n: int
     rate: int | None
@@ -69,10 +61,6 @@ class Fidelity:
     bert_score: float | None
     errors: int
     rows: tuple[_FidelityRow, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values, without the rows."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
 
 
 def measure_fidelity(
@@ -115,11 +103,8 @@ def measure_fidelity(
 
 def _rouge_scorer() -> Callable[[str, str], tuple[float, float]]:
     """F-measures of ROUGE-1 and ROUGE-L, words stemmed, of passage and paraphrase."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional, imported at its own door
-    except ImportError:
-        raise MissingExtraError("rouge-score", "eval") from None
-    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    library = optional("rouge_score.rouge_scorer", package="rouge-score", extra="eval")
+    scorer = library.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
     def score(text: str, restated: str) -> tuple[float, float]:
         scores = scorer.score(text, restated)

@@ -55,9 +55,7 @@ class AskSettings(AnalysisSettings):
 class AnalysisReport:
     """An analysis of one checkpoint.
 
-    Attributes:
-        errors: questions that gave an error, or nothing to measure, by reason.
-        unusable: records that could not be asked, by reason.
+    Questions that gave an error, or nothing to measure, and unusable records are counted by reason.
     """
 
     model: str

@@ -175,11 +175,9 @@ class _QuestionPush:
 
 @dataclass(frozen=True, slots=True)
 class GradientReport(AnalysisReport):
-    """Means over the questions of one checkpoint.
+    """Means over the questions of one checkpoint; ``helpful``, the share of helpful candidates, is the level of chance.
 
-    Attributes:
-        helpful: mean share of helpful candidates: the level of chance.
-        ci95: bootstrap intervals of ``probability_helpful``, ``push_helpful`` and ``probability_gold``.
+    ``ci95``: bootstrap intervals of ``probability_helpful``, ``push_helpful`` and ``probability_gold``.
     """
 
     helpful: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from clara.analysis.answers import FaithfulnessSettings, RobustnessSettings, faithfulness, robustness
@@ -20,11 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """An analysis.
+    """An analysis: from (model, records, settings, progress) to a frozen record.
 
-    Attributes:
-        measure: from (model, records, settings, progress) to a frozen record.
-        details: fields of the record with one entry a question or text, too long for a summary.
+    ``details`` are its fields with one entry a question or text, too long for a summary.
     """
 
     settings: type[AnalysisSettings]
@@ -32,13 +29,11 @@ class Analysis:
     details: tuple[str, ...] = ("rows",)
 
 
-KINDS: Mapping[str, Analysis] = MappingProxyType(
-    {
-        "lens": Analysis(LensSettings, lens_hits, ("examples",)),
-        "gradient": Analysis(GradientSettings, selection_gradients),
-        "tsne": Analysis(AnalysisSettings, document_map, ("document", "memory")),
-        "attention": Analysis(AttentionSettings, answer_attention),
-        "robustness": Analysis(RobustnessSettings, robustness),
-        "faithfulness": Analysis(FaithfulnessSettings, faithfulness),
-    }
-)
+KINDS: Mapping[str, Analysis] = {
+    "lens": Analysis(LensSettings, lens_hits, ("examples",)),
+    "gradient": Analysis(GradientSettings, selection_gradients),
+    "tsne": Analysis(AnalysisSettings, document_map, ("document", "memory")),
+    "attention": Analysis(AttentionSettings, answer_attention),
+    "robustness": Analysis(RobustnessSettings, robustness),
+    "faithfulness": Analysis(FaithfulnessSettings, faithfulness),
+}

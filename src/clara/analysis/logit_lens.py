@@ -7,7 +7,7 @@ whether those words are in the supporting passages. Knows tokens as text, no ten
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -122,12 +122,9 @@ _SILENT = "questions whose lens shows no word of its own"
 
 @dataclass(frozen=True, slots=True)
 class LensHits(AnalysisReport):
-    """Share of lens words in a question's supporting passages.
+    """Mean share of a question's lens words in its gold passages, and in as many ``other`` candidates.
 
-    Attributes:
-        gold: mean share of a question's words that are in its gold passages.
-        other: the same in as many passages that are not gold, of the same candidates.
-        examples: the first questions with their words in gold passages.
+    ``examples``: the first questions with their words in gold passages.
     """
 
     gold: float
@@ -174,12 +171,10 @@ def lens_hits(
         return _Hits(question.question, _share(words, texts), _share(words, others), hits)
 
     measured = measure_questions(records, settings.limit, measure, on_progress)
+    if silent := measured.errors.pop(_SILENT, 0):
+        measured.unusable[_SILENT] += silent
     return LensHits(
-        model=model.name,
-        fingerprint=model.fingerprint,
-        n=len(measured.rows),
-        errors={reason: count for reason, count in measured.errors.items() if reason != _SILENT},
-        unusable=dict(measured.unusable + Counter({_SILENT: measured.errors[_SILENT]})),
+        **measured.facts(model),
         gold=measured.mean(lambda row: row.gold),
         other=measured.mean(lambda row: row.other),
         gold_ci95=measured.interval(lambda row: row.gold, settings.seed),

@@ -45,13 +45,7 @@ _Retrieved: TypeAlias = "tuple[_SampleQuestion, list[Hit]]"
 
 @dataclass(frozen=True, slots=True)
 class _SampleQuestion:
-    """A question with its passages.
-
-    Attributes:
-        answers: gold answers.
-        gold: ids of the passages that support them; may be empty.
-        own: ids of all passages of its record.
-    """
+    """A question, with the ids of the passages that support its answers (perhaps none), and of all of its record."""
 
     text: str
     answers: tuple[str, ...]
@@ -97,15 +91,9 @@ def draw(records: Sequence[DataRecord], limit: int, seed: int) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """The measurement of one setting.
+    """The measurement of one setting: the metric that decides, and the figures of each candidate, by its name.
 
-    Attributes:
-        value: chosen.
-        was: the value before.
-        metric: of the scores that decide.
-        figures: of each candidate, by its name.
-        questions: answered or ranked for each candidate, rates counted apart.
-        more: other figures.
+    ``questions`` were answered or ranked for each candidate, rates counted apart.
     """
 
     value: Any
@@ -125,10 +113,7 @@ class _Measurement:
 def _choose(current: Any, scores: Mapping[Any, Sequence[float]], metric: str) -> _Measurement:  # noqa: ANN401 - any setting
     """The best candidate, or the current value where none is better by more than the standard error.
 
-    Args:
-        current: one of the candidates.
-        scores: of each candidate its score on each question, the same questions for all.
-        metric: name of the scores.
+    ``scores`` hold each candidate's score on each question, the same questions for all; ``metric`` is their name.
     """
     means = {value: fmean(each) for value, each in scores.items()}
     best = max(means, key=lambda value: means[value])
@@ -223,15 +208,10 @@ def _f1(question: _SampleQuestion, generation: Generation) -> float:
 
 
 def measure(bench: Bench, part: str, keep: float) -> Mapping[str, _Measurement]:
-    """Choose the settings of a part, and set them in the bench's model.
+    """Choose a part's settings, and set them in the bench's model; by name or rate, empty if it cannot be measured.
 
-    Args:
-        bench: the model with the earlier choices.
-        part: ``latent-weight``, ``rerank``, ``contrast``, ``wording``, ``reading`` or ``evidence``.
-        keep: share of the right answers that evidence keeps.
-
-    Returns:
-        By name of the setting, or of the rate; empty where it cannot be measured.
+    ``part`` is ``latent-weight``, ``rerank``, ``contrast``, ``wording``, ``reading`` or ``evidence``, which keeps the
+    share ``keep`` of the right answers.
     """
     measures: Mapping[str, Callable[[Bench], Mapping[str, _Measurement]]] = {
         "latent-weight": _latent_weight,
@@ -348,11 +328,7 @@ def _evidence(bench: Bench, keep: float) -> Mapping[str, _Measurement]:
 def _threshold(right: Sequence[float], without: Sequence[float], keep: float, was: float | None) -> _Measurement:
     """The highest threshold below which at most ``1 - keep`` of the right answers' evidences lie.
 
-    Args:
-        right: evidence of right answers, at least one.
-        without: evidence of answers to questions that the passages do not answer.
-        keep: share of the right answers that is kept.
-        was: the threshold before.
+    ``without``: evidence of answers to questions that the passages do not answer; ``was``: the threshold before.
     """
     lost = int(len(right) * (1 - keep) + 1e-9)
     value = math.floor(sorted(right)[lost] * 1e4) / 1e4

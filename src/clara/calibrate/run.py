@@ -44,13 +44,9 @@ _SECTION = "## Calibrated"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointLoader:
-    """Loads checkpoints.
+    """Loads checkpoints; ``base`` is their base model, where their own entries do not lead to it.
 
-    Attributes:
-        cache: folder for base weights and for memories of documents.
-        base: the base model, where the checkpoint's own entry does not lead to it.
-        device: torch device.
-        progress: called during downloads.
+    ``cache`` is the folder for base weights and for memories of documents.
     """
 
     cache: Path
@@ -77,14 +73,10 @@ class CalibrationOptions:
     Attributes:
         only: parts; None for all that the checkpoint supports: decoding, and a query side where it has none. Spans are
             cut anew only where they are named.
-        other: a checkpoint to average adapters with.
-        share: of ``other``.
-        reader: a text reader to attach.
+        share: weight of ``other`` in the mean of the adapters.
         late: compare questions by late interaction; None as the checkpoint does, by late interaction where it has no
             query side.
         keep: share of right answers that evidence keeps.
-        limit: most questions.
-        seed: of the sample.
     """
 
     only: frozenset[Part] | None = None
@@ -104,7 +96,7 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class _Calibrated:
     """The checkpoint written, if one was asked for, and its record (``trained["calibrated"]``) of this run's parts."""
 
     folder: Path | None
@@ -121,18 +113,11 @@ def calibrate(
     data: Sequence[str] = (),
     on_progress: Progress = lambda *_: None,
     on_notice: Callable[[str], None] = lambda _: None,
-) -> Calibrated:
-    """Calibrate a checkpoint.
+) -> _Calibrated:
+    """Calibrate a native checkpoint of this name, as ``ClaraModel.load`` takes it.
 
-    Args:
-        name: of the checkpoint, as ``ClaraModel.load`` takes it; native.
-        records: questions and passages; none is needed for a mean or a reader alone.
-        options: the parts to calibrate.
-        source: loads the checkpoint.
-        out: where the result is written, whole or not at all; None only measures.
-        data: names of the records' files, for the record.
-        on_progress: called with progress.
-        on_notice: called with notices for the user.
+    Records are questions and passages, ``data`` the names of their files, to be recorded; a mean or a reader alone
+    needs none. The result is written to ``out``, whole or not at all; None only measures. Notices are for the user.
 
     Raises:
         CheckpointError: a checkpoint or reader that cannot be read or does not fit, or ``out`` cannot be replaced.
@@ -154,7 +139,7 @@ def calibrate(
         if out is not None:
             with checkpoint.copying(folder, out, manifest, card=_card(_card_of(start), manifest)):
                 pass
-    return Calibrated(out, entries)
+    return _Calibrated(out, entries)
 
 
 @dataclass(slots=True)

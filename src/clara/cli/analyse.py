@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -93,7 +92,7 @@ def analyse(
     from clara.config import check  # noqa: PLC0415
     from clara.data import read_records  # noqa: PLC0415
     from clara.evaluate import plots  # noqa: PLC0415
-    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.report import write_json  # noqa: PLC0415
 
     options = asdict(given)
     if kind == "fidelity":
@@ -122,7 +121,7 @@ def analyse(
     whole = [{"label": label, **asdict(report)} for label, report in reports]
     described = {"path": str(data), "sha256": reading.sha256}
     facts = {"kind": kind, "settings": settings.model_dump(mode="json"), "data": described, "runs": sources}
-    write_whole(target, json.dumps({**facts, "models": whole}, indent=1, ensure_ascii=False) + "\n")
+    write_json(target, {**facts, "models": whole}, indent=1)
     short = [{name: value for name, value in made.items() if name not in KINDS[kind].details} for made in whole]
     if as_json:
         print_json({"kind": kind, "figure": str(figure), "json": str(target), "models": short})
@@ -142,7 +141,7 @@ def _measure(
 ) -> tuple[Any, dict[str, object]]:
     """The report of one checkpoint and its origin; the checkpoint is freed afterwards."""
     loaded = load_model(choice)
-    source = replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model).to_json()
+    source = asdict(replace(origin_of(loaded, choice.device, seed=settings.seed), model=choice.model))
     with bar(label) as show:
         report = kind.measure(loaded, records, settings, lambda done, total: show(done, total, "questions"))
     del loaded
@@ -206,7 +205,8 @@ def measure_fidelity(
     from clara.analysis import fidelity  # noqa: PLC0415
     from clara.analysis.harness import first_windows  # noqa: PLC0415
     from clara.data import read_records, write_jsonl  # noqa: PLC0415
-    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.report import write_json  # noqa: PLC0415
+    from clara.evaluate.results import plain  # noqa: PLC0415
 
     if out is None:
         raise InputError("--fidelity needs --out DIR for the restatements")
@@ -231,12 +231,12 @@ def measure_fidelity(
         "data_sha256": reading.sha256,
         "model": model.name,
         "checkpoint": model.fingerprint,
-        "provenance": origin_of(model, choice.device).to_json(),
-        "results": [result.to_json() for result in results],
+        "provenance": asdict(origin_of(model, choice.device)),
+        "results": plain(results),
     }
     rows = ({"rate": result.rate, **asdict(row)} for result in results for row in result.rows)
     write_jsonl(out / "fidelity.jsonl", rows)
-    write_whole(out / "fidelity.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "fidelity.json", value)
     if as_json:
         print_json(value)
     else:

@@ -6,25 +6,26 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
 from clara.cli.options import (
     DEFAULT_K,
     DEFAULT_STORE,
-    AnswerChoice,
     AnsweringModel,
+    ContextOption,
     FittingModel,
     JsonOption,
     KOption,
+    LLMModelOption,
+    LLMOption,
     ModelChoice,
-    ModeOption,
     StoreOption,
 )
-from clara.cli.session import check_question, import_libraries, language_model, open_filled, without_model
+from clara.cli.session import check_question, import_libraries, language_model, load_model, open_store, without_model
 from clara.cli.terminal import console, note, plain, print_json, print_result, shown, snippet, write, write_emphasised
 from clara.errors import ClaraError, InputError
 from clara.records import Answer, Citation, Quote
@@ -42,6 +43,64 @@ _HELP = """\
 Any other line is a question. A follow-up ("and the Birch pump?", "when was it installed?") is completed from the last
 question, says how it is understood, and is answered from the same manual; where it is not sure, you are asked back."""
 _COMMAND = re.compile(r"/[\w-]*")
+_ModeOption = Annotated[
+    Literal["latent", "text", "hybrid"],
+    typer.Option("--mode", help="Search: latent by memories, text by words (BM25), hybrid by both."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerChoice:
+    """Options about searching and answering."""
+
+    k: KOption = None
+    mode: _ModeOption = "hybrid"
+    context: ContextOption = "auto"
+    wording: Annotated[
+        Literal["auto", "free", "quoted"],
+        typer.Option(
+            help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
+            "where it reads with trained weights, else free."
+        ),
+    ] = "auto"
+    latent_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
+        ),
+    ] = None
+    rerank: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Best passages found that are put in order by how likely the question is after the memory of each; 0 "
+            "for none; as the checkpoint says.",
+        ),
+    ] = None
+    always_answer: Annotated[
+        bool,
+        typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
+    ] = False
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False)
+    ] = None
+    llm: LLMOption = None
+    llm_model: LLMModelOption = None
+
+    def options(self) -> AnswerOptions:
+        """The choice as the pipeline takes it."""
+        from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
+
+        worded = None if self.wording == "auto" else self.wording
+        longest = self.max_new_tokens or 64
+        if self.max_new_tokens is None and self.llm is not None:
+            from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - as above
+
+            longest = DEFAULT_TOKENS
+        return AnswerOptions(
+            self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight, rerank=self.rerank
+        )
 
 
 def ask(
@@ -49,7 +108,7 @@ def ask(
     *,
     store: StoreOption = DEFAULT_STORE,
     choice: AnsweringModel,
-    asked: AnswerChoice,
+    asked: _AnswerChoice,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a question from the store, with the passages the answer was generated from.
@@ -84,7 +143,7 @@ def search(
     store: StoreOption = DEFAULT_STORE,
     choice: FittingModel,
     k: KOption = None,
-    mode: ModeOption = "hybrid",
+    mode: _ModeOption = "hybrid",
     as_json: JsonOption = False,
 ) -> None:
     """Find the best passages for a question.
@@ -101,7 +160,7 @@ def search(
     import_libraries()
     from clara.answering import citation  # noqa: PLC0415
 
-    with without_model(store) if by_words else open_filled(store, choice, once=True) as rag:
+    with without_model(store) if by_words else _open_filled(store, choice, once=True) as rag:
         hits = rag.search(question, k or (DEFAULT_K if by_words else rag.model.default_k), mode=mode)
     citations = [citation(hit) for hit in hits]
     if as_json:
@@ -127,7 +186,7 @@ def _show_found(citations: Sequence[Citation]) -> None:
 
 
 def chat(
-    *, store: StoreOption = DEFAULT_STORE, choice: AnsweringModel, asked: AnswerChoice, as_json: JsonOption = False
+    *, store: StoreOption = DEFAULT_STORE, choice: AnsweringModel, asked: _AnswerChoice, as_json: JsonOption = False
 ) -> None:
     """Answer questions from stdin, one a line, until /quit or the end of the input.
 
@@ -254,20 +313,36 @@ def _typed(prompt: TextIO) -> Iterator[str]:
             return
 
 
+def _open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
+    """Open an existing store with its own model, or the user's; its errors come before the model is loaded.
+
+    ``once``, for one question, leaves out what only pays with more.
+    """
+    store = open_store(path)
+    try:
+        model = load_model(choice, choice.model or store.model.name, merge=not once)
+        from clara.pipeline import Clara  # noqa: PLC0415
+
+        return Clara.of(store, model)
+    except BaseException:
+        store.close()
+        raise
+
+
 @contextmanager
 def _open_to_answer(
-    store: Path, choice: ModelChoice, asked: AnswerChoice, options: AnswerOptions, *, once: bool = False
+    store: Path, choice: ModelChoice, asked: _AnswerChoice, options: AnswerOptions, *, once: bool = False
 ) -> Iterator[Clara]:
     """Open a store with its own model, or with a language model behind a server."""
     server = language_model(asked.llm, asked.llm_model)
     if server is None:
-        with open_filled(store, choice, once=once) as rag:
+        with _open_filled(store, choice, once=once) as rag:
             yield rag
         return
     from clara.llm_answering import check_options  # noqa: PLC0415 - loads the model's libraries
 
     check_options(options)
-    with server, without_model(store) if options.mode == "text" else open_filled(store, choice, once=once) as rag:
+    with server, without_model(store) if options.mode == "text" else _open_filled(store, choice, once=once) as rag:
         rag.llm = server
         yield rag
 

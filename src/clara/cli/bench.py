@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,8 @@ from clara.cli.options import (
     JsonOption,
     KOption,
     ModelChoice,
+    NamedModel,
+    NamedModelOption,
     RateOption,
     ThreadsOption,
     takes_records,
@@ -43,16 +45,6 @@ _DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Records whose texts are used (.jsonl, .jsonl.gz); the sample documents by default."),
 ]
-_ModelOption = Annotated[
-    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
-]
-
-
-@dataclass(frozen=True, slots=True)
-class _BenchModel(ModelChoice):
-    model: _ModelOption = DEFAULT_MODEL
-
-
 _QUESTION = "What is this about?"
 # Questions of a store's measurement: the first words of real passages.
 _QUESTIONS = 40
@@ -75,7 +67,7 @@ def _compress(
     passages: Annotated[int, typer.Option(min=1, help="Passages to compress.")] = 2000,
     rate: RateOption = None,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """Tokens a second of bulk compression, and its share of the machine's own matrix-product peak.
 
@@ -111,7 +103,7 @@ def _ask(
     k: Annotated[int, typer.Option(min=1, help="Passages a question.")] = 5,
     rate: Annotated[int, typer.Option(min=1, help="Compression rate of the memories.")] = 16,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """Time to the first token from memories against the full text of the same passages; then a token's time.
 
@@ -147,7 +139,7 @@ def _candidates(
     k: KOption = None,
     rate: RateOption = None,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """Time to the first token with indexed candidates against candidates compressed at question time.
 
@@ -184,7 +176,7 @@ def _train(
     ] = False,
     rate: RateOption = None,
     as_json: JsonOption = False,
-    model: _ModelOption = DEFAULT_MODEL,
+    model: NamedModelOption = DEFAULT_MODEL,
     device: DeviceOption = "cpu",
     dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Of the base and of matrix products.")] = ("bf16"),
     cache: CacheOption = None,
@@ -251,7 +243,7 @@ def _store(
         int, typer.Option(min=16, help="Real passages that are compressed, and that the others are like.")
     ] = 256,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """What a store of many passages costs: filling, bytes, memory, searches, and recall against an exact search.
 
@@ -304,7 +296,7 @@ def _serve(
     context: ContextOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """Seconds of answers of `clara serve` with several clients at once, over HTTP, streamed.
 
@@ -320,7 +312,7 @@ def _serve(
     questions = LoadQuestions(store, question or _SERVED_QUESTIONS, max_new_tokens, {"context": context})
     key = os.environ.get("CLARA_API_KEY")
     runs = []
-    with nullcontext(url) if url is not None else sample_server(choice, waiting=max(numbers)) as address:
+    with nullcontext(url) if url is not None else _sample_server(choice, waiting=max(numbers)) as address:
         measure_load(address, questions, clients=1, seconds=_WARM_SECONDS, key=key)
         for number in numbers:
             note(f"{number} clients …")
@@ -341,11 +333,8 @@ def _load_line(run: LoadResult) -> str:
 
 
 @contextmanager
-def sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
-    """Index the sample documents into a temporary store, and serve it by a process of its own on a free port.
-
-    Yields:
-        The server's address.
+def _sample_server(choice: ModelChoice, *, waiting: int) -> Iterator[str]:
+    """Serve the sample documents from a temporary store by a process of its own on a free port; gives its address.
 
     Raises:
         InputError: it did not start.
@@ -398,7 +387,7 @@ def _codecs(
     limit: Annotated[int, typer.Option(min=1, help="Questions of each file.")] = 32,
     rate: RateOption = None,
     as_json: JsonOption = False,
-    choice: _BenchModel,
+    choice: NamedModel,
 ) -> None:
     """What each codec of a store costs in bytes, recall, answers and time.
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from clara.evaluate.report import GridReport
     from clara.evaluate.run import Grid, GridRun
     from clara.evaluate.system import Given, SystemSettings
-    from clara.metrics import ScoringName
     from clara.model import ClaraModel
 
 ALWAYS = frozenset({"limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
@@ -34,7 +33,7 @@ _SYSTEMS = (
     ALWAYS
     | _SOURCES
     | {"data", "system", "setting", "given", "rate", "k", "batch_size", "max_new_tokens", "seed", "timed"}
-    | {"scoring", "yes_no"}
+    | {"scoring"}
 )
 _PAIRS = (
     {"name": "trained readers", "none": "closed-book-reader", "text": "reader-bm25"},
@@ -49,9 +48,8 @@ _READER_DTYPES: dict[str, Literal["auto", "bf16", "fp32"]] = {"auto": "auto", "b
 class EvalChoice:
     """Options about questions, systems and scores, in the order of ``clara compare``.
 
-    Attributes:
-        chosen: options that the user gave, as against defaults of the same value.
-        folders: of single systems, by name.
+    ``chosen`` are options that the user gave, as against defaults of the same value; ``folders`` those of single
+    systems.
     """
 
     data: Annotated[
@@ -107,7 +105,6 @@ class EvalChoice:
             "CLaRa paper's release, or official: that of each question's data set."
         ),
     ] = "squad"
-    yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False
     timed: Annotated[int, typer.Option(min=0, help="Questions of each run that are timed to the first token.")] = 8
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
@@ -116,11 +113,6 @@ class EvalChoice:
     out: Annotated[Path | None, typer.Option(help="Folder for report, results, rows and journals.")] = None
     chosen: frozenset[str] = frozenset()
     folders: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def rule(self) -> ScoringName:
-        """The scoring rule."""
-        return "hotpotqa" if self.yes_no else self.scoring
 
 
 def compare(ctx: typer.Context, *, asked: EvalChoice, as_json: JsonOption = False, choice: NamedModel) -> None:
@@ -195,7 +187,7 @@ def _grid(asked: EvalChoice) -> Grid:
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "scoring": asked.rule,
+        "scoring": asked.scoring,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
         "timed": asked.timed,
@@ -223,7 +215,7 @@ def _run(asked: EvalChoice, choice: ModelChoice, grid: Grid, runs: list[GridRun]
         folder=(asked.out or Path()) / "journals",
         batch_size=grid.batch_size,
         retry_errors=asked.retry_errors,
-        origin=origin.to_json(),
+        origin=origin,
         precision=placement(choice.dtype, choice.device).precision,
         strict=asked.recipe is None,
         scoring=Scoring(rule=grid.scoring, seed=grid.seed),

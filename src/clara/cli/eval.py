@@ -43,7 +43,7 @@ _BED = (ALWAYS - {"limit"}) | {"data", "bed", "bed_docs", "bed_system", "half"}
 _SINGLE = (
     ALWAYS
     | {"data", "rate", "given", "context", "wording", "k", "reader", "batch_size", "max_new_tokens", "seed", "setting"}
-    | {"data_dir", "corpus", "first_stage", "candidates", "scoring", "yes_no", "retry_errors"}
+    | {"data_dir", "corpus", "first_stage", "candidates", "scoring", "retry_errors"}
 )
 
 
@@ -53,7 +53,7 @@ class _ModelEvalChoice(EvalChoice):
 
     ORDER: ClassVar[str] = (
         "data given context rate limit k reader wording batch_size max_new_tokens setting system option data_dir "
-        "corpus first_stage candidates scoring yes_no timed retry_errors fidelity encoder bed bed_docs bed_system half "
+        "corpus first_stage candidates scoring timed retry_errors fidelity encoder bed bed_docs bed_system half "
         "recipe seed out"
     )
 
@@ -171,30 +171,22 @@ def _measure(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
     choice = resolved(choice)
     with ExitStack() as opened:
         journals = asked.out / "journals" if asked.out else Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        run = _run(asked, choice, journals, context, reader)
+        task, result, origin, rate = _run(asked, choice, journals, context, reader)
     name = str(folder or choice.model)
-    summary = model_summary(run.result, model=name, context=context, rate=run.rate)
-    _say_left_out(run.task, run.result)
+    summary = model_summary(result, model=name, context=context, rate=rate)
+    _say_left_out(task, result)
     if asked.out is not None:
-        write_model_report(asked.out, run.task, run.result, summary, replace(run.origin, model=name))
+        write_model_report(asked.out, task, result, summary, replace(origin, model=name))
     if as_json:
         print_json(summary)
     else:
-        _show(run.result)
+        _show(result)
 
 
-@dataclass(frozen=True, slots=True)
-class _ModelRun:
-    """A finished run of one model; ``rate`` is that of its memories, None if it made none."""
-
-    task: Task
-    result: Result
-    origin: Provenance
-    rate: int | None
-
-
-def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str) -> _ModelRun:
-    """Ask one model what its journal lacks."""
+def _run(
+    asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str
+) -> tuple[Task, Result, Provenance, int | None]:
+    """Ask one model what its journal lacks; with the rate of its memories, None if it made none."""
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_system  # noqa: PLC0415
     from clara.evaluate.systems import model_system  # noqa: PLC0415
@@ -214,9 +206,9 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
         folder=journals,
         batch_size=asked.batch_size,
         retry_errors=asked.retry_errors,
-        origin=origin.to_json(),
+        origin=origin,
         precision=placement(choice.dtype, choice.device).precision,
-        scoring=Scoring(rule=asked.rule, seed=asked.seed),
+        scoring=Scoring(rule=asked.scoring, seed=asked.seed),
     )
     with ExitStack() as opened:
         loader = task_loader(asked, settings, model, opened)
@@ -238,7 +230,7 @@ def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: 
             on_progress=lambda done, known: show(done + known, len(task.questions), ""),
         )
     compressed = context == "memory" or given == "candidates"
-    return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
+    return task, result, origin, rate_of(settings, model) if compressed else None
 
 
 def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path:
@@ -293,7 +285,7 @@ def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
     they come).
     """
     from clara.evaluate.bed import SYSTEMS, read_bed, run_bed, score_bed  # noqa: PLC0415
-    from clara.evaluate.report import write_whole  # noqa: PLC0415
+    from clara.evaluate.report import write_json  # noqa: PLC0415
 
     half, out = asked.half, asked.out
     folder = Path(asked.data[0]) if asked.data else _DEFAULT_BED
@@ -312,11 +304,11 @@ def _ask_bed(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
             file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
             file.flush()  # a run of an hour that is stopped keeps what it has
     scores = score_bed(rows)
-    origin = origin_of(model, choice.device).to_json()
+    origin = asdict(origin_of(model, choice.device))
     counts = [asdict(score) for score in scores]
     value = {"half": half, "model": model.name, "provenance": origin, "scores": counts}
     if out is not None:
-        write_whole(out / "bed.json", json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        write_json(out / "bed.json", value)
         note(f"answers: {out / 'rows.jsonl'}")
     if as_json:
         print_json(value)

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.models import OptionInfo
-
-if TYPE_CHECKING:
-    from clara.answering import AnswerOptions
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_STORE = Path("store")
@@ -75,10 +72,6 @@ KOption = Annotated[
         help=f"Passages to find; by default what measured best for the model and --context, else {DEFAULT_K}.",
     ),
 ]
-ModeOption = Annotated[
-    Literal["latent", "text", "hybrid"],
-    typer.Option("--mode", help="Search: latent by memories, text by words (BM25), hybrid by both."),
-]
 ContextOption = Annotated[
     Literal["auto", "memory", "text", "none"],
     typer.Option(
@@ -87,6 +80,9 @@ ContextOption = Annotated[
     ),
 ]
 RateOption = Annotated[int | None, typer.Option("--rate", min=1, help="Compression rate; the model's by default.")]
+NamedModelOption = Annotated[
+    str, typer.Option("--model", envvar="CLARA_MODEL", help="Embedded model, checkpoint folder or hub id.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 LLMOption = Annotated[
     str | None,
@@ -138,9 +134,7 @@ class ModelChoice:
 class NamedModel(ModelChoice):
     """For commands without a store that names its model."""
 
-    model: Annotated[str, typer.Option(envvar="CLARA_MODEL", help="Embedded model or checkpoint folder.")] = (
-        DEFAULT_MODEL
-    )
+    model: NamedModelOption = DEFAULT_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,60 +158,6 @@ class AnsweringModel(FittingModel):
     attention: Annotated[
         _Attention, typer.Option(help="How prompts are read; auto is torch's own kernels, flash needs flash-attn.")
     ] = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerChoice:
-    """Options about searching and answering."""
-
-    k: KOption = None
-    mode: ModeOption = "hybrid"
-    context: ContextOption = "auto"
-    wording: Annotated[
-        Literal["auto", "free", "quoted"],
-        typer.Option(
-            help="Answers in any words, or quoted: a stretch of a passage, or yes or no. auto: as the checkpoint says "
-            "where it reads with trained weights, else free."
-        ),
-    ] = "auto"
-    latent_weight: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="What a rank by memory counts in hybrid search, beside 1 for a rank by words; as the checkpoint says.",
-        ),
-    ] = None
-    rerank: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Best passages found that are put in order by how likely the question is after the memory of each; 0 "
-            "for none; as the checkpoint says.",
-        ),
-    ] = None
-    always_answer: Annotated[
-        bool,
-        typer.Option("--always-answer", help="Answer even where the evidence says that the documents hold no answer."),
-    ] = False
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer, in tokens; 64, with --llm 512.", show_default=False)
-    ] = None
-    llm: LLMOption = None
-    llm_model: LLMModelOption = None
-
-    def options(self) -> AnswerOptions:
-        """The choice as the pipeline takes it."""
-        from clara.answering import AnswerOptions  # noqa: PLC0415 - loads the model's libraries
-
-        worded = None if self.wording == "auto" else self.wording
-        longest = self.max_new_tokens or 64
-        if self.max_new_tokens is None and self.llm is not None:
-            from clara.llm_answering import DEFAULT_TOKENS  # noqa: PLC0415 - as above
-
-            longest = DEFAULT_TOKENS
-        return AnswerOptions(
-            self.k, self.mode, self.context, worded, longest, self.always_answer, self.latent_weight, rerank=self.rerank
-        )
 
 
 _LAST = frozenset({"device", "dtype", "cache", "threads", "attention", "memory_check"})

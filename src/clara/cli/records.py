@@ -20,20 +20,10 @@ if TYPE_CHECKING:
     from clara.synth.sources import Sources
 
 _UNFINISHED_EXIT = 1
-_AUTOMATIC = frozenset({"docs", "out", "automatic", "config", "limit", "as_json", "engine", "workers"})
-"""Parameters that --automatic allows; the last two have refusals of their own."""
+_AUTOMATIC = frozenset({"docs", "out", "automatic", "config", "limit", "as_json"})
+"""Parameters that --automatic allows."""
 
 _SHOWN_MESSAGES = 5
-
-
-def _without_ray(value: str | int | None) -> str | int | None:
-    if value in ("local", None):
-        return value
-    raise ConfigError(
-        "--engine ray and --workers are gone: one process keeps a server's whole --concurrency busy, in half the time; "
-        "leave them out, and for several servers run one clara synth on each, with a part of the documents and an "
-        "--out of its own"
-    )
 
 
 def synth(
@@ -67,8 +57,6 @@ def synth(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first passages.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Reply cache [OUT.cache.sqlite3].")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Folder of prompt templates of your own.")] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(hidden=True, callback=_without_ray)] = "local",
-    workers: Annotated[int | None, typer.Option(hidden=True, callback=_without_ray)] = None,
     report: Annotated[Path | None, typer.Option(help="Write the table (.md) and a plot beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +80,6 @@ def synth(
     from clara.synth.settings import SynthSettings  # noqa: PLC0415
     from clara.synth.sources import Sources, read_sources  # noqa: PLC0415
 
-    del engine, workers
     given: dict[str, Any] = {
         "server": {"url": llm, "model": llm_model, "concurrency": concurrency, "timeout_seconds": timeout},
         "sampling": {"temperature": temperature},

@@ -339,15 +339,7 @@ def _open_rags(
 ) -> Iterator[dict[str, Clara]]:
     """Open stores to serve them; what is wrong with one is said before a model is loaded, and each is loaded once.
 
-    Args:
-        named: their folders.
-        choice: the user's choice of model; each store's own model unless he names one.
-        llm: the language model that answers; None for the store's own model.
-        create: make a store if there is none.
-        engine: what decodes answers.
-
-    Raises:
-        ClaraError: a store, a model or the device cannot be had.
+    A store has its own model unless the user names one, and answers by it without ``llm``.
     """
     stored = {name: stored_model(path) for name, path in named.items()}
     for name, path in named.items():

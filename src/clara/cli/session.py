@@ -65,22 +65,6 @@ def without_model(path: Path) -> Clara:
     return Clara(open_store(path), model=None)  # type: ignore[arg-type]
 
 
-def open_filled(path: Path, choice: ModelChoice, *, once: bool = False) -> Clara:
-    """Open an existing store with its own model, or the user's; its errors come before the model is loaded.
-
-    ``once``, for one question, leaves out what only pays with more.
-    """
-    store = open_store(path)
-    try:
-        model = load_model(choice, choice.model or store.model.name, merge=not once)
-        from clara.pipeline import Clara  # noqa: PLC0415
-
-        return Clara.of(store, model)
-    except BaseException:
-        store.close()
-        raise
-
-
 def load_model(
     choice: ModelChoice, name: str | None = None, *, merge: bool = True, engine: Engine = "torch"
 ) -> ClaraModel:
@@ -101,7 +85,7 @@ def load_model(
     device = prepare_torch(choice.device, choice.threads)
     with download_progress() as progress:
         return kind.load(
-            _lasting_name(name or choice.model or DEFAULT_MODEL),
+            name or choice.model or DEFAULT_MODEL,
             base=choice.base,
             device=device,
             dtype=choice.dtype,
@@ -111,14 +95,6 @@ def load_model(
             cache=cache_folder(choice.cache),
             progress=progress,
         )
-
-
-def _lasting_name(name: str) -> str:
-    """A name that still leads to the model from another working folder: the store keeps it."""
-    from clara.model.hub.base import EMBEDDED  # noqa: PLC0415
-
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name not in EMBEDDED and folder.is_dir() else name
 
 
 def cache_folder(given: Path | None) -> Path:

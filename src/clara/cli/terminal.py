@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
 
-SECONDS_A_LINE = 30.0
+_SECONDS_A_LINE = 30.0
 """Between the lines that replace a bar."""
 
 _SNIPPET = 160  # characters of a passage shown on a terminal
@@ -237,7 +237,7 @@ class ShowProgress(Protocol):
 @contextmanager
 def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[ShowProgress]:
     """A progress bar on stderr if that is a terminal, else a line every half minute, the first one at once or then."""
-    due = time.monotonic() + (0 if at_once else SECONDS_A_LINE)
+    due = time.monotonic() + (0 if at_once else _SECONDS_A_LINE)
     with bar(label) as show:
 
         def say(done: int, total: int, words: str, line: str, *, now: bool = False) -> None:
@@ -245,7 +245,7 @@ def bar_or_lines(label: str, *, at_once: bool = True) -> Iterator[ShowProgress]:
             if sys.stderr.isatty():
                 show(done, total, words)
             elif now or time.monotonic() >= due:
-                due = time.monotonic() + SECONDS_A_LINE
+                due = time.monotonic() + _SECONDS_A_LINE
                 note(line)
                 sys.stderr.flush()
 

@@ -5,7 +5,6 @@ Knows files and records, not tokens or models; batches for training are made in 
 
 from clara.data.reading import (
     QuestionSet,
-    RecordFault,
     RecordSet,
     read_questions,
     read_records,
@@ -24,7 +23,6 @@ __all__ = [
     "QAPair",
     "Question",
     "QuestionSet",
-    "RecordFault",
     "RecordSet",
     "read_questions",
     "read_records",

@@ -6,16 +6,16 @@ unusable record raises ``UnusableRecordError``. Bytes are ``reading``'s matter.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from clara.data.parsing import field, gold_answers, identifier, made_id, parse, strings, typed, worded
+from clara.data.parsing import field, parse, strings, typed
 from clara.data.records import Candidates, DocText, GoldRef, MultiHop, Question, UnusableRecordError
 from clara.errors import RecordError
 from clara.metrics import normalize_answer
@@ -32,13 +32,7 @@ _YES_NO = {"YES": "yes", "NO": "no", 1: "yes", 0: "no"}  # words in Google's fil
 
 @dataclass(frozen=True, slots=True)
 class QuestionFormat:
-    """A public format.
-
-    Attributes:
-        matches: a record is of this format.
-        parse: makes a question of one item.
-        items: the items of a top-level JSON value; a fault stands in the place of an item that has one.
-    """
+    """A public format; ``items`` are those of a top-level JSON value, a fault in the place of one that has it."""
 
     matches: Callable[[Mapping[str, Any]], bool]
     parse: Callable[[Mapping[str, Any], list[str]], Question]
@@ -75,10 +69,10 @@ def _parse_official(value: Mapping[str, Any], left_out: list[str]) -> Question:
     named = gold_answer if isinstance(gold_answer, list) else [gold_answer]
     question = field(value, "question", str)
     return candidates.question(
-        str(value["id"]) if isinstance(value.get("id"), str | int) else made_id(question),
+        str(value["id"]) if isinstance(value.get("id"), str | int) else _made_id(question),
         "official",
         question,
-        gold_answers([worded(answer, "gold_answer") for answer in named], left_out),
+        _gold_answers([_worded(answer, "gold_answer") for answer in named], left_out),
     )
 
 
@@ -110,10 +104,10 @@ def _parse_hotpotqa(value: Mapping[str, Any], left_out: list[str], *, source: st
         titles.add(title)
         candidates.add(title, text, gold=title in supporting)
     return candidates.question(
-        identifier(value, "_id", "id"),
+        _identifier(value, "_id", "id"),
         source,
         field(value, "question", str),
-        gold_answers([field(value, "answer", str)], left_out),
+        _gold_answers([field(value, "answer", str)], left_out),
         (GoldRef(title) for title in supporting if title not in titles),
     )
 
@@ -151,7 +145,7 @@ def _parse_two_wiki(value: Mapping[str, Any], left_out: list[str]) -> Question:
             left_out.append(f"aliases of an answer ({_ALIASES} is not beside the file)")
         return question
     named = [*(question.answers or ()), *strings(value, "answer_aliases")]
-    return replace(question, answers=gold_answers(named, left_out))
+    return replace(question, answers=_gold_answers(named, left_out))
 
 
 class Aliases:
@@ -195,10 +189,10 @@ def _parse_musique(value: Mapping[str, Any], left_out: list[str]) -> Question:
     answerable = typed(value.get("answerable", True), "answerable", bool)
     aliases = strings(value, "answer_aliases") if value.get("answer_aliases") is not None else []
     return candidates.question(
-        identifier(value, "id"),
+        _identifier(value, "id"),
         "musique",
         field(value, "question", str),
-        gold_answers([field(value, "answer", str), *aliases], left_out) if answerable else (),
+        _gold_answers([field(value, "answer", str), *aliases], left_out) if answerable else (),
     )
 
 
@@ -209,9 +203,9 @@ def _parse_flashrag(value: Mapping[str, Any], left_out: list[str]) -> Question:
     MuSiQue ``paragraphs``; the others come without documents. Multiple-choice sets name answers by their places in
     ``choices``.
     """
-    answers = gold_answers(_choices(value), left_out)
+    answers = _gold_answers(_choices(value), left_out)
     asked = field(value, "question", str)
-    identity = identifier(value, "id") if "id" in value else made_id(asked)
+    identity = _identifier(value, "id") if "id" in value else _made_id(asked)
     plain = Question(identity, "flashrag", asked, answers)
     about = value.get("metadata")
     if not isinstance(about, dict):
@@ -232,7 +226,7 @@ def _choices(value: Mapping[str, Any]) -> list[str]:
     listed = named if isinstance(named, list) else [named]
     choices = value.get("choices")
     if not choices:
-        return [worded(item, "golden_answers") for item in listed]
+        return [_worded(item, "golden_answers") for item in listed]
     offered = strings(value, "choices")
     places = [item for item in listed if isinstance(item, int) and not isinstance(item, bool)]
     if len(places) < len(listed) or not all(0 <= place < len(offered) for place in places):
@@ -263,10 +257,10 @@ def _parse_dpr(value: Mapping[str, Any], left_out: list[str]) -> Question:
                 candidates.add(str(context.get("title") or ""), text, gold=key == "positive_ctxs")
     question = field(value, "question", str)
     return candidates.question(
-        str(value["id"]) if isinstance(value.get("id"), str | int) else made_id(question),
+        str(value["id"]) if isinstance(value.get("id"), str | int) else _made_id(question),
         "nq",
         question,
-        gold_answers(strings(value, "answers"), left_out),
+        _gold_answers(strings(value, "answers"), left_out),
     )
 
 
@@ -292,10 +286,10 @@ def _parse_kilt(value: Mapping[str, Any], left_out: list[str]) -> Question:
             else:
                 left_out.append("provenance without a title")
     return Question(
-        id=identifier(value, "id"),
+        id=_identifier(value, "id"),
         source="kilt",
         question=field(value, "input", str),
-        answers=gold_answers(named, left_out),
+        answers=_gold_answers(named, left_out),
         elsewhere=tuple(GoldRef(title) for title in titles),
     )
 
@@ -308,7 +302,7 @@ def _parse_nq_open(value: Mapping[str, Any], left_out: list[str]) -> Question:
     question = field(value, "question", str)
     alone = value.get("answer")
     named = [alone] if isinstance(alone, str) else strings(value, "answer")
-    return Question(made_id(question), "nq", question, gold_answers(named, left_out))
+    return Question(_made_id(question), "nq", question, _gold_answers(named, left_out))
 
 
 def _parse_popqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
@@ -325,10 +319,10 @@ def _parse_popqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
             raise UnusableRecordError("wrong type of 'possible_answers'", named[:60]) from None
     listed = typed(named, "possible_answers", list)
     return Question(
-        id=identifier(value, "id"),
+        id=_identifier(value, "id"),
         source="popqa",
         question=field(value, "question", str),
-        answers=gold_answers([worded(item, "possible_answers") for item in listed], left_out),
+        answers=_gold_answers([_worded(item, "possible_answers") for item in listed], left_out),
     )
 
 
@@ -374,10 +368,10 @@ def _parse_squad(value: Mapping[str, Any], left_out: list[str]) -> Question:
         named = [field(typed(item, "answers[]", dict), "text", str) for item in listed]
     title = field(value, "title", str).replace("_", " ")
     return Question(
-        id=identifier(value, "id"),
+        id=_identifier(value, "id"),
         source="squad",
         question=field(value, "question", str),
-        answers=() if impossible else gold_answers(named, left_out),
+        answers=() if impossible else _gold_answers(named, left_out),
         docs=(DocText(title, field(value, "context", str)),),
         gold=(0,),
     )
@@ -403,10 +397,10 @@ def _parse_mrqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
     named = [*strings(value, "answers"), *(field(item, "text", str) for item in detected)]
     text = " ".join(_MRQA_MARK.sub(" ", field(value, "context", str)).split())
     return Question(
-        id=identifier(value, "qid", "id"),
+        id=_identifier(value, "qid", "id"),
         source="mrqa",
         question=field(value, "question", str),
-        answers=gold_answers(named, left_out),
+        answers=_gold_answers(named, left_out),
         docs=(DocText("", text),),
         gold=(0,),
     )
@@ -444,7 +438,7 @@ def _parse_triviaqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
     if answer.get("value") == _UNKNOWN:
         raise UnusableRecordError("answer is not published", _UNKNOWN)
     aliases = strings(answer, "aliases") if answer.get("aliases") is not None else []
-    answers = gold_answers([field(answer, "value", str), *aliases], left_out)
+    answers = _gold_answers([field(answer, "value", str), *aliases], left_out)
     candidates = Candidates(left_out)
     titles = []
     normal = [text for text in map(normalize_answer, answers) if text]
@@ -462,7 +456,7 @@ def _parse_triviaqa(value: Mapping[str, Any], left_out: list[str]) -> Question:
             elif key == "entity_pages" and title.strip():
                 titles.append(title)
     return candidates.question(
-        identifier(value, "question_id"),
+        _identifier(value, "question_id"),
         "triviaqa",
         field(value, "question", str),
         answers,
@@ -500,10 +494,10 @@ def _parse_natural_questions(value: Mapping[str, Any], left_out: list[str]) -> Q
             raise UnusableRecordError("empty gold document", str(span))
     asked = value["question_text"] if "question_text" in value else field(field(value, "question", dict), "text", str)
     if short:
-        answers: tuple[str, ...] | None = gold_answers(short, left_out)
+        answers: tuple[str, ...] | None = _gold_answers(short, left_out)
     else:
         answers = None if chosen else ()
-    return candidates.question(identifier(value, "example_id", "id"), "nq", asked, answers)
+    return candidates.question(_identifier(value, "example_id", "id"), "nq", asked, answers)
 
 
 def _tokens(value: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
@@ -569,23 +563,50 @@ def _page_title(about: Mapping[str, Any]) -> str:
 
 
 # The first that matches is taken: those with more keys of their own come first.
-FORMATS: Mapping[str, QuestionFormat] = MappingProxyType(
-    {
-        "clara": QuestionFormat(_has("question", "docs", "gold", "answers"), _parse_own),
-        "official": QuestionFormat(_has("question", "docs", "gold_answer"), _parse_official),
-        "2wiki": QuestionFormat(_has(*_HOTPOTQA, "evidences"), _parse_two_wiki),
-        "hotpotqa": QuestionFormat(_has(*_HOTPOTQA), _parse_hotpotqa),
-        "musique": QuestionFormat(_has(*_MUSIQUE), _parse_musique),
-        "dpr": QuestionFormat(_is_dpr, _parse_dpr),
-        "kilt": QuestionFormat(_has("input", "output"), _parse_kilt),
-        "squad": QuestionFormat(_has("data"), _parse_squad, _squad_items),
-        "squad_hub": QuestionFormat(_has("id", "title", "context", "question", "answers"), _parse_squad),
-        "mrqa": QuestionFormat(_has("context", "qas"), _parse_mrqa, _mrqa_items),
-        "natural_questions": QuestionFormat(_is_natural_questions, _parse_natural_questions),
-        "flashrag": QuestionFormat(_has("question", "golden_answers"), _parse_flashrag),
-        "popqa": QuestionFormat(_has("question", "possible_answers"), _parse_popqa),
-        "triviaqa": QuestionFormat(_has("Data"), _parse_triviaqa, _triviaqa_items),
-        "triviaqa_hub": QuestionFormat(_is_triviaqa_hub, _parse_triviaqa),
-        "nq_open": QuestionFormat(_has("question", "answer"), _parse_nq_open),
-    }
-)
+def _worded(item: object, label: str) -> str:
+    """An answer as text: a number as it is written, true and false as yes and no."""
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    return str(item) if isinstance(item, int | float) else typed(item, label, str)
+
+
+def _made_id(question: str) -> str:
+    """An identifier from a question's words, for formats without any."""
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
+def _identifier(value: Mapping[str, Any], *keys: str) -> str:
+    """The first of ``keys`` that the record has, as a string; it has to have one."""
+    for key in keys:
+        if isinstance(value.get(key), str | int):
+            return str(value[key])
+    raise UnusableRecordError("missing key " + " or ".join(map(repr, keys)))
+
+
+def _gold_answers(answers: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
+    """Gold answers, each once: blank ones are left out and counted; one has to remain."""
+    kept = tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
+    if not kept:
+        raise UnusableRecordError("no answers")
+    left_out.extend(["blank answer"] * sum(not answer.strip() for answer in answers))
+    return kept
+
+
+FORMATS: Mapping[str, QuestionFormat] = {
+    "clara": QuestionFormat(_has("question", "docs", "gold", "answers"), _parse_own),
+    "official": QuestionFormat(_has("question", "docs", "gold_answer"), _parse_official),
+    "2wiki": QuestionFormat(_has(*_HOTPOTQA, "evidences"), _parse_two_wiki),
+    "hotpotqa": QuestionFormat(_has(*_HOTPOTQA), _parse_hotpotqa),
+    "musique": QuestionFormat(_has(*_MUSIQUE), _parse_musique),
+    "dpr": QuestionFormat(_is_dpr, _parse_dpr),
+    "kilt": QuestionFormat(_has("input", "output"), _parse_kilt),
+    "squad": QuestionFormat(_has("data"), _parse_squad, _squad_items),
+    "squad_hub": QuestionFormat(_has("id", "title", "context", "question", "answers"), _parse_squad),
+    "mrqa": QuestionFormat(_has("context", "qas"), _parse_mrqa, _mrqa_items),
+    "natural_questions": QuestionFormat(_is_natural_questions, _parse_natural_questions),
+    "flashrag": QuestionFormat(_has("question", "golden_answers"), _parse_flashrag),
+    "popqa": QuestionFormat(_has("question", "possible_answers"), _parse_popqa),
+    "triviaqa": QuestionFormat(_has("Data"), _parse_triviaqa, _triviaqa_items),
+    "triviaqa_hub": QuestionFormat(_is_triviaqa_hub, _parse_triviaqa),
+    "nq_open": QuestionFormat(_has("question", "answer"), _parse_nq_open),
+}

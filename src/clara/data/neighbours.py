@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -30,14 +29,6 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-@dataclass(frozen=True, slots=True)
-class _Postings:
-    """The texts with one word, ascending, and its share in the score of each."""
-
-    texts: npt.NDArray[np.int64]  # [n]
-    weights: npt.NDArray[np.float32]  # [n]
-
-
 class WordIndex:
     """BM25 over texts.
 
@@ -47,6 +38,8 @@ class WordIndex:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._size = len(texts)
+        # By word: the texts with it, ascending, and its share in the score of each.
+        self._postings: dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = {}
         rows: dict[str, list[tuple[int, int]]] = {}
         lengths = np.zeros(len(texts), dtype=np.float32)
         for i, text in enumerate(texts):
@@ -55,20 +48,19 @@ class WordIndex:
             for word, count in counts.items():
                 rows.setdefault(word, []).append((i, count))
         damping = _K1 * (1 - _B + _B * lengths / max(1.0, float(lengths.mean()) if len(texts) else 1.0))
-        self._postings = {word: self._weigh(own, damping) for word, own in rows.items()}
-
-    def _weigh(self, rows: list[tuple[int, int]], damping: npt.NDArray[np.float32]) -> _Postings:
-        places, counts = np.array(rows, dtype=np.int64).T
-        rarity = np.log1p((self._size - len(rows) + 0.5) / (len(rows) + 0.5))
-        weights = rarity * counts * (_K1 + 1) / (counts + damping[places])
-        return _Postings(places, weights.astype(np.float32))
+        for word, own in rows.items():
+            places, repeats = np.array(own, dtype=np.int64).T
+            rarity = np.log1p((self._size - len(own) + 0.5) / (len(own) + 0.5))
+            weights = rarity * repeats * (_K1 + 1) / (repeats + damping[places])
+            self._postings[word] = places, weights.astype(np.float32)
 
     def scores(self, question: str) -> npt.NDArray[np.float32]:
         """BM25 of each text: float32 [texts]; 0 where no word is shared."""
         total = np.zeros(self._size, dtype=np.float32)
         for word in sorted(set(_words(question))):  # sorted: sums of floats depend on their order
-            if (postings := self._postings.get(word)) is not None:
-                total[postings.texts] += postings.weights
+            if word in self._postings:
+                places, weights = self._postings[word]
+                total[places] += weights
         return total
 
     def ranked(self, question: str) -> npt.NDArray[np.int64]:

@@ -27,10 +27,9 @@ _SENTENCE_ENDS = (".", "!", "?", ":", ";", ",")
 
 
 def export_official(source: Path, target: Path) -> tuple[int, RecordSet]:
-    """Write a file of ``passage_qa`` records as official rows; questions over several documents have none.
+    """Write a file of ``passage_qa`` records as official rows; returns their number, and the content of the source.
 
-    Returns:
-        The number of rows written, and the content of the source.
+    Questions over several documents have no rows.
 
     Raises:
         RecordError: the source holds no usable record, or a file cannot be read or written.

@@ -6,8 +6,7 @@ Key names, types, and optional parts; a fault is an ``UnusableRecordError`` with
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,12 +28,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A record, and the parts of its JSON value that are not in it.
-
-    Attributes:
-        left_out: reasons, one for each pair or blank answer that was left out.
-        ignored_keys: keys that records of this kind do not have.
-    """
+    """A record, and the parts of its JSON value that are not in it: reasons of those left out, and unknown keys."""
 
     record: DataRecord
     left_out: tuple[str, ...]
@@ -163,32 +157,3 @@ def typed(item: object, label: str, kind: type[_T]) -> _T:
 def strings(value: Mapping[str, Any], key: str) -> list[str]:
     """The field ``key``, a list of strings."""
     return [typed(item, f"{key}[]", str) for item in field(value, key, list)]
-
-
-def worded(item: object, label: str) -> str:
-    """An answer as text: a number as it is written, true and false as yes and no."""
-    if isinstance(item, bool):
-        return "yes" if item else "no"
-    return str(item) if isinstance(item, int | float) else typed(item, label, str)
-
-
-def made_id(question: str) -> str:
-    """An identifier from a question's words, for formats without any."""
-    return hashlib.sha256(question.encode()).hexdigest()[:16]
-
-
-def identifier(value: Mapping[str, Any], *keys: str) -> str:
-    """The first of ``keys`` that the record has, as a string; it has to have one."""
-    for key in keys:
-        if isinstance(value.get(key), str | int):
-            return str(value[key])
-    raise UnusableRecordError("missing key " + " or ".join(map(repr, keys)))
-
-
-def gold_answers(answers: Sequence[str], left_out: list[str]) -> tuple[str, ...]:
-    """Gold answers, each once: blank ones are left out and counted; one has to remain."""
-    kept = tuple(dict.fromkeys(answer for answer in answers if answer.strip()))
-    if not kept:
-        raise UnusableRecordError("no answers")
-    left_out.extend(["blank answer"] * sum(not answer.strip() for answer in answers))
-    return kept

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO, cast
 
 from clara.config import refuse_special
@@ -31,22 +30,12 @@ from clara.data.records import DataRecord, MultiHop, PassageQA, QAPair, Question
 from clara.errors import RecordError
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_KEPT_FAULTS = 10
 _LINES = (".jsonl", ".jsonl.gz")
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _PUBLIC = (".json", ".json.gz", *_TABLES)
 _OWN = "clara"  # name of our own format among ``FORMATS``
 _POPQA_HEAD = b"possible_answers"
 _LOOKED_AT = 20  # records whose keys may tell the format; the first ones may be faulty
-
-
-@dataclass(frozen=True, slots=True)
-class RecordFault:
-    """A line (its number, from 1) without a record: the reason, as counted in ``rejected``, and its value."""
-
-    line: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +47,6 @@ class RecordSet:
         rejected: lines without a record, counted by reason.
         left_out: parts of usable records that were left out (a pair without answers, a blank answer), by reason.
         ignored_keys: keys that the records' kind does not have, with the number of records that hold them.
-        faults: the first few rejected lines.
-        sha256: of the file's bytes, hex.
         format: as in ``formats.FORMATS``.
     """
 
@@ -68,7 +55,6 @@ class RecordSet:
     rejected: Mapping[str, int]
     left_out: Mapping[str, int]
     ignored_keys: Mapping[str, int]
-    faults: tuple[RecordFault, ...]
     sha256: str
     format: str = _OWN
 
@@ -97,9 +83,7 @@ class QuestionSet:
         name: of the data in results.
         format: as in ``formats.FORMATS``.
         questions: the usable ones, at least one, in file order.
-        rejected: items without a question, by reason.
         left_out: parts of usable questions that were left out, by reason.
-        sha256: of the file's bytes, hex.
     """
 
     name: str
@@ -138,14 +122,13 @@ def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     rejected: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
-    faults: list[RecordFault] = []
+    first = ""
     for number, line in _lines(path):
         try:
             parsed = parse(_decode(line), plain_passages=plain_passages)
         except UnusableRecordError as fault:
             rejected[fault.reason] += 1
-            if len(faults) < _KEPT_FAULTS:
-                faults.append(RecordFault(number, fault.reason, fault.detail))
+            first = first or f"{number}: {fault.detail or fault.reason}"
             continue
         records.append(parsed.record)
         left_out.update(parsed.left_out)
@@ -153,19 +136,17 @@ def read_records(path: Path, *, plain_passages: bool = False) -> RecordSet:
     if not records and not rejected:
         raise RecordError(f"{path} is empty: expected one JSON record a line")
     if not records:
-        first = faults[0]
         raise RecordError(
             f"{path} has no usable record; rejected {sum(rejected.values())} lines ({_listed(rejected)}), first line "
-            f"{first.line}: {first.detail or first.reason}. Expected passages with 'qa', questions with 'docs', or a "
+            f"{first}. Expected passages with 'qa', questions with 'docs', or a "
             "format of docs/evaluation.md"
         )
     return RecordSet(
         path=path,
         records=tuple(records),
-        rejected=MappingProxyType(dict(rejected)),
-        left_out=MappingProxyType(dict(left_out)),
-        ignored_keys=MappingProxyType(dict(ignored)),
-        faults=tuple(faults),
+        rejected=dict(rejected),
+        left_out=dict(left_out),
+        ignored_keys=dict(ignored),
         sha256=sha256_of(path),
     )
 
@@ -195,10 +176,9 @@ def _read_public(path: Path) -> RecordSet:
     return RecordSet(
         path=path,
         records=tuple(records),
-        rejected=MappingProxyType(dict(rejected)),
+        rejected=dict(rejected),
         left_out=read.left_out,
-        ignored_keys=MappingProxyType({}),
-        faults=(),
+        ignored_keys={},
         sha256=read.sha256,
         format=read.format,
     )
@@ -230,13 +210,11 @@ def _records(questions: Iterable[Question], rejected: Counter[str]) -> list[Data
 
 
 def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
-    """Read a ``.json`` or ``.jsonl`` file, plain or gzipped, of any format in ``FORMATS``, or a table.
+    """Read questions of any format in ``FORMATS``, plain or gzipped; at most ``limit`` usable ones.
 
-    Args:
-        path: the file: a JSON array, one JSON object, or one object a line; or, named ``*.csv`` or ``*.tsv``, a table:
-            PopQA's, or a question, a tab and a Python list of its answers a line (DPR).
-        name: of the data in results; the file's name without its endings by default.
-        limit: stop after so many usable questions.
+    A ``.json`` or ``.jsonl`` file is a JSON array, one JSON object, or one object a line; a ``.csv`` or ``.tsv`` file
+    is a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR). ``name`` is of the data in
+    results; the file's name without its endings by default.
 
     Raises:
         RecordError: the file is missing, unreadable or damaged, of no known format, or holds no usable question.
@@ -275,8 +253,8 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
         path=path,
         format=label,
         questions=tuple(questions),
-        rejected=MappingProxyType(dict(rejected)),
-        left_out=MappingProxyType(dict(left_out)),
+        rejected=dict(rejected),
+        left_out=dict(left_out),
         sha256=hashlib.sha256(stored).hexdigest(),
     )
 

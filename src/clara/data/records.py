@@ -17,12 +17,7 @@ from clara.prompts import NO_ANSWER, passage_text
 
 
 class UnusableRecordError(RecordError):
-    """A record that cannot be used.
-
-    Attributes:
-        reason: the kind of fault, the same words for each such record, so that faults can be counted.
-        detail: the faulty value.
-    """
+    """A record that cannot be used; ``reason`` has the same words for each of its kind, so that it can be counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -55,15 +50,9 @@ class DocText:
 
 @dataclass(frozen=True, slots=True)
 class PassageQA:
-    """A passage with its questions (clara.md section 2).
+    """A passage with its questions (clara.md section 2): simple pairs, none in a plain passage.
 
-    Attributes:
-        id: identifier within its source.
-        source: its data set.
-        title: may be empty.
-        pairs: simple questions; empty for a plain passage.
-        paraphrase: the passage in other words, or None.
-        complex_pairs: questions that join several facts.
+    ``complex_pairs`` are questions that join several facts.
     """
 
     id: str
@@ -102,11 +91,8 @@ class MultiHop:
     """A question with candidate documents.
 
     Attributes:
-        id: identifier within its source.
-        source: its data set.
         answers: gold answers; the first is the reference, all count in scoring. ``prompts.NO_ANSWER`` alone: no
             document holds one.
-        docs: candidate documents, at least one.
         gold: indices into ``docs`` of the documents that support the answer, each once; may be empty.
     """
 
@@ -166,13 +152,10 @@ class Question:
     """A question with gold answers.
 
     Attributes:
-        id: identifier within its source.
-        source: its data set.
         answers: gold answers, the first is the reference, all count; empty: the documents do not answer it; None:
             unknown, so that only a ranking can be measured.
         docs: candidate documents; empty where a corpus provides them.
         gold: indices into ``docs`` of the supporting documents, each once.
-        elsewhere: supporting documents that are not among ``docs``.
     """
 
     id: str

@@ -48,9 +48,8 @@ class _Evidence(Settings):
 class _BedQuestion(Settings):
     """A question; its id is collection, hyphen, number.
 
-    Attributes:
-        answers: accepted forms, the shortest exact one first; empty if the collection does not answer the question.
-        half: for choosing rules and thresholds, or for reporting their results.
+    ``answers`` are accepted forms, the shortest exact one first; empty if the collection does not answer the question.
+    A half is for choosing rules and thresholds, or for reporting their results.
     """
 
     id: str
@@ -86,10 +85,8 @@ class _BedCollection:
 class _BedRow:
     """A system's answer to a question.
 
-    Attributes:
-        found: rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``.
-        hits: best first, for choosing rules without asking again.
-        reply: everything else in the system's answer.
+    ``found`` is the rank of the first hit that overlaps the evidence, 1 to ``_DEPTH``. Hits are kept, best first, with
+    everything in the answer (``reply``), for choosing rules without asking again.
     """
 
     id: str

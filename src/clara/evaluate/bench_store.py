@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -280,8 +280,6 @@ def _recall(store: LanceStore, queries: Sequence[QueryMemory], exact: _Exact) ->
     return float(np.mean(shares))
 
 
-_Progress: TypeAlias = Callable[[str], None]
-
 _RECALL_AT = 5
 _ANSWERED_AT_ONCE = 8
 _MAX_NEW_TOKENS = 32
@@ -291,10 +289,7 @@ _MAX_NEW_TOKENS = 32
 class _CodecCost:
     """Costs of one codec at one rate.
 
-    Attributes:
-        recall_at_5: share of the gold documents among the five ranked first, mean of the questions.
-        f1_difference: mean difference of F1 from fp16's, question by question; low and high end its 95 % bootstrap
-            interval.
+    The F1 difference is from fp16's, question by question; low and high end its 95 % bootstrap interval.
     """
 
     codec: str
@@ -319,7 +314,7 @@ class _Stored:
 
 
 def bench_codecs(
-    model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: _Progress | None = None
+    model: ClaraModel, records: Sequence[MultiHop], *, rate: int, progress: Callable[[str], None] = lambda _: None
 ) -> list[_CodecCost]:
     """Measure every codec at one rate; the codebook of ``residual`` is learnt from the questions' documents.
 
@@ -329,15 +324,14 @@ def bench_codecs(
     asked = [record for record in records if record.gold]
     if not asked:
         raise InputError("no question of the data names a gold document; give records with docs and gold")
-    tell = progress or (lambda _: None)
-    tell(f"compressing the documents of {len(asked)} questions at {rate}x")
+    progress(f"compressing the documents of {len(asked)} questions at {rate}x")
     docs = list(dict.fromkeys(doc for record in asked for doc in record.docs))
     memories = unwrap(DocumentMemories(model, rate, Cache()).of(docs))
     queries = model.encode_queries([record.question for record in asked], rate=rate)
     scores: dict[str, list[float]] = {}
     costs: list[_CodecCost] = []
     for codec in CODECS:
-        tell(f"answering from {codec}")
+        progress(f"answering from {codec}")
         stored = _stored(codec, memories)
         kept = dict(zip(docs, stored.documents, strict=True))
         orders = [

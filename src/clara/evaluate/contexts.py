@@ -78,10 +78,9 @@ class DocumentMemories:
 
 
 def rank_documents(query: QueryMemory, docs: Sequence[Sequence[Memory]]) -> Ranking:
-    """Rank documents, given by the memories of their windows, by their best window (``similarity.ranking``).
+    """Indices of documents, given by the memories of their windows, by their best window (``similarity.ranking``).
 
-    Returns:
-        Indices into ``docs``, best first; equal documents in their own order.
+    Equal documents stay in their own order.
     """
     owners = [index for index, windows in enumerate(docs) for _ in windows]
     order = ranking(query, [memory for windows in docs for memory in windows])

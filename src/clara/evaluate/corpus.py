@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TextIO, cast
 
 from clara.data import DocText, GoldRef, Question, QuestionSet, sha256_of
@@ -51,7 +50,7 @@ def pooled(questions: Iterable[Question], *, name: str = "pool") -> Corpus:
     """The candidates of all questions, each text once, in order of first appearance (RecordError: there are none)."""
     docs = dict.fromkeys(doc for question in questions for doc in question.docs)
     passages = (CorpusPassage(str(number), doc) for number, doc in enumerate(docs))
-    return Corpus(name, tuple(passages), MappingProxyType({}), MappingProxyType({}))
+    return Corpus(name, tuple(passages), {}, {})
 
 
 def is_beir(path: Path) -> bool:
@@ -79,7 +78,7 @@ def read_corpus(path: Path) -> Corpus:
         passages = tuple(_dpr(source, rejected))
     else:
         passages = tuple(_json_lines(source, rejected))
-    return Corpus(path.name, passages, MappingProxyType(dict(rejected)), MappingProxyType(qrels))
+    return Corpus(path.name, passages, dict(rejected), qrels)
 
 
 def _read_qrels(folder: Path) -> dict[str, frozenset[str]]:
@@ -128,8 +127,8 @@ def beir_questions(folder: Path) -> QuestionSet:
         path=folder,
         format="beir",
         questions=tuple(questions),
-        rejected=MappingProxyType(dict(rejected)),
-        left_out=MappingProxyType({}),
+        rejected=dict(rejected),
+        left_out={},
         sha256=hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest(),
     )
 

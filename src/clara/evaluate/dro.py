@@ -41,12 +41,7 @@ class SelectorManifest(Settings):
 
 
 class Selector(nn.Module):
-    """Scores candidate passages for a question.
-
-    Attributes:
-        decoder: reads question and passage, as ``SELECTOR``.
-        head: float32 [H].
-    """
+    """Scores candidate passages for a question: ``decoder`` reads both, as ``SELECTOR``; ``head`` is float32 [H]."""
 
     def __init__(self, decoder: Decoder, prompter: Prompter, *, width: int, passage_tokens: int) -> None:
         super().__init__()

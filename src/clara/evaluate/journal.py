@@ -11,15 +11,14 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -31,12 +30,8 @@ from clara.evaluate.system import Prediction, Query
 _FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A prediction, or the kind and message of an error."""
-
-    prediction: Prediction | None
-    error: str | None
+Entry: TypeAlias = Prediction | str
+"""A prediction, or the kind and message of an error."""
 
 
 def query_hash(query: Query) -> str:
@@ -48,15 +43,9 @@ def query_hash(query: Query) -> str:
 class Journal:
     """An open journal, of one process at a time; a context manager.
 
-    Attributes:
-        entries: outcome of each question by ``query_hash``.
-        origins: one for each process that added predictions.
-
-    Args:
-        path: made with its folder if missing.
-        key: everything that decides the predictions, in plain values.
-        origin: of the predictions that this process adds.
-        retry_errors: forget questions that gave an error, so that they are asked again.
+    ``path`` is made with its folder if missing. ``key`` is everything that decides the predictions, in plain values.
+    With ``retry_errors`` questions that gave an error are forgotten, so that they are asked again. ``entries`` are by
+    ``query_hash``; there is an origin for each process that added predictions, ``origin`` this one's.
 
     Raises:
         InputError: another process writes it, it belongs to another key, or it cannot be written.
@@ -67,13 +56,13 @@ class Journal:
         path: Path,
         key: Mapping[str, object],
         *,
-        origin: Mapping[str, object] | None = None,
+        origin: Provenance | None = None,
         retry_errors: bool = False,
     ) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.origins: list[dict[str, object]] = []
-        self._origin = dict(origin) if origin is not None else None
+        self._origin = asdict(origin) if origin is not None else None
         self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +77,7 @@ class Journal:
             self._lock.release()
             raise
         if retry_errors:
-            self.entries = {name: entry for name, entry in self.entries.items() if entry.error is None}
+            self.entries = {name: entry for name, entry in self.entries.items() if isinstance(entry, Prediction)}
 
     def __enter__(self) -> Journal:
         return self
@@ -108,11 +97,10 @@ class Journal:
             self._origin = None
         for query, result in zip(queries, results, strict=True):
             name = query_hash(query)
-            entry = Entry(None, result.reason) if isinstance(result, Failure) else Entry(result, None)
-            self.entries[name] = entry
-            reply = asdict(entry.prediction) if entry.prediction is not None else None
+            reply, error = (None, result.reason) if isinstance(result, Failure) else (asdict(result), None)
+            self.entries[name] = result.reason if isinstance(result, Failure) else result
             # The keys ``ask`` and ``reply`` are those of the first journals, which still resume.
-            lines.append(_line({"ask": name, "id": query.id, "reply": reply, "error": entry.error}))
+            lines.append(_line({"ask": name, "id": query.id, "reply": reply, "error": error}))
         self._file.write(b"".join(lines))
         self._sync()
 
@@ -142,11 +130,11 @@ class Journal:
             self.origins.append(value["origin"])
             return
         try:
-            prediction = None
+            entry: Entry = value["error"]
             if (reply := value["reply"]) is not None:
                 ranking = tuple(reply["ranking"]) if reply["ranking"] is not None else None
-                prediction = Prediction(**{**reply, "ranking": ranking, "used": tuple(reply["used"])})
-            self.entries[value["ask"]] = Entry(prediction, value["error"])
+                entry = Prediction(**{**reply, "ranking": ranking, "used": tuple(reply["used"])})
+            self.entries[value["ask"]] = entry
         except (KeyError, TypeError) as error:
             raise InputError(f"{self.path}:{number} is no line of a journal ({error!r}); remove the file") from None
 
@@ -178,7 +166,7 @@ def _commit() -> str:
     commit = _git(folder, "rev-parse", "HEAD")
     # A package installed below some other repository is not of that repository's commit.
     if commit is None or _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return f"version {_version('clara-rag')}"
+        return f"version {version('clara-rag')}"
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
     return commit + ("+changes" if changed else "")
 
@@ -193,12 +181,9 @@ def _cpu_name() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    program = shutil.which("git")
-    if program is None:
-        return None
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
-            [program, "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own
             capture_output=True,
             text=True,
             timeout=_SECONDS_FOR_GIT,
@@ -209,13 +194,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Origin of a run of this command, starting now on this machine.
@@ -224,7 +202,6 @@ class Provenance:
         commit: of the working copy, ``+changes`` if files differ from it; ``version X`` of an installed package.
         checkpoint: ``weights.whole_identity``.
         seed: of bootstrap and permutation tests; answers are greedy.
-        cores: processors this process may use.
     """
 
     command: str
@@ -235,10 +212,6 @@ class Provenance:
     cpu: str = field(default_factory=_cpu_name)
     cores: int = field(default_factory=usable_cores)
     device: str
-    torch: str = field(default_factory=lambda: _version("torch"))
+    torch: str = field(default_factory=lambda: version("torch"))
     python: str = field(default_factory=platform.python_version)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clara.errors import MissingExtraError, ModelError
+from clara.errors import ModelError, optional
 
 if TYPE_CHECKING:
     import torch
@@ -137,11 +137,8 @@ def classifier_compressor(folder: Path, counter: TokenCounter, device: str) -> S
 
 def _blank(name: str, tokenizer: Any, counter: TokenCounter, device: str) -> Any:  # noqa: ANN401 - untyped library
     """The package's compressor without its constructor, which would go to the network."""
-    try:
-        from llmlingua import PromptCompressor  # noqa: PLC0415 - optional, imported at its own door
-    except ImportError:
-        raise MissingExtraError("llmlingua", "eval") from None
-    inner = PromptCompressor.__new__(PromptCompressor)
+    kind = optional("llmlingua", package="llmlingua", extra="eval").PromptCompressor
+    inner = kind.__new__(kind)
     inner.model_name = name
     inner.tokenizer = tokenizer
     inner.oai_tokenizer = counter

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from clara.errors import MissingExtraError
+from clara.errors import optional
 from clara.evaluate.questions import Group, GroupNames
 from clara.evaluate.results import Result, grouped
 from clara.evaluate.statistics import KeptBenefit
@@ -326,16 +325,14 @@ def _label_bars(axes: Any, labels: Sequence[str], of: int) -> None:  # noqa: ANN
     axes.set_xticks([i + 0.4 * (of - 1) / of for i in range(len(labels))], labels, fontsize=8)
 
 
-DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = MappingProxyType(
-    {
-        "lens": _draw_lens,
-        "gradient": _draw_gradients,
-        "tsne": _draw_maps,
-        "attention": _draw_attention,
-        "robustness": _draw_robustness,
-        "faithfulness": _draw_faithfulness,
-    }
-)
+DRAW_ANALYSIS: Mapping[str, Callable[[Sequence[tuple[str, Any]], Path], None]] = {
+    "lens": _draw_lens,
+    "gradient": _draw_gradients,
+    "tsne": _draw_maps,
+    "attention": _draw_attention,
+    "robustness": _draw_robustness,
+    "faithfulness": _draw_faithfulness,
+}
 """Figure of an analysis by its name, drawn from (checkpoint's name, report) pairs."""
 
 
@@ -345,11 +342,8 @@ def check() -> None:
 
 
 def _figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is optional
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - pyplot would look for a display
-    except ImportError:
-        raise MissingExtraError("matplotlib", "eval") from None
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    library = optional("matplotlib.figure", package="matplotlib", extra="eval")  # pyplot would look for a display
+    return library.Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib is optional

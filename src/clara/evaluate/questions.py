@@ -61,11 +61,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Questions of one data set in one setting.
+    """Questions of one data set in one setting, with a line on the file, for a person.
 
-    Attributes:
-        left_out: questions that are not asked, and unusable parts of file and corpus, by reason.
-        summary: one line on the file, for a person.
+    ``left_out`` counts questions that are not asked, and unusable parts of file and corpus, by reason.
     """
 
     data: str
@@ -222,7 +220,7 @@ class TaskLoader:
         key = f"pool of {source.name}.{source.sha256[:8]}" if pool else str(name)
         if key not in self._stages:
             corpus = pooled(source.questions, name=key) if pool else read_corpus(Path(key))
-            self._stages[key] = corpus_search(corpus, self.first_stage, encoder=self.encoder), corpus
+            self._stages[key] = _corpus_search(corpus, self.first_stage, encoder=self.encoder), corpus
         return self._stages[key]
 
 
@@ -255,7 +253,7 @@ class FirstStage:
     search: Callable[[Sequence[str], int], list[list[CorpusPassage]]]
 
 
-def corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder | None = None) -> FirstStage:
+def _corpus_search(corpus: Corpus, kind: _FirstStageName, *, encoder: TextEncoder | None = None) -> FirstStage:
     """A first stage over a corpus in memory; equal scores keep the corpus' order.
 
     Raises:

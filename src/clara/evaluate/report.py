@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -48,9 +48,9 @@ class GridReport:
         """The object in ``results.json``."""
         names = self.names
         return {
-            "provenance": self.provenance.to_json(),
+            "provenance": asdict(self.provenance),
             "scoring": plain(self.scoring),
-            "results": [result.to_json() for result in self.grid.results],
+            "results": plain(self.grid.results),
             "kept_benefit": [item.to_json() for item in self.kept],
             "comparisons": {
                 f"{names.data(group)} {group.setting} {group.given}{names.k(group)}": plain(pairs)
@@ -87,8 +87,8 @@ def write_report(report: GridReport, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         figures = draw_all(report.grid.results, report.kept, folder)
-        write_whole(folder / "results.json", json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
-        write_whole(folder / "report.md", _to_markdown(report, [path.name for path in figures]))
+        write_json(folder / "results.json", report.to_json())
+        _write_whole(folder / "report.md", _to_markdown(report, [path.name for path in figures]))
     except OSError as error:
         raise InputError(f"the report in {folder} cannot be written: {error.strerror or error}") from None
     rows = folder / "rows.jsonl"
@@ -126,8 +126,8 @@ def write_model_report(
 ) -> None:
     """Write ``results.json``, ``rows.jsonl`` and ``provenance.json`` of one model into an existing folder."""
     write_jsonl(folder / "rows.jsonl", _model_rows(task, result))
-    for name, value in (("results.json", summary), ("provenance.json", origin.to_json())):
-        write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    for name, value in (("results.json", summary), ("provenance.json", asdict(origin))):
+        write_json(folder / name, value)
 
 
 def _model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
@@ -141,8 +141,12 @@ def _model_rows(task: Task, result: Result) -> Iterator[dict[str, object]]:
         }
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears only when it is complete."""
+def write_json(path: Path, value: object, *, indent: int = 2) -> None:
+    """Write a JSON file for people too; it appears only when it is complete."""
+    _write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -246,7 +250,7 @@ def write_page(report: GridReport, path: Path, *, note: str = "") -> None:
     """Write the documentation's page, ``note`` before its figures (InputError: it cannot be written)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _page(report, note=note))
+        _write_whole(path, _page(report, note=note))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from statistics import fmean, median
+from typing import Any
 
 from clara.data import Question
-from clara.errors import InputError, MissingExtraError
+from clara.errors import InputError, optional
 from clara.evaluate.journal import Entry
 from clara.evaluate.questions import Group, Setting, Task
-from clara.evaluate.system import Given
+from clara.evaluate.system import Given, Prediction
 from clara.metrics import (
     Abstention,
     AnswerScores,
@@ -31,12 +32,12 @@ _MEASURES = ("R@1", "R@3", "R@5", "R@10", "P@1", "P@3", "P@5", "nDCG@10", "RR")
 _SHOWN_REASONS = 5
 
 
-def plain(value: object) -> object:
-    """A record as plain JSON values; an interval is [low, high]."""
+def plain(value: object) -> Any:  # noqa: ANN401 - as JSON has it
+    """A record as plain JSON values, without its rows; an interval is [low, high]."""
     if isinstance(value, Interval):
         return [value.low, value.high]
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.name != "rows"}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -57,11 +58,8 @@ class Scoring:
 class _Row:
     """A question's row; other fields as in ``Prediction``.
 
-    Attributes:
-        prediction: None after an error, or from a system that only ranks.
-        scores: None without a prediction, or without a gold answer.
-        ranking: retrieval measures; None where nothing was ranked or nothing is gold.
-        error: kind and message.
+    There is no prediction after an error or from a system that only ranks, no scores without a gold answer, and no
+    ranking's measures where nothing was ranked or nothing is gold.
     """
 
     id: str
@@ -90,10 +88,8 @@ class Result:
 
     Attributes:
         rate: as asked for; None is the model's default, or no compression.
-        key: of the run's journal.
         n: answers scored; 0 for a system that only ranks.
         em: mean over answerable questions, None if none was scored; ``f1`` and ``cover_em`` likewise.
-        ci95: bootstrap intervals of the three means.
         ranked: questions in the means ``retrieval``.
         without_gold: ranked questions outside them, as no document is known to be gold.
         abstention: None where all questions have an answer.
@@ -140,10 +136,6 @@ class Result:
     def group(self) -> Group:
         """Key of comparable results."""
         return Group(self.data, self.data_sha256, self.setting, self.given, self.k)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values, without the rows."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "rows"}
 
     def common_errors(self) -> list[tuple[str, int]]:
         """The first reasons of errors, each with its number of questions."""
@@ -232,23 +224,10 @@ def _ranking_values(
 
     ``gold`` holds indices of relevant candidates, ``missing`` counts relevant documents outside the candidates, which
     lower recall. A question needs at least one relevant document.
-
-    Raises:
-        MissingExtraError: ir-measures is not installed.
-        ValueError: a question has no relevant document, or a candidate is ranked twice.
     """
-    try:
-        import ir_measures  # noqa: PLC0415 - an optional package, imported at its own door
-    except ImportError:
-        raise MissingExtraError("ir-measures", "eval") from None
+    ir_measures = optional("ir_measures", package="ir-measures", extra="eval")
     qrels, run = [], []
     for number, (ranking, relevant, away) in enumerate(zip(rankings, gold, missing, strict=True)):
-        if not relevant and not away:
-            raise ValueError(
-                "a ranking can only be scored with relevant documents: leave the question out and count it"
-            )
-        if len(set(ranking)) != len(ranking):
-            raise ValueError("a ranking must hold each candidate once")
         name = str(number)
         qrels += [ir_measures.Qrel(name, str(index), 1) for index in relevant]
         qrels += [ir_measures.Qrel(name, f"missing-{index}", 1) for index in range(away)]
@@ -273,9 +252,9 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
     if task.given == "gold":  # there is nothing to rank
         return values, 0
     ranked = {
-        index: entry.prediction.ranking
+        index: entry.ranking
         for index, entry in enumerate(entries)
-        if entry.prediction is not None and entry.prediction.ranking is not None
+        if isinstance(entry, Prediction) and entry.ranking is not None
     }
     usable = [index for index in ranked if task.questions[index].gold or task.questions[index].elsewhere]
     if usable:
@@ -290,20 +269,20 @@ def _score_rankings(task: Task, entries: Sequence[Entry]) -> tuple[list[Mapping[
 
 
 def _row(question: Question, entry: Entry, ranking: Mapping[str, float] | None, *, rule: ScoringName) -> _Row:
-    made, answers = entry.prediction, question.answers
-    if made is None:
-        return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry.error)
+    answers = question.answers
+    if isinstance(entry, str):
+        return _Row(question.id, None, None, ranking, (), question.unanswerable, None, None, None, entry)
     return _Row(
         id=question.id,
-        prediction=made.text,
-        scores=score_answer(made.text, answers, rule=rule) if made.text is not None and answers else None,
+        prediction=entry.text,
+        scores=score_answer(entry.text, answers, rule=rule) if entry.text is not None and answers else None,
         ranking=ranking,
-        used=made.used,
+        used=entry.used,
         unanswerable=question.unanswerable,
-        context_tokens=made.context_tokens,
-        first_token_seconds=made.first_token_seconds,
-        compressed_to=made.compressed_to,
-        error=entry.error,
+        context_tokens=entry.context_tokens,
+        first_token_seconds=entry.first_token_seconds,
+        compressed_to=entry.compressed_to,
+        error=None,
     )
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from clara.config import Settings
 from clara.errors import ClaraError, ConfigError, ModelError
 from clara.evaluate.cache import Failure, each
-from clara.evaluate.journal import Journal, query_hash
+from clara.evaluate.journal import Journal, Provenance, query_hash
 from clara.evaluate.questions import Group, GroupNames, Setting, Task, TaskLoader
 from clara.evaluate.results import Result, Scoring, score
 from clara.evaluate.statistics import Benefit
@@ -25,7 +25,7 @@ from clara.evaluate.system import Build, Given, Prediction, Query, System, Syste
 from clara.metrics import ScoringName
 
 
-class GridBlock(Settings):
+class _GridBlock(Settings):
     """A block of a grid: every system on every data set (a name or a file) in every setting at every rate.
 
     Attributes:
@@ -54,7 +54,7 @@ class Grid(Settings):
         note: what a reader of the page has to know of its data.
     """
 
-    runs: tuple[GridBlock, ...] = Field(min_length=1)
+    runs: tuple[_GridBlock, ...] = Field(min_length=1)
     model: str | None = None
     options: dict[str, Path] = Field(default_factory=dict)
     benefit: tuple[Benefit, ...] = ()
@@ -96,16 +96,15 @@ class GridRun:
 class RunSettings:
     """Settings of a run besides its systems'.
 
-    Attributes:
-        batch_size: questions asked, and kept, together: what a kill can lose.
-        precision: of the base weights (``bf16``, ``int4``, …): predictions in another are another run's.
-        strict: a system that cannot be built ends the run; else it is left out, with the reason.
+    Questions of a batch are asked, and kept, together: what a kill can lose. Predictions in another ``precision`` of
+    the base weights (``bf16``, ``int4``, …) are another run's. A system that cannot be built ends a ``strict`` run;
+    else it is left out, with the reason.
     """
 
     folder: Path
     batch_size: int = 8
     retry_errors: bool = False
-    origin: Mapping[str, object] | None = None
+    origin: Provenance | None = None
     precision: str | None = None
     strict: bool = True
     scoring: Scoring = field(default_factory=Scoring)
@@ -124,7 +123,7 @@ class GridResult:
     left_out: Mapping[str, Mapping[str, int]]
 
 
-def plan(blocks: Sequence[GridBlock], *, limit: int | None = None) -> list[GridRun]:
+def plan(blocks: Sequence[_GridBlock], *, limit: int | None = None) -> list[GridRun]:
     """Every run once, with at most ``limit`` questions; those on the same documents together, to share memories."""
     runs: dict[GridRun, None] = {}
     for block in blocks:

@@ -11,14 +11,15 @@ over the questions that all three systems answered: the share of full text's gai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clara.config import Settings
-from clara.errors import MissingExtraError
+from clara.errors import optional
 from clara.evaluate.questions import Group
 from clara.evaluate.results import Result, grouped, plain
 from clara.metrics import Interval
@@ -36,11 +37,9 @@ class Benefit(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems, by label, on the ``n`` questions that both answered.
+    """Two systems, by label, on the ``n`` questions that both answered: mean of the first minus mean of the second.
 
-    Attributes:
-        difference: mean of first minus mean of second.
-        p: two-sided, of the single comparison; ``p_holm`` corrected for all comparisons made together.
+    ``p`` is two-sided, of the single comparison; ``p_holm`` corrected for all comparisons made together.
     """
 
     first: str
@@ -74,28 +73,18 @@ class KeptBenefit:
 
     def to_json(self) -> dict[str, object]:
         """Flat JSON object."""
-        own = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "group"}
-        return {**asdict(self.group), **own}
+        own: dict[str, Any] = plain(self)
+        return {**own.pop("group"), **own}
 
 
 def _paired_p(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> float:
-    """Two-sided p of equal means: exact for few questions, else from 9,999 random exchanges.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-        ValueError: the lists are empty or differ in length.
-    """
-    if not first or len(first) != len(second):
-        raise ValueError(f"a paired test needs two lists of the same questions, got {len(first)} and {len(second)}")
-    try:
-        from scipy.stats import permutation_test  # noqa: PLC0415 - an optional package, imported at its own door
-    except ImportError:
-        raise MissingExtraError("scipy", "eval") from None
+    """Two-sided p of equal means: exact for few questions, else from 9,999 random exchanges."""
+    stats = optional("scipy.stats", package="scipy", extra="eval")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     differences = differences[differences != 0]  # an equal pair is the same either way round
     if differences.size < 2:
         return 1.0  # no exchange is less extreme than what was seen
-    result = permutation_test(
+    result = stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from clara.errors import ConfigError
@@ -50,23 +49,21 @@ _QUOTABLE: dict[str, _SystemParts] = {
     "clara-instruct": _SystemParts("reasoner", "memory", "generator", option="instruct", stage="instruct"),
     "clara-end-to-end": _SystemParts("reasoner", "memory", "generator", option="end_to_end", stage="end_to_end"),
 }
-_TABLE: Mapping[str, _SystemParts] = MappingProxyType(
-    {
-        "closed-book": _SystemParts(None, "none", "base"),
-        "closed-book-reader": _SystemParts(None, "none", "closed_book_reader"),
-        **_QUOTABLE,
-        **{f"{name}-quoted": parts for name, parts in _QUOTABLE.items()},
-        "pisco": _SystemParts("bm25", "memory", "generator", option="pisco", stage="instruct"),
-        "llmlingua": _SystemParts("bm25", "llmlingua", "base"),
-        "llmlingua2": _SystemParts("bm25", "llmlingua2", "base"),
-        "dro": _SystemParts("dro", "text", "dro_reader"),
-        "bm25": _SystemParts("bm25"),
-        "minilm": _SystemParts("minilm"),
-        "bge-reranker": _SystemParts("bge-reranker"),
-        "latent": _SystemParts("latent"),
-        "supervised": _SystemParts("latent", option="supervised", stage="retriever"),
-    }
-)
+_TABLE: Mapping[str, _SystemParts] = {
+    "closed-book": _SystemParts(None, "none", "base"),
+    "closed-book-reader": _SystemParts(None, "none", "closed_book_reader"),
+    **_QUOTABLE,
+    **{f"{name}-quoted": parts for name, parts in _QUOTABLE.items()},
+    "pisco": _SystemParts("bm25", "memory", "generator", option="pisco", stage="instruct"),
+    "llmlingua": _SystemParts("bm25", "llmlingua", "base"),
+    "llmlingua2": _SystemParts("bm25", "llmlingua2", "base"),
+    "dro": _SystemParts("dro", "text", "dro_reader"),
+    "bm25": _SystemParts("bm25"),
+    "minilm": _SystemParts("minilm"),
+    "bge-reranker": _SystemParts("bge-reranker"),
+    "latent": _SystemParts("latent"),
+    "supervised": _SystemParts("latent", option="supervised", stage="retriever"),
+}
 
 
 def _build(name: str, settings: SystemSettings) -> RagSystem:
@@ -102,7 +99,7 @@ def model_system(settings: SystemSettings, *, context: str, reader: str) -> RagS
     return RagSystem("model", settings, make_ranker(parts.ranker, settings, settings.model), reading)
 
 
-SYSTEMS: Mapping[str, Build] = MappingProxyType({name: partial(_build, name) for name in _TABLE})
+SYSTEMS: Mapping[str, Build] = {name: partial(_build, name) for name in _TABLE}
 """Makers of systems by name."""
 
 

@@ -33,12 +33,7 @@ class ClaraRetriever:
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, top_k: int | None = None) -> dict[str, list[Document]]:
-        """Find passages.
-
-        Args:
-            query: the question.
-            top_k: passages to find, instead of the component's own number.
-        """
+        """Find passages; ``top_k`` instead of the component's own number."""
         hits = find(self._rag, query, top_k or self._top_k, self._mode)
         return {
             "documents": [

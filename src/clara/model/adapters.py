@@ -105,11 +105,9 @@ class Adapters:
         self._activate(None)
 
     def reset_query_reasoner(self, *, seed: int | None) -> None:
-        """Start the query reasoner anew, in weights of its own.
+        """Start the query reasoner anew, in weights of its own: PEFT's first ones (A random, B zero: no effect yet).
 
-        Args:
-            seed: of PEFT's initial values (A random, B zero: no effect yet); None for a copy of the compressor's. The
-                global generator is left as it was.
+        Without a seed they are a copy of the compressor's. The global generator is left as it was.
         """
         if "query_reasoner" in self.roles:
             self.peft_model.delete_adapter("query_reasoner")

@@ -89,11 +89,9 @@ _PACKED = "clara_packed"
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """The layout of a packed tensor.
+    """The layout of a packed tensor: lengths of the sequences, T together, and a mask of each.
 
-    Attributes:
-        lengths: of the sequences, in order; T together.
-        masks: added to the scores of each sequence, [S, S] in the dtype of the products.
+    Masks are added to the scores, [S, S] in the dtype of the products.
     """
 
     lengths: tuple[int, ...]

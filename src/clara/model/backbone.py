@@ -6,7 +6,7 @@ Also reads any files of weights and JSON, checked before a value is used. Knows 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -39,12 +39,9 @@ _ENCODING = Lock()
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A loaded base model.
+    """A loaded base model, frozen, in evaluation mode, with its ``hub.base.identity``.
 
-    Attributes:
-        name: the user's name for it; written into checkpoints so that they find it again.
-        identity: ``hub.base.identity`` of its folder.
-        model: the causal LM, frozen, in evaluation mode.
+    ``name`` is the user's for it; written into checkpoints so that they find it again.
     """
 
     name: str
@@ -178,16 +175,21 @@ def checked_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
         CheckpointError: they are not.
     """
     tensors = read_tensors(path)
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing:
-        raise CheckpointError(f"{path} misses {len(missing)} tensor(s), the first is {missing[0]}")
-    if unknown:
-        raise CheckpointError(f"{path} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
+    check_names(tensors.keys(), expected.keys(), str(path))
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
     check_finite(tensors, str(path))
     return tensors
+
+
+def check_names(got: Set[str], expected: Set[str], source: str, *, kind: str = "tensor") -> None:
+    """Refuse other names than those expected (``CheckpointError``)."""
+    missing, unknown = sorted(expected - got), sorted(got - expected)
+    if missing:
+        raise CheckpointError(f"{source} misses {len(missing)} {kind}(s), the first is {missing[0]}")
+    if unknown:
+        raise CheckpointError(f"{source} has {len(unknown)} unknown {kind}(s), the first is {unknown[0]}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -204,11 +206,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _fill(wanted: Mapping[str, Tensor], files: Sequence[Path]) -> bool:
     """Copy the tensors of files into those of the same names, one at a time, in the dtypes that are there.
 
-    Returns:
-        False, with nothing copied, where the files do not hold exactly those names, in those shapes.
-
-    Raises:
-        OSError: a file is missing or damaged (``SafetensorError`` too).
+    False, with nothing copied, where the files do not hold exactly those names, in those shapes. Raises OSError or
+    SafetensorError for a missing or damaged file.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     place_of: dict[str, Path] = {}

@@ -103,12 +103,9 @@ class Manifest(Settings):
     """The content of ``clara.json``.
 
     Attributes:
-        format_version: of this folder's layout.
         base_model: the base model's name, folder or hub id.
         base_identity: ``hub.base.identity`` of the base weights it was trained on.
         hidden_size: H of the base model.
-        compression: read-out, rates and window.
-        lora: shape of the adapters.
         roles: roles with an adapter folder of their own.
         query_read_out: the memory table has a read-out of its own for questions.
         query_projection: questions are compared through a projection,
@@ -118,10 +115,8 @@ class Manifest(Settings):
         latent_weight: weight of a rank by memory in hybrid search, beside 1 for a rank by words. This and the next
             three are set where they were measured for this checkpoint; a training run keeps them, and names them in
             ``trained["not_remeasured"]``.
-        wording: default wording of answers from memories.
         contrast: by rate, weight of the null memory's logits in a quoted answer from memories (``generator.Contrast``);
             empty for none. Needs late interaction, whose centre of passages is the null memory.
-        reading: how retrieved passages are read.
         stage: the last training stage, or ``untrained``.
         trained: facts of the training run, for the model card.
         official: set if it came in Apple's format; there is a ``vocabulary.safetensors`` then.
@@ -205,14 +200,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def save(network: Network, manifest: Manifest, folder: Path, *, card: str, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all; one that is in the folder is replaced.
 
-    Args:
-        network: its adapters and memory table are written; base weights never are.
-        manifest: its ``roles`` and query side are replaced by the network's.
-        folder: must not exist, or be a checkpoint, which is then replaced.
-        card: text of ``README.md``.
-        dtype: of the adapters' weights on disk; the memory table stays float32.
+    Base weights are never written. ``roles`` and query side of the manifest are the network's; ``card`` is the text of
+    ``README.md``, ``dtype`` that of the adapters on disk. The memory table stays float32.
 
     Raises:
         CheckpointError: the folder exists and is not a checkpoint, or a value is not finite.
@@ -322,8 +313,7 @@ def describe(folder: Path, manifest: Settings, card: str, *, name: str = MANIFES
 def copying(source: Path, folder: Path, manifest: Manifest, *, card: str) -> Iterator[Path]:
     """Write a checkpoint with the weights of ``source``, which may be ``folder`` itself; whole or not at all.
 
-    Yields:
-        The copy, to change files in before it replaces ``folder``.
+    Gives the copy, to change files in before it replaces ``folder``.
 
     Raises:
         CheckpointError: ``folder`` exists and is not a checkpoint.
@@ -351,7 +341,7 @@ def load(folder: Path, manifest: Manifest, base: BaseModel, *, adapter_dtype: to
         adapters.add_frozen("text_reader", manifest.lora, dtype=adapter_dtype)
     for role in manifest.roles:
         load_adapter(adapters.peft_model, folder / "adapters" / role / ADAPTER, role)
-    return Network(adapters, manifest.compression, table, vocabulary)
+    return Network(adapters, table, vocabulary)
 
 
 def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetwork:
@@ -362,16 +352,12 @@ def load_stored(folder: Path, manifest: Manifest, base: BaseModel) -> StoredNetw
         shapes = StoredAdapters.shapes(base.model, manifest.lora.rank, manifest.lora.targets)
         tensors[role] = checked_tensors(folder / "adapters" / role / ADAPTER, shapes)
     scale = manifest.lora.alpha / manifest.lora.rank
-    return StoredNetwork(StoredAdapters(base.model, tensors, scale), manifest.compression, table, vocabulary)
+    return StoredNetwork(StoredAdapters(base.model, tensors, scale), table, vocabulary)
 
 
 def _table(folder: Path, manifest: Manifest, base: BaseModel) -> tuple[MemoryTable, Vocabulary | None]:
     """A checkpoint's memory table and, in Apple's format, its vocabulary, which is put into the base model."""
-    if base.identity != manifest.base_identity:
-        raise CheckpointError(
-            f"{folder} was trained on {manifest.base_model} ({manifest.base_identity}), the base model given is "
-            f"{base.name} ({base.identity}); load it on its own base model"
-        )
+    base.check_trained_on(folder, manifest.base_model, manifest.base_identity)
     vocabulary_size, width = base.model.get_input_embeddings().weight.shape
     _check_sizes(folder, manifest, int(width))
     table = MemoryTable(manifest.compression, manifest.hidden_size, vocabulary_size)

@@ -56,7 +56,6 @@ class ClaraModel:
     Attributes:
         name: what it was loaded by.
         fingerprint: marks its memories; 16 hex digits.
-        manifest: what the checkpoint says of itself.
     """
 
     def __init__(self, name: str, loaded: Loaded[Network | StoredNetwork], *, attention: str | None = None) -> None:
@@ -115,7 +114,10 @@ class ClaraModel:
             MemoryShortageError: it does not fit.
         """
         where = placement(dtype, device, attention)
-        folder = find_checkpoint(str(name), progress=progress)
+        # A store keeps the name, and is opened from other working folders.
+        local = str(name) not in hub_base.EMBEDDED and Path(name).expanduser().is_dir()
+        lasting = str(Path(name).expanduser().resolve() if local else name)
+        folder = find_checkpoint(lasting, progress=progress)
         loaded = open_checkpoint(
             folder,
             cache or default_cache(),
@@ -125,9 +127,7 @@ class ClaraModel:
             merge=merge,
             progress=progress,
         )
-        # A store keeps the name, and is opened from other working folders.
-        local = str(name) not in hub_base.EMBEDDED and Path(name).expanduser().is_dir()
-        return cls(str(Path(name).expanduser().resolve() if local else name), loaded, attention=where.attention)
+        return cls(lasting, loaded, attention=where.attention)
 
     @property
     def window_tokens(self) -> int:
@@ -399,15 +399,8 @@ class ClaraModel:
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
                 ids, mask = _padded([rows[i] for i in places], device=model.device)
-                encoded = encode(
-                    model,
-                    self._network.table,
-                    self._network.config,
-                    ids,
-                    mask,
-                    rate=rate,
-                    query=role == "query_reasoner",
-                )
+                query = role == "query_reasoner"
+                encoded = encode(model, self._network.table, ids, mask, rate=rate, query=query)
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
                     count = len(rows[i]) - self._prompter.markers
                     memories[i] = Memory(np.ascontiguousarray(values), self.fingerprint, rate, count)

@@ -22,7 +22,7 @@ from clara.model.checkpoint import Manifest
 from clara.model.decoder import MERGE_LIMIT, Decoder, StoredAdapters
 from clara.model.hub import base as hub_base
 from clara.model.hub.base import Progress
-from clara.model.network import Network, StoredNetwork, read_out
+from clara.model.network import Network, StoredNetwork, read_outs
 from clara.model.placement import Estimate, Placement, available, shapes_of
 from clara.model.prompting import Prompter
 from clara.model.table import MemoryTable
@@ -40,7 +40,6 @@ class Loaded(Generic[_AnyNetwork_co, _AnyManifest_co]):
 
     Attributes:
         network: its adapter layers are put into ``base.model``; a reader has no memory table.
-        manifest: of a checkpoint, or of a reader.
         merge: there is memory for merged copies of the weights (``RoleWeights``).
         fingerprint: the checkpoint's, where the adapters in memory no longer have its values.
     """
@@ -71,15 +70,10 @@ def fresh(
     counted: Iterable[str] = (),
     seed: int = 0,
 ) -> Loaded:
-    """An untrained network, its read-out calibrated on sample texts.
+    """An untrained network, its read-out calibrated on sample texts, a few dozen typical ones.
 
-    Args:
-        base: adapter layers are put into it.
-        compression: read-out and rates.
-        lora: adapters' shape.
-        samples: a few dozen typical texts.
-        counted: further texts to count tokens in, where spans are of equal information.
-        seed: of memory tokens and LoRA weights; the global generator is left as it was.
+    Adapter layers are put into ``base``. ``counted`` are further texts to count tokens in, where spans are of equal
+    information. The seed is of memory tokens and LoRA weights; the global generator is left as it was.
     """
     from clara.model.adapters import Adapters  # noqa: PLC0415 - PEFT takes seconds that reading does without
 
@@ -96,7 +90,7 @@ def fresh(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapters = Adapters.fresh(base.model, lora)
-    network = Network(adapters, compression, table.to(base.model.device), vocabulary)
+    network = Network(adapters, table.to(base.model.device), vocabulary)
     _calibrate(network, base, samples)
     manifest = Manifest(
         base_model=base.name,
@@ -111,15 +105,11 @@ def fresh(
 
 
 def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[str], *, seed: int = 0) -> Loaded:
-    """The network with a memory table of another read-out, which keeps the tensors that both have.
+    """The network with a memory table of another read-out, which keeps the tensors that both have; adapters are shared.
 
-    With layers or places added it computes the same as before, until they are trained.
-
-    Args:
-        loaded: the network; its adapters are shared, its table is replaced.
-        compression: as before but for ``read_out``, ``layers``, ``layer_rank`` and ``places``.
-        samples: a few dozen texts, to calibrate new layers on.
-        seed: of random initial values.
+    With layers or places added it computes the same as before, until they are trained. ``compression`` may differ in
+    ``read_out``, ``layers``, ``layer_rank`` and ``places``; new layers are calibrated on ``samples``, a few dozen
+    texts.
     """
     network, manifest = loaded.network, loaded.manifest.model_copy(update={"compression": compression})
     old = network.table
@@ -131,7 +121,7 @@ def rebuilt(loaded: Loaded, compression: CompressionConfig, samples: Sequence[st
     table.initialise(loaded.base.model.get_input_embeddings().weight, seed=seed)
     kept = table.state_dict().keys() & old.state_dict().keys()
     table.load_state_dict({name: old.state_dict()[name] for name in kept}, strict=False)
-    made = Network(network.adapters, compression, table.to(loaded.base.model.device), network.vocabulary)
+    made = Network(network.adapters, table.to(loaded.base.model.device), network.vocabulary)
     _calibrate(made, loaded.base, samples, affine=False)
     return replace(loaded, network=made, manifest=manifest)
 
@@ -142,17 +132,18 @@ def _calibrate(network: Network, base: BaseModel, samples: Sequence[str], *, aff
 
     ``affine``: the affine read-out too, not only the mix of layers.
     """
-    if not (network.config.gain or network.config.layers) or not samples:
+    config = network.table.config
+    if not (config.gain or config.layers) or not samples:
         return
     embeddings = base.model.get_input_embeddings().weight
-    for rate in network.config.rates:
+    for rate in config.rates:
         reads, residuals, layers = [], [], []
         for text in samples:
-            window = plain_ids(base.tokenizer, text)[: network.config.window_tokens]
+            window = plain_ids(base.tokenizer, text)[: config.window_tokens]
             ids = torch.tensor([window], device=embeddings.device)
             mask, model = torch.ones_like(ids).bool(), network.adapters.bare()
             with network.adapters.use("compressor"), torch.autocast(ids.device.type, torch.bfloat16):
-                parts = read_out(model, network.table, network.config, ids, mask, rate=rate)
+                parts = read_outs(model, network.table, ids, mask, rates=(rate,))[rate]
             reads.append(parts.read[0])
             residuals.append(parts.residual[0])
             layers.extend([] if parts.layers is None else [parts.layers[0]])
@@ -172,21 +163,15 @@ def from_checkpoint(
     check_memory: bool = False,
     progress: Progress | None = None,
 ) -> Loaded:
-    """The network of a checkpoint.
+    """The network of a checkpoint, native or in Apple's format.
 
-    Args:
-        folder: the checkpoint, native or in Apple's format.
-        cache: see ``hub.base.find_base``.
-        where: how its base weights are held.
-        base_name: where the base model is, if not where the checkpoint says.
-        adapter_dtype: of the LoRA weights in memory; as the arithmetic when None.
-        check_memory: refuse a model that does not fit, before it is loaded.
-        progress: called during downloads.
+    ``base_name`` is where the base model is, if not where the checkpoint says; ``adapter_dtype`` is of the LoRA weights
+    in memory, as the arithmetic when None.
 
     Raises:
         BaseModelError: the base model cannot be had.
         CheckpointError: the checkpoint is damaged or belongs to another base model.
-        MemoryShortageError: it does not fit.
+        MemoryShortageError: it does not fit (with ``check_memory``).
     """
     from clara.model.apple import format as apple_format  # noqa: PLC0415 - as in fresh
 

@@ -304,12 +304,9 @@ class Decoder(nn.Module):
 
 
 def splice(embeds: Tensor, slots: Tensor, memories: Tensor) -> Tensor:
-    """Put memory vectors in the place of the slot tokens.
+    """Put memory vectors, [sum of slots, H], in the place of the slot tokens of embeds [B, L, H].
 
-    Args:
-        embeds: [B, L, H].
-        slots: bool [B, L], places of memory vectors, in reading order over the whole batch.
-        memories: [sum of slots, H] in the same order.
+    Slots, bool [B, L], are in reading order over the whole batch.
     """
     index = slots.reshape(-1).nonzero(as_tuple=True)[0]
     flat = embeds.reshape(-1, embeds.shape[-1])

@@ -346,14 +346,7 @@ def _contrasted(logits: Tensor, *, weight: float) -> Tensor:
 
 
 class Sampling(Settings):
-    """Sampling settings.
-
-    Attributes:
-        max_new_tokens: longest answer.
-        temperature: 0 is greedy.
-        top_p: nucleus.
-        seed: in torch's range; None draws anew each time.
-    """
+    """Sampling settings; temperature 0 is greedy, ``top_p`` the nucleus. Without a seed each answer is drawn anew."""
 
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)
@@ -362,11 +355,7 @@ class Sampling(Settings):
 
 
 def sampling(**values: float | None) -> Sampling:
-    """Settings from a user's values.
-
-    Raises:
-        InputError: names every bad value.
-    """
+    """Settings from a user's values (InputError: names every bad value)."""
     try:
         return Sampling.model_validate(values)
     except ValidationError as error:

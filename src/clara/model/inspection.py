@@ -53,13 +53,10 @@ class States:
 
 
 @dataclass(frozen=True, slots=True)
-class LensToken:
-    """A vocabulary token near a memory vector.
+class _LensToken:
+    """A vocabulary token near a memory vector, with the space before it if it has one; its logit or cosine.
 
-    Attributes:
-        token: its text, with the space before it if it has one.
-        score: logit (space ``hidden``) or cosine (space ``memory``).
-        begins_word: false for a later piece of a word.
+    ``begins_word`` is false for a later piece of a word.
     """
 
     token: str
@@ -73,7 +70,7 @@ class Lens:
 
     space: Space
     score: Literal["logit", "cosine"]
-    slots: tuple[tuple[LensToken, ...], ...]
+    slots: tuple[tuple[_LensToken, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,12 +158,6 @@ class Inspector:
         with the token embeddings that it stands among in the generator's prompt: cosine after their mean is taken off
         both. There the LM head says little: tokens with long embeddings win every slot.
 
-        Args:
-            text: a question or a passage.
-            role: its encoder.
-            rate: one of the checkpoint's.
-            space: ``hidden`` or ``memory``.
-            top: tokens a vector.
 
         Raises:
             InputError: the text is empty or too long.
@@ -234,13 +225,8 @@ class Inspector:
     def attention(self, question: str, memories: Sequence[Memory], answer_ids: Sequence[int]) -> AnswerAttention:
         """Attention while an answer is written, averaged over heads.
 
-        Only the answer's rows are computed by the eager kernels, which alone return attention weights; no [L, L] matrix
-        is held.
-
-        Args:
-            question: the question.
-            memories: the prompt's, best first, all at one rate.
-            answer_ids: ``Generation.token_ids``.
+        Memories are the prompt's, best first, all at one rate. Only the answer's rows are computed by the eager
+        kernels, which alone return attention weights; no [L, L] matrix is held.
 
         Raises:
             InputError: there is no memory or no answer token.
@@ -275,7 +261,7 @@ class Inspector:
     def _encode(self, model: PreTrainedModel, text: str, label: str, role: EncoderRole, rate: int) -> Encoded:
         network, query = self._network, role == "query_reasoner"
         ids = torch.tensor([self._ids(text, label)], device=model.device)
-        return encode(model, network.table, network.config, ids, torch.ones_like(ids).bool(), rate=rate, query=query)
+        return encode(model, network.table, ids, torch.ones_like(ids).bool(), rate=rate, query=query)
 
     def _prompt(self, question: str, memories: Sequence[Memory]) -> Prompt:
         return self._prompter.from_passages(question, [len(memory.values) for memory in memories])
@@ -284,11 +270,11 @@ class Inspector:
         """The answer as in training: its tokens and the end token."""
         return [*self._prompter.plain(answer.strip()), self._prompter.eos]
 
-    def _token(self, number: int, score: float) -> LensToken:
+    def _token(self, number: int, score: float) -> _LensToken:
         piece = self._tokenizer.convert_ids_to_tokens(number)
         begins = isinstance(piece, str) and piece.startswith(_WORD_STARTS)
         text: str = self._tokenizer.decode([number])
-        return LensToken(text, score, begins)
+        return _LensToken(text, score, begins)
 
 
 def _centred_cosines(memory: Tensor, embeddings: Tensor) -> Tensor:

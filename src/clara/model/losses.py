@@ -53,10 +53,8 @@ def memory_mse(text_mean: Tensor, memory_mean: Tensor) -> Tensor:
 def contrastive(scores: Tensor, positives: Tensor, *, temperature: float) -> Tensor:
     """Supervised contrastive loss with several positives (clara.md section 5, the supervised variant).
 
-    Args:
-        scores: [B, D] cosines of each question with each candidate.
-        positives: bool [B, D]; every row has at least one.
-        temperature: tau.
+    ``scores`` are [B, D] cosines of each question with each candidate; ``positives``, bool [B, D], has one in every
+    row.
     """
     scaled = scores.float() / temperature
     every = torch.logsumexp(scaled, dim=1)
@@ -70,13 +68,8 @@ def candidate_kl(
     """KL from the candidates' distribution by a reader's likelihoods to that by scores; a mean over questions, nats.
 
     With flat priors the first is the posterior that the answer was written from each candidate (arXiv 2208.03299,
-    section 2.2).
-
-    Args:
-        scores: [B, D] cosines of each question with its candidates.
-        likelihoods: float32 [B, D], log-probability of the answer given each candidate alone; no gradient.
-        temperature: tau of the scores.
-        likelihood_temperature: of the log-probabilities.
+    section 2.2). ``scores`` are [B, D] cosines of each question with its candidates; ``likelihoods``, float32 [B, D],
+    are log-probabilities of the answer given each candidate alone, without gradient. Each has its temperature.
     """
     target = (likelihoods / likelihood_temperature).log_softmax(dim=1)
     given = (scores.float() / temperature).log_softmax(dim=1)
@@ -115,18 +108,10 @@ def late_matrix(queries: Tensor, memories: Tensor, centre: Tensor) -> Tensor:
 
 
 def straight_through_top_k(scores: Tensor, k: int, *, temperature: float = 0.02) -> _Selection:
-    """Select the ``k`` best candidates, differentiably.
+    """Select the ``k`` best candidates by scores [B, D], differentiably (InputError: k is not between 1 and D).
 
     Slot j takes the j-th largest score. Its gradient is that of a softmax over the candidates that earlier slots left;
-    ties go to the lower index.
-
-    Args:
-        scores: float [B, D].
-        k: slots, at most D.
-        temperature: tau; values below 1e-6 count as 1e-6.
-
-    Raises:
-        InputError: k is not between 1 and D.
+    ties go to the lower index. A temperature below 1e-6 counts as 1e-6.
     """
     count = scores.shape[1]
     if not 1 <= k <= count:

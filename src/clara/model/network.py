@@ -23,7 +23,7 @@ from clara.config import CompressionConfig
 from clara.errors import ConfigError
 from clara.model.attention import Packing, takes_packed
 from clara.model.decoder import Decoder, Role, StoredAdapters
-from clara.model.spans import Spans, additive, right_padded
+from clara.model.spans import Spans, additive
 from clara.model.table import LayerMix, MemoryTable
 
 if TYPE_CHECKING:
@@ -55,50 +55,25 @@ class ReadOut:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Memories that the compressor or the query reasoner made of a batch of texts.
+    """Memories float32 [B, N, H] of a batch of texts, by the compressor or the query reasoner, and their source.
 
-    Attributes:
-        memory: float32 [B, N, H].
-        read_out: what it was made of; its means make the MSE term of clara.md section 3.
+    Means of the read-out make the MSE term of clara.md section 3.
     """
 
     memory: Tensor
     read_out: ReadOut
 
 
-def read_out(
-    model: PreTrainedModel, table: MemoryTable, config: CompressionConfig, ids: Tensor, mask: Tensor, *, rate: int
-) -> ReadOut:
-    """``read_outs`` at one rate."""
-    return read_outs(model, table, config, ids, mask, rates=(rate,))[rate]
-
-
 def read_outs(
-    model: PreTrainedModel,
-    table: MemoryTable,
-    config: CompressionConfig,
-    ids: Tensor,
-    mask: Tensor,
-    *,
-    rates: Sequence[int],
+    model: PreTrainedModel, table: MemoryTable, ids: Tensor, mask: Tensor, *, rates: Sequence[int]
 ) -> dict[int, ReadOut]:
-    """Read texts with a causal LM that already acts as the wanted role, once for all rates.
+    """Read texts with a causal LM that already acts as the wanted role, once for all rates; by rate.
 
-    No LM head, and no layer above those that are read. Padding on either side changes nothing, nor does another rate:
-    memory tokens see those of their own rate only.
-
-    Args:
-        model: the causal LM.
-        table: the memory table.
-        config: read-out and its options.
-        ids: int64 [B, S] token ids.
-        mask: bool [B, S], true on text.
-        rates: compression rates, each of ``config.rates``, at least one.
-
-    Returns:
-        What was read, by rate.
+    ``ids`` int64 [B, S], ``mask`` bool [B, S], true on text. No LM head, and no layer above those that are read.
+    Padding on either side changes nothing, nor does another rate: memory tokens see those of their own rate only.
     """
-    ids, mask = right_padded(ids, mask)
+    config = table.config
+    ids, mask = _right_padded(ids, mask)
     spans = {rate: table.spans(ids, mask, rate=rate) for rate in rates}
     embeds = model.get_input_embeddings()(ids)
     slots = None if table.tokens is None else _slots(table.tokens, config, spans, embeds, mask)
@@ -126,6 +101,14 @@ def read_outs(
         }
 
 
+def _right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same texts, int64 [B, S] with their mask, with all padding on the right."""
+    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        return ids, mask
+    order = mask.logical_not().long().argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 @dataclass(frozen=True, slots=True)
 class _States:
     """Hidden states of a batch of texts.
@@ -148,12 +131,10 @@ class _States:
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """A decoder that reads text, and notes the states of the layers that are mixed in.
+    """A decoder that reads text, called as the backbone without its LM head.
 
-    Attributes:
-        module: called as the backbone without its LM head.
-        noted: float [..., H] by layer, from 1, of the last call.
-        whole: whether the layers above the highest that is noted are run, too.
+    It notes the states of the layers that are mixed in, float [..., H] by layer, from 1, of the last call. ``whole``:
+    the layers above the highest of them are run, too.
     """
 
     module: nn.Module
@@ -162,11 +143,7 @@ class _Decoder:
 
     @classmethod
     def of(cls, decoder: nn.Module, config: CompressionConfig) -> _Decoder:
-        """Make one for a configuration; ``decoder`` is not changed.
-
-        Raises:
-            ConfigError: there is no such layer.
-        """
+        """Make one for a configuration; ``decoder`` is not changed (ConfigError: there is no such layer)."""
         whole, layers = config.read_out != "layers", config.layers
         if not layers:
             return cls(decoder, {}, whole)
@@ -216,10 +193,7 @@ def _noted(layer: nn.Module, number: int, states: dict[int, Tensor]) -> nn.Modul
 class _Slots:
     """The memory tokens that follow a batch of texts, those of one rate after those of another; N in all.
 
-    Attributes:
-        embeds: [B, N, H], what the backbone is given in their places.
-        sees: bool [B, N, S + N], what each sees of ``[text, memory tokens]``.
-        positions: int64 [B, N], position ids.
+    Their embeddings [B, N, H], what each sees of ``[text, memory tokens]``, bool [B, N, S + N], and position ids.
     """
 
     embeds: Tensor
@@ -229,12 +203,9 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """Input of the backbone for a batch of texts.
+    """Texts for the backbone, padded on the right, with the memory tokens, if any.
 
-    Attributes:
-        embeds: [B, S, H] of the text, padded on the right.
-        mask: bool [B, S], true on text.
-        slots: the memory tokens; None without them.
+    Embeds [B, S, H]; mask bool [B, S], true on text.
     """
 
     embeds: Tensor
@@ -348,37 +319,13 @@ def _packed_states(decoder: nn.Module, given: _Input, config: CompressionConfig)
 
 
 def encode(
-    model: PreTrainedModel,
-    table: MemoryTable,
-    config: CompressionConfig,
-    ids: Tensor,
-    mask: Tensor,
-    *,
-    rate: int,
-    query: bool = False,
+    model: PreTrainedModel, table: MemoryTable, ids: Tensor, mask: Tensor, *, rate: int, query: bool = False
 ) -> Encoded:
-    """Turn texts into memories, as questions if ``query``; other arguments as ``read_out``."""
-    parts = read_out(model, table, config, ids, mask, rate=rate)
+    """Turn texts into memories, as questions if ``query``; other arguments as ``read_outs``."""
+    parts = read_outs(model, table, ids, mask, rates=(rate,))[rate]
     memory = table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=query)
-    weights = table.question_weights(*right_padded(ids, mask), rate=rate) if query else None
+    weights = table.question_weights(*_right_padded(ids, mask), rate=rate) if query else None
     return Encoded(memory=memory if weights is None else memory * weights[:, :, None], read_out=parts)
-
-
-def encode_documents(
-    model: PreTrainedModel,
-    table: MemoryTable,
-    config: CompressionConfig,
-    ids: Tensor,
-    mask: Tensor,
-    *,
-    rates: Sequence[int],
-) -> dict[int, Tensor]:
-    """The compressor's memories of texts, float32 [B, N, H] by rate; arguments as ``read_outs``."""
-    found = read_outs(model, table, config, ids, mask, rates=rates)
-    return {
-        rate: table.assemble(parts.read, parts.residual, parts.layers, rate=rate, query=False)
-        for rate, parts in found.items()
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -386,7 +333,6 @@ class StoredNetwork:
     """Parts of a network that inference needs: attributes as ``Network``, with adapters that are not trainable."""
 
     adapters: StoredAdapters
-    config: CompressionConfig
     table: MemoryTable
     vocabulary: Vocabulary | None = None
 
@@ -394,12 +340,9 @@ class StoredNetwork:
 class Network(Decoder):
     """A decoder with a memory table: what compresses texts and reads the memories, to train and to save whole."""
 
-    def __init__(
-        self, adapters: Adapters, config: CompressionConfig, table: MemoryTable, vocabulary: Vocabulary | None = None
-    ) -> None:
+    def __init__(self, adapters: Adapters, table: MemoryTable, vocabulary: Vocabulary | None = None) -> None:
         super().__init__(adapters)
         self.vocabulary = vocabulary  # of a checkpoint in Apple's format; already applied to the backbone
-        self.config = config
         # The table before the backbone: the norm of the gradients is a sum in the order of parameters, and a run that
         # is resumed, or repeated to compare, has the same losses to the bit.
         del self.backbone
@@ -410,7 +353,7 @@ class Network(Decoder):
         """``encode`` as ``role``, gradients included."""
         with self.adapters.use(role):
             query = role == "query_reasoner"
-            return encode(self.adapters.bare(), self.table, self.config, ids, mask, rate=rate, query=query)
+            return encode(self.adapters.bare(), self.table, ids, mask, rate=rate, query=query)
 
     def assembled(self, states: Tensor, ids: Tensor, mask: Tensor, *, rate: int) -> Tensor:
         """Memories from states that were read before, gradients of the read-out included: float32 [B, N, H].

@@ -136,11 +136,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 class Estimate:
     """Bytes a model takes on its device.
 
-    Attributes:
-        weights: the base weights.
-        adapters: LoRA weights of all roles.
-        merged: copies of a small model's base weights with a role's adapter in them.
-        working: keys, values and activations of ``_BATCH_TOKENS`` tokens.
+    ``adapters`` are LoRA weights of all roles, ``merged`` copies of a small model's base weights with a role's adapter
+    in them, ``working`` keys, values and activations of ``_BATCH_TOKENS`` tokens.
     """
 
     weights: int
@@ -161,11 +158,7 @@ class Estimate:
         return cls(weights, adapters * size, merged * shapes.total * size, _working(folder, size))
 
     def require(self, where: Placement, name: str) -> None:
-        """Refuse a model that does not fit.
-
-        Raises:
-            MemoryShortageError: less is free than needed.
-        """
+        """Refuse a model that does not fit (MemoryShortageError: less is free than needed)."""
         free = available(where)
         if self.total <= free:
             return

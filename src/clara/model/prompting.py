@@ -93,12 +93,7 @@ class Quotations:
         return {one.ids[len(done)] for one in self._quotations if len(one.ids) > len(done) and one.begins(done)}
 
     def alternatives(self, answer: Sequence[int], *, end: int) -> list[set[int]] | None:
-        """The allowed tokens at each token of an answer; None for an answer that is no quotation.
-
-        Args:
-            answer: its tokens, ``end`` last if it is whole.
-            end: the token that ends an answer.
-        """
+        """The allowed tokens at each token of an answer, ``end`` last if it is whole; None if it is no quotation."""
         alternatives = []
         for count, token in enumerate(answer):
             allowed = self.next_ids(answer[:count]) | ({end} if self.may_end(answer[:count]) else set())
@@ -190,12 +185,7 @@ BODY = "\ue000"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids with slots.
-
-    Attributes:
-        ids: token ids; at a slot the pad id stands in for a memory vector.
-        slots: positions of memory vectors, ascending, in the order of the memories.
-    """
+    """Token ids, and the positions of memory vectors, in their order; there the pad id stands in."""
 
     ids: tuple[int, ...]
     slots: tuple[int, ...]
@@ -210,12 +200,7 @@ class _Frame:
 
 
 class Prompter:
-    """Builds the generator's prompts for one tokenizer.
-
-    Attributes:
-        markers: tokens that ``encoder_ids`` puts around a text.
-        eos: the end token's id.
-    """
+    """Builds the generator's prompts for one tokenizer; ``markers`` counts the tokens that ``encoder_ids`` adds."""
 
     markers = 0
 
@@ -250,11 +235,7 @@ class Prompter:
         return self.encoder_ids(text)[: window + self.markers]
 
     def background(self, passages: Sequence[int | str]) -> Prompt:
-        """The prompt up to the question, with a slot for each memory vector.
-
-        Args:
-            passages: of each, best first, its text, or its number of memory tokens.
-        """
+        """The prompt up to the question; passages, best first, are texts, or numbers of slots for memory vectors."""
         ids, slots = list(self._frame(prompts.ANSWER_SYSTEM).before), list[int]()
         words = prompts.BACKGROUND  # what lies between memories is tokenised in one piece
         for passage in passages:

@@ -66,12 +66,7 @@ class ReaderManifest(Settings):
 
 
 class TextReader:
-    """A loaded reader.
-
-    Attributes:
-        name: the folder it was loaded from.
-        fingerprint: of base, context and weights; 16 hex digits.
-    """
+    """A loaded reader, by its folder's name; ``fingerprint`` is of base, context and weights, 16 hex digits."""
 
     def __init__(self, name: str, manifest: ReaderManifest, base: BaseModel, adapters: Adapters) -> None:
         self.name = name

@@ -14,14 +14,6 @@ import torch
 from torch import Tensor
 
 
-def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same texts, int64 [B, S] with their mask, with all padding on the right."""
-    if bool((mask[:, 1:] <= mask[:, :-1]).all()):
-        return ids, mask
-    order = mask.logical_not().long().argsort(dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
-
-
 @dataclass(frozen=True, slots=True)
 class Spans:
     """Which text tokens each memory token stands for.
@@ -47,15 +39,11 @@ class Spans:
 
     @classmethod
     def by_information(cls, information: Tensor, mask: Tensor, n: int) -> Spans:
-        """Cut each text into ``n`` spans that carry about the same information.
+        """Cut each text into ``n`` spans that carry about the same information: float32 [B, S], in any unit.
 
         From one span a token, the two neighbours that carry least together are merged until ``n`` are left, the first
-        pair of equals first. A text of at most ``n`` tokens has nothing to merge and is cut into equal spans.
-
-        Args:
-            information: float32 [B, S], of each token, in any unit.
-            mask: padding on the right.
-            n: spans a text.
+        pair of equals first. A text of at most ``n`` tokens has nothing to merge and is cut into equal spans. Padding
+        on the right.
         """
         starts, ends = _equal_cuts(mask, n)
         values = information.cpu().double().numpy()

@@ -59,13 +59,8 @@ def _whitened(documents: Tensor, questions: Tensor, *, late: bool) -> _QueryProj
     """A projection by an inverse covariance: what all passages, or all questions, share says little.
 
     With ``C`` the sum of the covariances of documents and questions, each divided by its mean eigenvalue, the matrix
-    is ``(C + _WHITENING I)^-1``; the centres are the means. No label is read.
-
-    Args:
-        documents: float32 [samples, H], means of document memories over their tokens; for late interaction, memory
-            tokens.
-        questions: float32 [samples, H], the same of questions.
-        late: whether questions are compared by late interaction.
+    is ``(C + _WHITENING I)^-1``; the centres are the means. No label is read. Both are float32 [samples, H]: means of
+    memories over their tokens, or for late interaction memory tokens.
     """
     ridge = _WHITENING * torch.eye(documents.shape[1], dtype=torch.float64, device=documents.device)
     common = _covariance(documents) + _covariance(questions) + ridge
@@ -195,13 +190,9 @@ class _AffineReadOut:
 def _calibrated(embeddings: Tensor, read: Tensor, residual: Tensor | None) -> _AffineReadOut:
     """An affine read-out that a generator already understands.
 
-    Per dimension, memories get the mean and the spread of token embeddings: the residual carries the spread, the
-    read-out starts at ``_READ_SHARE`` of it and grows as training finds it useful.
-
-    Args:
-        embeddings: [V, H] token embeddings.
-        read: float32 [samples, H], of an untrained compressor.
-        residual: float32 [samples, H], of the same spans; None where memories have none.
+    Per dimension, memories get the mean and the spread of token embeddings [V, H]: the residual, float32 [samples, H],
+    carries the spread, the read-out of an untrained compressor, of the same spans and shape, starts at ``_READ_SHARE``
+    of it and grows as training finds it useful.
     """
     spread, bias = _spread(embeddings.float()), embeddings.float().mean(dim=0)
     if residual is None:
@@ -252,7 +243,7 @@ class MemoryTable(nn.Module):
     def __init__(self, config: CompressionConfig, width: int, vocabulary: int = 0) -> None:
         """Make the table that a configuration asks for; V counts where spans are cut by information."""
         super().__init__()
-        self._config, self._width = config, width
+        self.config, self._width = config, width
         n, rates = config.window_tokens // min(config.rates), len(config.rates)
         tokens = nn.Parameter(torch.zeros(n, width)) if config.read_out == "memory_tokens" else None
         self.register_parameter("tokens", tokens)
@@ -276,18 +267,15 @@ class MemoryTable(nn.Module):
         if self.tokens is not None:
             rms = float(embeddings.float().pow(2).mean().sqrt())
             noise = torch.randn(self.tokens.shape, generator=torch.Generator().manual_seed(seed))
-            self.tokens.copy_(noise * rms * (0.1 if self._config.pooled_input else 1.0))
+            self.tokens.copy_(noise * rms * (0.1 if self.config.pooled_input else 1.0))
         if self.mix is not None:
             self.mix.initialise(seed=seed)
 
     def count(self, texts: Iterable[Sequence[int]], vocabulary: int) -> None:
         """Cut spans by information from now on: minus the logarithm of each token's frequency in texts, in nats.
 
-        It lies on the CPU until the table is moved.
-
-        Args:
-            texts: token ids of texts like those to come, the more the better.
-            vocabulary: V, rows of the backbone's token embeddings.
+        Texts are token ids, like those to come, the more the better; ``vocabulary`` is V, rows of the token embeddings.
+        The table lies on the CPU until it is moved.
         """
         counts = torch.ones(vocabulary, dtype=torch.float64)  # a token that was not seen is not impossible
         for ids in texts:
@@ -295,14 +283,8 @@ class MemoryTable(nn.Module):
         self.register_buffer("information", (counts.sum() / counts).log().float())
 
     def spans(self, ids: Tensor, mask: Tensor, *, rate: int) -> Spans:
-        """Which text each memory token stands for.
-
-        Args:
-            ids: int64 [B, S] token ids, padded on the right.
-            mask: bool [B, S], true on text.
-            rate: one of ``config.rates``.
-        """
-        n = self._config.memory_tokens(rate)
+        """Which text each memory token stands for: ids int64 [B, S], padded on the right, and mask bool [B, S]."""
+        n = self.config.memory_tokens(rate)
         if self.information is None:
             return Spans.equal(mask, n)
         return Spans.by_information(self.information[ids], mask, n)
@@ -337,8 +319,8 @@ class MemoryTable(nn.Module):
             rate: one of ``config.rates``.
             query: whether it is a question's.
         """
-        row = self._config.rates.index(rate)
-        memory = read + residual if self._config.residual else read
+        row = self.config.rates.index(rate)
+        memory = read + residual if self.config.residual else read
         if (affine := self._affine(row, query=query)) is not None:
             memory = affine(read, residual)
         if layers is not None and self.mix is not None:
@@ -359,10 +341,10 @@ class MemoryTable(nn.Module):
         """Start the affine read-out at one rate (``_calibrated``); nothing without ``gain``."""
         if self.gain is None or self.bias is None:
             return
-        row = self._config.rates.index(rate)
+        row = self.config.rates.index(rate)
         found = _calibrated(embeddings, read, None if self.residual_gain is None else residual)
         self.gain[row], self.bias[row] = found.gain, found.bias
-        if self._config.read_out == "layers":  # nothing is read that it could be multiplied by
+        if self.config.read_out == "layers":  # nothing is read that it could be multiplied by
             self.gain[row] = 0
         if self.residual_gain is not None and found.residual_gain is not None:
             self.residual_gain[row] = found.residual_gain
@@ -391,13 +373,11 @@ class MemoryTable(nn.Module):
             self.register_parameter(f"query_{name}", None)
 
     def project_queries(self, *, projected: bool, late: bool = False) -> None:
-        """Compare questions with passages through a ``_QueryProjection``, which starts at the identity.
+        """Compare questions with passages through a ``_QueryProjection``, which starts at the identity, or as they are.
 
-        Args:
-            projected: whether there is one; without it questions are compared as they are.
-            late: token by token instead of by their mean.
+        ``late``: token by token instead of by their mean.
         """
-        rates, width = len(self._config.rates), self._width
+        rates, width = len(self.config.rates), self._width
         projection = torch.eye(width).repeat(rates, 1, 1) if projected else None
         centre = torch.zeros(rates, width) if projected else None
         self.register_parameter("query_projection", None if projection is None else nn.Parameter(projection))
@@ -409,7 +389,7 @@ class MemoryTable(nn.Module):
         """Start the projection at one rate (``_whitened``); nothing without one."""
         if self.query_projection is None or self.query_centre is None:
             return
-        row = self._config.rates.index(rate)
+        row = self.config.rates.index(rate)
         found = _whitened(documents, questions, late=self.late)
         self.query_projection[row], self.query_centre[row] = found.matrix, found.centre
         if self.query_passage_centre is not None and found.passage_centre is not None:
@@ -423,7 +403,7 @@ class MemoryTable(nn.Module):
     def passage_centre(self, rate: int) -> Tensor | None:
         """Centre that late interaction subtracts from passages at a rate, float32 [H]; None without it."""
         centres = self.query_passage_centre
-        return None if centres is None else centres[self._config.rates.index(rate)]
+        return None if centres is None else centres[self.config.rates.index(rate)]
 
     def _projection(self, row: int) -> _QueryProjection | None:
         if self.query_projection is None or self.query_centre is None:

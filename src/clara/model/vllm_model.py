@@ -46,9 +46,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 class _VLLMEngine:
     """vLLM with the base weights, on an event loop in a thread of its own; threads may share it.
 
-    Args:
-        arguments: of ``AsyncEngineArgs``.
-        adapters: PEFT's folder of each role.
+    ``adapters``: PEFT's folder of each role.
     """
 
     def __init__(self, arguments: Mapping[str, Any], adapters: Mapping[Role, Path]) -> None:
@@ -74,16 +72,9 @@ class _VLLMEngine:
     def tokens(
         self, embeds: Tensor, *, role: Role | None, longest: int, stops: Sequence[int]
     ) -> Generator[int, None, bool]:
-        """The tokens that follow a prompt as they come; closing it ends the request.
+        """The tokens that follow a prompt [L, H] as they come, without ``stops``; returns whether it ended by itself.
 
-        Args:
-            embeds: the prompt [L, H].
-            role: whose adapter acts; None for the base alone.
-            longest: most tokens.
-            stops: ids that end the answer; they are not given.
-
-        Returns:
-            Whether it ended by itself.
+        ``role``: whose adapter acts; None for the base alone. Closing it ends the request.
         """
         events: queue.SimpleQueue[int | bool | BaseException] = queue.SimpleQueue()
         prompt = EmbedsPrompt(prompt_embeds=embeds.detach().cpu().contiguous())  # vLLM takes them on the CPU
@@ -230,11 +221,7 @@ class VLLMModel(ClaraModel):
         return self._generator.written(request, ids, stopped=stopped)
 
     def _tokens(self, request: GenerationRequest, sampling: Sampling) -> Pieces[int, None, bool]:
-        """The tokens of an answer.
-
-        Raises:
-            InputError: it was to be a quotation, or sampled; or the prompt is too long.
-        """
+        """The tokens of an answer (InputError: it was to be a quotation, or sampled; or the prompt is too long)."""
         if request.quote_from:
             raise InputError("vLLM cannot be held to quotations; use wording free, or another engine")
         if sampling.temperature:

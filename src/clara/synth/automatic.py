@@ -58,7 +58,6 @@ class AutomaticSettings(Settings):
     """Settings of the tasks.
 
     Attributes:
-        seed: of all choices.
         gaps: most gaps of a passage, of all kinds alike.
         follow: share of passages with a continuation question.
         several: share of passages that also give a question over several passages.

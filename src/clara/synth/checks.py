@@ -174,14 +174,9 @@ def _split_unspaced(word: str) -> list[str]:
 def check_pair(
     pair: Pair, passage: SourcePassage, accepted: Sequence[Pair], settings: CheckSettings, *, inferred: bool = False
 ) -> DraftFault | None:
-    """The first fault of a pair, or None.
+    """The first fault of a pair, or None; ``accepted`` are pairs of any kind that the passage already has.
 
-    Args:
-        pair: the pair.
-        passage: its passage.
-        accepted: pairs of any kind that the passage already has.
-        settings: limits.
-        inferred: the answer may follow from the passage without standing in it ("24 years later").
+    An ``inferred`` answer may follow from the passage without standing in it ("24 years later").
     """
     return (
         _length(pair, settings)

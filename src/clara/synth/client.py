@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,11 @@ class BudgetSpentError(SynthesisError):
 
 
 class Budget:
-    """The tokens and money spent, and admission of further requests.
+    """The tokens and money spent, earlier runs included, and admission of further requests.
 
     Requests are admitted on an estimate and settled with the server's count. A request that does not fit waits while
     others are under way, which may cost less than estimated; when none is, the budget is spent. Under a limit the first
     request goes alone: before it nobody knows how this server counts.
-
-    Attributes:
-        spent: earlier runs included.
     """
 
     def __init__(self, settings: BudgetSettings, spent: Usage) -> None:
@@ -214,7 +210,7 @@ class ChatClient:
         on_reply: Callable[[], None],
     ) -> None:
         self._server, self._sampling, self._cache, self._budget = server, sampling, cache, budget
-        self._llm = AsyncLLM(server, api_key=api_key)
+        self.llm = AsyncLLM(server, api_key=api_key)
         self._slots = asyncio.Semaphore(server.concurrency)
         self._asking: dict[str, asyncio.Lock] = {}  # by key, the requests under way
         self._mode_fact = f"structured_output:{server.model}"
@@ -225,28 +221,14 @@ class ChatClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._llm.close()
-
-    @property
-    def requests(self) -> int:
-        """Requests sent, further attempts included."""
-        return self._llm.requests
-
-    @property
-    def retried(self) -> Counter[str]:
-        """Attempts that failed and were repeated, by fault."""
-        return self._llm.retried
+        await self.llm.close()
 
     async def ask(
         self, shape: str, messages: Sequence[Mapping[str, str]], *, temperature: float, attempt: int
     ) -> Reply:
-        """The reply to a request: from the cache, or from the server and then cached.
+        """The reply to a request, of a shape in ``SCHEMAS``: from the cache, or from the server and then cached.
 
-        Args:
-            shape: of the reply, one of ``SCHEMAS``.
-            messages: chat messages.
-            temperature: of sampling.
-            attempt: the round, from 1; another round is another request even with the same words.
+        Another round (``attempt``, from 1) is another request even with the same words.
 
         Raises:
             LLMRefusedError: the server refuses this request.
@@ -313,7 +295,7 @@ class ChatClient:
             # Only the named fields are parameters of the library; whatever else the user adds goes through as it is.
             extra = self._sampling.extra_body
             try:
-                reply = await self._llm.send({key: body[key] for key in body.keys() - extra.keys()}, extra)
+                reply = await self.llm.send({key: body[key] for key in body.keys() - extra.keys()}, extra)
                 usage = reply.usage
             finally:
                 await self._budget.settle(estimate, usage, prompt_bytes)

@@ -23,7 +23,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from clara.errors import ConfigError
@@ -74,13 +73,9 @@ SCHEMAS: Mapping[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class SourcePassage:
-    """A passage to write questions about.
+    """A passage to write questions about; its id, unique within a run, names the record written.
 
-    Attributes:
-        id: unique within a run; it names the record written.
-        source: data set or file of the passage.
-        title: of its document, or the empty string.
-        document: shared by its neighbours; empty where it stands alone.
+    The title is its document's, or empty; ``document`` is shared by neighbours, and empty where it stands alone.
     """
 
     id: str
@@ -103,12 +98,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class DraftFault:
-    """A reason for rejecting an item.
-
-    Attributes:
-        reason: short fixed name that is counted, such as ``duplicate_question``.
-        detail: the reason in words that the language model can act on.
-    """
+    """A reason for rejecting an item: a short name that is counted, and words that the language model can act on."""
 
     reason: str
     detail: str
@@ -116,11 +106,9 @@ class DraftFault:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A rejected item of a reply.
+    """A rejected item of a reply, as shown to the language model when it is asked again; empty for a whole reply.
 
-    Attributes:
-        kind: of the request; ``judge`` for the judge's own reply.
-        item: the rejected text, as shown to the language model when it is asked again; empty for a whole reply.
+    ``kind`` is that of the request, ``judge`` for the judge's own reply.
     """
 
     kind: Kind | Literal["judge"]
@@ -153,13 +141,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's opinion of a draft.
+    """A judge's opinion of a draft: the passage states all of it, and no salient fact of the passage is without a pair.
 
-    Attributes:
-        consistent: everything stated is stated by the passage.
-        covered: no salient fact of the passage is without a pair.
-        missing: facts that no pair covers.
-        wrong: items that the passage does not state, each beginning with its label (``S1``, ``C2``, ``P``).
+    ``wrong`` items begin with their labels (``S1``, ``C2``, ``P``).
     """
 
     consistent: bool
@@ -175,13 +159,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Feedback for a further attempt; empty at the first.
-
-    Attributes:
-        kept: questions that are already accepted.
-        rejected: oldest first.
-        missing: facts of the passage that no pair covers.
-    """
+    """Feedback for a further attempt, rejections oldest first; ``missing`` facts have no pair. Empty at the first."""
 
     kept: tuple[str, ...] = ()
     rejected: tuple[Rejection, ...] = ()
@@ -190,11 +168,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """The prompt templates, by name.
-
-    Raises:
-        ConfigError: one is missing, or lacks a slot or has an unknown one.
-    """
+    """The prompt templates, by name (ConfigError: one is missing, or lacks a slot or has an unknown one)."""
 
     texts: Mapping[str, str]
 
@@ -217,7 +191,7 @@ class Templates:
     def packaged(cls) -> Templates:
         """The templates that come with the package."""
         folder = resources.files("clara.synth") / "prompts"
-        return cls(MappingProxyType({name: (folder / f"{name}.txt").read_text("utf-8") for name in _SLOTS}))
+        return cls({name: (folder / f"{name}.txt").read_text("utf-8") for name in _SLOTS})
 
     @classmethod
     def read(cls, folder: Path) -> Templates:
@@ -236,7 +210,7 @@ class Templates:
                     texts[name] = path.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"prompt template {path} cannot be read: {error}") from None
-        return cls(MappingProxyType(texts))
+        return cls(texts)
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from clara.errors import MissingExtraError, SynthesisError
+from clara.errors import SynthesisError, optional
 from clara.llm import Usage
 from clara.synth.drafts import Pair, SourcePassage, Templates
 from clara.synth.rounds import Outcome
@@ -218,11 +218,9 @@ class RunFigures:
 
     Attributes:
         finished: passages accepted or dropped in this run.
-        requests, answered, retried: as ``ChatClient`` counts them.
+        requests, answered, retried: as ``AsyncLLM.patience`` and ``ChatClient`` count them.
         spent: tokens of all replies in the cache, earlier runs included.
-        spent_now: of this run's replies.
         cost: price of ``spent``; 0 without prices.
-        seconds: wall-clock time of this run.
         stopped: the cause of an early end: ``budget`` or ``server``; else empty.
         message: the same in words.
     """
@@ -244,11 +242,8 @@ class SynthReport:
     """The result of a synthesis.
 
     Attributes:
-        passages: given.
         dropped: dropped passages, by their last shortcoming.
-        unfinished: passages left for a later run.
         pairs, complex_pairs: written, simple ones and complex ones.
-        rejections: everything that was rejected, by reason.
         accepted_by_round: accepted passages by the number of rounds.
         skipped, messages: as in ``Sources``.
     """
@@ -345,22 +340,17 @@ class SynthReport:
 
 
 def _draw(report: SynthReport, path: Path) -> None:
-    try:
-        # Imported when needed: it takes longer than everything else here. The Figure alone needs no display.
-        from matplotlib.figure import Figure  # noqa: PLC0415
-        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("matplotlib", "synth") from None
+    # Imported when needed: it takes longer than everything else here. The Figure alone needs no display.
+    library = optional("matplotlib.figure", package="matplotlib", extra="synth")
     rounds = list(range(1, max(report.accepted_by_round, default=1) + 1))
     counts = [report.accepted_by_round.get(number, 0) for number in rounds]
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = library.Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.bar(rounds, counts, color="#3b6ea5")
     axes.bar_label(bars)
     axes.set_xlabel("round in which the passage was accepted")
     axes.set_ylabel("passages")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(integer=True)
     axes.set_title(f"{report.accepted:,} accepted, {sum(report.dropped.values()):,} dropped")
     figure.savefig(path, dpi=120)
 

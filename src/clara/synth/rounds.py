@@ -51,14 +51,7 @@ _KINDS: Mapping[str, Kind] = {"S": "simple_qa", "C": "complex_qa", "P": "paraphr
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a passage.
-
-    Attributes:
-        draft: the accepted draft; the last one if the passage is dropped.
-        rounds: rounds taken.
-        rejections: all rejections, counted by reason.
-        dropped: the reason for dropping; empty if it is accepted.
-    """
+    """The end of a passage: its accepted draft, or the last one with the reason why it is dropped."""
 
     draft: Draft
     rounds: int
@@ -183,12 +176,7 @@ def _is_off_passage(rejections: Sequence[Rejection], accepted: int) -> bool:
 
 
 class _Work:
-    """The state of one passage between rounds.
-
-    Attributes:
-        draft: accepted so far.
-        counted: rejections by reason.
-    """
+    """The state of one passage between rounds: the draft accepted so far, and rejections ``counted`` by reason."""
 
     def __init__(self, settings: SynthSettings) -> None:
         self.draft = Draft()

@@ -56,7 +56,6 @@ class SynthJob:
         output: accepted records (``*.jsonl``); ``<output>.dropped.jsonl`` beside it holds the dropped passages.
         resume: go on with an output that is there.
         cache: the reply cache; ``<output>.cache.sqlite3`` beside the output if None.
-        api_key: the server's key.
         templates: the prompts; the packaged ones if None.
         on_progress: called after each reply and each finished passage.
     """
@@ -121,9 +120,9 @@ class _Synthesis:
             self._progress()
             return RunFigures(
                 finished=self._finished,
-                requests=client.requests,
+                requests=client.llm.patience.requests,
                 answered=client.answered,
-                retried=dict(client.retried),
+                retried=dict(client.llm.patience.retried),
                 spent=self._budget.spent,
                 spent_now=self._budget.spent - self._spent_before,
                 cost=self._budget.cost,

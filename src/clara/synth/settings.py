@@ -34,7 +34,6 @@ class SamplingSettings(Settings):
         temperature: of the three drafting prompts.
         judge_temperature: of the judge's prompt.
         top_p: nucleus of the drafting prompts.
-        max_output_tokens: limit of one reply.
         seed: of the first round; round r asks with ``seed + r - 1``. None leaves the field out.
         extra_body: further fields of each request, such as ``{"chat_template_kwargs": {"enable_thinking": false}}``.
     """

@@ -28,12 +28,9 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The passages of a run, held in memory (some 1 kB each).
+    """The passages of a run in the order of their paths, each id once, held in memory (some 1 kB each).
 
-    Attributes:
-        passages: in the order of the paths given; each id once.
-        skipped: counted by reason.
-        messages: one sentence for each file or line that could not be read.
+    A message is one sentence for each file or line that could not be read.
     """
 
     passages: tuple[SourcePassage, ...]
@@ -42,12 +39,10 @@ class Sources:
 
 
 def read_sources(paths: Sequence[Path], *, passage_words: int, min_passage_words: int) -> Sources:
-    """Read passages from files and folders.
+    """Read passages from passage files, documents and folders of either.
 
-    Args:
-        paths: passage files, documents, folders of either.
-        passage_words: most words of a document's passage, title included.
-        min_passage_words: shorter passages are left out and counted.
+    A document's passage has at most ``passage_words`` words, title included; shorter ones than ``min_passage_words``
+    are left out and counted.
 
     Raises:
         InputError: a path does not exist.

@@ -59,7 +59,6 @@ class Batch(_Tensors):
         label_index: int64 [T], flat positions in [B * L] whose next token is a label.
         labels: int64 [T].
         weights: float32 [T].
-        rate: compression rate of the whole batch.
         label_share: label weight of this part of a step (a pass, a process) over the parts' mean; 1 for a whole step. A
             mean over labels times this, averaged over the parts, is the mean over the step's labels.
         text_share: the same for means over texts.
@@ -82,10 +81,10 @@ class Batch(_Tensors):
     rate: int
     label_share: float = 1.0
     text_share: float = 1.0
-    teaching: _Teaching | None = None
+    teaching: Teaching | None = None
     memories: Tensor | None = None
     states: Tensor | None = None
-    quotable: _Quotable | None = None
+    quotable: Quotable | None = None
 
     def tokens(self) -> int:
         """Real tokens and memory slots that a forward pass reads, the teacher's included."""
@@ -94,12 +93,10 @@ class Batch(_Tensors):
 
 
 @dataclass(frozen=True, slots=True)
-class _Teaching(_Tensors):
-    """The same replies after a teacher's prompts.
+class Teaching(_Tensors):
+    """The same replies after a teacher's prompts, which hold the passages as text; T' labels.
 
-    Attributes:
-        sequences: prompts with the passages as text, and replies; T' labels.
-        rows: int64 [T'], their places among the student's labels.
+    ``rows``, int64 [T'], are their places among the student's labels.
     """
 
     sequences: Batch
@@ -107,13 +104,11 @@ class _Teaching(_Tensors):
 
 
 @dataclass(frozen=True, slots=True)
-class _Quotable(_Tensors):
+class Quotable(_Tensors):
     """Labels of answers that can be quoted, with all tokens that extractive decoding would allow in their place.
 
-    Attributes:
-        rows: int64 [Q], places among the batch's labels.
-        places: int64 [P], of each allowed token the place in ``rows``.
-        ids: int64 [P], the allowed tokens, the label among them.
+    ``rows``, int64 [Q], are places among the batch's labels; of each allowed token, the label among them, ``places``
+    has the place in ``rows`` and ``ids`` the id, int64 [P].
     """
 
     rows: Tensor
@@ -150,13 +145,9 @@ class Collator:
     ) -> None:
         """Fix the settings that all batches share.
 
-        Args:
-            prompter: of the checkpoint.
-            window_tokens: longest text.
-            memories: gives computed memories; None to encode the texts in the forward pass.
-            states: gives computed states of texts, which go beside them; None to encode them.
-            quoted: add the alternatives that could be quoted.
-            reply_tokens: longest reply; a longer one is cut and has no end token.
+        ``memories`` and ``states`` give computed ones of texts, None encodes the texts in the forward pass; states go
+        beside the texts. ``quoted`` adds the alternatives that could be quoted. A reply longer than ``reply_tokens`` is
+        cut and has no end token.
         """
         self.window_tokens = window_tokens
         self._prompter, self._longest = prompter, reply_tokens
@@ -203,7 +194,7 @@ class Collator:
         parts = [targets[i : i + a_sequence] for i in range(0, len(targets), a_sequence)]
         return self._batch([], [self._sequence(opening, part, own=own) for part in parts], rate)
 
-    def teaching(self, examples: Sequence[Example]) -> _Teaching | None:
+    def teaching(self, examples: Sequence[Example]) -> Teaching | None:
         """The teacher's input for the examples' questions, passages as text; None without questions."""
         rows: list[int] = []
         start = 0
@@ -212,9 +203,9 @@ class Collator:
             rows.extend(range(start, end) if target.asks else ())
             start = end
         read = [asking for example in examples if (asking := example.questions()).targets]
-        return _Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
+        return Teaching(self.of_texts(read), torch.tensor(rows)) if read else None
 
-    def quotable(self, examples: Sequence[Example]) -> _Quotable:
+    def quotable(self, examples: Sequence[Example]) -> Quotable:
         """The tokens that could be quoted from the examples' texts in the place of their answers'."""
         rows: list[int] = []
         allowed: list[set[int]] = []
@@ -229,7 +220,7 @@ class Collator:
                     rows.extend(range(start, end))
                     allowed.extend(alternatives)
                 start = end
-        return _Quotable(
+        return Quotable(
             rows=torch.tensor(rows, dtype=torch.int64),
             places=torch.tensor([i for i, ids in enumerate(allowed) for _ in ids], dtype=torch.int64),
             ids=torch.tensor([token for ids in allowed for token in sorted(ids)], dtype=torch.int64),

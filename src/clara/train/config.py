@@ -18,10 +18,7 @@ class TrainConfig(Settings):
     Attributes:
         base: base model by name, folder or hub id; ignored when ``start`` names a checkpoint.
         compression: read-out and rates of a fresh start.
-        lora: adapters of a fresh start.
-        steps: optimisation steps.
         epochs: passes over the usable records, in place of ``steps``.
-        batch_size: examples a step.
         accumulation: forward passes a step, of ``batch_size / accumulation`` examples each.
         learning_rate: peak, of the LoRA weights.
         table_learning_rate: peak, of memory-token embeddings and read-out gains.
@@ -37,7 +34,6 @@ class TrainConfig(Settings):
             the loss; or the ``loss`` alone.
         keep: weights of the final checkpoint, ``best`` or ``last``; the last where nothing is held out.
         report_to: services that get each step's figures beside the log.
-        seed: of everything random.
         save_every: steps between checkpoints to resume from.
         evaluate_every: steps between validations; the last step is always validated.
         dtype: of the frozen base and of matrix products; ``auto`` is bf16 where the device multiplies it faster, else

@@ -54,13 +54,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class _WithinWindow:
-    """Records cut to the window.
-
-    Attributes:
-        records: in their order, without empty ones.
-        left_out: dropped parts, counted by reason.
-        longest_question: in tokens.
-    """
+    """Records cut to the window; the longest question in tokens."""
 
     records: list[DataRecord]
     left_out: Mapping[str, int]
@@ -148,9 +142,6 @@ class TrainingData:
     """Records by source, with some held out.
 
     Attributes:
-        sources: usable records by source name.
-        held_out: records to validate on.
-        rejected: unusable records, counted by reason.
         near: BM25 over the passages of the run's own draws (others would have to be compressed too), for candidates or
             distractors; None where the stage needs none.
         passages: the passage records of all sources, for random distractors.

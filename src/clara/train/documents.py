@@ -27,7 +27,7 @@ from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
 from clara.model.decoder import RoleWeights
 from clara.model.hub.base import Progress as HubProgress
-from clara.model.network import encode_documents, read_outs
+from clara.model.network import read_outs
 from clara.train.batch import padded_texts
 from clara.train.processes import ALONE, Processes
 
@@ -46,13 +46,10 @@ class Documents:
     """The memories of passages under a frozen compressor, or the states that they are read from."""
 
     def __init__(self, loaded: Loaded, cache: Path, *, states: bool = False) -> None:
-        """Open the caches of all the checkpoint's rates.
+        """Open the caches of all rates of a network with a frozen compressor, in a folder that runs share.
 
-        Args:
-            loaded: the network with its frozen compressor.
-            cache: folder for derived weights, shared by runs.
-            states: cache the input of the read-out, so that it can be trained: of each memory token the last hidden
-                state, then those of the layers that are mixed in.
+        With ``states`` the input of the read-out is cached, so that it can be trained: of each memory token the last
+        hidden state, then those of the layers that are mixed in.
         """
         self._loaded, self._states = loaded, states
         compression = loaded.manifest.compression
@@ -81,12 +78,9 @@ class Documents:
     def prepare(
         self, wanted: Mapping[int, Sequence[str]], on_progress: HubProgress | None = None, *, share: Processes = ALONE
     ) -> int:
-        """Compress missing and damaged memories; returns how many. A text is read once for all its rates.
+        """Compress missing and damaged memories of texts by rate; how many. A text is read once for all its rates.
 
-        Args:
-            wanted: texts by rate.
-            on_progress: called after each batch.
-            share: of several processes that call this with the same texts: this one compresses its part.
+        ``share``: of several processes that call this with the same texts, this one compresses its part.
         """
         todo = self._todo(wanted, share)
         total, done, computed = sum(len(rates) for rates in todo.values()), 0, 0
@@ -134,11 +128,12 @@ class Documents:
             device = model.device
             tokens, mask = tokens.to(device), mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=adapters_differ and model.dtype == torch.bfloat16):
+                parts = read_outs(model, network.table, tokens, mask, rates=rates)
                 if self._states:
-                    parts = read_outs(model, network.table, network.config, tokens, mask, rates=rates)
                     made = {rate: part.states().flatten(1, 2) for rate, part in parts.items()}
                 else:
-                    made = encode_documents(model, network.table, network.config, tokens, mask, rates=rates)
+                    assemble = network.table.assemble
+                    made = {r: assemble(p.read, p.residual, p.layers, rate=r) for r, p in parts.items()}
         return {rate: memory.float().cpu().numpy() for rate, memory in made.items()}
 
 

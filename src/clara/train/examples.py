@@ -80,12 +80,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class CandidateExample:
-    """A question with the passages to choose from (stages ``end_to_end`` and ``retriever``).
+    """A question with the passages to choose from, in random order, each once, as the compressor reads them.
 
-    Attributes:
-        reply: not read in stage ``retriever``.
-        candidates: passages as the compressor reads them, in random order, each once.
-        positives: indices of those that support the answer; not read in stage ``end_to_end``.
+    Stage ``end_to_end`` reads no ``positives`` (indices of those that support the answer), ``retriever`` no reply.
     """
 
     question: str
@@ -130,7 +127,6 @@ class PassageConfig(Settings):
 
     Attributes:
         pairs: most question-answer pairs of a passage in one example.
-        restate: restating targets.
         ask_weight: of each token of a question that is to be written from the passage, beside 1 for a token of an
             answer; 0 leaves them out. ``ClaraModel.question_likelihoods`` needs them.
     """

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from clara.errors import MissingExtraError, TrainingError
+from clara.errors import MissingExtraError, TrainingError, optional
 from clara.train.config import TrainConfig
 from clara.train.processes import ALONE, Processes
 from clara.train.validation import Validation
@@ -31,14 +31,10 @@ _TRAINING = {"training, each step": 0.25, "training, smoothed": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
-    """A step's figures; speeds are of all processes since this one started.
+    """A step's figures; speeds are of all processes since this one started, tokens include memory slots.
 
-    Attributes:
-        cross_entropy: nats a label token.
-        mse: the MSE term.
-        learning_rate: of the LoRA weights.
-        held_out: held-out loss at the default rate, where this step was validated.
-        tokens_per_second: tokens and memory slots read.
+    The learning rate is of the LoRA weights; ``held_out`` is the held-out loss at the default rate, where this step was
+    validated.
     """
 
     step: int
@@ -161,13 +157,10 @@ def _draw(log: Path, target: Path) -> None:
 
     Errors as ``_read_curves``, ``MissingExtraError`` without matplotlib.
     """
-    try:
-        # The Figure alone needs no display, and importing it takes longer than all else here.
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("matplotlib", "train") from None
+    # The Figure alone needs no display, and importing it takes longer than all else here.
+    library = optional("matplotlib.figure", package="matplotlib", extra="train")
     curves = _read_curves(log)
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    figure = library.Figure(figsize=(9.6, 6.4), layout="constrained")
     for axes, (title, shown) in zip(figure.subplots(2, 2).flat, curves.items(), strict=True):
         for curve in shown:
             style: dict[str, Any] = {"marker": "o", "markersize": 3} if title in (_LOSSES, _ANSWERS) else {}

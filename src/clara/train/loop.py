@@ -67,11 +67,7 @@ class Best:
 
     @classmethod
     def read(cls, folder: Path) -> Best | None:
-        """The best step of a run so far; None if there is none.
-
-        Raises:
-            TrainingError: the file is damaged.
-        """
+        """The best step of a run so far; None if there is none (TrainingError: the file is damaged)."""
         path = folder / _BEST
         if not path.is_file():
             return None

@@ -12,18 +12,12 @@ from torch import Tensor
 from clara.model.decoder import AdapterName, Decoder, splice
 from clara.model.losses import memory_mse, quoted_cross_entropy, token_cross_entropy, token_kl
 from clara.model.network import Network, ReadOut
-from clara.train.batch import Batch, decoder_attention
+from clara.train.batch import Batch, Quotable, Teaching, decoder_attention
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The parts of a training loss, each a scalar tensor.
-
-    Attributes:
-        total: is minimised.
-        cross_entropy: nats a label token.
-        mse: the MSE term, before its weight.
-    """
+    """The parts of a training loss, each a scalar: CE in nats a label token, the MSE term before its weight."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -61,23 +55,18 @@ def reply_losses(
 ) -> Losses:
     """CE of the targets, plus the terms that have a weight. The LM head runs on label positions only.
 
-    Args:
-        decoder: with gradients where the stage wants them.
-        batch: decoder sequences.
-        memories: vectors for their slots, [sum of slots, H]; None where they have none.
-        read_out: source of the memories, for the MSE term.
-        mse_weight: lambda.
-        kl_weight: of KL(teacher || student), where a teacher reads along.
-        quoted_weight: of the CE among quotable tokens, where the batch has them.
+    ``memories``, [sum of slots, H], are the vectors for the batch's slots; ``read_out`` is their source, for the MSE
+    term (``mse_weight`` is lambda). ``kl_weight`` is of KL(teacher || student), where a teacher reads along,
+    ``quoted_weight`` of the CE among quotable tokens, where the batch has them.
     """
     logits = reply_logits(decoder, batch, memories)
     cross_entropy = token_cross_entropy(logits, batch.labels, batch.weights) * batch.label_share
     mse = torch.zeros_like(cross_entropy) if read_out is None else _means_apart(read_out, batch)
     total = cross_entropy + mse_weight * mse
     if batch.teaching is not None and kl_weight:
-        total = total + kl_weight * _teacher_distance(decoder, batch, logits)
+        total = total + kl_weight * _teacher_distance(decoder, batch, batch.teaching, logits)
     if batch.quotable is not None and quoted_weight:
-        total = total + quoted_weight * _quoted_loss(batch, logits)
+        total = total + quoted_weight * _quoted_loss(batch, batch.quotable, logits)
     return Losses(total=total, cross_entropy=cross_entropy, mse=mse)
 
 
@@ -92,7 +81,7 @@ def _memories(network: Network, batch: Batch) -> tuple[Tensor, ReadOut | None]:
         if batch.memories is not None:
             return batch.memories, None
         embeds = network.embed(batch.decoder_ids[:1, :1])  # all passages are read as text
-        return embeds.new_empty(0, network.config.memory_tokens(batch.rate), embeds.shape[2]), None
+        return embeds.new_empty(0, network.table.config.memory_tokens(batch.rate), embeds.shape[2]), None
     if batch.states is not None:
         return network.assembled(batch.states, batch.text_ids, batch.text_mask, rate=batch.rate), None
     encoded = network.encode("compressor", batch.text_ids, batch.text_mask, rate=batch.rate)
@@ -106,24 +95,19 @@ def _means_apart(read_out: ReadOut, batch: Batch) -> Tensor:
     return mse * batch.text_share
 
 
-def _quoted_loss(batch: Batch, logits: Tensor) -> Tensor:
+def _quoted_loss(batch: Batch, quotable: Quotable, logits: Tensor) -> Tensor:
     """Mean over all label tokens of the CE among quotable tokens, given logits [T, V]; other labels count as 0."""
-    quotable = batch.quotable
-    if quotable is None:
-        return torch.zeros_like(logits[0, 0])
     rows = quotable.rows
     labels, weights = batch.labels.index_select(0, rows), batch.weights.index_select(0, rows)
     summed = quoted_cross_entropy(logits.index_select(0, rows), labels, quotable.places, quotable.ids, weights)
     return summed / batch.weights.sum() * batch.label_share
 
 
-def _teacher_distance(decoder: Decoder, batch: Batch, logits: Tensor) -> Tensor:
+def _teacher_distance(decoder: Decoder, batch: Batch, teaching: Teaching, logits: Tensor) -> Tensor:
     """Mean over all label tokens of KL(teacher || student); tokens without a teacher count as 0."""
-    if batch.teaching is None:
-        return torch.zeros_like(logits[0, 0])
-    sequences, rows = batch.teaching.sequences, batch.teaching.rows
+    rows = teaching.rows
     with torch.no_grad():
-        taught = reply_logits(decoder, sequences, None, role="teacher")
+        taught = reply_logits(decoder, teaching.sequences, None, role="teacher")
     summed = token_kl(taught, logits.index_select(0, rows), batch.weights.index_select(0, rows))
     return summed / batch.weights.sum() * batch.label_share
 

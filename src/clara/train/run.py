@@ -49,18 +49,10 @@ def train(  # noqa: PLR0913 - four callbacks
 ) -> Path:
     """Train a stage and write ``out/checkpoint``, or ``out/reader`` in stage ``reader``; returns that folder.
 
-    Resumes the run with the same settings and data that stopped in ``out``.
-
-    Args:
-        stage: with the run's settings (``stages.stage_of``).
-        records: training records; unusable ones are counted in the card.
-        out: folder of the run: resumable checkpoints, ``log.jsonl``, ``config.json`` and the final checkpoint.
-        cache: folder for base weights, and for memories, answers and likelihoods that several runs may need.
-        device: for the model.
-        on_progress: called after each step.
-        hub_progress: called during downloads.
-        on_unused: called before the first step with the unusable records, counted by reason.
-        on_notice: called before the first step with the memory estimate and stale parts of the start checkpoint.
+    Resumes the run with the same settings and data that stopped in ``out``, which also holds resumable checkpoints,
+    ``log.jsonl`` and ``config.json``. ``cache`` is the folder of base weights, and of memories, answers and likelihoods
+    that several runs may need. Before the first step ``on_unused`` gets the unusable records, counted by reason, and
+    ``on_notice`` the memory estimate and stale parts of the start checkpoint.
 
     Raises:
         ConfigError: the settings do not fit the stage, the data or what they name.
@@ -113,11 +105,7 @@ def train(  # noqa: PLR0913 - four callbacks
 
 
 def _check_run(stage: Stage, records: Sequence[DataRecord]) -> None:
-    """Refuse contradictory settings, as they were given.
-
-    Raises:
-        ConfigError: names every fault.
-    """
+    """Refuse contradictory settings, as they were given (ConfigError: names every fault)."""
     faults = [*stage.faults(), *_run_faults(records, stage.config)]
     if faults:
         raise ConfigError(f"stage {stage.name}: {len(faults)} fault(s): " + "; ".join(faults))

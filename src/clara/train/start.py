@@ -163,12 +163,7 @@ def whiten(loaded: Loaded, documents: Documents, wanted: Mapping[int, Sequence[s
 def whiten_anew(loaded: Loaded, texts: Sequence[str], asked: Sequence[str], cache: Path, *, late: bool) -> None:
     """Give questions a new projection from passages and questions alone: no label, no training step.
 
-    Args:
-        loaded: in evaluation mode; its query reasoner is the compressor's copy.
-        texts: passages.
-        asked: questions.
-        cache: folder for memories.
-        late: late interaction instead of means.
+    The network is in evaluation mode; its query reasoner is the compressor's copy. ``cache`` is a folder for memories.
     """
     table = loaded.network.table
     table.project_queries(projected=True, late=late)
@@ -190,7 +185,7 @@ def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> It
     """Unweighted memories of questions by the query reasoner, in batches of float32 [questions, N, H]."""
     network, prompter = loaded.network, loaded.prompter()
     device = network.adapters.bare().device
-    rows = [prompter.window_ids(question, network.config.window_tokens) for question in asked]
+    rows = [prompter.window_ids(question, network.table.config.window_tokens) for question in asked]
     for start in range(0, len(rows), _QUESTIONS_A_BATCH):
         ids, mask = (part.to(device) for part in padded_texts(rows[start : start + _QUESTIONS_A_BATCH]))
         with torch.autocast(device.type, torch.bfloat16, enabled=network.embed(ids).dtype == torch.bfloat16):
@@ -202,9 +197,8 @@ def _question_memories(loaded: Loaded, asked: Sequence[str], *, rate: int) -> It
 class Carried:
     """Parts of a start checkpoint that are stale once the run has changed its weights.
 
-    Attributes:
-        notices: for the user, before the first step and in the card.
-        derives_queries: the query reasoner is derived from the compressor again after the last step.
+    Notices are for the user, before the first step and in the card. With ``derives_queries`` the query reasoner is
+    derived from the compressor again after the last step.
     """
 
     notices: tuple[str, ...] = ()

@@ -42,12 +42,7 @@ _Row = TypeVar("_Row")
 class _RateScores:
     """Scores at one compression rate; EM and F1 are None where nothing is answered, recall where nothing is selected.
 
-    Attributes:
-        loss: nats a label token.
-        em: exact match of the greedy answers, 0..1.
-        f1: their token F1.
-        recall_at_1: share of a question's gold passages that are the first of its candidates.
-        recall_at_5: share among the first five.
+    The loss is in nats a label token; EM and F1 are of greedy answers, recall is of a question's gold passages.
     """
 
     loss: float
@@ -79,9 +74,7 @@ class Validation:
 class HeldOut:
     """Batches to validate on by rate, the same at each interval.
 
-    Attributes:
-        losses: for the loss.
-        questions: to answer, a question an example, whose reply is not shown, with the gold answers of each.
+    ``questions`` are to be answered: one an example, whose reply is not shown, with the gold answers of each.
     """
 
     losses: Mapping[int, Sequence[Batch]]
@@ -168,7 +161,7 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
     model = network.adapters.bare()
     device, bf16 = model.device, model.dtype == torch.bfloat16
     answers: list[AnswerScores] = []
-    ranked: list[_Ranking] = []
+    ranked: list[tuple[list[int], set[int]]] = []
     for questions, gold in held_out.questions[rate]:
         batch = questions.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -181,28 +174,20 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
         loss=loss,
         em=_mean([score.em for score in answers]),
         f1=_mean([score.f1 for score in answers]),
-        recall_at_1=_mean([recall_at_k(one.ranked, one.gold, 1) for one in ranked]),
-        recall_at_5=_mean([recall_at_k(one.ranked, one.gold, 5) for one in ranked]),
+        recall_at_1=_mean([recall_at_k(ranking, gold, 1) for ranking, gold in ranked]),
+        recall_at_5=_mean([recall_at_k(ranking, gold, 5) for ranking, gold in ranked]),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranking:
-    """Rows of a question's candidates, best first, and of the gold ones, at least one."""
-
-    ranked: tuple[int, ...]
-    gold: frozenset[int]
-
-
-def _rankings(network: Network, batch: CandidateBatch) -> Iterator[_Ranking]:
-    """Rankings of each question's own candidates; questions without a labelled passage are left out."""
+def _rankings(network: Network, batch: CandidateBatch) -> Iterator[tuple[list[int], set[int]]]:
+    """Rows of each question's own candidates, best first, and of the gold ones; without any it is left out."""
     queries, memories = query_memories(network, batch), passage_memories(network, batch)
     scores = network.similarity(queries, memories, rate=batch.rate)
     for row, candidates, positive in zip(scores, batch.candidates.tolist(), batch.positives, strict=True):
         places = [place for place in candidates if place >= 0]
-        gold = frozenset(place for place in places if bool(positive[place]))
+        gold = {place for place in places if bool(positive[place])}
         if gold:
-            yield _Ranking(tuple(sorted(places, key=lambda place: -float(row[place]))), gold)
+            yield sorted(places, key=lambda place: -float(row[place])), gold
 
 
 def _greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:

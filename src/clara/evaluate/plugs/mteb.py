@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clara.errors import MissingExtraError
+from clara.errors import optional
 from clara.evaluate.system import AnswerModel
 from clara.prompts import passage_text
 from clara.records import FloatArray, Memory, QueryMemory
@@ -34,10 +34,7 @@ _QUERY = "query"
 class LatentEncoder:
     """An encoder of MTEB's ``EncoderProtocol``, with the two methods of BEIR's dense retrieval besides.
 
-    Attributes:
-        rate: compression rate; None is the model's default.
-        empty: texts without a word; their vector is zero.
-        cut: texts longer than the model's window.
+    It counts texts without a word (``empty``), whose vector is zero, and those ``cut`` at the model's window.
     """
 
     def __init__(self, model: AnswerModel, *, rate: int | None = None) -> None:
@@ -58,19 +55,17 @@ class LatentEncoder:
     @property
     def mteb_model_meta(self) -> ModelMeta:
         """Name and revision (fingerprint, rate) under which MTEB files results (MissingExtraError: mteb is missing)."""
-        try:
-            from mteb.models.model_meta import ModelMeta, ScoringFunction  # noqa: PLC0415 - optional, at its own door
-        except ImportError:
-            raise MissingExtraError("mteb", "mteb") from None
-        return ModelMeta.create_empty(
+        library = optional("mteb.models.model_meta", package="mteb", extra="mteb")
+        meta: ModelMeta = library.ModelMeta.create_empty(
             {
                 "name": f"clara-rag/{Path(self.model.name).name}",
                 "revision": f"{self.model.fingerprint}-{'default' if self.rate is None else self.rate}",
                 "max_tokens": self.model.window_tokens,
-                "similarity_fn_name": ScoringFunction.COSINE,
+                "similarity_fn_name": library.ScoringFunction.COSINE,
                 "framework": ["PyTorch"],
             }
         )
+        return meta
 
     def encode(
         self,

@@ -21,7 +21,7 @@ from torch import Tensor
 from clara.config import CompressionConfig, LoraSettings, Settings, check
 from clara.errors import CheckpointError, ConfigError
 from clara.model.apple.vocabulary import Vocabulary, base_matrix, difference, memory_ids
-from clara.model.backbone import BaseModel, read_object
+from clara.model.backbone import BaseModel, check_finite, check_names, read_object
 from clara.model.checkpoint import Manifest, Origin
 from clara.model.decoder import PEFT_PREFIX, Role
 from clara.model.hub.base import KNOWN_BASES
@@ -69,10 +69,8 @@ class _OfficialConfig(Settings):
     Attributes:
         decoder_model_name: the base model, often a path on the training machine.
         doc_max_length: T, the window in tokens.
-        compr_rate: compression rate.
         different_mem_tokens: each memory token has an embedding of its own; false: one is repeated.
         lora: always true.
-        lora_r: rank of every adapter.
         training_stage: a key of ``STAGES``.
         generation_top_k: passages that the generator reads; None where the file does not say.
         compr_model_name: a separate compressor model; always None.
@@ -96,7 +94,6 @@ class Official:
     """A checkpoint in Apple's format, checked as far as that goes without its base model.
 
     Attributes:
-        folder: where it was read.
         values: ``config.json`` as it is.
         adapters: LoRA tensors by role and by Apple's names.
         carriers: places of whole matrices, as ``HOLDER/KEY``: the holder is an adapter, by Apple's name, or ``LAYERS``.
@@ -165,8 +162,8 @@ class Official:
         for role, tensors in self.adapters.items():
             shapes = {name: tuple(tensor.shape) for name, tensor in adapters.tensors(role).items()}
             source = f"{self.folder / ADAPTERS}: {ADAPTER_NAMES[role]}"
-            adapters.put(role, _peft_names(tensors, shapes, rank=lora.rank, source=source))
-        return Network(adapters, compression, table.to(base.model.device), vocabulary)
+            adapters.put(role, _peft_names(tensors, shapes, source))
+        return Network(adapters, table.to(base.model.device), vocabulary)
 
     def manifest(self, base: BaseModel, network: Network) -> Manifest:
         """The manifest of an equal native checkpoint."""
@@ -240,7 +237,7 @@ def read(folder: Path) -> Official:
     names = dict(ADAPTER_NAMES)
     if config.training_stage != "stage2" and ADAPTER_NAMES["query_reasoner"] not in tables:
         del names["query_reasoner"]
-    _same_names(set(tables), set(names.values()), f"{folder / ADAPTERS}", "adapter")
+    check_names(tables.keys(), set(names.values()), str(folder / ADAPTERS), kind="adapter")
     adapters: dict[Role, Mapping[str, Tensor]] = {}
     carried: dict[str, dict[str, Tensor]] = {}
     for role, name in names.items():
@@ -254,9 +251,7 @@ def read(folder: Path) -> Official:
             if not torch.equal(first, tensor):
                 raise CheckpointError(f"{folder / ADAPTERS}: {name} has another {key} than an adapter before it")
     matrices = {**layers, **{key: tensor for tensors in carried.values() for key, tensor in tensors.items()}}
-    unknown = sorted(matrices.keys() - {EMBEDDINGS, HEAD})
-    if unknown:
-        raise CheckpointError(f"{folder / LAYERS} has {len(unknown)} unknown tensor(s), the first is {unknown[0]}")
+    check_names(matrices.keys(), matrices.keys() & {EMBEDDINGS, HEAD}, str(folder / LAYERS))
     if EMBEDDINGS not in matrices:
         raise CheckpointError(f"{folder / LAYERS} misses {EMBEDDINGS}, and no adapter brings it")
     return Official(
@@ -276,38 +271,27 @@ def place(holder: str, key: str) -> str:
 
 
 def _peft_names(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, rank: int, source: str
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], source: str
 ) -> dict[str, Tensor]:
     """Tensors of an adapter under PEFT's names, checked against the ``expected`` shapes (``CheckpointError``)."""
     shapes = {name.removeprefix(PEFT_PREFIX): shape for name, shape in expected.items()}
-    _same_names(set(tensors), set(shapes), source, "tensor")
+    check_names(tensors.keys(), shapes.keys(), source)
     for name, shape in shapes.items():
         got = tuple(tensors[name].shape)
-        place = 0 if ".lora_A." in name else -1
-        if len(got) == len(shape) and got[place] != rank:
-            raise CheckpointError(f"{source}: {name} has rank {got[place]}, {CONFIG} says lora_r {rank}")
         if got != shape:
             raise CheckpointError(
                 f"{source}: {name} has shape {got}, the base model wants {shape}; is it the base it was trained on?"
             )
-        if not bool(torch.isfinite(tensors[name]).all()):
-            raise CheckpointError(f"{source}: {name} has values that are not finite")
+        check_finite({name: tensors[name]}, source)
     return {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 
 
 def _check_rank(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
     """Refuse a rank that the tensors do not have, before adapters of it are made."""
     for name, tensor in tensors.items():
-        if ".lora_A." in name and tensor.ndim == 2 and tensor.shape[0] != rank:
-            raise CheckpointError(f"{source}: {name} has rank {tensor.shape[0]}, {CONFIG} says lora_r {rank}")
-
-
-def _same_names(got: set[str], expected: set[str], source: str, kind: str) -> None:
-    missing, unknown = sorted(expected - got), sorted(got - expected)
-    if missing:
-        raise CheckpointError(f"{source} misses {len(missing)} {kind}(s), the first is {missing[0]}")
-    if unknown:
-        raise CheckpointError(f"{source} has {len(unknown)} unknown {kind}(s), the first is {unknown[0]}")
+        for matrix, axis in ((".lora_A.", 0), (".lora_B.", 1)):
+            if matrix in name and tensor.ndim == 2 and tensor.shape[axis] != rank:
+                raise CheckpointError(f"{source}: {name} has rank {tensor.shape[axis]}, {CONFIG} says lora_r {rank}")
 
 
 def _read_values(path: Path) -> dict[str, Any]:
@@ -389,8 +373,7 @@ def _vocabulary_of(official: Official, base: BaseModel, files: Path) -> Vocabula
                 f"tokens of the base model {base.name}, {plain.size - size} special ones, width {width}; is it the "
                 "base it was trained on?"
             )
-        if not bool(torch.isfinite(matrix).all()):
-            raise CheckpointError(f"{official.folder}: {name} has values that are not finite")
+        check_finite({name: matrix}, str(official.folder))
     kept = difference(official.embeddings, base_matrix(files, EMBEDDINGS), size, skip=ids)
     made = replace(plain, ids=kept, rows=official.embeddings[kept])
     if head is None:

@@ -250,12 +250,7 @@ class OfficialPrompter(Prompter):
         return self.from_passages(question, ())
 
     def restate(self, instruction: str, sizes: Sequence[int]) -> Prompt:
-        """The prompt for a paraphrase of the documents.
-
-        Args:
-            instruction: a sentence with ``{docs}`` where the documents go.
-            sizes: memory tokens of each document.
-        """
+        """The prompt for a paraphrase of documents of these sizes, put where the instruction says ``{docs}``."""
         before, after = self._around(prompts.OFFICIAL_PARAPHRASE_SYSTEM)
         return self._with_slots(
             self._special(before + instruction.replace("{docs}", self._documents(len(sizes))) + after)

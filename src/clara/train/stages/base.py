@@ -48,7 +48,6 @@ class Stage(ABC, Generic[_Net, _Said]):
     """A way to train, with the settings of a run; generic in its network and manifest.
 
     Attributes:
-        Config: class of the settings.
         name: in manifests, cards and messages.
         writes: output folder within the run's.
         by_length: batches are bucketed by length.
@@ -107,10 +106,8 @@ class Stage(ABC, Generic[_Net, _Said]):
     def collator(self, loaded: Loaded[_Net, _Said], memories: Memories | None, kept: Path | None = None) -> Collate:
         """The collator that measuring uses, and training unless ``training_collator`` differs.
 
-        Args:
-            loaded: the network with its tokenizer.
-            memories: gives computed memories; None to encode texts in the forward pass.
-            kept: folder of answers and likelihoods by frozen networks (``teaching``), shared by runs; None to ask none.
+        ``memories`` gives computed memories; None encodes texts in the forward pass. ``kept`` is a folder of answers
+        and likelihoods by frozen networks (``teaching``), shared by runs; None to ask none.
         """
 
     def training_collator(self, collator: Collate, loaded: Loaded[_Net, _Said], kept: Path) -> Collate:  # noqa: ARG002 - a stage may use them

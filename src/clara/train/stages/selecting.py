@@ -142,7 +142,6 @@ class _SelectingConfig(MemoryConfig):
     """Settings of stages ``end_to_end`` and ``retriever``.
 
     Attributes:
-        candidates: passages a question chooses among.
         temperature: tau of clara.md section 5.
         reasoner_start: initial weights of the query reasoner: a copy of the ``compressor``'s, ``random`` (B = 0, as
             LoRA starts), or those of the ``checkpoint``.
@@ -276,11 +275,9 @@ def _candidates_of(batch: Batch) -> CandidateBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Passages that the questions of a batch selected.
+    """Passages that a batch's questions selected: int64 [B, K], places among the candidates, best first.
 
-    Attributes:
-        indices: int64 [B, K], places among each question's candidates, best first.
-        memories: float32 [B, K, N, H]; in value the memories at those places, with the gradient of the soft weights.
+    The memories, float32 [B, K, N, H], are those at the places, with the gradient of the soft weights.
     """
 
     indices: Tensor
@@ -291,7 +288,6 @@ class _EndToEndConfig(_SelectingConfig):
     """Settings of stage ``end_to_end``.
 
     Attributes:
-        top_k: passages that a question selects.
         train_compressor: train compressor and memory table too; candidates are then encoded at each step. Else
             each document is encoded once.
         train_generator: train the generator too.
