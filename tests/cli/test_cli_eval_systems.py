@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 from calling import Clara
 
+from clara.cli.compare import EvalChoice
 from clara.cli.options import DEFAULT_MODEL, ModelChoice
 from clara.errors import InputError
 
@@ -369,3 +370,8 @@ def test_a_named_data_set_that_is_not_there(clara: Clara, tiny_checkpoint: Path,
     command = ("eval", "--data", "squad", "--system", "bm25", "--model", tiny_checkpoint, "--out", tmp_path / "o")
     assert "CLARA_DATA" in clara(*command).err
     assert "no squad.oracle.jsonl.gz" in clara(*command, "--data-dir", tmp_path).err
+
+
+def test_the_old_name_of_a_rule_works(tiny_checkpoint: Path, clara: Clara) -> None:
+    assert [EvalChoice(yes_no=old).rule for old in (False, True)] == ["squad", "hotpotqa"]
+    assert clara("eval", "--data", QUESTIONS, "--model", tiny_checkpoint, "--limit", 1, "--yes-no", "--json").code == 0

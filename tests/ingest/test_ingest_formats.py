@@ -552,8 +552,10 @@ def test_parts_of_opendocument(tmp_path: Path) -> None:
     styles = style.format("S", "position='super 58%'") + style.format("K", "line-through-style='solid'")
     cell = "<table:table-cell table:number-columns-repeated='{}'>{}</table:table-cell>"
     row = cell.format(1, "<text:p>a</text:p>") + cell.format(2, "") + cell.format(1, "<text:p>d</text:p>")
+    full = "".join(cell.format(1, f"<text:p>{letter}</text:p>") for letter in "wxyz")
     rows = (
-        f"<table:table-row>{row}</table:table-row><table:table-row table:visibility='collapse'>{row}</table:table-row>"
+        f"<table:table-row>{row}</table:table-row><table:table-row>{full}</table:table-row>"
+        f"<table:table-row table:visibility='collapse'>{row}</table:table-row>"
     )
     body = (
         "<text:p>10<text:span text:style-name='S'>6</text:span> <text:span text:style-name='K'>old</text:span></text:p>"
@@ -562,7 +564,7 @@ def test_parts_of_opendocument(tmp_path: Path) -> None:
         "<text:p><draw:image xlink:href='Pictures/1.png'/></text:p>"
     )
     document, left_out = _read(tmp_path, "a.odt", make_odt(body, styles=styles))
-    assert document.text == "10^6 ~~old~~\n\na | | | d\n\nAgree"
+    assert document.text == "10^6 ~~old~~\n\na | | | d\nw | x | y | z\n\nAgree"
     assert left_out == {"hidden parts": 2, "form fields": 1, "pictures": 1}
 
 

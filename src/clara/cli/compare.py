@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clara.evaluate.report import GridReport
     from clara.evaluate.run import Grid, GridRun
     from clara.evaluate.system import Given, SystemSettings
+    from clara.metrics import ScoringName
     from clara.model import ClaraModel
 
 ALWAYS = frozenset({"limit", "out", "as_json", "model", "base", "device", "dtype", "cache", "threads"})
@@ -33,7 +34,7 @@ _SYSTEMS = (
     ALWAYS
     | _SOURCES
     | {"data", "system", "setting", "given", "rate", "k", "batch_size", "max_new_tokens", "seed", "timed"}
-    | {"scoring"}
+    | {"scoring", "yes_no"}
 )
 _PAIRS = (
     {"name": "trained readers", "none": "closed-book-reader", "text": "reader-bm25"},
@@ -105,6 +106,7 @@ class EvalChoice:
             "CLaRa paper's release, or official: that of each question's data set."
         ),
     ] = "squad"
+    yes_no: Annotated[bool, typer.Option("--yes-no", hidden=True, help="The same as --scoring hotpotqa.")] = False
     timed: Annotated[int, typer.Option(min=0, help="Questions of each run that are timed to the first token.")] = 8
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Ask again what gave an error in an earlier run.")
@@ -113,6 +115,11 @@ class EvalChoice:
     out: Annotated[Path | None, typer.Option(help="Folder for report, results, rows and journals.")] = None
     chosen: frozenset[str] = frozenset()
     folders: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> ScoringName:
+        """The scoring rule."""
+        return "hotpotqa" if self.yes_no else self.scoring
 
 
 def compare(ctx: typer.Context, *, asked: EvalChoice, as_json: JsonOption = False, choice: NamedModel) -> None:
@@ -187,7 +194,7 @@ def _grid(asked: EvalChoice) -> Grid:
     values = {
         "runs": (block,),
         "benefit": _PAIRS,
-        "scoring": asked.scoring,
+        "scoring": asked.rule,
         "max_new_tokens": asked.max_new_tokens,
         "batch_size": asked.batch_size,
         "timed": asked.timed,

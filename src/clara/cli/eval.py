@@ -43,7 +43,7 @@ _BED = (ALWAYS - {"limit"}) | {"data", "bed", "bed_docs", "bed_system", "half"}
 _SINGLE = (
     ALWAYS
     | {"data", "rate", "given", "context", "wording", "k", "reader", "batch_size", "max_new_tokens", "seed", "setting"}
-    | {"data_dir", "corpus", "first_stage", "candidates", "scoring", "retry_errors"}
+    | {"data_dir", "corpus", "first_stage", "candidates", "scoring", "yes_no", "retry_errors"}
 )
 
 
@@ -53,7 +53,7 @@ class _ModelEvalChoice(EvalChoice):
 
     ORDER: ClassVar[str] = (
         "data given context rate limit k reader wording batch_size max_new_tokens setting system option data_dir "
-        "corpus first_stage candidates scoring timed retry_errors fidelity encoder bed bed_docs bed_system half "
+        "corpus first_stage candidates scoring yes_no timed retry_errors fidelity encoder bed bed_docs bed_system half "
         "recipe seed out"
     )
 
@@ -208,7 +208,7 @@ def _run(
         retry_errors=asked.retry_errors,
         origin=origin,
         precision=placement(choice.dtype, choice.device).precision,
-        scoring=Scoring(rule=asked.scoring, seed=asked.seed),
+        scoring=Scoring(rule=asked.rule, seed=asked.seed),
     )
     with ExitStack() as opened:
         loader = task_loader(asked, settings, model, opened)
