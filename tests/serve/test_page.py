@@ -22,7 +22,7 @@ from serving import WAIT, Running
 
 from clara.model import ClaraModel
 from clara.pipeline import Clara
-from clara.records import Hit, SearchMode
+from clara.records import Hit
 from clara.serve.access import KeyEntry, Limits
 
 CHROMIUM = find_browser()
@@ -81,6 +81,14 @@ def page(site: Site) -> Iterator[Page]:
     context.close()
     assert errors == []
     assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "http://localhost:"))] == []
+
+
+def until_held(page: Page, held: list[Route]) -> None:
+    """Wait for a request that the test holds back."""
+    deadline = time.monotonic() + WAIT
+    while not held:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
 
 
 def faults(page: Page) -> list[str]:
@@ -331,8 +339,7 @@ def test_a_file_that_is_being_sent_is_not_lost_unasked(page: Page) -> None:
     assert not page.evaluate(leaving)
     page.route("**/v1/documents?*", hold)
     page.set_input_files("#files", {"name": "fig.txt", "mimeType": "text/plain", "buffer": b"A fig is a soft fruit."})
-    while not held:
-        page.wait_for_timeout(50)
+    until_held(page, held)
     assert page.evaluate(leaving)
     held[0].abort()
     expect(page.locator(".upload.failed")).to_contain_text("The connection broke off")
@@ -465,8 +472,7 @@ def test_a_later_question_on_the_map_is_not_overtaken(page: Page) -> None:
     for question in (HEIGHT, "What do bees make?"):
         page.locator("#map-query").fill(question)
         page.keyboard.press("Enter")
-        while not held:
-            page.wait_for_timeout(50)
+        until_held(page, held)
     expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
     with page.expect_response("**/map/question?*"):
         held[0].continue_()
@@ -535,9 +541,9 @@ def test_a_server_that_goes_away_is_said_and_comes_back(page: Page) -> None:
 def test_a_busy_server_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     search, free = site.rag.search, threading.Event()
 
-    def slow(question: str, k: int = 5, *, mode: SearchMode = "hybrid") -> list[Hit]:
+    def slow(*args: Any, **options: Any) -> list[Hit]:  # noqa: ANN401 - as it is called
         assert free.wait(WAIT)
-        return search(question, k, mode=mode)
+        return search(*args, **options)
 
     with serving({site.path: site.rag}, limits=Limits(waiting=1)) as server:
         context = site.browser.new_context()
@@ -548,6 +554,7 @@ def test_a_busy_server_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch
         other = threading.Thread(target=server.client.get, args=("/search",), kwargs={"params": {"query": "bees"}})
         other.start()
         while not server.app.state.server.queue.waiting:
+            assert other.is_alive(), "the search ended, and was to wait"
             time.sleep(0.01)
         page.locator("#question").fill(HEIGHT)
         page.keyboard.press("Enter")
