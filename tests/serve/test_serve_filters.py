@@ -175,10 +175,10 @@ def test_a_filter_that_hardly_anything_passes_is_said_to_be_too_narrow(
 
 
 def test_filters_within_filters_end(shared: Running) -> None:
-    for deep in (200, 2000, 100_000):
+    for deep in (200, 2000, 20_000):  # all of them within the limit of a body
         filters = '{"type": "and", "filters": [' * deep + '{"type": "eq", "key": "page", "value": 1}' + "]}" * deep
         body = f'{{"query": "{HEIGHT}", "filters": {filters}}}'
         told = shared.client.post(
             "/v1/vector_stores/docs/search", content=body, headers={"content-type": "application/json"}
         )
-        assert told.status_code in {200, 400, 413}, (deep, told.text)
+        assert told.status_code in {200, 400}, (deep, told.text)
