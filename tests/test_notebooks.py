@@ -39,7 +39,7 @@ def test_all_are_run() -> None:
 def test_notebook(name: str, tmp_path: Path) -> None:
     """A cell that raises ends the run, in a process of its own: nbclient may leave the kernel's end to its own."""
     done = tmp_path / "done.ipynb"
-    call = [sys.executable, "-c", _RUN, FOLDER / f"{name}.ipynb", done]
+    call = [sys.executable, "-c", _RUN, str(FOLDER / f"{name}.ipynb"), str(done)]
     ran = subprocess.run(call, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     cells = json.loads(done.read_text("utf-8"))["cells"]
