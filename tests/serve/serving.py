@@ -46,6 +46,16 @@ class Running:
         raise AssertionError(f"the job did not end: {told}")
 
 
+def until(
+    wanted: Callable[[], bool], *, pause: Callable[[], None] = lambda: time.sleep(0.01), seconds: float = 20
+) -> None:
+    """Wait for something that another thread or a browser does; ``pause`` lets it."""
+    deadline = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < deadline
+        pause()
+
+
 @contextmanager
 def running(app: FastAPI) -> Iterator[Running]:
     """Run an application under uvicorn on a free port of loopback."""
@@ -56,8 +66,7 @@ def running(app: FastAPI) -> Iterator[Running]:
         thread.start()
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         with httpx.Client(base_url=base, timeout=WAIT) as client:
-            while not server.started:
-                time.sleep(0.01)
+            until(lambda: server.started, seconds=WAIT)
             yield Running(app, base, client)
         server.should_exit = True
         thread.join(WAIT)

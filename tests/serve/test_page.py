@@ -18,7 +18,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed; 
 from axe_playwright_python.sync_playwright import Axe
 from browsing import MODEL, NO_BROWSER, ask, browser, fill, find_browser, serving
 from playwright.sync_api import Browser, Page, Request, Route, expect
-from serving import WAIT, Running
+from serving import WAIT, Running, until
 
 from clara.model import ClaraModel
 from clara.pipeline import Clara
@@ -81,14 +81,6 @@ def page(site: Site) -> Iterator[Page]:
     context.close()
     assert errors == []
     assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "http://localhost:"))] == []
-
-
-def until_held(page: Page, held: list[Route]) -> None:
-    """Wait for a request that the test holds back."""
-    deadline = time.monotonic() + WAIT
-    while not held:
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(50)
 
 
 def faults(page: Page) -> list[str]:
@@ -339,7 +331,7 @@ def test_a_file_that_is_being_sent_is_not_lost_unasked(page: Page) -> None:
     assert not page.evaluate(leaving)
     page.route("**/v1/documents?*", hold)
     page.set_input_files("#files", {"name": "fig.txt", "mimeType": "text/plain", "buffer": b"A fig is a soft fruit."})
-    until_held(page, held)
+    until(lambda: bool(held), pause=lambda: page.wait_for_timeout(50), seconds=WAIT)
     assert page.evaluate(leaving)
     held[0].abort()
     expect(page.locator(".upload.failed")).to_contain_text("The connection broke off")
@@ -472,7 +464,7 @@ def test_a_later_question_on_the_map_is_not_overtaken(page: Page) -> None:
     for question in (HEIGHT, "What do bees make?"):
         page.locator("#map-query").fill(question)
         page.keyboard.press("Enter")
-        until_held(page, held)
+        until(lambda: bool(held), pause=lambda: page.wait_for_timeout(50), seconds=WAIT)
     expect(page.locator(".found-list li").first).to_contain_text("honey-bee.txt")
     with page.expect_response("**/map/question?*"):
         held[0].continue_()

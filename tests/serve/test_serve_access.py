@@ -370,10 +370,3 @@ def test_questions_and_answers_are_logged_only_where_wanted(serve: Serve, *, con
     assert (answer["store"], answer["answered"]) == ("docs", True)
     said = made.json()["choices"][0]["message"]["content"]
     assert (answer.get("question"), answer.get("answer")) == ((HEIGHT, said) if content else (None, None))
-
-
-def until(wanted: Any) -> None:  # noqa: ANN401
-    deadline = time.monotonic() + 20
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from serving import Running, Serve
+from serving import Running, Serve, until
 
 from clara.serve.access import Limits
 from clara.serve.batching import Client, ClientGoneError, ModelQueue
@@ -203,10 +203,3 @@ def test_a_client_that_hangs_up_is_not_answered(serve: Serve) -> None:
         until(lambda: any(decoder.rows for decoder in decoders))
     until(lambda: state.queue.waiting == 0 and not any(decoder.rows for decoder in decoders))
     assert b'kind="generated"' not in state.metrics.text(), "nothing of it was counted as an answer"
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
