@@ -18,7 +18,7 @@ import numpy as np
 from clara.errors import ModelError, RecordError, optional
 from clara.evaluate.cache import Failure, each
 from clara.evaluate.system import AnswerModel
-from clara.metrics import Interval, bootstrap_interval
+from clara.metrics import Interval, bootstrap_interval, mean_of_known
 from clara.prompts import PARAPHRASE_INSTRUCTION
 from clara.records import FloatArray, GenerationRequest, Memory
 
@@ -197,10 +197,8 @@ def _restate(model: AnswerModel, passages: Sequence[tuple[str, str]], rate: int 
 
 
 def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
-    def known(name: str) -> list[float]:
-        return [value for row in rows if (value := getattr(row, name)) is not None]
-
-    ones, longest, entities, berts = map(known, ("rouge1", "rouge_l", "entities", "bert_score"))
+    ones = [row.rouge1 for row in rows if row.rouge1 is not None]
+    longest = [row.rouge_l for row in rows if row.rouge_l is not None]
     if not ones:
         raise ModelError(f"none of {len(rows)} passages could be told again: {rows[0].error}")
     return Fidelity(
@@ -210,8 +208,8 @@ def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
         rouge1_ci95=bootstrap_interval(ones),
         rouge_l=fmean(longest),
         rouge_l_ci95=bootstrap_interval(longest),
-        entities=fmean(entities) if entities else None,
-        bert_score=fmean(berts) if berts else None,
+        entities=mean_of_known(row.entities for row in rows),
+        bert_score=mean_of_known(row.bert_score for row in rows),
         errors=sum(row.error is not None for row in rows),
         rows=tuple(rows),
     )
