@@ -24,8 +24,8 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from sse_starlette import EventSourceResponse
 
 from clara.messages import Conversation, Said, conversation_of
-from clara.records import ContextChoice
-from clara.serve.answers import AnswerSource, Ask, ClaraFields, Told, check_k, usage
+from clara.records import AnswerSource, ContextChoice
+from clara.serve.answers import Ask, ClaraFields, Told, check_k, usage
 from clara.serve.batching import ClientGoneError
 from clara.serve.faults import STREAM, ApiError, api_error, error_body
 from clara.serve.filters import FilterFields
