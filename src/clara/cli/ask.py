@@ -391,15 +391,9 @@ def _document_of(made: Answer) -> str:
 
 def _answer_object(made: Answer) -> dict[str, Any]:
     """The object that ``clara ask --json`` prints: these keys and no others."""
-    return {
-        "answer": made.text,
-        "answered": made.answered,
-        "quote": None if made.quote is None else asdict(made.quote),
-        "citations": [asdict(citation) for citation in made.citations],
-        "tokens": asdict(made.tokens),
-        "seconds": asdict(made.seconds),
-        "context": made.context,
-    }
+    whole = asdict(made)
+    shown = ("answered", "quote", "citations", "tokens", "seconds", "context")
+    return {"answer": made.text, **{name: whole[name] for name in shown}}
 
 
 def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
