@@ -27,6 +27,7 @@ _TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
 
 _MAX_NEW_TOKENS = 256
 _WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
+_AT_ONCE = 8
 _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 
@@ -69,7 +70,6 @@ def measure_fidelity(
     *,
     rate: int | None = None,
     vectors: _TokenVectors | None = None,
-    batch_size: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Fidelity:
     """Compress passages, let the model paraphrase them from memory, compare.
@@ -87,8 +87,8 @@ def measure_fidelity(
         raise RecordError("fidelity needs at least one passage, got none")
     scorer = _rouge_scorer()
     rows: list[_FidelityRow] = []
-    for start in range(0, len(passages), batch_size):
-        batch = passages[start : start + batch_size]
+    for start in range(0, len(passages), _AT_ONCE):
+        batch = passages[start : start + _AT_ONCE]
         for (name, text), restated in zip(batch, each(batch, lambda some: _restate(model, some, rate)), strict=True):
             if isinstance(restated, Failure):
                 rows.append(_FidelityRow(name, None, None, None, None, None, restated.reason))
