@@ -15,7 +15,7 @@ from mcp.types import CallToolResult, TextContent
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder
-from clara.serve.mcp import MOST_CHARACTERS, make_server
+from clara.serve.mcp import _MOST_CHARACTERS, make_server
 
 ERAS = ("legacy", "2026-07-28")
 READING = {"search", "ask", "fetch", "list_documents"}
@@ -115,7 +115,7 @@ def test_a_long_document_is_fetched_in_parts(rag: Clara, root: Path) -> None:
         read, length = "", 1
         while len(read) < length:
             part = structured(await client.call_tool("fetch", {"document": str(root / "long.txt"), "start": len(read)}))
-            assert 0 < len(part["text"]) <= MOST_CHARACTERS
+            assert 0 < len(part["text"]) <= _MOST_CHARACTERS
             assert part["end"] - part["start"] == len(part["text"])
             read, length = read + part["text"], part["length"]
         assert read.strip() == text.strip()

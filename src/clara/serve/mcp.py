@@ -25,7 +25,7 @@ from clara.records import Citation, ContextChoice, Quote, SearchMode, Seconds, T
 if TYPE_CHECKING:  # loads the model's libraries, which a client need not wait for
     from clara.pipeline import Clara
 
-MOST_CHARACTERS = 20_000
+_MOST_CHARACTERS = 20_000
 """Of a document at a time: about 5,000 tokens, what an agent's context can spare."""
 _MOST_PASSAGES = 100
 _MOST_DOCUMENTS = 1000
@@ -189,14 +189,14 @@ class StoreTools:
         document: Annotated[str, Field(description="Name as search, ask and list_documents give it.")],
         start: Annotated[int, Field(ge=0, description="First character.")] = 0,
         end: Annotated[
-            int | None, Field(ge=0, description=f"One past the last; at most {MOST_CHARACTERS:,} are given at a time.")
+            int | None, Field(ge=0, description=f"One past the last; at most {_MOST_CHARACTERS:,} are given at a time.")
         ] = None,
     ) -> Excerpt:
         """Read the text of a document, or a part of it."""
         with self._turn() as rag:
             text = rag.document_text(document)
         first = min(start, len(text))
-        last = min(len(text) if end is None else max(first, end), first + MOST_CHARACTERS)
+        last = min(len(text) if end is None else max(first, end), first + _MOST_CHARACTERS)
         excerpt = text[first:last]
         return Excerpt(document=document, start=first, end=first + len(excerpt), length=len(text), text=excerpt)
 
