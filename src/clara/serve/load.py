@@ -86,12 +86,7 @@ def measure_load(
 ) -> LoadResult:
     """Let clients ask for a while, each one question at a time; questions under way at the end are waited for.
 
-    Args:
-        url: the server's address, without ``/v1``.
-        questions: what they ask.
-        clients: how many.
-        seconds: after which none asks again.
-        key: of the server.
+    ``url`` is the server's address without ``/v1``, ``key`` one of its keys.
     """
     return asyncio.run(_measure(url, questions, clients, seconds, key))
 
