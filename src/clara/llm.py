@@ -99,7 +99,7 @@ class LLM:
         """Close the connections."""
         self._client.close()
 
-    def reply(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float = 0.0) -> Reply:
+    def reply(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> Reply:
         """The model's reply to ``{"role", "content"}`` messages, stripped and never empty, cut after ``max_tokens``.
 
         Raises:
@@ -107,7 +107,7 @@ class LLM:
             LLMRefusedError: the server refuses this request (too long, say).
             LLMError: it refuses every request (key, address, model, quota), or wrote no text.
         """
-        reply = self._retrying(self._once, self._body(messages, max_tokens, temperature))
+        reply = self._retrying(self._once, self._body(messages, max_tokens))
         if not reply.text.strip():
             self._wrote_nothing(max_tokens)
         return replace(reply, text=reply.text.strip())
@@ -117,7 +117,6 @@ class LLM:
         messages: Sequence[Mapping[str, str]],
         *,
         max_tokens: int,
-        temperature: float = 0.0,
         at_end: Callable[[Reply], None] | None = None,
     ) -> Iterator[str]:
         """The reply piece by piece, as the server sends it; closing the iterator ends the request.
@@ -125,7 +124,7 @@ class LLM:
         Arguments and errors are those of ``reply``. Attempts are repeated until the reply begins; one that breaks
         off later is an ``LLMUnavailableError``. ``at_end`` is told the whole reply.
         """
-        body = self._body(messages, max_tokens, temperature)
+        body = self._body(messages, max_tokens)
         said, finish_reason, usage = "", "", None
         with self._retrying(self._open, body) as stream:
             try:
@@ -148,11 +147,11 @@ class LLM:
             counted = None if usage is None else usage.model_dump()
             at_end(Reply(said, finish_reason, _usage(counted, said)))
 
-    def _body(self, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float) -> dict[str, Any]:
+    def _body(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, Any]:
         return {
             "model": self._settings.model,
             "messages": [dict(message) for message in messages],
-            "temperature": temperature,
+            "temperature": 0.0,
             self._settings.length_parameter: max_tokens,
         }
 

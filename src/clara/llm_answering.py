@@ -123,11 +123,7 @@ class LLMAnswerStream:
         return self._reading.quote(self._text.strip())
 
     def _said(self, llm: LLM) -> Pieces[str, None, None]:
-        """The reply as it comes.
-
-        Raises:
-            LLMError: the model cannot be asked, or its reply breaks off.
-        """
+        """The reply as it comes (LLMError: the model cannot be asked, or its reply breaks off)."""
         with closing(self._asked(llm)) as pieces:
             for piece in pieces:
                 self._text += piece
@@ -145,11 +141,7 @@ class LLMAnswerStream:
 
 
 def check_options(options: AnswerOptions) -> None:
-    """Refuse what a model behind a server cannot do.
-
-    Raises:
-        InputError: names the option.
-    """
+    """Refuse what a model behind a server cannot do (InputError: names the option)."""
     if options.context not in {"auto", "text"}:
         raise InputError(
             f"a model behind a server reads passages as text; use context auto or text, not {options.context}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -234,6 +235,12 @@ def bootstrap_interval(
         means[start:stop] = data[generator.integers(data.size, size=(stop - start, data.size))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(low=float(low), high=float(high))
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _f1(rule: _Rule, predicted: Sequence[str], gold: Sequence[str]) -> float:

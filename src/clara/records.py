@@ -282,6 +282,18 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSource:
+    """Source of an answer: a passage, or the sentence that is quoted; ``document`` is a uri."""
+
+    document: str
+    start: int
+    end: int
+    text: str
+    score: float
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with the passages found for it, best first.
 
@@ -300,6 +312,16 @@ class Answer:
     finish_reason: Literal["stop", "length"] = "stop"
     quote: Quote | None = None
     answered: bool = True
+
+    def sources(self) -> tuple[AnswerSource, ...]:
+        """The quotation, then the passages that were read beside it; none of an answer that was withheld."""
+        quote, cited = self.quote, self.citations if self.answered else ()
+        read = [c for c in cited if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
+        sources = [AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
+        if quote is not None:
+            score = next((c.score for c in cited if c.passage_id == quote.passage_id), 0.0)
+            sources.insert(0, AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
+        return tuple(sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

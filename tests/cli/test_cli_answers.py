@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_chat_refuses_bytes_that_are_not_utf8(clara: Clara, store: Path, monkeyp
     first, second = (json.loads(line) for line in called.out.splitlines())
     assert first == {"error": "the question is not valid UTF-8; check the terminal's encoding"}
     assert second["citations"]
+
+
+def test_an_empty_store_names_the_command_that_fills_it(
+    clara: Clara, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = shutil.copytree(filled / "store", tmp_path / "empty")
+    assert clara("remove", filled / "docs", "--store", empty).code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\n"))
+    for arguments in (("ask", QUESTION), ("search", QUESTION, "--mode", "text"), ("chat",)):
+        assert "the store is empty; add documents first: clara index PATH" in clara(*arguments, "--store", empty).err
 
 
 def test_chat_ends_with_its_input(clara: Clara, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

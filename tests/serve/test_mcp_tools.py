@@ -15,7 +15,7 @@ from mcp.types import CallToolResult, TextContent
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.samples import sample_folder
-from clara.serve.mcp import MOST_CHARACTERS, make_server
+from clara.serve.mcp import _MOST_CHARACTERS, make_server
 
 ERAS = ("legacy", "2026-07-28")
 READING = {"search", "ask", "fetch", "list_documents"}
@@ -101,7 +101,7 @@ def test_fetch_gives_the_characters_that_offsets_count(rag: Clara, root: Path) -
         assert structured(await client.call_tool("fetch", place))["text"] == hit["text"]
         past = structured(await client.call_tool("fetch", {"document": document, "start": 10**9}))
         assert (past["text"], past["start"]) == ("", past["length"])
-        assert "list_documents gives the names" in refusal(await client.call_tool("fetch", {"document": "/etc/passwd"}))
+        assert "its list of documents" in refusal(await client.call_tool("fetch", {"document": "/etc/passwd"}))
 
     with_client(rag, talk)
 
@@ -115,7 +115,7 @@ def test_a_long_document_is_fetched_in_parts(rag: Clara, root: Path) -> None:
         read, length = "", 1
         while len(read) < length:
             part = structured(await client.call_tool("fetch", {"document": str(root / "long.txt"), "start": len(read)}))
-            assert 0 < len(part["text"]) <= MOST_CHARACTERS
+            assert 0 < len(part["text"]) <= _MOST_CHARACTERS
             assert part["end"] - part["start"] == len(part["text"])
             read, length = read + part["text"], part["length"]
         assert read.strip() == text.strip()

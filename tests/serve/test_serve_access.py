@@ -23,8 +23,8 @@ from clara import errors
 from clara.errors import ClaraError, ConfigError
 from clara.serve.access import Caller, KeyEntry, Keyring, Limits, Links, check_origin, read_keys
 from clara.serve.app import JsonLines, create_app
-from clara.serve.faults import ApiError, fault_of
-from clara.serve.uploads import safe_name
+from clara.serve.faults import ApiError, _fault_of
+from clara.serve.uploads import _safe_name
 
 pytest_plugins = ["server_fixtures"]
 
@@ -272,7 +272,7 @@ def test_foreign_hosts_and_origins_are_refused(shared: Running) -> None:
 )
 def test_a_file_name_that_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(ApiError) as refused:
-        safe_name(name)
+        _safe_name(name)
     assert refused.value.code == "invalid_filename"
 
 
@@ -280,7 +280,7 @@ def test_a_file_name_that_leads_elsewhere_is_refused(name: str) -> None:
 def test_a_name_that_is_taken_stays_in_its_folder(name: str) -> None:
     folder = Path("/uploads")
     try:
-        taken = safe_name(name)
+        taken = _safe_name(name)
     except ApiError:
         return
     assert (folder / taken).parent == folder
@@ -292,9 +292,9 @@ def test_every_exception_has_a_status() -> None:
     assert len(kinds) > 20
     for kind in kinds:
         made = kind("a", "b") if kind is errors.MissingExtraError else kind("a")
-        assert 400 <= fault_of(made).status < 600
-    assert fault_of(errors.ConfigError("x")).status == 400
-    assert fault_of(errors.StoreModelError("/secret/path")).told is False
+        assert 400 <= _fault_of(made).status < 600
+    assert _fault_of(errors.ConfigError("x")).status == 400
+    assert _fault_of(errors.StoreModelError("/secret/path")).told is False
 
 
 def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:

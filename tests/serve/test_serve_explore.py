@@ -8,8 +8,8 @@ from itertools import pairwise
 from serving import Running, Serve
 
 from clara.samples import sample_folder
-from clara.serve.api.page import POLICY
-from clara.serve.insights import MOST_POINTS, WORDS
+from clara.serve.api.page import _POLICY
+from clara.serve.insights import _MOST_POINTS, _WORDS
 
 pytest_plugins = ["server_fixtures"]
 
@@ -18,8 +18,8 @@ HEIGHT = "How high is the Eiffel Tower?"
 
 def test_the_page_and_its_files_need_no_key_and_are_the_same_while_they_are(shared: Running) -> None:
     page = shared.client.get("/")
-    assert page.headers["content-security-policy"] == POLICY
-    assert "'unsafe" not in POLICY
+    assert page.headers["content-security-policy"] == _POLICY
+    assert "'unsafe" not in _POLICY
     named = sorted({each.split('"')[0] for each in page.text.split('"page/')[1:]})
     assert named == ["app.js", "icon.svg", "page.css"]
     for name in named:
@@ -59,7 +59,7 @@ def test_one_question_is_read_in_three_ways(shared: Running) -> None:
 def test_the_lens_shows_words_that_the_question_does_not_say(shared: Running) -> None:
     first, again = (shared.client.get("/v1/lens", params={"query": HEIGHT}).json()["words"] for _ in range(2))
     assert first == again
-    assert 0 < len(first) <= WORDS
+    assert 0 < len(first) <= _WORDS
     assert all(each["word"].lower() not in HEIGHT.lower() and each["slots"] > 0 for each in first)
     assert shared.client.get("/v1/lens", params={"query": ""}).status_code == 400
     assert shared.client.get("/v1/lens", params={"query": "tower " * 400}).status_code == 400
@@ -68,7 +68,7 @@ def test_the_lens_shows_words_that_the_question_does_not_say(shared: Running) ->
 def test_the_map_shows_passages_and_where_a_question_stands(serve: Serve) -> None:
     server = serve("docs")
     told = server.client.get("/v1/map").json()
-    assert 3 <= len(told["points"]) == told["passages"] <= MOST_POINTS
+    assert 3 <= len(told["points"]) == told["passages"] <= _MOST_POINTS
     assert all(0 <= each[axis] <= 1 for each in told["points"] for axis in "xy")
     assert {each["document"] for each in told["points"]} == told["documents"].keys()
     whole = told["points"][0]

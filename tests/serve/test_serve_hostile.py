@@ -42,7 +42,7 @@ def settles(server: Running, descriptors: int) -> None:
 
 
 def test_slow_heads_and_bodies_are_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clara.serve.app.HEAD_SECONDS", 3.0)
+    monkeypatch.setattr("clara.serve.app._HEAD_SECONDS", 3.0)
     server = serve("docs", limits=Limits(silence=3.0))
     answered(server)
     descriptors = psutil.Process().num_fds()

@@ -9,7 +9,7 @@ from serving import Running, Serve
 
 from clara.cli import main
 from clara.serve.access import Limits
-from clara.serve.load import LoadQuestions, Quantiles, measure_load
+from clara.serve.load import LoadQuestions, _Quantiles, measure_load
 
 pytest_plugins = ["server_fixtures"]
 
@@ -38,4 +38,4 @@ def test_what_is_refused_is_counted_by_its_code(serve: Serve, capsys: pytest.Cap
 
 
 def test_quantiles() -> None:
-    assert Quantiles.of([float(number) for number in range(101)]) == Quantiles(50.0, 95.0, 99.0)
+    assert _Quantiles.of([float(number) for number in range(101)]) == _Quantiles(50.0, 95.0, 99.0)

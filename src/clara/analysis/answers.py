@@ -37,7 +37,7 @@ from clara.analysis.harness import (
     shuffled,
 )
 from clara.data import DataRecord, DocText, MultiHop
-from clara.evaluate.cache import Failure, each, unwrap
+from clara.evaluate.cache import Failure, each_one, unwrap
 from clara.evaluate.system import AnswerModel
 from clara.metrics import AnswerScores, Interval, bootstrap_interval, normalize_answer, recall_at_k, score_answer
 from clara.prompts import passage_text
@@ -114,7 +114,7 @@ def robustness(
         rng = np.random.default_rng([settings.seed, index])
         prompts = _static_prompts(question, _wrong_answer(pool, index), settings, rng, unusable)
         if "k" in settings.vary:
-            ranking = each([question], lambda some: [asker.ranking(one.question, one.docs) for one in some])[0]
+            (ranking,) = each_one(asker.ranking, [question.question], [question.docs])
             if isinstance(ranking, Failure):
                 errors[ranking.reason] += len(settings.ks)
                 failed.update(("k", str(k)) for k in settings.ks)

@@ -18,7 +18,7 @@ import numpy as np
 from clara.errors import ModelError, RecordError, optional
 from clara.evaluate.cache import Failure, each
 from clara.evaluate.system import AnswerModel
-from clara.metrics import Interval, bootstrap_interval
+from clara.metrics import Interval, bootstrap_interval, mean_of_known
 from clara.prompts import PARAPHRASE_INSTRUCTION
 from clara.records import FloatArray, GenerationRequest, Memory
 
@@ -27,6 +27,7 @@ _TokenVectors: TypeAlias = Callable[[Sequence[str]], Sequence[FloatArray]]
 
 _MAX_NEW_TOKENS = 256
 _WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
+_AT_ONCE = 8
 _SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*\s*$|\n\s*$|^\s*$")
 
 
@@ -69,7 +70,6 @@ def measure_fidelity(
     *,
     rate: int | None = None,
     vectors: _TokenVectors | None = None,
-    batch_size: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Fidelity:
     """Compress passages, let the model paraphrase them from memory, compare.
@@ -87,8 +87,8 @@ def measure_fidelity(
         raise RecordError("fidelity needs at least one passage, got none")
     scorer = _rouge_scorer()
     rows: list[_FidelityRow] = []
-    for start in range(0, len(passages), batch_size):
-        batch = passages[start : start + batch_size]
+    for start in range(0, len(passages), _AT_ONCE):
+        batch = passages[start : start + _AT_ONCE]
         for (name, text), restated in zip(batch, each(batch, lambda some: _restate(model, some, rate)), strict=True):
             if isinstance(restated, Failure):
                 rows.append(_FidelityRow(name, None, None, None, None, None, restated.reason))
@@ -197,10 +197,8 @@ def _restate(model: AnswerModel, passages: Sequence[tuple[str, str]], rate: int 
 
 
 def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
-    def known(name: str) -> list[float]:
-        return [value for row in rows if (value := getattr(row, name)) is not None]
-
-    ones, longest, entities, berts = map(known, ("rouge1", "rouge_l", "entities", "bert_score"))
+    ones = [row.rouge1 for row in rows if row.rouge1 is not None]
+    longest = [row.rouge_l for row in rows if row.rouge_l is not None]
     if not ones:
         raise ModelError(f"none of {len(rows)} passages could be told again: {rows[0].error}")
     return Fidelity(
@@ -210,8 +208,8 @@ def _summary(rows: Sequence[_FidelityRow], rate: int | None) -> Fidelity:
         rouge1_ci95=bootstrap_interval(ones),
         rouge_l=fmean(longest),
         rouge_l_ci95=bootstrap_interval(longest),
-        entities=fmean(entities) if entities else None,
-        bert_score=fmean(berts) if berts else None,
+        entities=mean_of_known(row.entities for row in rows),
+        bert_score=mean_of_known(row.bert_score for row in rows),
         errors=sum(row.error is not None for row in rows),
         rows=tuple(rows),
     )

@@ -14,7 +14,7 @@ from pydantic import Field
 from clara.config import Settings
 from clara.data import DataRecord, DocText, MultiHop
 from clara.errors import RecordError
-from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.cache import Cache, Failure, each_one, unwrap
 from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Context, answer_all
 from clara.ingest import make_document
@@ -135,8 +135,8 @@ def measure_questions(
     """
     usable = choose(records, limit)
     rows, errors = list[_RowT](), Counter[str]()
-    for done, item in enumerate(enumerate(usable.questions), start=1):
-        row = each([item], lambda some: [measure(*pair) for pair in some])[0]
+    for index, question in enumerate(usable.questions):
+        (row,) = each_one(measure, [index], [question])
         if isinstance(row, Failure):
             errors[row.reason] += 1
         elif isinstance(row, str):
@@ -144,7 +144,7 @@ def measure_questions(
         else:
             rows.append(row)
         if on_progress is not None:
-            on_progress(done, len(usable.questions))
+            on_progress(index + 1, len(usable.questions))
     return _MeasuredQuestions(tuple(rows), errors, usable.unusable)
 
 
@@ -182,7 +182,7 @@ class Asker:
             read = tuple(memory for windows in unwrap(memories[doc] for doc in prompt) for memory in windows)
             return Context(GenerationRequest(question, memories=read), sum(len(memory.values) for memory in read))
 
-        contexts = each(prompts, lambda some: [context(prompt) for prompt in some])
+        contexts = each_one(context, prompts)
         return answer_all(self._model, contexts, batch_size=self._batch_size, max_new_tokens=self._max_new_tokens)
 
 

@@ -137,7 +137,7 @@ def calibrate(
         entries = {part: facts | entry for part, entry in run.entries.items()}
         manifest = _recorded(manifest, entries)
         if out is not None:
-            with checkpoint.copying(folder, out, manifest, card=_card(_card_of(start), manifest)):
+            with checkpoint.copying(folder, out, manifest, card=_card(start, manifest)):
                 pass
     return _Calibrated(out, entries)
 
@@ -216,7 +216,7 @@ class _Calibration:
         loaded.network.table.count((plain_ids(loaded.base.tokenizer, text) for text in texts), vocabulary)
         compression = loaded.manifest.compression.model_copy(update={"spans": "information"})
         manifest = loaded.manifest.unmeasured(compression=compression)
-        checkpoint.save(loaded.network, manifest, made, card=_card_of(folder))
+        checkpoint.save(loaded.network, manifest, made, card="")
         self.entries["spans"] = {"value": "information", "passages": len(texts)}
         self.on_notice(
             "memories change with their spans: documents must be indexed again, and the weights want training"
@@ -246,7 +246,7 @@ class _Calibration:
         network.adapters.reset_query_reasoner(seed=None)
         network.table.share_query_read_out()
         whiten_anew(loaded, texts, asked, self.source.cache, late=late)
-        checkpoint.save(network, loaded.manifest.unmeasured(), made, card=_card_of(folder))
+        checkpoint.save(network, loaded.manifest.unmeasured(), made, card="")
         compared = "late interaction" if late else "mean"
         self.entries["queries"] = {"value": compared, "passages": len(texts), "questions": len(asked)}
         self.on_notice("the checkpoint has another fingerprint: stores that it filled must be indexed again")
@@ -306,12 +306,6 @@ class _Calibration:
                     )
 
 
-def _card_of(folder: Path) -> str:
-    """A checkpoint's card; empty if it has none."""
-    card = folder / "README.md"
-    return card.read_text(encoding="utf-8") if card.is_file() else ""
-
-
 def _average(folder: Path, other: Path, share: float, out: Path) -> None:
     """Average a checkpoint's adapters with those of another, usually the one that its run started from.
 
@@ -336,7 +330,7 @@ def _average(folder: Path, other: Path, share: float, out: Path) -> None:
         )
     weights = {"kept": "average", "start": str(other), "share": share}
     made = manifest.unmeasured(trained={**manifest.trained, "weights": weights})
-    with checkpoint.copying(folder, out, made, card=_card_of(folder)) as scratch:
+    with checkpoint.copying(folder, out, made, card="") as scratch:
         for role in manifest.roles:
             place = Path("adapters") / role / ADAPTER
             left, right = read_tensors(folder / place), read_tensors(other / place)
@@ -389,7 +383,7 @@ def _attach_reader(folder: Path, reader: Path, out: Path) -> None:
     roles = tuple(role for role in manifest.roles if role != "text_reader")
     refuses = manifest.refuses or own.refuses
     made = manifest.unmeasured(roles=(*roles, "text_reader"), refuses=refuses)
-    with checkpoint.copying(folder, out, made, card=_card_of(folder)) as scratch:
+    with checkpoint.copying(folder, out, made, card="") as scratch:
         place = scratch / "adapters" / "text_reader"
         place.mkdir(exist_ok=True)
         for name in _ADAPTER_FILES:
@@ -427,9 +421,10 @@ def _recorded(manifest: Manifest, entries: Mapping[str, Any]) -> Manifest:
     return manifest.model_copy(update={"trained": trained | ({"not_remeasured": left} if left else {})})
 
 
-def _card(card: str, manifest: Manifest) -> str:
-    """The card with a section on the calibration."""
-    before, _, rest = card.partition(f"{_SECTION}\n")
+def _card(start: Path, manifest: Manifest) -> str:
+    """The card of the checkpoint calibrated, if it has one, with a section on the calibration."""
+    card = start / "README.md"
+    before, _, rest = (card.read_text(encoding="utf-8") if card.is_file() else "").partition(f"{_SECTION}\n")
     after = rest[rest.index("\n## ") + 1 :] if "\n## " in rest else ""
     lines = [_SECTION, "", "| what | value | before | measure | of each candidate | questions | date |"]
     lines += ["|---|---|---|---|---|---|---|"]

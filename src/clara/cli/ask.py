@@ -26,7 +26,18 @@ from clara.cli.options import (
     StoreOption,
 )
 from clara.cli.session import check_question, import_libraries, language_model, load_model, open_store, without_model
-from clara.cli.terminal import console, note, plain, print_json, print_result, shown, snippet, write, write_emphasised
+from clara.cli.terminal import (
+    console,
+    message_of,
+    note,
+    plain,
+    print_json,
+    print_result,
+    shown,
+    snippet,
+    write,
+    write_emphasised,
+)
 from clara.errors import ClaraError, InputError
 from clara.records import Answer, Citation, Quote
 
@@ -209,9 +220,9 @@ def chat(
                 conversation.take(line)
             except ClaraError as error:
                 if as_json:
-                    print_json({"error": str(error)})
+                    print_json({"error": message_of(error)})
                 else:
-                    note(f"clara: {error}")
+                    note(f"clara: {message_of(error)}")
             sys.stdout.flush()  # whoever feeds questions through a pipe waits for the answer
 
 
@@ -380,15 +391,9 @@ def _document_of(made: Answer) -> str:
 
 def _answer_object(made: Answer) -> dict[str, Any]:
     """The object that ``clara ask --json`` prints: these keys and no others."""
-    return {
-        "answer": made.text,
-        "answered": made.answered,
-        "quote": None if made.quote is None else asdict(made.quote),
-        "citations": [asdict(citation) for citation in made.citations],
-        "tokens": asdict(made.tokens),
-        "seconds": asdict(made.seconds),
-        "context": made.context,
-    }
+    whole = asdict(made)
+    shown = ("answered", "quote", "citations", "tokens", "seconds", "context")
+    return {"answer": made.text, **{name: whole[name] for name in shown}}
 
 
 def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from clara.model.checkpoint import Manifest
 
 _FAILED = 1
-_PYTHON = (3, 11)
 _REINSTALL = "pip install --upgrade clara-rag"
 _NAMED = ("torch", "transformers", "peft", "lancedb", "numpy")
 _FREE_BYTES = 1_000_000_000  # for one embedded base model while it is made, with room to spare
@@ -61,7 +60,7 @@ class _Check:
 
 def _run_checks(store: Path, choice: ModelChoice) -> Iterator[tuple[str, _Check]]:
     """All checks by name, in turn; a check that raises fails, and those that need it are left out."""
-    yield "python", _python()
+    yield "python", _Check("ok", platform.python_version())  # pip refuses those that are too old
     yield "packages", _guarded(_packages)
     hardware = _guarded(lambda: _torch(choice))
     yield "torch", hardware
@@ -82,13 +81,6 @@ def _guarded(work: Callable[[], _Check], remedy: str = _REINSTALL) -> _Check:
         return _Check("fail", str(error))
     except Exception as error:  # noqa: BLE001 - a broken installation can raise anything, and is what is looked for
         return _Check("fail", f"{type(error).__name__}: {error}", remedy)
-
-
-def _python() -> _Check:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] < _PYTHON:
-        return _Check("fail", version, "clara needs Python 3.11 or newer; make a new environment with it")
-    return _Check("ok", version)
 
 
 def _packages() -> _Check:

@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from clara.cli.options import takes_records
-from clara.cli.terminal import INTERRUPTED, Screen, interrupted, note
+from clara.cli.terminal import INTERRUPTED, Screen, interrupted, message_of, note
 from clara.errors import ClaraError, ConfigError, OutputError
 
 _USER_ERROR = 2
@@ -170,7 +170,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, OutputError) and not str(error):
         return _UNREAD
     if isinstance(error, ClaraError):
-        _say(str(error))
+        _say(message_of(error))
         return _USER_ERROR
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)

@@ -171,22 +171,30 @@ def _measure(asked: _ModelEvalChoice, choice: ModelChoice, *, as_json: bool) -> 
     choice = resolved(choice)
     with ExitStack() as opened:
         journals = asked.out / "journals" if asked.out else Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        task, result, origin, rate = _run(asked, choice, journals, context, reader)
+        run = _run(asked, choice, journals, context, reader)
     name = str(folder or choice.model)
-    summary = model_summary(result, model=name, context=context, rate=rate)
-    _say_left_out(task, result)
+    summary = model_summary(run.result, model=name, context=context, rate=run.rate)
+    _say_left_out(run)
     if asked.out is not None:
-        write_model_report(asked.out, task, result, summary, replace(origin, model=name))
+        write_model_report(asked.out, run.task, run.result, summary, replace(run.origin, model=name))
     if as_json:
         print_json(summary)
     else:
-        _show(result)
+        _show(run.result)
 
 
-def _run(
-    asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str
-) -> tuple[Task, Result, Provenance, int | None]:
-    """Ask one model what its journal lacks; with the rate of its memories, None if it made none."""
+@dataclass(frozen=True, slots=True)
+class _ModelRun:
+    """One model's answers; ``rate`` is that of its memories, None if it made none."""
+
+    task: Task
+    result: Result
+    origin: Provenance
+    rate: int | None
+
+
+def _run(asked: _ModelEvalChoice, choice: ModelChoice, journals: Path, context: str, reader: str) -> _ModelRun:
+    """Ask one model what its journal lacks."""
     from clara.evaluate.results import Scoring  # noqa: PLC0415
     from clara.evaluate.run import RunSettings, run_system  # noqa: PLC0415
     from clara.evaluate.systems import model_system  # noqa: PLC0415
@@ -230,7 +238,7 @@ def _run(
             on_progress=lambda done, known: show(done + known, len(task.questions), ""),
         )
     compressed = context == "memory" or given == "candidates"
-    return task, result, origin, rate_of(settings, model) if compressed else None
+    return _ModelRun(task, result, origin, rate_of(settings, model) if compressed else None)
 
 
 def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path:
@@ -252,14 +260,14 @@ def _reader_folder(text: str, context: ContextKind, choice: ModelChoice) -> Path
     return folder
 
 
-def _say_left_out(task: Task, result: Result) -> None:
+def _say_left_out(run: _ModelRun) -> None:
     """Report on stderr what the means leave out."""
-    for reason, count in result.common_errors():
+    for reason, count in run.result.common_errors():
         note(f"error, {count} times: {reason}")
-    for reason, count in task.left_out.items():
+    for reason, count in run.task.left_out.items():
         note(f"not asked: {count} {reason}")
-    if result.without_gold:
-        note(f"not in recall: {result.without_gold} questions without a gold candidate")
+    if run.result.without_gold:
+        note(f"not in recall: {run.result.without_gold} questions without a gold candidate")
 
 
 def _show(result: Result) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from clara.errors import OutputError
+from clara.errors import ClaraError, OutputError, StoreEmptyError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,6 +133,11 @@ def write(line: str = "") -> None:
 def note(line: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(line.translate(_KEPT_IN_TEXT) + "\n")
+
+
+def message_of(error: ClaraError) -> str:
+    """What an error says to who types commands."""
+    return f"{error}: clara index PATH" if isinstance(error, StoreEmptyError) else str(error)
 
 
 def console() -> Console:

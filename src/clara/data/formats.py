@@ -562,7 +562,6 @@ def _page_title(about: Mapping[str, Any]) -> str:
         return ""
 
 
-# The first that matches is taken: those with more keys of their own come first.
 def _worded(item: object, label: str) -> str:
     """An answer as text: a number as it is written, true and false as yes and no."""
     if isinstance(item, bool):
@@ -592,6 +591,7 @@ def _gold_answers(answers: Sequence[str], left_out: list[str]) -> tuple[str, ...
     return kept
 
 
+# The first that matches is taken: those with more keys of their own come first.
 FORMATS: Mapping[str, QuestionFormat] = {
     "clara": QuestionFormat(_has("question", "docs", "gold", "answers"), _parse_own),
     "official": QuestionFormat(_has("question", "docs", "gold_answer"), _parse_official),

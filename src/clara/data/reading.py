@@ -209,8 +209,8 @@ def _records(questions: Iterable[Question], rejected: Counter[str]) -> list[Data
     return [one for one in made if not isinstance(one, str)]
 
 
-def read_questions(path: Path, *, name: str | None = None, limit: int | None = None) -> QuestionSet:
-    """Read questions of any format in ``FORMATS``, plain or gzipped; at most ``limit`` usable ones.
+def read_questions(path: Path, *, name: str | None = None) -> QuestionSet:
+    """Read questions of any format in ``FORMATS``, plain or gzipped.
 
     A ``.json`` or ``.jsonl`` file is a JSON array, one JSON object, or one object a line; a ``.csv`` or ``.tsv`` file
     is a table: PopQA's, or a question, a tab and a Python list of its answers a line (DPR). ``name`` is of the data in
@@ -244,8 +244,6 @@ def read_questions(path: Path, *, name: str | None = None, limit: int | None = N
             continue
         questions.append(question)
         left_out.update(parts)
-        if limit is not None and len(questions) == limit:
-            break
     if not questions:
         raise RecordError(f"{path} has no usable question in format {label}; rejected: {dict(rejected)}")
     return QuestionSet(

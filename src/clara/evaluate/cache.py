@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -67,6 +67,11 @@ def each(items: Sequence[_ItemT], work: Callable[[Sequence[_ItemT]], Sequence[_T
     # Outside the handler: the failed batch's frames, and the tensors they hold, are gone by now.
     middle = len(items) // 2
     return each(items[:middle], work) + each(items[middle:], work)
+
+
+def each_one(work: Callable[..., _T], *columns: Sequence[Any]) -> list[_T | Failure]:
+    """As ``each``, by work that takes a single item; of several columns an item of each."""
+    return each(list(zip(*columns, strict=True)), lambda rows: [work(*row) for row in rows])
 
 
 def unwrap(outcomes: Iterable[_T | Failure]) -> list[_T]:

@@ -6,14 +6,15 @@ cache, each text once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from clara.data import DocText
 from clara.errors import ConfigError, DocumentError, MemoryMismatchError
-from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.cache import Cache, Failure, each_one, unwrap
 from clara.evaluate.lingua import Shorten, TokenCounter, classifier_compressor, perplexity_compressor
 from clara.evaluate.system import AnswerModel, Context, ContextMaker, Query, Ranking, SystemSettings, digest
 from clara.evaluate.weights import base_folder, base_identity, hub_folder, manifest_of, rate_of, weights_hash
@@ -60,7 +61,7 @@ class DocumentMemories:
         # Texts of like length share a call, and the order does not depend on hashing.
         texts = sorted(distinct, key=lambda text: (len(text), text))
         made = dict(zip(texts, self._cache.derived(self._maker, texts, self._compress), strict=True))
-        return each(windows, lambda some: [self._joined(texts, made) for texts in some])
+        return each_one(lambda texts: self._joined(texts, made), windows)
 
     def _joined(self, windows: tuple[str, ...] | Failure, made: dict[str, Memory | Failure]) -> tuple[Memory, ...]:
         memories = unwrap(made[text] for text in unwrap([windows])[0])
@@ -131,7 +132,7 @@ def _text_context(name: str, model: AnswerModel, cache: Cache, reader: _Weights)
         request = GenerationRequest(query.question, texts=texts, reader=reader)
         return Context(request, tokens=_tokens_of(model, cache, texts))
 
-    return ContextMaker(name if reader == "base" else f"{name}, read by {reader}", _one_by_one(context))
+    return ContextMaker(name if reader == "base" else f"{name}, read by {reader}", partial(each_one, context))
 
 
 def _memory_context(model: AnswerModel, rate: int, cache: Cache, reader: _Weights) -> ContextMaker:
@@ -139,7 +140,7 @@ def _memory_context(model: AnswerModel, rate: int, cache: Cache, reader: _Weight
     memories = DocumentMemories(model, rate, cache)
 
     def make(queries: Sequence[Query], used: Sequence[Ranking]) -> list[Context | Failure]:
-        pairs = list(zip(queries, used, strict=True))
+        pairs = zip(queries, used, strict=True)
         docs = list(dict.fromkeys(query.docs[index] for query, order in pairs for index in order))
         made = dict(zip(docs, memories.of(docs), strict=True))
 
@@ -151,7 +152,7 @@ def _memory_context(model: AnswerModel, rate: int, cache: Cache, reader: _Weight
                 source_tokens=sum(memory.token_count for memory in whole),
             )
 
-        return each(pairs, lambda some: [context(*pair) for pair in some])
+        return each_one(context, queries, used)
 
     facts = {"memory": model.fingerprint, "rate": rate}
     return ContextMaker(digest(facts if reader == "generator" else {**facts, "reader": reader}), make)
@@ -174,17 +175,7 @@ def _shortened_context(
             source_tokens=_tokens_of(model, cache, windows),
         )
 
-    return ContextMaker(mark, _one_by_one(context))
-
-
-def _one_by_one(
-    context: Callable[[Query, Ranking], Context],
-) -> Callable[[Sequence[Query], Sequence[Ranking]], list[Context | Failure]]:
-    def make(queries: Sequence[Query], used: Sequence[Ranking]) -> list[Context | Failure]:
-        pairs = list(zip(queries, used, strict=True))
-        return each(pairs, lambda some: [context(*pair) for pair in some])
-
-    return make
+    return ContextMaker(mark, partial(each_one, context))
 
 
 def _tokens_of(model: AnswerModel, cache: Cache, texts: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from clara.data import sha256_of
 from clara.errors import MissingExtraError, ModelError, optional
-from clara.evaluate.cache import Cache, Failure, each, unwrap
+from clara.evaluate.cache import Cache, Failure, each, each_one, unwrap
 from clara.evaluate.contexts import DocumentMemories, rank_documents
 from clara.evaluate.system import AnswerModel, Query, Ranker, Ranking, SystemSettings, digest
 from clara.evaluate.weights import base_folder, hub_folder, manifest_of, rate_of, weights_hash
@@ -56,10 +56,7 @@ def _doc_texts(query: Query) -> list[str]:
 
 
 def _by_scores(score: Callable[[str, Sequence[str]], npt.NDArray[np.floating[Any]]], fingerprint: str) -> Ranker:
-    return Ranker(
-        fingerprint,
-        lambda queries: each(queries, lambda some: [_best_first(score(q.question, _doc_texts(q))) for q in some]),
-    )
+    return Ranker(fingerprint, partial(each_one, lambda query: _best_first(score(query.question, _doc_texts(query)))))
 
 
 def make_ranker(name: str | None, settings: SystemSettings, model: AnswerModel) -> Ranker | None:
@@ -171,7 +168,7 @@ def _dense(encoder: TextEncoder, cache: Cache) -> Ranker:
             rows = unwrap([vector, *(vectors[text] for text in _doc_texts(query))])
             return _best_first(np.stack(rows[1:]) @ rows[0])
 
-        return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
+        return each_one(order, asked, queries)
 
     return Ranker(encoder.fingerprint, rank)
 
@@ -189,7 +186,7 @@ def _latent(model: AnswerModel, rate: int, cache: Cache) -> Ranker:
         def order(memory: QueryMemory | Failure, query: Query) -> Ranking:
             return rank_documents(unwrap([memory])[0], unwrap(made[doc] for doc in query.docs))
 
-        return each(list(zip(asked, queries, strict=True)), lambda some: [order(*pair) for pair in some])
+        return each_one(order, asked, queries)
 
     return Ranker(digest({"latent": model.fingerprint, "rate": rate}), rank)
 

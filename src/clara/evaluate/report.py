@@ -20,6 +20,7 @@ from clara.evaluate.questions import Group, GroupNames, Task
 from clara.evaluate.results import Result, Scoring, grouped, plain
 from clara.evaluate.run import GridResult
 from clara.evaluate.statistics import Benefit, Comparison, KeptBenefit, compare_all, kept_benefits
+from clara.metrics import mean_of_known
 
 _SHOWN_HASH = 12
 _DASH = "–"
@@ -370,10 +371,9 @@ def _costs(results: Sequence[Result]) -> str:
             by_label.setdefault(result.label, []).append(result)
     rows = []
     for label, own in by_label.items():
-        shares = [result.compressed_to for result in own if result.compressed_to]
-        seconds = [result.first_token_seconds for result in own if result.first_token_seconds is not None]
+        share = mean_of_known(result.compressed_to or None for result in own)
+        time = mean_of_known(result.first_token_seconds for result in own)
         context = fmean(result.context_tokens or 0.0 for result in own)
-        share, time = fmean(shares) if shares else None, fmean(seconds) if seconds else None
         rows.append([label, f"{context:,.0f}", _compressed(share), _milliseconds(time)])
     return _markdown(["system", "context, positions", "compressed", "first token, ms"], rows)
 

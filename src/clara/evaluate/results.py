@@ -23,6 +23,7 @@ from clara.metrics import (
     ScoringName,
     abstention,
     bootstrap_interval,
+    mean_of_known,
     score_answer,
     scoring_rule,
 )
@@ -185,9 +186,9 @@ def score(
         max_new_tokens=task.max_new_tokens,
         key=key,
         n=len(scores),
-        em=_mean(values["em"]),
-        f1=_mean(values["f1"]),
-        cover_em=_mean(values["cover_em"]),
+        em=mean_of_known(values["em"]),
+        f1=mean_of_known(values["f1"]),
+        cover_em=mean_of_known(values["cover_em"]),
         ci95=intervals or None,
         retrieval=_mean_scores([row.ranking for row in rows if row.ranking is not None]),
         ranked=sum(row.ranking is not None for row in rows),
@@ -195,8 +196,8 @@ def score(
         abstention=_abstention(rows),
         errors=reasons.total(),
         error_reasons=dict(reasons),
-        context_tokens=_mean([row.context_tokens for row in rows]),
-        compressed_to=_mean([row.compressed_to for row in rows]),
+        context_tokens=mean_of_known(row.context_tokens for row in rows),
+        compressed_to=mean_of_known(row.compressed_to for row in rows),
         first_token_seconds=median(seconds) if seconds else None,
         origins=origins,
         rows=tuple(rows),
@@ -291,8 +292,3 @@ def _abstention(rows: Sequence[_Row]) -> Abstention | None:
     if not any(row.unanswerable for row in answered):
         return None
     return abstention([row.prediction or "" for row in answered], [row.unanswerable for row in answered])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

@@ -26,11 +26,7 @@ _FP16_MAX = float(np.finfo(np.float16).max)
 
 
 class Codec(ABC):
-    """Memories as bytes.
-
-    Attributes:
-        memory_bytes: B.
-    """
+    """Memories as bytes; a memory takes ``memory_bytes``, B."""
 
     memory_bytes: int
 
@@ -77,11 +73,7 @@ def make_codec(name: str, shape: tuple[int, int], folder: Path) -> Codec:
 
 
 def check_codec(codec: str | None) -> None:
-    """Refuse a codec that there is not; ``None`` stands for the default.
-
-    Raises:
-        ConfigError: names those that there are.
-    """
+    """Refuse a codec that there is not; ``None`` stands for the default (ConfigError: names those that there are)."""
     if codec is not None and codec not in CODECS:
         raise ConfigError(f"no codec named {codec!r}; there are {', '.join(CODECS)}")
 

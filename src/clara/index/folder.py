@@ -62,11 +62,7 @@ COMMIT;
 
 
 def store_folder(path: Path) -> Path:
-    """The absolute folder of a store as it was named.
-
-    Raises:
-        StoreError: an address such as ``s3://bucket/store``.
-    """
+    """The absolute folder of a store as it was named (StoreError: an address such as ``s3://bucket/store``)."""
     address = _ADDRESS.match(str(path))
     if address is not None:
         raise StoreError(
@@ -143,11 +139,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def write_description(folder: Path, described: Description) -> None:
-    """Make a folder a store of a model; atomic.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
+    """Make a folder a store of a model; atomic (StoreError: the folder cannot be written)."""
     content = {
         "format": _FORMAT,
         "version": _FORMAT_VERSION,
@@ -215,11 +207,7 @@ class WriteLock:
         return bool(self._lock.is_locked)
 
     def acquire(self) -> None:
-        """Take it.
-
-        Raises:
-            StoreError: another process holds it, or the folder cannot be written.
-        """
+        """Take it (StoreError: another process holds it, or the folder cannot be written)."""
         try:
             self._lock.acquire()
         except Timeout:

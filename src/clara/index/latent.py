@@ -58,14 +58,7 @@ class _Held:
 
 
 class LatentSearch:
-    """Search by memory over one table.
-
-    Args:
-        table: the table.
-        column: how its search vectors were made.
-        folder: the store's.
-        exact_bytes: a search column up to this size is searched whole.
-    """
+    """Search by memory over a store's table; a search column of at most ``exact_bytes`` is searched whole."""
 
     def __init__(self, table: PassageTable, column: SearchColumn, folder: Path, *, exact_bytes: int) -> None:
         self._table = table

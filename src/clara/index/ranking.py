@@ -221,9 +221,7 @@ def best(scored: Iterable[Ranked], k: int) -> list[Ranked]:
 def best_together(matches: Mapping[str, FloatArray], k: int) -> list[Ranked]:
     """The best ``k`` by late interaction (``similarity.covering``), ties by id.
 
-    Args:
-        matches: of each passage by id, float32 [N] (``similarity.token_matches``).
-        k: at least 1.
+    ``matches`` are of each passage by id, float32 [N] (``similarity.token_matches``).
     """
     ids = sorted(matches)
     return [Ranked(ids[placed.index], placed.score) for placed in covering([matches[i] for i in ids], k)]

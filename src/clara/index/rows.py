@@ -122,8 +122,6 @@ class IndexRow:
     """A passage with its memory, as it is stored.
 
     Attributes:
-        passage: the passage.
-        memory: its memory.
         content_hash: content hash of the document version the passage was cut from.
         metadata: small facts of the document.
     """

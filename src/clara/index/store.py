@@ -169,11 +169,7 @@ class LanceStore:
         return cls(folder, stored, exact_bytes=exact_bytes)
 
     def check_model(self, model: StoreModel) -> None:
-        """Refuse another model than the one that filled the store.
-
-        Raises:
-            StoreModelError: names both and the remedies.
-        """
+        """Refuse another model than the one that filled the store (StoreModelError: names both and the remedies)."""
         _check_model(self._folder, self._model, model)
 
     def __enter__(self) -> LanceStore:
@@ -285,11 +281,7 @@ class LanceStore:
         return self._read(lambda _: self._table.count())
 
     def get(self, passage_ids: Sequence[str]) -> list[IndexRow]:
-        """Passages by id, in the order asked for.
-
-        Raises:
-            StoreError: an id is not in the store.
-        """
+        """Passages by id, in the order asked for (StoreError: an id is not in the store)."""
         found = self._read(lambda _: self._table.rows_by_id(passage_ids))
         missing = [passage_id for passage_id in passage_ids if passage_id not in found]
         if missing:
@@ -309,11 +301,7 @@ class LanceStore:
         return {uri: size for uri, size in found.items() if size is not None}
 
     def rows(self) -> Iterator[IndexRow]:
-        """Every passage, in no particular order.
-
-        Raises:
-            StoreError: one is damaged.
-        """
+        """Every passage, in no particular order (StoreError: one is damaged)."""
         return self._table.all_rows()
 
     def search_latent(self, query: QueryMemory, k: int, *, within: Collection[str] | None = None) -> list[Hit]:
@@ -321,12 +309,7 @@ class LanceStore:
 
         Where the question has a centre, the best :func:`clara.index.ranking.late_depth` of them are put in order anew
         by late interaction (:func:`clara.similarity.covering`), whose score they then have. A question of zeros has
-        cosine 0 with everything.
-
-        Args:
-            query: the question.
-            k: at least 1.
-            within: uris of documents whose passages alone are found; None for all.
+        cosine 0 with everything. ``within``: uris of documents whose passages alone are found; None for all.
 
         Raises:
             StoreError: the question is of another shape or model.

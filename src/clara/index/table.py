@@ -554,11 +554,7 @@ def _records(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check(columns: dict[str, Any], groups: Sequence[str]) -> None:
-    """Refuse rows that are not what was written.
-
-    Raises:
-        StoreError: names the first.
-    """
+    """Refuse rows that are not what was written (StoreError: names the first)."""
     for group in groups:
         bad = np.flatnonzero(damaged(columns, group))
         if bad.size:

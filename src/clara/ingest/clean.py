@@ -97,14 +97,12 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _C
     edited.replace(_CONTROL, lambda _: "")
     edited.replace(_INVISIBLE, lambda _: "")
     if _BROKEN.search(edited.text):
-        whole = edited.text
-        known = _whole_words([whole], _BROKEN)
-        edited.replace(_BROKEN, lambda found: _broken_word(whole, found, known))
+        known = _whole_words([edited.text], _BROKEN)
+        edited.replace(_BROKEN, lambda found: _broken_word(found, known))
     edited.replace(_HYPHEN, lambda _: "-")
     if layout == "prose" and _PLAINLY_BROKEN.search(edited.text):
-        with_breaks = edited.text
-        elsewhere = _whole_words([with_breaks], _PLAINLY_BROKEN)
-        edited.replace(_PLAINLY_BROKEN, lambda found: _plainly_broken_word(with_breaks, found, elsewhere))
+        elsewhere = _whole_words([edited.text], _PLAINLY_BROKEN)
+        edited.replace(_PLAINLY_BROKEN, lambda found: _plainly_broken_word(found, elsewhere))
     edited.replace(_DATA_URI, edited.leave_out)
     for pattern in (_WRAPPED_RUN, _LONG_RUN):
         edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])
@@ -214,7 +212,7 @@ def join_lines(pages: list[str]) -> list[str]:
     A word's own hyphen stays without the line break behind it, others are gone with it.
     """
     known = _whole_words(pages, _BREAK)
-    return [_MARK.sub("-", _BREAK.sub(lambda found: _broken_word(found.string, found, known), page)) for page in pages]
+    return [_MARK.sub("-", _BREAK.sub(lambda found: _broken_word(found, known), page)) for page in pages]
 
 
 def _whole_words(pages: Iterable[str], breaks: re.Pattern[str]) -> set[str]:
@@ -242,28 +240,29 @@ def _unbroken(page: str, breaks: re.Pattern[str]) -> Iterator[str]:
         yield from words[number > 0 : len(words) - (number < len(parts) - 1)]
 
 
-def _broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
-    """The sign between the parts of a word that a line breaks: ``found`` is the hyphen with the line break.
-
-    On both sides of it the text has letters or digits; ``known`` are the ``_whole_words`` of the document.
-    """
-    left = text[max(0, found.start() - _REACH) : found.start()].replace("\u2010", "-")
-    right = text[found.end() : found.end() + _REACH].replace("\u2010", "-")
-    return _hyphen(left.split()[-1], right.split()[0], known)
+def _around(found: re.Match[str]) -> tuple[str, str]:
+    """What stands before and behind a line break in a word, as far as the next blank."""
+    left = found.string[max(0, found.start() - _REACH) : found.start()]
+    right = found.string[found.end() : found.end() + _REACH]
+    return left.replace("\u2010", "-").split()[-1], right.replace("\u2010", "-").split()[0]
 
 
-def _plainly_broken_word(text: str, found: re.Match[str], known: set[str]) -> str:
+def _plainly_broken_word(found: re.Match[str], known: set[str]) -> str:
     """As ``_broken_word`` where the hyphen may be anything: as it stands, unless the document tells."""
-    first = _LAST_WORD.findall(text[max(0, found.start() - _REACH) : found.start()])[0]
-    second = _WORDS.findall(text[found.end() : found.end() + _REACH])[0]
+    left, right = _around(found)
+    first, second = _LAST_WORD.findall(left)[0], _WORDS.findall(right)[0]
     joined, compound = (f"{first}{sign}{second}".lower() in known for sign in ("", "-"))
     if joined == compound:
         return found[0]
     return "" if joined else "-"
 
 
-def _hyphen(left: str, right: str, known: set[str]) -> str:
-    """The sign between the two parts of a broken word; ``left`` ends and ``right`` begins in letters or digits."""
+def _broken_word(found: re.Match[str], known: set[str]) -> str:
+    """The sign between the parts of a word that a line breaks: ``found`` is the hyphen with the line break.
+
+    On both sides of it the text has letters or digits; ``known`` are the ``_whole_words`` of the document.
+    """
+    left, right = _around(found)
     first, second = _LAST_WORD.findall(left)[0], _WORDS.findall(right)[0]
     if second in _SUSPENDED and second == right:
         return "- "

@@ -198,14 +198,7 @@ def _answered(rag: Clara, messages: Sequence[BaseMessage], options: AnswerOption
 
 def _citations(made: Answer) -> list[dict[str, str | int]]:
     """Sources of an answer, the quotation first."""
-    quoted = made.quote
-    found = [] if quoted is None else [(quoted.document, quoted.start, quoted.end, quoted.sentence)]
-    found += [
-        (cited.document, cited.start, cited.end, cited.text)
-        for cited in (made.citations if made.answered else ())
-        if cited.read_as is not None and (quoted is None or cited.passage_id != quoted.passage_id)
-    ]
-    return [{"document": name, "start": start, "end": end, "text": text} for name, start, end, text in found]
+    return [{"document": one.document, "start": one.start, "end": one.end, "text": one.text} for one in made.sources()]
 
 
 def _usage(read: int, written: int) -> UsageMetadata:

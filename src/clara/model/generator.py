@@ -439,7 +439,7 @@ class Generator:
         prompt, asked = self._prompter.asked(question, len(memories[0].values))
         with decoder.acting() as model, torch.inference_mode():
             check_length(model, len(prompt.ids), Sampling(max_new_tokens=1))
-            rows = torch.stack([self._spliced(model, prompt, [memory]) for memory in memories])
+            rows = prompt_embeds(model, prompt, memory_vectors(model, memories), count=len(memories))
             states = model.get_decoder()(inputs_embeds=rows, use_cache=False).last_hidden_state
             logits = model.get_output_embeddings()(states[:, -asked - 1 : -1]).float()
             ids = torch.tensor(prompt.ids[-asked:], device=logits.device).expand(len(rows), -1)
@@ -454,17 +454,7 @@ class Generator:
         """
         prompt = self.prompt(request)
         check_length(model, len(prompt.ids), sampling)
-        return self._spliced(model, prompt, request.memories)
-
-    def _spliced(self, model: PreTrainedModel, prompt: Prompt, memories: Sequence[Memory]) -> Tensor:
-        """The embeddings of a prompt with memories in its slots: [L, H]."""
-        embeds: Tensor = model.get_input_embeddings()(torch.tensor([prompt.ids], device=model.device))
-        if memories:
-            slots = torch.zeros(1, len(prompt.ids), dtype=torch.bool)
-            slots[0, list(prompt.slots)] = True
-            values = np.concatenate([memory.values for memory in memories])
-            embeds = splice(embeds, slots.to(model.device), torch.from_numpy(values).to(model.device))
-        return embeds[0]
+        return prompt_embeds(model, prompt, memory_vectors(model, request.memories))[0]
 
     def _answers(
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
@@ -572,6 +562,24 @@ def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
     return frozenset({int(tokenizer.eos_token_id), *(int(i) for i in listed if i is not None)})
+
+
+def memory_vectors(model: PreTrainedModel, memories: Sequence[Memory]) -> Tensor:
+    """Vectors of memories in reading order, on the model's device: float32 [sum of N, H]; no rows for a closed book."""
+    if not memories:
+        return torch.zeros(0, model.get_input_embeddings().weight.shape[1], device=model.device)
+    return torch.from_numpy(np.concatenate([memory.values for memory in memories])).to(model.device)
+
+
+def prompt_embeds(
+    model: PreTrainedModel, prompt: Prompt, vectors: Tensor, *, count: int = 1, more: Sequence[int] = ()
+) -> Tensor:
+    """Input embeddings [count, L, H] of prompts of the same tokens and their own memories, then of ``more`` ids."""
+    row = [*prompt.ids, *more]
+    ids = torch.tensor([row] * count, device=model.device)
+    slots = torch.zeros(count, len(row), dtype=torch.bool, device=model.device)
+    slots[:, list(prompt.slots)] = True
+    return splice(model.get_input_embeddings()(ids), slots, vectors)
 
 
 def check_length(model: PreTrainedModel, length: int, sampling: Sampling) -> None:

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from clara.errors import InputError
 from clara.model.attention import attending
 from clara.model.backbone import Tokenizer
-from clara.model.decoder import Role, RoleWeights, splice
+from clara.model.decoder import Role, RoleWeights
+from clara.model.generator import memory_vectors, prompt_embeds
 from clara.model.losses import MIN_TEMPERATURE, select, straight_through_top_k
 from clara.model.network import Encoded, Network, StoredNetwork, encode
 from clara.model.prompting import Prompt, Prompter
@@ -186,7 +187,7 @@ class Inspector:
             for start in range(0, len(order), _CANDIDATES_AT_ONCE):
                 for places in _alike(order[start : start + _CANDIDATES_AT_ONCE], contexts):
                     prompt, reply = self._prompt(question, contexts[places[0]]), self._reply(answer)
-                    rows = [_values(contexts[place], model) for place in places]
+                    rows = [memory_vectors(model, contexts[place]) for place in places]
                     scores = _reply_scores(model, prompt, reply, torch.cat(rows), count=len(places))
                     likelihoods[places] = scores.cpu().numpy()
         return likelihoods
@@ -237,7 +238,7 @@ class Inspector:
             )
         prompt, t = self._prompt(question, memories), len(answer_ids)
         with self._weights.acting_as("generator") as model, torch.inference_mode():
-            embeds = _spliced(model, prompt, list(answer_ids[:-1]), _values(memories, model), count=1)
+            embeds = prompt_embeds(model, prompt, memory_vectors(model, memories), more=answer_ids[:-1])
             decoder, split = model.get_decoder(), len(prompt.ids) - 1
             read = decoder(inputs_embeds=embeds[:, :split], use_cache=True)
             with attending(model, "eager"):
@@ -284,32 +285,15 @@ def _centred_cosines(memory: Tensor, embeddings: Tensor) -> Tensor:
     return functional.normalize(memory.float() - mean, dim=-1) @ functional.normalize(table - mean, dim=-1).T
 
 
-def _values(memories: Sequence[Memory], model: PreTrainedModel) -> Tensor:
-    """Memory vectors of a prompt in reading order: [sum of N, H]; of no rows for a closed book."""
-    if not memories:
-        return torch.zeros(0, model.get_input_embeddings().weight.shape[1], device=model.device)
-    return torch.from_numpy(np.concatenate([memory.values for memory in memories])).to(model.device)
-
-
 def _alike(places: Sequence[int], contexts: Sequence[Sequence[Memory]]) -> Iterator[list[int]]:
     """Runs of places whose prompts have the same slots."""
     for _, run in groupby(places, key=lambda place: [len(memory.values) for memory in contexts[place]]):
         yield list(run)
 
 
-def _spliced(model: PreTrainedModel, prompt: Prompt, more: list[int], values: Tensor, *, count: int) -> Tensor:
-    """Input embeddings of ``count`` prompts of the same tokens and their own memories, followed by ``more`` ids."""
-    row = [*prompt.ids, *more]
-    ids = torch.tensor([row] * count, device=model.device)
-    slots = torch.zeros(count, len(row), dtype=torch.bool, device=model.device)
-    slots[:, list(prompt.slots)] = True
-    embeds: Tensor = model.get_input_embeddings()(ids)
-    return splice(embeds, slots, values)
-
-
 def _reply_scores(model: PreTrainedModel, prompt: Prompt, reply: list[int], values: Tensor, *, count: int) -> Tensor:
     """Summed log-probability of a reply after each of ``count`` prompts: float32 [count]."""
-    embeds = _spliced(model, prompt, reply[:-1], values, count=count)
+    embeds = prompt_embeds(model, prompt, values, count=count, more=reply[:-1])
     out = model.get_decoder()(inputs_embeds=embeds, use_cache=False)
     scores: Tensor = model.get_output_embeddings()(out.last_hidden_state[:, len(prompt.ids) - 1 :])
     chances = scores.float().log_softmax(dim=-1)

@@ -233,11 +233,8 @@ def named_hosts(host: str, allowed: Sequence[str]) -> frozenset[str]:
 def check_origin(host: str, origin: str | None, allowed: Collection[str], origins: Collection[str] = ()) -> None:
     """Refuse with an ApiError what a page of another site sends: a foreign Origin, or a name pointed at this server.
 
-    Args:
-        host: the ``Host`` header.
-        origin: the ``Origin`` header.
-        allowed: names that ``Host`` may hold; empty for any.
-        origins: of pages that may use this server, beside its own.
+    ``allowed`` are names that the header ``Host`` may hold, empty for any; ``origins`` are of pages that may use this
+    server beside its own.
     """
     if allowed and _name_of(f"//{host}") not in allowed:
         raise ApiError(

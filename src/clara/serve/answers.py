@@ -18,7 +18,7 @@ from clara.errors import NothingFoundError
 from clara.llm_answering import DEFAULT_TOKENS as LLM_TOKENS
 from clara.llm_answering import check_options, reply_tokens, without_thoughts
 from clara.messages import Conversation
-from clara.records import Citation, ContextChoice, Quote, SearchMode, TokenCounts, Wording
+from clara.records import AnswerSource, ContextChoice, SearchMode, TokenCounts, Wording
 from clara.serve.access import Limits
 from clara.serve.faults import ApiError
 from clara.serve.library import ServedStore
@@ -53,18 +53,6 @@ class ClaraFields(BaseModel):
     wording: Wording | None = None
     always_answer: bool = False
     rerank: int | None = Field(default=None, ge=0)
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSource:
-    """Source of an answer: a passage, or the sentence that is quoted; ``document`` is a uri."""
-
-    document: str
-    start: int
-    end: int
-    text: str
-    score: float
-    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +150,7 @@ class Ask:
             made.tokens,
             made.finish_reason,
             made.answered,
-            _sources(made.citations, made.quote) if made.answered else (),
+            made.sources(),
             understood.question,
             understood.made_from,
         )
@@ -241,13 +229,3 @@ def usage(tokens: TokenCounts) -> dict[str, Any]:
             "rejected_prediction_tokens": 0,
         },
     }
-
-
-def _sources(citations: tuple[Citation, ...], quote: Quote | None) -> tuple[AnswerSource, ...]:
-    """The quotation, then the passages that were read beside it."""
-    read = [c for c in citations if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
-    sources = [AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
-    if quote is not None:
-        score = next((cited.score for cited in citations if cited.passage_id == quote.passage_id), 0.0)
-        sources.insert(0, AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
-    return tuple(sources)

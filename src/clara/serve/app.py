@@ -50,7 +50,7 @@ from clara.serve.library import Library, ServedStore
 from clara.serve.state import Metrics, ServerState
 from clara.serve.uploads import Uploads
 
-HEAD_SECONDS = 30.0
+_HEAD_SECONDS = 30.0
 """Within which the head of a request must come; a client that sends it by single bytes is closed then."""
 
 _SERVED_METHODS = ("GET", "POST", "DELETE")
@@ -378,7 +378,7 @@ class _PatientProtocol(H11Protocol):
 
     def _wait_for_head(self) -> None:
         if self._due is None:
-            self._due = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            self._due = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._due is not None:

@@ -78,7 +78,7 @@ class ApiError(HTTPException):
         self.retry_after = retry_after
 
 
-def fault_of(error: ClaraError) -> _Fault:
+def _fault_of(error: ClaraError) -> _Fault:
     """The entry of the nearest class in ``_TABLE``."""
     return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
 
@@ -91,7 +91,7 @@ def api_error(error: Exception) -> ApiError:
         code = HTTPStatus(error.status_code).name.lower() if error.status_code != 400 else "invalid_value"
         return ApiError(error.status_code, code, str(error.detail))
     if isinstance(error, ClaraError):
-        fault = fault_of(error)
+        fault = _fault_of(error)
         return ApiError(fault.status, fault.code, str(error) if fault.told else _GENERIC)
     return ApiError(500, "server_error", _GENERIC)
 

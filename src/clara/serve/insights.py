@@ -17,9 +17,9 @@ from clara.analysis.logit_lens import REFERENCES, LensWord, common_words, conden
 from clara.pipeline import Clara
 from clara.records import FloatArray, Passage
 
-WORDS = 8
+_WORDS = 8
 """Words of a lens that are shown."""
-MOST_POINTS = 1500
+_MOST_POINTS = 1500
 """Passages on a map, evenly chosen of a larger store: more are not told apart on a screen."""
 
 _ROLE: Final = "query_reasoner"
@@ -79,7 +79,7 @@ class Insights:
             self.look(rag, reference)
         common = frozenset[str]().union(*self._common[rag].values())
         lens = rag.model.inspector().lens(question, role=_ROLE, rate=rag.rate, top=_TOP)
-        return condense(lens, question, common)[:WORDS]
+        return condense(lens, question, common)[:_WORDS]
 
     def map(self, rag: Clara) -> _StoreMap:
         """The map of a store; made anew when its documents have changed.
@@ -107,8 +107,8 @@ class Insights:
 
 def _draw(rag: Clara, documents: Sequence[str]) -> _StoreMap:
     ids = [passage_id for uri in documents for passage_id in sorted(rag.store.passage_ids(uri))]
-    step = max(1.0, len(ids) / MOST_POINTS)
-    chosen = [ids[int(place * step)] for place in range(min(len(ids), MOST_POINTS))]
+    step = max(1.0, len(ids) / _MOST_POINTS)
+    chosen = [ids[int(place * step)] for place in range(min(len(ids), _MOST_POINTS))]
     read: list[tuple[Passage, FloatArray]] = []
     for start in range(0, len(chosen), _READ_AT_ONCE):
         rows = rag.store.get(chosen[start : start + _READ_AT_ONCE])

@@ -27,7 +27,7 @@ _PATIENCE = 600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiles:
+class _Quantiles:
     """Seconds that half, 95 and 99 of a hundred answers took at most."""
 
     p50: float
@@ -35,7 +35,7 @@ class Quantiles:
     p99: float
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Quantiles:
+    def of(cls, seconds: Sequence[float]) -> _Quantiles:
         """Of at least one answer."""
         return cls(*(float(value) for value in np.quantile(seconds, (0.5, 0.95, 0.99))))
 
@@ -52,8 +52,8 @@ class LoadResult:
     seconds: float
     answers: int
     answers_per_minute: float
-    total: Quantiles | None
-    first_token: Quantiles | None
+    total: _Quantiles | None
+    first_token: _Quantiles | None
     errors: int
     faults: dict[str, int]
 
@@ -86,12 +86,7 @@ def measure_load(
 ) -> LoadResult:
     """Let clients ask for a while, each one question at a time; questions under way at the end are waited for.
 
-    Args:
-        url: the server's address, without ``/v1``.
-        questions: what they ask.
-        clients: how many.
-        seconds: after which none asks again.
-        key: of the server.
+    ``url`` is the server's address without ``/v1``, ``key`` one of its keys.
     """
     return asyncio.run(_measure(url, questions, clients, seconds, key))
 
@@ -115,8 +110,8 @@ async def _measure(url: str, questions: LoadQuestions, clients: int, seconds: fl
         seconds=took,
         answers=len(seen.total),
         answers_per_minute=60 * len(seen.total) / took,
-        total=Quantiles.of(seen.total) if seen.total else None,
-        first_token=Quantiles.of(seen.first) if seen.first else None,
+        total=_Quantiles.of(seen.total) if seen.total else None,
+        first_token=_Quantiles.of(seen.first) if seen.first else None,
         errors=seen.faults.total(),
         faults=dict(seen.faults),
     )

@@ -7,7 +7,7 @@ answered at once: the first call of a tool waits until the store is open.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from clara.records import Citation, ContextChoice, Quote, SearchMode, Seconds, T
 if TYPE_CHECKING:  # loads the model's libraries, which a client need not wait for
     from clara.pipeline import Clara
 
-MOST_CHARACTERS = 20_000
+_MOST_CHARACTERS = 20_000
 """Of a document at a time: about 5,000 tokens, what an agent's context can spare."""
 _MOST_PASSAGES = 100
 _MOST_DOCUMENTS = 1000
@@ -189,15 +189,14 @@ class StoreTools:
         document: Annotated[str, Field(description="Name as search, ask and list_documents give it.")],
         start: Annotated[int, Field(ge=0, description="First character.")] = 0,
         end: Annotated[
-            int | None, Field(ge=0, description=f"One past the last; at most {MOST_CHARACTERS:,} are given at a time.")
+            int | None, Field(ge=0, description=f"One past the last; at most {_MOST_CHARACTERS:,} are given at a time.")
         ] = None,
     ) -> Excerpt:
         """Read the text of a document, or a part of it."""
         with self._turn() as rag:
-            _check_known(document, rag.store.documents())
             text = rag.document_text(document)
         first = min(start, len(text))
-        last = min(len(text) if end is None else max(first, end), first + MOST_CHARACTERS)
+        last = min(len(text) if end is None else max(first, end), first + _MOST_CHARACTERS)
         excerpt = text[first:last]
         return Excerpt(document=document, start=first, end=first + len(excerpt), length=len(text), text=excerpt)
 
@@ -237,7 +236,8 @@ class StoreTools:
         with self._turn() as rag:
             known = {*rag.store.documents(), *rag.store.unfinished()}
             for document in documents:  # a folder's name would remove all that is in it
-                _check_known(document, known)
+                if document not in known:
+                    raise InputError(f"there is no document {document} in the store; list_documents gives the names")
             removed = rag.remove(documents)
             return Removed(removed=removed, documents=len(rag.store.documents()))
 
@@ -256,11 +256,6 @@ class StoreTools:
         if not resolved.is_relative_to(self._root):
             raise InputError(f"{path} is not below {self._root}; who runs this server sets it (--root)")
         return resolved
-
-
-def _check_known(document: str, known: Container[str]) -> None:
-    if document not in known:
-        raise InputError(f"there is no document {document} in the store; list_documents gives the names")
 
 
 def make_server(

@@ -181,7 +181,7 @@ class Uploads:
         if not uploaded:
             message = "no file came; send a multipart form with the field files"
             raise ApiError(400, "missing_files", message, param="files")
-        names = [safe_name(each.filename) for each in uploaded]
+        names = [_safe_name(each.filename) for each in uploaded]
         if len(set(names)) < len(names):
             raise ApiError(400, "invalid_filename", "two files have the same name", param="files")
         folder = store.uploads / _INCOMING / f"job-{secrets.token_hex(12)}"
@@ -214,7 +214,7 @@ class Uploads:
         for folder in sorted(incoming.iterdir()) if incoming.is_dir() else []:
             try:
                 promise = _Promise.model_validate_json((folder / _JOB_FILE).read_bytes())
-                files = tuple(store.uploads / safe_name(name) for name in promise.files)
+                files = tuple(store.uploads / _safe_name(name) for name in promise.files)
             except (OSError, ValidationError, ApiError):
                 _discard(folder)
                 continue
@@ -313,7 +313,7 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def safe_name(given: str | None) -> str:
+def _safe_name(given: str | None) -> str:
     """The name of an uploaded file.
 
     Raises:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -166,19 +167,12 @@ class _MemoryCache:
         Raises:
             TrainingError: a memory is not finite or does not fit fp16, or the disk is full.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
-                self.refresh()
-                new = set(self.missing(texts))
-                rows = {text: i for i, text in enumerate(texts) if text in new}
-                if rows:
-                    self._append(list(rows), memories[list(rows.values())])
-        except OSError as error:
-            raise TrainingError(
-                f"memories cannot be kept in {self.folder}: {error.strerror or error}; one takes {self._row_bytes} "
-                "bytes: free some space there, or choose another folder with --cache"
-            ) from error
+        with appending(self.folder / "lock", f"memories of {self._row_bytes} bytes"):
+            self.refresh()
+            new = set(self.missing(texts))
+            rows = {text: i for i, text in enumerate(texts) if text in new}
+            if rows:
+                self._append(list(rows), memories[list(rows.values())])
         return len(rows)
 
     def rows(self, texts: Sequence[str]) -> Tensor:
@@ -230,12 +224,26 @@ class _MemoryCache:
             for text, row in zip(texts, rows, strict=True)
         )
         whole = len(self._checksums)
-        _append_at(self.folder / _VALUES, whole * self._row_bytes, rows.tobytes())
-        _append_at(self.folder / _KEYS, whole * _KEY_BYTES, keys)
+        append_at(self.folder / _VALUES, whole * self._row_bytes, rows.tobytes())
+        append_at(self.folder / _KEYS, whole * _KEY_BYTES, keys)
         self.refresh()
 
 
-def _append_at(path: Path, offset: int, data: bytes) -> None:
+@contextmanager
+def appending(lock: Path, what: str) -> Iterator[None]:
+    """Hold the lock of files that runs share while this one appends (TrainingError: they cannot be written)."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
+    except OSError as error:
+        raise TrainingError(
+            f"{what} cannot be kept in {lock.parent}: {error.strerror or error}; free some space there, or choose "
+            "another folder with --cache"
+        ) from error
+
+
+def append_at(path: Path, offset: int, data: bytes) -> None:
     """Append after the whole rows, over torn bytes, and sync."""
     path.touch()
     with path.open("r+b") as file:

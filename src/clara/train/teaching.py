@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from clara import prompts
-from clara.errors import ClaraError, TrainingError
+from clara.errors import ClaraError
 from clara.model.adapters import load_adapter
 from clara.model.backbone import ADAPTER
 from clara.model.checkpoint import fingerprint
@@ -38,6 +37,7 @@ from clara.model.prompting import Prompter
 from clara.model.reader import ReaderManifest
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collate, Collator, Memories
+from clara.train.documents import append_at, appending
 from clara.train.examples import CandidateExample, Example, Target
 from clara.train.objective import evaluating, reply_logits
 
@@ -91,22 +91,11 @@ class _KeptValues:
 
     def add(self, values: Mapping[str, object]) -> None:
         """Append values, except of keys that another process added; ``TrainingError`` if they cannot be written."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._path.with_name(f"{self._path.name}.lock")):
-                self._refresh()
-                lines = [json.dumps({"key": key, "value": values[key]}) + "\n" for key in self.missing(values)]
-                self._path.touch()
-                with self._path.open("r+b") as file:
-                    file.truncate(self._end)  # what a kill left torn
-                    file.seek(self._end)
-                    file.write("".join(lines).encode())
-                self._refresh()
-        except OSError as error:
-            raise TrainingError(
-                f"what was computed for this run cannot be kept in {self._path}: {error.strerror or error}; free some "
-                "space there, or choose another folder"
-            ) from error
+        with appending(self._path.with_name(f"{self._path.name}.lock"), "what was computed for this run"):
+            self._refresh()
+            lines = [json.dumps({"key": key, "value": values[key]}) + "\n" for key in self.missing(values)]
+            append_at(self._path, self._end, "".join(lines).encode())
+            self._refresh()
 
     def _refresh(self) -> None:
         """Read the lines that are whole."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from clara.data import DataRecord, MultiHop
-from clara.metrics import AnswerScores, recall_at_k, score_answer
+from clara.metrics import AnswerScores, mean_of_known, recall_at_k, score_answer
 from clara.model.backbone import Tokenizer
 from clara.model.decoder import Decoder, splice
 from clara.model.generator import DecodeLoop, DecodingRow
@@ -148,7 +148,7 @@ def measure(network: Decoder, loss: Callable[[Batch], float], held_out: HeldOut)
             shares = [float(batch.weights.sum()) for batch in batches]
             total = sum(loss(batch.to(device)) * share for batch, share in zip(batches, shares, strict=True))
             rates[rate] = _scored(network, held_out, rate, total / sum(shares))
-    means = {name: _mean([getattr(scores, name) for scores in rates.values()]) for name in _MEASURES}
+    means = {name: mean_of_known(getattr(scores, name) for scores in rates.values()) for name in _MEASURES}
     return Validation(
         default_loss=rates[held_out.stage.config.compression.default_rate].loss,
         loss=fmean(scores.loss for scores in rates.values()),
@@ -172,10 +172,10 @@ def _scored(network: Decoder, held_out: HeldOut, rate: int, loss: float) -> _Rat
                 answers.extend(score_answer(*pair) for pair in zip(replies, gold, strict=True))
     return _RateScores(
         loss=loss,
-        em=_mean([score.em for score in answers]),
-        f1=_mean([score.f1 for score in answers]),
-        recall_at_1=_mean([recall_at_k(ranking, gold, 1) for ranking, gold in ranked]),
-        recall_at_5=_mean([recall_at_k(ranking, gold, 5) for ranking, gold in ranked]),
+        em=mean_of_known(score.em for score in answers),
+        f1=mean_of_known(score.f1 for score in answers),
+        recall_at_1=mean_of_known(recall_at_k(ranking, gold, 1) for ranking, gold in ranked),
+        recall_at_5=mean_of_known(recall_at_k(ranking, gold, 5) for ranking, gold in ranked),
     )
 
 
@@ -207,8 +207,3 @@ def _greedy(network: Decoder, batch: Batch, held_out: HeldOut) -> list[str]:
         for _ in DecodeLoop(lambda: nullcontext(network.adapters.bare())).steps(answers):
             pass
     return [tokenizer.decode(answer.written, skip_special_tokens=True).strip() for answer in answers]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,8 +24,8 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from sse_starlette import EventSourceResponse
 
 from clara.messages import Conversation, Said, conversation_of
-from clara.records import ContextChoice
-from clara.serve.answers import AnswerSource, Ask, ClaraFields, Told, check_k, usage
+from clara.records import AnswerSource, ContextChoice
+from clara.serve.answers import Ask, ClaraFields, Told, check_k, usage
 from clara.serve.batching import ClientGoneError
 from clara.serve.faults import STREAM, ApiError, api_error, error_body
 from clara.serve.filters import FilterFields
@@ -178,12 +178,13 @@ async def _chat_completions(request: Request, body: ChatRequest) -> Response:
         made = {**head, "object": "chat.completion", "choices": [choice]}
         return {**made, "usage": usage(told.tokens), "clara": told.details()}
 
-    def last(told: Told) -> dict[str, Any]:
+    def last(told: Told) -> Iterator[dict[str, Any]]:
         annotations = _url_citations(request, ask.store, told)
-        return {**chunk({"annotations": annotations}, told.finish_reason), "clara": told.details()}
+        yield {**chunk({"annotations": annotations}, told.finish_reason), "clara": told.details()}
+        yield from _usage_chunk(body, chunk({}), told)
 
     opening = (chunk({"role": "assistant", "content": ""}),)
-    return await _completion(request, body, ask, _Shape(whole, opening, lambda text: chunk({"content": text}), last))
+    return await _shaped(request, body, ask, _Shape(whole, opening, lambda text: chunk({"content": text}), last))
 
 
 @router.post("/completions", name="completions", tags=_ANSWERS, responses=STREAM)
@@ -209,10 +210,11 @@ async def _completions(request: Request, body: CompletionRequest) -> Response:
     def whole(told: Told) -> dict[str, Any]:
         return {**chunk(told.text, told.finish_reason), "usage": usage(told.tokens), **details(told)}
 
-    def last(told: Told) -> dict[str, Any]:
-        return {**chunk("", told.finish_reason), **details(told)}
+    def last(told: Told) -> Iterator[dict[str, Any]]:
+        yield {**chunk("", told.finish_reason), **details(told)}
+        yield from _usage_chunk(body, chunk(""), told)
 
-    return await _completion(request, body, ask, _Shape(whole, (), chunk, last))
+    return await _shaped(request, body, ask, _Shape(whole, (), chunk, last))
 
 
 def _transcript(prompt: str) -> list[Said]:
@@ -226,17 +228,25 @@ def _transcript(prompt: str) -> list[Said]:
     return said if waits and not before.strip() else [Said("user", prompt)]
 
 
+def _usage_chunk(body: _CompletionFields, chunk: dict[str, Any], told: Told) -> list[dict[str, Any]]:
+    """The chunk that counts tokens, where it was asked for."""
+    wanted = body.stream_options is not None and body.stream_options.include_usage
+    return [{**chunk, "choices": [], "usage": usage(told.tokens)}] if wanted else []
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Form of a kind of completion: as a whole, and as chunks before, of and after the text."""
+    """Form of a kind of answer: as a whole, and as chunks before, of and after the text, for ``_answer_stream``."""
 
     whole: Callable[[Told], dict[str, Any]]
-    opening: Sequence[dict[str, Any]]
+    opening: Iterable[dict[str, Any]]
     piece: Callable[[str], dict[str, Any]]
-    last: Callable[[Told], dict[str, Any]]
+    last: Callable[[Told], Iterable[dict[str, Any]]]
+    failed: Callable[[ApiError], dict[str, Any]] = error_body
+    end: Sequence[str] = ("[DONE]",)
 
 
-async def _completion(request: Request, body: _CompletionFields, ask: Ask, shape: _Shape) -> Response:
+async def _shaped(request: Request, body: _AnswerFields, ask: Ask, shape: _Shape) -> Response:
     """The answer in its shape, whole or as server-sent events."""
     state = state_of(request)
     if not body.stream:
@@ -246,7 +256,6 @@ async def _completion(request: Request, body: _CompletionFields, ask: Ask, shape
     events: AsyncGenerator[str | Told, None] = await state.queue.stream(
         lambda: ask.pieces(state.limits), client_of(request)
     )
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
 
     async def chunks() -> AsyncIterator[dict[str, Any]]:
         for chunk in shape.opening:
@@ -256,11 +265,10 @@ async def _completion(request: Request, body: _CompletionFields, ask: Ask, shape
                 yield shape.piece(event)
                 continue
             _record(request, ask, event)
-            yield shape.last(event)
-            if with_usage:
-                yield {**shape.piece(""), "choices": [], "usage": usage(event.tokens)}
+            for chunk in shape.last(event):
+                yield chunk
 
-    return _answer_stream(request, chunks(), events)
+    return _answer_stream(request, chunks(), events, failed=shape.failed, end=shape.end)
 
 
 @router.post("/responses", name="responses", tags=_ANSWERS, responses=STREAM)
@@ -270,35 +278,24 @@ async def _responses(request: Request, body: ResponsesRequest) -> Response:
         if getattr(body, kept) is not None:
             message = "no response is kept here; send what was said before as the first items of input"
             raise ApiError(400, "invalid_value", message, param=kept)
-    state = state_of(request)
     said = [Said("user", body.input)] if isinstance(body.input, str) else [each.said() for each in body.input]
     ask = _searched(request, body, conversation_of(said))
     made = _ResponseParts(ask.store)
-    if not body.stream:
-        told = await state.queue.first(lambda: ask.whole(state.limits), client_of(request))
-        _record(request, ask, told)
-        return JSONResponse(made.whole(told, [*made.search(told), made.message(told)]))
-    events: AsyncGenerator[str | Told, None] = await state.queue.stream(
-        lambda: ask.pieces(state.limits), client_of(request)
-    )
-
-    async def chunks() -> AsyncIterator[dict[str, Any]]:
-        for chunk in made.opening():
-            yield chunk
-        async for event in events:
-            if not isinstance(event, Told):
-                yield made.event("output_text.delta", delta=event, logprobs=[], **made.part)
-                continue
-            _record(request, ask, event)
-            for chunk in made.closing(event):
-                yield chunk
 
     def failed(error: ApiError) -> dict[str, Any]:
         told = error_body(error)
         # The event has the fields side by side; openai's client looks for them under ``error``.
         return {**told["error"], "type": "error", "sequence_number": next(made.numbers), **told}
 
-    return _answer_stream(request, chunks(), events, failed=failed, end=())
+    shape = _Shape(
+        lambda told: made.whole(told, [*made.search(told), made.message(told)]),
+        made.opening(),
+        lambda text: made.event("output_text.delta", delta=text, logprobs=[], **made.part),
+        made.closing,
+        failed,
+        end=(),
+    )
+    return await _shaped(request, body, ask, shape)
 
 
 class _ResponseParts:

@@ -24,7 +24,7 @@ ROOT: Final = "/"
 FILES: Final = "/page/"
 """Where the page's own files are."""
 
-POLICY: Final = (
+_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     # No string becomes markup: a script that tried would be stopped by the browser.
@@ -42,7 +42,7 @@ _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; chars
 @router.get(ROOT, name="page")
 async def _page() -> HTMLResponse:
     """The page."""
-    headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
+    headers = {"content-security-policy": _POLICY, "cache-control": "no-cache"}
     return HTMLResponse(_contents()["index.html"], headers=headers)
 
 
@@ -93,7 +93,7 @@ def document_page(title: str, texts: Sequence[StoredText], start: int, end: int,
 </body>
 </html>
 """,
-        headers={"content-security-policy": POLICY},
+        headers={"content-security-policy": _POLICY},
     )
 
 
