@@ -72,6 +72,30 @@ def test_superscripts_keep_numbers_apart(tmp_path: Path, content: str, text: str
 _TABLE = [("Region", "Sales"), ("Graz", "451"), ("Linz", "388")]
 
 
+def test_a_superscript_that_begins_what_pdfium_calls_a_line(tmp_path: Path) -> None:
+    # As Chromium prints: each character is drawn by itself.
+    content = (
+        "BT /F1 11 Tf 72 760 Td (times 1) Tj 35.44 0 Td (0) Tj ET BT /F1 9.2 Tf 113.56 764.4 Td (6) Tj ET "
+        "BT /F1 11 Tf 122.7 760 Td (m) Tj ET BT /F1 9.2 Tf 131.9 764.4 Td (3) Tj ET "
+        "BT /F1 11 Tf 137 760 Td (/) Tj 3.06 0 Td (h) Tj ET"
+    )
+    assert _text(tmp_path, content) == "times 10^6 m^3/h"
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        ("(see below an) Tj 3.2 Tc (yo) Tj 0 Tc [290 (ne else)] TJ", "see below any one else"),
+        ("(see keys) Tj 3.2 Tc (s\\() Tj 0 Tc [290 (a\\))] TJ", "see keyss (a)"),
+        ("[(see giv ) 278 (en, inv ) 280 (oked)] TJ", "see given, invoked"),
+        ("3 Tc (WARNING) Tj", "WARNING"),
+    ],
+)
+def test_spaces_stand_where_the_page_shows_them(tmp_path: Path, shown: str, text: str) -> None:
+    # As groff writes: words are set apart without a space, and spaces that show nothing stand inside words.
+    assert _text(tmp_path, f"BT /F1 11 Tf 72 760 Td {shown} ET") == text
+
+
 def test_a_page_that_is_shown_turned(tmp_path: Path) -> None:
     turned = "".join(
         f"BT /F1 11 Tf 0 1 -1 0 {95 + 20 * row} {60 + 200 * column} Tm ({cell}) Tj ET\n"

@@ -40,6 +40,10 @@ _SAME = 0.04  # by how much the edges of one font at one size differ at most
 _SAME_LINE = 2.0  # gap at most between what PDFium calls two lines and the eye one
 _WORD_GAP = 0.2  # a gap as wide as a space
 _WIDE_GAP = 1.0  # a gap that no space makes
+_NO_GAP = 0.03  # a gap that nobody sees, though the file has a space there
+_UNSPACED = "\x1f"  # a gap as wide as a space without one
+_SPACED_OUT = 0.25  # share of a run's characters behind such gaps at least where letters are set apart
+_FULL_WIDTH = "\u2e80"  # from here on scripts without spaces between words
 _GAP_TEXT = "   "  # which ``clean`` makes one
 # Columns: at least so many lines with text on both sides of the gutter, so many words a line on each side, and so
 # large a share of lines that go on in the middle of a sentence. A table's cells begin with capitals and digits.
@@ -158,6 +162,9 @@ def _mended(found: Iterable[list[_Run]]) -> Iterator[list[_Run]]:
     """Lines joined again that PDFium broke before or after a superscript; empty ones go."""
     line: list[_Run] = []
     for runs in found:
+        for run in runs:
+            spaced_out = run.text.count(_UNSPACED) > _SPACED_OUT * len(run.text)
+            run.text = run.text.replace(_UNSPACED, "" if spaced_out else " ")
         if not runs:
             continue
         if line and _goes_on(line, runs):
@@ -177,9 +184,13 @@ def _goes_on(line: list[_Run], runs: list[_Run]) -> bool:
     gap = (runs[0].left - last.right) / main.size
     if last.text.endswith("\ufffe") or gap < _BACKWARDS:
         return False
-    if abs(_main(runs).baseline - main.baseline) < _LEVEL * main.size:
+    if _is_level(_main(runs), main):
         return gap < _SAME_LINE
-    return gap < _TOUCHES and all(_script(run, main) for run in runs)
+    return gap < _TOUCHES and all(_script(run, main) or _is_level(run, main) for run in runs)
+
+
+def _is_level(run: _Run, beside: _Run) -> bool:
+    return abs(run.baseline - beside.baseline) < _LEVEL * beside.size
 
 
 def _main(runs: list[_Run]) -> _Run:
@@ -234,12 +245,7 @@ def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: 
         return 0
     if base_text and not _BASE.search(base_text):
         return 0
-    goes_back = (
-        after is None
-        or after.size > run.size
-        or _script(after, beside) != 0
-        or abs(after.baseline - beside.baseline) < _LEVEL * beside.size
-    )
+    goes_back = after is None or after.size > run.size or _script(after, beside) != 0 or _is_level(after, beside)
     return _script(run, beside) if goes_back else 0
 
 
@@ -462,6 +468,7 @@ class _Layer:
         if line and left < line[-1].right - _OVERLAP * line[-1].size:
             character = _accented(line, character, left)
         if line and line[-1].takes(left, low, high):
+            self._space(index, character, left, line[-1])
             line[-1].text += character
             line[-1].right = right
             return
@@ -471,6 +478,15 @@ class _Layer:
         pdfium.FPDFText_GetMatrix(self._raw, index, self._matrix)
         size = float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
         line.append(_Run(character, left, right, low, high, baseline, size or high - low))
+
+    def _space(self, index: int, character: str, left: float, run: _Run) -> None:
+        """Let a run end as it looks in front of a character: files move words apart instead of writing a space."""
+        gap = (left - run.right) / run.size
+        if run.text.endswith(" "):
+            if gap < _NO_GAP and not pdfium.FPDFText_IsGenerated(self._raw, index - 1):
+                run.text = run.text[:-1]
+        elif gap > _WORD_GAP and (character.isalnum() or character in "(“‘") and run.text[-1] < _FULL_WIDTH > character:
+            run.text += _UNSPACED
 
 
 def _accented(line: list[_Run], character: str, left: float) -> str:
