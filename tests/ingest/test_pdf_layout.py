@@ -293,3 +293,29 @@ def test_pages_that_are_pictures_are_named(tmp_path: Path) -> None:
 )
 def test_accents_that_are_drawn_over_their_letters(tmp_path: Path, shown: str, text: str) -> None:
     assert _text(tmp_path, f"BT /F1 12 Tf 72 700 Td {shown} ET") == text
+
+
+# Bookmarks
+
+
+def test_bookmarks_are_headings(tmp_path: Path) -> None:
+    first = _at(72, 780, "Safety first.") + _at(72, 760, "1.1 Safe use of") + _at(72, 744, "the pump")
+    first += _at(72, 728, "Keep it dry.") + _at(72, 712, "Compile options") + _at(72, 696, "2 Options")
+    second = _at(72, 780, "None so far.") + _at(72, 760, "Appendix A Licence") + _at(72, 744, "Yours.")
+    named = [
+        (0, "Safe use of the pump"),
+        (0, "Options"),
+        (1, "A\ud800"),
+        (1, "Copyright"),
+        (1, "A. Licence"),
+        (1, " \t"),
+    ]
+    document, _ = _document(tmp_path, make_drawn_pdf([first, second], bookmarks=named))
+    shown = [(heading.text, document.text[heading.start :].split("\n")[0]) for heading in document.headings]
+    assert shown == [
+        ("Safe use of the pump", "1.1 Safe use of"),
+        ("Options", "2 Options"),
+        ("Copyright", "None so far."),  # where its page begins, which writes it nowhere
+        ("A. Licence", "Appendix A Licence"),
+    ]
+    assert [document.text.index("None"), document.headings[2].start] == [document.pages[1]] * 2

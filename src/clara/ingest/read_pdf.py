@@ -7,6 +7,7 @@ broke at one, columns drawn row by row put one after the other. The words that l
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import re
@@ -15,14 +16,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
-from clara.ingest.pages import without_running_lines
+from clara.ingest.pages import headings_on, without_running_lines
 from clara.ingest.scripts import fractions, subscript, superscript
+from clara.records import Heading
 
 # All in sizes of the text around.
 _SMALL = 0.85  # size of a superscript at most
@@ -312,6 +315,7 @@ class _Pages:
     pictures: list[int] = field(default_factory=list)  # without text
     recognised: list[int] = field(default_factory=list)  # whose text is OCR's
     skipped: list[Skipped] = field(default_factory=list)
+    bookmarks: list[tuple[int, str]] = field(default_factory=list)  # each with its page, from 0
 
 
 def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
@@ -339,14 +343,23 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
         )
     shown, running = without_running_lines(texts)
     parts = TextParts()
-    for text in join_lines(shown):
+    shown = join_lines(shown)
+    for text in shown:
         parts.add_page(text)
+    headings = [Heading(parts.starts[page] + at, words) for page, at, words in headings_on(shown, pages.bookmarks)]
     left_out = {"page headers and footers": running} if running else {}
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
     return Extract(
-        "", parts.text(), metadata, tuple(pages.skipped), tuple(parts.starts), left_out=left_out, layout="prose"
+        "",
+        parts.text(),
+        metadata,
+        tuple(pages.skipped),
+        tuple(parts.starts),
+        tuple(sorted(headings, key=attrgetter("start"))),
+        left_out,
+        layout="prose",
     )
 
 
@@ -384,9 +397,21 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
                 if not text:
                     pages.pictures.append(number)
             pages.texts.append(text)
+        pages.bookmarks = list(_bookmarks(pdf))
     finally:
         pdf.close()
     return pages
+
+
+def _bookmarks(pdf: pypdfium2.PdfDocument) -> Iterator[tuple[int, str]]:
+    """What the file's outline names, each with its page."""
+    for bookmark in pdf.get_toc():
+        target = bookmark.get_dest()
+        page = None if target is None else target.get_index()
+        with contextlib.suppress(UnicodeDecodeError):  # half a surrogate pair
+            title = " ".join(bookmark.get_title().split())
+            if page is not None and page < len(pdf) and title.isprintable() and any(map(str.isalnum, title)):
+                yield page, title
 
 
 def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
