@@ -9,6 +9,7 @@ from pdf_files import make_drawn_pdf
 
 from clara.ingest import Skipped, document_uri, read_file
 from clara.ingest.clean import join_lines
+from clara.ingest.read_pdf import _page_lines, _Run
 from clara.records import Document
 
 _IMAGE = "q 500 0 0 700 40 40 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x7f EI Q"
@@ -319,3 +320,15 @@ def test_bookmarks_are_headings(tmp_path: Path) -> None:
         ("A. Licence", "Appendix A Licence"),
     ]
     assert [document.text.index("None"), document.headings[2].start] == [document.pages[1]] * 2
+
+
+# Text from right to left
+
+
+def test_words_of_arabic_letters_that_are_drawn_from_left_to_right() -> None:
+    # What PDFium gives of a line that Chromium printed: its second word as it is read, the others as they are drawn.
+    drawn = [("\u0629", 113), ("\u062c", 118), ("\u0631\u062f ", 124), ("\u0644", 103), ("\u0643 ", 97), ("21 ", 85)]
+    runs = [_Run(text, left, left + 5, 0, 10, 2, 10) for text, left in [*drawn, ("\u064a", 69), ("\u0641", 77)]]
+    assert [piece.text for line in _page_lines([runs]) for piece in line.pieces] == [
+        "\u062f\u0631\u062c\u0629 \u0644\u0643 21 \u0641\u064a"
+    ]

@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import attrgetter
 
 import pypdfium2
@@ -24,7 +25,7 @@ import pypdfium2.raw as pdfium
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
 from clara.ingest.pages import headings_on, without_running_lines
-from clara.ingest.scripts import fractions, subscript, superscript
+from clara.ingest.scripts import fractions, subscript, superscript, with_accent
 from clara.records import Heading
 
 # All in sizes of the text around.
@@ -48,22 +49,14 @@ _UNSPACED = "\x1f"  # a gap as wide as a space without one
 _SPACED_OUT = 0.25  # share of a run's characters behind such gaps at least where letters are set apart
 _FULL_WIDTH = "\u2e80"  # from here on scripts without spaces between words
 _GAP_TEXT = "   "  # which ``clean`` makes one
-# Columns: at least so many lines with text on both sides of the gutter, so many words a line on each side, and so
-# large a share of lines that go on in the middle of a sentence. A table's cells begin with capitals and digits.
+# Columns: least lines with text on both sides of the gutter, least words a line on each side, and least share of lines
+# that go on in the middle of a sentence. A table's cells begin with capitals and digits.
 _LEADING = 2.5  # from line to line at most
 _LEAST_ROWS = 3
 _LEAST_WORDS = 3
 _LEAST_PROSE = 0.25
-
-# Accents that fonts hold apart from their letters, as those of TeX do, and the combining characters they are.
-_ACCENTS = {
-    "`": "\u0300", "\u00b4": "\u0301", "\u02c6": "\u0302", "\u02dc": "\u0303", "\u00af": "\u0304", "\u02d8": "\u0306",
-    "\u02d9": "\u0307", "\u00a8": "\u0308", "\u02da": "\u030a", "\u02dd": "\u030b", "\u02c7": "\u030c",
-    "\u00b8": "\u0327",
-}  # fmt: skip
-_WITH_DOT = {"\u0131": "i", "\u0237": "j"}
 _OVERLAP = 0.15  # of a letter and its accent at least
-_HYPHENS = "\ufffe\x02"  # what PDFium makes of a hyphen at a line's end, whose line break it drops
+_HYPHENS = "\ufffe\x02"  # PDFium's for a hyphen at a line's end, whose line break it drops
 _HIDDEN = 0x02 | 0x20  # annotation flags: hidden, no view
 _PASSWORD = 1 << 13  # flag of a text field
 _CHECKS = (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
@@ -124,7 +117,8 @@ class _Line:
 def _page_lines(found: Iterable[list[_Run]]) -> list[_Line]:
     """Lines of text from the runs between PDFium's line breaks."""
     result = []
-    for runs in _mended(found):
+    for line in _mended(found):
+        runs = list(_from_right_to_left(line))
         main = _main(runs)
         pieces = [piece for part in _split_at_gaps(runs) if (piece := _piece(part)).text]
         if pieces:
@@ -180,6 +174,32 @@ def _mended(found: Iterable[list[_Run]]) -> Iterator[list[_Run]]:
         line = runs
     if line:
         yield line
+
+
+def _from_right_to_left(runs: list[_Run]) -> Iterator[_Run]:
+    """The runs, words of Arabic and Hebrew letters as they are read: PDFium leaves some as they are drawn."""
+    for from_right, some in groupby(runs, _is_from_right):
+        word: list[_Run] = []
+        for run in some if from_right else ():
+            word.append(run)
+            if run.text.endswith(" "):
+                yield from _word_from_right(word)
+                word.clear()
+        yield from _word_from_right(word) if from_right else some
+
+
+def _is_from_right(run: _Run) -> bool:
+    return all(unicodedata.bidirectional(letter) in ("R", "AL") for letter in run.text.rstrip())
+
+
+def _word_from_right(word: list[_Run]) -> list[_Run]:
+    ends = " " * any(run.text.endswith(" ") for run in word)
+    for run in word:
+        run.text = run.text.rstrip()[::-1]  # a run goes to the right
+    word.sort(key=attrgetter("left"), reverse=True)
+    if word:
+        word[-1].text += ends
+    return word
 
 
 def _goes_on(line: list[_Run], runs: list[_Run]) -> bool:
@@ -519,10 +539,8 @@ def _accented(line: list[_Run], character: str, left: float) -> str:
 
     The last one goes then; ``left`` is where the character begins.
     """
-    last = line[-1].text[-1:]
-    letter, accent = (character, last) if last in _ACCENTS else (last, character)
-    combined = unicodedata.normalize("NFC", _WITH_DOT.get(letter, letter) + _ACCENTS.get(accent, ""))
-    if accent not in _ACCENTS or not letter.isalpha() or len(combined) > 1:
+    combined = with_accent(line[-1].text[-1:], character)
+    if not combined:
         return character
     line[-1].text = line[-1].text[:-1]
     line[-1].right = min(line[-1].right, left)
