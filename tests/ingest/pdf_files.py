@@ -105,13 +105,16 @@ def _rc4(key: bytes, data: bytes) -> bytes:
     return bytes(out)
 
 
-def make_drawn_pdf(contents: Sequence[str], *, page: str = "", fields: Sequence[str] = ()) -> bytes:
+def make_drawn_pdf(
+    contents: Sequence[str], *, page: str = "", fields: Sequence[str] = (), bookmarks: Sequence[tuple[int, str]] = ()
+) -> bytes:
     """A PDF from the content streams of its pages.
 
     Args:
         contents: what draws each page, in Windows-1252; Helvetica is ``/F1``.
         page: further entries of every page (``/Rotate 90``).
         fields: entries of form fields (widgets), all on the first page; ``10 0 R`` is an empty appearance.
+        bookmarks: the outline, each with its page, from 0.
     """
     first = 11  # object number of the first page
     count, shown = len(contents), len(fields)
@@ -119,8 +122,10 @@ def make_drawn_pdf(contents: Sequence[str], *, page: str = "", fields: Sequence[
     widgets = " ".join(f"{number} 0 R" for number in numbers)
     kids = " ".join(f"{first + 2 * number} 0 R" for number in range(count))
     form = f"/AcroForm << /Fields [{widgets}] /DA (/F1 12 Tf) /DR << /Font << /F1 3 0 R >> >> >>" if fields else ""
+    marked = first + 2 * count + shown
+    outline = f"/Outlines << /First {marked} 0 R /Last {marked + len(bookmarks) - 1} 0 R >>" if bookmarks else ""
     objects = [
-        f"<< /Type /Catalog /Pages 2 0 R {form} >>".encode(),
+        f"<< /Type /Catalog /Pages 2 0 R {form} {outline} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
         *[b"null"] * 6,
@@ -135,6 +140,10 @@ def make_drawn_pdf(contents: Sequence[str], *, page: str = "", fields: Sequence[
         data = content.encode("cp1252")
         objects.append(f"<< /Length {len(data)} >>\nstream\n".encode() + data + b"\nendstream")
     objects.extend(f"<< /Type /Annot /Subtype /Widget {field} >>".encode() for field in fields)
+    for number, (at, title) in enumerate(bookmarks, start=1):
+        after = f"/Next {marked + number} 0 R" if number < len(bookmarks) else ""
+        text = title.encode("utf-16-be", "surrogatepass").hex()
+        objects.append(f"<< /Title <feff{text}> /Dest [{first + 2 * at} 0 R /Fit] {after} >>".encode())
     return _assembled(objects, b"")
 
 

@@ -348,6 +348,7 @@ def test_what_only_looks_like_many_attributes_is_read(tmp_path: Path) -> None:
         ("<ol reversed><li>c<li>b<li>a</ol>", "3. c\n2. b\n1. a"),
         ("<ol start=39 style='list-style-type: upper-roman'><li>x<li>y</ol>", "XXXIX. x\nXL. y"),
         ("<ol start=26 style='list-style: lower-alpha'><li>x<li>y</ol>", "z. x\naa. y"),
+        ("<ol style='margin: 0; list-style: none'><li>(4) x<li>(4a) y</ol>", "- (4) x\n- (4a) y"),
         ("price <span style='text-decoration: line-through'>100</span> 80", "price ~~100~~ 80"),
         ("<label>Name<input value=Bob></label><button>Send</button><output>21</output>", "Name Bob Send 21"),
     ],

@@ -969,6 +969,7 @@ def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
             'Name | Weight | Price, net\nCedar "C" | 5 | 7\nElder',
         ),
         (".. csv-table::\n   :delim: ;\n\n   Cedar; 5", "Cedar | 5"),
+        ('.. csv-table::\n\t:header: "Tap"\tSize\n\t:delim: tab\n\n\tpath top\t5', "Tap | Size\npath top | 5"),
         (".. grid-item-card:: First steps\n\n   Begin.", "First steps\n\nBegin."),
         (".. glossary::\n\n   mole\n      A digger.", "mole\n   A digger."),
         (".. dropdown:: Details (more)\n\n   Dig.", "Details (more)\n\nDig."),

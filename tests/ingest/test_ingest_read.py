@@ -547,6 +547,15 @@ def test_pages_of_a_pdf_are_read_as_one(tmp_path: Path) -> None:
     assert left_out == LeftOut(document.uri, "page headers and footers", 11)
 
 
+def test_roman_page_numbers_before_the_first_chapter_are_left_out(tmp_path: Path) -> None:
+    front = [["Preface", "i"], ["Thanks to", "- ii -"], ["all.", "iii"]]
+    pages = [*front, *([f"Chapter {number}.", f"mix {number * 7} g", str(number)] for number in range(1, 10))]
+    document, left_out = read_file(_write(tmp_path, "moles.pdf", make_pdf(pages)))
+    assert isinstance(document, Document)
+    assert document.text.startswith("Preface\n\nThanks to\nall.\n\nChapter 1.\nmix 7 g\n\nChapter 2.")
+    assert left_out == LeftOut(document.uri, "page headers and footers", 12)
+
+
 @pytest.mark.parametrize(
     ("header", "kept"), [("{}", ""), ("{}     The {kind} mole", ""), ("Chapter {}", "Chapter {}\n")]
 )

@@ -68,6 +68,7 @@ def test_a_passage_of_a_store_without_places() -> None:
     [
         ("# One #\n\n## Two\n", [(0, "One"), (9, "Two")]),
         ("One\n===\nText\n---\n", [(0, "One")]),
+        ("One\n===\n\nTwo\n---\nText\n\nover\ntwo lines\n---\n\n| a |\n---\n\n---\n", [(0, "One"), (9, "Two")]),
         ("```sh\n# comment\n```\n# Real\n", [(20, "Real")]),
         ("~~~\n```\n# a\n~~~ x\n# b\n~~~~\n# Real", [(27, "Real")]),
         ("``` a`b\n# Real\n", [(8, "Real")]),

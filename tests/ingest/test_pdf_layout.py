@@ -9,6 +9,7 @@ from pdf_files import make_drawn_pdf
 
 from clara.ingest import Skipped, document_uri, read_file
 from clara.ingest.clean import join_lines
+from clara.ingest.read_pdf import _page_lines, _Run
 from clara.records import Document
 
 _IMAGE = "q 500 0 0 700 40 40 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x7f EI Q"
@@ -70,6 +71,30 @@ def test_superscripts_keep_numbers_apart(tmp_path: Path, content: str, text: str
 
 
 _TABLE = [("Region", "Sales"), ("Graz", "451"), ("Linz", "388")]
+
+
+def test_a_superscript_that_begins_what_pdfium_calls_a_line(tmp_path: Path) -> None:
+    # As Chromium prints: each character is drawn by itself.
+    content = (
+        "BT /F1 11 Tf 72 760 Td (times 1) Tj 35.44 0 Td (0) Tj ET BT /F1 9.2 Tf 113.56 764.4 Td (6) Tj ET "
+        "BT /F1 11 Tf 122.7 760 Td (m) Tj ET BT /F1 9.2 Tf 131.9 764.4 Td (3) Tj ET "
+        "BT /F1 11 Tf 137 760 Td (/) Tj 3.06 0 Td (h) Tj ET"
+    )
+    assert _text(tmp_path, content) == "times 10^6 m^3/h"
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        ("(see below an) Tj 3.2 Tc (yo) Tj 0 Tc [290 (ne else)] TJ", "see below any one else"),
+        ("(see keys) Tj 3.2 Tc (s\\() Tj 0 Tc [290 (a\\))] TJ", "see keyss (a)"),
+        ("[(see giv ) 278 (en, inv ) 280 (oked)] TJ", "see given, invoked"),
+        ("3 Tc (WARNING) Tj", "WARNING"),
+    ],
+)
+def test_spaces_stand_where_the_page_shows_them(tmp_path: Path, shown: str, text: str) -> None:
+    # As groff writes: words are set apart without a space, and spaces that show nothing stand inside words.
+    assert _text(tmp_path, f"BT /F1 11 Tf 72 760 Td {shown} ET") == text
 
 
 def test_a_page_that_is_shown_turned(tmp_path: Path) -> None:
@@ -269,3 +294,41 @@ def test_pages_that_are_pictures_are_named(tmp_path: Path) -> None:
 )
 def test_accents_that_are_drawn_over_their_letters(tmp_path: Path, shown: str, text: str) -> None:
     assert _text(tmp_path, f"BT /F1 12 Tf 72 700 Td {shown} ET") == text
+
+
+# Bookmarks
+
+
+def test_bookmarks_are_headings(tmp_path: Path) -> None:
+    first = _at(72, 780, "Safety first.") + _at(72, 760, "1.1 Safe use of") + _at(72, 744, "the pump")
+    first += _at(72, 728, "Keep it dry.") + _at(72, 712, "Compile options") + _at(72, 696, "2 Options")
+    second = _at(72, 780, "None so far.") + _at(72, 760, "Appendix A Licence") + _at(72, 744, "Yours.")
+    named = [
+        (0, "Safe use of the pump"),
+        (0, "Options"),
+        (1, "A\ud800"),
+        (1, "Copyright"),
+        (1, "A. Licence"),
+        (1, " \t"),
+    ]
+    document, _ = _document(tmp_path, make_drawn_pdf([first, second], bookmarks=named))
+    shown = [(heading.text, document.text[heading.start :].split("\n")[0]) for heading in document.headings]
+    assert shown == [
+        ("Safe use of the pump", "1.1 Safe use of"),
+        ("Options", "2 Options"),
+        ("Copyright", "None so far."),  # where its page begins, which writes it nowhere
+        ("A. Licence", "Appendix A Licence"),
+    ]
+    assert [document.text.index("None"), document.headings[2].start] == [document.pages[1]] * 2
+
+
+# Text from right to left
+
+
+def test_words_of_arabic_letters_that_are_drawn_from_left_to_right() -> None:
+    # What PDFium gives of a line that Chromium printed: its second word as it is read, the others as they are drawn.
+    drawn = [("\u0629", 113), ("\u062c", 118), ("\u0631\u062f ", 124), ("\u0644", 103), ("\u0643 ", 97), ("21 ", 85)]
+    runs = [_Run(text, left, left + 5, 0, 10, 2, 10) for text, left in [*drawn, ("\u064a", 69), ("\u0641", 77)]]
+    assert [piece.text for line in _page_lines([runs]) for piece in line.pieces] == [
+        "\u062f\u0631\u062c\u0629 \u0644\u0643 21 \u0641\u064a"
+    ]

@@ -74,6 +74,7 @@ _NUMERALS = {
 }  # fmt: skip
 _FONT_STYLE = re.compile(r"\bfont(?:-family)?\s*:\s*[\"']?([\w ]*)", re.IGNORECASE)
 _NUMERALS_STYLE = re.compile(rf"list-style(?:-type)?\s*:[^;]*?({'|'.join(_NUMERALS)})", re.IGNORECASE)
+_NO_NUMBERS_STYLE = re.compile(r"list-style(?:-type)?\s*:[^;]*\bnone\b", re.IGNORECASE)
 _BOXED = frozenset(["button", "meter", "output", "progress", "select", "textarea"])  # stand apart from the words around
 _HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
 _PERMALINK = frozenset(["", "¶", "#", "§", "🔗", "\uf0c1", "\u200b"])
@@ -214,7 +215,8 @@ class _Page:
             self.flow.mark(_HEADINGS[name], "heading")
             self._heading = element
         elif name in _LISTS:
-            self._lists.append(_first_number(element) if name == "ol" else None)
+            shows_numbers = name == "ol" and not _NO_NUMBERS_STYLE.search(element.get("style", ""))
+            self._lists.append(_first_number(element) if shows_numbers else None)
         elif name == "li":
             self._item(element)
         elif name in _PREFORMATTED:

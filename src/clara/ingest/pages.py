@@ -1,5 +1,7 @@
 """Lines that run above and below the pages of a text: told by what the pages share, and left out.
 
+And the headings that a file names with their pages: where they stand on these.
+
 Knows pages as plain text, whether a text file's form feeds divide them or a PDF does. How pages become one text is
 ``document.TextParts``'s work.
 """
@@ -7,8 +9,11 @@ Knows pages as plain text, whether a text file's form feeds divide them or a PDF
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from clara.ingest.scripts import roman
 
 # A line that stands at the same edge of three pages, and of more than a third: left and right pages have their own.
 _LEAST_PAGES, _MOST_PAGES = 3, 0.34
@@ -16,9 +21,16 @@ _DEPTH = 2  # lines looked at on each edge
 _NUMBER = re.compile(r"(?<![^\W_])\d{1,6}(?![^\W_])")
 _MOST_NUMBERS = 4  # in a line
 _NUMBER_HERE = "\f"  # what is in no line
+_ROMAN_HERE = "\f\f"
+_ROMANS = {roman(number): number for number in range(1, 100)}
 _GAP = r"(?: {3,}|\t)\s*"
 # The number of a page stands alone or far from the words beside it; "Chapter 1" is a heading.
 _APART = re.compile(rf"\W*(?P<first>\d+)\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*(?P<last>\d+)\W*")
+# Of the pages before the first chapter, which are numbered for themselves and few.
+_ROMAN_APART = re.compile(rf"\W*(?P<first>[ivxlc]+)\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*(?P<last>[ivxlc]+)\W*")
+# Of a heading: lines at most, and the number before it that only one of page and file gives: Chapter 12, Appendix A.
+_LINES_OF_HEADING = 4
+_NUMBER_BEFORE = re.compile(r"[a-z]{0,8}\d\w{0,6}|(?:appendix|annex|anhang)?[a-z]?|part[ivx]+")
 
 
 def without_running_lines(pages: Sequence[str]) -> tuple[list[str], int]:
@@ -33,7 +45,11 @@ def without_running_lines(pages: Sequence[str]) -> tuple[list[str], int]:
     for at_foot in (False, True):
         signs = [list(_edge_signs(page, number, at_foot=at_foot)) for number, page in enumerate(lines)]
         counts = Counter(each for page in signs for line in page for each in line)
-        shared = {sign for sign, count in counts.items() if count >= least}
+        shared = {
+            sign
+            for sign, count in counts.items()
+            if count >= (_LEAST_PAGES if sign[1].startswith(_ROMAN_HERE) else least)
+        }
         numbered = numbered or any(_NUMBER_HERE in sign for _, sign in shared)
         for number, page in enumerate(signs):
             running = [bool(line & shared) for line in page]
@@ -53,7 +69,7 @@ def _edge_signs(page: list[str], number: int, *, at_foot: bool) -> Iterator[set[
         signs = set(_signs(line, number, at_foot=at_foot))
         if depth and not at_foot:  # the names of a table's columns are repeated, too
             signs = {sign for sign in signs if _NUMBER_HERE in sign}
-        yield {(depth, sign) for sign in signs}
+        yield {(depth, sign) for sign in signs if not (depth and sign.startswith(_ROMAN_HERE))}
 
 
 def _signs(line: str, number: int, *, at_foot: bool) -> Iterator[str]:
@@ -62,6 +78,9 @@ def _signs(line: str, number: int, *, at_foot: bool) -> Iterator[str]:
     if not any(map(str.isalnum, words)):
         return
     yield words
+    small = _ROMAN_APART.fullmatch(line.strip())
+    if small and (value := _ROMANS.get(small["first"] or small["last"])):
+        yield f"{_ROMAN_HERE}{value - number}"
     apart = _APART.fullmatch(line.strip())
     if apart:
         yield f"{_NUMBER_HERE}{int(apart['first'] or apart['last']) - number}"
@@ -76,3 +95,39 @@ def _without_edge(page: list[str], count: int, *, at_foot: bool) -> list[str]:
     if not count:
         return page
     return page[: filled[-count]] if at_foot else page[filled[count - 1] + 1 :]
+
+
+def headings_on(pages: Sequence[str], named: Iterable[tuple[int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Where the headings stand that a file names, each with its page from 0: page, place in its text, words.
+
+    A heading is a line, or a few, whose letters and digits are its own but for a number before them. One that its page
+    writes otherwise stands where the heading before it does, or where the page begins.
+    """
+    lines = [list(_lines(page)) for page in pages]
+    places: dict[int, int] = {}
+    for page, words in named:
+        wanted = _bare(words)
+        found = (start for number, (start, _) in enumerate(lines[page]) if _begins(lines[page], number, wanted))
+        places[page] = next((start for start in found if start > places.get(page, -1)), places.get(page, 0))
+        yield page, places[page], words
+
+
+def _lines(page: str) -> Iterator[tuple[int, str]]:
+    """Where each line begins, and its letters and digits."""
+    for found in re.finditer("[^\n]+", page):
+        yield found.start(), _bare(found[0])
+
+
+def _bare(words: str) -> str:
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", words))).lower()
+
+
+def _begins(lines: Sequence[tuple[int, str]], number: int, wanted: str) -> bool:
+    """True if a heading begins with a line; of its number, one side may say more."""
+    together = ""
+    for _, line in lines[number : number + _LINES_OF_HEADING]:
+        together += line
+        longer, shorter = sorted((together, wanted), key=len, reverse=True)
+        if line and longer.endswith(shorter) and _NUMBER_BEFORE.fullmatch(longer[: len(longer) - len(shorter)]):
+            return True
+    return False

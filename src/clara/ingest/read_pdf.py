@@ -7,6 +7,7 @@ broke at one, columns drawn row by row put one after the other. The words that l
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import re
@@ -15,14 +16,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
-from clara.ingest.pages import without_running_lines
-from clara.ingest.scripts import fractions, subscript, superscript
+from clara.ingest.pages import headings_on, without_running_lines
+from clara.ingest.scripts import fractions, subscript, superscript, with_accent
+from clara.records import Heading
 
 # All in sizes of the text around.
 _SMALL = 0.85  # size of a superscript at most
@@ -40,23 +44,19 @@ _SAME = 0.04  # by how much the edges of one font at one size differ at most
 _SAME_LINE = 2.0  # gap at most between what PDFium calls two lines and the eye one
 _WORD_GAP = 0.2  # a gap as wide as a space
 _WIDE_GAP = 1.0  # a gap that no space makes
+_NO_GAP = 0.03  # a gap that nobody sees, though the file has a space there
+_UNSPACED = "\x1f"  # a gap as wide as a space without one
+_SPACED_OUT = 0.25  # share of a run's characters behind such gaps at least where letters are set apart
+_FULL_WIDTH = "\u2e80"  # from here on scripts without spaces between words
 _GAP_TEXT = "   "  # which ``clean`` makes one
-# Columns: at least so many lines with text on both sides of the gutter, so many words a line on each side, and so
-# large a share of lines that go on in the middle of a sentence. A table's cells begin with capitals and digits.
+# Columns: least lines with text on both sides of the gutter, least words a line on each side, and least share of lines
+# that go on in the middle of a sentence. A table's cells begin with capitals and digits.
 _LEADING = 2.5  # from line to line at most
 _LEAST_ROWS = 3
 _LEAST_WORDS = 3
 _LEAST_PROSE = 0.25
-
-# Accents that fonts hold apart from their letters, as those of TeX do, and the combining characters they are.
-_ACCENTS = {
-    "`": "\u0300", "\u00b4": "\u0301", "\u02c6": "\u0302", "\u02dc": "\u0303", "\u00af": "\u0304", "\u02d8": "\u0306",
-    "\u02d9": "\u0307", "\u00a8": "\u0308", "\u02da": "\u030a", "\u02dd": "\u030b", "\u02c7": "\u030c",
-    "\u00b8": "\u0327",
-}  # fmt: skip
-_WITH_DOT = {"\u0131": "i", "\u0237": "j"}
 _OVERLAP = 0.15  # of a letter and its accent at least
-_HYPHENS = "\ufffe\x02"  # what PDFium makes of a hyphen at a line's end, whose line break it drops
+_HYPHENS = "\ufffe\x02"  # PDFium's for a hyphen at a line's end, whose line break it drops
 _HIDDEN = 0x02 | 0x20  # annotation flags: hidden, no view
 _PASSWORD = 1 << 13  # flag of a text field
 _CHECKS = (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
@@ -117,7 +117,8 @@ class _Line:
 def _page_lines(found: Iterable[list[_Run]]) -> list[_Line]:
     """Lines of text from the runs between PDFium's line breaks."""
     result = []
-    for runs in _mended(found):
+    for line in _mended(found):
+        runs = list(_from_right_to_left(line))
         main = _main(runs)
         pieces = [piece for part in _split_at_gaps(runs) if (piece := _piece(part)).text]
         if pieces:
@@ -158,6 +159,9 @@ def _mended(found: Iterable[list[_Run]]) -> Iterator[list[_Run]]:
     """Lines joined again that PDFium broke before or after a superscript; empty ones go."""
     line: list[_Run] = []
     for runs in found:
+        for run in runs:
+            spaced_out = run.text.count(_UNSPACED) > _SPACED_OUT * len(run.text)
+            run.text = run.text.replace(_UNSPACED, "" if spaced_out else " ")
         if not runs:
             continue
         if line and _goes_on(line, runs):
@@ -172,14 +176,44 @@ def _mended(found: Iterable[list[_Run]]) -> Iterator[list[_Run]]:
         yield line
 
 
+def _from_right_to_left(runs: list[_Run]) -> Iterator[_Run]:
+    """The runs, words of Arabic and Hebrew letters as they are read: PDFium leaves some as they are drawn."""
+    for from_right, some in groupby(runs, _is_from_right):
+        word: list[_Run] = []
+        for run in some if from_right else ():
+            word.append(run)
+            if run.text.endswith(" "):
+                yield from _word_from_right(word)
+                word.clear()
+        yield from _word_from_right(word) if from_right else some
+
+
+def _is_from_right(run: _Run) -> bool:
+    return all(unicodedata.bidirectional(letter) in ("R", "AL") for letter in run.text.rstrip())
+
+
+def _word_from_right(word: list[_Run]) -> list[_Run]:
+    ends = " " * any(run.text.endswith(" ") for run in word)
+    for run in word:
+        run.text = run.text.rstrip()[::-1]  # a run goes to the right
+    word.sort(key=attrgetter("left"), reverse=True)
+    if word:
+        word[-1].text += ends
+    return word
+
+
 def _goes_on(line: list[_Run], runs: list[_Run]) -> bool:
     main, last = _main(line), line[-1]
     gap = (runs[0].left - last.right) / main.size
     if last.text.endswith("\ufffe") or gap < _BACKWARDS:
         return False
-    if abs(_main(runs).baseline - main.baseline) < _LEVEL * main.size:
+    if _is_level(_main(runs), main):
         return gap < _SAME_LINE
-    return gap < _TOUCHES and all(_script(run, main) for run in runs)
+    return gap < _TOUCHES and all(_script(run, main) or _is_level(run, main) for run in runs)
+
+
+def _is_level(run: _Run, beside: _Run) -> bool:
+    return abs(run.baseline - beside.baseline) < _LEVEL * beside.size
 
 
 def _main(runs: list[_Run]) -> _Run:
@@ -234,12 +268,7 @@ def _script_kind(run: _Run, beside: _Run | None, after: _Run | None, base_text: 
         return 0
     if base_text and not _BASE.search(base_text):
         return 0
-    goes_back = (
-        after is None
-        or after.size > run.size
-        or _script(after, beside) != 0
-        or abs(after.baseline - beside.baseline) < _LEVEL * beside.size
-    )
+    goes_back = after is None or after.size > run.size or _script(after, beside) != 0 or _is_level(after, beside)
     return _script(run, beside) if goes_back else 0
 
 
@@ -306,6 +335,7 @@ class _Pages:
     pictures: list[int] = field(default_factory=list)  # without text
     recognised: list[int] = field(default_factory=list)  # whose text is OCR's
     skipped: list[Skipped] = field(default_factory=list)
+    bookmarks: list[tuple[int, str]] = field(default_factory=list)  # each with its page, from 0
 
 
 def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
@@ -333,14 +363,23 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
         )
     shown, running = without_running_lines(texts)
     parts = TextParts()
-    for text in join_lines(shown):
+    shown = join_lines(shown)
+    for text in shown:
         parts.add_page(text)
+    headings = [Heading(parts.starts[page] + at, words) for page, at, words in headings_on(shown, pages.bookmarks)]
     left_out = {"page headers and footers": running} if running else {}
     if pages.recognised:
         metadata["pages_by_ocr"] = _ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
     return Extract(
-        "", parts.text(), metadata, tuple(pages.skipped), tuple(parts.starts), left_out=left_out, layout="prose"
+        "",
+        parts.text(),
+        metadata,
+        tuple(pages.skipped),
+        tuple(parts.starts),
+        tuple(sorted(headings, key=attrgetter("start"))),
+        left_out,
+        layout="prose",
     )
 
 
@@ -378,9 +417,21 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
                 if not text:
                     pages.pictures.append(number)
             pages.texts.append(text)
+        pages.bookmarks = list(_bookmarks(pdf))
     finally:
         pdf.close()
     return pages
+
+
+def _bookmarks(pdf: pypdfium2.PdfDocument) -> Iterator[tuple[int, str]]:
+    """What the file's outline names, each with its page."""
+    for bookmark in pdf.get_toc():
+        target = bookmark.get_dest()
+        page = None if target is None else target.get_index()
+        with contextlib.suppress(UnicodeDecodeError):  # half a surrogate pair
+            title = " ".join(bookmark.get_title().split())
+            if page is not None and page < len(pdf) and title.isprintable() and any(map(str.isalnum, title)):
+                yield page, title
 
 
 def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
@@ -462,6 +513,7 @@ class _Layer:
         if line and left < line[-1].right - _OVERLAP * line[-1].size:
             character = _accented(line, character, left)
         if line and line[-1].takes(left, low, high):
+            self._space(index, character, left, line[-1])
             line[-1].text += character
             line[-1].right = right
             return
@@ -472,16 +524,23 @@ class _Layer:
         size = float(pdfium.FPDFText_GetFontSize(self._raw, index)) * math.hypot(self._matrix.c, self._matrix.d)
         line.append(_Run(character, left, right, low, high, baseline, size or high - low))
 
+    def _space(self, index: int, character: str, left: float, run: _Run) -> None:
+        """Let a run end as it looks in front of a character: files move words apart instead of writing a space."""
+        gap = (left - run.right) / run.size
+        if run.text.endswith(" "):
+            if gap < _NO_GAP and not pdfium.FPDFText_IsGenerated(self._raw, index - 1):
+                run.text = run.text[:-1]
+        elif gap > _WORD_GAP and (character.isalnum() or character in "(“‘") and run.text[-1] < _FULL_WIDTH > character:
+            run.text += _UNSPACED
+
 
 def _accented(line: list[_Run], character: str, left: float) -> str:
     """A character that lies over the last one of a line: one letter, if either of the two is an accent.
 
     The last one goes then; ``left`` is where the character begins.
     """
-    last = line[-1].text[-1:]
-    letter, accent = (character, last) if last in _ACCENTS else (last, character)
-    combined = unicodedata.normalize("NFC", _WITH_DOT.get(letter, letter) + _ACCENTS.get(accent, ""))
-    if accent not in _ACCENTS or not letter.isalpha() or len(combined) > 1:
+    combined = with_accent(line[-1].text[-1:], character)
+    if not combined:
         return character
     line[-1].text = line[-1].text[:-1]
     line[-1].right = min(line[-1].right, left)

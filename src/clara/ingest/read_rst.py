@@ -26,6 +26,8 @@ _SIMPLE = re.compile(r"\s*=+(?: +=+)+\s*")
 _COLUMN = re.compile(r"=+")
 _LONGEST = 2000  # lines looked at for a table's end
 
+# What tabs are counted in: each line, or only its indentation where they divide the cells of a table.
+_TABS = re.compile(r"[^\n]*\t[^\n]*"), re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
 _RULE = re.compile(r"([!-/:-@[-`{-~])\1{2,}[ \t]*")
 _DIRECTIVE = re.compile(r"(?P<indent>\s*)\.\. (?:\|[^|]+\| )?(?P<name>[\w:.+-]+?):: ?(?P<words>.*)")
 _TARGET = re.compile(r"\s*(?:\.\. _|__ )")
@@ -97,7 +99,8 @@ _ESCAPE = re.compile(r"\\(?:(\S)|\s|\Z)")
 
 def _extract_rst(data: bytes, uri: str) -> Extract:
     """Read a text in reStructuredText; its first heading is its title."""
-    source = _Source(decode_text(data, uri).replace("\r\n", "\n").replace("\r", "\n").expandtabs().split("\n"))
+    written = decode_text(data, uri).replace("\r\n", "\n").replace("\r", "\n")
+    source = _Source(_TABS[":delim: tab" in written].sub(lambda found: found[0].expandtabs(), written).split("\n"))
     text = "\n".join(source.lines).strip("\n")
     headings = markdown_headings(text)
     return Extract(
@@ -317,7 +320,7 @@ def _character(code: re.Match[str]) -> str:
 def _csv_rows(block: list[str], options: dict[str, str]) -> list[list[GridCell]]:
     """The rows of a ``csv-table``, its header first."""
     stated = options.get("delim", ",")
-    delimiter = " " if stated == "space" else stated[:1] or ","
+    delimiter = {"space": " ", "tab": "\t"}.get(stated, stated[:1] or ",")
     quote = options.get("quote", '"')[:1] or '"'
     header = options["header"].split("\n") if "header" in options else []
     lines = [f"{line}\n" for line in [*header, *map(str.strip, block)]]

@@ -27,7 +27,9 @@ _TITLE_WITHIN = 1 << 14  # characters: further down, a heading is a section's; s
 _FRONT_MATTER = re.compile(r"(---|\+\+\+)[ \t]*\n(?![ \t]*\n)(.*?)^(?:\1|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
 _ATX = re.compile(r" {0,3}#{1,6}(?=[ \t]|\Z)")
 _ATX_CLOSING = re.compile(r"(?:\A|[ \t])#+\Z")
-_SETEXT = re.compile(r" {0,3}=+[ \t]*")  # a line of --- may as well be a ruler, a table's or a front matter's
+# A line of --- may as well be a front matter's or a table's, unless one line of a paragraph's own stands above it.
+_SETEXT = re.compile(r" {0,3}(?:=+|-{3,})[ \t]*")
+_PARAGRAPH = re.compile(r" {0,3}[^\W\d_]")
 _UNDERLINED = re.compile(
     r"^(?P<text>[^\W_][^\n]{0,118})\n(?P<line>(?P<sign>[=\-~^\"#*+`])(?P=sign){2,})[ \t]*$", re.MULTILINE
 )
@@ -139,7 +141,7 @@ def markdown_headings(text: str) -> tuple[Heading, ...]:
     A scan of its lines: a parser would take minutes for the largest files, and only the lines' places are wanted.
     """
     headings: list[Heading] = []
-    fence = above = ""
+    fence = above = before = ""
     start = above_start = 0
     for line in text.split("\n"):
         if fence_line := _FENCE.fullmatch(line):
@@ -148,11 +150,16 @@ def markdown_headings(text: str) -> tuple[Heading, ...]:
             if atx := _ATX.match(line):
                 if words := _ATX_CLOSING.sub("", line[atx.end() :].strip()).strip():
                     headings.append(Heading(start, words))
-            elif _SETEXT.fullmatch(line) and above.strip():
+            elif _SETEXT.fullmatch(line) and above.strip() and ("=" in line or _is_alone(above, before)):
                 headings.append(Heading(above_start, above.strip()))
-        above, above_start = line, start
+        before, above, above_start = above, line, start
         start += len(line) + 1
     return tuple(headings)
+
+
+def _is_alone(line: str, before: str) -> bool:
+    """True if a line begins a paragraph and is none of a table's or list's."""
+    return not before.strip() and _PARAGRAPH.match(line) is not None
 
 
 def _next_fence(fence: str, marks: str, info: str) -> str:

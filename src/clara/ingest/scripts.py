@@ -8,6 +8,7 @@ work.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -144,6 +145,23 @@ def subscript(before: str, script: str, after: str = "") -> str:
     if not base or base.isspace():
         return script
     return _apart(f"_{_grouped(script)}", after)
+
+
+# Accents that fonts hold apart from their letters, as those of TeX do, and the combining characters they are.
+_ACCENTS = {
+    "`": "\u0300", "\u00b4": "\u0301", "\u02c6": "\u0302", "\u02dc": "\u0303", "\u00af": "\u0304", "\u02d8": "\u0306",
+    "\u02d9": "\u0307", "\u00a8": "\u0308", "\u02da": "\u030a", "\u02dd": "\u030b", "\u02c7": "\u030c",
+    "\u00b8": "\u0327",
+}  # fmt: skip
+_WITH_DOT = {"\u0131": "i", "\u0237": "j"}
+
+
+def with_accent(letter: str, accent: str) -> str:
+    """The letter with an accent that stands apart from it, whichever of the two comes first; else empty."""
+    if letter in _ACCENTS:
+        letter, accent = accent, letter
+    combined = unicodedata.normalize("NFC", _WITH_DOT.get(letter, letter) + _ACCENTS.get(accent, ""))
+    return combined if accent in _ACCENTS and letter.isalpha() and len(combined) == 1 else ""
 
 
 def fractions(text: str) -> str:
