@@ -180,6 +180,12 @@ class Reading:
         wanted, found = self.evidence_wanted(model), self.evidence(model, generation)
         return wanted is not None and found is not None and found < wanted
 
+    def settles(self, model: ClaraModel, generation: Generation) -> bool:
+        """True if no further passage need be read after this answer: it is not withheld, and by its margin."""
+        wanted, found = self.evidence_wanted(model), self.evidence(model, generation)
+        near = wanted is not None and found is not None and found < wanted + model.reading.margin
+        return not near and not self.withheld(model, generation)
+
     def evidence(self, model: ClaraModel, generation: Generation) -> float | None:
         """Evidence that the passages read hold the answer; None for a free answer, and where it was not scored.
 
@@ -482,12 +488,10 @@ class AnswerStream:
             generation = yield from _hidden(made) if self._held_back else made
             read.append(reading)
             written.append(generation)
-            answered = not reading.withheld(self._model, generation)
-            if answered or reading.lacks_name:
+            if reading.lacks_name or reading.settles(self._model, generation):
                 break
-        if self._options.always_answer and not answered:
-            reading, generation = max(zip(read, written, strict=True), key=self._belief)
-            answered = True
+        reading, generation = max(zip(read, written, strict=True), key=self._belief)
+        answered = self._options.always_answer or not reading.withheld(self._model, generation)
         self.citations = _cite(read, self._model)
         now = time.perf_counter()
         quote = find_quote(generation.text, reading.request.question, reading.read()) if answered else None

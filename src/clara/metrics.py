@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -60,6 +61,9 @@ ABSTENTION_OPENINGS = (
     "passage does not",
 )
 """Normal forms (no article, no punctuation) that open an abstention."""
+_SIGNS = regex.compile(r"\p{P}")
+_MOST_MORE_TOKENS = 10
+"""Tokens that an answer may have beside the accepted form: a sentence around it, not a paragraph that has it too."""
 # Resampled values held at once by the bootstrap: 32 MB of float64, whatever the number of questions.
 _RESAMPLE_CELLS = 4_000_000
 
@@ -184,6 +188,25 @@ def is_abstention(prediction: str) -> bool:
     return (
         not plain or plain in _ABSTENTIONS or any(f"{plain} ".startswith(f"{words} ") for words in ABSTENTION_OPENINGS)
     )
+
+
+def meets(answer: str, form: str) -> bool:
+    """An accepted form occurs in an answer with at most ``_MOST_MORE_TOKENS`` others; yes and no have to come first."""
+    tokens, gold = _signless(answer).split(), _signless(form).split()
+    if len(tokens) > len(gold) + _MOST_MORE_TOKENS:
+        return False
+    return tokens[:1] == gold if gold in (["yes"], ["no"]) else contains_form(answer, form)
+
+
+def contains_form(text: str, form: str) -> bool:
+    """A form occurs in a text as a run of whole tokens of SQuAD's normal forms."""
+    gold = _signless(form)
+    return bool(gold) and f" {gold} " in f" {_signless(text)} "
+
+
+def _signless(text: str) -> str:
+    """SQuAD's normal form, typographic signs left out as ASCII's are."""
+    return normalize_answer(_SIGNS.sub("", text))
 
 
 def abstention(predictions: Sequence[str], unanswerable: Sequence[bool]) -> Abstention:

@@ -18,6 +18,9 @@ RESUME_INSTRUCTION = '\nRepeat what follows "{opening}" in the background.'
 NO_ANSWER = "Not found"
 """Reply of a generator trained to abstain, where no passage holds the answer."""
 
+RIGHT, WRONG = "Yes", "No"
+"""Verdicts of a reader trained to judge its answers; one follows the end of an answer."""
+
 BACKGROUND = "Background:\n"
 SEPARATOR = "\n"
 QUESTION = "\nQuestion: "

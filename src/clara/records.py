@@ -268,7 +268,8 @@ class Generation:
         token_ids: generated ids, without the end token.
         finish_reason: ``stop`` at an end token, ``length`` at ``max_new_tokens``.
         evidence: of a quoted answer. Of a model that learnt to say that there is no answer, the log-odds (nats) of
-            the answer against beginning to say so. Of others, the mean natural logarithm, a token, of the share of
+            the answer against beginning to say so; a reader that learnt to judge its answers adds a share of them to
+            the log-odds that it is right. Of others, the mean natural logarithm, a token, of the share of
             probability that went to quotations before anything held it to them: near 0 where the model found its answer
             in the passages, far below where it would have said something else. None where it was not asked for; 0 for a
             free answer.

@@ -17,6 +17,7 @@ from clara.errors import CheckpointError, InputError
 from clara.model import ClaraModel, checkpoint
 from clara.model.backbone import ADAPTER
 from clara.model.reader import MANIFEST as READER
+from clara.model.reader import find_reader
 from clara.records import GenerationRequest
 
 GENERATOR, COMPRESSOR, REASONER = (
@@ -128,9 +129,13 @@ def test_a_share_outside_0_to_1_is_refused(tiny_checkpoint: Path, other: Path, t
 
 def test_a_reader_reads_text(tiny_checkpoint: Path, reader: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    said = json.loads((reader / READER).read_text("utf-8"))
+    (reader / READER).write_text(json.dumps(said | {"judges": True}), "utf-8")
     run(tiny_checkpoint, out, wanted=CalibrationOptions(reader=reader))
     manifest = checkpoint.read_manifest(out)
     assert manifest.roles == ("compressor", "generator", "text_reader")
+    assert manifest.judges
+    assert find_reader(out)[0].judges, "training can go on from the checkpoint"
     assert manifest.trained["calibrated"]["text_reader"]["from"] == str(reader)
     model = ClaraModel.load(out, dtype="fp32")
     assert model.reads_text

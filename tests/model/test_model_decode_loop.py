@@ -166,3 +166,41 @@ def test_the_same_tokens_follow_all_prompts_of_a_row(lm: Any, decoder: DecodeLoo
     finished(decoder.steps([row(lm, [1] * 20), both]))
     assert both.written == alone(lm, prompts[kept])
     assert alone(lm, prompts[0]) != alone(lm, prompts[1])
+
+
+@pytest.mark.parametrize("longest", [2, _LONGEST])
+def test_others_begin_with_the_next_likeliest_tokens_and_each_is_judged(
+    lm: Any,  # noqa: ANN401
+    decoder: DecodeLoop,
+    longest: int,
+) -> None:
+    ids, beside = [11, 12, 13], row(lm, [5, 6, 7, 8])
+    with torch.inference_mode():
+        likeliest = lm(torch.tensor([ids])).logits[0, -1].topk(3).indices.tolist()
+    stop, verdict = alone(lm, [*ids, likeliest[1]])[3], (3, 4)
+    others = [
+        DecodingRow((prompt(lm, ids),), longest, frozenset({stop}), verdict=verdict, place=place) for place in (1, 2)
+    ]
+    first = DecodingRow((prompt(lm, ids),), longest, frozenset({stop}), verdict=verdict, others=tuple(others))
+    finished(decoder.steps([first, *others, beside]))
+    assert beside.written == alone(lm, [5, 6, 7, 8])
+    for one, token in zip((first, *others), likeliest, strict=True):
+        assert one.written == [token, *alone(lm, [*ids, token], longest=longest - 1, stops=frozenset({stop}))]
+        with torch.inference_mode():
+            after = lm(torch.tensor([[*ids, *one.written, stop]])).logits[0, -1]
+        assert one.odds == pytest.approx(float(after[3] - after[4]), abs=1e-3)
+    assert others[0].stopped == (longest > 2)
+
+
+def test_where_nothing_else_may_begin_others_end(lm: Any, decoder: DecodeLoop) -> None:  # noqa: ANN401
+    def only_nine(scores: Tensor, written: object) -> Tensor:
+        held = torch.full_like(scores, float("-inf"))
+        held[9] = 0.0
+        return scores if written else held
+
+    other = DecodingRow((prompt(lm, [1, 2]),), 4, frozenset({0}), filters=(only_nine,), verdict=(3, 4), place=1)
+    first = DecodingRow((prompt(lm, [1, 2]),), 4, frozenset({0}), filters=(only_nine,), verdict=(3, 4), others=(other,))
+    finished(decoder.steps([first, other]))
+    assert first.written[0] == 9
+    assert other.written == []
+    assert other.odds is None

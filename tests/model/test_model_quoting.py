@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara.model import ClaraModel, Sampling
+from clara.model import ClaraModel, Sampling, generator
 from clara.model.prompting import _LONGEST, BESIDE, Quotations, _words
 from clara.records import GenerationRequest
 
@@ -152,3 +156,28 @@ def test_a_quoted_answer_can_be_sampled(tiny_model: ClaraModel) -> None:
     }
     assert len(found) > 1
     assert all(one.strip() in {*BESIDE}.union(*_stretches(TEXTS[0])) for one in found)
+
+
+def test_a_reader_that_judges_its_answers_gives_the_one_it_believes_in(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "judging")
+    manifest = json.loads((folder / "clara.json").read_text())
+    shutil.copytree(folder / "adapters" / "generator", folder / "adapters" / "text_reader", dirs_exist_ok=True)
+    roles = [*dict.fromkeys([*manifest["roles"], "text_reader"])]
+    (folder / "clara.json").write_text(json.dumps(manifest | {"judges": True, "roles": roles}))
+    model = ClaraModel.load(folder, dtype="fp32")
+    request = GenerationRequest("Who?", texts=TEXTS, reader="text_reader", quote_from=TEXTS)
+    decoder = model.decoder(request)
+    ended = model._generator._ended(decoder, [request], Sampling(max_new_tokens=40), scored=False)
+    rows = ended[0].rows
+    assert len({row.written[0] for row in rows}) == len(rows) > 1
+    believed = [(row.odds or 0.0) + generator._LIKELIHOOD_WEIGHT * sum(row.free) for row in rows]
+    best = rows[believed.index(max(believed))]
+    [made] = model.generate_many([request], max_new_tokens=40)
+    assert made.text == model._generator._text(best.written).strip()
+    assert made.evidence == pytest.approx(generator._evidence(best), abs=1e-4)
+    assert generator._evidence(best) != pytest.approx(sum(best.free), abs=0.01)
+    assert "".join(model.stream(request, Sampling(max_new_tokens=40))).strip() == made.text
+    cut = model.generate_many([request], max_new_tokens=1)[0]
+    assert cut.evidence is not None, "an answer that is cut off is judged as it stands"
+    other = replace(request, reader="generator")
+    assert model.generate_many([other])[0].evidence is None, "only the reader that was trained to judges"

@@ -129,7 +129,7 @@ def test_the_teacher_has_no_gradient_and_is_not_saved(student: Loaded, tiny_base
     trained = {name for name, parameter in named.items() if parameter.requires_grad}
     assert {name for name in named if "lora_" in name and ".teacher." not in name} <= trained
     assert student.network.adapters.roles == ("compressor", "generator")
-    assert teacher_fingerprint(student, teacher) == TextReader.load(teacher, cache=tiny_base).fingerprint
+    assert teacher_fingerprint(student, str(teacher)) == TextReader.load(teacher, cache=tiny_base).fingerprint
 
 
 def test_a_batch_without_questions_has_no_teacher(student: Loaded) -> None:
@@ -145,7 +145,7 @@ def test_a_batch_without_questions_has_no_teacher(student: Loaded) -> None:
 
 
 def test_answers_are_the_readers_and_made_once(student: Loaded, teacher: Path, tiny_base: Path, tmp_path: Path) -> None:
-    mark = teacher_fingerprint(student, teacher)
+    mark = teacher_fingerprint(student, str(teacher))
     path = tmp_path / f"answers-{mark}.jsonl"
 
     def answers(fingerprint: str = mark) -> TeacherAnswers:
@@ -203,7 +203,7 @@ def test_a_teacher_of_another_base_is_refused(student: Loaded, teacher: Path, tm
     manifest = json.loads((other / "reader.json").read_text())
     (other / "reader.json").write_text(json.dumps(manifest | {"base_identity": "f" * 16}))
     with pytest.raises(CheckpointError, match="was trained on"):
-        add_teacher(student, other)
+        add_teacher(student, str(other))
 
 
 def test_token_kl_of_one_distribution_is_zero() -> None:

@@ -22,11 +22,11 @@ from clara import prompts
 from clara.config import CompressionConfig
 from clara.data import DataRecord, MultiHop, PassageQA
 from clara.errors import CheckpointError, InputError
-from clara.model import ClaraModel
+from clara.model import ClaraModel, Sampling
 from clara.model.backbone import ADAPTER, load_base
 from clara.model.create import Loaded
 from clara.model.prompting import Prompter
-from clara.model.reader import MANIFEST, TextReader
+from clara.model.reader import MANIFEST, TextReader, find_reader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collate
 from clara.train.data import PlannedBatches, Surroundings, TrainingData, divide
@@ -77,6 +77,56 @@ def test_a_reader_goes_on_from_another_and_learns_to_say_that_nothing_is_found(
     drawn = [further.example(record, rng, around) for record in records for _ in range(9)]
     replies = {target.reply for example in drawn if isinstance(example, Example) for target in example.targets}
     assert {prompts.NO_ANSWER, "iron"} < replies
+
+
+def test_a_reader_learns_to_judge_the_answers_of_the_one_before(
+    folders: dict[str, Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    further = reading(tiny_base, start=str(folders["text"]), judged=True, learning_rate=1e-3)
+    loaded = further.network(TrainingData({}, [], {}), tiny_base, "cpu", None)
+    prompter = Prompter(loaded.base.tokenizer)
+    answered = Target(prompts.QUESTION + "How high?", "330 metres", accepted=("330 metres", "330"))
+    refused = Target(prompts.QUESTION + "How old?", prompts.NO_ANSWER)
+    collator = further.training_collator(further.collator(loaded, None), loaded, tmp_path)
+    batch = collator([Example(TEXTS[:1], (answered, refused))], rate=4)
+    own = [prompter.plain(target.reply) for target in (answered, refused)]
+    learnt = batch.labels[batch.weights > 0].tolist()
+    count = len(own[0]) + len(own[1]) + 2
+    assert learnt[:count] == [*own[0], prompter.eos, *own[1], prompter.eos]
+    right, wrong = prompter.verdict
+    assert set(learnt[count:]) <= {right, wrong}
+    [kept] = tmp_path.rglob("answers-judged-*.jsonl")
+    found = [json.loads(line)["value"] for line in kept.read_text().splitlines()]
+    assert len(found) == 2
+    assert all(len(set(answers)) == len(answers) > 1 and set(answers) != {""} for answers in found)
+    expected = [right if "330" in answer.split() else wrong for answer in found[0]] + [wrong] * len(found[1])
+    assert learnt[count:] == expected
+    assert batch.labels[batch.weights == 0].numel() > 0, "what is judged is not learnt"
+
+    folder = train(further, passages(12), tmp_path / "judging", cache=tmp_path)
+    assert json.loads((folder / MANIFEST).read_text())["judges"] is True
+    goes_on = reading(tiny_base, start=str(folder))
+    assert goes_on.network(TrainingData({}, [], {}), tiny_base, "cpu", None).manifest.judges, "without being told"
+    reader = TextReader.load(folder, cache=tmp_path)
+    request = GenerationRequest("How high?", texts=TEXTS[:1], quote_from=TEXTS[:1])
+    [made] = reader.generate_many([request])
+    some = reader._generator.candidates(reader._decoder, [request], Sampling(max_new_tokens=32))[0]
+    assert made in some
+    assert made.evidence is not None
+
+
+def test_a_reader_goes_on_from_the_one_in_a_checkpoint(tiny_checkpoint: Path) -> None:
+    manifest, adapter = find_reader("smollm2-135m")
+    assert manifest.refuses
+    assert adapter.is_file()
+    with pytest.raises(CheckpointError, match="no text reader"):
+        find_reader(tiny_checkpoint)
+
+
+def test_answers_that_a_reader_has_not_cannot_be_judged(folders: dict[str, Path], tiny_base: Path) -> None:
+    assert any("judged" in fault for fault in reading(tiny_base, judged=True).faults())
+    closed = reading(tiny_base, judged=True, start=str(folders["none"]), reader_context="none")
+    assert any("judged" in fault for fault in closed.faults())
 
 
 def test_a_reader_is_not_started_from_one_of_another_kind(folders: dict[str, Path], tiny_base: Path) -> None:

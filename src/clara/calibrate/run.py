@@ -382,7 +382,7 @@ def _attach_reader(folder: Path, reader: Path, out: Path) -> None:
         )
     roles = tuple(role for role in manifest.roles if role != "text_reader")
     refuses = manifest.refuses or own.refuses
-    made = manifest.unmeasured(roles=(*roles, "text_reader"), refuses=refuses)
+    made = manifest.unmeasured(roles=(*roles, "text_reader"), refuses=refuses, judges=own.judges)
     with checkpoint.copying(folder, out, made, card="") as scratch:
         place = scratch / "adapters" / "text_reader"
         place.mkdir(exist_ok=True)

@@ -14,13 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import regex
 from pydantic import ValidationError
 
 from clara.config import Settings
 from clara.errors import InputError, RecordError
 from clara.ingest import read_file
-from clara.metrics import is_abstention, normalize_answer, score_answer
+from clara.metrics import contains_form, is_abstention, meets, score_answer
 from clara.model import ClaraModel
 from clara.pipeline import Clara
 from clara.prompts import passage_text
@@ -29,12 +28,9 @@ from clara.records import Answer, Document, Generation, GenerationRequest, Hit, 
 _Half = Literal["tuning", "reporting"]
 _Verdict = Literal["right", "wrong", "abstained"]
 
-_MOST_MORE_TOKENS = 10
-"""Tokens that an answer may have beside the accepted form: a sentence around it, not a paragraph that has it too."""
 _DEPTH = 5
 """Hits searched for the evidence."""
 _BASELINE_K = 3
-_SIGNS = regex.compile(r"\p{P}")
 _ANSWER_TOKENS = 64  # as `clara ask`
 
 
@@ -183,7 +179,7 @@ def _place(question: _BedQuestion, read: Callable[[str], list[Document]]) -> _Ev
             raise InputError(f"{question.id}: answers and evidence go together; give both, or neither")
         return None
     form = question.answers[0]
-    if form not in {"yes", "no"} and not _contains(evidence.text, form):
+    if form not in {"yes", "no"} and not contains_form(evidence.text, form):
         raise InputError(f"{question.id}: {form!r} is not in its evidence")
     # By its words alone: how a list or a heading is marked in plain text is the reader's affair.
     pattern = re.compile(r"[\W_]+".join(re.findall(r"[^\W_]+", evidence.text)))
@@ -198,32 +194,14 @@ def _place(question: _BedQuestion, read: Callable[[str], list[Document]]) -> _Ev
 
 
 def judge(answer: str, answers: Sequence[str], *, answered: bool = True) -> _Verdict:
-    """Judge an answer by SQuAD's normal forms.
+    """Judge an answer.
 
-    Right: an accepted form occurs in it as a run of whole tokens with at most ``_MOST_MORE_TOKENS`` others; ``yes`` and
-    ``no`` have to be its first token. Otherwise an answer that says there is none is an abstention, all else is wrong.
-    ``answered`` is false if the system marks its answer as none.
+    Right: it ``meets`` an accepted form. Otherwise an answer that says there is none is an abstention, all else is
+    wrong. ``answered`` is false if the system marks its answer as none.
     """
-    if answered and any(_meets(answer, form) for form in answers):
+    if answered and any(meets(answer, form) for form in answers):
         return "right"
     return "abstained" if not answered or is_abstention(answer) else "wrong"
-
-
-def _meets(answer: str, form: str) -> bool:
-    tokens, gold = _normal(answer).split(), _normal(form).split()
-    if len(tokens) > len(gold) + _MOST_MORE_TOKENS:
-        return False
-    return tokens[:1] == gold if gold in (["yes"], ["no"]) else _contains(answer, form)
-
-
-def _contains(text: str, form: str) -> bool:
-    gold = _normal(form)
-    return bool(gold) and f" {gold} " in f" {_normal(text)} "
-
-
-def _normal(text: str) -> str:
-    """SQuAD's normal form, typographic signs left out as ASCII's are."""
-    return normalize_answer(_SIGNS.sub("", text))
 
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -351,7 +329,10 @@ def _score(rows: Sequence[_BedRow]) -> BedScore:
         exact=sum(row.exact for row in asked),
         anywhere=sum(
             row.verdict == "right"
-            or (row.verdict == "wrong" and any(_contains(row.answer, form) for form in {*row.answers} - {"yes", "no"}))
+            or (
+                row.verdict == "wrong"
+                and any(contains_form(row.answer, form) for form in {*row.answers} - {"yes", "no"})
+            )
             for row in asked
         ),
         unanswerable=len(rows) - len(asked),

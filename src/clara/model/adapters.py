@@ -169,12 +169,12 @@ class Adapters:
         """The causal LM with adapter layers in it, without PEFT's wrapper."""
         return self.peft_model.get_base_model()
 
-    def merged(self, role: Role) -> PreTrainedModel:
+    def merged(self, role: AdapterName) -> PreTrainedModel:
         """The causal LM with the role's adapter added into its weights, in evaluation mode.
 
         Weights without an adapter (embeddings, norms, LM head) are shared with the backbone, not copied.
         """
-        owner = self.weights_of(role)
+        owner = role if role == "teacher" else self.weights_of(role)
         layers = {layer: (layer.get_base_layer(), layer.get_delta_weight(owner)) for layer in self._layers}
         return merged_copy(self.bare(), layers)
 

@@ -77,6 +77,8 @@ class ReadingRule(Settings):
         text_evidence: least evidence (``answering.Reading.evidence``) of a quoted answer from text, else it is
             withheld; None is 0 for a model that learnt to refuse, and no threshold for others.
         memory_evidence: the same for an answer from memories.
+        margin: evidence beyond the least with which no further passage is read (``auto_tries``); of several answers
+            that of most evidence is given.
     """
 
     auto_texts: int = Field(default=1, ge=1)
@@ -88,6 +90,7 @@ class ReadingRule(Settings):
     nearness_weight: float = Field(default=0.0, ge=0)
     text_evidence: float | None = None
     memory_evidence: float | None = None
+    margin: float = Field(default=0.0, ge=0)
 
 
 _ABSURD = 100  # a table this many times the size of its file is refused before it is made
@@ -95,7 +98,16 @@ _ABSURD = 100  # a table this many times the size of its file is refused before 
 _DECODING = ("latent_weight", "wording", "contrast", "reading")
 """Measured fields of a manifest."""
 
-_OMITTED = ("query_read_out", "query_projection", "late_interaction", "mixed", "refuses", *_DECODING, "official")
+_OMITTED = (
+    "query_read_out",
+    "query_projection",
+    "late_interaction",
+    "mixed",
+    "refuses",
+    "judges",
+    *_DECODING,
+    "official",
+)
 """Fields that are not written where they have their default."""
 
 
@@ -112,6 +124,7 @@ class Manifest(Settings):
         late_interaction: by MaxSim over memory tokens instead of their mean; needs the projection.
         mixed: the generator was trained to read texts and memories in one prompt.
         refuses: it was trained to reply ``prompts.NO_ANSWER`` where no passage holds the answer.
+        judges: its text reader was trained to say of a quoted answer whether it is right (``prompts.RIGHT``).
         latent_weight: weight of a rank by memory in hybrid search, beside 1 for a rank by words. This and the next
             three are set where they were measured for this checkpoint; a training run keeps them, and names them in
             ``trained["not_remeasured"]``.
@@ -134,6 +147,7 @@ class Manifest(Settings):
     late_interaction: bool = False
     mixed: bool = False
     refuses: bool = False
+    judges: bool = False
     latent_weight: float | None = Field(default=None, ge=0)
     wording: Wording | None = None
     contrast: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()

@@ -69,7 +69,7 @@ class ClaraModel:
         self._tokenizer = loaded.base.tokenizer
         self._weights = RoleWeights(loaded.network.adapters, merge=loaded.merge, attention=attention)
         self._prompter = loaded.prompter()
-        self._generator = Generator(self._tokenizer, self._prompter, self._contrast)
+        self._generator = Generator(self._tokenizer, self._prompter, self._contrast, self.judges)
         readers: tuple[Role | None, ...] = ("generator", "text_reader", None)
         self._decoders = {role: DecodeLoop(partial(self._weights.acting_as, role)) for role in readers}
         decoder = loaded.network.adapters.bare().get_decoder()
@@ -200,6 +200,10 @@ class ClaraModel:
     def refused(self, generation: Generation) -> bool:
         """True if an answer says that no passage holds one, and the model was trained to say so."""
         return self.manifest.refuses and generation.text == NO_ANSWER
+
+    def judges(self, request: GenerationRequest) -> bool:
+        """True if the reader of a request was trained to judge its answers."""
+        return self.manifest.judges and request.reader == "text_reader"
 
     @property
     def width(self) -> int:

@@ -93,8 +93,9 @@ class StoredAdapters:
         """The causal LM without adapters."""
         return self._model
 
-    def merged(self, role: Role) -> PreTrainedModel:
+    def merged(self, role: AdapterName) -> PreTrainedModel:
         """The causal LM with the role's adapter added into its weights; all else is shared with the backbone."""
+        assert role != "teacher", "a checkpoint holds none"  # noqa: S101
         layers: dict[nn.Module, tuple[nn.Linear, Tensor]] = {}
         for layer, a, b in self._layers(role):
             layers[layer] = (layer, (b.float() @ a.float() * self._scale).to(layer.weight))
@@ -205,14 +206,14 @@ class RoleWeights:
         """
         self._adapters = adapters
         self._turn = RLock()
-        self._merged: dict[Role, PreTrainedModel] = {}
+        self._merged: dict[AdapterName, PreTrainedModel] = {}
         self._attention = attention
         model = adapters.bare()
         self._merge = merge and _mergeable(model)
         self._compression_attention = attention_of(model)
 
     @contextmanager
-    def acting_as(self, role: Role | None) -> Iterator[PreTrainedModel]:
+    def acting_as(self, role: AdapterName | None) -> Iterator[PreTrainedModel]:
         """The causal LM as ``role``; None is the backbone alone.
 
         One thread at a time has the backbone; others wait until its block ends. A block therefore holds a whole
@@ -222,9 +223,9 @@ class RoleWeights:
             with self._turn, self._adapters.use(role):
                 yield self._attending(self._adapters.bare(), role)
             return
-        yield self._copy(self._adapters.weights_of(role))
+        yield self._copy(role if role == "teacher" else self._adapters.weights_of(role))
 
-    def _copy(self, owner: Role) -> PreTrainedModel:
+    def _copy(self, owner: AdapterName) -> PreTrainedModel:
         """The merged copy of a role, made on first use."""
         with self._turn:
             if owner not in self._merged:
@@ -236,7 +237,7 @@ class RoleWeights:
                 self._merged[owner] = made
             return self._merged[owner]
 
-    def _attending(self, model: PreTrainedModel, role: Role | None) -> PreTrainedModel:
+    def _attending(self, model: PreTrainedModel, role: AdapterName | None) -> PreTrainedModel:
         """The model with the role's attention."""
         if self._attention is not None:
             reads = role not in MEMORY_ROLES

@@ -12,11 +12,12 @@ beside the request's own, with the same tokens written after both.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Pieces
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Condition
 from typing import TypeAlias
@@ -43,6 +44,11 @@ _PROMPT_TOKENS = 8192
 
 _ROOM = 64  # tokens that a cache grows by at once
 
+# Answers that a reader which learnt to judge them chooses among: each begins with another token. And what a nat of
+# their likelihood counts beside one of the verdict.
+_ANSWERS_JUDGED = 4
+_LIKELIHOOD_WEIGHT = 0.4
+
 _Scores: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
 """From a row's scores [V] of its next token and the tokens so far to other scores [V]."""
 
@@ -60,11 +66,18 @@ class DecodingRow:
         choose: the next token's id, int64 [], from its scores [V].
         scored: keep log-probabilities.
         refusal: first id of ``prompts.NO_ANSWER``; None where the model never learnt to refuse.
+        verdict: ids of ``prompts.RIGHT`` and ``prompts.WRONG``, one of which follows an answer; None where the model
+            never learnt to judge its answers.
+        place: it begins with the token of this place among the likeliest, from 0 on; where there is none, it ends.
+        others: rows of the same prompts and other places, which join with it.
         written: ids, without the one that ended it.
+        last: the id that is read next.
         stopped: one of ``stops`` ended it.
+        closed: the end of an answer that is to be judged has been written, if not read.
         free: log-probability of each token, the one that ended it included, after the first prompt; where scored.
         held: the same among the filtered scores; where scored.
         refused: log-probability of ``refusal`` as the first token; where scored.
+        odds: log-odds of the verdict "right"; None before it.
     """
 
     prompts: tuple[Tensor, ...]
@@ -75,16 +88,29 @@ class DecodingRow:
     choose: Callable[[Tensor], Tensor] = lambda scores: scores.argmax(dim=-1)
     scored: bool = False
     refusal: int | None = None
+    verdict: tuple[int, int] | None = None
+    place: int = 0
+    others: tuple[DecodingRow, ...] = ()
     written: list[int] = field(default_factory=list)
+    last: int = -1
     stopped: bool = False
+    closed: bool = False
     free: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
     refused: float | None = None
+    odds: float | None = None
 
     @property
     def ended(self) -> bool:
-        """Nothing more is written."""
-        return self.stopped or len(self.written) >= self.longest
+        """Nothing more is written, or judged."""
+        if self.verdict is None:
+            return self.stopped or self.full
+        return self.odds is not None or (self.closed and not self.written)
+
+    @property
+    def full(self) -> bool:
+        """As many tokens are written as may be."""
+        return len(self.written) >= self.longest
 
     def scores(self, logits: Tensor) -> Tensor:
         """Scores of its next token [V], given the logits [prompts, V]."""
@@ -93,8 +119,23 @@ class DecodingRow:
             scores = change(scores, self.written)
         return scores
 
+    def next_token(self, scores: Tensor) -> Tensor:
+        """The id of its next token, int64 [], from its scores [V]."""
+        if not self.place or self.written:
+            return self.choose(scores)
+        likeliest, ids = scores.topk(self.place + 1)
+        return torch.where(likeliest[-1].isfinite(), ids[-1], min(self.stops))
+
     def write(self, token: int, logits: Tensor, scores: Tensor) -> None:
-        """Append its next token."""
+        """Append its next token; in its place, of an answer to be judged, a token that ends it, and the verdict."""
+        if self.verdict is not None and self.closed:
+            right, wrong = self.verdict
+            self.odds = float(logits[0, right] - logits[0, wrong])
+            return
+        if self.full:
+            self.last, self.closed = min(self.stops), True
+            return
+        self.last = token
         if self.scored:
             free = logits[0].log_softmax(dim=-1)
             if self.refusal is not None and not self.free:
@@ -102,7 +143,7 @@ class DecodingRow:
             self.free.append(float(free[token]))
             self.held.append(float(scores.log_softmax(dim=-1)[token]))
         if token in self.stops:
-            self.stopped = True
+            self.stopped = self.closed = True
         else:
             self.written.append(token)
 
@@ -142,9 +183,10 @@ class DecodeLoop:
             BaseException: the error of a step, in every thread that had a row in it.
         """
         events: _Events = deque()
+        led = {other for row in rows for other in row.others}
         with self._changed:
             self._events.update(dict.fromkeys(rows, events))
-            self._joining.extend(rows)
+            self._joining.extend(row for row in rows if row not in led)
         unfinished = len(rows)
         try:
             while unfinished:
@@ -247,11 +289,13 @@ class _WrittenRows:
         """A token more for every row."""
         if not self._rows:
             return []
-        last = [[row.written[-1]] for row in self._rows for _ in row.prompts]
+        last = [[row.last] for row in self._rows for _ in row.prompts]
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = pad(self._mask, (0, 1), value=1)
         ids = torch.tensor(last, device=model.device)
-        return _written(self._rows, _forward(model, self._cache, self._mask, positions, input_ids=ids))
+        verdicts = sorted({token for row in self._rows if row.closed for token in row.verdict or ()})
+        logits = _forward(model, self._cache, self._mask, positions, exactly=verdicts, input_ids=ids)
+        return _written(self._rows, logits)
 
     def read(self, model: PreTrainedModel, rows: Sequence[DecodingRow]) -> list[_Step]:
         """Prefill rows that join, and write their first token."""
@@ -262,7 +306,13 @@ class _WrittenRows:
         mask = torch.stack([pad(one, (longest - len(one), 0)) for one in ones])
         cache = _new_cache()
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        steps = _written(rows, _forward(model, cache, mask, positions, inputs_embeds=embeds))
+        logits = _forward(model, cache, mask, positions, inputs_embeds=embeds)
+        if any(row.others for row in rows):
+            rows, lines = _with_others(rows)
+            for layer in cache.layers:
+                layer.hold(layer.keys[lines], layer.values[lines])
+            logits, mask = logits[lines], mask[lines]
+        steps = _written(rows, logits)
         if self._rows:
             for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
                 ours.hold(_under(ours.keys, theirs.keys), _under(ours.values, theirs.values))
@@ -311,8 +361,19 @@ def _under(upper: Tensor, lower: Tensor) -> Tensor:
     return torch.cat([pad(block, (0, 0, columns - block.shape[2], 0)) for block in (upper, lower)])
 
 
-def _forward(model: PreTrainedModel, cache: Cache, mask: Tensor, positions: Tensor, **read: Tensor) -> Tensor:
-    """Logits float32 [lines, V] of the next token."""
+def _forward(
+    model: PreTrainedModel,
+    cache: Cache,
+    mask: Tensor,
+    positions: Tensor,
+    *,
+    exactly: Sequence[int] = (),
+    **read: Tensor,
+) -> Tensor:
+    """Logits float32 [lines, V] of the next token.
+
+    Those of the ids in ``exactly`` are computed in fp32: bf16 rounds the difference of two to a quarter or an eighth.
+    """
     out = model(
         **read,
         attention_mask=mask,
@@ -320,9 +381,25 @@ def _forward(model: PreTrainedModel, cache: Cache, mask: Tensor, positions: Tens
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        output_hidden_states=bool(exactly),
     )
     logits: Tensor = out.logits[:, -1].float()
+    if exactly:
+        weight = model.get_output_embeddings().weight[exactly].float()
+        logits[:, exactly] = out.hidden_states[-1][:, -1].float() @ weight.T
     return logits
+
+
+def _with_others(rows: Sequence[DecodingRow]) -> tuple[list[DecodingRow], list[int]]:
+    """Rows that join, each with its others, and the line of the prompts read that each line of them begins with."""
+    joined, lines, first = list[DecodingRow](), list[int](), 0
+    for row in rows:
+        own = range(first, first + len(row.prompts))
+        first += len(row.prompts)
+        for each in (row, *row.others):
+            joined.append(each)
+            lines.extend(own)
+    return joined, lines
 
 
 def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[_Step]:
@@ -330,7 +407,7 @@ def _written(rows: Sequence[DecodingRow], logits: Tensor) -> list[_Step]:
     own: tuple[Tensor, ...] = torch.split(logits, [len(row.prompts) for row in rows])
     scores = [row.scores(each) for row, each in zip(rows, own, strict=True)]
     # One transfer from the device for all.
-    tokens = torch.stack([row.choose(each) for row, each in zip(rows, scores, strict=True)]).tolist()
+    tokens = torch.stack([row.next_token(each) for row, each in zip(rows, scores, strict=True)]).tolist()
     for row, token, before, after in zip(rows, tokens, own, scores, strict=True):
         row.write(token, before, after)
     return [_Step(row, token, row.ended) for row, token in zip(rows, tokens, strict=True)]
@@ -373,11 +450,16 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """A request under way; ``quotations`` constrain its answer, None for a free one."""
+    """A request under way, of whose rows one is its answer; ``quotations`` constrain them, None for free ones."""
 
     request: GenerationRequest
-    row: DecodingRow
+    rows: tuple[DecodingRow, ...]
     quotations: Quotations | None
+
+    @property
+    def row(self) -> DecodingRow:
+        """Its row; once several have ended, the one that is the answer."""
+        return max(self.rows, key=lambda row: _evidence(row) if row.odds is not None else -math.inf)
 
 
 class Generator:
@@ -388,10 +470,12 @@ class Generator:
         tokenizer: Tokenizer,
         prompter: Prompter,
         contrast: Callable[[GenerationRequest], Contrast | None] = lambda _: None,
+        judges: Callable[[GenerationRequest], bool] = lambda _: False,
     ) -> None:
         self._tokenizer = tokenizer
         self._prompter = prompter
         self._contrast = contrast  # None for a request without
+        self._judges = judges  # whether the reader of a request learnt to judge its answers
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """The request's prompt."""
@@ -406,10 +490,26 @@ class Generator:
         Raises:
             InputError: a prompt is longer than the model's context.
         """
+        ended = self._ended(decoder, requests, sampling, scored=scored)
+        return [self._generation(answer, answer.row) for answer in ended]
+
+    def candidates(
+        self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[list[Generation]]:
+        """The answers among which ``generate`` chooses each request's, in the order of their first tokens' likelihood.
+
+        Errors as ``generate``.
+        """
+        ended = self._ended(decoder, requests, sampling, scored=False)
+        return [[self._generation(answer, row) for row in answer.rows if row.written] for answer in ended]
+
+    def _ended(
+        self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
+    ) -> list[_Answering]:
         answers = self._answers(decoder, requests, sampling, scored=scored)
-        for _ in decoder.steps([answer.row for answer in answers]):
+        for _ in decoder.steps([row for answer in answers for row in answer.rows]):
             pass
-        return [self._generation(answer) for answer in answers]
+        return answers
 
     def stream(
         self, decoder: DecodeLoop, request: GenerationRequest, sampling: Sampling, *, scored: bool = False
@@ -420,13 +520,13 @@ class Generator:
         """
         (answer,) = self._answers(decoder, [request], sampling, scored=scored)
         shown = ""
-        with closing(decoder.steps([answer.row])) as steps:
+        with closing(decoder.steps(answer.rows)) as steps:
             for _ in steps:
                 text = self._showable(answer, shown)
                 yield text[len(shown) :]
                 shown = text
-        yield self._text(self._kept(answer))[len(shown) :]
-        return self._generation(answer)
+        yield self._text(self._kept(answer, answer.row))[len(shown) :]
+        return self._generation(answer, answer.row)
 
     def question_likelihoods(self, decoder: DecodeLoop, question: str, memories: Sequence[Memory]) -> list[float]:
         """Log-probability of a question after each memory alone, in nats; memories are of one rate.
@@ -480,20 +580,27 @@ class Generator:
             row.filters = (partial(quotations.only, stops=sorted(stops)),)
         if sampling.temperature:
             row.choose = _draws(sampling, model.device)
-        return _Answering(request, row, quotations)
+        elif quotations is not None and self._judges(request):
+            row.verdict, row.scored = self._prompter.verdict, True
+            row.others = tuple(
+                replace(row, place=place, written=[], free=[], held=[]) for place in range(1, _ANSWERS_JUDGED)
+            )
+        return _Answering(request, (row, *row.others), quotations)
 
     def _showable(self, answer: _Answering, shown: str) -> str:
         """The text of an unfinished answer that can be shown."""
+        if len(answer.rows) > 1:
+            return shown  # which one is the answer is not known before the end
         written = list(answer.row.written)
         if answer.quotations is not None and not answer.quotations.may_end(written):
             return shown  # cut off within a word, it would be no quotation
         text = self._text(written)
         return shown if text.endswith("\N{REPLACEMENT CHARACTER}") else text  # within a character
 
-    def _kept(self, answer: _Answering) -> list[int]:
-        """The ids of an answer that has ended; a quotation that was cut off ends with a word."""
-        kept = list(answer.row.written)
-        if answer.quotations is not None and not answer.row.stopped:
+    def _kept(self, answer: _Answering, row: DecodingRow) -> list[int]:
+        """The ids of a row of an answer that has ended; a quotation that was cut off ends with a word."""
+        kept = list(row.written)
+        if answer.quotations is not None and not row.stopped:
             while kept and not answer.quotations.may_end(kept):
                 kept.pop()
         return kept
@@ -502,10 +609,9 @@ class Generator:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _generation(self, answer: _Answering) -> Generation:
-        row = answer.row
+    def _generation(self, answer: _Answering, row: DecodingRow) -> Generation:
         evidence = _evidence(row) if row.scored else None
-        return self.written(answer.request, self._kept(answer), stopped=row.stopped, evidence=evidence)
+        return self.written(answer.request, self._kept(answer, row), stopped=row.stopped, evidence=evidence)
 
     def written(
         self, request: GenerationRequest, ids: Sequence[int], *, stopped: bool, evidence: float | None = None
@@ -552,9 +658,10 @@ def _evidence(row: DecodingRow) -> float:
     a token's log-probability among all tokens, less that among those allowed. A token that is rare in itself, as in an
     identifier, is then no doubt.
     """
-    if row.refused is not None:
-        return sum(row.free) - row.refused
-    return sum(one - other for one, other in zip(row.free, row.held, strict=True)) / len(row.free)
+    if row.odds is None and row.refused is None:
+        return sum(one - other for one, other in zip(row.free, row.held, strict=True)) / len(row.free)
+    against_refusing = sum(row.free) - (row.refused or 0.0)
+    return against_refusing if row.odds is None else row.odds + _LIKELIHOOD_WEIGHT * against_refusing
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:

@@ -226,6 +226,11 @@ class Prompter:
         """The first id of ``prompts.NO_ANSWER``, which no quotation is; None for a model that never says it."""
         return self.plain(prompts.NO_ANSWER)[0] if self._refuses else None
 
+    @property
+    def verdict(self) -> tuple[int, int]:
+        """The ids of ``prompts.RIGHT`` and ``prompts.WRONG``, each a token."""
+        return self.plain(prompts.RIGHT)[0], self.plain(prompts.WRONG)[0]
+
     def encoder_ids(self, text: str) -> list[int]:
         """Ids of a text for compressor and query reasoner, without memory tokens."""
         return self.plain(text)

@@ -16,13 +16,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clara.config import LoraSettings, Settings
-from clara.errors import InputError
+from clara.errors import CheckpointError, InputError
 from clara.model import checkpoint
 from clara.model.adapters import Adapters, load_adapter, save_adapter
 from clara.model.backbone import ADAPTER, BaseModel, load_base, read_settings
+from clara.model.clara_model import find_checkpoint
 from clara.model.decoder import AdapterName, RoleWeights
 from clara.model.generator import DecodeLoop, Generator, sampling
-from clara.model.hub.base import Progress
+from clara.model.hub.base import EMBEDDED, Progress
 from clara.model.placement import DTYPES, natural_dtype
 from clara.model.prompting import Prompter
 from clara.records import Generation, GenerationRequest
@@ -43,6 +44,7 @@ class ReaderManifest(Settings):
     context: ReaderContext
     lora: LoraSettings
     refuses: bool = False
+    judges: bool = False
     trained: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
@@ -65,6 +67,30 @@ class ReaderManifest(Settings):
         return digest.hexdigest()[:16]
 
 
+def find_reader(name: str | Path) -> tuple[ReaderManifest, Path]:
+    """Manifest and adapter file of a reader: a folder that ``clara train reader`` wrote, or a checkpoint's text reader.
+
+    Raises:
+        CheckpointError: there is none, or its manifest is damaged.
+    """
+    folder = Path(name).expanduser()
+    if str(name) not in EMBEDDED and not checkpoint.is_checkpoint(folder):
+        return ReaderManifest.read(folder), folder / ADAPTER
+    folder = find_checkpoint(str(name))
+    whole = checkpoint.read_manifest(folder)
+    if "text_reader" not in whole.roles:
+        raise CheckpointError(f"{name} has no text reader; name a checkpoint that has one, or a reader's folder")
+    manifest = ReaderManifest(
+        base_model=whole.base_model,
+        base_identity=whole.base_identity,
+        context="text",
+        lora=whole.lora,
+        refuses=whole.refuses,
+        judges=whole.judges,
+    )
+    return manifest, folder / "adapters" / "text_reader" / ADAPTER
+
+
 class TextReader:
     """A loaded reader, by its folder's name; ``fingerprint`` is of base, context and weights, 16 hex digits."""
 
@@ -73,7 +99,8 @@ class TextReader:
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint(adapters, "generator")
         self._decoder = DecodeLoop(partial(RoleWeights(adapters).acting_as, "generator"))
-        self._generator = Generator(base.tokenizer, Prompter(base.tokenizer, refuses=manifest.refuses))
+        prompter = Prompter(base.tokenizer, refuses=manifest.refuses)
+        self._generator = Generator(base.tokenizer, prompter, judges=lambda _: manifest.judges)
         adapters.peft_model.eval()
 
     @classmethod

@@ -285,7 +285,10 @@ class Collator:
             row.positions.extend(range(n, n + len(prompt) + len(reply) - 1))
             row.label_positions.extend(range(start - 1, start - 1 + len(reply)))
             row.labels.extend(reply)
-            row.weights.extend(target.label_weights or [target.weight] * len(reply))
+            if target.right is not None:  # the verdict alone is learnt
+                row.weights.extend([*[0.0] * (len(reply) - 1), target.weight])
+            else:
+                row.weights.extend(target.label_weights or [target.weight] * len(reply))
         return row
 
     def _target(self, target: Target, *, closed: bool) -> tuple[list[int], list[int]]:
@@ -297,7 +300,10 @@ class Collator:
             asked = self._prompter.question(target.instruction.removeprefix(prompts.QUESTION))
         else:
             asked = self._prompter.instruction(target.instruction)
-        return asked, [*reply[: self._longest], *([self._prompter.eos] * whole)]
+        labels = [*reply[: self._longest], *([self._prompter.eos] * whole)]
+        if target.right is not None:
+            labels.append(self._prompter.verdict[0 if target.right else 1])
+        return asked, labels
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

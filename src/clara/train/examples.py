@@ -35,6 +35,8 @@ class Target:
         ends: the reply is whole, so an end token follows it.
         weight: of each of its tokens in the loss.
         label_weights: weight of each label, the end token's included; empty for ``weight`` alike.
+        accepted: forms of the answer to a question.
+        right: of an answer that is to be judged and not learnt, whether it is right.
     """
 
     instruction: str
@@ -42,6 +44,8 @@ class Target:
     ends: bool = True
     weight: float = 1.0
     label_weights: tuple[float, ...] = ()
+    accepted: tuple[str, ...] = ()
+    right: bool | None = None
 
     @property
     def asks(self) -> bool:
@@ -266,7 +270,7 @@ def _drawn_pairs(record: PassageQA, count: int, rng: np.random.Generator) -> lis
 
 
 def _answer(pair: QAPair) -> Target:
-    return Target(prompts.QUESTION + pair.question.strip(), pair.answers[0])
+    return Target(prompts.QUESTION + pair.question.strip(), pair.answers[0], accepted=tuple(pair.answers))
 
 
 def _gold_and_rest(record: DataRecord) -> tuple[list[str], list[str]]:

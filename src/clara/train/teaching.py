@@ -3,6 +3,8 @@
 - Distillation: answers and distributions of a full-text reader (arXiv 2501.16075), one more adapter on the run's own
   backbone, which reads the same passages as text, each cut to the window. ``targets`` says which are used. Restatements
   keep their own targets and have no KL term; held-out losses are always of gold answers.
+- Answers of the reader that a run starts from, which it learns to judge (``OwnAnswers``), as language models learn to
+  say whether an answer of theirs is true (arXiv 2207.05221, section 3).
 - Need of a restatement's tokens for the passage (``TokenNeed``), as weights of its loss.
 - Likelihoods of answers given each candidate alone (``AnswerLikelihoods``), which a query reasoner learns from without
   relevance labels, as in PDist of Atlas (arXiv 2208.03299, section 2.2).
@@ -15,8 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,15 +29,15 @@ from torch import Tensor
 
 from clara import prompts
 from clara.errors import ClaraError
+from clara.metrics import meets
 from clara.model.adapters import load_adapter
-from clara.model.backbone import ADAPTER
 from clara.model.checkpoint import fingerprint
 from clara.model.create import Loaded
-from clara.model.decoder import AdapterName
+from clara.model.decoder import AdapterName, Decoder, RoleWeights
 from clara.model.generator import DecodeLoop, Generator, Sampling
 from clara.model.network import Network
 from clara.model.prompting import Prompter
-from clara.model.reader import ReaderManifest
+from clara.model.reader import find_reader
 from clara.records import GenerationRequest
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.documents import append_at, appending
@@ -111,41 +114,44 @@ class _KeptValues:
                 self._end += len(line)
 
 
-def add_teacher(loaded: Loaded, folder: Path) -> None:
-    """Put a reader beside the network's own adapters, frozen; it is never saved with them.
+def add_teacher(loaded: Loaded[Any, Any], name: str) -> None:
+    """Put a reader (``find_reader``) beside the network's own adapters, frozen; it is never saved with them.
 
     Raises:
         CheckpointError: the reader is damaged, or was trained on another base model.
     """
-    manifest = ReaderManifest.read(folder)
-    loaded.base.check_trained_on(folder, manifest.base_model, manifest.base_identity)
+    manifest, adapter = find_reader(name)
+    loaded.base.check_trained_on(adapter.parent, manifest.base_model, manifest.base_identity)
     adapters = loaded.network.adapters
     adapters.add_frozen("teacher", manifest.lora)
-    load_adapter(adapters.peft_model, folder / ADAPTER, "teacher")
+    load_adapter(adapters.peft_model, adapter, "teacher")
 
 
-def teacher_faults(folder: str) -> list[str]:
+def teacher_faults(name: str) -> list[str]:
     """Reasons why a reader cannot be a teacher."""
     try:
-        manifest = ReaderManifest.read(Path(folder).expanduser())
+        manifest, _ = find_reader(name)
     except ClaraError as error:
         return [f"teacher: {error}"]
     if manifest.context != "text":
-        return [f"teacher: {folder} was trained without context; a teacher reads full text"]
+        return [f"teacher: {name} was trained without context; a teacher reads full text"]
     return []
 
 
-def teacher_fingerprint(loaded: Loaded, folder: Path) -> str:
+def teacher_fingerprint(loaded: Loaded[Any, Any], name: str) -> str:
     """The fingerprint of the added reader."""
-    return ReaderManifest.read(folder).fingerprint(loaded.network.adapters, "teacher")
+    return find_reader(name)[0].fingerprint(loaded.network.adapters, "teacher")
 
 
 class TeacherAnswers:
     """The teacher's greedy answers, each made once."""
 
-    def __init__(self, loaded: Loaded, kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool) -> None:
+    def __init__(
+        self, loaded: Loaded[Decoder, Any], kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool
+    ) -> None:
         """Read the answers of the teacher with this fingerprint in ``kept``, a folder shared by runs."""
         self._network = loaded.network
+        self._weights = RoleWeights(loaded.network.adapters)
         self._window, self._bf16 = window_tokens, bf16
         self._prompter = Prompter(loaded.base.tokenizer)
         self._generator = Generator(loaded.base.tokenizer, self._prompter)
@@ -170,17 +176,48 @@ class TeacherAnswers:
     def _key(self, example: Example, target: Target) -> str:
         return _KeptValues.key(self._window, target.instruction, *example.texts)
 
-    def _generate(self, requests: Sequence[GenerationRequest]) -> list[tuple[str, bool]]:
-        adapters = self._network.adapters
-        device = adapters.bare().device.type
-        with (
-            evaluating(self._network),
-            adapters.use("teacher"),
-            torch.autocast(device, torch.bfloat16, enabled=self._bf16),
-        ):
-            decoder = DecodeLoop(lambda: nullcontext(adapters.bare()))
+    def _generate(self, requests: Sequence[GenerationRequest]) -> Iterable[object]:
+        with self._decoder() as decoder:
             made = self._generator.generate(decoder, requests, Sampling(max_new_tokens=_ANSWER_TOKENS))
         return [(generation.text, generation.finish_reason == "stop") for generation in made]
+
+    @contextmanager
+    def _decoder(self) -> Iterator[DecodeLoop]:
+        """The teacher."""
+        device = self._network.adapters.bare().device.type
+        # Autocast is for adapters beside the weights; where they are merged it has nothing to do.
+        with evaluating(self._network), torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+            yield DecodeLoop(partial(self._weights.acting_as, "teacher"))
+
+
+class OwnAnswers(TeacherAnswers):
+    """Adds to each question the teacher's answers, quoted from the passages, each to be judged."""
+
+    def __init__(
+        self, loaded: Loaded[Decoder, Any], kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool
+    ) -> None:
+        """Read the answers of the teacher with this fingerprint in ``kept``, a folder shared by runs."""
+        TeacherAnswers.__init__(
+            self, loaded, kept, fingerprint=f"judged-{fingerprint}", window_tokens=window_tokens, bf16=bf16
+        )
+        self._generator = Generator(loaded.base.tokenizer, self._prompter, judges=lambda _: True)
+
+    def __call__(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with those answers beside their own, which alone are learnt."""
+        self._answers.fill(dict(self._requests(examples)), self._generate, _ANSWERS_AT_ONCE)
+        return [replace(e, targets=(*e.targets, *self._judged(e))) for e in examples]
+
+    def _judged(self, example: Example) -> Iterator[Target]:
+        for target in example.questions().targets:
+            for text in self._answers[self._key(example, target)]:
+                right = any(meets(text, form) for form in target.accepted)
+                yield replace(target, reply=text, right=right)
+
+    def _generate(self, requests: Sequence[GenerationRequest]) -> Iterable[object]:
+        quoting = [replace(request, quote_from=request.texts) for request in requests]
+        with self._decoder() as decoder:
+            made = self._generator.candidates(decoder, quoting, Sampling(max_new_tokens=_ANSWER_TOKENS))
+        return [[generation.text for generation in some] for some in made]
 
 
 def distilling(

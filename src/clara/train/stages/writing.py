@@ -28,14 +28,14 @@ from clara.data import DataRecord, MultiHop
 from clara.data.neighbours import Neighbours
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import ADAPTER, load_base
+from clara.model.backbone import load_base
 from clara.model.create import Loaded
 from clara.model.decoder import AdapterName, Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import placement
 from clara.model.prompting import Prompter
-from clara.model.reader import ReaderManifest, save_reader
+from clara.model.reader import ReaderManifest, find_reader, save_reader
 from clara.model.table import MemoryTable
 from clara.train.batch import Batch, Collate, Collator, Memories
 from clara.train.card import reader_card
@@ -54,6 +54,7 @@ from clara.train.objective import Losses, generation_loss, reply_losses
 from clara.train.stages.base import MemoryStage, Stage
 from clara.train.start import Carried, carried, release
 from clara.train.teaching import (
+    OwnAnswers,
     TeacherAnswers,
     TokenNeed,
     add_teacher,
@@ -81,7 +82,7 @@ class _WritingConfig(MemoryConfig):
             same passages. ``both``: the records' own with the teacher's distribution. With ``teacher`` and ``both`` the
             loss is CE of those answers plus ``kl_weight`` times KL(teacher || student), a mean over the answers'
             tokens.
-        teacher: folder of a reader that was trained on full text, on the same base model.
+        teacher: folder of a reader that was trained on full text, or a checkpoint that has one, on the same base model.
         kl_weight: of the KL term; 0 leaves it out.
         need_weights: weigh the tokens of restatements by their need of the passage (``TokenNeed``), as judged by the
             backbone, or by the teacher.
@@ -131,7 +132,7 @@ class _WritingStage(MemoryStage):
         role: AdapterName | None = None
         changes: list[Callable[[Sequence[Example]], list[Example]]] = []
         if config.teacher is not None:
-            mark, role = teacher_fingerprint(loaded, self._teacher(config.teacher)), "teacher"
+            mark, role = teacher_fingerprint(loaded, config.teacher), "teacher"
         if config.targets == "teacher":
             window, bf16 = config.compression.window_tokens, config.dtype == "bf16"
             changes.append(TeacherAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16))
@@ -176,17 +177,13 @@ class _WritingStage(MemoryStage):
     def prepare(self, loaded: Loaded) -> Loaded:
         """Put the teacher beside the network's own adapters."""
         if self.config.teacher is not None:
-            add_teacher(loaded, self._teacher(self.config.teacher))
+            add_teacher(loaded, self.config.teacher)
         return loaded
-
-    @staticmethod
-    def _teacher(folder: str) -> Path:
-        return Path(folder).expanduser()
 
     def facts(self, loaded: Loaded) -> dict[str, Any]:
         facts = MemoryStage.facts(self, loaded)
         if self.config.teacher is not None:
-            mark = teacher_fingerprint(loaded, self._teacher(self.config.teacher))
+            mark = teacher_fingerprint(loaded, self.config.teacher)
             facts["teacher"] = {"reader": self.config.teacher, "fingerprint": mark}
         return facts
 
@@ -307,13 +304,16 @@ class _ReaderConfig(PassageConfig, BackgroundConfig, TrainConfig):
         reader_context: the passages' full ``text``, or ``none`` (closed book).
         reader_examples: the stage whose examples it takes: with the same seed the same records, passages, targets.
         quoted_weight: with text, as in stage ``instruct``.
-        start: folder of a reader to go on from, or None for a fresh adapter.
+        start: folder of a reader to go on from, or a checkpoint that has one; None for a fresh adapter.
+        judged: learn to judge the answers that ``start`` gives, too: after each, whether it is right. The manifest then
+            says ``judges``, and the reader chooses among answers by its verdict. None: if ``start`` does.
     """
 
     reader_context: Literal["text", "none"] = "text"
     reader_examples: Literal["scp", "instruct"] = "instruct"
     quoted_weight: float = Field(default=0.0, ge=0)
     start: str | None = None
+    judged: bool | None = None
 
 
 class ReaderStage(Stage[Decoder, ReaderManifest]):
@@ -338,8 +338,10 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
         return self.config.reader_context == "text"
 
     @property
-    def _start(self) -> Path | None:
-        return None if self.config.start is None else Path(self.config.start).expanduser()
+    def _judges(self) -> bool:
+        if self.config.judged is None:
+            return self.config.start is not None and find_reader(self.config.start)[0].judges
+        return self.config.judged
 
     def neighbours(self, drawn: Sequence[DataRecord], held_out: Sequence[DataRecord]) -> Neighbours | None:  # noqa: ARG002 - not to be read
         return Neighbours(drawn) if self.config.near_distractors else None
@@ -381,6 +383,18 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
 
         return collate
 
+    def training_collator(self, collator: Collate, loaded: _LoadedReader, kept: Path) -> Collate:
+        if self.config.start is None or not self._judges:
+            return collator
+        mark = teacher_fingerprint(loaded, self.config.start)
+        window, bf16 = self.config.compression.window_tokens, loaded.base.model.dtype == torch.bfloat16
+        own = OwnAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16)
+
+        def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
+            return collator(own(examples if asked is None else [examples[i] for i in asked]), rate=rate)
+
+        return collate
+
     def loss(self, network: Decoder, batch: Batch) -> Losses:
         return reply_losses(network, batch, None, quoted_weight=self.config.quoted_weight)
 
@@ -403,10 +417,10 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
             torch.manual_seed(config.seed)
             adapters = Adapters.fresh(base.model, config.lora, roles=self.trains())
         refuses = config.unanswered > 0
-        if self._start is not None:
-            start = ReaderManifest.read(self._start)
-            base.check_trained_on(self._start, start.base_model, start.base_identity)
-            load_adapter(adapters.peft_model, self._start / ADAPTER, "generator")
+        if config.start is not None:
+            start, adapter = find_reader(config.start)
+            base.check_trained_on(adapter.parent, start.base_model, start.base_identity)
+            load_adapter(adapters.peft_model, adapter, "generator")
             refuses = refuses or start.refuses
         manifest = ReaderManifest(
             base_model=base.name,
@@ -414,8 +428,11 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
             context=config.reader_context,
             lora=config.lora,
             refuses=refuses,
+            judges=self._judges,
         )
         loaded = Loaded(Decoder(adapters), base, manifest)
+        if config.start is not None and self._judges:
+            add_teacher(loaded, config.start)
         release(loaded.network, self.trains())
         return loaded
 
@@ -431,10 +448,12 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
             faults.append("near_distractors is set, but the examples of stage scp have no distractors")
         if config.unanswered and (self._single or not self._reads):
             faults.append("unanswered is set, but only a reader of several passages can see that none holds the answer")
-        if self._start is None:
+        if config.judged and (config.start is None or not self._reads):
+            faults.append('judged is set, but there are no answers to judge: set start = "DIR" of a reader of text')
+        if config.start is None:
             return faults
         try:
-            start = ReaderManifest.read(self._start)
+            start, _ = find_reader(config.start)
         except CheckpointError as error:
             return [*faults, f"start: {error}"]
         pairs = {"context": (start.context, config.reader_context), "lora": (start.lora, config.lora)}
