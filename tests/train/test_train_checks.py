@@ -88,7 +88,7 @@ def test_a_stage_says_all_that_a_run_asks(name: str) -> None:
         ("retriever", {"start": "CHECKPOINT", "train_compressor": True}, "only stage end-to-end reads it"),
         ("retriever", {"start": "CHECKPOINT", "rate_weights": (1, 2, 3)}, "one weight for each rate of"),
         ("retriever", {"start": "CHECKPOINT", "reasoner_start": "checkpoint"}, "has no query reasoner of its own"),
-        ("reader", {"start": "CHECKPOINT"}, "has no reader.json"),
+        ("reader", {"start": "CHECKPOINT"}, "has no text reader"),
         (
             "reader",
             {"near_distractors": True, "reader_examples": "scp"},
