@@ -386,7 +386,8 @@ def _forward(
     logits: Tensor = out.logits[:, -1].float()
     if exactly:
         weight = model.get_output_embeddings().weight[exactly].float()
-        logits[:, exactly] = out.hidden_states[-1][:, -1].float() @ weight.T
+        states = out.hidden_states[-1][:, -1].float()
+        logits[:, exactly] = (states[:, None] * weight).sum(dim=-1)  # autocast would take a matrix product to bf16
     return logits
 
 
