@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +124,7 @@ def test_threads_share_steps(lm: Any, decoder: DecodeLoop, monkeypatch: pytest.M
     forwards: list[int] = []
     forward = generator._forward
 
-    def counted(*given: Any, **read: Tensor) -> Tensor:  # noqa: ANN401
+    def counted(*given: Any, **read: Any) -> Tensor:  # noqa: ANN401
         forwards.append(len(next(value for value in read.values() if isinstance(value, Tensor))))
         return forward(*given, **read)
 
@@ -204,3 +205,16 @@ def test_where_nothing_else_may_begin_others_end(lm: Any, decoder: DecodeLoop) -
     assert first.written[0] == 9
     assert other.written == []
     assert other.odds is None
+
+
+def test_an_answer_far_less_likely_than_one_that_has_ended_is_given_up() -> None:
+    other = DecodingRow((), _LONGEST, frozenset({0}), verdict=(3, 4), place=1, scored=True)
+    first = replace(other, place=0, others=(other,), written=[], free=[], held=[])
+    sure, unsure = torch.zeros(1, 12), torch.zeros(1, 12)
+    sure[0, [0, 9]] = 50.0
+    first.write(9, sure, sure[0])
+    other.write(5, unsure, unsure[0])
+    first.write(0, sure, sure[0])
+    assert (first.ended, other.ended) == (False, False), "a verdict is to come; a nat less may be right"
+    other.write(5, unsure, unsure[0])
+    assert (other.ended, other.odds) == (True, None)

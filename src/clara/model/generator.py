@@ -48,6 +48,7 @@ _ROOM = 64  # tokens that a cache grows by at once
 # their likelihood counts beside one of the verdict.
 _ANSWERS_JUDGED = 4
 _LIKELIHOOD_WEIGHT = 0.4
+_HOPELESS = 3.0  # nats below another: no right answer was chosen from 2 on (LOG.md, 2026-12-01)
 
 _Scores: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
 """From a row's scores [V] of its next token and the tokens so far to other scores [V]."""
@@ -70,6 +71,7 @@ class DecodingRow:
             never learnt to judge its answers.
         place: it begins with the token of this place among the likeliest, from 0 on; where there is none, it ends.
         others: rows of the same prompts and other places, which join with it.
+        best: highest log-probability of an answer that has ended among it and the others, who share it.
         written: ids, without the one that ended it.
         last: the id that is read next.
         stopped: one of ``stops`` ended it.
@@ -91,6 +93,7 @@ class DecodingRow:
     verdict: tuple[int, int] | None = None
     place: int = 0
     others: tuple[DecodingRow, ...] = ()
+    best: list[float] = field(default_factory=lambda: [-math.inf])
     written: list[int] = field(default_factory=list)
     last: int = -1
     stopped: bool = False
@@ -105,7 +108,8 @@ class DecodingRow:
         """Nothing more is written, or judged."""
         if self.verdict is None:
             return self.stopped or self.full
-        return self.odds is not None or (self.closed and not self.written)
+        hopeless = not self.closed and sum(self.free) < self.best[0] - _HOPELESS
+        return hopeless or self.odds is not None or (self.closed and not self.written)
 
     @property
     def full(self) -> bool:
@@ -144,6 +148,7 @@ class DecodingRow:
             self.held.append(float(scores.log_softmax(dim=-1)[token]))
         if token in self.stops:
             self.stopped = self.closed = True
+            self.best[0] = max(self.best[0], sum(self.free))
         else:
             self.written.append(token)
 
@@ -499,10 +504,12 @@ class Generator:
     ) -> list[list[Generation]]:
         """The answers among which ``generate`` chooses each request's, in the order of their first tokens' likelihood.
 
+        Without those that were given up for another's sake.
+
         Errors as ``generate``.
         """
         ended = self._ended(decoder, requests, sampling, scored=False)
-        return [[self._generation(answer, row) for row in answer.rows if row.written] for answer in ended]
+        return [[self._generation(answer, row) for row in answer.rows if row.odds is not None] for answer in ended]
 
     def _ended(
         self, decoder: DecodeLoop, requests: Sequence[GenerationRequest], sampling: Sampling, *, scored: bool
