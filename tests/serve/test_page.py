@@ -179,6 +179,7 @@ def test_readings_stand_beside_each_other(page: Page) -> None:
     expect(cards.locator("dl")).to_have_count(3)
     memory, text, nothing = (int(each) for each in cards.locator("dl > div:first-child dd").all_inner_texts())
     assert nothing < memory < text
+    expect(cards.locator("h3").first).to_be_focused()  # still, once its card is filled
     assert all(float(each) > 0 for each in cards.locator("dl > div:last-child dd").all_inner_texts())
     assert faults(page) == []
 

@@ -359,9 +359,9 @@ function fill(card, told, most) {
   const bar = el("span", { class: "bar-in" });
   bar.style.inlineSize = `${(100 * told.usage.prompt_tokens) / most}%`;
   card.removeAttribute("aria-busy");
-  card.replaceChildren(
-    card.querySelector("h3"),
-    card.querySelector(".hint"),
+  const hint = card.querySelector(".hint");
+  while (hint.nextSibling) hint.nextSibling.remove(); // the heading stays where it is, for it may have the focus
+  hint.after(
     el("p", { class: told.clara.answered ? "said" : "said withheld" }, told.text || "No words."),
     el("div", { class: "facts" }, el("span", { class: "bar-out", "aria-hidden": "true" }, bar), el("dl", {}, el("div", {}, el("dt", {}, "tokens read"), el("dd", {}, count(told.usage.prompt_tokens))), el("div", {}, el("dt", {}, "seconds"), el("dd", {}, told.seconds.toFixed(2))))),
   );
