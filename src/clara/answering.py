@@ -170,21 +170,16 @@ class Reading:
         """True if the answer may be withheld."""
         return model.manifest.refuses or self.lacks_name or self.evidence_wanted(model) is not None
 
-    def withheld(self, model: ClaraModel, generation: Generation) -> bool:
+    def withheld(self, model: ClaraModel, generation: Generation, *, margin: float = 0.0) -> bool:
         """True if the evidence for a quoted answer is too weak, or the passages hold no answer.
 
-        They hold none if the question names something that they do not, or if the model says so.
+        They hold none if the question names something that they do not, or if the model says so. ``margin`` is evidence
+        wanted beyond the least.
         """
         if self.lacks_name or model.refused(generation):
             return True
         wanted, found = self.evidence_wanted(model), self.evidence(model, generation)
-        return wanted is not None and found is not None and found < wanted
-
-    def settles(self, model: ClaraModel, generation: Generation) -> bool:
-        """True if no further passage need be read after this answer: it is not withheld, and by its margin."""
-        wanted, found = self.evidence_wanted(model), self.evidence(model, generation)
-        near = wanted is not None and found is not None and found < wanted + model.reading.margin
-        return not near and not self.withheld(model, generation)
+        return wanted is not None and found is not None and found < wanted + margin
 
     def evidence(self, model: ClaraModel, generation: Generation) -> float | None:
         """Evidence that the passages read hold the answer; None for a free answer, and where it was not scored.
@@ -488,7 +483,8 @@ class AnswerStream:
             generation = yield from _hidden(made) if self._held_back else made
             read.append(reading)
             written.append(generation)
-            if reading.lacks_name or reading.settles(self._model, generation):
+            near = reading.withheld(self._model, generation, margin=self._model.reading.margin)
+            if reading.lacks_name or not near:
                 break
         reading, generation = max(zip(read, written, strict=True), key=self._belief)
         answered = self._options.always_answer or not reading.withheld(self._model, generation)

@@ -74,7 +74,7 @@ def student(tiny_base: Path, teacher: Path) -> Loaded:
 
 def batch_of(student: Loaded, examples: Sequence[Example] = EXAMPLES) -> Batch:
     collator = Collator(Prompter(student.base.tokenizer), window_tokens=64)
-    return distilling(collator, distributions=True)(examples, rate=RATE)
+    return distilling(collator, taught=collator)(examples, rate=RATE)
 
 
 def slow_kl(student: Loaded, teacher: Path, base: Path) -> Tensor:

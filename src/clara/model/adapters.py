@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from clara.config import LoraSettings
 from clara.model.backbone import ADAPTER, check_finite, checked_tensors
-from clara.model.decoder import ROLES, AdapterName, Role, check_targets, merged_copy, sharing
+from clara.model.decoder import ROLES, AdapterName, NameT, Role, check_targets, merged_copy, sharing
 
 
 def _lora_config(settings: LoraSettings) -> LoraConfig:
@@ -78,7 +79,7 @@ class Adapters:
         """Roles with weights of their own."""
         return tuple(role for role in ROLES if role in self.peft_model.peft_config)
 
-    def weights_of(self, role: Role) -> Role:
+    def weights_of(self, role: NameT) -> NameT | Literal["compressor"]:
         """The role whose weights ``role`` uses."""
         return sharing(role, self.peft_model.peft_config)
 
@@ -174,7 +175,7 @@ class Adapters:
 
         Weights without an adapter (embeddings, norms, LM head) are shared with the backbone, not copied.
         """
-        owner = role if role == "teacher" else self.weights_of(role)
+        owner = self.weights_of(role)
         layers = {layer: (layer.get_base_layer(), layer.get_delta_weight(owner)) for layer in self._layers}
         return merged_copy(self.bare(), layers)
 

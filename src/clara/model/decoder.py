@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from threading import RLock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Role = Literal["compressor", "query_reasoner", "generator", "text_reader"]
 AdapterName = Role | Literal["teacher"]
 """A role, or a run's frozen teacher."""
+NameT = TypeVar("NameT", bound=AdapterName)
 ROLES: tuple[Role, ...] = ("compressor", "query_reasoner", "generator", "text_reader")
 MEMORY_ROLES: tuple[Role, ...] = ("compressor", "query_reasoner")
 """Roles that make memories."""
@@ -81,7 +82,7 @@ class StoredAdapters:
         """Roles with weights of their own."""
         return tuple(role for role in ROLES if role in self._tensors)
 
-    def weights_of(self, role: Role) -> Role:
+    def weights_of(self, role: NameT) -> NameT | Literal["compressor"]:
         """The role whose weights ``role`` uses."""
         return sharing(role, self._tensors)
 
@@ -171,7 +172,7 @@ def _mergeable(model: PreTrainedModel) -> bool:
     return plain and sum(p.numel() for p in model.parameters()) <= MERGE_LIMIT
 
 
-def sharing(role: Role, present: Mapping[Role, object] | Mapping[str, object]) -> Role:
+def sharing(role: NameT, present: Mapping[Role, object] | Mapping[str, object]) -> NameT | Literal["compressor"]:
     """The role whose weights ``role`` uses: the query reasoner starts as the compressor (clara.md section 1)."""
     return "compressor" if role == "query_reasoner" and role not in present else role
 
@@ -223,7 +224,7 @@ class RoleWeights:
             with self._turn, self._adapters.use(role):
                 yield self._attending(self._adapters.bare(), role)
             return
-        yield self._copy(role if role == "teacher" else self._adapters.weights_of(role))
+        yield self._copy(self._adapters.weights_of(role))
 
     def _copy(self, owner: AdapterName) -> PreTrainedModel:
         """The merged copy of a role, made on first use."""

@@ -154,7 +154,8 @@ class TeacherAnswers:
         self._weights = RoleWeights(loaded.network.adapters)
         self._window, self._bf16 = window_tokens, bf16
         self._prompter = Prompter(loaded.base.tokenizer)
-        self._generator = Generator(loaded.base.tokenizer, self._prompter)
+        # Of quotations, which ``OwnAnswers`` asks for, several stand side by side.
+        self._generator = Generator(loaded.base.tokenizer, self._prompter, judges=lambda _: True)
         self._answers = _KeptValues(kept / f"answers-{fingerprint}.jsonl")
 
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
@@ -193,15 +194,6 @@ class TeacherAnswers:
 class OwnAnswers(TeacherAnswers):
     """Adds to each question the teacher's answers, quoted from the passages, each to be judged."""
 
-    def __init__(
-        self, loaded: Loaded[Decoder, Any], kept: Path, *, fingerprint: str, window_tokens: int, bf16: bool
-    ) -> None:
-        """Read the answers of the teacher with this fingerprint in ``kept``, a folder shared by runs."""
-        TeacherAnswers.__init__(
-            self, loaded, kept, fingerprint=f"judged-{fingerprint}", window_tokens=window_tokens, bf16=bf16
-        )
-        self._generator = Generator(loaded.base.tokenizer, self._prompter, judges=lambda _: True)
-
     def __call__(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with those answers beside their own, which alone are learnt."""
         self._answers.fill(dict(self._requests(examples)), self._generate, _ANSWERS_AT_ONCE)
@@ -221,14 +213,14 @@ class OwnAnswers(TeacherAnswers):
 
 
 def distilling(
-    collator: Collator,
+    collator: Collate,
     *,
     changes: Sequence[Callable[[Sequence[Example]], list[Example]]] = (),
-    distributions: bool = False,
+    taught: Collator | None = None,
 ) -> Collate:
     """A collator of examples that went through the ``changes``, in order (``TeacherAnswers``, ``TokenNeed``).
 
-    With ``distributions`` its batches hold the teacher's input too, for the KL term.
+    With ``taught``, which makes it, its batches hold the teacher's input too, for the KL term.
     """
 
     def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
@@ -236,7 +228,7 @@ def distilling(
         for change in changes:
             taken = change(taken)
         batch = collator(taken, rate=rate)
-        return replace(batch, teaching=collator.teaching(taken)) if distributions else batch
+        return batch if taught is None else replace(batch, teaching=taught.teaching(taken))
 
     return collate
 

@@ -139,7 +139,7 @@ class _WritingStage(MemoryStage):
         if config.need_weights:
             changes.append(TokenNeed(loaded, kept, collator=collator, role=role, mark=mark))
         distributions = config.teacher is not None and config.kl_weight > 0
-        return distilling(collator, changes=changes, distributions=distributions)
+        return distilling(collator, changes=changes, taught=collator if distributions else None)
 
     def loss(self, network: Network, batch: Batch) -> Losses:
         mse, kl, quoted = self.config.mse_weight, self.config.kl_weight, self.config.quoted_weight
@@ -386,14 +386,10 @@ class ReaderStage(Stage[Decoder, ReaderManifest]):
     def training_collator(self, collator: Collate, loaded: _LoadedReader, kept: Path) -> Collate:
         if self.config.start is None or not self._judges:
             return collator
-        mark = teacher_fingerprint(loaded, self.config.start)
+        mark = f"judged-{teacher_fingerprint(loaded, self.config.start)}"
         window, bf16 = self.config.compression.window_tokens, loaded.base.model.dtype == torch.bfloat16
         own = OwnAnswers(loaded, kept, fingerprint=mark, window_tokens=window, bf16=bf16)
-
-        def collate(examples: Sequence[Example], *, rate: int, asked: Sequence[int] | None = None) -> Batch:
-            return collator(own(examples if asked is None else [examples[i] for i in asked]), rate=rate)
-
-        return collate
+        return distilling(collator, changes=[own])
 
     def loss(self, network: Decoder, batch: Batch) -> Losses:
         return reply_losses(network, batch, None, quoted_weight=self.config.quoted_weight)
