@@ -15,7 +15,7 @@ PRIVATE_MEMBERS = {
     "model/adapters.py": {"_active_adapter", "_disable_adapters"},  # PEFT's
     "model/attention.py": {"_attn_implementation"},  # transformers'
     "model/network.py": {"_forward_hooks", "_modules"},  # torch's
-    "model/decoder.py": {"_parameters"},  # torch's
+    "model/decoder.py": {"_linear_pointwise", "_parameters", "_reorder_linear_weight"},  # torch's
     "model/apple/vocabulary.py": {"_Hash"},  # hashlib's, a type
     "train/loop.py": {"_n_gpu"},  # of transformers' Trainer
     "train/processes.py": {"_reset_state"},  # accelerate's

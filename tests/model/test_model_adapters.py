@@ -21,7 +21,7 @@ from clara.model.adapters import Adapters
 from clara.model.create import Loaded, from_checkpoint, open_checkpoint
 from clara.model.decoder import Role, RoleWeights, StoredAdapters
 from clara.model.network import StoredNetwork
-from clara.model.placement import Placement
+from clara.model.placement import Placement, natural_dtype
 
 IDS = torch.tensor([[5, 80, 301, 44, 7, 599]])
 ROLES: tuple[Role | None, ...] = (None, "compressor", "generator")
@@ -102,6 +102,21 @@ def test_role_weights_forget_merged_copies(adapters: Adapters) -> None:
         found = new.get_decoder()(IDS, use_cache=False).last_hidden_state
     assert new is not old
     assert float((found - as_role(adapters, "compressor")).abs().max()) < 1e-5
+
+
+@pytest.mark.skipif(natural_dtype("cpu") != torch.bfloat16, reason="a processor without units for bf16")
+@pytest.mark.parametrize("role", ["compressor", "generator"])
+def test_weights_that_are_laid_out_compute_the_same(role: Role, tiny_checkpoint: Path) -> None:
+    adapters = open_checkpoint(tiny_checkpoint, default_cache(), Placement(dtype=torch.bfloat16)).network.adapters
+    plain = adapters.merged(role)
+    with RoleWeights(adapters).acting_as(role) as model, torch.inference_mode():
+        found, wanted = model(IDS).logits, plain(IDS).logits
+        assert float((found - wanted).abs().mean()) < 0.02
+    held, before = (sum(p.numel() for p in each.parameters()) for each in (model, plain))
+    assert held < before, "a weight that is laid out is not held twice"
+    rows = plain.get_input_embeddings()(IDS).requires_grad_()
+    slopes = [torch.autograd.grad(each(inputs_embeds=rows).logits.sum(), rows)[0] for each in (model, plain)]
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 0.05, "gradients of what is read go through"
 
 
 def test_the_query_reasoner_is_the_compressor_until_it_is_split(adapters: Adapters) -> None:
