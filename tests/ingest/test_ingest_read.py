@@ -675,10 +675,10 @@ def test_reader_reads_on_and_reports(tmp_path: Path) -> None:
     report = reader.report()
     assert (report.files, report.documents, report.characters, report.hidden) == (2, 3, 17, 1)
     uri = document_uri(tmp_path)
-    assert report.by_reason() == {
-        "unsupported": (f"{uri}/e.png",),
-        "binary": (f"{uri}/b.txt",),
-        "bad record": (f"{uri}/c.jsonl#2", f"{uri}/f.jsonl#1"),
-        "broken": (f"{uri}/d.pdf",),
+    assert {reason: [skipped.uri for skipped in group] for reason, group in report.by_reason().items()} == {
+        "unsupported": [f"{uri}/e.png"],
+        "binary": [f"{uri}/b.txt"],
+        "bad record": [f"{uri}/c.jsonl#2", f"{uri}/f.jsonl#1"],
+        "broken": [f"{uri}/d.pdf"],
     }
     assert all(skipped.message.startswith(skipped.uri) for skipped in report.skipped)

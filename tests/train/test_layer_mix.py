@@ -19,11 +19,12 @@ from clara.config import CompressionConfig
 from clara.errors import ConfigError
 from clara.model import ClaraModel, checkpoint
 from clara.model.attention import enable_packing
+from clara.model.backbone import padded_texts
 from clara.model.create import Loaded, rebuilt
 from clara.model.network import encode
 from clara.model.prompting import Prompter
 from clara.model.table import LayerMix
-from clara.train.batch import Collator, padded_texts
+from clara.train.batch import Collator
 from clara.train.documents import Documents
 from clara.train.examples import Example, Target
 from clara.train.objective import generation_loss

@@ -17,10 +17,11 @@ from train_cases import losses, made, passages, questions
 
 from clara.config import CompressionConfig
 from clara.errors import ConfigError, TrainingError
+from clara.model.backbone import padded_texts
 from clara.model.create import Loaded
 from clara.model.losses import candidate_kl
 from clara.model.prompting import Prompter
-from clara.train.batch import Collator, padded_texts
+from clara.train.batch import Collator
 from clara.train.examples import CandidateExample
 from clara.train.run import train
 from clara.train.stages.selecting import _CandidateCollator, query_memories

@@ -24,11 +24,12 @@ from train_cases import losses, made, passages, questions
 from clara.config import CompressionConfig
 from clara.data import DataRecord, PassageQA, QAPair
 from clara.model import ClaraModel, checkpoint
+from clara.model.backbone import padded_texts
 from clara.model.create import Loaded
 from clara.model.decoder import splice
 from clara.model.network import Network
 from clara.model.prompting import Prompter
-from clara.train.batch import decoder_attention, padded_texts
+from clara.train.batch import decoder_attention
 from clara.train.examples import CandidateExample
 from clara.train.log import TrainProgress
 from clara.train.run import train

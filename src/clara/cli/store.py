@@ -31,7 +31,7 @@ from clara.errors import ClaraError, InputError
 if TYPE_CHECKING:
     from clara.index import LanceStore
     from clara.indexing import AddProgress, AddReport, Shard
-    from clara.ingest import IngestReport, Skipped
+    from clara.ingest import IngestReport
     from clara.pipeline import Clara
     from clara.ray_engine import RayEngine
     from clara.records import QuerySpace
@@ -191,7 +191,7 @@ def _report_object(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
         **{name: getattr(report.ingest, name) for name in read},
         "skipped": {
             reason: [{"uri": skipped.uri, "message": skipped.message} for skipped in group]
-            for reason, group in _by_reason(report.ingest).items()
+            for reason, group in report.ingest.by_reason().items()
         },
         "left_out": dict(report.ingest.left_out),
         "store": {
@@ -206,15 +206,8 @@ def _report_object(report: AddReport, rag: Clara, path: Path) -> dict[str, Any]:
     }
 
 
-def _by_reason(ingest: IngestReport) -> dict[str, list[Skipped]]:
-    groups: dict[str, list[Skipped]] = {}
-    for skipped in ingest.skipped:
-        groups.setdefault(skipped.reason, []).append(skipped)
-    return groups
-
-
 def _nothing_found(paths: list[Path], ingest: IngestReport) -> str:
-    reasons = [f"{len(group):,} {reason}" for reason, group in _by_reason(ingest).items()]
+    reasons = [f"{len(group):,} {reason}" for reason, group in ingest.by_reason().items()]
     reasons += [f"{ingest.hidden:,} hidden"] if ingest.hidden else []
     return (
         f"no document was found in {', '.join(map(str, paths))} ({', '.join(reasons) or 'no files there'}); "
@@ -229,7 +222,7 @@ def _show_report(report: AddReport, store: dict[str, Any]) -> None:
     write(f"passages:  {report.passages:,} compressed, {report.tokens:,} tokens in {report.seconds:.1f} s{speed}")
     if report.reused:
         write(f"reused:    {counted(report.reused, 'passage')} whose text was in the store already")
-    groups = _by_reason(report.ingest)
+    groups = report.ingest.by_reason()
     if groups:
         write(f"skipped:   {counted(len(report.ingest.skipped), 'source')}")
     for reason, group in groups.items():

@@ -20,10 +20,10 @@ from torch.nn import functional
 from clara.config import LoraSettings, Settings, check
 from clara.errors import CheckpointError
 from clara.model.adapters import Adapters, load_adapter
-from clara.model.backbone import ADAPTER, BaseModel, read_object
+from clara.model.backbone import ADAPTER, BaseModel, padded, read_object
 from clara.model.decoder import Decoder
 from clara.model.prompting import Prompter
-from clara.train.batch import decoder_attention, padded
+from clara.train.batch import decoder_attention
 
 MANIFEST, HEAD = "selector.json", "head.safetensors"
 SELECTOR: Literal["query_reasoner"] = "query_reasoner"

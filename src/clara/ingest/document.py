@@ -89,12 +89,12 @@ class IngestReport:
     skipped: tuple[Skipped, ...]
     left_out: Mapping[str, int]
 
-    def by_reason(self) -> dict[str, tuple[str, ...]]:
-        """The skipped sources by kind of fault: reason to ``uri``s, both in the order found."""
-        groups: dict[str, list[str]] = {}
+    def by_reason(self) -> dict[str, list[Skipped]]:
+        """What was skipped by kind of fault, both in the order found."""
+        groups: dict[str, list[Skipped]] = {}
         for skipped in self.skipped:
-            groups.setdefault(skipped.reason, []).append(skipped.uri)
-        return {reason: tuple(uris) for reason, uris in groups.items()}
+            groups.setdefault(skipped.reason, []).append(skipped)
+        return groups
 
 
 def skip(uri: str, reason: _Reason, detail: str) -> Skipped:

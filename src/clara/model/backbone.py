@@ -287,3 +287,16 @@ def read_settings(path: Path, kind: type[_Settings], *, version: int, missing: s
         return check(kind, values, source=str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of numbers as one tensor, padded on the right: int64 [rows, longest row]."""
+    out = torch.full((len(rows), max(map(len, rows), default=0)), value)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return out
+
+
+def padded_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Texts padded on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
+    return padded(rows, 0), padded([[1] * len(row) for row in rows], 0).bool()

@@ -18,7 +18,7 @@ from torch import nn
 
 from clara.errors import CheckpointError, InputError, MemoryMismatchError, TooLongError
 from clara.model import checkpoint
-from clara.model.backbone import plain_ids, token_spans
+from clara.model.backbone import padded_texts, plain_ids, token_spans
 from clara.model.checkpoint import ReadingRule
 from clara.model.create import Loaded, open_checkpoint
 from clara.model.decoder import Role, RoleWeights
@@ -402,7 +402,7 @@ class ClaraModel:
         memories: dict[int, Memory] = {}
         with self._weights.acting_as(role) as model:
             for places in length_batches([len(row) for row in rows], TOKENS_A_BATCH):
-                ids, mask = _padded([rows[i] for i in places], device=model.device)
+                ids, mask = (part.to(model.device) for part in padded_texts([rows[i] for i in places]))
                 query = role == "query_reasoner"
                 encoded = encode(model, self._network.table, ids, mask, rate=rate, query=query)
                 for i, values in zip(places, encoded.memory.float().cpu().numpy(), strict=True):
@@ -477,14 +477,3 @@ def length_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             batches.append([i])
     return batches
-
-
-def _padded(rows: Sequence[Sequence[int]], *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids int64 [B, S], padded on the right, and their mask bool [B, S]."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-    return ids.to(device), mask.to(device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clara import prompts
+from clara.model.backbone import padded, padded_texts
 from clara.model.prompting import Prompt, Prompter
 from clara.train.examples import Example, Target
 
@@ -304,19 +305,6 @@ class Collator:
         if target.right is not None:
             labels.append(self._prompter.verdict[0 if target.right else 1])
         return asked, labels
-
-
-def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of numbers as one tensor, padded on the right: int64 [rows, longest row]."""
-    out = torch.full((len(rows), max(map(len, rows), default=0)), value)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return out
-
-
-def padded_texts(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Texts padded on the right: ids int64 [rows, S], and bool [rows, S], true on text."""
-    return padded(rows, 0), padded([[1] * len(row) for row in rows], 0).bool()
 
 
 def decoder_attention(segments: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from clara.errors import TrainingError
+from clara.model.backbone import padded_texts
 from clara.model.checkpoint import fingerprint
 from clara.model.clara_model import TOKENS_A_BATCH, length_batches
 from clara.model.create import Loaded
 from clara.model.decoder import RoleWeights
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import read_outs
-from clara.train.batch import padded_texts
 from clara.train.processes import ALONE, Processes
 
 _FOLDER = "memories"

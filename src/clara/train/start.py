@@ -12,7 +12,7 @@ from torch import Tensor
 from clara.config import CompressionConfig, LoraSettings, check
 from clara.errors import ClaraError
 from clara.model import checkpoint
-from clara.model.backbone import load_base
+from clara.model.backbone import load_base, padded_texts
 from clara.model.checkpoint import Manifest
 from clara.model.clara_model import find_checkpoint
 from clara.model.create import Loaded, fresh, from_checkpoint, rebuilt
@@ -20,7 +20,6 @@ from clara.model.decoder import Decoder, Role
 from clara.model.hub.base import Progress as HubProgress
 from clara.model.network import Network
 from clara.model.placement import DTYPES, placement
-from clara.train.batch import padded_texts
 from clara.train.config import MemoryConfig
 from clara.train.data import TrainingData
 from clara.train.documents import Documents

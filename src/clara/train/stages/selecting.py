@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from clara.data import DataRecord, MultiHop, PassageQA
 from clara.data.neighbours import Neighbours
 from clara.errors import TrainingError
+from clara.model.backbone import padded, padded_texts
 from clara.model.checkpoint import Manifest
 from clara.model.create import Loaded
 from clara.model.decoder import Role
@@ -41,7 +42,7 @@ from clara.model.losses import candidate_kl, contrastive, select, straight_throu
 from clara.model.network import Network
 from clara.model.prompting import Prompter
 from clara.model.table import MemoryTable
-from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories, padded, padded_texts
+from clara.train.batch import REPLY_TOKENS, Batch, Collate, Collator, Memories
 from clara.train.config import MemoryConfig
 from clara.train.data import Surroundings
 from clara.train.examples import CandidateExample, candidate_example
