@@ -157,7 +157,7 @@ def test_a_person_who_follows_a_void_link_sees_a_page(shared: Running, serve: Se
     keyed = serve("docs", keys=[entry("secret-12345", "docs")])
     void = "char=1,2&expires=1&signature=0"
     browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    for server, said, status in ((keyed, "this link has expired", 401), (shared, "there is no such document", 404)):
+    for server, said, status in ((keyed, "his link has expired", 401), (shared, "here is no such document", 404)):
         path = f"{prefix}/documents/doc-1f?{void}"
         page = server.client.get(path, headers=browser)
         assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")

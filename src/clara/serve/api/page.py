@@ -81,7 +81,12 @@ def refusal_page(error: ApiError, path: str) -> HTMLResponse | None:
     if folders[1:2] != ["documents"] or len(folders) != 3:
         return None
     root = "../" * (path.count("/") - 1)
-    return _alone("This document cannot be shown", f"<p>{escape(error.message)}</p>", root, error.status_code)
+    return _alone(
+        "This document cannot be shown",
+        f"<p>{escape(error.message[:1].upper() + error.message[1:])}.</p>",
+        root,
+        error.status_code,
+    )
 
 
 def _alone(name: str, body: str, root: str, status: int = 200) -> HTMLResponse:
