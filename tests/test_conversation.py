@@ -128,6 +128,7 @@ def test_a_follow_up_is_made_self_contained(last: Turn, message: str, question: 
         "Cedar pump relief valve pressure",
         "When one pump of the two fails, what starts?",
         "There are two saws, the Husky and the Stihl. Which one is older?",
+        "There are two servers, kranich and amsel. Which one is older?",
         "Context: the old one is the Fir pump.\n\nQuestion: Who owns the Oak pump?",
         "Ist es möglich, die Pumpe zu streichen?",
         "Und die Ahornpumpe?",
