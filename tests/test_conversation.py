@@ -62,6 +62,7 @@ GERMAN = Turn("Wann wurde die Birch-Pumpe eingebaut?", "1986", "/m/pumpen.txt")
         (YEAR, "Who maintains the pump?", "Who maintains the Birch pump?"),
         (VALVE, "When does the valve close?", "When does the relief valve of the Cedar pump close?"),
         (YEAR, "Which one is the loudest?", "Which pump is the loudest?"),
+        (YEAR, "Thanks. Which one is the loudest?", "Thanks. Which pump is the loudest?"),
         # what leaves out a verb takes the last question's
         (VALVE, "And the Birch pump?", "At how many bar does the relief valve of the Birch pump open?"),
         (VALVE, "What about the Birch pump?", "At how many bar does the relief valve of the Birch pump open?"),
@@ -126,6 +127,9 @@ def test_a_follow_up_is_made_self_contained(last: Turn, message: str, question: 
         "What is 1981 known for?",
         "Cedar pump relief valve pressure",
         "When one pump of the two fails, what starts?",
+        "There are two saws, the Husky and the Stihl. Which one is older?",
+        "There are two servers, kranich and amsel. Which one is older?",
+        "Context: the old one is the Fir pump.\n\nQuestion: Who owns the Oak pump?",
         "Ist es möglich, die Pumpe zu streichen?",
         "Und die Ahornpumpe?",
         "¿Ha cambiado? He visto otra bomba",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clara.errors import MemoryMismatchError, MissingExtraError, RecordError
 from clara.prompts import passage_text
-from clara.records import Memory, Passage
+from clara.records import Answer, Citation, Memory, Passage, Quote, Seconds, TokenCounts
 
 
 def memory(values: npt.NDArray[np.float32]) -> Memory:
@@ -76,6 +76,24 @@ def test_the_search_vector_of_nothing() -> None:
 )
 def test_the_text_a_model_reads(title: str, text: str, wanted: str) -> None:
     assert passage_text(title, text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        ("330 m", [8]),
+        ("330 m.", [8]),
+        ("It is 330 m high [2].", [0, 8, 20]),  # as a language model numbers the passages
+        ("yes", [0, 0, 20]),
+    ],
+)
+def test_a_quotation_has_one_source_and_other_answers_the_passages_in_their_order(text: str, starts: list[int]) -> None:
+    citations = tuple(
+        Citation(f"p{at}", "d", start, start + 20, 1.0, "", "text", 5) for at, start in enumerate((0, 0, 20))
+    )
+    quote = None if text == "yes" else Quote("p1", "d", 8, 13, "Its top: 330 m.", -1)
+    answer = Answer(text, citations, TokenCounts(1, 0, 1, 1), Seconds(0, 0, 0, 0), "text", "stop", quote)
+    assert [source.start for source in answer.sources()] == starts
 
 
 def test_a_missing_extra_names_the_command() -> None:

@@ -79,6 +79,8 @@ _MORE = re.compile(
     r"(?:what|anything|who|where)\s+else|really|are\s+you\s+sure)[\s?.!]*",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"\w[.!?:]\s")
+_THANKS = 3  # words of another sentence that names nothing
 _ASKED_BACK = re.compile(r"What does '(?P<word>[^']+)' refer to(?:: (?P<choices>.+))?\? Ask with its name\.")
 _WHOLE = "Ask the whole question."
 
@@ -533,6 +535,9 @@ def _which_one(asked: _Message) -> _Result:
         before = asked.lowers[place - 1]
         if before not in {"which", "that", "this", "another"} and not (place > 1 and asked.lowers[place - 2] == "the"):
             continue
+        spans = ((each.start, word.start) for each in asked.words if each.kind != "mark")
+        if sum(_SENTENCE_END.search(asked.text, min(s), max(s)) is not None for s in spans) > _THANKS:
+            return None  # of what the message's other sentences name
         if before in {"this", "that"}:
             return asked.with_topic(asked.span(place - 1, 2), asked.topics())
         heads = {p.parts[-1].head for p in asked.before.phrases if p.named}

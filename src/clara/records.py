@@ -315,13 +315,21 @@ class Answer:
     answered: bool = True
 
     def sources(self) -> tuple[AnswerSource, ...]:
-        """The quotation, then the passages that were read beside it; none of an answer that was withheld."""
-        quote, cited = self.quote, self.citations if self.answered else ()
-        read = [c for c in cited if c.read_as is not None and (quote is None or c.passage_id != quote.passage_id)]
-        sources = [AnswerSource(c.document, c.start, c.end, c.text, c.score) for c in read]
-        if quote is not None:
-            score = next((c.score for c in cited if c.passage_id == quote.passage_id), 0.0)
-            sources.insert(0, AnswerSource(quote.document, quote.start, quote.end, quote.sentence, score, quote.page))
+        """What the answer was taken from: where it is quoted from alone, else the passages that were read, in order.
+
+        A language model numbers them so; what its answer cites stands in the place of that passage. None of an answer
+        that was withheld.
+        """
+        quote, cited, sources = self.quote, self.citations if self.answered else (), []
+        for each in cited:
+            if quote is not None and each.passage_id == quote.passage_id:
+                source = AnswerSource(quote.document, quote.start, quote.end, quote.sentence, each.score, quote.page)
+                words = quote.sentence[quote.start - quote.sentence_start :][: quote.end - quote.start]
+                if self.text.rstrip(" .…") == words.rstrip(" .…"):
+                    return (source,)
+                sources.append(source)
+            elif each.read_as is not None:
+                sources.append(AnswerSource(each.document, each.start, each.end, each.text, each.score))
         return tuple(sources)
 
 

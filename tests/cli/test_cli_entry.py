@@ -74,6 +74,8 @@ def test_every_command_has_help(clara: Clara, command: str) -> None:
         (("ask", "q", "--mode", "telepathy"), "telepathy"),
         (("info", "--sore", "x"), "--sore"),
         (("ask", "  "), "the question is empty"),
+        (("ask", "What", "is", "new?"), "(is new?); put the question in quotes; see clara ask --help"),
+        (("search", "--keep-within"), "a question that begins with - stands last, behind --; see clara search"),
         (("ask", "q"), "clara index PATH --store store"),
         (("search", "q", "--mode", "text"), "clara index PATH --store store"),
         (("chat",), "clara index PATH --store store"),

@@ -557,13 +557,22 @@ def test_roman_page_numbers_before_the_first_chapter_are_left_out(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("header", "kept"), [("{}", ""), ("{}     The {kind} mole", ""), ("Chapter {}", "Chapter {}\n")]
+    ("header", "kept"),
+    [
+        ("{}", ""),
+        ("{}     The {kind} mole", ""),
+        ("The {kind} mole   {} / 57", ""),
+        ("Page {} of 57", ""),
+        ("The mole     Seite {} von 57", ""),
+        ("Chapter {}", "Chapter {}\n"),
+        ("The {kind} mole, {}", "The {kind} mole, {}\n"),
+    ],
 )
 def test_the_number_of_a_page_stands_apart(tmp_path: Path, header: str, kept: str) -> None:
     kinds = ["star", "hairy", "golden", "common"]
     pages = [f"{header.format(at, kind=kind)}\nIt is {kind}." for at, kind in enumerate(kinds, 21)]
     document = _read(_write(tmp_path, "moles.txt", "\f".join(pages).encode()))
-    shown = [f"{kept.format(at)}It is {kind}." for at, kind in enumerate(kinds, 21)]
+    shown = [f"{kept.format(at, kind=kind)}It is {kind}." for at, kind in enumerate(kinds, 21)]
     assert [line for line in document.text.split("\n") if line] == "\n".join(shown).split("\n")
 
 

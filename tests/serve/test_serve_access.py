@@ -151,6 +151,24 @@ def test_a_link_expires_and_is_one_servers(monkeypatch: pytest.MonkeyPatch) -> N
     assert (expired.value.status_code, expired.value.code) == (401, "link_expired")
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_a_person_who_follows_a_void_link_sees_a_page(shared: Running, serve: Serve, prefix: str) -> None:
+    """A browser asks for HTML; a program gets OpenAI's shape all the same."""
+    keyed = serve("docs", keys=[entry("secret-12345", "docs")])
+    void = "char=1,2&expires=1&signature=0"
+    browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for server, said, status in ((keyed, "his link has expired", 401), (shared, "here is no such document", 404)):
+        path = f"{prefix}/documents/doc-1f?{void}"
+        page = server.client.get(path, headers=browser)
+        assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert said in page.text
+        sheet = re.search('rel="stylesheet" href="([^"]+)"', page.text)
+        assert sheet is not None
+        assert server.client.get(str(page.url.join(sheet[1]))).status_code == 200
+        assert said in server.client.get(path).json()["error"]["message"]
+        assert "error" in server.client.get(f"{prefix}/documents/doc-1f/passages?{void}", headers=browser).json()
+
+
 def test_without_keys_addresses_are_plain(shared: Running) -> None:
     found = shared.client.get("/search", params={"query": HEIGHT, "k": 1}).json()["results"][0]
     assert "signature" not in found["url"]

@@ -224,6 +224,13 @@ def test_errors_have_openais_shape(openai: OpenAI, shared: Running) -> None:
         assert raw.headers["x-should-retry"] == "false"
     unknown = shared.client.get("/v1/nothing")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    headers = {"content-type": "application/json"}
+    for refused, remedy in (
+        (unknown, "GET /openapi.json"),
+        (shared.client.put("/v1/documents"), "the header Allow"),
+        (shared.client.post("/v1/search", content=b'{"query": "\xff"}', headers=headers), "UTF-8"),
+    ):
+        assert remedy in refused.json()["error"]["message"]
     long = "word " * 500  # more than one window of the tiny model
     refused = shared.client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": long}]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")

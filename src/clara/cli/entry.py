@@ -30,6 +30,11 @@ from clara.errors import ClaraError, ConfigError, OutputError
 _USER_ERROR = 2
 _BUG = 1
 _UNREAD = 1
+# Of a command that takes a question: without quotes, or about an option of the program that is documented.
+_REMEDIES = {
+    "Got unexpected extra argument": "; put the question in quotes",
+    "No such option": "; a question that begins with - stands last, behind --",
+}
 
 
 class _Group(TyperGroup):
@@ -175,7 +180,10 @@ def _report(error: Exception) -> int:
     if isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "clara"
-        _say(f"{error.format_message().rstrip('.')}; see {path} --help")
+        said = error.format_message().rstrip(".")
+        asks = context is not None and any(each.name == "question" for each in context.command.params)
+        remedy = next((_REMEDIES[start] for start in _REMEDIES if asks and said.startswith(start)), "")
+        _say(f"{said}{remedy}; see {path} --help")
         return error.exit_code
     if isinstance(error, typer.Abort):
         _say("the input ended")

@@ -24,8 +24,12 @@ _NUMBER_HERE = "\f"  # what is in no line
 _ROMAN_HERE = "\f\f"
 _ROMANS = {roman(number): number for number in range(1, 100)}
 _GAP = r"(?: {3,}|\t)\s*"
-# The number of a page stands alone or far from the words beside it; "Chapter 1" is a heading.
-_APART = re.compile(rf"\W*(?P<first>\d+)\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*(?P<last>\d+)\W*")
+# The number of a page stands alone or far from the words beside it; "Chapter 1" is a heading. It may say that it is a
+# page's, and of how many: "Page 3 of 57", "3 / 57".
+_PAGE, _OF = r"(?:(?:page|seite|p\.|s\.)\s*)?", r"(?:\s*(?:/|of|von)\s*\d+)?"
+_APART = re.compile(
+    rf"\W*{_PAGE}(?P<first>\d+){_OF}\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*{_PAGE}(?P<last>\d+){_OF}\W*", re.IGNORECASE
+)
 # Of the pages before the first chapter, which are numbered for themselves and few.
 _ROMAN_APART = re.compile(rf"\W*(?P<first>[ivxlc]+)\W*?(?:{_GAP}\S.*)?|\S.*?{_GAP}\W*(?P<last>[ivxlc]+)\W*")
 # Of a heading: lines at most, and the number before it that only one of page and file gives: Chapter 12, Appendix A.
@@ -65,7 +69,8 @@ def without_running_lines(pages: Sequence[str]) -> tuple[list[str], int]:
 def _edge_signs(page: list[str], number: int, *, at_foot: bool) -> Iterator[set[tuple[int, str]]]:
     """Of the outermost lines of a page, from its edge: what each may share with the lines as deep on other pages."""
     filled = [line for line in (reversed(page) if at_foot else page) if line.strip()]
-    for depth, line in enumerate(filled[:_DEPTH]):
+    # Where nothing stands between head and foot, the last line is the foot's.
+    for depth, line in enumerate(filled[: _DEPTH if at_foot else min(_DEPTH, max(len(filled) - 1, 1))]):
         signs = set(_signs(line, number, at_foot=at_foot))
         if depth and not at_foot:  # the names of a table's columns are repeated, too
             signs = {sign for sign in signs if _NUMBER_HERE in sign}

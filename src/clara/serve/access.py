@@ -243,7 +243,11 @@ def check_origin(host: str, origin: str | None, allowed: Collection[str], origin
     if origin is None or origin.lower() in origins:
         return
     if origin == "null" or urlsplit(origin).netloc.lower() != host.lower():
-        raise ApiError(403, "forbidden_origin", "pages of other sites may not use this server")
+        raise ApiError(
+            403,
+            "forbidden_origin",
+            "pages of other sites may not use this server; who runs it may allow one (--cors-origin)",
+        )
 
 
 def checked_origins(given: Sequence[str]) -> frozenset[str]:

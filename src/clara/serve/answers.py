@@ -62,7 +62,7 @@ class Told:
     Attributes:
         finish_reason: ``length`` where it was cut off.
         answered: false where the documents hold no answer.
-        sources: what it was taken from, the quotation first.
+        sources: what it was taken from.
         question: as it was understood.
         made_from: the earlier question that completed it; empty for one that stands alone.
         asked_back: whether the text is a question back.

@@ -27,6 +27,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -221,7 +222,7 @@ class _Gate:
                 _log.error("request failed", extra={"fields": fields}, exc_info=error)
             if seen.started:
                 raise
-            await error_response(api_error(error))(scope, receive, send)
+            await _refusal(api_error(error), scope)(scope, receive, send)
 
     def _admit(self, scope: Scope, receive: Receive, seen: _Seen) -> Receive:
         """Check a request's headers; returns how its body is received, up to the limit (ApiError: it is refused)."""
@@ -339,13 +340,20 @@ def _install_handlers(app: FastAPI) -> None:
             fields = {"request_id": request.scope["state"]["request_id"], "error": type(error).__name__}
             trace = error if told.status_code >= 500 else None  # a client's mistake has no place in our source
             _log.warning("request refused", extra={"fields": fields}, exc_info=trace)
-        response = error_response(told)
+        response = _refusal(told, request.scope)
         if told.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             response.headers["allow"] = ", ".join(_allowed(request.scope["path"]))
         return response
 
     app.add_exception_handler(HTTPException, known)  # type: ignore[arg-type]
     app.add_exception_handler(ClaraError, known)  # type: ignore[arg-type]
+
+
+def _refusal(error: ApiError, scope: Scope) -> Response:
+    """In OpenAI's shape; a page to a browser that follows a citation."""
+    browsing = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+    shown = page.refusal_page(error, scope["path"]) if browsing else None
+    return shown or error_response(error)
 
 
 def _allowed(path: str) -> list[str]:

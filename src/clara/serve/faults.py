@@ -28,6 +28,13 @@ class _Fault:
     told: bool = False
 
 
+# What the framework says of its own, in words that tell what to do.
+_SAID = {
+    "Not Found": "there is no such address here; GET /openapi.json lists those that there are",
+    "Method Not Allowed": "this address does not take that method; the header Allow names those that it takes",
+    "There was an error parsing the body": "the body cannot be read; send JSON as UTF-8",
+}
+
 _FIELDS = {"message": "string", "type": "string", "param": ["string", "null"], "code": "string"}
 _OBJECT = {"type": "object", "required": list(_FIELDS), "properties": {k: {"type": v} for k, v in _FIELDS.items()}}
 _BODY = {"type": "object", "required": ["error"], "properties": {"error": _OBJECT}}
@@ -89,7 +96,7 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, HTTPException):
         code = HTTPStatus(error.status_code).name.lower() if error.status_code != 400 else "invalid_value"
-        return ApiError(error.status_code, code, str(error.detail))
+        return ApiError(error.status_code, code, _SAID.get(error.detail, error.detail))
     if isinstance(error, ClaraError):
         fault = _fault_of(error)
         return ApiError(fault.status, fault.code, str(error) if fault.told else _GENERIC)

@@ -72,7 +72,24 @@ def document_page(title: str, texts: Sequence[StoredText], start: int, end: int,
         end: one past the last.
         root: the address of the server's root, as seen from the page.
     """
-    name = escape(title)
+    return _alone(escape(title), _marked(texts, start, end), root)
+
+
+def refusal_page(error: ApiError, path: str) -> HTMLResponse | None:
+    """What a person sees who follows the address of a document in vain; None for any other path."""
+    folders = path.removeprefix("/v1").split("/")
+    if folders[1:2] != ["documents"] or len(folders) != 3:
+        return None
+    root = "../" * (path.count("/") - 1)
+    return _alone(
+        "This document cannot be shown",
+        f"<p>{escape(error.message[:1].upper() + error.message[1:])}.</p>",
+        root,
+        error.status_code,
+    )
+
+
+def _alone(name: str, body: str, root: str, status: int = 200) -> HTMLResponse:
     return HTMLResponse(
         f"""<!doctype html>
 <html lang="en">
@@ -88,11 +105,12 @@ def document_page(title: str, texts: Sequence[StoredText], start: int, end: int,
 <body>
 <main class="document">
 <h1>{name}</h1>
-{_marked(texts, start, end)}
+{body}
 </main>
 </body>
 </html>
 """,
+        status,
         headers={"content-security-policy": _POLICY},
     )
 
