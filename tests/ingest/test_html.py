@@ -410,6 +410,35 @@ def test_what_style_sheets_hide(tmp_path: Path, style: str, rest: str, text: str
 
 
 @pytest.mark.parametrize(
+    ("style", "page", "text"),
+    [
+        ("span.up, i.x { font-size: 60%; vertical-align: super }", "10<span class='b up'>6</span>", "10^6"),
+        (".up {\n position: relative;\n top: -0.33em }", "10<span class=up>6</span>", "10^6"),
+        (".up { position: absolute; top: -1em } p { vertical-align: super }", "10<span class=up>6</span>", "106"),
+        ("@media print { .up { vertical-align: super } }", "10<span class=up>6</span>", "106"),
+        (".old { text-decoration: line-through; display: inline }", "<p class=old>1</p>", "~~1~~"),
+        ("#law { list-style-type: lower-alpha }", "<ol id=law><li>x<li>y</ol>", "a. x\nb. y"),
+        (".law { list-style: none }", "<ol class=law><li>x<li>y</ol>", "1. x\n2. y"),
+        (".code { white-space: pre }", "<div class=code>a = 1\n  b = 2</div>", "a = 1\nb = 2"),
+    ],
+)
+def test_what_style_sheets_raise_and_strike(tmp_path: Path, style: str, page: str, text: str) -> None:
+    assert _text(f"<style>{style}</style>{page}", tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<picture><source srcset='a.webp'><img alt='wiring of the pump'></picture>",
+        "<p>wiring <embed src='a.svg'> of the pump</p>",
+        "<p>wiring <track src='a.vtt'> of the pump</p>",
+    ],
+)
+def test_text_behind_elements_that_the_parser_does_not_close(tmp_path: Path, page: str) -> None:
+    assert _text(page, tmp_path) == "wiring of the pump"
+
+
+@pytest.mark.parametrize(
     ("mark", "text"),
     [
         ("class='pre-in-pp'", "Fonts:\n-r roman\n-b bold\nEnd"),

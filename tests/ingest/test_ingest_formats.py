@@ -305,6 +305,17 @@ def test_book(tmp_path: Path) -> None:
     assert _read(tmp_path, "without a suffix", _book())[0].text == document.text
 
 
+def test_style_sheets_of_a_book(tmp_path: Path) -> None:
+    head = (
+        "<head><link rel='stylesheet' href='../a%20b.css'/><link href='gone.css'/><link href='one%20x.xhtml'/></head>"
+    )
+    page = f"<html>{head}<body><p>10<span class='up'>6</span> <i class='no'>x</i>bees</p></body></html>"
+    sheet = ".up { vertical-align: super }\n.no { display: none }"
+    document, left_out = _read(tmp_path, "a.epub", _book(**{"OEBPS/one x.xhtml": page, "a b.css": sheet}))
+    assert document.text.startswith("10^6 bees")
+    assert left_out["hidden parts"] == 2
+
+
 def test_protected_book(tmp_path: Path) -> None:
     rights = "<encryption><CipherReference URI='OEBPS/one%20x.xhtml'/></encryption>"
     data = _book(**{"META-INF/encryption.xml": rights})

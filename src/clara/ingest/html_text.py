@@ -37,9 +37,8 @@ _MAIN = frozenset(["article", "main"])
 # fmt: off
 # Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
 _SILENT = frozenset([
-    "applet", "audio", "base", "canvas", "col", "colgroup", "datalist", "defs", "desc", "embed", "head", "link", "meta",
-    "metadata", "noembed", "param", "rp", "rt", "rtc", "script", "source", "style", "template", "title", "track",
-    "video",
+    "applet", "audio", "base", "canvas", "col", "colgroup", "datalist", "defs", "desc", "head", "link", "meta",
+    "metadata", "noembed", "param", "rp", "rt", "rtc", "script", "style", "template", "title", "video",
 ])
 _BLANK_AROUND = frozenset([
     "address", "article", "aside", "blockquote", "center", "details", "dir", "dl", "fieldset", "figure", "footer",
@@ -210,6 +209,8 @@ class _Page:
         self.flow.end(Gap.BLANK)
 
     def _open(self, element: Element, name: str) -> None:
+        if told := self._sheets.told(element, name):
+            element.set("style", f"{element.get('style', '')};{told}")
         self._separate(name)
         if name in _HEADINGS:
             self.flow.mark(_HEADINGS[name], "heading")

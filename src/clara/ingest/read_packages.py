@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from urllib.parse import unquote
 
@@ -111,7 +112,7 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
             if chapter not in archive.namelist():
                 left_out["chapters that are not in the file"] += 1
                 continue
-            page = xhtml_page(archive.read(chapter), f"{uri}#{chapter}")
+            page = xhtml_page(archive.read(chapter), f"{uri}#{chapter}", partial(_sheet, archive, chapter))
             if page.text:  # not a cover or another page of pictures
                 left_out.update(page.left_out)
                 parts.add(page.text, page.headings)
@@ -145,6 +146,12 @@ def _chapters(name: str, package: Element) -> Iterator[tuple[str, bool]]:
         item = items.get(attribute(entry, "idref")) if local_name(entry) == "itemref" else None
         if item is not None and attribute(item, "media-type") in _PAGES:
             yield linked(name, attribute(item, "href")), "nav" in attribute(item, "properties").split()
+
+
+def _sheet(archive: zipfile.ZipFile, chapter: str, reference: str) -> bytes:
+    """The style sheet that a chapter links; empty for other links."""
+    name = linked(chapter, reference)
+    return archive.read(name) if name.lower().endswith(".css") and name in archive.namelist() else b""
 
 
 def _refuse_protected(archive: zipfile.ZipFile, name: str, package: Element, uri: str) -> None:
