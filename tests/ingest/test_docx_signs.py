@@ -41,6 +41,8 @@ _X, _SUM, _TEN = _run("x"), _run("a+b"), _run("10")
         (_of("func", fName=_run("sin"), e=_X), "sin x"),
         (_of("func", fName=_of("limLow", e=_run("lim"), lim=_run("n→∞")), e=_X), "lim_(n→∞) x"),
         (_of("acc", accPr="<m:chr m:val='\u20d7'/>", e=_X), "x\u20d7"),
+        (_of("bar", barPr="<m:pos m:val='top'/>", e=_X), "x‾"),
+        (_of("bar", e=_X), "x_"),
         (_of("m", mr=_of("e", x=_run("1")) + _of("e", x=_run("2"))), "1 2"),
         (f"<m:m>{2 * _of('mr', e=_X)}</m:m>", "x; x"),
         (_of("box", boxPr="", e=_X), "x"),

@@ -344,6 +344,12 @@ def test_what_only_looks_like_many_attributes_is_read(tmp_path: Path) -> None:
         ("<math><mn>3</mn><mfrac><mn>1</mn><mn>2</mn></mfrac></math>", "3 1/2"),
         ("<math><msup><mi>x</mi><mn>2</mn></msup><mn>3</mn></math>", "x^2 3"),
         ("<math><mfrac linethickness='0'><mi>n</mi><mi>k</mi></mfrac></math>", "n¦k"),
+        ("<math><msubsup><mrow/><mn>6</mn><mn>14</mn></msubsup><mi>C</mi></math>", "_6^14 C"),
+        (
+            "<math><mmultiscripts><mi>C</mi><none/><mn>4</mn><mprescripts/><mn>6</mn><mn>14</mn></mmultiscripts></math>",
+            "C^4_6^14",
+        ),
+        ("the end<sup><a href='#n4'>iv</a></sup>, see<a href='#b'><sup>b</sup></a>", "the end[iv], see[b]"),
         ("costs $3<sup>99</sup>, 2<sup>10</sup>", "costs $3^99, 2^10"),
         ("<ol reversed><li>c<li>b<li>a</ol>", "3. c\n2. b\n1. a"),
         ("<ol start=39 style='list-style-type: upper-roman'><li>x<li>y</ol>", "XXXIX. x\nXL. y"),

@@ -24,6 +24,12 @@ from clara.errors import DocumentError
 from clara.ingest import LeftOut, Reader, Skipped, document_uri, find_files, read_file
 from clara.records import Document
 
+# A picture of one point, as PNG.
+_PIXEL = (
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360"
+    "00000002000148afa4710000000049454e44ae426082"
+)
+
 
 def _read(folder: Path, name: str, data: bytes | str) -> tuple[Document, Mapping[str, int]]:
     path = folder / name
@@ -910,6 +916,72 @@ def test_symbols_scatter_charts_and_hidden_shapes_of_presentations(tmp_path: Pat
     document, left_out = _read(tmp_path, "a.pptx", file.getvalue())
     assert document.text == "10 → café ☑\n\n| bar\n1 | 2\n3 | 4.5"
     assert left_out == {"hidden parts": 1}
+
+
+def test_shapes_that_a_presentation_gives_in_two_ways(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    box = shapes.add_textbox(0, 0, Inches(1), Inches(1))
+    box.text_frame.text = "Flow of 5 l"
+    name = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+    choices = box._element.makeelement(f"{name}AlternateContent")
+    for choice in ("Choice", "Fallback"):
+        choices.append(choices.makeelement(f"{name}{choice}"))
+    box._element.addprevious(choices)
+    choices[0].append(box._element)
+    picture = io.BytesIO(bytes.fromhex(_PIXEL))
+    shapes.add_picture(picture, 0, 0)
+    file = io.BytesIO()
+    deck.save(file)
+    document, left_out = _read(tmp_path, "a.pptx", file.getvalue())
+    assert document.text == "Flow of 5 l"
+    assert left_out == {"pictures": 1}
+
+
+def test_charts_with_dates_and_names_of_several_levels(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    days, levels = CategoryChartData(number_format='0.0\\ "l"'), CategoryChartData(number_format="0%")
+    days.categories = [datetime.date(2024, 1, 31)]
+    days.add_series("Use", (1.5,))
+    for year in ("2023", "2024"):
+        levels.add_category(year).add_sub_category("H1")
+    levels.add_series("Share", (0.25, None))
+    chart = shapes.add_chart(XL_CHART_TYPE.LINE, 0, 0, Inches(3), Inches(2), days).chart
+    chart.has_title = True
+    chart.chart_title.text_frame.text = "Water"
+    chart.value_axis.axis_title.text_frame.text = "a day"
+    shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, Inches(3), Inches(2), levels)
+    file = io.BytesIO()
+    deck.save(file)
+    text = _read(tmp_path, "a.pptx", file.getvalue())[0].text
+    assert text == "Water\na day\n| Use\n2024-01-31 | 1.5 l\n\n| Share\n2023 H1 | 25%\n2024 H1 |"
+
+
+@pytest.mark.parametrize(
+    ("number_format", "text"),
+    [
+        ('#,##0.00\\ "€"', "-5.5 €"),
+        ("#,##0.00\\ [$€-407]", "-5.5 €"),
+        ('_-* #,##0.00\\ "CHF"_-;-* #,##0.00\\ "CHF"_-', "-5.5 CHF"),
+        ('_($* #,##0.00_);_($* (#,##0.00);_($* "-"??_)', "-$5.5"),
+        ("0.0\\ \\°\\C", "-5.5 °C"),
+        ("0\\ %", "-550 %"),
+        ("[Red]0.0", "-5.5"),
+        ("000\\-0000", "-5.5"),
+        ("# ?/?", "-5.5"),
+        ('[>1]0.0 "big";0.0 "small"', "-5.5"),
+        ("0.00E+00", "-5.5"),
+        ("@", "-5.5"),
+    ],
+)
+def test_units_of_numbers(tmp_path: Path, number_format: str, text: str) -> None:
+    book = openpyxl.Workbook()
+    book.active.append([-5.5])
+    book.active["A1"].number_format = number_format
+    file = io.BytesIO()
+    book.save(file)
+    assert _read(tmp_path, "a.xlsx", file.getvalue())[0].text == f"# Sheet\n\n{text}"
 
 
 def test_formats_that_scale_or_hide_numbers(tmp_path: Path) -> None:

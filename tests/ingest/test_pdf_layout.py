@@ -34,6 +34,12 @@ def _at(x: float, y: float, text: str, size: float = 11) -> str:
 # Superscripts
 
 
+def test_letters_beyond_the_first_plane_have_superscripts(tmp_path: Path) -> None:
+    content = "BT /F1 11 Tf 72 760 Td (of m) Tj /F1 7 Tf 4 Ts (2) Tj /F1 11 Tf 0 Ts ( %) Tj ET"
+    data = make_drawn_pdf([content], meanings={"m": "\U0001d465", "%": "\U0001f600"})
+    assert _document(tmp_path, data)[0].text == "of x^2 \U0001f600"
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

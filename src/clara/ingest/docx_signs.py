@@ -100,6 +100,7 @@ _FORMS: dict[str, Callable[[Element], str]] = {
     "d": _fenced,
     "func": lambda element: f"{_part(element, 'fName')} {_part(element, 'e')}",
     "acc": lambda element: f"{_part(element, 'e')}{_setting(element, 'chr', chr(0x302))}",
+    "bar": lambda element: f"{_part(element, 'e')}{'‾' if _setting(element, 'pos', 'bot') == 'top' else '_'}",
     "mr": lambda element: " ".join(map(equation_text, element.findall(qn("m:e")))),
     **dict.fromkeys(("m", "eqArr"), _rows),
 }

@@ -24,7 +24,7 @@ import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
-from clara.ingest.pages import headings_on, without_running_lines
+from clara.ingest.pages import headings_on, page_ranges, without_running_lines
 from clara.ingest.scripts import fractions, subscript, superscript, with_accent
 from clara.records import Heading
 
@@ -256,8 +256,6 @@ def _piece(runs: list[_Run]) -> _LinePart:
         else:
             text += run.text
             base = run
-    if any("\ud800" <= character <= "\udfff" for character in text):  # a pair stands for one character
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
     return _LinePart(fractions(text.strip()), runs[0].left, runs[-1].right, runs[0].baseline)
 
 
@@ -356,7 +354,7 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     if empty:
         metadata["pages_without_text"] = str(empty)
     if pages.pictures:
-        place = f"{uri}#page={_ranges(pages.pictures)}"
+        place = f"{uri}#page={page_ranges(pages.pictures)}"
         found = f"{len(pages.pictures)} of {len(texts)} pages hold no text: scanned?"
         pages.skipped.append(
             skip(place, "no text", f"{found} clara index --ocr reads them (pip install 'clara-rag[ocr]')")
@@ -369,7 +367,7 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     headings = [Heading(parts.starts[page] + at, words) for page, at, words in headings_on(shown, pages.bookmarks)]
     left_out = {"page headers and footers": running} if running else {}
     if pages.recognised:
-        metadata["pages_by_ocr"] = _ranges(pages.recognised)
+        metadata["pages_by_ocr"] = page_ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
     return Extract(
         "",
@@ -381,17 +379,6 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
         left_out,
         layout="prose",
     )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers as people write them: 2-5,7."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
@@ -485,6 +472,11 @@ class _Layer:
         unicode, raw = pdfium.FPDFText_GetUnicode, self._raw
         for index in range(self._count):
             character = chr(unicode(raw, index))
+            if "\ud800" <= character < "\udc00":  # the first of a pair, which stands for one character
+                pair = character + chr(unicode(raw, index + 1))
+                character = pair.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")[:1]
+            elif "\udc00" <= character < "\ue000":
+                continue
             if character.isspace() or character == "\0":
                 if character in "\r\n":
                     yield line
