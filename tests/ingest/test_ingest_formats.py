@@ -93,6 +93,19 @@ def test_programs_without_a_suffix(tmp_path: Path) -> None:
     assert _reason(tmp_path, "odd", _zipped({"a": "b"}), "no text and of no known format") == "unsupported"
 
 
+def test_content_tells_the_format_of_a_file_by_another_name(tmp_path: Path) -> None:
+    book = make_odt("<text:p>Bees fly.</text:p>")
+    for name in ("a.docx", "a.pdf", "a.html", "a.csv"):
+        assert _read(tmp_path, name, book)[0].text == "Bees fly."
+    assert _read(tmp_path, "page.docx", b"<!doctype html><p>Bees fly.")[0].text == "Bees fly."
+    assert _read(tmp_path, "about.md", b"A file with %PDF- in it")[0].text == "A file with %PDF- in it"
+    assert _reason(tmp_path, "a.txt", book, r"is a \.odt by another name; rename it") == "unsupported"
+    for name in ("a.txt", "letter"):
+        assert (
+            _reason(tmp_path, name, rb"{\rtf1 Bees}", r"is a \.rtf by another name; save it as \.docx") == "unsupported"
+        )
+
+
 # Tables
 
 
@@ -385,6 +398,26 @@ def test_opendocument(tmp_path: Path) -> None:
         "## Pumps\n\nTen or 10^6[1]. 漢字\n\n[1] New.\n\n1. one\n  - inner\n2. two\n\nA | 1\nA | 2\n\nc^2"
     )
     assert left_out == {"deleted parts": 1, "hidden parts": 1}
+
+
+def test_text_boxes_of_an_opendocument_text_stand_behind_their_paragraph(tmp_path: Path) -> None:
+    box = "<draw:frame><draw:text-box><text:p>Box {}</text:p></draw:text-box></draw:frame>"
+    font = '<style:text-properties style:font-name="Wingdings"/>'
+    styles = f'<style:style style:name="W" style:family="text">{font}</style:style>'
+    body = (
+        "<text:table-of-content><text:table-of-content-source><text:index-title-template>Contents"
+        "</text:index-title-template></text:table-of-content-source></text:table-of-content>"
+        f'<text:h text:outline-level="1">{box.format(1)}Pumps</text:h>'
+        f"<text:list><text:list-item><text:p>{box.format(2)}one</text:p></text:list-item></text:list>"
+        f"<text:p>The pu{box.format(3)}mp <draw:custom-shape><text:p>Shape</text:p></draw:custom-shape>hums.</text:p>"
+        '<text:p><text:span text:style-name="W">\uf0fe</text:span> <draw:frame><draw:image/>'
+        "<draw:title>Plan</draw:title><draw:desc>of a pump</draw:desc></draw:frame></text:p>" + box.format(4)
+    )
+    document, left_out = _read(tmp_path, "a.odt", make_odt(body, styles=styles))
+    assert document.text == (
+        "# Pumps\n\nBox 1\n\n- one\n\nBox 2\n\nThe pump hums.\n\nBox 3\n\nShape\n\n☑ Plan of a pump\n\nBox 4"
+    )
+    assert left_out == {"pictures": 1}
 
 
 # reStructuredText
@@ -1032,10 +1065,13 @@ def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
     source = (
         ".. |copy| unicode:: 0xA9\n.. |name| replace:: Cedar *pump*\n   3000\n\n"
         "|name| |copy| |other|, 10\\ `6`:sup:, 10\\ :sup:`6`\\ 5\n\n"
-        "#. one\n#. two\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
+        "#. one\n#. two\n\n3. c\n#. d\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
     )
     text = _read(tmp_path, "a.rst", source)[0].text
-    assert text == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\nPumps\n\nName | Weight\nCedar | 5"
+    assert (
+        text
+        == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\n3. c\n4. d\n\nPumps\n\nName | Weight\nCedar | 5"
+    )
 
 
 @pytest.mark.parametrize(
