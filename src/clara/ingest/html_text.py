@@ -64,6 +64,7 @@ _KEPT_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)", re.IGNORECAS
 _KEPT_CLASS = re.compile(
     r"(?:^|\s)(?:pre(?:-wrap|-line|-in-pp|formatted)?|whitespace-pre(?:-wrap|-line)?)(?:$|\s)", re.IGNORECASE
 )
+_DISPLAY_STYLE = re.compile(r"display\s*:\s*(?:(table-cell)|block|flex|grid|list-item|table)", re.IGNORECASE)
 _STRUCK_STYLE = re.compile(r"text-decoration[\w-]*\s*:[^;]*line-through", re.IGNORECASE)
 _CONTAINERS = _LISTS | {"dl", "html", "table", "tbody", "tfoot", "thead", "tr"}  # of what has lines of its own
 # What a style sheet calls the numbers of a list, by what the attribute ``type`` calls them.
@@ -211,7 +212,7 @@ class _Page:
     def _open(self, element: Element, name: str) -> None:
         if told := self._sheets.told(element, name):
             element.set("style", f"{element.get('style', '')};{told}")
-        self._separate(name)
+        self._separate(_shown_as(element, name))
         if name in _HEADINGS:
             self.flow.mark(_HEADINGS[name], "heading")
             self._heading = element
@@ -254,7 +255,7 @@ class _Page:
             return
         else:
             self._close_table_part(element, name)
-        self._separate(name)
+        self._separate(_shown_as(element, name))
         if name in _PREFORMATTED:
             self._preformatted -= 1
         elif element is self._heading:
@@ -338,6 +339,12 @@ class _Page:
             self._tables[-1].add(cell)
         elif name == "table" and self._tables:
             self._tables.pop().write(self.flow)
+
+
+def _shown_as(element: Element, name: str) -> str:
+    """The name of an element, or of one that stands as its style makes it stand: on its own lines, or in a box."""
+    shown = None if name in _OWN_LINES else _DISPLAY_STYLE.search(element.get("style", ""))
+    return name if shown is None else ("button" if shown[1] else "div")
 
 
 def _script_of(element: Element, name: str) -> str:

@@ -17,7 +17,9 @@ _BRACE = re.compile(r"([{}])")
 _HIDES = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)\b", re.IGNORECASE)
 _SHOWS = re.compile(r"(?:display\s*:\s*+(?!none)|visibility\s*:\s*visible)", re.IGNORECASE)
 # What ``html_text`` reads of a style; a part that ``top`` moves is a script only where it keeps its place in the line.
-_TOLD = re.compile(r"\s*(?:vertical-align|text-decoration|white-space|list-style(?!.*none)|top)\b", re.IGNORECASE)
+_TOLD = re.compile(
+    r"\s*(?:vertical-align|text-decoration|white-space|(?:list-style|display)(?!.*none)|top)\b", re.IGNORECASE
+)
 _IN_ITS_LINE = re.compile(r"position\s*:\s*relative", re.IGNORECASE)
 _COMPOUND = re.compile(r"(?P<name>[a-z][a-z0-9]*|\*)?(?P<marks>(?:[.#][\w-]+)+)", re.IGNORECASE)  # div.wide, #note
 _MARK = re.compile(r"[.#][\w-]+")
