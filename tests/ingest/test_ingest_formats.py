@@ -335,6 +335,17 @@ def test_style_sheets_of_a_book(tmp_path: Path) -> None:
     assert left_out["hidden parts"] == 2
 
 
+def test_pages_of_a_book_that_are_drawn(tmp_path: Path) -> None:
+    book = _book(
+        **{"OEBPS/two x.xhtml": "<svg xmlns='http://www.w3.org/2000/svg'><text>Wax</text><text>Honey</text></svg>"}
+    )
+    source = zipfile.ZipFile(io.BytesIO(book))
+    parts = {name: source.read(name) for name in source.namelist()}
+    old, new = b"two%20x.xhtml' media-type='application/xhtml+xml'", b"two%20x.xhtml' media-type='image/svg+xml'"
+    parts["OEBPS/a.opf"] = parts["OEBPS/a.opf"].replace(old, new)
+    assert _read(tmp_path, "a.epub", _zipped(parts))[0].text.endswith("bees.\n\nWax\nHoney")
+
+
 def test_protected_book(tmp_path: Path) -> None:
     rights = "<encryption><CipherReference URI='OEBPS/one%20x.xhtml'/></encryption>"
     data = _book(**{"META-INF/encryption.xml": rights})

@@ -31,7 +31,7 @@ _MOST_PARTS = 100_000
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a format before XML, or the container of an encrypted file
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
-_PAGES = frozenset(["application/xhtml+xml", "text/html"])
+_PAGES = frozenset(["application/xhtml+xml", "image/svg+xml", "text/html", "text/x-oeb1-document"])
 
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 # Kinds of graphics by what their names hold; charts of newer kinds are none for python-pptx.
