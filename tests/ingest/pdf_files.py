@@ -6,7 +6,7 @@ The packaged sample ``printing-press.pdf`` was made by ``make_pdf`` too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # The 32 bytes that the PDF standard pads passwords with (ISO 32000-1, 7.6.3.3).
 _PADDING = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
@@ -106,7 +106,12 @@ def _rc4(key: bytes, data: bytes) -> bytes:
 
 
 def make_drawn_pdf(
-    contents: Sequence[str], *, page: str = "", fields: Sequence[str] = (), bookmarks: Sequence[tuple[int, str]] = ()
+    contents: Sequence[str],
+    *,
+    page: str = "",
+    fields: Sequence[str] = (),
+    bookmarks: Sequence[tuple[int, str]] = (),
+    meanings: Mapping[str, str] | None = None,
 ) -> bytes:
     """A PDF from the content streams of its pages.
 
@@ -115,7 +120,12 @@ def make_drawn_pdf(
         page: further entries of every page (``/Rotate 90``).
         fields: entries of form fields (widgets), all on the first page; ``10 0 R`` is an empty appearance.
         bookmarks: the outline, each with its page, from 0.
+        meanings: what characters stand for, by the font's own table.
     """
+    table = "".join(
+        f"<{ord(sign):02x}> <{text.encode('utf-16-be').hex()}>\n" for sign, text in (meanings or {}).items()
+    )
+    table = f"1 begincodespacerange <00> <ff> endcodespacerange {len(meanings or {})} beginbfchar\n{table}endbfchar"
     first = 11  # object number of the first page
     count, shown = len(contents), len(fields)
     numbers = range(first + 2 * count, first + 2 * count + shown)
@@ -127,8 +137,10 @@ def make_drawn_pdf(
     objects = [
         f"<< /Type /Catalog /Pages 2 0 R {form} {outline} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {count} >>".encode(),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
-        *[b"null"] * 6,
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding "
+        + (b"/ToUnicode 4 0 R >>" if meanings else b">>"),
+        f"<< /Length {len(table)} >>\nstream\n{table}\nendstream".encode(),
+        *[b"null"] * 5,
         b"<< /Type /XObject /Subtype /Form /BBox [0 0 10 10] /Length 0 >>\nstream\n\nendstream",
     ]
     for number, content in enumerate(contents):

@@ -58,6 +58,7 @@ def test_a_word_that_a_plain_hyphen_breaks_is_joined_where_the_document_tells(te
         ("Ein‐\nund Ausgang", "Ein- und Ausgang"),
         ("a plain-\nhyphen", "a plain-\nhyphen"),
         ("g_file\u200b_new", "g_file_new"),
+        ("E = \U0001d45a\U0001d450\u00b2 by o\ufb03ce \u2167", "E = mc\u00b2 by office \u2167"),
         ("ភាសា\u200bខ្មែរ", "ភាសា\u200bខ្មែរ"),
         ("\x1b[1mNAME\x1b[0m N\bNA\bA\x07", "NAME NA"),
     ],

@@ -334,6 +334,28 @@ def test_headers_and_notes_take_in_by_their_own_references(tmp_path: Path) -> No
     )
 
 
+def test_notes_whose_marks_are_typed_count_for_nothing(tmp_path: Path) -> None:
+    def add_notes(source: Any) -> None:  # noqa: ANN401 - as above
+        notes = "".join(f"<w:footnote w:id='{number}'>{_p(_run(f'Note {number}.'))}</w:footnote>" for number in (2, 3))
+        xml = f"<w:footnotes {_NAMES}>{notes}</w:footnotes>"
+        _part(source, "footnotes.xml", CONTENT_TYPE.WML_FOOTNOTES, RELATIONSHIP_TYPE.FOOTNOTES, xml)
+
+    typed = "<w:r><w:footnoteReference w:customMarkFollows='1' w:id='2'/><w:t>*</w:t></w:r>"
+    content = _run("Pump") + typed + _run(" and valve") + "<w:r><w:footnoteReference w:id='3'/></w:r>"
+    assert _text(tmp_path, _p(content), change=add_notes) == "Pump* and valve[1]\n* Note 2.\n[1] Note 3."
+
+
+def test_fields_that_draw_signs_are_counted(tmp_path: Path) -> None:
+    begin, end = (f"<w:r><w:fldChar w:fldCharType='{kind}'/></w:r>" for kind in ("begin", "end"))
+    fields = "".join(
+        f"{begin}<w:r><w:instrText xml:space='preserve'>{words}</w:instrText></w:r>{end}"
+        for words in (" EQ \\f(1,2)", "SYMBOL 176", " PAGE ")
+    )
+    document, left_out = _read(tmp_path, _file(_p(_run("Half a cup") + fields)))
+    assert document.text == "Half a cup"
+    assert left_out == {"fields that draw signs": 2}
+
+
 # Forms, ruby, hidden and deleted text, text boxes
 
 

@@ -6,7 +6,7 @@ import pytest
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
-from clara.ingest.docx_signs import equation_text, symbol_text
+from clara.ingest.docx_signs import _formatted, equation_text, symbol_text
 
 
 def _run(text: str) -> str:
@@ -41,6 +41,8 @@ _X, _SUM, _TEN = _run("x"), _run("a+b"), _run("10")
         (_of("func", fName=_run("sin"), e=_X), "sin x"),
         (_of("func", fName=_of("limLow", e=_run("lim"), lim=_run("n→∞")), e=_X), "lim_(n→∞) x"),
         (_of("acc", accPr="<m:chr m:val='\u20d7'/>", e=_X), "x\u20d7"),
+        (_of("bar", barPr="<m:pos m:val='top'/>", e=_X), "x‾"),
+        (_of("bar", e=_X), "x_"),
         (_of("m", mr=_of("e", x=_run("1")) + _of("e", x=_run("2"))), "1 2"),
         (f"<m:m>{2 * _of('mr', e=_X)}</m:m>", "x; x"),
         (_of("box", boxPr="", e=_X), "x"),
@@ -79,3 +81,19 @@ def test_equation_with_tracked_changes() -> None:
 )
 def test_symbol(font: str, code: str, character: str) -> None:
     assert symbol_text(parse_xml(f"<w:sym {nsdecls('w')} w:font='{font}' w:char='{code}'/>")) == character
+
+
+@pytest.mark.parametrize(
+    ("form", "counted"),
+    [
+        ("chineseCountingThousand", {3: "三", 10: "十", 11: "十一", 20: "二十", 45: "四十五", 100: "100"}),
+        ("japaneseCounting", {1: "一"}),
+        ("decimalEnclosedCircle", {1: "①", 20: "⑳", 21: "21"}),
+        ("ganada", {2: "나"}),
+        ("russianLower", {1: "а", 29: "я", 30: "30"}),
+        ("ordinal", {1: "1st", 12: "12th", 22: "22nd", 103: "103rd", 111: "111th"}),
+        ("cardinalText", {4: "4"}),
+    ],
+)
+def test_numbers_of_other_scripts(form: str, counted: dict[int, str]) -> None:
+    assert {count: _formatted(count, form) for count in counted} == counted

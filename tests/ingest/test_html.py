@@ -344,6 +344,12 @@ def test_what_only_looks_like_many_attributes_is_read(tmp_path: Path) -> None:
         ("<math><mn>3</mn><mfrac><mn>1</mn><mn>2</mn></mfrac></math>", "3 1/2"),
         ("<math><msup><mi>x</mi><mn>2</mn></msup><mn>3</mn></math>", "x^2 3"),
         ("<math><mfrac linethickness='0'><mi>n</mi><mi>k</mi></mfrac></math>", "n¦k"),
+        ("<math><msubsup><mrow/><mn>6</mn><mn>14</mn></msubsup><mi>C</mi></math>", "_6^14 C"),
+        (
+            "<math><mmultiscripts><mi>C</mi><none/><mn>4</mn><mprescripts/><mn>6</mn><mn>14</mn></mmultiscripts></math>",
+            "C^4_6^14",
+        ),
+        ("the end<sup><a href='#n4'>iv</a></sup>, see<a href='#b'><sup>b</sup></a>", "the end[iv], see[b]"),
         ("costs $3<sup>99</sup>, 2<sup>10</sup>", "costs $3^99, 2^10"),
         ("<ol reversed><li>c<li>b<li>a</ol>", "3. c\n2. b\n1. a"),
         ("<ol start=39 style='list-style-type: upper-roman'><li>x<li>y</ol>", "XXXIX. x\nXL. y"),
@@ -407,6 +413,39 @@ def test_what_style_sheets_hide(tmp_path: Path, style: str, rest: str, text: str
     assert _text(page, tmp_path) == text
     opened = f"<style>{style}</style><p class=x style='display: block'>hidden"
     assert _text(opened, tmp_path) == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("style", "page", "text"),
+    [
+        ("span.up, i.x { font-size: 60%; vertical-align: super }", "10<span class='b up'>6</span>", "10^6"),
+        (".up {\n position: relative;\n top: -0.33em }", "10<span class=up>6</span>", "10^6"),
+        (".up { position: absolute; top: -1em } p { vertical-align: super }", "10<span class=up>6</span>", "106"),
+        ("@media print { .up { vertical-align: super } }", "10<span class=up>6</span>", "106"),
+        (".old { text-decoration: line-through; display: inline }", "<p class=old>1</p>", "~~1~~"),
+        (".k { display: block }", "<b class=k>Key</b><b>Value</b>", "Key\nValue"),
+        (".k { display: table-cell }", "<p><b class=k>Key</b><b>Value</b>", "Key Value"),
+        (".up { display: inline-block; vertical-align: super }", "10<b class=up>6</b>", "10^6"),
+        (".k { display: inline }", "<p><b class=k>Key</b><b style='display: flex'>Value</b>", "Key\nValue"),
+        ("#law { list-style-type: lower-alpha }", "<ol id=law><li>x<li>y</ol>", "a. x\nb. y"),
+        (".law { list-style: none }", "<ol class=law><li>x<li>y</ol>", "1. x\n2. y"),
+        (".code { white-space: pre }", "<div class=code>a = 1\n  b = 2</div>", "a = 1\nb = 2"),
+    ],
+)
+def test_what_style_sheets_raise_and_strike(tmp_path: Path, style: str, page: str, text: str) -> None:
+    assert _text(f"<style>{style}</style>{page}", tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<picture><source srcset='a.webp'><img alt='wiring of the pump'></picture>",
+        "<p>wiring <embed src='a.svg'> of the pump</p>",
+        "<p>wiring <track src='a.vtt'> of the pump</p>",
+    ],
+)
+def test_text_behind_elements_that_the_parser_does_not_close(tmp_path: Path, page: str) -> None:
+    assert _text(page, tmp_path) == "wiring of the pump"
 
 
 @pytest.mark.parametrize(

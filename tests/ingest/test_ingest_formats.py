@@ -24,6 +24,12 @@ from clara.errors import DocumentError
 from clara.ingest import LeftOut, Reader, Skipped, document_uri, find_files, read_file
 from clara.records import Document
 
+# A picture of one point, as PNG.
+_PIXEL = (
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c6360"
+    "00000002000148afa4710000000049454e44ae426082"
+)
+
 
 def _read(folder: Path, name: str, data: bytes | str) -> tuple[Document, Mapping[str, int]]:
     path = folder / name
@@ -85,6 +91,19 @@ def test_files_without_a_suffix_by_content(tmp_path: Path, name: str, data: byte
 def test_programs_without_a_suffix(tmp_path: Path) -> None:
     assert _reason(tmp_path, "prog", b"\x7fELF\0\0", "no text and of no known format; supported are") == "unsupported"
     assert _reason(tmp_path, "odd", _zipped({"a": "b"}), "no text and of no known format") == "unsupported"
+
+
+def test_content_tells_the_format_of_a_file_by_another_name(tmp_path: Path) -> None:
+    book = make_odt("<text:p>Bees fly.</text:p>")
+    for name in ("a.docx", "a.pdf", "a.html", "a.csv"):
+        assert _read(tmp_path, name, book)[0].text == "Bees fly."
+    assert _read(tmp_path, "page.docx", b"<!doctype html><p>Bees fly.")[0].text == "Bees fly."
+    assert _read(tmp_path, "about.md", b"A file with %PDF- in it")[0].text == "A file with %PDF- in it"
+    assert _reason(tmp_path, "a.txt", book, r"is a \.odt by another name; rename it") == "unsupported"
+    for name in ("a.txt", "letter"):
+        assert (
+            _reason(tmp_path, name, rb"{\rtf1 Bees}", r"is a \.rtf by another name; save it as \.docx") == "unsupported"
+        )
 
 
 # Tables
@@ -305,6 +324,28 @@ def test_book(tmp_path: Path) -> None:
     assert _read(tmp_path, "without a suffix", _book())[0].text == document.text
 
 
+def test_style_sheets_of_a_book(tmp_path: Path) -> None:
+    head = (
+        "<head><link rel='stylesheet' href='../a%20b.css'/><link href='gone.css'/><link href='one%20x.xhtml'/></head>"
+    )
+    page = f"<html>{head}<body><p>10<span class='up'>6</span> <i class='no'>x</i>bees</p></body></html>"
+    sheet = ".up { vertical-align: super }\n.no { display: none }"
+    document, left_out = _read(tmp_path, "a.epub", _book(**{"OEBPS/one x.xhtml": page, "a b.css": sheet}))
+    assert document.text.startswith("10^6 bees")
+    assert left_out["hidden parts"] == 2
+
+
+def test_pages_of_a_book_that_are_drawn(tmp_path: Path) -> None:
+    book = _book(
+        **{"OEBPS/two x.xhtml": "<svg xmlns='http://www.w3.org/2000/svg'><text>Wax</text><text>Honey</text></svg>"}
+    )
+    source = zipfile.ZipFile(io.BytesIO(book))
+    parts = {name: source.read(name) for name in source.namelist()}
+    old, new = b"two%20x.xhtml' media-type='application/xhtml+xml'", b"two%20x.xhtml' media-type='image/svg+xml'"
+    parts["OEBPS/a.opf"] = parts["OEBPS/a.opf"].replace(old, new)
+    assert _read(tmp_path, "a.epub", _zipped(parts))[0].text.endswith("bees.\n\nWax\nHoney")
+
+
 def test_protected_book(tmp_path: Path) -> None:
     rights = "<encryption><CipherReference URI='OEBPS/one%20x.xhtml'/></encryption>"
     data = _book(**{"META-INF/encryption.xml": rights})
@@ -368,6 +409,26 @@ def test_opendocument(tmp_path: Path) -> None:
         "## Pumps\n\nTen or 10^6[1]. 漢字\n\n[1] New.\n\n1. one\n  - inner\n2. two\n\nA | 1\nA | 2\n\nc^2"
     )
     assert left_out == {"deleted parts": 1, "hidden parts": 1}
+
+
+def test_text_boxes_of_an_opendocument_text_stand_behind_their_paragraph(tmp_path: Path) -> None:
+    box = "<draw:frame><draw:text-box><text:p>Box {}</text:p></draw:text-box></draw:frame>"
+    font = '<style:text-properties style:font-name="Wingdings"/>'
+    styles = f'<style:style style:name="W" style:family="text">{font}</style:style>'
+    body = (
+        "<text:table-of-content><text:table-of-content-source><text:index-title-template>Contents"
+        "</text:index-title-template></text:table-of-content-source></text:table-of-content>"
+        f'<text:h text:outline-level="1">{box.format(1)}Pumps</text:h>'
+        f"<text:list><text:list-item><text:p>{box.format(2)}one</text:p></text:list-item></text:list>"
+        f"<text:p>The pu{box.format(3)}mp <draw:custom-shape><text:p>Shape</text:p></draw:custom-shape>hums.</text:p>"
+        '<text:p><text:span text:style-name="W">\uf0fe</text:span> <draw:frame><draw:image/>'
+        "<draw:title>Plan</draw:title><draw:desc>of a pump</draw:desc></draw:frame></text:p>" + box.format(4)
+    )
+    document, left_out = _read(tmp_path, "a.odt", make_odt(body, styles=styles))
+    assert document.text == (
+        "# Pumps\n\nBox 1\n\n- one\n\nBox 2\n\nThe pump hums.\n\nBox 3\n\nShape\n\n☑ Plan of a pump\n\nBox 4"
+    )
+    assert left_out == {"pictures": 1}
 
 
 # reStructuredText
@@ -901,6 +962,72 @@ def test_symbols_scatter_charts_and_hidden_shapes_of_presentations(tmp_path: Pat
     assert left_out == {"hidden parts": 1}
 
 
+def test_shapes_that_a_presentation_gives_in_two_ways(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    box = shapes.add_textbox(0, 0, Inches(1), Inches(1))
+    box.text_frame.text = "Flow of 5 l"
+    name = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+    choices = box._element.makeelement(f"{name}AlternateContent")
+    for choice in ("Choice", "Fallback"):
+        choices.append(choices.makeelement(f"{name}{choice}"))
+    box._element.addprevious(choices)
+    choices[0].append(box._element)
+    picture = io.BytesIO(bytes.fromhex(_PIXEL))
+    shapes.add_picture(picture, 0, 0)
+    file = io.BytesIO()
+    deck.save(file)
+    document, left_out = _read(tmp_path, "a.pptx", file.getvalue())
+    assert document.text == "Flow of 5 l"
+    assert left_out == {"pictures": 1}
+
+
+def test_charts_with_dates_and_names_of_several_levels(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    days, levels = CategoryChartData(number_format='0.0\\ "l"'), CategoryChartData(number_format="0%")
+    days.categories = [datetime.date(2024, 1, 31)]
+    days.add_series("Use", (1.5,))
+    for year in ("2023", "2024"):
+        levels.add_category(year).add_sub_category("H1")
+    levels.add_series("Share", (0.25, None))
+    chart = shapes.add_chart(XL_CHART_TYPE.LINE, 0, 0, Inches(3), Inches(2), days).chart
+    chart.has_title = True
+    chart.chart_title.text_frame.text = "Water"
+    chart.value_axis.axis_title.text_frame.text = "a day"
+    shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, Inches(3), Inches(2), levels)
+    file = io.BytesIO()
+    deck.save(file)
+    text = _read(tmp_path, "a.pptx", file.getvalue())[0].text
+    assert text == "Water\na day\n| Use\n2024-01-31 | 1.5 l\n\n| Share\n2023 H1 | 25%\n2024 H1 |"
+
+
+@pytest.mark.parametrize(
+    ("number_format", "text"),
+    [
+        ('#,##0.00\\ "€"', "-5.5 €"),
+        ("#,##0.00\\ [$€-407]", "-5.5 €"),
+        ('_-* #,##0.00\\ "CHF"_-;-* #,##0.00\\ "CHF"_-', "-5.5 CHF"),
+        ('_($* #,##0.00_);_($* (#,##0.00);_($* "-"??_)', "-$5.5"),
+        ("0.0\\ \\°\\C", "-5.5 °C"),
+        ("0\\ %", "-550 %"),
+        ("[Red]0.0", "-5.5"),
+        ("000\\-0000", "-5.5"),
+        ("# ?/?", "-5.5"),
+        ('[>1]0.0 "big";0.0 "small"', "-5.5"),
+        ("0.00E+00", "-5.5"),
+        ("@", "-5.5"),
+    ],
+)
+def test_units_of_numbers(tmp_path: Path, number_format: str, text: str) -> None:
+    book = openpyxl.Workbook()
+    book.active.append([-5.5])
+    book.active["A1"].number_format = number_format
+    file = io.BytesIO()
+    book.save(file)
+    assert _read(tmp_path, "a.xlsx", file.getvalue())[0].text == f"# Sheet\n\n{text}"
+
+
 def test_formats_that_scale_or_hide_numbers(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     book.active.append(["k", "m", "none"])
@@ -949,10 +1076,13 @@ def test_what_restructured_text_puts_in_place(tmp_path: Path) -> None:
     source = (
         ".. |copy| unicode:: 0xA9\n.. |name| replace:: Cedar *pump*\n   3000\n\n"
         "|name| |copy| |other|, 10\\ `6`:sup:, 10\\ :sup:`6`\\ 5\n\n"
-        "#. one\n#. two\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
+        "#. one\n#. two\n\n3. c\n#. d\n\n.. csv-table:: Pumps\n   :header: Name, Weight\n\n   Cedar, 5\n"
     )
     text = _read(tmp_path, "a.rst", source)[0].text
-    assert text == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\nPumps\n\nName | Weight\nCedar | 5"
+    assert (
+        text
+        == "Cedar pump 3000 © other, 10^6, 10^6 5\n\n1. one\n2. two\n\n3. c\n4. d\n\nPumps\n\nName | Weight\nCedar | 5"
+    )
 
 
 @pytest.mark.parametrize(

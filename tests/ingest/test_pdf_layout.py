@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pdf_files import make_drawn_pdf
 
-from clara.ingest import Skipped, document_uri, read_file
+from clara.ingest import LeftOut, Skipped, document_uri, read_file
 from clara.ingest.clean import join_lines
 from clara.ingest.read_pdf import _page_lines, _Run
 from clara.records import Document
@@ -32,6 +32,21 @@ def _at(x: float, y: float, text: str, size: float = 11) -> str:
 
 
 # Superscripts
+
+
+def test_letters_beyond_the_first_plane_have_superscripts(tmp_path: Path) -> None:
+    content = "BT /F1 11 Tf 72 760 Td (of m) Tj /F1 7 Tf 4 Ts (2) Tj /F1 11 Tf 0 Ts ( %) Tj ET"
+    data = make_drawn_pdf([content], meanings={"m": "\U0001d465", "%": "\U0001f600"})
+    assert _document(tmp_path, data)[0].text == "of x^2 \U0001f600"
+
+
+def test_characters_without_a_meaning_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(make_drawn_pdf(["BT /F1 11 Tf 72 760 Td (10 m% deep %%) Tj ET"], meanings={"%": "\0"}))
+    document, *others = read_file(path)
+    assert isinstance(document, Document)
+    assert document.text == "10 m deep"
+    assert others == [LeftOut(document.uri, "characters without a meaning", 3)]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 r"""Cleaning of every text before it becomes a document, whatever its format; ``Document.text`` is the result.
 
 Newlines become ``\n``. Words that a line breaks are joined, soft hyphens and other marks that show nothing go, U+2010
-becomes the hyphen that people type. Encoded data (base64 images) goes and is counted. Runs of blanks become one: they
-cost tokens and say nothing. Places in the text (its pages, its headings) move along.
+becomes the hyphen that people type, letters of formulas and ligatures the letters that they are. Encoded data (base64
+images) goes and is counted. Runs of blanks become one: they cost tokens and say nothing. Places in the text (its pages,
+its headings) move along.
 
 A hyphen at a line's end goes where it only breaks a word and stays where it is the word's own. Characters alone do not
 tell ``infor-/mation`` from ``price-/determining``: the rest of the document does, and what stands on both sides. Where
@@ -12,6 +13,7 @@ both are silent, a few parts of English compounds do: ``well-/known``, ``web-/ba
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +66,8 @@ _INVISIBLE = re.compile(f"\u00ad(?:{_BLANK}*\n{_BLANK}*(?=[^\\W_]))?|[\u2060\ufe
 _BROKEN = re.compile(f"(?<=[^\\W_])(?:\u2010{_BLANK}*\n{_BLANK}*|{BROKEN_AT_HYPHEN})(?=[^\\W_])")
 _PLAINLY_BROKEN = re.compile(f"(?<=[^\\W\\d_])-{_BLANK}*\n{_BLANK}*(?=[^\\W\\d_])")
 _HYPHEN = re.compile(f"[\u2010\u2011{BROKEN_AT_HYPHEN}]")
+# Letters of formulas, bold and italic, and ligatures: other signs for letters that people type and look for.
+_OTHER_LETTERS = re.compile("[\U0001d400-\U0001d7ff\ufb00-\ufb06]+")
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/=_%-]*")
 _CODED = "[A-Za-z0-9+/=_-]"
 _LONG_RUN = re.compile(f"(?<!{_CODED}){_CODED}{{200,}}")
@@ -103,6 +107,7 @@ def clean(text: str, layout: Layout = "prose", places: Sequence[int] = ()) -> _C
     if layout == "prose" and _PLAINLY_BROKEN.search(edited.text):
         elsewhere = _whole_words([edited.text], _PLAINLY_BROKEN)
         edited.replace(_PLAINLY_BROKEN, lambda found: _plainly_broken_word(found, elsewhere))
+    edited.replace(_OTHER_LETTERS, lambda found: unicodedata.normalize("NFKC", found[0]))
     edited.replace(_DATA_URI, edited.leave_out)
     for pattern in (_WRAPPED_RUN, _LONG_RUN):
         edited.replace(pattern, lambda found: edited.leave_out(found) if _is_encoded(found[0]) else found[0])

@@ -23,6 +23,22 @@ _NAMES = {"w": nsmap["w"]}
 _NOTHING = OxmlElement("w:abstractNum")
 _LEVELS = 9
 _PLACEHOLDER = re.compile(r"%([1-9])")
+# Signs that count where letters do, each with the names that Word has for them; further on, digits stand.
+_SIGNS = {
+    "①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳": ("decimalEnclosedCircle", "decimalEnclosedCircleChinese"),
+    "甲乙丙丁戊己庚辛壬癸": ("ideographTraditional",),
+    "가나다라마바사아자차카타파하": ("ganada",),
+    "アイウエオカキクケコサシスセソタチツテト": ("aiueo", "aiueoFullWidth"),
+    "イロハニホヘトチリヌルヲワカヨタレソツネ": ("iroha", "irohaFullWidth"),
+    "абвгдежзиклмнопрстуфхцчшщыэюя": ("russianLower",),
+    "АБВГДЕЖЗИКЛМНОПРСТУФХЦЧШЩЫЭЮЯ": ("russianUpper",),
+    "أبتثجحخدذرزسشصضطظعغفقكلمنهوي": ("arabicAlpha",),
+    "أبجدهوزحطيكلمنسعفصقرشتثخذضظغ": ("arabicAbjad",),
+}
+_SIGNS_OF = {name: signs for signs, names in _SIGNS.items() for name in names}
+_HAN_COUNTING = re.compile(r"(?:chinese|japanese|taiwanese)Counting(?:Thousand)?")  # of this system up to 99
+_HAN_DIGITS = "〇一二三四五六七八九"
+_ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 _MOST_LETTERS = 26 * 20  # beyond, Word's own aaaa… says nothing
 
 
@@ -100,6 +116,7 @@ _FORMS: dict[str, Callable[[Element], str]] = {
     "d": _fenced,
     "func": lambda element: f"{_part(element, 'fName')} {_part(element, 'e')}",
     "acc": lambda element: f"{_part(element, 'e')}{_setting(element, 'chr', chr(0x302))}",
+    "bar": lambda element: f"{_part(element, 'e')}{'‾' if _setting(element, 'pos', 'bot') == 'top' else '_'}",
     "mr": lambda element: " ".join(map(equation_text, element.findall(qn("m:e")))),
     **dict.fromkeys(("m", "eqArr"), _rows),
 }
@@ -297,7 +314,21 @@ def _formatted(count: int, form: str) -> str:
         return roman(count).upper() if form == "upperRoman" else roman(count)
     if form == "decimalZero":
         return f"{count:02}"
-    return "" if form in ("none", "bullet") else str(count)
+    return "" if form in ("none", "bullet") else _in_signs(count, form)
+
+
+def _in_signs(count: int, form: str) -> str:
+    """A number as other scripts count, or as an ordinal; in digits where the form is none of those."""
+    signs = _SIGNS_OF.get(form, "")
+    if 0 < count <= len(signs):
+        return signs[count - 1]
+    if form == "ordinal":
+        return f"{count}{'th' if count % 100 in (11, 12, 13) else _ORDINALS.get(count % 10, 'th')}"
+    if _HAN_COUNTING.fullmatch(form) is None or not 0 < count < 100:
+        return str(count)
+    tens, ones = divmod(count, 10)
+    written = (_HAN_DIGITS[tens] if tens > 1 else "") + ("十" if tens else "")
+    return written + (_HAN_DIGITS[ones] if ones else "")
 
 
 def is_on(element: Element) -> bool:

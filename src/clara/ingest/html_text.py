@@ -37,9 +37,8 @@ _MAIN = frozenset(["article", "main"])
 # fmt: off
 # Elements without text for readers: programs, settings, what a browser shows only where it fails, readings of ruby.
 _SILENT = frozenset([
-    "applet", "audio", "base", "canvas", "col", "colgroup", "datalist", "defs", "desc", "embed", "head", "link", "meta",
-    "metadata", "noembed", "param", "rp", "rt", "rtc", "script", "source", "style", "template", "title", "track",
-    "video",
+    "applet", "audio", "base", "canvas", "col", "colgroup", "datalist", "defs", "desc", "head", "link", "meta",
+    "metadata", "noembed", "param", "rp", "rt", "rtc", "script", "style", "template", "title", "video",
 ])
 _BLANK_AROUND = frozenset([
     "address", "article", "aside", "blockquote", "center", "details", "dir", "dl", "fieldset", "figure", "footer",
@@ -65,6 +64,7 @@ _KEPT_STYLE = re.compile(r"white-space\s*:\s*(?:pre|break-spaces)", re.IGNORECAS
 _KEPT_CLASS = re.compile(
     r"(?:^|\s)(?:pre(?:-wrap|-line|-in-pp|formatted)?|whitespace-pre(?:-wrap|-line)?)(?:$|\s)", re.IGNORECASE
 )
+_DISPLAY_STYLE = re.compile(r"display\s*:\s*(?:(table-cell)|block|flex|grid|list-item|table)", re.IGNORECASE)
 _STRUCK_STYLE = re.compile(r"text-decoration[\w-]*\s*:[^;]*line-through", re.IGNORECASE)
 _CONTAINERS = _LISTS | {"dl", "html", "table", "tbody", "tfoot", "thead", "tr"}  # of what has lines of its own
 # What a style sheet calls the numbers of a list, by what the attribute ``type`` calls them.
@@ -78,7 +78,7 @@ _NO_NUMBERS_STYLE = re.compile(r"list-style(?:-type)?\s*:[^;]*\bnone\b", re.IGNO
 _BOXED = frozenset(["button", "meter", "output", "progress", "select", "textarea"])  # stand apart from the words around
 _HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
 _PERMALINK = frozenset(["", "¶", "#", "§", "🔗", "\uf0c1", "\u200b"])
-_NOTE = re.compile(r"[\[(]?(\d{1,4}|[*†‡§¶]+)[\])]?")
+_NOTE = re.compile(r"[\[(]?(\d{1,4}|[a-z]|[ivx]{1,6}|[*†‡§¶]+)[\])]?")
 _EPUB_TYPE = "{http://www.idpf.org/2007/ops}type"
 _TEXT_INPUTS = frozenset(["", "date", "datetime-local", "email", "month", "number", "tel", "text", "time", "url"])
 _NOTICE_WITHIN = 300  # characters: a longer text for browsers without scripts says more than to turn them on
@@ -210,7 +210,9 @@ class _Page:
         self.flow.end(Gap.BLANK)
 
     def _open(self, element: Element, name: str) -> None:
-        self._separate(name)
+        if told := self._sheets.told(element, name):
+            element.set("style", f"{element.get('style', '')};{told}")
+        self._separate(_shown_as(element, name))
         if name in _HEADINGS:
             self.flow.mark(_HEADINGS[name], "heading")
             self._heading = element
@@ -253,7 +255,7 @@ class _Page:
             return
         else:
             self._close_table_part(element, name)
-        self._separate(name)
+        self._separate(_shown_as(element, name))
         if name in _PREFORMATTED:
             self._preformatted -= 1
         elif element is self._heading:
@@ -337,6 +339,12 @@ class _Page:
             self._tables[-1].add(cell)
         elif name == "table" and self._tables:
             self._tables.pop().write(self.flow)
+
+
+def _shown_as(element: Element, name: str) -> str:
+    """The name of an element, or of one that stands as its style makes it stand: on its own lines, or in a box."""
+    shown = None if name in _OWN_LINES else _DISPLAY_STYLE.search(element.get("style", ""))
+    return name if shown is None else ("button" if shown[1] else "div")
 
 
 def _script_of(element: Element, name: str) -> str:

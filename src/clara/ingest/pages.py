@@ -136,3 +136,14 @@ def _begins(lines: Sequence[tuple[int, str]], number: int, wanted: str) -> bool:
         if line and longer.endswith(shorter) and _NUMBER_BEFORE.fullmatch(longer[: len(longer) - len(shorter)]):
             return True
     return False
+
+
+def page_ranges(numbers: list[int]) -> str:
+    """Ascending numbers as people write them: 2-5,7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)

@@ -53,8 +53,9 @@ _MODULES = {
 _MODULE_OF = {suffix: module for module, suffixes in _MODULES.items() for suffix in suffixes.split()}
 SUPPORTED_SUFFIXES = tuple(sorted([".jsonl", *_MODULE_OF]))
 # fmt: off
-# Source code and settings: text whose blanks count.
+# Source code, settings, logs, and marked-up texts without a reader of their own: text whose blanks count.
 _CODE_SUFFIXES = (
+    ".adoc", ".asciidoc", ".log", ".org", ".properties",
     ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".cfg", ".clj", ".cmake", ".conf", ".cpp", ".cs", ".css", ".cu",
     ".cxx", ".dart", ".el", ".erl", ".ex", ".exs", ".f90", ".fish", ".fs", ".go", ".gradle", ".graphql", ".groovy",
     ".h", ".hpp", ".hs", ".ini", ".ipp", ".java", ".jl", ".js", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".mk",
@@ -69,6 +70,7 @@ _READ_SUFFIXES = frozenset(["", *SUPPORTED_SUFFIXES, *_CODE_SUFFIXES])
 DEFAULT_MAX_BYTES = 64 * 2**20
 
 _PACKAGES = frozenset([".docx", ".epub", ".odt", ".pptx", ".xlsx"])  # they unpack, so they are told how much they may
+_CONTAINERS = _PACKAGES | {".pdf"}  # no text whatever their name
 # Decoded and nothing more, which takes memory and time in proportion to the file, whose size is limited.
 _PLAIN = frozenset([".txt", ".text", *_CODE_SUFFIXES])
 # Characters a byte in manuals from ten Debian packages: 2,482 web pages, 15 PDFs, 2 books.
@@ -85,7 +87,7 @@ _MOST_PROCESSES = 4
 _FILES_A_PROCESS = 16
 _SHOWN = 120  # characters of a parser's own message that are shown
 
-_ZIP, _PDF = b"PK\x03\x04", b"%PDF-"
+_ZIP, _PDF, _RTF = b"PK\x03\x04", b"%PDF-", rb"{\rtf"
 _PDF_WITHIN = 1024  # bytes: PDF readers look as far for the mark
 _PARTS = {"word/document.xml": ".docx", "ppt/presentation.xml": ".pptx", "xl/workbook.xml": ".xlsx"}
 _MEDIA_TYPES = {b"application/epub+zip": ".epub", b"application/vnd.oasis.opendocument.text": ".odt"}
@@ -224,7 +226,7 @@ def read_file(
             yield from read_jsonl(path, uri, max_bytes)
             return
         data = _load(path, uri, max_bytes)
-        found = _extract(suffix or _suffix_of(data), data, uri, max_bytes, ocr=limits.ocr)
+        found = _extract(_format(suffix, data, uri), data, uri, max_bytes, ocr=limits.ocr)
         document, left_out = _document(found, uri)
         yield limits.check(document, len(data))
         yield from found.skipped
@@ -348,12 +350,25 @@ def _extract(suffix: str, data: bytes, uri: str, max_bytes: int, *, ocr: bool) -
     return reader(data, uri, ocr=ocr) if suffix == ".pdf" else reader(data, uri)
 
 
+def _format(suffix: str, data: bytes, uri: str) -> str:
+    """The suffix by which a file is read: its content's where it has none, or one of another format."""
+    told = _suffix_of(data)
+    if told in _SAVE_AS:
+        raise fault(uri, "unsupported", f"is a {told} by another name; save it as {_SAVE_AS[told]}")
+    other = (told in _CONTAINERS and data.startswith((_ZIP, _PDF))) or (told and suffix in _CONTAINERS)
+    if other and suffix in _PLAIN:  # parsers run in processes of their own
+        raise fault(uri, "unsupported", f"is a {told} by another name; rename it")
+    return told if other or not suffix else suffix
+
+
 def _suffix_of(data: bytes) -> str:
     """The suffix that a file without one should have; the empty string where its content is none of the formats'."""
     if data.startswith(_ZIP):
         return _package_suffix(data)
     if _PDF in data[:_PDF_WITHIN]:
         return ".pdf"
+    if data.startswith(_RTF):
+        return ".rtf"
     head = data[:_MESSAGE_WITHIN]
     if _WEB_PAGE.match(head):
         return ".html"

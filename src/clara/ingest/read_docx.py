@@ -258,14 +258,15 @@ class _Story:
         return isinstance(element.tag, str) and element.tag not in _PASSED_OVER
 
     def note(self, reference: Element) -> tuple[str, str]:
-        """The mark of a note that is referred to, and what it says; both empty for one that is not there."""
+        """The mark of a note, empty where its own follows, and what it says; both empty for one that is not there."""
         note = self._notes.pop((reference.tag, reference.get(qn("w:id"))), None)  # once: a note may refer to itself
         if note is None:
             return "", ""
-        self._told[reference.tag] += 1
+        has_own = reference.get(qn("w:customMarkFollows"), "0") in ("1", "true", "on")
+        self._told[reference.tag] += not has_own
         number = self._told[reference.tag]
         mark = str(number) if reference.tag == qn("w:footnoteReference") else roman(number)
-        return mark, " ".join(" ".join(block.written() for block in self.within(*note)).split())
+        return "" if has_own else mark, " ".join(" ".join(block.written() for block in self.within(*note)).split())
 
     def _paragraph(self, paragraph: Element, initial: str = "") -> Iterator[_Block]:
         """A paragraph behind its large initial, then those of the text boxes that hang on it."""
@@ -413,8 +414,12 @@ class _Content:
             elif tag in (qn("w:footnoteReference"), qn("w:endnoteReference")):
                 mark, text = self.story.note(element)
                 if text:
-                    self._add(f"[{mark}]")
-                    self.notes.append(f"[{mark}] {text}")
+                    self._add(f"[{mark}]" if mark else "")
+                    own = "".join(sign.text or "" for sign in parent.iterfind(qn("w:t")))  # a mark that people typed
+                    self.notes.append(f"[{mark}] {text}" if mark else f"{own} {text}")
+            elif tag == qn("w:instrText"):
+                drawn = (element.text or "").split(maxsplit=1)[:1] in (["EQ"], ["SYMBOL"])
+                self.story.left_out["fields that draw signs"] += drawn
             elif tag == qn("w:fldChar"):
                 self._add(_legacy_field(element))
             elif tag == qn("w:ruby"):

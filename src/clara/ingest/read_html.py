@@ -7,7 +7,7 @@ import email.policy
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.message import EmailMessage, MIMEPart
 
 import lxml.etree
@@ -50,9 +50,13 @@ def _extract_xhtml(data: bytes, uri: str) -> Extract:
     return _extract(_xhtml_tree(data, uri), uri, "application/xhtml+xml")
 
 
-def xhtml_page(data: bytes, uri: str) -> PageText:
-    """Content of an XHTML page that is a part of a book; its text may be empty."""
-    return _page(_xhtml_tree(data, uri), uri)
+def xhtml_page(data: bytes, uri: str, sheet: Callable[[str], bytes]) -> PageText:
+    """Content of an XHTML page that is a part of a book, with the style sheets it links; its text may be empty."""
+    tree = _xhtml_tree(data, uri)
+    for link in tree.iter("link"):
+        link.tag = "style"
+        link.text = _REFUSED_BY_LXML.sub(" ", sheet(link.get("href", "")).decode(errors="replace"))
+    return _page(tree, uri)
 
 
 def _extract(tree: Element, uri: str, media_type: str) -> Extract:

@@ -22,19 +22,23 @@ from clara.ingest.read_packages import (
     stated_title,
     xml_part,
 )
-from clara.ingest.scripts import STRUCK, Script, math_text, numeral, set_beside
+from clara.ingest.scripts import STRUCK, Script, math_text, numeral, set_beside, symbols
 
 _LEFT_OUT = {
     "annotation": "comments",
     "control": "form fields",
     "hidden-text": "hidden parts",
     "image": "pictures",
+    "index-title-template": "",  # what an index is made by
+    "index-entry-span": "",
     "number": "",  # of a list or heading, as it was when last shown
     "ruby-text": "",  # how the characters beside it are read
     "sequence-decls": "",
     "tracked-changes": "deleted parts",
 }
 _MOST_REPEATED = 64  # cells or rows with text that one element stands for
+# Notes, and what hangs on a paragraph: it stands behind it.
+_BESIDE = frozenset(["custom-shape", "ellipse", "line", "note-body", "rect", "text-box"])
 _STYLED = {"h": "paragraph", "p": "paragraph", "span": "text"}  # the family of the style of an element
 
 
@@ -84,6 +88,10 @@ class _Looks:
     def is_struck(self, element: Element) -> bool:
         return self._setting(element, "text-line-through-style") not in ("", "none")
 
+    def font(self, element: Element) -> str:
+        """The font of an element's own text, where it states one."""
+        return "" if element is None else self._setting(element, "font-name")
+
     def is_hidden(self, element: Element) -> bool:
         return self._setting(element, "display") == "none"
 
@@ -130,6 +138,7 @@ class _Text:
         self._citation = ""
         body = next((element for element in root.iter() if local_name(element) == "body"), root)
         self._walk(body)
+        self._write_notes()
 
     def _walk(self, body: Element) -> None:
         walk = lxml.etree.iterwalk(body, events=("start", "end"))
@@ -142,13 +151,13 @@ class _Text:
                     walk.skip_subtree()
                     continue
                 self._open(element, name)
-                self.flow.add(element.text or "")
+                self.flow.add(symbols(element.text or "", self._looks.font(element)))
             else:
                 if element is skipped:
                     skipped = None
                 else:
                     self._close(element, name)
-                self.flow.add(element.tail or "")
+                self.flow.add(symbols(element.tail or "", self._looks.font(element.getparent())))
 
     def _is_left_out(self, element: Element, name: str) -> bool:
         if not name:
@@ -206,10 +215,13 @@ class _Text:
             self._open_list(element)
         elif name == "list-item" and self._lists:
             self._item(element)
-        elif name == "note-body":
+        elif name in _BESIDE:
             self._around.append(self.flow)
             self.flow = Flow()
-            self.flow.mark(f"[{self._citation}] ", "item")
+            if name == "note-body":
+                self.flow.mark(f"[{self._citation}] ", "item")
+        elif name == "desc":  # of a picture, behind its title
+            self.flow.add(" ")
         else:
             self._open_table_part(name)
         if self._looks.is_struck(element):
@@ -228,21 +240,25 @@ class _Text:
             self.flow.end(Gap.BLANK if name == "h" or not (self._lists or self._around) else Gap.LINE)
             self.flow.unmark()
             if not self._around:
-                for note in self._notes:  # behind their paragraph, each after its mark's number
-                    self.flow.extend(note.lines, Gap.BLANK)
-                    self.flow.end(Gap.BLANK)
-                self._notes.clear()
+                self._write_notes()
         elif name == "list" and self._lists:
             ended = self._lists.pop()
             if ended.level is not None:
                 self._ended[ended.name, len(self._lists) + 1] = ended.next
             self.flow.end(Gap.LINE if self._lists else Gap.BLANK)
-        elif name == "note-body":
+        elif name in _BESIDE:
             self.flow.end()
             self._notes.append(self.flow)
             self.flow = self._around.pop()
         else:
             self._close_table_part(element, name)
+
+    def _write_notes(self) -> None:
+        """Notes and text boxes behind their paragraph, each after its mark's number."""
+        for note in self._notes:
+            self.flow.extend(note.lines, Gap.BLANK)
+            self.flow.end(Gap.BLANK)
+        self._notes.clear()
 
     def _open_list(self, element: Element) -> None:
         self.flow.end(Gap.LINE if self._lists else Gap.BLANK)

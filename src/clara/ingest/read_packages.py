@@ -5,12 +5,16 @@ Presentations are read by python-pptx (extra ``formats``); of books nothing outs
 
 from __future__ import annotations
 
+import datetime
 import io
+import math
 import posixpath
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from urllib.parse import unquote
 
@@ -27,7 +31,15 @@ _MOST_PARTS = 100_000
 _OLD_OFFICE_FILE = bytes.fromhex("D0CF11E0A1B11AE1")  # a format before XML, or the container of an encrypted file
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
-_PAGES = frozenset(["application/xhtml+xml", "text/html"])
+_PAGES = frozenset(["application/xhtml+xml", "image/svg+xml", "text/html", "text/x-oeb1-document"])
+
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+# Kinds of graphics by what their names hold; charts of newer kinds are none for python-pptx.
+_GRAPHICS = {"diagram": "diagrams (SmartArt)", "chart": "charts", "ole": "embedded objects"}
+_FIRST_DAY, _FIRST_DAY_MAC = datetime.datetime(1899, 12, 30), datetime.datetime(1904, 1, 1)
+_MOST_DAYS = 2_900_000  # to the year 9999
+_LITERAL = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
+_IN_DATES = re.compile("[yd]", re.IGNORECASE)
 
 _MOST_STATED = 1000  # of anything that an element counts
 
@@ -111,7 +123,7 @@ def _extract_epub(data: bytes, uri: str, max_bytes: int) -> Extract:
             if chapter not in archive.namelist():
                 left_out["chapters that are not in the file"] += 1
                 continue
-            page = xhtml_page(archive.read(chapter), f"{uri}#{chapter}")
+            page = xhtml_page(archive.read(chapter), f"{uri}#{chapter}", partial(_sheet, archive, chapter))
             if page.text:  # not a cover or another page of pictures
                 left_out.update(page.left_out)
                 parts.add(page.text, page.headings)
@@ -145,6 +157,12 @@ def _chapters(name: str, package: Element) -> Iterator[tuple[str, bool]]:
         item = items.get(attribute(entry, "idref")) if local_name(entry) == "itemref" else None
         if item is not None and attribute(item, "media-type") in _PAGES:
             yield linked(name, attribute(item, "href")), "nav" in attribute(item, "properties").split()
+
+
+def _sheet(archive: zipfile.ZipFile, chapter: str, reference: str) -> bytes:
+    """The style sheet that a chapter links; empty for other links."""
+    name = linked(chapter, reference)
+    return archive.read(name) if name.lower().endswith(".css") and name in archive.namelist() else b""
 
 
 def _refuse_protected(archive: zipfile.ZipFile, name: str, package: Element, uri: str) -> None:
@@ -184,6 +202,7 @@ def _extract_pptx(data: bytes, uri: str, max_bytes: int) -> Extract:
 
 def _slide(slide: Element, left_out: Counter[str]) -> tuple[str, str]:
     """A slide's title and its text, title included."""
+    _choose(slide._element)
     if slide._element.get("show") in ("0", "false"):
         left_out["hidden slides"] += 1
         return "", ""
@@ -199,6 +218,14 @@ def _slide(slide: Element, left_out: Counter[str]) -> tuple[str, str]:
     return title, "\n\n".join(block for block in blocks if block.strip())
 
 
+def _choose(tree: Element) -> None:
+    """Put what PowerPoint shows in the place of each choice that a file leaves to programs: python-pptx sees none."""
+    for choices in list(tree.iter(f"{_MC}AlternateContent")):
+        for shape in reversed(choices.findall(f"{_MC}Choice[1]/*")):
+            choices.addnext(shape)
+        choices.getparent().remove(choices)
+
+
 def _shape(shape: Element, left_out: Counter[str]) -> Iterator[str]:
     if shape._element.xpath("./*/p:cNvPr[@hidden='1' or @hidden='true']"):
         left_out["hidden parts"] += 1
@@ -212,8 +239,8 @@ def _shape(shape: Element, left_out: Counter[str]) -> Iterator[str]:
         yield "\n".join(_chart(shape.chart))
     elif shape.has_text_frame:
         yield "\n".join(_paragraphs(shape.text_frame))
-    elif shape._element.xpath(".//a:graphicData[contains(@uri, 'diagram')]"):
-        left_out["diagrams (SmartArt)"] += 1
+    else:
+        left_out.update(filter(None, [_kind_left_out(shape)]))
 
 
 def _table_cell(cell: Element) -> GridCell:
@@ -221,21 +248,52 @@ def _table_cell(cell: Element) -> GridCell:
     return GridCell(text, cell.span_height, cell.span_width) if cell.is_merge_origin else GridCell(text)
 
 
+def _kind_left_out(shape: Element) -> str:
+    """What a shape without text is that a reader might miss; the empty string for lines and the like."""
+    if local_name(shape._element) == "pic":
+        return "pictures"
+    uri = next(iter(shape._element.xpath(".//a:graphicData/@uri")), "")
+    return next((kind for sign, kind in _GRAPHICS.items() if sign in uri), "")
+
+
 def _chart(chart: Element) -> Iterator[str]:
-    """A chart as a table: a row for each category, a column for each series."""
-    if chart.has_title and chart.chart_title.has_text_frame:
-        yield " ".join(_paragraphs(chart.chart_title.text_frame))
+    """A chart as a table below its titles: a row for each category, a column for each series."""
+    for title in chart._element.iter("{*}title"):  # the axes' too
+        yield " ".join(map(_paragraph, title.iter("{*}p")))
+    first_day = _FIRST_DAY_MAC if chart._element.date_1904 else _FIRST_DAY
     for plot in chart.plots:
         series = list(plot.series)
         yield " | ".join(["", *(each.name or "" for each in series)]).strip()
-        values = [each.values for each in series]  # each is read from the chart anew
-        categories = [str(category) for category in plot.categories]
+        values = [
+            (each.values, _format(each, "val") or "General") for each in series
+        ]  # each is read from the chart anew
+        categories = [" ".join(labels) for labels in plot.categories.flattened_labels]
         across = _across(series[0]) if series else {}
-        for number in range(max([len(categories), *map(len, values)])):
+        code = _format(series[0], "cat") or _format(series[0], "xVal") if series else ""
+        for number in range(max([len(categories), *(len(each) for each, _ in values)])):
             # The points of a scatter chart have a number of their own for each series instead.
             name = categories[number] if number < len(categories) else across.get(str(number), "")
-            row = [each[number] if number < len(each) else None for each in values]
-            yield " | ".join([name, *("" if value is None else f"{value:.15g}" for value in row)])
+            row = [_amount(each[number] if number < len(each) else None, form, first_day) for each, form in values]
+            yield " | ".join([_amount(name, code, first_day), *row])
+
+
+def _format(series: Element, name: str) -> str:
+    """The format of a chart's numbers or categories; empty where it has none."""
+    return next(iter(series._element.xpath(f"./c:{name}//c:formatCode/text()")), "")
+
+
+def _amount(value: float | str | None, code: str, first_day: datetime.datetime) -> str:
+    """A number of a chart as it shows it, dates as such."""
+    from clara.ingest.read_xlsx import shown  # noqa: PLC0415 - it takes the package's parts from here
+
+    try:
+        number = float(value or "") if code else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        return "" if value is None else str(value)
+    is_date = _IN_DATES.search(_LITERAL.sub("", code)) and abs(number) < _MOST_DAYS
+    return shown(first_day + datetime.timedelta(number) if is_date else number, code)
 
 
 def _across(series: Element) -> dict[str, str]:

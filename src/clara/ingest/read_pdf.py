@@ -24,7 +24,7 @@ import pypdfium2.raw as pdfium
 
 from clara.ingest.clean import join_lines
 from clara.ingest.document import Element, Extract, Skipped, TextParts, fault, skip
-from clara.ingest.pages import headings_on, without_running_lines
+from clara.ingest.pages import headings_on, page_ranges, without_running_lines
 from clara.ingest.scripts import fractions, subscript, superscript, with_accent
 from clara.records import Heading
 
@@ -256,8 +256,6 @@ def _piece(runs: list[_Run]) -> _LinePart:
         else:
             text += run.text
             base = run
-    if any("\ud800" <= character <= "\udfff" for character in text):  # a pair stands for one character
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
     return _LinePart(fractions(text.strip()), runs[0].left, runs[-1].right, runs[0].baseline)
 
 
@@ -336,13 +334,14 @@ class _Pages:
     recognised: list[int] = field(default_factory=list)  # whose text is OCR's
     skipped: list[Skipped] = field(default_factory=list)
     bookmarks: list[tuple[int, str]] = field(default_factory=list)  # each with its page, from 0
+    meaningless: int = 0  # characters
 
 
 def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     """Read a PDF: the texts of its pages, a blank line between them.
 
     It gives no title: what the files state there is mostly their producer's file name. Characters without a meaning
-    (NUL) are dropped. Pages that cannot be read, or show pictures alone, are skipped and named.
+    (NUL) are dropped and counted. Pages that cannot be read, or show pictures alone, are skipped and named.
     With ``ocr`` those that show pictures alone are read by OCR; the metadata and the report say which.
     """
     with _PDFIUM:
@@ -356,7 +355,7 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     if empty:
         metadata["pages_without_text"] = str(empty)
     if pages.pictures:
-        place = f"{uri}#page={_ranges(pages.pictures)}"
+        place = f"{uri}#page={page_ranges(pages.pictures)}"
         found = f"{len(pages.pictures)} of {len(texts)} pages hold no text: scanned?"
         pages.skipped.append(
             skip(place, "no text", f"{found} clara index --ocr reads them (pip install 'clara-rag[ocr]')")
@@ -367,9 +366,9 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
     for text in shown:
         parts.add_page(text)
     headings = [Heading(parts.starts[page] + at, words) for page, at, words in headings_on(shown, pages.bookmarks)]
-    left_out = {"page headers and footers": running} if running else {}
+    left_out = Counter({"page headers and footers": running, "characters without a meaning": pages.meaningless})
     if pages.recognised:
-        metadata["pages_by_ocr"] = _ranges(pages.recognised)
+        metadata["pages_by_ocr"] = page_ranges(pages.recognised)
         left_out[_BY_OCR] = len(pages.recognised)
     return Extract(
         "",
@@ -378,20 +377,9 @@ def _extract_pdf(data: bytes, uri: str, *, ocr: bool = False) -> Extract:
         tuple(pages.skipped),
         tuple(parts.starts),
         tuple(sorted(headings, key=attrgetter("start"))),
-        left_out,
+        +left_out,
         layout="prose",
     )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers as people write them: 2-5,7."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
@@ -407,7 +395,7 @@ def _read_pages(data: bytes, uri: str, *, ocr: bool) -> _Pages:
         pdf.init_forms()
         for number in range(1, len(pdf) + 1):
             try:
-                text, shows = _read_page(pdf, number - 1)
+                text, shows = _read_page(pdf, number - 1, pages)
             except pypdfium2.PdfiumError:
                 text, shows = "", False
                 detail = "this page cannot be read; save the PDF again"
@@ -444,7 +432,7 @@ def _seen(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> str:
     return text
 
 
-def _read_page(pdf: pypdfium2.PdfDocument, number: int) -> tuple[str, bool]:
+def _read_page(pdf: pypdfium2.PdfDocument, number: int, pages: _Pages) -> tuple[str, bool]:
     """The text of a page, form fields included, and whether it shows anything at all.
 
     Line ends keep their hyphens: ``join_lines`` needs the whole document to tell whose they are.
@@ -453,7 +441,9 @@ def _read_page(pdf: pypdfium2.PdfDocument, number: int) -> tuple[str, bool]:
     try:
         layer = page.get_textpage()
         try:
-            found = _page_lines(_Layer(layer, page.get_cropbox()).lines())
+            characters = _Layer(layer, page.get_cropbox())
+            found = _page_lines(characters.lines())
+            pages.meaningless += characters.meaningless
         finally:
             layer.close()
         for field in _fields(page):
@@ -478,6 +468,7 @@ class _Layer:
         self._matrix = pdfium.FS_MATRIX()
         self._x, self._y = ctypes.c_double(), ctypes.c_double()
         self._turn = _Turn(0.0)
+        self.meaningless = 0  # characters, for whose signs the file names no letters
 
     def lines(self) -> Iterator[list[_Run]]:
         """The runs between the line breaks that PDFium makes; what lies outside the visible page is left out."""
@@ -485,7 +476,13 @@ class _Layer:
         unicode, raw = pdfium.FPDFText_GetUnicode, self._raw
         for index in range(self._count):
             character = chr(unicode(raw, index))
+            if "\ud800" <= character < "\udc00":  # the first of a pair, which stands for one character
+                pair = character + chr(unicode(raw, index + 1))
+                character = pair.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")[:1]
+            elif "\udc00" <= character < "\ue000":
+                continue
             if character.isspace() or character == "\0":
+                self.meaningless += character == "\0"
                 if character in "\r\n":
                     yield line
                     line = []

@@ -92,6 +92,7 @@ _LONGEST_SUBSTITUTION = _LONGEST_OPTION = 20  # lines
 _UNICODE = re.compile(r"(?:0x|x|\\x|U\+|u|\\u)([0-9a-fA-F]{2,6})\b")
 _LIST_ROW = re.compile(r"\s*(?P<row>[*+-])\s+(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
 _LIST_CELL = re.compile(r"\s*(?P<cell>[*+-])(?:\s+(?P<text>.*)|$)")
+_GIVEN = re.compile(r"\s*\(?(\d{1,4})[.)] ")
 _AUTO = re.compile(r"\s*\(?(#)[.)] ")
 _LITERAL_WHOLE = re.compile(r"(``.{1,2000}?``)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:(\S)|\s|\Z)")
@@ -157,11 +158,11 @@ class _Source:
     def _numbered(self, line: str) -> str:
         """A line with the number of an item that is written as ``#.``."""
         indent = _indent(line)
+        found, given = _AUTO.match(line), _GIVEN.match(line)
         if line.strip():
-            self._counts = {
-                at: count for at, count in self._counts.items() if at < indent or (at == indent and _AUTO.match(line))
-            }
-        found = _AUTO.match(line)
+            self._counts = {at: count for at, count in self._counts.items() if at < indent + (found is not None)}
+        if given:  # with which the next ones go on
+            self._counts[indent] = int(given[1])
         if found is None:
             return line
         self._counts[indent] = self._counts.get(indent, 0) + 1

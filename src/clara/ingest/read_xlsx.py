@@ -25,7 +25,6 @@ from clara.records import Heading
 
 _SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
 _WITHOUT_VALUE = re.compile(rb"(?:</f>|<f[^>]*/>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
-_PERCENT = re.compile(r"0(?:\.(0+))?%")
 # What a workbook holds beside the cells: kind to the parts that hold it, and how one begins there.
 _BESIDE_CELLS = {
     "comments": (re.compile(r"xl/comments[^/]*\.xml|xl/comments/[^/]+\.xml"), re.compile(rb"<(?:\w+:)?comment\s")),
@@ -33,8 +32,12 @@ _BESIDE_CELLS = {
     "text boxes": (re.compile(r"xl/drawings/drawing[^/]*\.xml"), re.compile(rb"<(?:\w+:)?txBody>")),
 }
 # A number's format: literal text (a currency, a unit) around digits; what follows a semicolon is for other numbers.
-_LITERAL = r'(?:"([^"]*)"|\[\$([^\]-]*)[^\]]*\]|([$€£¥]))?'
-_NUMBER_FORMAT = re.compile(rf"{_LITERAL}(\s?)([#,0.]+|General)(\s?){_LITERAL}(?:_.)*(?:;.*)?")
+_FOR_AMOUNTS = re.compile(r'(?:"[^"]*"|\\.|[^;])*')
+_FORMAT_PART = re.compile(
+    r'(?P<digits>[#0?,.]+|General)|"(?P<quoted>[^"]*)"|\\(?P<escaped>.)|\[\$(?P<currency>[^\]-]*)[^\]]*\]'
+    r"|(?P<plain>[$€£¥%\s])|[_*].|\[[A-Za-z]+\d*\]|(?P<other>.)",
+    re.DOTALL,
+)
 _HOURS = re.compile(r"\[h+\]", re.IGNORECASE)
 _ESCAPED = re.compile(r"_x000[9AD]_")  # a newline or tab, as some programs write them
 _AMOUNT = re.compile(r"(?!(?:1[5-9]|20|21)\d\d$)[\d.,:%+\s€$£-]+")  # anything but a year
@@ -185,7 +188,7 @@ def _is_hidden(cell: Element) -> bool:
 
 
 def _text(cell: Element, value: object) -> str:
-    text = _shown(value, cell.number_format)
+    text = shown(value, cell.number_format)
     return f"{STRUCK}{text}{STRUCK}" if cell.font.strike and text.strip() and not isinstance(value, list) else text
 
 
@@ -257,8 +260,8 @@ def _are_names_below(above: _SheetRow, cells: list[str]) -> bool:
     return True
 
 
-def _shown(value: object, number_format: str) -> str:
-    """A value as people read it in the sheet."""
+def shown(value: object, number_format: str) -> str:
+    """A value as people read it in a sheet, or in a chart of one."""
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, datetime.datetime):
@@ -273,17 +276,25 @@ def _shown(value: object, number_format: str) -> str:
 
 
 def _number(value: float, number_format: str) -> str:
-    if percent := _PERCENT.search(number_format):
-        return f"{value:.{len(percent[1] or '')}%}"
     written = f"{value:.15g}" if isinstance(value, float) else str(value)  # the digits that spreadsheets keep
-    found = _NUMBER_FORMAT.fullmatch(number_format)
-    if found is None:
+    parts = _FORMAT_PART.finditer(_FOR_AMOUNTS.match(number_format)[0])  # type: ignore[index] # it matches anything
+    before, digits, after, percent = "", "", "", False
+    for part in parts:
+        if part["other"] or (part["digits"] and digits):  # a fraction, a condition, digits in groups of their own
+            return written
+        literal = part["quoted"] or part["escaped"] or part["currency"] or part["plain"] or ""
+        percent = percent or part["plain"] == "%"
+        digits = digits or part["digits"] or ""
+        before, after = (before, after + literal) if digits else (before + literal, after)
+    if not digits:
         return written
-    if scaled := len(found[5]) - len(found[5].rstrip(",")):  # 0.0, shows thousands
+    if percent:
+        written = f"{value:.{len(digits.partition('.')[2])}%}"[:-1]
+    elif scaled := len(digits) - len(digits.rstrip(",")):  # 0.0, shows thousands
         written = f"{value / 1000**scaled:.15g}"
-    before, after = ("".join(part or "" for part in parts) for parts in (found.groups()[:4], found.groups()[5:]))
-    zeros = len(found[5]) if not found[5].strip("0") else 0  # 00042: a code, not an amount
-    return f"{before}{written.zfill(zeros)}{after}"
+    zeros = len(digits) if not digits.strip("0") else 0  # 00042: a code, not an amount
+    sign = "-" if before.strip() and written.startswith("-") else ""
+    return f"{sign}{before}{written.removeprefix(sign).zfill(zeros)}{after}".strip()
 
 
 def _rich(value: list[Element]) -> str:

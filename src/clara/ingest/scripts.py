@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from clara.ingest.document import Element
 
@@ -23,17 +24,22 @@ _ORDINAL = frozenset(["st", "nd", "rd", "th", "e", "er", "re", "ère", "ème", "
 _TEN = re.compile(r"(?<![\d.,])10\Z")
 _POWER_BASE = re.compile(
     r"(?:(?<![\d.,])(?:\d{1,3}|(?<![Ii]n )(?:1000|1024|4096|8192))"
-    r"|(?<![^\W\d_])(?:[^\W\d_]{1,2}|mol|min|sec|rad|bar)|\([\w\s+*/·−-]{1,12}\))\Z"
+    r"|(?<![^\W\d_])(?:[^\W\d_]{1,2}|mol|min|sec|rad|bar|sinh?|cosh?|tanh?|cot)|\([\w\s+*/·−-]{1,12}\))\Z"
 )
 _FRACTION = re.compile(r"(?:(?<=\d)(?:\^(\d{1,3})|\[(\d{1,3})\])|(?<!\d)(\d{1,3}))\s?(?:/_|⁄_?)(\d{1,4})(?!\d)")
 _ROMAN = [(1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl")]
 _ROMAN += [(10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i")]
 _WORD_BASE = re.compile(r"[^\W\d_]{2}\Z")
+_LETTER_MARK = re.compile(r"[a-z](?:\s?,\s?[a-z])*")  # of notes below tables
+_MARKED_WORD = re.compile(r"[^\W\d_]{3}\Z")  # Dr, Sr and the like have ends that are set high
+_TRADE_MARKS = {"TM": "™", "SM": "℠", "(R)": "®"}
+_DEGREES = re.compile(r"\s?[CF](?![^\W_])")
 
 # Of formulas.
 _TERM = re.compile(r"[+\-−]?(?:\w|[\d.,]+)|\w+\(\w*\)|\([^()]*\)|\[[^\[\]]*\]")  # what needs no parentheses
 _INVISIBLE = re.compile("[\u2061-\u2064]")  # function application, invisible times and the like
-_NOT_SHOWN = frozenset(["annotation", "annotation-xml", "mphantom", "mprescripts", "none"])
+_NOT_SHOWN = frozenset(["annotation", "annotation-xml", "mphantom", "none"])
+_SCRIPTED = frozenset(["mmultiscripts", "mover", "msub", "msubsup", "msup", "munder", "munderover"])
 _SIGNS = frozenset(["mi", "mn", "mo"])
 _SPACED = re.compile(r"([=<>≤≥≠≈≡→⇒∈])")
 
@@ -123,6 +129,8 @@ def superscript(before: str, script: str, after: str = "") -> str:
     if not base or base[-1].isspace():
         # A mark that opens a note or stands alone; a number with white space before it is a number of its own.
         return script if not after[:1].isalnum() else f"{script} "
+    if sign := _sign(base, script, after):
+        return sign
     if _is_note(base, script):
         return f"[{_MARKS.fullmatch(script)[1]}]"  # type: ignore[index] # ``_is_note`` has matched it
     if not any(character.isalnum() or character in "+-−" for character in script) or _reads_on(base, script, after):
@@ -176,6 +184,18 @@ def _over_one(raised: str | None) -> str:
     return f" {raised}" if raised else ""
 
 
+def _sign(base: str, script: str, after: str) -> str:
+    """The sign that letters set high stand for: of a trade mark, of degrees, of a note; else the empty string."""
+    if script in _TRADE_MARKS and base[-1].isalnum():
+        return _TRADE_MARKS[script]
+    if script in ("o", "0") and base[-1].isdigit() and _DEGREES.match(after):
+        return "°"
+    marks = _LETTER_MARK.fullmatch(script) and _MARKED_WORD.search(base) and not after[:1].isalnum()
+    if not marks:
+        return ""
+    return f"^{script}" if _POWER_BASE.search(base) else f"[{script}]"
+
+
 def _is_note(base: str, script: str) -> bool:
     if _MARKS.fullmatch(script) is None:
         return False
@@ -215,11 +235,11 @@ def _formula(element: Element) -> str:
     name = element.tag
     if name in _NOT_SHOWN:
         return ""
-    children = [(_formula(child), child.tag not in _SIGNS) for child in element]
+    children = [(_formula(child), child.tag not in _SIGNS) for child in element if child.tag != "mprescripts"]
     if name == "mfrac" and element.get("linethickness", "").startswith("0"):  # a binomial coefficient
         return "¦".join(_grouped_term(text) for text, _ in children)
     if name in _FORMS:
-        return _FORMS[name]([text for text, _ in children if text])
+        return _FORMS[name]([text for text, _ in children if text or name in _SCRIPTED])  # a script may have no base
     own = " ".join((element.text or "").split())
     if name == "mtext" and own:
         own = f" {own} "
@@ -255,7 +275,7 @@ def _scripted(marks: str) -> Callable[[list[str]], str]:
 
     def form(parts: list[str]) -> str:
         base, *scripts = parts or [""]
-        return base + "".join(mark + _grouped_term(script) for mark, script in zip(marks, scripts, strict=False))
+        return base + "".join(mark + _grouped_term(script) for mark, script in zip(cycle(marks), scripts) if script)
 
     return form
 
