@@ -219,8 +219,11 @@ class _LaidOutLinear(nn.Module):
         return product
 
 
-def _lay_out(model: PreTrainedModel) -> None:
-    """Lay out the linear layers of a merged copy that has bf16 weights, on a processor with units for them."""
+def _lay_out(model: PreTrainedModel, *, writes: bool) -> None:
+    """Lay out the linear layers of a merged copy that has bf16 weights, on a processor with units for them.
+
+    The LM head only where it ``writes``.
+    """
     if not (model.device.type == "cpu" and model.dtype == natural_dtype("cpu") == torch.bfloat16):
         return
     decoder = model.get_decoder()
@@ -228,7 +231,7 @@ def _lay_out(model: PreTrainedModel) -> None:
         if type(layer) is nn.Linear:
             decoder.set_submodule(name, _LaidOutLinear(layer, plain=False))
     head = model.get_output_embeddings()
-    if type(head) is nn.Linear:  # whose weight is the input embeddings' too
+    if writes and type(head) is nn.Linear:  # whose weight is the input embeddings' too
         model.set_output_embeddings(_LaidOutLinear(head, plain=True))
 
 
@@ -273,7 +276,7 @@ class RoleWeights:
                     speed_up(made)
                 else:
                     self._attending(made, owner)
-                _lay_out(made)
+                _lay_out(made, writes=owner not in MEMORY_ROLES)
                 self._merged[owner] = made
             return self._merged[owner]
 
