@@ -88,6 +88,17 @@ def test_files_without_a_suffix_by_content(tmp_path: Path, name: str, data: byte
     assert len(find_files([tmp_path]).files) == 1
 
 
+@pytest.mark.parametrize("name", ["README.Debian", "INSTALL.unix", "faq.1st", "dnsmasq.conf.example"])
+def test_texts_whose_suffix_is_no_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("Bees fly.", "utf-8")
+    (tmp_path / "README.gz").write_bytes(b"\x1f\x8b")
+    (tmp_path / "honey.unix").write_text("Bees fly.", "utf-8")
+    reader = Reader(find_files([tmp_path]))
+    assert [document.text for document in reader.documents()] == ["Bees fly."]
+    skipped = [each.uri.rpartition("/")[2] for each in reader.report().by_reason()["unsupported"]]
+    assert skipped == ["README.gz", "honey.unix"]
+
+
 def test_programs_without_a_suffix(tmp_path: Path) -> None:
     assert _reason(tmp_path, "prog", b"\x7fELF\0\0", "no text and of no known format; supported are") == "unsupported"
     assert _reason(tmp_path, "odd", _zipped({"a": "b"}), "no text and of no known format") == "unsupported"

@@ -55,7 +55,7 @@ SUPPORTED_SUFFIXES = tuple(sorted([".jsonl", *_MODULE_OF]))
 # fmt: off
 # Source code, settings, logs, and marked-up texts without a reader of their own: text whose blanks count.
 _CODE_SUFFIXES = (
-    ".adoc", ".asciidoc", ".log", ".org", ".properties",
+    ".adoc", ".asciidoc", ".example", ".log", ".org", ".properties", ".sample",
     ".asm", ".awk", ".bash", ".bat", ".c", ".cc", ".cfg", ".clj", ".cmake", ".conf", ".cpp", ".cs", ".css", ".cu",
     ".cxx", ".dart", ".el", ".erl", ".ex", ".exs", ".f90", ".fish", ".fs", ".go", ".gradle", ".graphql", ".groovy",
     ".h", ".hpp", ".hs", ".ini", ".ipp", ".java", ".jl", ".js", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".mk",
@@ -64,6 +64,10 @@ _CODE_SUFFIXES = (
     ".vim", ".vue", ".yaml", ".yml", ".zig", ".zsh",
 )
 # fmt: on
+# Names of documents whatever stands behind their dot: README.Debian, INSTALL.unix.
+_READ_ME = frozenset(
+    ["authors", "changelog", "changes", "copying", "faq", "hacking", "install", "license", "news", "notes", "readme"]
+)
 # A file without a suffix is told by what is in it.
 _READ_SUFFIXES = frozenset(["", *SUPPORTED_SUFFIXES, *_CODE_SUFFIXES])
 
@@ -118,6 +122,13 @@ class FileListing:
     unsupported: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
     hidden: int
+
+
+def _suffix(path: Path) -> str:
+    """The suffix in lower case; none where what stands behind the dot of a document's usual name says no format."""
+    suffix = path.suffix.lower()
+    said = suffix in _READ_SUFFIXES or suffix in _PACKED or suffix in _SAVE_AS
+    return suffix if said or path.stem.lower() not in _READ_ME else ""
 
 
 def find_files(paths: Sequence[Path]) -> FileListing:
@@ -183,7 +194,7 @@ class _Walk:
             self._skip(path, f"cannot be looked at: {error.strerror or error}")
             return []
         if stat.S_ISREG(mode):
-            supported = path.suffix.lower() in _READ_SUFFIXES
+            supported = _suffix(path) in _READ_SUFFIXES
             (self.files if supported else self.unsupported).append(path)
         elif not stat.S_ISDIR(mode):  # reading one may never end
             self._skip(path, "is a pipe, a device or a socket, not a regular file")
@@ -217,7 +228,7 @@ def read_file(
             holds.
     """
     uri = document_uri(path)
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix not in _READ_SUFFIXES:
         raise fault(uri, "unsupported", _unsupported(suffix))
     with _faults_named(uri):
