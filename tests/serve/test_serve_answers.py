@@ -437,6 +437,11 @@ def test_what_an_answer_cannot_be_is_refused(openai: OpenAI) -> None:
         assert refused.value.param == param
     with pytest.raises(BadRequestError, match=r"text\.format"):
         openai.responses.create(model="docs", input=HEIGHT, text={"format": {"type": "json_object"}})
+    call: Any = {"type": "function", "name": "Height", "parameters": {}, "strict": False}
+    for choice in ("required", {"type": "function", "name": "Height"}):
+        with pytest.raises(BadRequestError) as refused:
+            openai.responses.create(model="docs", input=HEIGHT, tools=[call], tool_choice=choice)  # type: ignore[call-overload]
+        assert str(refused.value.param).startswith("tool_choice")
     with pytest.raises(BadRequestError, match="dimensions"):
         openai.embeddings.create(model="docs", input=HEIGHT, dimensions=8)
     called = {"id": "c1", "type": "function", "function": {"name": "Height", "arguments": "{}"}}

@@ -163,7 +163,8 @@ def test_an_answer_is_read_from_what_the_tool_filters(openai: OpenAI) -> None:
 def test_the_tool_names_the_store_where_the_model_does_not(serve: Serve) -> None:
     server = serve("law", "manuals")
     body = {"input": HEIGHT, "max_output_tokens": 1, "tools": [{"type": "file_search", "vector_store_ids": ["law"]}]}
-    assert server.client.post("/v1/responses", json=body).json()["model"] == "law"
+    for choice in ("auto", "required", {"type": "file_search"}):
+        assert server.client.post("/v1/responses", json={**body, "tool_choice": choice}).json()["model"] == "law"
 
 
 def test_a_filter_that_hardly_anything_passes_is_said_to_be_too_narrow(

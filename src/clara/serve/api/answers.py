@@ -98,12 +98,12 @@ class StreamOptions(BaseModel):
 class _AnswerFields(BaseModel):
     model: str | None = None
     stream: bool | None = None
-    tool_choice: Literal["auto", "none"] | None = None  # tools are passed over, so none can be demanded
     clara: ClaraFields | None = None
 
 
 class _CompletionFields(_AnswerFields):
     n: int | None = Field(default=None, ge=1, le=1)
+    tool_choice: Literal["auto", "none"] | None = None  # tools are passed over, so none can be demanded
     max_tokens: int | None = Field(default=None, ge=1)
     stream_options: StreamOptions | None = None
 
@@ -143,9 +143,17 @@ _Tool = Annotated[
 ]
 
 
-class ResponsesRequest(_AnswerFields):
-    """The body; unknown fields, and tools but ``file_search``, are passed over."""
+class _SearchChosen(BaseModel):
+    type: Literal["file_search"]
 
+
+class ResponsesRequest(_AnswerFields):
+    """The body; unknown fields, and tools but ``file_search``, are passed over.
+
+    Every answer is searched for, so a client may demand that, by the tool's name or as the one tool there is.
+    """
+
+    tool_choice: Literal["auto", "none", "required"] | _SearchChosen | None = None
     input: str | list[InputItem]
     max_output_tokens: int | None = Field(default=None, ge=1)
     text: TextFields | None = None
@@ -278,6 +286,8 @@ async def _responses(request: Request, body: ResponsesRequest) -> Response:
         if getattr(body, kept) is not None:
             message = "no response is kept here; send what was said before as the first items of input"
             raise ApiError(400, "invalid_value", message, param=kept)
+    if body.tool_choice == "required" and not any(isinstance(tool, FileSearch) for tool in body.tools or ()):
+        raise ApiError(400, "invalid_value", "file_search is the only tool that can be demanded", param="tool_choice")
     said = [Said("user", body.input)] if isinstance(body.input, str) else [each.said() for each in body.input]
     ask = _searched(request, body, conversation_of(said))
     made = _ResponseParts(ask.store)
