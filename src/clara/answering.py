@@ -424,6 +424,7 @@ def _cite(readings: Sequence[Reading], model: ClaraModel) -> tuple[Citation, ...
 def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> Citation:
     """The citation of a hit, with what the model read of it."""
     passage = hit.passage
+    place = location_of(hit.metadata, passage.start)
     return Citation(
         passage_id=passage.id,
         document=passage.document,
@@ -433,6 +434,8 @@ def citation(hit: Hit, read_as: ContextKind | None = None, tokens: int = 0) -> C
         text=passage.text,
         read_as=read_as,
         tokens=tokens,
+        page=place.page,
+        heading=place.heading,
     )
 
 

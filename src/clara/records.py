@@ -198,6 +198,8 @@ class Citation:
         score: see ``Hit``; only scores of one search and one mode can be compared.
         read_as: how the answer's model read it; None if it did not.
         tokens: positions of the prompt that it took; 0 where a server read it, which counts whole prompts alone.
+        page: the page on which it begins, from 1; None for a format without pages.
+        heading: the nearest heading above, or the empty string.
     """
 
     passage_id: str
@@ -208,6 +210,8 @@ class Citation:
     text: str
     read_as: ContextKind | None = None
     tokens: int = 0
+    page: int | None = None
+    heading: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +333,7 @@ class Answer:
                     return (source,)
                 sources.append(source)
             elif each.read_as is not None:
-                sources.append(AnswerSource(each.document, each.start, each.end, each.text, each.score))
+                sources.append(AnswerSource(each.document, each.start, each.end, each.text, each.score, each.page))
         return tuple(sources)
 
 

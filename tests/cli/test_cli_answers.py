@@ -19,7 +19,7 @@ pytest_plugins = ["cli_fixtures"]
 
 QUESTION = "Who was the first official world chess champion?"
 KEYS = ["answer", "answered", "quote", "citations", "tokens", "seconds", "context"]
-CITATION = ["passage_id", "document", "start", "end", "score", "text", "read_as", "tokens"]
+CITATION = ["passage_id", "document", "start", "end", "score", "text", "read_as", "tokens", "page", "heading"]
 
 
 @pytest.mark.parametrize(("context", "memories"), [("memory", 2), ("text", 0), ("none", 0)])

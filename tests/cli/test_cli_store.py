@@ -152,7 +152,9 @@ def test_info(clara: Clara, store: Path, tiny_checkpoint: Path) -> None:
 def test_search(clara: Clara, store: Path, filled: Path, mode: str) -> None:
     found = clara("search", QUESTION, "--store", store, "--mode", mode, "--k", 3, "--json").json()
     assert len(found) == 3
-    assert all(list(hit) == ["passage_id", "document", "start", "end", "score", "text"] for hit in found)
+    assert all(
+        list(hit) == ["passage_id", "document", "start", "end", "score", "text", "page", "heading"] for hit in found
+    )
     scores = [hit["score"] for hit in found]
     assert scores == sorted(scores, reverse=True)
     if mode == "text":

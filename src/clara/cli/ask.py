@@ -129,7 +129,7 @@ def ask(
     \b
     {"answer", "answered",
      "quote": {"passage_id", "document", "start", "end", "sentence", "sentence_start", "page", "heading"} or null,
-     "citations": [{"passage_id", "document", "start", "end", "score", "text", "read_as", "tokens"}],
+     "citations": [{"passage_id", "document", "start", "end", "score", "text", "read_as", "tokens", "page", "heading"}],
      "tokens": {"prompt", "memory", "text_equivalent", "generated"},
      "seconds": {"search", "query", "generate", "total"},
      "context"}
@@ -162,7 +162,7 @@ def search(
     --mode text loads no model. --json prints a list, best first:
 
     \b
-    [{"passage_id", "document", "start", "end", "score", "text"}]
+    [{"passage_id", "document", "start", "end", "score", "text", "page", "heading"}]
 
     Higher scores are better: cosine or late interaction (latent), BM25 (text), reciprocal rank fusion (hybrid).
     """  # noqa: D301 - click keeps the lines of a paragraph that follows this character
@@ -175,7 +175,7 @@ def search(
         hits = rag.search(question, k or (DEFAULT_K if by_words else rag.model.default_k), mode=mode)
     citations = [citation(hit) for hit in hits]
     if as_json:
-        facts = ("passage_id", "document", "start", "end", "score", "text")
+        facts = ("passage_id", "document", "start", "end", "score", "text", "page", "heading")
         print_json([{name: getattr(one, name) for name in facts} for one in citations])
     elif citations:
         _show_found(citations)
@@ -192,7 +192,7 @@ def _show_found(citations: Sequence[Citation]) -> None:
     table.add_column("passage", overflow="fold")
     table.add_column("text", overflow="fold", ratio=1)
     for number, hit in enumerate(citations, start=1):
-        table.add_row(str(number), f"{hit.score:.3f}", _place(hit.document, hit.start, hit.end), snippet(hit.text))
+        table.add_row(str(number), f"{hit.score:.3f}", _place(hit), snippet(hit.text))
     console().print(table)
 
 
@@ -280,16 +280,10 @@ class _Conversation:
     def _show_passages(self) -> None:
         if self._said is None:
             raise InputError("there is no answer yet whose sources could be shown; ask a question first")
-        from clara.ingest import location_of  # noqa: PLC0415 - loads the formats' libraries
-
+        facts = ("document", "start", "end", "page", "heading", "text")
         cited = self._said.citations
-        rows = self._rag.store.get([citation.passage_id for citation in cited])
-        objects, texts = [], []
-        for number, (c, row) in enumerate(zip(cited, rows, strict=True), start=1):
-            where = location_of(row.metadata, row.passage.start)
-            objects.append({"document": c.document, "start": c.start, "end": c.end, **asdict(where), "text": c.text})
-            where_cited = _place(c.document, c.start, c.end, where.page, where.heading)
-            texts.append(f"[{number}] {where_cited}\n{c.text.strip()}\n")
+        objects = [{name: getattr(one, name) for name in facts} for one in cited]
+        texts = [f"[{number}] {_place(one)}\n{one.text.strip()}\n" for number, one in enumerate(cited, start=1)]
         text = "\n".join(texts) or "no passage was found for the last answer\n"
         print_result({"sources": objects}, text, as_json=self._as_json)
 
@@ -406,18 +400,17 @@ def _show_sources(citations: Sequence[Citation], quote: Quote | None) -> None:
         write_emphasised(quote.sentence, start, start + quote.end - quote.start)
     for number, cited in enumerate(citations, start=1):
         if quote is not None and cited.passage_id == quote.passage_id:
-            where = _place(quote.document, quote.start, quote.end, quote.page, quote.heading)
-            write(f"[{number}] {where} (quoted; {_how_read(cited)})")
+            write(f"[{number}] {_place(quote)} (quoted; {_how_read(cited)})")
         else:
-            write(f"[{number}] {_place(cited.document, cited.start, cited.end)} ({_how_read(cited)})")
+            write(f"[{number}] {_place(cited)} ({_how_read(cited)})")
             write(f"    {snippet(cited.text)}")
 
 
-def _place(document: str, start: int, end: int, page: int | None = None, heading: str = "") -> str:
-    """Document, characters, page or heading."""
-    on_page = f", page {page}" if page is not None else ""
-    below = f", {plain(heading)}" if heading else ""
-    return f"{shown(document)}:{start}-{end}{on_page}{below}"
+def _place(cited: Citation | Quote) -> str:
+    """Document, characters, page and heading."""
+    on_page = f", page {cited.page}" if cited.page is not None else ""
+    below = f", {plain(cited.heading)}" if cited.heading else ""
+    return f"{shown(cited.document)}:{cited.start}-{cited.end}{on_page}{below}"
 
 
 def _how_read(cited: Citation) -> str:
