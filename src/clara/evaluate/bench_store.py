@@ -213,7 +213,9 @@ def _row(model: StoreModel, number: int, text: str, values: FloatArray) -> Index
     start = 2000 * place
     passage_id = hashlib.sha256(f"{uri}{place}".encode()).hexdigest()[:16]
     passage = Passage(passage_id, uri, f"Document {document}", text, start, start + len(text))
-    return IndexRow(passage, Memory(values, model.fingerprint, model.rate, 256), _content_hash(uri))
+    # Neither is the same for all, as in real documents: of a column of equal values LanceDB reads all to take one.
+    memory = Memory(values, model.fingerprint, model.rate, min(256, len(text) // 4))
+    return IndexRow(passage, memory, _content_hash(uri), {"heading": f"Part {place}"})
 
 
 def _content_hash(uri: str) -> str:
