@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clara.evaluate.bench_store import StoreBench, _measure
+from clara.evaluate.bench_store import StoreBench, _measure, _texts_like
 from clara.index import LanceStore, StoreModel
 
 MODEL = StoreModel("c" * 64, "tiny", 16, 4, 32, "mean")
@@ -50,3 +51,21 @@ def test_smaller_codecs_take_fewer_bytes(tmp_path: Path) -> None:
         for codec in ("fp16", "residual")
     ]
     assert sizes[1] < sizes[0] - 100
+
+
+def test_drawn_texts_hold_words_as_often_as_more_real_ones() -> None:
+    """Few texts stand for many: words fall as Zipf's law has it, and come again where they came."""
+    rng = np.random.default_rng(0)
+    ranks = np.minimum((1 - rng.random((8000, 40))) ** -1.5, 1e9).astype(int)
+    real = [
+        " ".join(f"v{rank}" for rank in np.repeat(line, often))
+        for line, often in zip(ranks, rng.geometric(0.65, ranks.shape), strict=True)
+    ]
+    few = real[::100]
+    drawn = _texts_like(few, rng)(len(real))
+    asked = {word for text in few for word in text.split()} - {"v1", "v2", "v3"}
+    holding, holding_real = (Counter(word for text in texts for word in set(text.split())) for texts in (drawn, real))
+    held, held_real = (sum(each[word] for word in asked) for each in (holding, holding_real))
+    assert held == pytest.approx(held_real, rel=0.2), "drawn by their shares of the few: 2.5 times as many"
+    assert 0.5 < len(holding) / len(holding_real) < 2
+    assert np.mean([len(text.split()) for text in drawn]) == pytest.approx(62, rel=0.05)

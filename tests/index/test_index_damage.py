@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_a_damaged_key_is_healed_by_indexing_again_and_a_damaged_row_is_named(tm
         store.finish_documents([DocumentEntry("d2", digest("d2", "v1"), 3)])
         store.optimize()
         assert (store.damaged(), store.unfinished(), store.count()) == ([], set(), 3 * DOCUMENTS)
+
+
+def test_a_passage_found_by_words_that_are_not_its_own_is_damaged(tmp_path: Path) -> None:
+    fill(tmp_path / "store")
+    with LanceStore.open(tmp_path / "store", None) as store:
+        store.begin()
+        store._table._table.update(where="document = 'd1'", values={"lexical": "Quartz"})
+        store.release()
+        for search in (store.search_text, partial(store.search_hybrid, question(values("question")))):
+            with pytest.raises(StoreError, match=r"passage \w+ .* is damaged on disk; see clara doctor"):
+                search("quartz", 3)
+        assert {document for _, document in store.damaged()} == {"d1"}
 
 
 def test_checksums_cover_every_column_that_is_read() -> None:

@@ -257,7 +257,9 @@ def _store(
     from clara.evaluate.bench_store import StoreBench, bench_store  # noqa: PLC0415
 
     loaded = load_model(choice)
-    texts = list(dict.fromkeys(islice(_texts(data, loaded), real)))
+    found = list(dict.fromkeys(_texts(data, loaded)))
+    count = min(real, len(found))
+    texts = [found[i * len(found) // count] for i in range(count)]  # neighbours share the words of their document
     questions = [" ".join(text.split()[:_QUESTION_WORDS]) for text in texts[:_QUESTIONS]]
     plan = StoreBench.of(loaded, texts, questions, passages=passages, rate=rate, codec=codec)
     with TemporaryDirectory(prefix="clara-bench-") as folder:

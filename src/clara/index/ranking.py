@@ -206,11 +206,17 @@ def cosines(values: FloatArray, query: FloatArray) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage id with its score, higher is better, and the place of its row in the table, -1 where of no use."""
+    """A passage id with its score, higher is better.
+
+    Attributes:
+        place: of its row in the table; -1 where of no use.
+        words: its text as ``rows.lexical_text`` makes it, where it was found by that.
+    """
 
     id: str
     score: float
     place: int = field(default=-1, compare=False)
+    words: str | None = field(default=None, compare=False, repr=False)
 
 
 def best(scored: Iterable[Ranked], k: int) -> list[Ranked]:
@@ -227,7 +233,7 @@ def best_together(matches: Mapping[str, FloatArray], k: int) -> list[Ranked]:
     return [Ranked(ids[placed.index], placed.score) for placed in covering([matches[i] for i in ids], k)]
 
 
-def by_words(question: str, found: Mapping[Ranked, str]) -> list[Ranked]:
+def by_words(question: str, found: Sequence[Ranked]) -> list[Ranked]:
     """Order passages that BM25 of stems found by their words as they are written, and by those that stand side by side.
 
     Stems find ("installing" finds "installed"), but do not tell ``timeout`` from ``timed out``, nor the passage on the
@@ -237,7 +243,7 @@ def by_words(question: str, found: Mapping[Ranked, str]) -> list[Ranked]:
 
     Args:
         question: as ``rows.lexical_text`` makes it.
-        found: passages with BM25 of stems, each with its text as ``rows.lexical_text`` makes it.
+        found: passages with BM25 of stems, and their words.
 
     Returns:
         The same passages with the sum, best first, ties by id.
@@ -250,8 +256,8 @@ def by_words(question: str, found: Mapping[Ranked, str]) -> list[Ranked]:
     words: list[Counter[Any]] = []
     neighbours: list[Counter[Any]] = []
     lengths = []
-    for text in found.values():
-        tokens = _WORD.findall(text.lower())
+    for item in found:
+        tokens = _WORD.findall((item.words or "").lower())
         words.append(Counter(word for word in tokens if word in written))
         neighbours.append(Counter(pair for pair in pairwise(tokens) if pair in pairs))
         lengths.append(len(tokens))
@@ -305,8 +311,8 @@ def reciprocal_rank_fusion(
     """
     # Summed per id in the order of the rankings: the same float whatever the order of ids.
     fused: dict[str, float] = {}
-    places = {item.id: item.place for ranking in rankings for item in ranking}
+    items = {item.id: item for ranking in rankings for item in ranking}
     for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
         for rank, item in enumerate(ranking, start=1):
             fused[item.id] = fused.get(item.id, 0.0) + weight / (_RRF_CONSTANT + rank)
-    return best((Ranked(passage_id, score, places[passage_id]) for passage_id, score in fused.items()), len(fused))
+    return best((replace(items[passage_id], score=score) for passage_id, score in fused.items()), len(fused))

@@ -42,7 +42,7 @@ from clara.index.folder import (
 )
 from clara.index.latent import LatentSearch
 from clara.index.ranking import Ranked, best, by_words, fusion_depth, reciprocal_rank_fusion
-from clara.index.rows import DocumentEntry, IndexRow, StoreModel, lexical_text
+from clara.index.rows import DocumentEntry, IndexRow, StoreModel, is_lexical_text, lexical_text
 from clara.index.table import Format, PassageTable
 from clara.records import DocumentSize, Hit, QueryMemory, StoredText
 
@@ -441,13 +441,20 @@ class LanceStore:
             found = self._table.search_text(question, limit, within=within)
             ranked = best(found, depth)
             if len(found) < limit or min(item.score for item in found) < ranked[-1].score:
-                return by_words(question, {item: found[item] for item in ranked})
+                return by_words(question, ranked)
             limit *= 4
 
     def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
-        """Ranked ids with their passages and memories."""
+        """Ranked ids with their passages and memories; one that was found by other words than its own is damaged."""
         rows = self._table.rows([item.place for item in ranked])
-        lost = [item.id for item in ranked if item.id not in rows]
+
+        def whole(item: Ranked) -> bool:
+            row = rows.get(item.id)
+            return row is not None and (
+                item.words is None or is_lexical_text(item.words, row.passage.text, row.passage.title)
+            )
+
+        lost = [item.id for item in ranked if not whole(item)]
         if lost:
             raise StoreError(f"passage {lost[0]} of the store {self._folder} is damaged on disk; see clara doctor")
         found = [(item.score, rows[item.id]) for item in ranked]
