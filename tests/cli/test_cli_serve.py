@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -151,3 +152,32 @@ def test_a_missing_library_names_the_extra(clara: Clara, monkeypatch: pytest.Mon
     done = clara("serve")
     assert done.code == 2
     assert "clara-rag[serve]" in done.err
+
+
+_COUNT_ARENAS = """
+import ctypes, sys, threading
+from clara.cli.serve import _share_arenas
+_share_arenas()
+libc, ready = ctypes.CDLL(None), threading.Barrier(6)
+libc.fopen.restype, libc.malloc.restype = ctypes.c_void_p, ctypes.c_void_p
+def allocate():
+    ready.wait()
+    libc.malloc(10_000)
+    ready.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other arenas")
+@pytest.mark.parametrize(("said", "most"), [(None, 2), ("6", 6)])
+def test_threads_share_two_arenas_unless_told_otherwise(tmp_path: Path, said: str | None, most: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    environment |= {} if said is None else {"MALLOC_ARENA_MAX": said}
+    command = [sys.executable, "-c", _COUNT_ARENAS, str(tmp_path / "arenas")]
+    subprocess.run(command, env=environment, check=True)
+    assert (tmp_path / "arenas").read_text("utf-8").count("<heap nr=") == most
