@@ -175,12 +175,16 @@ def search(
         hits = rag.search(question, k or (DEFAULT_K if by_words else rag.model.default_k), mode=mode)
     citations = [citation(hit) for hit in hits]
     if as_json:
-        facts = ("passage_id", "document", "start", "end", "score", "text", "page", "heading")
-        print_json([{name: getattr(one, name) for name in facts} for one in citations])
+        print_json(_listed(citations, "passage_id", "document", "start", "end", "score", "text", "page", "heading"))
     elif citations:
         _show_found(citations)
     else:
         write("no passage was found; ask in other words, or use --mode hybrid")
+
+
+def _listed(citations: Sequence[Citation], *facts: str) -> list[dict[str, Any]]:
+    """Those facts of each passage found."""
+    return [{name: getattr(one, name) for name in facts} for one in citations]
 
 
 def _show_found(citations: Sequence[Citation]) -> None:
@@ -280,9 +284,8 @@ class _Conversation:
     def _show_passages(self) -> None:
         if self._said is None:
             raise InputError("there is no answer yet whose sources could be shown; ask a question first")
-        facts = ("document", "start", "end", "page", "heading", "text")
         cited = self._said.citations
-        objects = [{name: getattr(one, name) for name in facts} for one in cited]
+        objects = _listed(cited, "document", "start", "end", "page", "heading", "text")
         texts = [f"[{number}] {_place(one)}\n{one.text.strip()}\n" for number, one in enumerate(cited, start=1)]
         text = "\n".join(texts) or "no passage was found for the last answer\n"
         print_result({"sources": objects}, text, as_json=self._as_json)

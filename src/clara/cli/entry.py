@@ -182,7 +182,7 @@ def _report(error: Exception) -> int:
         path = context.command_path if context is not None else "clara"
         said = error.format_message().rstrip(".")
         asks = context is not None and any(each.name == "question" for each in context.command.params)
-        remedy = next((_REMEDIES[start] for start in _REMEDIES if asks and said.startswith(start)), "")
+        remedy = next((remedy for start, remedy in _REMEDIES.items() if asks and said.startswith(start)), "")
         _say(f"{said}{remedy}; see {path} --help")
         return error.exit_code
     if isinstance(error, typer.Abort):

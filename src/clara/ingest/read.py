@@ -258,14 +258,14 @@ class Reader:
         self._listing = listing
         self._max_bytes = max_bytes
         self._limits = limits
-        parsed = [path for path in listing.files if path.suffix.lower() not in _PLAIN]
+        parsed = [path for path in listing.files if _suffix(path) not in _PLAIN]
         count = min(_MOST_PROCESSES, usable_cores(), 1 + len(parsed) // _FILES_A_PROCESS)
         self._processes = ReadingProcesses(parsed, count=count, max_bytes=max_bytes, limits=limits)
         self._files = self._documents = self._characters = 0
         self._skipped = list(listing.skipped)
         self._left_out = Counter[str]()
         for path in listing.unsupported:
-            kind = path.suffix.lower() if path.suffix and path.is_file() else "what is no regular file"
+            kind = _suffix(path) if path.suffix and path.is_file() else "what is no regular file"
             self._skipped.append(skip(document_uri(path), "unsupported", _unsupported(kind)))
 
     def __enter__(self) -> Reader:
@@ -285,7 +285,7 @@ class Reader:
 
     def read(self, path: Path) -> Iterator[Document]:
         """The documents of one file of the listing; none if it cannot be read."""
-        plain = path.suffix.lower() in _PLAIN
+        plain = _suffix(path) in _PLAIN
         items = read_file(path, max_bytes=self._max_bytes, limits=self._limits) if plain else self._processes.read(path)
         count = 0
         try:

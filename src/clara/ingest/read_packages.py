@@ -264,9 +264,8 @@ def _chart(chart: Element) -> Iterator[str]:
     for plot in chart.plots:
         series = list(plot.series)
         yield " | ".join(["", *(each.name or "" for each in series)]).strip()
-        values = [
-            (each.values, _format(each, "val") or "General") for each in series
-        ]  # each is read from the chart anew
+        # Kept, for each is read from the chart anew.
+        values = [(each.values, _format(each, "val") or "General") for each in series]
         categories = [" ".join(labels) for labels in plot.categories.flattened_labels]
         across = _across(series[0]) if series else {}
         code = _format(series[0], "cat") or _format(series[0], "xVal") if series else ""

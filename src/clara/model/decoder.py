@@ -227,7 +227,7 @@ def _lay_out(model: PreTrainedModel, *, writes: bool) -> None:
     if not (model.device.type == "cpu" and model.dtype == natural_dtype("cpu") == torch.bfloat16):
         return
     decoder = model.get_decoder()
-    for name, layer in [*decoder.named_modules()]:
+    for name, layer in list(decoder.named_modules()):
         if type(layer) is nn.Linear:
             decoder.set_submodule(name, _LaidOutLinear(layer, plain=False))
     head = model.get_output_embeddings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from enum import Enum
 from typing import Annotated, Any, Final
 
@@ -170,8 +171,7 @@ def _read_passages(
                 "start": each.passage.start,
                 "end": each.passage.end,
                 "text": each.passage.text,
-                "page": location_of(each.metadata, each.passage.start).page,
-                "heading": location_of(each.metadata, each.passage.start).heading,
+                **asdict(location_of(each.metadata, each.passage.start)),
                 "breaks": page_breaks(each.metadata),
             }
             for each in passages[first : first + limit]
